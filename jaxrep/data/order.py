@@ -5,48 +5,87 @@ billion examples takes as much memory as that of ten.
 """
 
 import dataclasses
-import math
-from collections.abc import Callable, Sized
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from jaxrep.spec import spec
-
-Indices = Callable[[UInt64[np.ndarray, "B"]], Int[np.ndarray, "B"]]
-"""Positions -> indices of examples. It pickles, so that loader workers can have it."""
+from jaxrep.spec import replace, spec
 
 _ROUNDS = 8
+NEAR = 2**16
+"""What stands in for a bad sample comes at most so many places after it in the order, so that its shard is near."""
+
+
+class Indices:
+    """Abstract: positions uint64 [B] -> indices of examples int64 [B]. It pickles, so that loader workers can have
+    it."""
+
+    def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        raise TypeError(f"{type(self).__name__} does not say in which order examples come")
+
+    def instead(self, position: int, attempt: int) -> int:
+        """The index to try in place of an example that cannot be read; ``attempt`` counts from 1.
+
+        A function of the position alone, so that a run that goes on makes the same choice.
+        """
+        away = mix(mix(np.uint64([position])) + np.uint64(attempt)) % np.uint64(NEAR)
+        return int(self(np.uint64([position + 1]) + away)[0])
+
+    def counts(self, position: int) -> dict[str, int]:
+        """How many examples before a position are of each source of a mixture; without one it is empty."""
+        return {}
+
+
+class Indexed(Protocol):
+    """What is put in an order: a number of examples, where each shard of them ends, and columns."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def ends(self) -> np.ndarray: ...
+
+    def column(self, name: str) -> Any: ...
 
 
 @spec
 class Order:
     """Abstract: the declaration of an order."""
 
-    def over(self, examples: Sized) -> Indices:
+    seed: int = 0
+    """Seed of the shuffling; nothing else depends on it."""
+
+    @property
+    def block(self) -> int:
+        """How many examples in a row belong together; they are not parted by a mixture or by the end of a batch."""
+        return 1
+
+    def problems(self) -> Iterator[str]:
+        if not 0 <= self.seed < 2**64:
+            yield f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}"
+
+    def over(self, examples: Indexed) -> Indices:
         """The order of these examples."""
         raise TypeError(f"{type(self).__name__} does not say in which order examples come")
+
+    def at(self, name: str) -> "Order":
+        """The same order with a seed of its own, for one source of a mixture."""
+        return replace(self, seed=int(mix(mix(np.uint64([self.seed])) + np.uint64(zlib.crc32(name.encode())))[0]))
 
 
 @spec
 class Uniform(Order):
     """Every example once an epoch, each epoch in a random order of its own."""
 
-    seed: int = 0
-    """Seed of the shuffling; nothing else depends on it."""
-
-    def problems(self):
-        if not 0 <= self.seed < 2**64:
-            yield f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}"
-
-    def over(self, examples: Sized) -> Indices:
-        if not len(examples):
-            raise ValueError("there are no examples to put in an order")
-        return Shuffled(self.seed, len(examples))
+    def over(self, examples: Indexed) -> Indices:
+        return Shuffled(self.seed, some(examples))
 
 
 @dataclasses.dataclass(frozen=True)
-class Shuffled:
+class Shuffled(Indices):
     """``Uniform`` over ``length`` examples."""
 
     seed: int
@@ -54,11 +93,45 @@ class Shuffled:
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(self.length))
-        keys = _mix(_mix(np.full_like(epochs, self.seed)) + epochs)
-        return permute(places, self.length, keys).astype(np.int64)
+        return permute(places, self.length, epoch_keys(self.seed, epochs)).astype(np.int64)
 
 
-def permute(values: UInt64[np.ndarray, "B"], length: int, keys: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
+def some(examples: Indexed) -> int:
+    """The number of examples. Raises ValueError where there is none."""
+    if not len(examples):
+        raise ValueError("there are no examples to put in an order")
+    return len(examples)
+
+
+def epoch_keys(seed: int, epochs: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
+    """A key an epoch; with a place's position for the epoch, a key a place."""
+    return mix(mix(np.full_like(epochs, seed)) + epochs)
+
+
+class Epochs:
+    """What is computed once an epoch, kept for the last two epochs asked for. It pickles without them."""
+
+    def __init__(self, make: Callable[[int], Any]):
+        self._make = make
+        self.__setstate__({"_make": make})
+
+    def __call__(self, epoch: int) -> Any:
+        with self._lock:
+            if epoch not in self._kept:
+                self._kept = dict(list(self._kept.items())[-1:]) | {epoch: self._make(epoch)}
+            return self._kept[epoch]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_make": self._make}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._make = state["_make"]
+        self._lock, self._kept = threading.Lock(), {}
+
+
+def permute(
+    values: UInt64[np.ndarray, "B"], length: int | UInt64[np.ndarray, "B"], keys: UInt64[np.ndarray, "B"]
+) -> UInt64[np.ndarray, "B"]:
     """Each of ``values`` in the pseudo-random permutation of 0 … length - 1 that its key names.
 
     A Feistel network on the grid a x b that just holds ``length``, walked on until it is inside (Black & Rogaway
@@ -66,23 +139,24 @@ def permute(values: UInt64[np.ndarray, "B"], length: int, keys: UInt64[np.ndarra
     a run's order may not.
     """
     # About square, so that few places lie outside; a side below 4 would leave too few permutations to choose from.
-    a = max(math.isqrt(length), 4)
-    b = max(-(-length // a), 4)
+    length = np.broadcast_to(np.asarray(length, np.uint64), values.shape)
+    a = np.maximum(np.sqrt(length).astype(np.uint64), np.uint64(4))
+    b = np.maximum((length + a - np.uint64(1)) // a, np.uint64(4))
     values = _rounds(values, a, b, keys)
     while (outside := np.flatnonzero(values >= length)).size:
-        values[outside] = _rounds(values[outside], a, b, keys[outside])
+        values[outside] = _rounds(values[outside], a[outside], b[outside], keys[outside])
     return values
 
 
-def _rounds(values: np.ndarray, a: int, b: int, keys: np.ndarray) -> np.ndarray:
-    left, right = np.divmod(values, np.uint64(b))
+def _rounds(values: np.ndarray, a: np.ndarray, b: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    left, right = np.divmod(values, b)
     for number in range(0, _ROUNDS, 2):
-        left = (left + _mix(keys + _mix(right + np.uint64(number << 48))) % np.uint64(a)) % np.uint64(a)
-        right = (right + _mix(keys + _mix(left + np.uint64(number + 1 << 48))) % np.uint64(b)) % np.uint64(b)
-    return left * np.uint64(b) + right
+        left = (left + mix(keys + mix(right + np.uint64(number << 48))) % a) % a
+        right = (right + mix(keys + mix(left + np.uint64(number + 1 << 48))) % b) % b
+    return left * b + right
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
+def mix(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
     """SplitMix64's step and finaliser (Steele, Lea & Flood 2014): 64 bits to 64 bits, every bit depends on all."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -5,14 +5,24 @@ dictionary of ``image`` uint8 [H,W,C], ``text`` str, ids and labels int32), many
 evaluations.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.errors import UsageError, hint
+from jaxrep.data.decode import BadSample
+from jaxrep.data.order import Indices, Order
+from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.spec import spec
+
+
+class BadShard(JaxrepError):
+    """A shard that cannot be read as a whole, now or for good: it vanished, its server does not answer."""
+
+
+Instead = Callable[[int, BadSample | BadShard], int]
+"""(row, why its example cannot be read) -> the index of the example to try in its place; or it raises."""
 
 
 class Examples:
@@ -27,14 +37,46 @@ class Examples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         raise TypeError(f"{type(self).__name__} does not give examples by index")
 
-    def gather(self, indices: np.ndarray) -> dict[str, Any]:
-        """The examples at ``indices`` [B] as columns: arrays that lead with B; strings as lists of length B."""
-        rows = [self[int(index)] for index in indices]
-        return {name: _stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    def draw(self, index: int, key: int) -> dict[str, Any]:
+        """An example as training reads it: what is random in it (a crop, a caption) follows from ``key`` of 64 bits."""
+        return self[index]
+
+    def gather(
+        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+    ) -> dict[str, Any]:
+        """The examples at ``indices`` [B] as columns: arrays that lead with B; strings as lists of length B.
+
+        ``keys``: uint64 [B], as ``draw`` takes them; without them nothing is random. ``instead`` is asked for another
+        index where an example cannot be read; without it BadSample or BadShard is raised.
+        """
+        rows = [self._row(row, int(index), keys, instead) for row, index in enumerate(indices)]
+        return {name: stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+
+    def _row(self, row: int, index: int, keys: np.ndarray | None, instead: Instead | None) -> dict[str, Any]:
+        while True:
+            try:
+                return self[index] if keys is None else self.draw(index, int(keys[row]))
+            except (BadSample, BadShard) as error:
+                if instead is None:
+                    raise
+                index = instead(row, error)
 
     def column(self, name: str) -> Any:
         """One value of every example, in order: an array, or a list of strings."""
-        return _stack([self[index][name] for index in range(len(self))])
+        return stack([self[index][name] for index in range(len(self))])
+
+    @property
+    def ends(self) -> np.ndarray:
+        """The index after the last example of each shard, int64 [S]: examples of one shard are near each other."""
+        return np.array([len(self)], np.int64)
+
+    def shard(self, index: int) -> str:
+        """The file that holds an example, as the ledger of bad samples names it."""
+        return type(self).__name__
+
+    def arranged(self, order: Order, batch_size: int) -> Indices:
+        """The indices of these examples in an order. A mixture puts each of its sources in the order."""
+        return order.over(self)
 
 
 class Columns(Examples):
@@ -55,7 +97,9 @@ class Columns(Examples):
             raise IndexError(f"example {index} of {len(self)}")
         return {name: values[index] for name, values in self._columns.items()}
 
-    def gather(self, indices: np.ndarray) -> dict[str, Any]:
+    def gather(
+        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+    ) -> dict[str, Any]:
         return {name: _take(values, indices) for name, values in self._columns.items()}
 
     def column(self, name: str) -> Any:
@@ -84,6 +128,7 @@ def _take(values: Any, indices: np.ndarray) -> Any:
     return values[indices] if isinstance(values, np.ndarray) else [values[index] for index in indices]
 
 
-def _stack(values: list[Any]) -> Any:
+def stack(values: list[Any]) -> Any:
+    """Values of one field as an array; strings stay a list."""
     first = values[0] if values else None
     return values if isinstance(first, str | bytes | tuple | list | None) else np.stack(values)
