@@ -15,12 +15,13 @@ from flax import nnx
 from jaxrep import mesh
 from jaxrep.batch import Array
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
 }
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -98,17 +99,29 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-    """Two dense layers with an activation between them."""
+    """Two dense layers with an activation between them; ``gated``: the activation of a third one multiplies the first
+    (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(
-        self, rngs: nnx.Rngs, width: int, hidden: int, *, activation: Activation, up_std: float, down_std: float
+        self,
+        rngs: nnx.Rngs,
+        width: int,
+        hidden: int,
+        *,
+        activation: Activation,
+        up_std: float,
+        down_std: float,
+        gated: bool = False,
     ):
         self.activation = activation
         self.up = Dense(rngs, (width,), (hidden,), std=up_std)
         self.down = Dense(rngs, (hidden,), (width,), std=down_std)
+        self.gate = Dense(rngs, (width,), (hidden,), std=up_std) if gated else None
 
     def __call__(self, x: Array) -> Array:
-        return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        if self.gate is None:
+            return self.down(ACTIVATIONS[self.activation](self.up(x)))
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
 
 
 def dropout(x: Array, rate: float, keys: Array | None) -> Array:

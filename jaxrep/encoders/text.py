@@ -6,7 +6,8 @@ from typing import Any, ClassVar, Literal, Self
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Field
+from jaxrep.batch import INFERENCE, Array, Field, Tick
+from jaxrep.encoders.base import Encoded
 from jaxrep.encoders.layers import normal
 from jaxrep.encoders.tower import TransformerModule
 from jaxrep.encoders.transformer import Transformer
@@ -23,6 +24,9 @@ class TextTransformer(Transformer):
     """A token attends to those before it only; otherwise to all."""
     pool: Literal["eos", "cls", "mean", "attention"] = "eos"
     """The last real token, the first token, the mean of the real ones, or a learnt query that attends to them."""
+    end: int | Literal["zeros", "highest", "never"] = "zeros"
+    """Which token is a text's last real one, where the batch does not say: the last id that is not 0, the highest id
+    (CLIP's released code) or the first of this id; never: padding is read as text, whatever the batch says (SigLIP)."""
 
     @classmethod
     def clip_b(cls, **changes: Any) -> Self:
@@ -48,11 +52,12 @@ class TextTransformerModule(TransformerModule):
                 f"and its input has shape {inputs.shape} and classes {inputs.classes}"
             )
         super().__init__(spec, rngs, pool=spec.pool, causal=spec.causal)
+        self.end = spec.end
         self.embedding = normal(rngs, (inputs.classes, spec.width), 0.02)
         self.positions = normal(rngs, (inputs.shape[0], spec.width), 0.01)
 
     def embed(self, x: Array) -> tuple[Array, Array, Array]:
-        """Ids [B,L] -> tokens h [B,L,D], positions [L,D], and which are real: all up to the last id that is not 0.
+        """Ids [B,L] -> tokens h [B,L,D], positions [L,D], and which are real: all up to the one that ``end`` names.
 
         So an id of 0 inside a text counts ("!" in CLIP's vocabulary), and with CLIP's padding of zeros the last real
         token is its end-of-text token. Give the encoder ``valid`` where padding has another id.
@@ -60,5 +65,25 @@ class TextTransformerModule(TransformerModule):
         length = self.positions.shape[0]
         if x.shape[1] > length:
             raise ValueError(f"texts of {x.shape[1]} tokens reach an encoder that was built for {length}")
-        filled = jnp.where(x != 0, jnp.arange(x.shape[1]), -1).max(axis=1, keepdims=True)
-        return self.embedding[...][x], self.positions[: x.shape[1]], jnp.arange(x.shape[1]) <= filled
+        place = jnp.arange(x.shape[1])
+        if self.end == "zeros":
+            last = jnp.where(x != 0, place, -1).max(axis=1, keepdims=True)
+        elif self.end == "never":
+            last = jnp.full((x.shape[0], 1), x.shape[1])
+        else:  # argmax takes the first of equal ones
+            last = jnp.argmax(x if self.end == "highest" else x == self.end, axis=1, keepdims=True)
+        return self.embedding[...][x], self.positions[: x.shape[1]], place <= last
+
+    def encode(
+        self,
+        h: Array,
+        positions: Array,
+        *,
+        valid: Array | None = None,
+        hide: Array | None = None,
+        taps: tuple[int, ...] = (),
+        tick: Tick = INFERENCE,
+    ) -> Encoded:
+        """As every transformer; where a text never ends, all tokens are real."""
+        valid = None if self.end == "never" else valid
+        return super().encode(h, positions, valid=valid, hide=hide, taps=taps, tick=tick)

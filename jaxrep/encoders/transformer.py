@@ -41,6 +41,8 @@ class Transformer(Encoder):
     """Width of the MLP's hidden layer, in widths (rounded to a whole number)."""
     activation: Activation = "gelu"
     """Activation of the MLP; quick_gelu is x * sigmoid(1.702 x), as in CLIP's released weights."""
+    gated: bool = False
+    """A third layer in the MLP whose activation multiplies the first one (SwiGLU: gated with silu; Shazeer 2020)."""
     norm: Literal["pre", "post"] = "pre"
     """Where a block normalises: what its branches read (pre; and once after all blocks), or the sums (post: BERT)."""
     norm_epsilon: float = 1e-5
@@ -103,6 +105,7 @@ class Block(nnx.Module):
             activation=spec.activation,
             up_std=(2 * width) ** -0.5,
             down_std=out_std,
+            gated=spec.gated,
         )
         self.scale1 = nnx.Param(jnp.full(width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None
         self.scale2 = nnx.Param(jnp.full(width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None

@@ -17,7 +17,7 @@ SAME = dict(atol=2e-6, rtol=2e-5)  # float32, the same sums over another length
 
 def built(length=7, **changes):
     spec = dataclasses.replace(SPEC, **changes)
-    return spec.build(nnx.Rngs(0), inputs=Field((length,), "int32", classes=30))
+    return spec.build(nnx.Rngs(0), inputs=Field((length,), "int32", classes=31))
 
 
 def encode(module, ids, valid=None):
@@ -54,6 +54,21 @@ def test_pooling_takes_the_tokens_that_it_names():
             real = np.asarray(encoded.tokens[row, :length], np.float64)
             expected = {"eos": real[-1], "cls": real[0], "mean": real.mean(0)}[pool]
             np.testing.assert_allclose(encoded.pooled[row], expected, **SAME)
+
+
+@pytest.mark.parametrize(
+    ("end", "lengths"), [("zeros", [5, 7, 0]), ("highest", [3, 7, 1]), (29, [4, 7, 1]), (9, [1, 2, 1])]
+)
+def test_a_text_ends_where_its_spec_says(end, lengths):
+    ids = jnp.array([[4, 5, 30, 29, 30, 0, 0], [4, 9, 6, 7, 8, 9, 29], [0, 0, 0, 0, 0, 0, 0]])
+    np.testing.assert_array_equal(built(end=end).embed(ids)[2].sum(1), lengths)
+
+
+def test_a_text_that_never_ends_is_read_with_its_padding():
+    never, module = built(causal=False, end="never"), built(causal=False)
+    ids, every = [[4, 5, 29, 1, 1, 1, 1]], np.ones((1, 7))
+    for found in (encode(never, ids), encode(never, ids, valid=[[1, 1, 1, 0, 0, 0, 0]])):
+        np.testing.assert_allclose(found.pooled, encode(module, ids, valid=every).pooled, **SAME)
 
 
 @pytest.mark.parametrize("pool", ["eos", "attention"])

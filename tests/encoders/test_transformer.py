@@ -71,7 +71,11 @@ def oracle_block(w, x, heads, mask, post):
 
     def mlp(x):
         hidden = x @ w["mlp/up/kernel"] + w["mlp/up/bias"]
-        hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+        if "mlp/gate/kernel" in w:
+            gate = x @ w["mlp/gate/kernel"] + w["mlp/gate/bias"]
+            hidden = hidden * gate / (1 + np.exp(-gate))
+        else:
+            hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
         return hidden @ w["mlp/down/kernel"] + w["mlp/down/bias"]
 
     if post:
@@ -81,9 +85,9 @@ def oracle_block(w, x, heads, mask, post):
     return x + w["scale2"] * mlp(norm("norm2", x))
 
 
-@pytest.mark.parametrize("norm", ["pre", "post"])
-def test_a_block_is_its_equations(norm):
-    spec = dataclasses.replace(SPEC, norm=norm, layer_scale=0.5)
+@pytest.mark.parametrize(("norm", "changes"), [("pre", {}), ("post", {}), ("pre", dict(gated=True, activation="silu"))])
+def test_a_block_is_its_equations(norm, changes):
+    spec = dataclasses.replace(SPEC, norm=norm, layer_scale=0.5, **changes)
     stack = built(spec).blocks
     graph, state = nnx.split(stack)
     block = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[1], state))
