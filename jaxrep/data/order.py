@@ -32,8 +32,8 @@ class Indices:
 
         A function of the position alone, so that a run that goes on makes the same choice.
         """
-        away = mix(mix(np.uint64([position])) + np.uint64(attempt)) % np.uint64(NEAR)
-        return int(self(np.uint64([position + 1]) + away)[0])
+        away = mix(mix(np.array([position], np.uint64)) + np.uint64(attempt)) % np.uint64(NEAR)
+        return int(self(np.uint64(position + 1) + away)[0])
 
     def counts(self, position: int) -> dict[str, int]:
         """How many examples before a position are of each source of a mixture; without one it is empty."""
@@ -73,7 +73,8 @@ class Order:
 
     def at(self, name: str) -> "Order":
         """The same order with a seed of its own, for one source of a mixture."""
-        return replace(self, seed=int(mix(mix(np.uint64([self.seed])) + np.uint64(zlib.crc32(name.encode())))[0]))
+        own = mix(mix(np.array([self.seed], np.uint64)) + np.uint64(zlib.crc32(name.encode())))
+        return replace(self, seed=int(own[0]))
 
 
 @spec

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data.orders import Listed
 from jaxrep.data.order import Shuffled, Uniform
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -71,7 +72,7 @@ def test_the_order_of_a_seed_never_changes():
 
 
 def test_the_declared_order_is_over_the_length_of_the_examples():
-    assert Uniform(seed=3).over(range(11)) == Shuffled(3, 11)
+    assert Uniform(seed=3).over(Listed(11)) == Shuffled(3, 11)
     with pytest.raises(ValueError, match="no examples"):
-        Uniform().over([])
+        Uniform().over(Listed(0))
     assert len(list(Uniform(seed=-1).problems())) == 1 and not list(Uniform().problems())
