@@ -4,10 +4,10 @@ import pickle
 
 import numpy as np
 import pytest
+from data.orders import Listed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.orders import Listed
 from jaxrep.data.order import Shuffled, Uniform
 
 SEEDS = st.integers(0, 2**64 - 1)
