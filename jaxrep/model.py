@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.batch import INFERENCE, Field
-from jaxrep.data.decode import fitted
+from jaxrep.data.picture import fitted
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.methods.method import STATISTICS

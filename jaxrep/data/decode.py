@@ -1,20 +1,16 @@
-"""From the bytes of files to values: pictures of one size, texts, class numbers, ids. Pure functions of the bytes.
+"""From the bytes of files to values: texts, class numbers, ids (pictures: ``picture``). Pure functions of the bytes.
 
 What cannot be decoded is a ``ValueError`` that says why; where it lies, its source knows and says in a ``BadSample``.
 """
 
 import hashlib
-import io
-from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
 
 from jaxrep.errors import JaxrepError
 
-Fit = Literal["crop", "squash"]
-"""How a picture becomes square: its middle is cut out, or its sides are scaled apart."""
+MAX_TEXT_BYTES = 2**20
+"""Of a text; more is no caption but a mistake, and would be tokenised as a whole."""
 
 
 class BadSample(JaxrepError):
@@ -28,48 +24,12 @@ class BadSample(JaxrepError):
         return f"{self.place}: {self.reason}"
 
 
-def image(content: bytes, height: int, width: int, fit: Fit = "crop") -> UInt8[np.ndarray, "height width 3"]:
-    """A picture in any format that Pillow reads, as ``fitted`` gives it. Raises ValueError."""
-    if not content:
-        raise ValueError("the picture is empty, of 0 bytes")
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            return fitted(picture, height, width, fit)
-    except Exception as error:  # a damaged file makes Pillow's decoders raise errors of a dozen types
-        told = (
-            "unknown format" if isinstance(error, Image.UnidentifiedImageError) else f"{type(error).__name__}: {error}"
-        )
-        raise ValueError(f"the picture cannot be decoded ({told})") from error
-
-
-def fitted(picture: Image.Image, height: int, width: int, fit: Fit = "crop") -> UInt8[np.ndarray, "height width 3"]:
-    """RGB at a size, resized with antialiased bicubic interpolation.
-
-    ``crop`` resizes until the picture covers the size and keeps its middle; ``squash`` gives up its proportions. It is
-    turned as EXIF says; what is transparent becomes white.
-    """
-    side = max(height, width)  # EXIF may turn the picture
-    picture.draft(None, (side, side))  # a JPEG is decoded at the least of 1/8, 1/4, 1/2 that is large enough
-    picture = opaque(picture)
-    if fit == "squash":
-        return np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-    return np.asarray(ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC))
-
-
-def opaque(picture: Image.Image) -> Image.Image:
-    """RGB, turned as EXIF says, with white where the picture is transparent."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
-
-
 def text(content: bytes) -> str:
-    """UTF-8, without white space around it. Raises ValueError."""
+    """UTF-8, without white space around it. Raises ValueError: it is not, it is empty or too long."""
+    if len(content) > MAX_TEXT_BYTES:
+        raise ValueError(f"the text has {len(content):,} bytes, more than the {MAX_TEXT_BYTES:,} that are read")
+    if not content.strip():
+        raise ValueError("the text is empty")
     try:
         return content.strip().decode()
     except UnicodeDecodeError as error:

@@ -12,7 +12,9 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data import decode
-from jaxrep.data.decode import BadSample, Fit
+from jaxrep.data.crop import CentreCrop, HostCrop
+from jaxrep.data.decode import BadSample
+from jaxrep.data.picture import image
 from jaxrep.data.source import Examples, Source
 from jaxrep.spec import spec
 
@@ -23,8 +25,8 @@ class Encoded(Source):
 
     image_size: int = 224
     """Height and width of the pictures in pixels."""
-    fit: Fit = "crop"
-    """How a picture becomes square: by cutting out its middle, or by squashing it."""
+    crop: HostCrop = CentreCrop()
+    """Which part of a picture is cut out and resized to this size; what is drawn is drawn in training only."""
     classes: int = 0
     """How many values a label takes; 0: not said. A classifier's width follows from it."""
 
@@ -73,11 +75,17 @@ class EncodedExamples(Examples):
         raise TypeError(f"{type(self).__name__} does not say where its examples lie")
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._example(index, None)
+
+    def draw(self, index: int, key: int) -> dict[str, Any]:
+        return self._example(index, key)
+
+    def _example(self, index: int, key: int | None) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
         contents = {part: self.content(index, part) for part in self.source.parts()}
-        return {name: self._value(name, index, contents) for name in self._names}
+        return {name: self._value(name, index, contents, key) for name in self._names}
 
     def column(self, name: str) -> Any:
         if name not in self._names:
@@ -89,7 +97,7 @@ class EncodedExamples(Examples):
         values = [self._value(name, index, {part: self.content(index, part)}) for index in rows]
         return values if name == "text" else np.array(values)
 
-    def _value(self, name: str, index: int, contents: Mapping[str, bytes]) -> Any:
+    def _value(self, name: str, index: int, contents: Mapping[str, bytes], key: int | None = None) -> Any:
         if name == "key":
             return self.key(index)
         part, size = name.removesuffix("_id"), self.source.image_size
@@ -97,7 +105,7 @@ class EncodedExamples(Examples):
         try:
             match name:
                 case "image":
-                    return decode.image(content, size, size, self.source.fit)
+                    return image(content, size, size, self.source.crop, key)
                 case "text":
                     return decode.text(content)
                 case "label":
