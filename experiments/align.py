@@ -1,5 +1,6 @@
 """ALIGN: a dual encoder on noisy alt-texts, with little cleaning (Jia et al. 2021, arXiv:2102.05918)."""
 
+from jaxrep.data.crop import Squash
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.data.subwords import TokenizerFile
 from jaxrep.data.tar import TarShards
@@ -22,7 +23,7 @@ STEPS, BATCH = 1_200_000, 16_384  # section 5
 recipe = Recipe(
     data=Data(
         # 1.8 billion alt-texts, which are not public: point this at shards of your own.
-        train=TarShards(shards="gs://YOUR-BUCKET/alt-text/{00000..89999}.tar", image_size=346, fit="squash"),
+        train=TarShards(shards="gs://YOUR-BUCKET/alt-text/{00000..89999}.tar", image_size=346, crop=Squash()),
         batch_size=BATCH,
         tokenizer=TokenizerFile(path="wordpiece-100k.json", length=64, entries=100_000),  # sections 4.1 and 5
     ),
