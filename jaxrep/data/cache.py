@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -35,9 +36,9 @@ def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
             return array
         print(f"{path} is damaged; making it again", file=sys.stderr)
     # Fails before the work is done, not after it.
-    _in_words(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    in_words(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
     array = make()
-    _in_words(path, lambda: _write(path, array))
+    in_words(path, lambda: _write(path, array))
     return array
 
 
@@ -52,18 +53,24 @@ def _read(path: Path) -> np.ndarray | None:
 def _write(path: Path, array: np.ndarray) -> None:
     body = io.BytesIO()
     np.save(body, array, allow_pickle=False)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    digest = hashlib.sha256(body.getbuffer()).digest()
+    whole(path, lambda file: file.writelines((digest, body.getbuffer())))
+
+
+def whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """The file that ``write`` fills, moved to its place when it is complete; nothing is left of one that is not."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(body.getbuffer()).digest())
-            file.write(body.getbuffer())
+            write(file)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
 
 
-def _in_words(path: Path, write: Callable[[], None]) -> None:
+def in_words(path: Path, write: Callable[[], object]) -> None:
+    """``write()``, whose failure is a sentence on the cache. Raises UsageError."""
     try:
         write()
     except OSError as error:

@@ -4,8 +4,7 @@ The parts of an example are ``image``, ``text`` and ``label``. Ids are hashes of
 that equal pictures and equal texts are known without a pass over the data.
 """
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,9 @@ from jaxrep.data import decode
 from jaxrep.data.crop import CentreCrop, HostCrop
 from jaxrep.data.decode import BadSample
 from jaxrep.data.picture import image
-from jaxrep.data.source import Examples, Source
+from jaxrep.data.source import BadShard, Examples, Source
+from jaxrep.data.storage import read
+from jaxrep.errors import UsageError, hint
 from jaxrep.spec import spec
 
 
@@ -74,6 +75,10 @@ class EncodedExamples(Examples):
         """Where these bytes lie, in words."""
         raise TypeError(f"{type(self).__name__} does not say where its examples lie")
 
+    def metadata(self, index: int) -> Mapping[str, Any]:
+        """What else is kept of an example, by the name of its column."""
+        return {}
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._example(index, None)
 
@@ -88,14 +93,28 @@ class EncodedExamples(Examples):
         return {name: self._value(name, index, contents, key) for name in self._names}
 
     def column(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(f"there is no column '{name}'; there are: {', '.join(self._names)}")
-        part = name.removesuffix("_id")  # captions are read without their pictures
+        """One field or one column of the metadata, of every example, read without the rest.
+
+        What is not known of an example stands as "", -1 (a label, an id) or NaN (a number of the metadata), so that
+        one bad caption stops no pass over all; a picture that cannot be decoded raises BadSample.
+        """
         rows = range(len(self))
+        if name == "image":
+            return np.array([self._field(index, name) for index in rows])
+        if name in self._names:
+            unknown = "" if name in ("key", "text") else np.int32(-1)
+            values = [_or(unknown, self._field, index, name) for index in rows]
+            return values if unknown == "" else np.array(values)
+        metadata = [_or({}, self.metadata, index) for index in rows]
+        if not any(name in row for row in metadata):
+            raise UsageError(f"the examples have no column '{name}'; {hint(name, {*self._names, *metadata[0]})}")
+        return known([row.get(name) for row in metadata])
+
+    def _field(self, index: int, name: str) -> Any:
         if name == "key":
-            return [self.key(index) for index in rows]
-        values = [self._value(name, index, {part: self.content(index, part)}) for index in rows]
-        return values if name == "text" else np.array(values)
+            return self.key(index)
+        part = name.removesuffix("_id")  # captions are read without their pictures
+        return self._value(name, index, {part: self.content(index, part)})
 
     def _value(self, name: str, index: int, contents: Mapping[str, bytes], key: int | None = None) -> Any:
         if name == "key":
@@ -117,14 +136,23 @@ class EncodedExamples(Examples):
             raise BadSample(self.place(index, part), str(error)) from error
 
 
-def read_file(path: str | Path, place: str, offset: int = 0, size: int = -1) -> bytes:
-    """``size`` bytes from ``offset`` on, all where it is -1. Raises BadSample: fewer are there, or none can be read."""
+def _or(instead: Any, read: Callable[..., Any], *args: Any) -> Any:
     try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            content = file.read(size)
-    except OSError as error:
-        raise BadSample(place, f"{path} cannot be read ({error.strerror})") from error
-    if len(content) < size:
-        raise BadSample(place, f"{path} ends after {len(content)} of its {size} bytes")
-    return content
+        return read(*args)
+    except BadSample:
+        return instead
+
+
+def known(values: list[Any]) -> Any:
+    """A column of metadata: numbers as float64, NaN where there is none; else strings, "" where there is none."""
+    if all(isinstance(value, int | float | None) for value in values):
+        return np.array([np.nan if value is None else value for value in values], np.float64)
+    return ["" if value is None else value if isinstance(value, str) else str(value) for value in values]
+
+
+def read_file(path: str, place: str) -> bytes:
+    """All of a file that holds one part of an example. Raises BadSample where it cannot be read."""
+    try:
+        return read(path)
+    except BadShard as error:
+        raise BadSample(place, str(error)) from error

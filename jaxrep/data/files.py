@@ -1,14 +1,17 @@
 """Pictures and captions in plain files: a folder of pictures, or a table of paths, captions and labels."""
 
 import csv
+import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxrep.data.decode import BadSample
 from jaxrep.data.encoded import Encoded, EncodedExamples, read_file
 from jaxrep.data.patterns import local
-from jaxrep.data.source import Examples
+from jaxrep.data.source import BadShard, Examples
+from jaxrep.data.storage import read, remote, store, told
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import spec
 
@@ -21,7 +24,7 @@ class Folder(Encoded):
     """The pictures in a folder and below it, in the order of their names."""
 
     path: str
-    """The folder."""
+    """The folder, or its URL."""
     labels_from_folders: bool = True
     """Whether a picture's label is its sub-folder: these are numbered from 0 in alphabetical order."""
 
@@ -29,9 +32,7 @@ class Folder(Encoded):
         return ("image", "label") if self.labels_from_folders else ("image",)
 
     def open(self) -> Examples:
-        root = local(self.path)
-        if not root.is_dir():
-            raise UsageError(f"there is no folder {root}")
+        root = local(self.path).rstrip("/") or "/"
         names = pictures(root)
         if not names:
             raise UsageError(f"{root} holds no picture: no file that ends in {', '.join(sorted(PICTURES))}")
@@ -39,7 +40,7 @@ class Folder(Encoded):
             return FolderExamples(self, root, names, [])
         if bare := [name for name in names if "/" not in name]:
             raise UsageError(
-                f"{root / bare[0]} lies in no sub-folder, so it has no label: set labels_from_folders=False"
+                f"{root}/{bare[0]} lies in no sub-folder, so it has no label: set labels_from_folders=False"
             )
         folders = sorted({name.partition("/")[0] for name in names})
         if self.classes not in (0, len(folders)):
@@ -47,20 +48,31 @@ class Folder(Encoded):
         return FolderExamples(self, root, names, folders)
 
 
-def pictures(root: Path) -> list[str]:
-    """Paths of the pictures below ``root``, relative to it and sorted; what is hidden is left out."""
-    found = []
+def pictures(root: str) -> list[str]:
+    """Paths of the pictures below ``root``, relative to it and sorted, what is hidden left out. Raises UsageError."""
+    found = [name for name in _below(root) if os.path.splitext(name)[1].lower() in PICTURES]
+    return sorted(name for name in found if not any(part.startswith(".") for part in name.split("/")))
+
+
+def _below(root: str) -> Iterator[str]:
+    if remote(root):
+        files, name = store(root)
+        try:
+            yield from (path.removeprefix(name).lstrip("/") for path in files.find(name))
+        except Exception as error:  # the drivers of stores raise errors of their own types
+            raise UsageError(f"the folder {root} cannot be listed ({told(error)})") from error
+        return
+    if not os.path.isdir(root):
+        raise UsageError(f"there is no folder {root}")
     for folder, below, names in os.walk(root):
         below[:] = [name for name in below if not name.startswith(".")]
-        shown = [name for name in names if not name.startswith(".") and Path(name).suffix.lower() in PICTURES]
-        found += [(Path(folder) / name).relative_to(root).as_posix() for name in shown]
-    return sorted(found)
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names)
 
 
 class FolderExamples(EncodedExamples):
     """The pictures ``names`` below ``root``, labelled by ``folders`` where these are given."""
 
-    def __init__(self, source: Encoded, root: Path, names: Sequence[str], folders: Sequence[str]):
+    def __init__(self, source: Encoded, root: str, names: Sequence[str], folders: Sequence[str]):
         super().__init__(source)
         self._root, self._keys = root, names
         self._labels = {folder: number for number, folder in enumerate(folders)}
@@ -75,10 +87,13 @@ class FolderExamples(EncodedExamples):
     def content(self, index: int, part: str) -> bytes:
         if part == "label":
             return str(self._labels[self._keys[index].partition("/")[0]]).encode()
-        return read_file(self._root / self._keys[index], self.place(index, part))
+        return read_file(self.shard(index), self.place(index, part))
 
     def place(self, index: int, part: str) -> str:
-        return str(self._root / self._keys[index])
+        return self.shard(index)
+
+    def shard(self, index: int) -> str:
+        return f"{self._root}/{self._keys[index]}"
 
 
 @spec
@@ -86,7 +101,7 @@ class Csv(Encoded):
     """A table with a line of column names, then an example a line; open_clip's layout, with its separator a comma."""
 
     path: str
-    """The table. Paths in it are relative to its folder."""
+    """The table, or its URL. Paths in it are relative to its folder; other columns are metadata."""
     image: str = "filepath"
     """Column of the pictures' paths; empty: none."""
     text: str = "title"
@@ -106,47 +121,78 @@ class Csv(Encoded):
 
     def open(self) -> Examples:
         path = local(self.path)
-        columns = {part: getattr(self, part) for part in self.parts()}
         try:
-            with open(path, newline="", encoding="utf-8-sig") as file:
-                table = csv.reader(file, delimiter=self.separator)
-                places = _places(columns, next(table, []), path)
-                rows = [(table.line_num, [row[i] if i < len(row) else None for i in places]) for row in table if row]
+            text = read(path).decode("utf-8-sig")
+            table = csv.reader(io.StringIO(text, newline=""), delimiter=self.separator)
+            header = next(table, [])
+            rows = [(table.line_num, row) for row in table if row]
         except (UnicodeDecodeError, csv.Error) as error:
             raise UsageError(f"{path} is not a table in UTF-8 separated by {self.separator!r}: {error}") from error
-        except OSError as error:
-            raise UsageError(f"the table {path} cannot be read ({error.strerror})") from error
-        return CsvExamples(self, path, rows)
+        except BadShard as error:
+            raise UsageError(f"the table {error}") from error
+        places = _places({part: getattr(self, part) for part in self.parts()}, header, path)
+        return CsvExamples(self, path, rows, header, places)
 
 
-def _places(columns: Mapping[str, str], header: Sequence[str], path: Path) -> list[int]:
+def _places(columns: Mapping[str, str], header: Sequence[str], path: str) -> dict[str, int]:
     for name in columns.values():
         if name not in header:
             raise UsageError(f"{path} has no column {name!r}; {hint(name, header)}")
-    return [header.index(name) for name in columns.values()]
+    return {part: header.index(name) for part, name in columns.items()}
 
 
 class CsvExamples(EncodedExamples):
-    """Rows of a table: (line number, value of each part; None where the line is too short)."""
+    """Rows of a table: (line number, its values); ``places``: in which column each part stands."""
 
-    def __init__(self, source: Encoded, path: Path, rows: Sequence[tuple[int, Sequence[str | None]]]):
+    def __init__(
+        self,
+        source: Encoded,
+        path: str,
+        rows: Sequence[tuple[int, Sequence[str]]],
+        header: Sequence[str],
+        places: Mapping[str, int],
+    ):
         super().__init__(source)
-        self._path, self._rows = path, rows
+        self._path, self._rows, self._header, self._places = path, rows, header, places
 
     def __len__(self) -> int:
         return len(self._rows)
 
+    def shard(self, index: int) -> str:
+        return self._path
+
     def key(self, index: int) -> str:
         """The first column that is read: the picture's path as the table has it, or the text."""
-        return self._rows[index][1][0] or f"{self._path.name}:{self._rows[index][0]}"
+        line, row = self._rows[index]
+        at = next(iter(self._places.values()))
+        return (row[at] if at < len(row) else "") or f"{os.path.basename(self._path)}:{line}"
 
     def content(self, index: int, part: str) -> bytes:
-        value = self._rows[index][1][self.source.parts().index(part)]
-        if value is None:
+        _, row = self._rows[index]
+        if self._places[part] >= len(row):
             raise BadSample(self.place(index, part), f"the line ends before the column {getattr(self.source, part)!r}")
+        value = row[self._places[part]]
         if part != "image":
             return value.encode()
-        return read_file(self._path.parent / value, self.place(index, part))
+        return read_file(beside(self._path, value), self.place(index, part))
 
     def place(self, index: int, part: str) -> str:
         return f"{self._path}, line {self._rows[index][0]}, column {getattr(self.source, part)!r}"
+
+    def metadata(self, index: int) -> Mapping[str, Any]:
+        return {name: _number(value) for name, value in zip(self._header, self._rows[index][1], strict=False)}
+
+
+def beside(table: str, path: str) -> str:
+    """A path that a table names: relative to the table's folder, unless it is absolute or a URL."""
+    if remote(path) or path.startswith("/"):
+        return path
+    folder, slash, _ = table.rpartition("/")
+    return f"{folder}{slash}{path}"
+
+
+def _number(value: str) -> str | float | None:
+    try:
+        return float(value) if value else None
+    except ValueError:
+        return value

@@ -5,33 +5,29 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from jaxrep.data.storage import remote, store, told
 from jaxrep.errors import UsageError
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
-def files(patterns: str | Sequence[str]) -> list[Path]:
+def files(patterns: str | Sequence[str]) -> list[str]:
     """The files that one or several patterns mean: in the order given, braces from left to right, globs sorted.
 
-    Raises UsageError: a file that is not there, a glob without a match, a remote path.
+    A URL without a glob is taken as it is: to ask a store for each of 40,000 shards would take longer than to read
+    one. Raises UsageError: a local file that is not there, a glob without a match.
     """
     found = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in braces(pattern):
-            found += _matches(str(local(path)), pattern)
+            found += _remote_matches(path) if remote(path) else _matches(local(path), pattern)
     return found
 
 
-def local(path: str) -> Path:
-    """A path on this machine's disks; ``~`` is the home folder. Raises UsageError where it is remote."""
-    scheme, remote, _ = path.partition("://")
-    if remote:
-        raise UsageError(
-            f"{path} is remote ({scheme}), and files are read from local or mounted disks only: "
-            "copy or mount them, and give the path that they have here"
-        )
-    return Path(path).expanduser()
+def local(path: str) -> str:
+    """A path with ``~`` as the home folder; a URL as it is."""
+    return path if remote(path) else str(Path(path).expanduser())
 
 
 def braces(pattern: str) -> list[str]:
@@ -62,14 +58,27 @@ def _choices(group: str, whole: str) -> list[str]:
     )
 
 
-def _matches(path: str, pattern: str) -> list[Path]:
+def _remote_matches(path: str) -> list[str]:
+    if not ("*" in path or "[" in path):  # a question mark belongs to a URL
+        return [path]
+    files, name = store(path)
+    try:
+        found = sorted(files.glob(name))
+    except Exception as error:  # the drivers of stores raise errors of their own types
+        raise UsageError(f"the files of {path} cannot be listed ({told(error)})") from error
+    if not found:
+        raise UsageError(f"no file matches {path!r}")
+    return [str(files.unstrip_protocol(match)) for match in found]
+
+
+def _matches(path: str, pattern: str) -> list[str]:
     if Path(path).is_file():  # a file whose name has a bracket means itself
-        return [Path(path)]
+        return [path]
     if not glob.has_magic(path):
         raise UsageError(
             f"there is no file {path}" + (f", which the pattern {pattern!r} names" if path != pattern else "")
         )
-    found = [Path(match) for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
+    found = [match for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
     if not found:
         raise UsageError(f"no file matches {pattern!r}")
     return found

@@ -2,33 +2,31 @@
 
 A member's name is its key up to the first dot of the last folder, then its extension: ``000/12.jpg`` and
 ``000/12.txt`` are the picture and the caption of the example ``000/12``. The headers of a tar are read once; where its
-examples lie is kept in the cache, so that every order reads as fast as the one in which they were written.
+examples lie is kept beside it or in the cache, so that every order reads as fast as the one in which they were written.
+The index of a shard is in memory while it is used: memory does not grow with the number of examples.
 """
 
-import hashlib
 import json
-import tarfile
-from collections.abc import Sequence
-from pathlib import Path
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrep.data.cache import cached
+from jaxrep.data import tar_index
 from jaxrep.data.decode import BadSample
-from jaxrep.data.encoded import Encoded, EncodedExamples, read_file
+from jaxrep.data.encoded import Encoded, EncodedExamples
+from jaxrep.data.manifest import Shard, index, split
+from jaxrep.data.near import Near
 from jaxrep.data.patterns import files
 from jaxrep.data.source import Examples
+from jaxrep.data.storage import read
+from jaxrep.data.tar_index import Places
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
 
-Extensions = tuple[tuple[str, ...], ...]
-"""Of each part of an example, the extensions that it may have; the first one that a key has counts."""
-
-MISSING = -1
-Place = tuple[int, int, int]
-"""Of a member: which of the part's extensions it has, offset and size in bytes."""
-NOWHERE: Place = (MISSING, MISSING, MISSING)
+NEAR = 64 * 2**20
+"""Bytes of indices that are kept in memory, of the shards used last: about 200 shards of 10,000 examples."""
 
 
 @spec
@@ -36,13 +34,15 @@ class TarShards(Encoded):
     """The examples in tar files, shard after shard (WebDataset's layout)."""
 
     shards: str | tuple[str, ...]
-    """Paths or patterns, with braces (train-{00000..00099}.tar) and globs (*.tar)."""
+    """Paths, URLs or patterns, with braces (train-{00000..00099}.tar) and globs (*.tar)."""
     image: tuple[str, ...] = ("jpg", "jpeg", "png", "webp")
     """Extensions of pictures; none: no picture is read."""
     text: str = "txt"
     """Extension of captions; empty: none is read."""
     label: str = ""
     """Extension of class numbers, often cls; empty: none is read."""
+    metadata: str = "json"
+    """Extension of metadata, an object in JSON; read only when a column of it is asked for."""
 
     def extensions(self) -> dict[str, tuple[str, ...]]:
         """Extensions of each part, the preferred one first."""
@@ -53,110 +53,74 @@ class TarShards(Encoded):
         return tuple(self.extensions())
 
     def open(self) -> Examples:
-        paths, extensions = files(self.shards), tuple(self.extensions().values())
-        examples = TarExamples(self, paths, [index(path, extensions) for path in paths])
-        if not len(examples):
+        shards = index(files(self.shards))
+        extensions = list(self.extensions().values())
+        counts = [row.count(extensions) for _, row in shards]
+        if sum(counts) == sum(len(row.damage) for _, row in shards):
             wanted = ", ".join(f".{name}" for names in extensions for name in names)
-            raise UsageError(f"the tars of {self.shards!r} hold no member that ends in {wanted}")
-        return examples
+            damage = next((f"; {shard.path}: {row.damage[0]}" for shard, row in shards if row.damage), "")
+            raise UsageError(f"the tars of {self.shards!r} hold no member that ends in {wanted}{damage}")
+        return TarExamples(self, [shard for shard, _ in shards], counts)
 
 
 class TarExamples(EncodedExamples):
-    """The examples of ``shards``, each with its ``index``."""
+    """The examples of ``shards``, each of which has one of ``counts``."""
 
-    def __init__(self, source: TarShards, shards: Sequence[Path], indices: Sequence[np.ndarray]):
+    def __init__(self, source: TarShards, shards: Sequence[Shard], counts: Sequence[int]):
         super().__init__(source)
-        self._extensions = source.extensions()
-        self._shards, self._indices = shards, indices
-        self._ends = np.cumsum([len(rows) for rows in indices])
+        self._parts = len(source.parts())
+        self._extensions = {**source.extensions(), "metadata": (source.metadata,)}
+        self._shards, self._ends = shards, np.cumsum(counts)
+        self._near: Near[Places] = Near(NEAR, operator.attrgetter("nbytes"))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def _row(self, index: int) -> tuple[Path, Any]:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards[shard], self._indices[shard][index - self._ends[shard]]  # counted from the shard's end
+    @property
+    def ends(self) -> np.ndarray:
+        return self._ends
+
+    def shard(self, index: int) -> str:
+        return self._shards[int(np.searchsorted(self._ends, index, side="right"))].path
+
+    def _find(self, index: int) -> tuple[Shard, Places, int]:
+        """The shard of an example, where the shard's examples lie, and its number there."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        shard = self._shards[number]
+        places = self._near.get(number, lambda: shard.table().select(list(self._extensions.values()), self._parts))
+        return shard, places, int(index - (self._ends[number - 1] if number else 0))
 
     def key(self, index: int) -> str:
         """Name of the shard and key, as ``00003.tar/000/12``."""
-        shard, row = self._row(index)
-        return f"{shard.name}/{_text(row)}"
+        shard, places, row = self._find(index)
+        return f"{split(shard.path)[1]}/{places.key(row)}"
 
     def content(self, index: int, part: str) -> bytes:
-        shard, row = self._row(index)
+        shard, places, row = self._find(index)
+        if damage := places.damage(row):
+            raise BadSample(shard.path, damage)
         at = list(self._extensions).index(part)
-        if row["offset"][at] == MISSING:
-            expected = " or ".join(f".{name}" for name in self._extensions[part])
-            raise BadSample(f"{shard}, example {_text(row)!r}", f"it has no member {expected}")
-        return read_file(shard, self.place(index, part), int(row["offset"][at]), int(row["size"][at]))
+        where = f"{shard.path}, example {places.key(row)!r}"
+        match places.extension[row, at]:
+            case tar_index.MISSING:
+                expected = " or ".join(f".{name}" for name in self._extensions[part])
+                raise BadSample(where, f"it has no member {expected}")
+            case tar_index.TWICE:
+                raise BadSample(where, f"the tar holds two members of one name for its {part}")
+        size = int(places.size[row, at])
+        content = read(shard.path, int(places.offset[row, at]), size)
+        if len(content) < size:
+            raise BadSample(self.place(index, part), f"{shard.path} ends after {len(content)} of its {size} bytes")
+        return content
 
     def place(self, index: int, part: str) -> str:
-        shard, row = self._row(index)
-        extension = self._extensions[part][row["extension"][list(self._extensions).index(part)]]
-        return f"{shard}, member {_text(row)}.{extension}"
+        shard, places, row = self._find(index)
+        at = list(self._extensions).index(part)
+        return f"{shard.path}, member {places.key(row)}.{self._extensions[part][places.extension[row, at]]}"
 
-
-def _text(row: Any) -> str:
-    return row["key"].decode(errors="backslashreplace")
-
-
-def index(path: Path, extensions: Extensions) -> np.ndarray:
-    """Where the examples of a tar lie: from the cache, or by reading its headers.
-
-    A structured array [n]: ``key`` (bytes); ``extension`` (which of the part's), ``offset`` and ``size`` in bytes, each
-    int64 [parts] and -1 where the example lacks the part. Raises UsageError: no tar, a compressed or a damaged one.
-    """
-    state = path.stat()
-    facts = [str(path.resolve()), state.st_size, state.st_mtime_ns, extensions]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-    return cached(f"tar/{digest}.npy", lambda: _index(path, extensions))
-
-
-def _index(path: Path, extensions: Extensions) -> np.ndarray:
-    rows: dict[str, list[Place]] = {}
-    for member in members(path):
-        key, extension = split_name(member.name)
-        for part, names in enumerate(extensions):
-            if extension in names:
-                parts = rows.setdefault(key, [NOWHERE] * len(extensions))
-                found = (names.index(extension), member.offset_data, member.size)
-                parts[part] = _preferred(parts[part], found, f"{path}, member {member.name}")
-    three = [(name, np.int64, (len(extensions),)) for name in ("extension", "offset", "size")]
-    keys = [key.encode(errors="surrogateescape") for key in rows]
-    table = np.empty(len(rows), [("key", f"S{max(map(len, keys), default=1)}"), *three])
-    table["key"] = keys
-    places = np.array(list(rows.values()), np.int64).reshape(len(rows), len(extensions), 3)
-    table["extension"], table["offset"], table["size"] = np.moveaxis(places, 2, 0)
-    return table
-
-
-def _preferred(held: Place, found: Place, where: str) -> Place:
-    if held[0] == found[0]:
-        raise UsageError(f"{where}: the tar holds two of this name, so what belongs to the example is not known")
-    return found if held[0] == MISSING else min(held, found)
-
-
-def members(path: Path) -> list[tarfile.TarInfo]:
-    """The plain files in a tar. Raises UsageError where it is none, is compressed, or does not end as a tar does."""
-    try:
-        with tarfile.open(path, "r:") as tar:
-            found = [member for member in tar if member.isreg()]
-            end = tar.offset
-        with open(path, "rb") as file:
-            file.seek(end)
-            block = file.read(tarfile.BLOCKSIZE)
-    except (tarfile.TarError, OSError) as error:
-        raise UsageError(f"{path} cannot be read as an uncompressed tar: {error}") from error
-    # tarfile takes a header that it cannot read for the end
-    if block != bytes(tarfile.BLOCKSIZE):
-        raise UsageError(
-            f"{path} is damaged after {len(found)} members: at byte {end} is neither a header nor the end of a tar"
-        )
-    return found
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Key and extension (in small letters) of a member's name: ``a/b.seg.PNG`` -> ``a/b``, ``seg.png``."""
-    folder, slash, file = name.rpartition("/")
-    stem, _, extension = file.partition(".")
-    return f"{folder}{slash}{stem}", extension.lower()
+    def metadata(self, index: int) -> Mapping[str, Any]:
+        try:
+            found = json.loads(self.content(index, "metadata"))
+        except ValueError as error:
+            raise BadSample(self.place(index, "metadata"), f"the metadata are not JSON ({error})") from error
+        return found if isinstance(found, dict) else {}

@@ -1,5 +1,8 @@
-"""Patterns of files mean what they mean elsewhere: braces as in a shell, globs sorted, remote paths refused by name."""
+"""Patterns of files mean what they mean elsewhere: braces as in a shell, globs sorted, URLs likewise."""
 
+import os
+
+import fsspec
 import pytest
 
 from jaxrep.data.patterns import braces, files
@@ -36,8 +39,8 @@ def folder(tmp_path):
 
 def test_files_come_in_the_order_given_and_globs_sorted(folder):
     found = files((f"{folder}/c{{0..1}}.tar", f"{folder}/?.tar", f"{folder}/odd[0].tar"))
-    assert [path.name for path in found] == ["c0.tar", "c1.tar", "a.tar", "b.tar", "odd[0].tar"]
-    assert [path.name for path in files(f"{folder}/d.txt")] == ["d.txt"]
+    assert [os.path.basename(path) for path in found] == ["c0.tar", "c1.tar", "a.tar", "b.tar", "odd[0].tar"]
+    assert [os.path.basename(path) for path in files(f"{folder}/d.txt")] == ["d.txt"]
 
 
 def test_a_file_that_is_not_there_is_named(folder):
@@ -47,9 +50,17 @@ def test_a_file_that_is_not_there_is_named(folder):
         files(f"{folder}/*.zip")
 
 
-@pytest.mark.parametrize("path", ["gs://bucket/{00000..41455}.tar", "https://host/a.tar", "s3://bucket/*.tar"])
-def test_a_remote_path_says_which_paths_are_read(path):
-    with pytest.raises(
-        UsageError, match=r"is remote \((gs|https|s3)\), and files are read from local or mounted disks"
-    ):
-        files(path)
+def test_urls_are_taken_as_they_are_and_their_globs_sorted():
+    assert files("gs://bucket/{00000..41455}.tar")[-1] == "gs://bucket/41455.tar"  # no store is asked
+    assert files("https://host/a.tar?token=1") == ["https://host/a.tar?token=1"]
+    store = fsspec.filesystem("memory")
+    for file in ("b.tar", "a.tar", "c.txt"):
+        store.pipe(f"/patterns/{file}", b"")
+    assert [os.path.basename(path) for path in files("memory://patterns/*.tar")] == ["a.tar", "b.tar"]
+    with pytest.raises(UsageError, match=r"no file matches 'memory://patterns/\*.zip'"):
+        files("memory://patterns/*.zip")
+
+
+def test_a_store_without_its_driver_says_what_to_install():
+    with pytest.raises(UsageError, match=r"nosuch://bucket/\*.tar cannot be reached: Protocol not known: nosuch"):
+        files("nosuch://bucket/*.tar")

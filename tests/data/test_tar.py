@@ -1,19 +1,19 @@
 """Tars of image-text pairs: any member by index, in any order and thread, resumed exactly; damage is never silent."""
 
-import io
 import pickle
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from PIL import Image
+from data.tars import pairs, picture, write
 
 from jaxrep.batch import Field
-from jaxrep.data import tar
+from jaxrep.data import tar, tar_index
 from jaxrep.data.decode import BadSample
 from jaxrep.data.loader import Loader, Tokenize
 from jaxrep.data.order import Uniform
+from jaxrep.data.source import BadShard
 from jaxrep.data.tar import TarShards
 from jaxrep.data.tokenize import Bytes
 from jaxrep.errors import UsageError
@@ -27,31 +27,10 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def _picture(level):
-    file = io.BytesIO()
-    Image.new("RGB", (5, 5), (level, 0, 0)).save(file, "PNG")
-    return file.getvalue()
-
-
-def _write(path, members, **options):
-    with tarfile.open(path, "w", **options) as file:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            file.addfile(info, io.BytesIO(content))
-    return path
-
-
-def _pairs(numbers):
-    return [
-        member for n in numbers for member in ((f"{n:04}.png", _picture(n)), (f"{n:04}.txt", f"number {n}\n".encode()))
-    ]
-
-
 @pytest.fixture
 def shards(tmp_path):
     for shard, numbers in enumerate((range(5), range(5, 12), range(12, 13))):
-        _write(tmp_path / f"{shard}.tar", _pairs(numbers))
+        write(tmp_path / f"{shard}.tar", pairs(numbers))
     return TarShards(shards=f"{tmp_path}/{{0..2}}.tar", image_size=4)
 
 
@@ -78,8 +57,6 @@ def test_fields_are_known_without_a_file():
         "text_id": Field((), "int32"),
         "label": Field((), "int32", 3),
     }
-    with pytest.raises(UsageError, match=r"gs://bucket/00000.tar is remote \(gs\)"):
-        source.open()
 
 
 def test_members_of_one_key_form_an_example(tmp_path):
@@ -88,19 +65,19 @@ def test_members_of_one_key_form_an_example(tmp_path):
         ("a/x.cls", b"2"),
         ("b/x.cls", b"1"),
         ("A/x.cls", b"0"),
-        ("b/x.png", _picture(7)),
+        ("b/x.png", picture(7)),
         ("b/x.txt", b"seven"),
-        ("a/x.png", _picture(9)),
-        ("a/x.JPG", _picture(8)),  # what comes first in `image` counts, not what comes first in the tar
+        ("a/x.png", picture(9)),
+        ("a/x.JPG", picture(8)),  # what comes first in `image` counts, not what comes first in the tar
         ("a/x.txt", b"acht, weit weg im Archiv"),
-        ("A/x.jpeg", _picture(6)),
+        ("A/x.jpeg", picture(6)),
         ("A/x.txt", b"six"),
         ("b/" + "long" * 60 + ".txt", b"not seven"),
-        ("b/" + "long" * 60 + ".png", _picture(5)),
+        ("b/" + "long" * 60 + ".png", picture(5)),
         ("b/" + "long" * 60 + ".cls", b"2"),
         ("readme.md", b"no example"),
     ]
-    _write(tmp_path / "x.tar", members, format=tarfile.PAX_FORMAT)
+    write(tmp_path / "x.tar", members, format=tarfile.PAX_FORMAT)
     examples = TarShards(shards=f"{tmp_path}/x.tar", image_size=4, label="cls").open()
     assert examples.column("key") == ["x.tar/a/x", "x.tar/b/x", "x.tar/A/x", "x.tar/b/" + "long" * 60]
     assert examples.column("label").tolist() == [2, 1, 0, 2]
@@ -120,19 +97,19 @@ def test_a_tar_may_hold_captions_or_pictures_alone(shards):
 
 def test_headers_are_read_once(shards, monkeypatch):
     first = shards.open()
-    monkeypatch.setattr(tar, "members", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(tar_index, "members", lambda *args: pytest.fail("headers are read again"))
     second = shards.open()
     assert second.column("text") == first.column("text") and len(second) == 13
 
 
 def test_a_tar_that_changed_is_indexed_again(tmp_path, shards):
     shards.open()
-    _write(tmp_path / "2.tar", _pairs(range(20, 23)))
+    write(tmp_path / "2.tar", pairs(range(20, 23)))
     assert shards.open().column("text")[-3:] == ["number 20", "number 21", "number 22"]
 
 
 def test_parts_are_found_again_when_others_are_asked_for(tmp_path):
-    _write(tmp_path / "x.tar", [("a.txt", b"one"), ("a.de", b"eins")])
+    write(tmp_path / "x.tar", [("a.txt", b"one"), ("a.de", b"eins")])
     for extension, text in (("txt", "one"), ("de", "eins")):
         assert TarShards(shards=f"{tmp_path}/x.tar", image=(), text=extension).open().column("text") == [text]
 
@@ -172,8 +149,8 @@ def test_threads_and_other_processes_read_the_same(shards):
 
 
 def test_a_sample_that_cannot_be_read_names_shard_and_member(tmp_path):
-    members = [("a.png", b"noise"), ("a.txt", b"x"), ("b.png", _picture(1)), ("c.txt", b"\xff"), ("d.png", b"")]
-    _write(tmp_path / "x.tar", members)
+    members = [("a.png", b"noise"), ("a.txt", b"x"), ("b.png", picture(1)), ("c.txt", b"\xff"), ("d.png", b"")]
+    write(tmp_path / "x.tar", members)
     examples = TarShards(shards=f"{tmp_path}/x.tar").open()
     wrong = [
         r"x.tar, member a.png: the picture cannot be decoded",
@@ -192,48 +169,120 @@ def test_a_sample_that_cannot_be_read_names_shard_and_member(tmp_path):
 def test_a_shard_that_shrinks_or_vanishes_names_itself(tmp_path, shards):
     examples = shards.open()
     path = tmp_path / "1.tar"
+    assert examples[6]["text"] == "number 6"  # its index is in memory
     path.write_bytes(path.read_bytes()[: 1024 * 5])
     with pytest.raises(BadSample, match=r"1.tar, member 0011.png: .*1.tar ends after 0 of its \d+ bytes"):
         examples[11]
+    with pytest.raises(BadShard, match=r"1.tar is another file than was indexed \(then 20480 bytes, now 5120\)"):
+        pickle.loads(pickle.dumps(examples))[11]
     path.unlink()
-    with pytest.raises(BadSample, match=r"1.tar, member 0005.png: .*1.tar cannot be read \(No such file"):
-        examples[5]
+    for reader in (examples, pickle.loads(pickle.dumps(examples))):
+        with pytest.raises(BadShard, match=r"1.tar cannot be read \(No such file"):
+            reader[5]
+    assert examples[12]["text"] == "number 12"  # the others are read on
 
 
-@pytest.mark.parametrize("kept", range(512, 5120, 256))
-def test_a_tar_that_is_cut_short_is_refused(tmp_path, kept):
-    path = _write(tmp_path / "x.tar", _pairs(range(3)))  # 12 blocks of 512 bytes, then the end
-    assert len(TarShards(shards=str(path)).open()) == 3
+def _seen(path):
+    """Texts that can be read, and why others cannot."""
+    examples = TarShards(shards=str(path), image_size=4).open()
+    good, bad = [], []
+    for index in range(len(examples)):
+        try:
+            good.append(examples[index]["text"])
+        except BadSample as error:
+            bad.append(str(error))
+    assert len(good) + len(bad) == len(examples)
+    return good, bad
+
+
+@pytest.mark.parametrize("kept", range(2560, 6144, 256))
+def test_of_a_tar_that_is_cut_short_all_that_is_whole_is_read(tmp_path, kept):
+    path = write(tmp_path / "x.tar", pairs(range(3)))  # 4 blocks of 512 bytes a pair, then the end
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UsageError, match=r"x.tar (is damaged after \d members|cannot be read as an uncompressed tar)"):
-        TarShards(shards=str(path)).open()
+    good, bad = _seen(path)
+    whole = sum(2048 * n + 1536 + len(f"number {n}\n") <= kept for n in range(3))
+    assert good == [f"number {n}" for n in range(whole)]
+    assert any("it was cut short, and the rest is lost" in told or "is damaged at byte" in told for told in bad)
 
 
-def test_a_tar_with_a_damaged_header_is_refused(tmp_path):
-    path = _write(tmp_path / "x.tar", _pairs(range(3)))
+def test_behind_a_damaged_header_all_others_are_read(tmp_path):
+    path = write(tmp_path / "x.tar", pairs(range(4)))
     content = bytearray(path.read_bytes())
-    content[2048 : 2048 + 512] = b"x" * 512
+    content[2048 : 2048 + 512] = b"x" * 512  # of 0001.png
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"x.tar is damaged after 2 members: at byte 2048 is neither"):
-        TarShards(shards=str(path)).open()
+    good, bad = _seen(path)
+    assert good == ["number 0", "number 2", "number 3"]
+    assert "example '0001': it has no member .jpg or .jpeg or .png or .webp" in bad[0]
+    assert "x.tar: the tar is damaged at byte 2048: what lies there, up to byte 3072, is no member" in bad[1]
+
+
+def test_a_tar_of_tars_end_to_end_is_read_to_its_end(tmp_path):
+    one, two = (write(tmp_path / f"{n}.tar", pairs([n])).read_bytes() for n in range(2))
+    (tmp_path / "x.tar").write_bytes(one + two)  # as `cat` joins them
+    assert _seen(tmp_path / "x.tar") == (["number 0", "number 1"], [])
 
 
 def test_what_is_no_plain_tar_is_refused(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
-    with pytest.raises(UsageError, match=r"x.tar cannot be read as an uncompressed tar"):
+    with pytest.raises(UsageError, match=r"hold no member that ends in .*x.tar: the tar is damaged at byte 0"):
         TarShards(shards=f"{tmp_path}/x.tar").open()
     with tarfile.open(tmp_path / "y.tar", "w:gz") as file:
         file.add(tmp_path / "x.tar", "x")
-    with pytest.raises(UsageError, match=r"y.tar cannot be read as an uncompressed tar"):
+    with pytest.raises(UsageError, match=r"y.tar is compressed by gzip, .*: decompress it"):
         TarShards(shards=f"{tmp_path}/y.tar").open()
 
 
-def test_two_members_of_one_name_are_refused(tmp_path):
-    _write(tmp_path / "x.tar", [*_pairs([1]), ("0001.TXT", b"another")])
-    with pytest.raises(UsageError, match=r"x.tar, member 0001.TXT: the tar holds two of this name"):
-        TarShards(shards=f"{tmp_path}/x.tar").open()
+def test_among_other_shards_an_empty_one_is_one_bad_sample(tmp_path, shards):
+    (tmp_path / "1.tar").write_bytes(b"")
+    examples = shards.open()
+    assert len(examples) == 7 and examples.ends.tolist() == [5, 6, 7]
+    with pytest.raises(BadSample, match=r"1.tar: the tar ends at byte 0 without the end of a tar"):
+        examples[5]
+    assert examples.column("text")[4:] == ["number 4", "", "number 12"]
+
+
+def test_an_example_of_which_a_tar_holds_two_is_bad(tmp_path):
+    write(tmp_path / "x.tar", [*pairs([1]), ("0001.TXT", b"another"), *pairs([2])])
+    good, bad = _seen(tmp_path / "x.tar")
+    assert good == ["number 2"] and "example '0001': the tar holds two members of one name for its text" in bad[0]
+
+
+def test_keys_that_differ_in_case_are_two_examples(tmp_path):
+    write(tmp_path / "x.tar", [("a.png", picture(1)), ("A.png", picture(2)), ("A.txt", b"big"), ("a.txt", b"small")])
+    assert _seen(tmp_path / "x.tar") == (["small", "big"], [])
+
+
+def test_zero_length_members_are_named(tmp_path):
+    write(tmp_path / "x.tar", [("a.png", b""), ("a.txt", b"a"), *pairs([1])])
+    good, bad = _seen(tmp_path / "x.tar")
+    assert good == ["number 1"] and "x.tar, member a.png: the picture is empty" in bad[0]
 
 
 def test_tars_without_an_example_are_refused(shards):
     with pytest.raises(UsageError, match=r"hold no member that ends in .jpeg, .caption"):
         TarShards(shards=shards.shards, image=("jpeg",), text="caption").open()
+
+
+# Metadata
+
+
+def test_metadata_are_columns(tmp_path):
+    members = [
+        ("a.json", b'{"score": 0.5, "licence": "by"}'),
+        ("b.json", b'{"score": 2}'),
+        ("d.json", b"{broken"),
+        ("only.json", b'{"score": 9}'),  # no example
+    ]
+    write(tmp_path / "x.tar", [(f"{key}.txt", key.encode()) for key in "abcd"] + members)
+    examples = TarShards(shards=f"{tmp_path}/x.tar", image=()).open()
+    np.testing.assert_array_equal(examples.column("score"), [0.5, 2, np.nan, np.nan])
+    assert examples.column("licence") == ["by", "", "", ""]
+    with pytest.raises(UsageError, match=r"no column 'scores'; did you mean score\? there are: "):
+        examples.column("scores")
+
+
+def test_the_index_in_memory_is_bounded(shards, monkeypatch):
+    monkeypatch.setattr(tar, "NEAR", 1)
+    examples = shards.open()
+    assert [examples[n]["text"] for n in (0, 12, 6, 1)] == ["number 0", "number 12", "number 6", "number 1"]
+    assert len(examples._near) == 1

@@ -1,0 +1,30 @@
+"""Tars of tiny pictures and captions, as tests write them."""
+
+import io
+import tarfile
+
+from PIL import Image
+
+
+def picture(level):
+    """A PNG of 5 x 5 pixels of one red."""
+    file = io.BytesIO()
+    Image.new("RGB", (5, 5), (level, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path, members, **options):
+    """A tar of (name, content)."""
+    with tarfile.open(path, "w", **options) as file:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            file.addfile(info, io.BytesIO(content))
+    return path
+
+
+def pairs(numbers):
+    """Members of examples: a picture and its caption each; content takes a block of 512 bytes."""
+    return [
+        member for n in numbers for member in ((f"{n:04}.png", picture(n)), (f"{n:04}.txt", f"number {n}\n".encode()))
+    ]

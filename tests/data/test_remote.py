@@ -1,0 +1,145 @@
+"""Behind a URL data are read as on a disk: few requests, patience, and a cache that is bounded."""
+
+import os
+import resource
+from pathlib import Path
+
+import fsspec
+import pytest
+from data.tars import pairs, write
+from PIL import Image
+
+from jaxrep.data import storage
+from jaxrep.data.files import Csv, Folder
+from jaxrep.data.source import BadShard
+from jaxrep.data.tar import TarShards
+from jaxrep.errors import UsageError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    for shard, numbers in enumerate((range(5), range(5, 12), range(12, 13))):
+        write(tmp_path / f"{shard}.tar", pairs(numbers))
+    return TarShards(shards=f"{tmp_path}/{{0..2}}.tar", image_size=4)
+
+
+@pytest.fixture
+def remote(shards, tmp_path, monkeypatch):
+    """The three shards behind URLs, whose reads are counted."""
+    files = fsspec.filesystem("memory")
+    root = f"memory://{tmp_path.name}"
+    for path in tmp_path.glob("*.tar"):
+        files.pipe(f"{root}/{path.name}", path.read_bytes())
+    reads = []
+    cat = type(files).cat_file
+    monkeypatch.setattr(type(files), "cat_file", lambda self, *args: reads.append(args) or cat(self, *args))
+    yield TarShards(shards=f"{root}/{{0..2}}.tar", image_size=4), reads, files, root
+    files.rm(root, recursive=True)
+
+
+def test_remote_shards_are_read_as_local_ones(shards, remote):
+    source, reads, *_ = remote
+    local, far = shards.open(), source.open()
+    tars = [read for read in reads if read[0].endswith(".tar")]
+    assert len(tars) <= 6  # two large reads a shard, the second of what follows its last member
+    assert far.column("key") == local.column("key") and far.column("text") == local.column("text")
+    assert far.column("image_id").tolist() == local.column("image_id").tolist()
+    reads.clear()
+    source.open()
+    assert not [read for read in reads if read[0].endswith(".tar")]
+
+
+def test_a_remote_shard_that_changed_says_so_when_it_is_near(remote):
+    source, _, files, root = remote
+    source.open()
+    files.pipe(f"{root}/1.tar", b"x")
+    examples = source.open()  # no store is asked for each of its shards
+    assert examples[0]["text"] == "number 0"
+    with pytest.raises(BadShard, match=r"1.tar is another file than was indexed"):
+        examples[5]
+
+
+def test_what_fails_for_a_moment_is_read_again(remote, monkeypatch):
+    source, _, files, _ = remote
+    examples = source.open()
+    cat, failures = type(files).cat_file, [OSError("reset"), RuntimeError("503")]
+    monkeypatch.setattr(storage, "WAITS", (0, 0, 0))
+
+    def flaky(self, *args):
+        if failures:
+            raise failures.pop()
+        return cat(self, *args)
+
+    monkeypatch.setattr(type(files), "cat_file", flaky)
+    assert examples[0]["text"] == "number 0"
+    failures += [RuntimeError("503")] * 4
+    with pytest.raises(BadShard, match=r"0.tar cannot be read \(503\)"):
+        examples[1]
+
+
+# Folders and tables
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A folder behind a URL, and the same on the disk."""
+    for level, name in enumerate(("a/x.png", "b/y.png")):
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4), (level, 0, 0)).save(tmp_path / "set" / name)
+    (tmp_path / "set/t.csv").write_text("filepath,title,score\na/x.png,an x,3\nb/y.png,a y,\n")
+    files, root = fsspec.filesystem("memory"), f"memory://{tmp_path.name}/set"
+    files.put(str(tmp_path / "set"), root, recursive=True)
+    yield root, str(tmp_path / "set")
+    files.rm(root, recursive=True)
+
+
+@pytest.mark.parametrize("make", [lambda root: Folder(path=root), lambda root: Csv(path=f"{root}/t.csv")])
+def test_folders_and_tables_are_read_from_a_store(store, make):
+    far, near = (make(root).open() for root in store)
+    assert far.column("key") == near.column("key")
+    assert far.column("image_id").tolist() == near.column("image_id").tolist()
+
+
+def test_other_columns_of_a_table_are_metadata(store):
+    scores = Csv(path=f"{store[0]}/t.csv").open().column("score")
+    assert scores[0] == 3 and scores[1] != scores[1]
+
+
+# The cache of files
+
+
+def test_a_file_is_fetched_once_and_the_oldest_makes_room(cache, monkeypatch):
+    files = fsspec.filesystem("memory")
+    for name in "abc":
+        files.pipe(f"/fetch/{name}", name.encode() * 1000)
+    monkeypatch.setenv("JAXREP_CACHE_GIB", str(2500 / 2**30))
+    a, b = (storage.fetched(f"memory://fetch/{name}") for name in "ab")
+    os.utime(b, (1, 1))
+    assert storage.fetched("memory://fetch/a") == a and Path(a).read_bytes() == b"a" * 1000
+    storage.fetched("memory://fetch/c")
+    assert os.path.exists(a) and not os.path.exists(b)
+    files.pipe("/fetch/a", b"new")
+    assert Path(storage.fetched("memory://fetch/a")).read_bytes() == b"new"
+    monkeypatch.setenv("JAXREP_CACHE_GIB", str(500 / 2**30))
+    with pytest.raises(UsageError, match=r"memory://fetch/b is .* GiB, and the cache holds .*: raise JAXREP_CACHE_GIB"):
+        storage.fetched("memory://fetch/b")
+    with pytest.raises(BadShard, match=r"memory://fetch/d cannot be read \(No such file"):
+        storage.fetched("memory://fetch/d")
+
+
+def test_a_cache_that_is_full_is_one_sentence(cache):
+    fsspec.filesystem("memory").pipe("/full/a", b"a" * 20_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(UsageError, match=r"^the cache file .* cannot be written \(.*\): make room"):
+            storage.fetched("memory://full/a")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not [path for path in cache.rglob("*") if path.is_file()]
