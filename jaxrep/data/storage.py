@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 from jaxrep.data.cache import folder, in_words, whole
 from jaxrep.data.source import BadShard
@@ -88,6 +88,11 @@ def stream(path: str) -> IO[bytes]:
     if remote(path):
         return io.BufferedReader(_Blocks(path), BLOCK)
     return _patiently(path, lambda: open(path, "rb"))
+
+
+def ranges(path: str) -> IO[bytes]:
+    """A file of which single ranges are read, a remote one without reading ahead. Raises BadShard, as ``stream``."""
+    return cast(IO[bytes], _Blocks(path)) if remote(path) else stream(path)
 
 
 class _Blocks(io.RawIOBase):
