@@ -35,18 +35,26 @@ class Side(NamedTuple):
     present: Bool[Array, " N"] | None = None
 
 
+def padded(side: Side, count: int) -> Side:
+    """With ``count`` rows more that are absent: what is not led by the batch (a queue, a table) may have any length."""
+    if count == 0:
+        return side
+    present = jnp.ones(len(side.x), bool) if side.present is None else side.present
+    return jax.tree.map(lambda x: jnp.pad(x, [(0, count)] + [(0, 0)] * (x.ndim - 1)), side._replace(present=present))
+
+
 @dataclasses.dataclass(frozen=True)
 class Reduction:
     """A function of the logits that one row meets, computed piece by piece.
 
     ``piece(x, axis)`` are the statistics of a block, in which a pair that does not enter has the logit ``drop``;
-    ``merge`` joins statistics stacked on a first axis; ``value`` of the statistics of everything is the result, and
+    ``merge`` joins those of two disjoint sets of logits; ``value`` of the statistics of everything is the result, and
     ``slope(x, value)`` its derivative by a logit that enters.
     """
 
     drop: float
     piece: Callable[[Array, int], Stats]
-    merge: Callable[[Stats], Stats]
+    merge: Callable[[Stats, Stats], Stats]
     value: Callable[[Stats], Array]
     slope: Callable[[Array, Array], Array]
 
@@ -56,9 +64,9 @@ def _lse_piece(x: Array, axis: int) -> Stats:
     return top, jnp.sum(jnp.exp(x - jnp.expand_dims(top, axis)), axis)
 
 
-def _lse_merge(stats: Stats) -> Stats:
-    top = jnp.max(stats[0], 0)
-    return top, jnp.sum(stats[1] * jnp.exp(stats[0] - top), 0)
+def _lse_merge(one: Stats, other: Stats) -> Stats:
+    top = jnp.maximum(one[0], other[0])
+    return top, one[1] * jnp.exp(one[0] - top) + other[1] * jnp.exp(other[0] - top)
 
 
 def _softplus(x: Array) -> Array:
@@ -70,7 +78,7 @@ def _sum_of(function: Callable[[Array], Array], slope: Callable[[Array], Array],
     return Reduction(
         drop=drop,
         piece=lambda x, axis: (jnp.sum(function(x), axis),),
-        merge=lambda stats: (jnp.sum(stats[0], 0),),
+        merge=lambda one, other: (one[0] + other[0],),
         value=lambda stats: stats[0],
         slope=lambda x, value: slope(x),
     )
@@ -102,8 +110,11 @@ class How:
     axes: tuple[str, ...] = ()
 
 
+_product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+
+
 def _logits(a: Side, b: Side, bias: Array | None) -> Array:
-    x = jnp.einsum("id,jd->ij", a.x, b.x, precision=jax.lax.Precision.HIGHEST)
+    x = _product("id,jd->ij", a.x, b.x)
     return x if bias is None else x + bias
 
 
@@ -118,11 +129,25 @@ def _entering(how: How, a: Side, b: Side) -> tuple[Array | None, Array | None]:
     return rows, columns
 
 
-def _pieces(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stats | None]:
-    """Statistics of one block of logits: of its rows, and of its columns."""
-    x = _logits(a, b, bias)
+def pieces(how: How, x: Array, a: Side, b: Side) -> tuple[Stats, Stats | None]:
+    """Statistics of one block of logits ``x``, of its rows a and of its columns b."""
     rows, columns = (x if k is None else jnp.where(k, x, how.reduction.drop) for k in _entering(how, a, b))
     return how.reduction.piece(rows, 1), how.reduction.piece(columns, 0) if how.columns else None
+
+
+Pull = tuple[Array, Array] | None
+"""Values [N] of the rows of a side, and the loss's derivatives by them."""
+
+
+def slopes(how: How, x: Array, a: Side, b: Side, rows: Pull, columns: Pull) -> Array:
+    """The loss's derivatives by one block of logits ``x``, by way of its rows a and of its columns b."""
+    parts = []
+    for axis, pull, enters in zip((1, 0), (rows, columns), _entering(how, a, b), strict=True):
+        if pull is not None:
+            values, by_values = (jnp.expand_dims(p, axis) for p in pull)
+            part = by_values * how.reduction.slope(x, values)
+            parts.append(part if enters is None else jnp.where(enters, part, 0.0))
+    return functools.reduce(operator.add, parts)
 
 
 def own(how: How, tree: Any) -> Any:
@@ -133,11 +158,6 @@ def own(how: How, tree: Any) -> Any:
 def nothing(how: How, count: int) -> Stats:
     """Statistics of no logits, for ``count`` rows."""
     return own(how, how.reduction.piece(jnp.zeros((0, count)), 0))
-
-
-def merge(how: How, one: Stats, other: Stats) -> Stats:
-    """Statistics of two disjoint sets of logits, joined."""
-    return how.reduction.merge(jax.tree.map(lambda x, y: jnp.stack([x, y]), one, other))
 
 
 def _over_blocks(step: Callable, carry: Any, rows: Any, size: int) -> tuple[Any, Any]:
@@ -158,35 +178,22 @@ def forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stat
     """Statistics of the rows of a, and of the rows of b."""
 
     def step(columns, block):
-        rows, more = _pieces(how, block, b, bias)
-        return (None if more is None else merge(how, columns, more)), rows
+        rows, more = pieces(how, _logits(block, b, bias), block, b)
+        return (None if more is None else how.reduction.merge(columns, more)), rows
 
     start = nothing(how, len(b.x)) if how.columns else None
     columns, rows = _over_blocks(step, start, a, how.block_size)
     return rows, columns
 
 
-Pull = tuple[Array, Array] | None
-"""Values [N] of the rows of a side, and the loss's derivatives by them."""
-
-
 def backward(how: How, a: Side, b: Side, bias: Array | None, rows: Pull, columns: Pull) -> tuple[Array, Array, Any]:
     """Derivatives by ``a.x``, ``b.x`` and the bias."""
 
-    def pull(x: Array, enters: Array | None, values: Array, slopes: Array) -> Array:
-        g = slopes * how.reduction.slope(x, values)
-        return g if enters is None else jnp.where(enters, g, 0.0)
-
     def step(carry, inputs):
-        block, (values, slopes) = inputs
-        x = _logits(block, b, bias)
-        enters = _entering(how, block, b)
-        g = pull(x, enters[0], values[:, None], slopes[:, None])
-        if columns is not None:
-            g = g + pull(x, enters[1], columns[0][None, :], columns[1][None, :])
-        product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-        d_b = carry[0] + product("ij,id->jd", g, block.x)
-        return (d_b, None if bias is None else carry[1] + jnp.sum(g)), product("ij,jd->id", g, b.x)
+        block, pull = inputs
+        g = slopes(how, _logits(block, b, bias), block, b, pull, columns)
+        d_b = carry[0] + _product("ij,id->jd", g, block.x)
+        return (d_b, None if bias is None else carry[1] + jnp.sum(g)), _product("ij,jd->id", g, b.x)
 
     start = own(how, jax.tree.map(lambda x: jnp.zeros(x.shape), (b.x, bias)))
     (d_b, d_bias), d_a = _over_blocks(step, start, (a, rows), how.block_size)

@@ -1,7 +1,7 @@
 """How rows that lie over a mesh meet all rows of the other side: gathered, or passed around a ring.
 
 Each device holds its own rows of a and of b, and these functions run inside ``shard_map``. Both ways give what
-``blocks.forward`` and ``blocks.backward`` give on one device, in the same signature.
+``kernel.forward`` and ``kernel.backward`` give on one device, in the same signature.
 
 - *Gather*: every device receives all rows of b; a device's part of what belongs to b is scattered back to its owner.
 - *Ring*: rows of b travel from device to device, and what belongs to them (statistics, derivatives) travels with
@@ -14,19 +14,25 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array
-from jaxrep.losses import blocks
+from jaxrep.losses import blocks, kernel
 from jaxrep.losses.blocks import How, Pull, Side, Stats
 
 
 def gather_forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stats | None]:
-    rows, columns = blocks.forward(how, a, _gather(how, b), bias)
-    return rows, how.reduction.merge(_to_owners(how, columns)) if columns is not None else None
+    rows, columns = kernel.forward(how, a, _gather(how, b), bias)
+    if columns is None:
+        return rows, None
+    start = blocks.nothing(how, len(b.x))
+    columns, _ = jax.lax.scan(
+        lambda one, other: (how.reduction.merge(one, other), None), start, _to_owners(how, columns)
+    )
+    return rows, columns
 
 
 def gather_backward(
     how: How, a: Side, b: Side, bias: Array | None, rows: Pull, columns: Pull
 ) -> tuple[Array, Array, Any]:
-    d_a, d_b, d_bias = blocks.backward(how, a, _gather(how, b), bias, rows, _gather(how, columns))
+    d_a, d_b, d_bias = kernel.backward(how, a, _gather(how, b), bias, rows, _gather(how, columns))
     return d_a, jax.lax.psum_scatter(d_b, how.axes, tiled=True), jax.lax.psum(d_bias, how.axes)
 
 
@@ -35,10 +41,10 @@ def ring_forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats,
         rows, visitor, columns = carry
         # Sent before the work on it, so that the transfer can hide behind the work.
         onward = _pass_on(how, visitor)
-        more_rows, more_columns = blocks.forward(how, a, visitor, bias)
+        more_rows, more_columns = kernel.forward(how, a, visitor, bias)
         if more_columns is not None:
-            columns = _pass_on(how, blocks.merge(how, columns, more_columns))
-        return (blocks.merge(how, rows, more_rows), onward, columns), None
+            columns = _pass_on(how, how.reduction.merge(columns, more_columns))
+        return (how.reduction.merge(rows, more_rows), onward, columns), None
 
     start = (blocks.nothing(how, len(a.x)), b, blocks.nothing(how, len(b.x)) if how.columns else None)
     (rows, _, columns), _ = jax.lax.scan(hop, start, None, length=_devices(how))
@@ -51,7 +57,7 @@ def ring_backward(
     def hop(carry, _):
         d_a, (visitor, pull), d_b, d_bias = carry
         onward = _pass_on(how, (visitor, pull))
-        more_a, more_b, more_bias = blocks.backward(how, a, visitor, bias, rows, pull)
+        more_a, more_b, more_bias = kernel.backward(how, a, visitor, bias, rows, pull)
         d_a, d_b, d_bias = jax.tree.map(jnp.add, (d_a, d_b, d_bias), (more_a, more_b, more_bias))
         return (d_a, onward, _pass_on(how, d_b), d_bias), None
 

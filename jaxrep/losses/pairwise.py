@@ -12,12 +12,11 @@ import functools
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.losses import blocks, exchange
+from jaxrep.losses import blocks, exchange, kernel
 from jaxrep.losses.blocks import How, Reduction, Side
 from jaxrep.mesh import ROWS, ambient
 
@@ -42,13 +41,14 @@ def pairwise(
     Args:
         among: every pair enters, or those that are alike, or those that are not.
         columns: without it only the reduction along rows is computed and returned.
-        block_size: rows of logits that exist at a time on a device; None: ``blocks.BLOCK_SIZE``.
+        block_size: rows of logits that exist at a time on a device; None: ``blocks.BLOCK_SIZE``. Where
+            ``kernel.pays`` no rows of logits exist and it is not read.
     """
     how = How(reduction, among, columns, block_size or blocks.BLOCK_SIZE)
     devices = row_devices()
     if devices == 1:
         return _pairwise(how, None, a, b, bias)
-    b = _padded(b, -len(b.x) % devices)
+    b = blocks.padded(b, -len(b.x) % devices)
     how = dataclasses.replace(how, axes=ROWS[0])
     return _pairwise(how, "gather" if b.x.nbytes <= GATHER_BYTES else "ring", a, b, bias)
 
@@ -59,16 +59,8 @@ def row_devices() -> int:
     return 1 if mesh is None else mesh.shape[ROWS[0][0]] * mesh.shape[ROWS[0][1]]
 
 
-def _padded(side: Side, count: int) -> Side:
-    """With ``count`` rows more that are absent: what is not led by the batch (a queue, a table) may have any length."""
-    if count == 0:
-        return side
-    present = jnp.ones(len(side.x), bool) if side.present is None else side.present
-    return jax.tree.map(lambda x: jnp.pad(x, [(0, count)] + [(0, 0)] * (x.ndim - 1)), side._replace(present=present))
-
-
 _WAYS = {
-    None: (blocks.forward, blocks.backward),
+    None: (kernel.forward, kernel.backward),
     "gather": (exchange.gather_forward, exchange.gather_backward),
     "ring": (exchange.ring_forward, exchange.ring_backward),
 }

@@ -85,7 +85,7 @@ def _uniformity(x: Array, block_size: int) -> Float[Array, ""]:
 MAX = Reduction(
     drop=-jnp.inf,
     piece=lambda x, axis: (jnp.max(x, axis, initial=FLOOR),),
-    merge=lambda stats: (jnp.max(stats[0], 0),),
+    merge=lambda one, other: (jnp.maximum(one[0], other[0]),),
     value=lambda stats: stats[0],
     slope=lambda x, value: (x == value).astype(x.dtype),
 )
