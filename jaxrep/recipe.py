@@ -41,10 +41,18 @@ class Data:
     """The order of the examples, a pure function of the seed and the position."""
     workers: int = execution(0)
     """Worker processes that decode; 0: threads of this process."""
+    max_bad_share: float = execution(0.01)
+    """Share of examples that may be unreadable (others stand in for them) before the run stops."""
+    leave_out_shards: bool = execution(False)
+    """Whether a shard that cannot be read, also after a while, is left out; else the run stops."""
 
     def problems(self) -> Iterator[str]:
         if self.batch_size < 1:
             yield f"batch_size counts examples: at least 1, got {self.batch_size}"
+        elif self.order.block > 0 and self.batch_size % self.order.block:
+            yield f"batch_size is {self.batch_size}, which cuts groups of {self.order.block}: take a multiple of it"
+        if not 0 <= self.max_bad_share <= 1:
+            yield f"max_bad_share is a share, from 0 to 1, got {self.max_bad_share}"
         if self.workers < 0:
             yield f"workers counts processes: 0 or more, got {self.workers}"
 

@@ -1,7 +1,8 @@
 """From examples to batches on the host, read ahead by grain in threads or in worker processes.
 
 All state is one number, the position in the global order of the next example. A batch is a pure function of it, so
-the order depends neither on workers nor on hosts nor on what was read ahead when a run ended.
+the order depends neither on workers nor on hosts nor on what was read ahead when a run ended. Beside it goes a ledger
+of what could not be read.
 """
 
 import dataclasses
@@ -12,7 +13,9 @@ import absl.flags
 import grain
 import numpy as np
 
+from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.order import Indices
+from jaxrep.data.reader import Reader
 from jaxrep.data.source import Examples
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -20,6 +23,9 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 CHUNK = 256
 """Most rows that one read takes on: a large batch is read by several threads, into one batch's memory."""
+
+LEDGER = "/ledger"
+"""What was bad in a read, beside its arrays; no field has such a name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,10 @@ class Tokenize:
 
 def read(examples: Examples, indices: np.ndarray, transform: Transform | None = None) -> dict[str, np.ndarray]:
     """The arrays of a batch of the examples at ``indices``; what is left as strings stays behind."""
-    columns = examples.gather(indices)
+    return _arrays(examples.gather(indices), transform)
+
+
+def _arrays(columns: dict[str, Any], transform: Transform | None) -> dict[str, np.ndarray]:
     columns = transform(columns) if transform else columns
     return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
 
@@ -58,24 +67,32 @@ class Loader:
         *,
         transform: Transform | None = None,
         position: int = 0,
+        ledger: Ledger = EMPTY,
+        seed: int = 0,
+        max_bad_share: float = 0.0,
+        leave_out_shards: bool = False,
         rows: slice = slice(None),
         workers: int = 0,
         threads: int = 2,
     ):
         """``batch_size``: global; ``rows``: those of a batch that this host reads (``prefetch.local_rows``).
 
-        ``position``: of the first example, as ``loader.position`` said before. ``workers``: processes beside this
-        one, each with ``threads`` threads; 0 reads in threads of this process.
+        ``position``: of the first example, and ``ledger``: what was bad before it, as ``loader.position`` and
+        ``loader.ledger`` said then. ``seed``: of what is drawn in reading. ``max_bad_share``: the share of examples
+        that may be unreadable, and ``leave_out_shards``: whether whole shards may. ``workers``: processes beside
+        this one, each with ``threads`` threads; 0 reads in threads of this process.
         """
         if position < 0 or batch_size < 1:
             raise ValueError(f"position is at least 0 and batch_size at least 1, not {position} and {batch_size}")
         first, stop, stride = rows.indices(batch_size)
         if stop <= first or stride != 1:
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
-        self.position, self.batch_size = position, batch_size
+        self.position, self.ledger, self.order, self.batch_size = position, ledger, order, batch_size
+        self._max_bad_share = max_bad_share
         chunk = next(size for size in range(min(CHUNK, stop - first), 0, -1) if (stop - first) % size == 0)
         self._parts = (stop - first) // chunk
-        chunks = _Chunks(examples, order, transform, position + first, batch_size, chunk, self._parts)
+        reader = Reader(examples, order, seed, leave_out_shards, set(ledger.left_out))
+        chunks = _Chunks(reader, transform, position + first, batch_size, chunk, self._parts)
         ahead = max(self._parts, threads)
         reads = grain.MapDataset.source(chunks).to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
@@ -94,8 +111,13 @@ class Loader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        parts = [next(self._reads) for _ in range(self._parts)]
+        """The next batch. Raises JaxrepError where more than ``max_bad_share`` of the examples so far were bad."""
+        parts = [dict(next(self._reads)) for _ in range(self._parts)]
         self.position += self.batch_size
+        for part in parts:
+            found = part.pop(LEDGER, None)
+            self.ledger += Ledger(len(part["position"])) if found is None else Ledger.unpacked(found)
+        self.ledger.check(self._max_bad_share)
         return _joined(parts) if self._copies else parts[0]
 
     def close(self) -> None:
@@ -109,8 +131,7 @@ class Loader:
 class _Chunks:
     """Random access to runs of ``size`` rows, ``parts`` of them a batch; grain reads them in parallel, in order."""
 
-    examples: Examples
-    order: Indices
+    reader: Reader
     transform: Transform | None
     first: int
     batch_size: int
@@ -125,7 +146,9 @@ class _Chunks:
         start = self.first + step * self.batch_size + part * self.size
         positions = np.arange(start, start + self.size, dtype=np.uint64)
         halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1)
-        return read(self.examples, self.order(positions), self.transform) | {"position": halves.astype(np.uint32)}
+        columns, ledger = self.reader.read(positions)
+        told = {LEDGER: ledger.packed()} if ledger.bad or ledger.left_out else {}
+        return _arrays(columns, self.transform) | {"position": halves.astype(np.uint32)} | told
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

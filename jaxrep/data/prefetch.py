@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrep.data.ledger import Ledger
 from jaxrep.data.loader import Loader
 
 
@@ -38,17 +39,17 @@ def put(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, batch_
 class Prefetch:
     """The loader's batches on the devices, up to ``ahead`` of them before they are asked for, by one thread.
 
-    ``position`` belongs to the batch handed out last, so a checkpoint stores what was trained on and not what was
-    read. An error of the loader is raised where its batch is asked for. Close it, or use it in a ``with``; the loader
-    closes with it.
+    ``position`` and ``ledger`` belong to the batch handed out last, so a checkpoint stores what was trained on and not
+    what was read. An error of the loader is raised where its batch is asked for. Close it, or use it in a ``with``; the
+    loader closes with it.
     """
 
     def __init__(self, loader: Loader, sharding: jax.sharding.Sharding, ahead: int = 2):
-        self.position = loader.position
+        self.position, self.ledger = loader.position, loader.ledger
         self.data_wait = 0.0
         """Seconds that the last ``next`` waited for its batch."""
         self._loader, self._sharding = loader, sharding
-        self._ready: queue.Queue[tuple[Any, int]] = queue.Queue()
+        self._ready: queue.Queue[tuple[Any, int, Ledger]] = queue.Queue()
         self._room = threading.Semaphore(ahead)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
@@ -61,14 +62,24 @@ class Prefetch:
         if self._closing.is_set():
             raise StopIteration
         start = time.perf_counter()
-        batch, position = self._ready.get()
+        batch, position, ledger = self._ready.get()
         self.data_wait = time.perf_counter() - start
         if isinstance(batch, BaseException):
             self.close()
             raise batch
         self._room.release()
-        self.position = position
+        self.position, self.ledger = position, ledger
         return batch
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the data, as JSON values."""
+        return {"position": self.position, "ledger": self.ledger.to_json()}
+
+    def metrics(self) -> dict[str, float]:
+        """The share of each source of a mixture in the examples so far, and the number of bad ones."""
+        counts = self._loader.order.counts(self.position)
+        return {f"data/share/{name}": n / self.position for name, n in counts.items()} | self.ledger.metrics()
 
     def __enter__(self) -> "Prefetch":
         return self
@@ -87,6 +98,6 @@ class Prefetch:
         try:
             while self._room.acquire() and not self._closing.is_set():
                 batch = put(next(self._loader), self._sharding, self._loader.batch_size)
-                self._ready.put((batch, self._loader.position))
+                self._ready.put((batch, self._loader.position, self._loader.ledger))
         except BaseException as error:  # raised again by __next__, in the thread that can handle it
-            self._ready.put((error, self._loader.position))
+            self._ready.put((error, self._loader.position, self._loader.ledger))

@@ -70,11 +70,11 @@ def _steps(setup: Setup, say: Say) -> Exit:
         contextlib.closing(Checkpoints(setup.run.path, recipe.checkpoint)) as checkpoints,
         Interrupts() as stop,
     ):
-        state, position = setup.start(checkpoints)
+        state, data = setup.start(checkpoints)
         step_fn = setup.compile()
         evaluate = Evaluation(setup)
         first, found = int(state.step), {}
-        loader = setup.loader(position)
+        loader = setup.loader(data["position"], data.get("ledger"))
         reporter = Reporter(
             recipe, setup.run.path, first, setup.total_steps, step_fn.flops, main=jax.process_index() == 0
         )
@@ -87,19 +87,20 @@ def _steps(setup: Setup, say: Say) -> Exit:
                 reporter.advance(step, batches.data_wait)
                 last = step == setup.total_steps
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
-                    reporter.log(step, metrics, memory())
+                    reporter.log(step, metrics, memory() | batches.metrics())
+                    setup.run.keep_ledger(batches.ledger)
                 if reporter.latest.get("skipped", 0) >= recipe.max_skipped_steps:
                     return _diverged(checkpoints, reporter, setup, say)
                 try:
                     found = evaluate(step, state)
                 except BaseException:  # an evaluation that fails, or is interrupted, costs no training
-                    checkpoints.save(step, state, {"position": batches.position})
+                    checkpoints.save(step, state, batches.state)
                     checkpoints.wait()
                     raise
                 reporter.add(found)
                 if last or step % recipe.checkpoint.every_steps == 0 or found or stop.requested:
                     reporter.flush()  # a line of metrics is on disk before the checkpoint that follows it
-                    checkpoints.save(step, state, {"position": batches.position}, found)
+                    checkpoints.save(step, state, batches.state, found)
                 if stop.requested and not last:
                     return _preempted(step, checkpoints, setup, say)
         checkpoints.wait()

@@ -1,8 +1,8 @@
 """A run directory: what a run leaves behind and how it is recognised.
 
 ``recipe.json``, the experiment file, ``environment.json``, ``tokenizer.json`` (the vocabulary), ``metrics.jsonl``,
-``results.json``, ``checkpoints/``, ``tensorboard/``. The same command in the same directory goes on; another identity
-is refused.
+``data_ledger.json`` (what could not be read), ``results.json``, ``checkpoints/``, ``tensorboard/``. The same command in
+the same directory goes on; another identity is refused.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 
+from jaxrep.data.ledger import Ledger
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import Loaded, from_run
@@ -92,6 +93,11 @@ class Run:
             )
         if changes:
             say(f"goes on under another execution:\n{render_difference(changes)}")
+
+    def keep_ledger(self, ledger: Ledger) -> None:
+        """Writes what could not be read so far; each host tells of what it reads itself."""
+        host = f"-{jax.process_index()}" if jax.process_index() else ""
+        write_json(self.path / f"data_ledger{host}.json", ledger.to_json())
 
     def tokenizer(self, recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedTokenizer:
         """The run's tokenizer; its vocabulary is learnt or read once and kept."""

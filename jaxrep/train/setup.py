@@ -2,7 +2,7 @@
 restored."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from jaxrep.data.fields import batch_fields
+from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader, Tokenize
 from jaxrep.data.prefetch import local_rows
 from jaxrep.data.source import Examples
@@ -64,16 +65,16 @@ class Setup:
         """The state's shapes, each with its sharding."""
         return abstract(self.recipe, self.shapes, self.updater, self.mesh)
 
-    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-        """(state, position of the loader): of the last checkpoint, or of the beginning."""
+    def start(self, checkpoints: Checkpoints) -> tuple[TrainState, Mapping[str, Any]]:
+        """(state, where the loader stands): of the last checkpoint, or of the beginning."""
         last = checkpoints.latest()
         if last is not None:
             self.say(f"goes on from step {last} of {self.total_steps}")
             state, meta = checkpoints.restore(last, self.abstract)
-            return state, meta["position"]
+            return state, meta
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         state = run_once(lambda: initial(self.recipe, self.shapes, self.updater), out_shardings=places)
-        return start_from(self, state), 0
+        return start_from(self, state), {"position": 0}
 
     def compile(self) -> CompiledStep:
         """The step for these devices, from shapes and shardings alone."""
@@ -81,15 +82,19 @@ class Setup:
         traced = trace(self.recipe, self.shapes, self.updater, self.total_steps, self.abstract, batch)
         return CompiledStep(traced.lower().compile(), count(traced.jaxpr.jaxpr))
 
-    def loader(self, position: int) -> Loader:
-        """Batches from a position on, this host's rows of each."""
+    def loader(self, position: int, ledger: Mapping[str, Any] | None = None) -> Loader:
+        """Batches from a position on, this host's rows of each. ``ledger``: of a checkpoint, what was bad before."""
         data = self.recipe.data
         return Loader(
             self.examples,
-            data.order.over(self.examples),
+            self.examples.arranged(data.order, data.batch_size),
             data.batch_size,
             transform=Tokenize(self.tokenizer, data.texts),
             position=position,
+            ledger=Ledger.from_json(ledger) if ledger else EMPTY,
+            seed=self.recipe.seed,
+            max_bad_share=data.max_bad_share,
+            leave_out_shards=data.leave_out_shards,
             rows=local_rows(NamedSharding(self.mesh, ROWS), data.batch_size),
             workers=data.workers,
         )

@@ -9,6 +9,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrep.data import prefetch
+from jaxrep.data.ledger import Ledger
+from jaxrep.data.order import Shuffled
 from jaxrep.data.prefetch import Prefetch, local_rows, put
 from jaxrep.mesh import AXES, ROWS
 
@@ -17,6 +19,11 @@ class Counting:
     """A loader of 6 batches [8,2] that counts upwards; ``fails_at`` names a batch that cannot be read."""
 
     batch_size = 8
+    order = Shuffled(0, 48)
+
+    @property
+    def ledger(self):
+        return Ledger(self.position, {("a.tar", "the picture is empty"): 2} if self.position > 8 else {})
 
     def __init__(self, fails_at=None):
         self.position, self.fails_at, self.closed = 0, fails_at, False
@@ -43,7 +50,9 @@ def test_batches_come_in_order_with_the_position_that_follows_them(sharding):
     with Prefetch(loader, sharding) as batches:
         assert batches.position == 0
         for step, batch in enumerate(batches):
-            assert batches.position == 8 * step + 8
+            assert batches.position == 8 * step + 8 and batches.ledger.rows == batches.position
+            assert batches.state == {"position": 8 * step + 8, "ledger": batches.ledger.to_json()}
+            assert batches.metrics() == ({"data/bad": 2.0} if step else {})
             assert batch["x"].sharding == sharding
             np.testing.assert_array_equal(batch["x"], np.arange(16 * step, 16 * step + 16).reshape(8, 2))
     assert batches.position == 48 and loader.closed
