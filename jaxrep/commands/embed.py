@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import tempfile
+import typing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,11 +16,10 @@ from rich.progress import track
 
 from jaxrep.commands.models import add_arguments, check_out, load
 from jaxrep.data.decode import BadSample
-from jaxrep.data.files import Csv, Folder
-from jaxrep.data.source import Columns, Examples
+from jaxrep.data.grammar import parse, read
+from jaxrep.data.source import Examples
 from jaxrep.data.tar import TarShards
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.spec import problems
 
 if TYPE_CHECKING:
     from jaxrep.model import Model
@@ -32,11 +32,12 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="a folder of images, tars (train-{00..09}.tar), a .csv, or a .txt with a text a line",
+        help="a folder of images, tars (train-{00..09}.tar), a .csv, a .txt with a text a line, or any KIND:WHERE (see "
+        "jaxrep data --help)",
     )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the .npz file to write")
-    parser.add_argument("--image", metavar="NAME", nargs="+", default=[], help="column of a .csv; extensions in a tar")
-    parser.add_argument("--text", metavar="NAME", default="", help="column of a .csv; extension in a tar")
+    parser.add_argument("--image", metavar="NAME", nargs="+", default=[], help="column of a table; extensions in a tar")
+    parser.add_argument("--text", metavar="NAME", default="", help="column of a table; extension in a tar")
     parser.add_argument("--separator", default=",", help="between the columns of a .csv (default: a comma)")
     given = parser.parse_args(args)
     check_out(given.out)
@@ -49,37 +50,30 @@ def main(args: list[str]) -> int:
 
 def examples(given: argparse.Namespace, model: "Model") -> Examples:
     """What SOURCE holds. Raises UsageError."""
-    source, kind = given.source, Path(given.source).suffix.lower()
-    size = model.fields["image"].shape[0] if "image" in model.fields else 1
-    if kind not in (".tar", ".csv") and (given.image or given.text):
-        raise UsageError(
-            f"--image and --text name the columns of a .csv or the members of a .tar, and {source} is neither"
-        )
-    if kind == ".txt":
-        lines = _lines(Path(source))
-        return Columns({"key": lines, "text": lines})
-    if kind == ".tar":
-        image = given.image or (() if given.text else TarShards(shards="").image)
-        spec = TarShards(shards=source, image=tuple(image), text=given.text, image_size=size)
-    elif kind == ".csv":
-        if len(given.image) > 1:
-            raise UsageError(f"--image names one column of {source}, not {len(given.image)}")
-        image = "".join(given.image)
-        spec = Csv(path=source, image=image, text=given.text, separator=given.separator, image_size=size)
-    elif Path(source).is_dir():
-        spec = Folder(path=source, labels_from_folders=False, image_size=size)
-    else:
-        raise UsageError(f"{source} is neither a folder nor a .tar, a .csv or a .txt")
-    if wrong := problems(spec):
-        raise UsageError(f"{source}: {wrong[0]}" + ("; by --image or --text" if kind == ".csv" else ""))
-    return spec.open()
-
-
-def _lines(path: Path) -> list[str]:
+    cls, said = read(given.source)
+    fields: dict[str, Any] = {"labels_from_folders": False}
+    if "image" in model.fields:
+        fields["image_size"] = model.fields["image"].shape[0]
+    if cls is TarShards and not (given.image or given.text):
+        fields["text"] = ""
+    elif "text" in typing.get_type_hints(cls):
+        fields |= {"image": _image(given, cls), "text": given.text, "separator": given.separator}
+    elif given.image or given.text:
+        raise UsageError(f"--image and --text name parts of an example, and those of {given.source} have no names")
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as lines of UTF-8: {error}") from error
+        return parse(given.source, fields).open()
+    except UsageError as error:
+        named = cls is TarShards or said.keys() & {"image", "text"} or "holds nothing" not in str(error)
+        raise error if named else UsageError(f"{error}; by --image or --text") from None
+
+
+def _image(given: argparse.Namespace, cls: type) -> str | tuple[str, ...]:
+    """--image as the source takes it: extensions in a tar, or one column."""
+    if cls is TarShards:
+        return tuple(given.image)
+    if len(given.image) > 1:
+        raise UsageError(f"--image names one column of {given.source}, not {len(given.image)}")
+    return "".join(given.image)
 
 
 def embed(model: "Model", examples: Examples) -> tuple[dict[str, Any], list[BadSample]]:

@@ -1,4 +1,4 @@
-"""Pictures and captions in plain files: a folder of pictures, or a table of paths, captions and labels."""
+"""Pictures and captions in plain files: a folder of pictures, a table of paths, captions and labels, lines of text."""
 
 import csv
 import io
@@ -196,3 +196,45 @@ def _number(value: str) -> str | float | None:
         return float(value) if value else None
     except ValueError:
         return value
+
+
+@spec
+class Lines(Encoded):
+    """The lines of a text file, a text each; an example's key is its line."""
+
+    path: str
+    """The file, or its URL."""
+
+    def parts(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def open(self) -> Examples:
+        path = local(self.path)
+        try:
+            lines = read(path).decode("utf-8-sig").removesuffix("\n").split("\n")
+        except (BadShard, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} cannot be read as lines of UTF-8: {error}") from error
+        return LineExamples(self, path, lines)
+
+
+class LineExamples(EncodedExamples):
+    """Lines of the file ``path``."""
+
+    def __init__(self, source: Encoded, path: str, lines: Sequence[str]):
+        super().__init__(source)
+        self._path, self._lines = path, lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def shard(self, index: int) -> str:
+        return self._path
+
+    def key(self, index: int) -> str:
+        return self._lines[index]
+
+    def content(self, index: int, part: str) -> bytes:
+        return self._lines[index].encode()
+
+    def place(self, index: int, part: str) -> str:
+        return f"{self._path}, line {index + 1}"

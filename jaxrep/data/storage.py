@@ -19,7 +19,7 @@ from jaxrep.errors import JaxrepError, UsageError
 
 T = TypeVar("T")
 
-WAITS = (0.5, 2.0, 8.0)
+WAITS = (0.5, 2.0)
 """Seconds before a read that failed is tried again."""
 
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)

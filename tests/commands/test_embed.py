@@ -87,13 +87,13 @@ def test_mistakes_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_path):
     (tmp_path / "bad/a.jpg").write_bytes(b"no picture")
     table = pictures / "pairs.csv"
     for args, status, told in [
-        ((pictures / "none",), 2, "is neither a folder nor a .tar, a .csv or a .txt"),
+        ((pictures / "none",), 2, "is neither a folder nor a file that ends in .tar"),
         ((table,), 2, "name an image, a text or a label; by --image or --text"),
         ((table, "--text", "titel"), 2, "has no column 'titel'; did you mean title?"),
         ((table, "--image", "a", "b"), 2, "--image names one column"),
-        ((pictures, "--text", "title"), 2, "name the columns of a .csv or the members of a .tar"),
+        ((pictures, "--text", "title"), 2, "--image and --text name parts of an example"),
         ((tmp_path / "none.txt",), 2, "cannot be read as lines of UTF-8"),
-        (("gs://bucket/0.tar",), 2, "is remote (gs)"),
+        (("nosuch://bucket/0.tar",), 2, "cannot be reached: "),
         ((tmp_path / "bad",), 1, "none of the 1 examples can be read; the first: "),
     ]:
         found, _, err = jaxrep_says("embed", run_dir, *args, "--out", tmp_path / "out.npz")

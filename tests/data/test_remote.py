@@ -69,7 +69,7 @@ def test_what_fails_for_a_moment_is_read_again(remote, monkeypatch):
     source, _, files, _ = remote
     examples = source.open()
     cat, failures = type(files).cat_file, [OSError("reset"), RuntimeError("503")]
-    monkeypatch.setattr(storage, "WAITS", (0, 0, 0))
+    monkeypatch.setattr(storage, "WAITS", (0, 0))
 
     def flaky(self, *args):
         if failures:
@@ -78,7 +78,7 @@ def test_what_fails_for_a_moment_is_read_again(remote, monkeypatch):
 
     monkeypatch.setattr(type(files), "cat_file", flaky)
     assert examples[0]["text"] == "number 0"
-    failures += [RuntimeError("503")] * 4
+    failures += [RuntimeError("503")] * 3
     with pytest.raises(BadShard, match=r"0.tar cannot be read \(503\)"):
         examples[1]
 
