@@ -4,13 +4,10 @@ A crop that is drawn follows from its key alone, so it is the same with any numb
 """
 
 import math
+import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Float64
-
-from jaxrep.data.order import mix
 from jaxrep.spec import spec
 
 ATTEMPTS = 10
@@ -76,7 +73,9 @@ class RandomResizedCrop(HostCrop):
         if key is None:
             return central(width, height, shape, shape)
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
-        for area, ratio, across, down in draws(key, 4 * ATTEMPTS).reshape(ATTEMPTS, 4).tolist():
+        draw = random.Random(key).random  # Python promises the same sequence in every version
+        for _ in range(ATTEMPTS):
+            area, ratio, across, down = draw(), draw(), draw(), draw()
             pixels = width * height * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
             ratio = math.exp(low + ratio * (high - low))
             w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
@@ -92,9 +91,3 @@ def central(width: int, height: int, narrowest: float, widest: float) -> Box:
     h = min(height, max(1, round(width / narrowest)))
     left, top = (width - w) // 2, (height - h) // 2
     return Box(left, top, left + w, top + h)
-
-
-def draws(key: int, count: int) -> Float64[np.ndarray, "count"]:
-    """Numbers from [0, 1), a pure function of the key: neighbouring keys share none."""
-    bits = mix(mix(np.array([key], np.uint64)) + np.arange(count, dtype=np.uint64))
-    return (bits >> np.uint64(11)) * 2.0**-53
