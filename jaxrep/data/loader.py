@@ -93,7 +93,7 @@ class Loader:
         self._parts = (stop - first) // chunk
         reader = Reader(examples, order, seed, leave_out_shards, set(ledger.left_out))
         chunks = _Chunks(reader, transform, position + first, batch_size, chunk, self._parts)
-        ahead = max(self._parts, threads)
+        ahead = max(self._parts, 2 * threads)  # what waits to be handed out must stop no thread
         reads = grain.MapDataset.source(chunks).to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         )
