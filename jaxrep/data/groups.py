@@ -9,7 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from jaxrep.data.order import Epochs, Indexed, Indices, Order, epoch_keys, mix, permute, some
+from jaxrep.data.near import Near
+from jaxrep.data.order import EPOCHS, Indexed, Indices, Order, epoch_keys, mix, permute, some
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
 
@@ -125,14 +126,17 @@ class SideBySide(Indices):
 
     def __init__(self, seed: int, neighbours: Int[np.ndarray, "N K"]):
         self._seed, self._neighbours = seed, neighbours
-        self._epochs = Epochs(self._epoch)
+        self._epochs: Near[np.ndarray] = Near(EPOCHS)
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(len(self._neighbours)))
         indices = np.empty(places.shape, np.int64)
         for epoch in np.unique(epochs):
-            indices[epochs == epoch] = self._epochs(int(epoch))[places[epochs == epoch]]
+            indices[epochs == epoch] = self._plan(int(epoch))[places[epochs == epoch]]
         return indices
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        return self._epochs.get(epoch, lambda: self._epoch(epoch))
 
     def _epoch(self, epoch: int) -> np.ndarray:
         """All indices in the order of an epoch."""

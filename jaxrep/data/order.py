@@ -5,9 +5,8 @@ billion examples takes as much memory as that of ten.
 """
 
 import dataclasses
-import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +17,8 @@ from jaxrep.spec import replace, spec
 _ROUNDS = 8
 NEAR = 2**16
 """What stands in for a bad sample comes at most so many places after it in the order, so that its shard is near."""
+EPOCHS = 2
+"""How many epochs' plans an order that makes such keeps at a time: a batch may lie across the border of two."""
 
 
 class Indices:
@@ -107,27 +108,6 @@ def some(examples: Indexed) -> int:
 def epoch_keys(seed: int, epochs: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
     """A key an epoch; with a place's position for the epoch, a key a place."""
     return mix(mix(np.full_like(epochs, seed)) + epochs)
-
-
-class Epochs:
-    """What is computed once an epoch, kept for the last two epochs asked for. It pickles without them."""
-
-    def __init__(self, make: Callable[[int], Any]):
-        self._make = make
-        self.__setstate__({"_make": make})
-
-    def __call__(self, epoch: int) -> Any:
-        with self._lock:
-            if epoch not in self._kept:
-                self._kept = dict(list(self._kept.items())[-1:]) | {epoch: self._make(epoch)}
-            return self._kept[epoch]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_make": self._make}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._make = state["_make"]
-        self._lock, self._kept = threading.Lock(), {}
 
 
 def permute(

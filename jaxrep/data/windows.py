@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from jaxrep.data.order import Epochs, Indexed, Indices, Order, epoch_keys, mix, permute, some
+from jaxrep.data.near import Near
+from jaxrep.data.order import EPOCHS, Indexed, Indices, Order, epoch_keys, mix, permute, some
 from jaxrep.spec import spec
 
 
@@ -37,14 +38,14 @@ class ShuffledWindows(Indices):
     def __init__(self, seed: int, ends: Int[np.ndarray, "S"], shards: int):
         self._seed, self._shards = seed, shards
         self._starts = np.concatenate([[0], ends])  # of each shard among the examples
-        self._epochs = Epochs(self._epoch)
+        self._epochs: Near[_Epoch] = Near(EPOCHS)
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(self._starts[-1]))
         indices = np.empty(places.shape, np.int64)
         for epoch in np.unique(epochs):
             rows = epochs == epoch
-            indices[rows] = self._within(self._epochs(int(epoch)), places[rows].astype(np.int64))
+            indices[rows] = self._within(self._plan(int(epoch)), places[rows].astype(np.int64))
         return indices
 
     def _within(self, epoch: "_Epoch", places: Int[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
@@ -54,6 +55,9 @@ class ShuffledWindows(Indices):
         place = start + permute((places - start).astype(np.uint64), size.astype(np.uint64), keys).astype(np.int64)
         slot = np.searchsorted(epoch.starts, place, side="right") - 1
         return self._starts[epoch.shards[slot]] + place - epoch.starts[slot]
+
+    def _plan(self, epoch: int) -> "_Epoch":
+        return self._epochs.get(epoch, lambda: self._epoch(epoch))
 
     def _epoch(self, epoch: int) -> "_Epoch":
         (key,) = epoch_keys(self._seed, np.array([epoch], np.uint64))
