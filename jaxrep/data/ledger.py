@@ -103,4 +103,4 @@ EMPTY = Ledger()
 
 def kind(reason: str) -> str:
     """A reason without what is the example's own: what stands in brackets, and numbers."""
-    return re.sub(r"\d[\d,.]*", "N", reason.partition(" (")[0])
+    return re.sub(r"(?<!UTF-)\d[\d,.]*", "N", reason.partition(" (")[0])
