@@ -89,7 +89,19 @@ class EncodedExamples(Examples):
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
-        contents = {part: self.content(index, part) for part in self.source.parts()}
+        return self.decoded(index, self.contents(index), key)
+
+    def contents(self, index: int) -> dict[str, bytes]:
+        """The bytes of every part of an example."""
+        return {part: self.content(index, part) for part in self.source.parts()}
+
+    def check(self, index: int, contents: Mapping[str, bytes]) -> None:
+        """Raises BadSample where text or label cannot be read; the picture is not looked at."""
+        for part in contents.keys() - {"image"}:
+            self._value(part, index, contents)
+
+    def decoded(self, index: int, contents: Mapping[str, bytes], key: int | None = None) -> dict[str, Any]:
+        """The example ``index`` of the bytes of its parts. Raises BadSample."""
         return {name: self._value(name, index, contents, key) for name in self._names}
 
     def column(self, name: str) -> Any:
@@ -155,4 +167,4 @@ def read_file(path: str, place: str) -> bytes:
     try:
         return read(path)
     except BadShard as error:
-        raise BadSample(place, str(error)) from error
+        raise BadSample(place, f"the file cannot be read ({error})") from error

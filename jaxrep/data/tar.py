@@ -110,7 +110,7 @@ class TarExamples(EncodedExamples):
         size = int(places.size[row, at])
         content = read(shard.path, int(places.offset[row, at]), size)
         if len(content) < size:
-            raise BadSample(self.place(index, part), f"{shard.path} ends after {len(content)} of its {size} bytes")
+            raise BadSample(self.place(index, part), f"the tar ends after {len(content)} of its {size} bytes")
         return content
 
     def place(self, index: int, part: str) -> str:
@@ -119,6 +119,9 @@ class TarExamples(EncodedExamples):
         return f"{shard.path}, member {places.key(row)}.{self._extensions[part][places.extension[row, at]]}"
 
     def metadata(self, index: int) -> Mapping[str, Any]:
+        _, places, row = self._find(index)
+        if not places.damage(row) and places.extension[row, -1] == tar_index.MISSING:
+            return {}
         try:
             found = json.loads(self.content(index, "metadata"))
         except ValueError as error:

@@ -138,7 +138,7 @@ def members(file: IO[bytes], size: int) -> tuple[list[tarfile.TarInfo], list[str
         if member.isreg():
             found.append(member)
     if end >= size:
-        damage.append(f"the tar ends at byte {size} without the end of a tar: it was cut short, and the rest is lost")
+        damage.append(f"the tar was cut short at byte {size} and the rest is lost")
     elif rest := _gap(file, end, size):
         damage.append(rest)
     return found, damage
@@ -167,7 +167,7 @@ def _gap(file: IO[bytes], start: int, stop: int) -> str:
         if block.count(0) < len(block):
             where = start + next(i for i, byte in enumerate(block) if byte)
             file.seek(at)
-            return f"the tar is damaged at byte {where}: what lies there, up to byte {stop}, is no member"
+            return f"no member can be read between the bytes {where} and {stop} of the tar"
         start += len(block)
     file.seek(at)
     return ""

@@ -1,0 +1,200 @@
+"""The tools for data: what can be read and what cannot add up; work is resumed; a mistake is one sentence."""
+
+import io
+import json
+import random
+import tarfile
+
+import numpy as np
+import pytest
+from data.tars import pairs, picture, write
+from PIL import Image
+
+from jaxrep.data import manifest, tar_index
+from jaxrep.data.grammar import parse
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def data(jaxrep_says):
+    """Runs ``jaxrep data`` with further arguments; gives what was printed, of a run that ends well."""
+
+    def run(*args):
+        status, said, err = jaxrep_says("data", *args)
+        assert status == 0, err
+        return said, err
+
+    return run
+
+
+# inspect
+
+
+def _inspected(data, source):
+    found = json.loads(data("inspect", source, "--json")[0])
+    assert found["examples"] + sum(found["bad"].values()) == found["all"]
+    return found
+
+
+def test_inspect_counts_sizes_captions_and_equal_pictures(data, tmp_path):
+    members = [*pairs(range(3)), ("again.png", picture(1)), ("again.txt", b"number 9, again")]
+    write(tmp_path / "x.tar", members)
+    found = _inspected(data, f"{tmp_path}/x.tar")
+    assert (found["examples"], found["bad"], found["shards"]) == (4, {}, 1)
+    assert (found["distinct_image_id"], found["distinct_text_id"], found["formats"]) == (3, 4, {"PNG": 4})
+    assert found["width"]["median"] == found["height"]["max"] == 5
+    assert (found["characters"]["min"], found["characters"]["max"]) == (8, 15)
+    said, _ = data("inspect", f"{tmp_path}/x.tar")
+    assert said.startswith("4 of 4 examples can be read, in 1 shards\n") and "distinct image_id: 3" in said
+
+
+def test_inspect_draws_a_grid(data, tmp_path):
+    write(tmp_path / "x.tar", pairs(range(10)))
+    data("inspect", f"{tmp_path}/x.tar", "--grid", tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as sheet:
+        assert sheet.size == (1024, 256)
+        assert [sheet.getpixel((128 * n + 64, 64))[0] for n in range(8)] == list(range(8))
+
+
+def _jpeg(seed):
+    file = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), np.uint8)
+    Image.fromarray(noise).resize((64, 64)).save(file, "JPEG")
+    return bytearray(file.getvalue())
+
+
+FAULTS = {
+    "a tar cut in half": "the tar was cut short at byte N and the rest is lost",
+    "a garbage header": "no member can be read between the bytes N and N of the tar",
+    "zero-length members": "the picture is empty",
+    "a caption of 10 MB": "the text has N bytes, more than the N that are read",
+    "garbage in a JPEG": "the picture cannot be decoded",
+    "keys that differ in case": None,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_costs_what_it_hits_and_nothing_else(data, tmp_path, fault):
+    members = [member for n in range(20) for member in ((f"{n:02}.jpg", _jpeg(n)), (f"{n:02}.txt", b"number %d" % n))]
+    lost = 1
+    if fault == "zero-length members":
+        members[6:8], lost = [("03.jpg", b""), ("03.txt", b"")], 1
+    if fault == "a caption of 10 MB":
+        members[7] = ("03.txt", b"long " * 2_000_000)
+    if fault == "garbage in a JPEG":
+        members[6][1][200:600] = random.Random(0).randbytes(400)
+    if fault == "keys that differ in case":
+        members, lost = [(n.replace("1", "A").replace("2", "a"), c) for n, c in members], 0
+    path = write(tmp_path / "x.tar", members)
+    with tarfile.open(path) as tar:
+        offsets = {member.name: member.offset for member in tar}
+    content = bytearray(path.read_bytes())
+    if fault == "a tar cut in half":
+        content, lost = content[: offsets["10.txt"] + 515], 10
+    if fault == "a garbage header":
+        content[offsets["03.jpg"] : offsets["03.jpg"] + 512] = b"\x07" * 512
+    path.write_bytes(content)
+    found = _inspected(data, f"{path},image_size=16")
+    assert found["examples"] == 20 - lost
+    assert FAULTS[fault] is None or any(FAULTS[fault] in reason for reason in found["bad"])
+
+
+@pytest.mark.parametrize("at", range(0, 1000, 61))
+def test_a_flipped_byte_in_a_jpeg_is_seen_or_bad(data, tmp_path, at):
+    content = _jpeg(0)
+    content[at % len(content)] ^= 0x55
+    write(tmp_path / "x.tar", [("a.jpg", content), ("a.txt", b"a"), *pairs([1])])
+    found = _inspected(data, f"{tmp_path}/x.tar,image_size=16")
+    assert found["all"] == 2 and found["examples"] >= 1
+
+
+def test_a_shard_that_vanishes_while_it_is_read_is_counted(tmp_path):
+    from jaxrep.data.survey import survey
+
+    for n in range(2):
+        write(tmp_path / f"{n}.tar", pairs(range(3 * n, 3 * n + 3)))
+    examples = parse(f"{tmp_path}/{{0..1}}.tar,image_size=4").open()
+    (tmp_path / "1.tar").unlink()
+    found = survey(examples).summary
+    assert (found["examples"], found["bad"]) == (3, {"the shard cannot be read": 3})
+
+
+# index
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_an_index_lies_beside_the_shards_or_in_the_cache(data, tmp_path, cache, beside, monkeypatch):
+    for n in range(3):
+        write(tmp_path / f"{n}.tar", pairs(range(n + 1)))
+    said, _ = data("index", f"{tmp_path}/{{0..2}}.tar", *["--beside"] * beside)
+    assert said.startswith("3 shards hold 6 examples in ")
+    assert (tmp_path / ".jaxrep-index/manifest.json").exists() == beside == (not cache.exists())
+    monkeypatch.setattr(tar_index, "scan", lambda path: pytest.fail(f"{path} is read again"))
+    assert len(parse(f"{tmp_path}/*.tar").open()) == 6 and parse(f"{tmp_path}/*.tar").open()[5]["text"] == "number 2"
+
+
+def test_an_interrupted_indexing_goes_on(tmp_path, monkeypatch):
+    paths = [str(write(tmp_path / f"{n}.tar", pairs(range(n + 1)))) for n in range(4)]
+    scanned, scan = [], tar_index.scan
+
+    def dies(path):
+        scanned.append(path)
+        if path == paths[2] and scanned.count(path) == 1:
+            raise KeyboardInterrupt
+        return scan(path)
+
+    monkeypatch.setattr(tar_index, "scan", dies)
+    with pytest.raises(KeyboardInterrupt):
+        manifest.index(paths)
+    rows = [row for _, row in manifest.index(paths)]
+    assert [row.count([["txt"]]) for row in rows] == [1, 2, 3, 4]
+    assert all(scanned.count(path) == 1 for path in paths if path != paths[2])
+
+
+def test_processes_index_alike_and_tell_of_damage(data, tmp_path):
+    for n in range(2):
+        write(tmp_path / f"{n}.tar", pairs(range(3)))
+    (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:4096])
+    said, err = data("index", f"{tmp_path}/*.tar", "--workers", "2")
+    assert said.startswith("2 shards hold 5 examples") and "1.tar: the tar was cut short at byte 4096" in err
+
+
+def test_a_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
+    write(tmp_path / "x.tar", pairs(range(3)))
+    source = parse(f"{tmp_path}/x.tar")
+    manifest.index([f"{tmp_path}/x.tar"], beside=True)
+    for name in ("x.tar.npz", "manifest.json"):
+        (tmp_path / ".jaxrep-index" / name).write_bytes(b"damaged")
+        assert source.open()[2]["text"] == "number 2"
+    assert "manifest.json is damaged" in capsys.readouterr().err
+
+
+# mistakes
+
+
+def test_mistakes_are_one_sentence(jaxrep_says, tmp_path):
+    write(tmp_path / "x.tar", pairs([1]))
+    for args, told in [
+        ((), "a tool is missing; there are: index, inspect"),
+        (("inspct", "x"), "there is no tool 'inspct'; did you mean inspect?"),
+        (("inspect", f"{tmp_path}/none.tar"), "there is no file"),
+        (("inspect", f"{tmp_path}/x.tar", "--grid", tmp_path), "it is a folder"),
+        (("index", "openmoji"), "openmoji needs no index: only tars do"),
+        (("convert", f"{tmp_path}/x.tar", "zip:out"), "zip:out is no local target: name kind and folder"),
+        (("convert", f"{tmp_path}/x.tar", "tar:gs://b/out"), "is no local target"),
+        (("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"), "--per-shard counts examples"),
+    ]:
+        status, _, err = jaxrep_says("data", *args)
+        assert (status, told in err) == (2, True), err
+
+
+def test_convert_tells_what_it_left_out(data, tmp_path):
+    write(tmp_path / "x.tar", [*pairs(range(3)), ("bad.png", b""), ("bad.txt", b"x")])
+    said, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
+    assert said == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the picture cannot be decoded" in err
+    assert len(parse(f"{tmp_path}/out/*.parquet").open()) == 3
