@@ -10,12 +10,16 @@ __version__ = "0.1.0"
 
 
 def load(path: str | PathLike[str]) -> "Model":
-    """The model of a run directory, of its latest checkpoint, with the weights that its evaluations use.
+    """The model of a folder: of a public checkpoint (``docs/checkpoints.md``), or of a run, of its latest checkpoint,
+    with the weights that its evaluations use.
 
-    Raises UsageError: no run is there, or it has no checkpoint.
+    Raises UsageError: neither is there, the run has no checkpoint, or the files are not of one another.
     """
     from pathlib import Path
 
-    from jaxrep.train.restore import load_run  # here, so that the program's help need not import JAX
+    # Here, so that the program's help need not import JAX.
+    from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
+    from jaxrep.train.restore import load_run
 
-    return load_run(Path(path))[0]
+    folder = Path(path)
+    return load_checkpoint(folder) if is_checkpoint(folder) else load_run(folder)[0]

@@ -1,13 +1,15 @@
 """Model: a trained method with what it needs to meet the world, its tokenizer and its image transform."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field
 from jaxrep.data.picture import fitted
@@ -16,6 +18,9 @@ from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.methods.method import STATISTICS
 from jaxrep.objective import normalise
 from jaxrep.train.partition import Arrays, Structure
+
+Transform = Callable[[Image.Image], np.ndarray]
+"""From a picture to uint8 [H,W,3] of the size that a model reads."""
 
 
 class Model:
@@ -28,12 +33,16 @@ class Model:
         fields: Mapping[str, Field],
         tokenizer: LoadedTokenizer | None = None,
         *,
+        transforms: Mapping[str, Transform] | None = None,
         block_size: int = 256,
+        progress: bool = False,
     ):
         self._structure, self._arrays = structure, arrays
         self.fields = dict(fields)
         self.tokenizer = tokenizer
+        self.transforms = dict(transforms or {})
         self.block_size = block_size
+        self.progress = progress
 
     def encode(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
         """Embeddings by name.
@@ -59,14 +68,21 @@ class Model:
 
     def _in_blocks(self, batch: Mapping[str, Any], want: tuple[str, ...], *, unit: bool) -> dict[str, np.ndarray]:
         n = len(next(iter(batch.values())))
-        blocks = [self._block(batch, start, want, unit) for start in range(0, max(n, 1), self.block_size)]
+        blocks = [self._block(batch, start, want, unit) for start in self._starts(n)]
         return {name: np.concatenate([block[name] for block in blocks]) for name in want}
 
+    def _starts(self, n: int) -> Iterable[int]:
+        """Where the blocks of n rows start; with a bar where that takes more than one of them."""
+        starts = range(0, max(n, 1), self.block_size)
+        quiet = not self.progress or len(starts) == 1
+        return track(starts, "embedding", console=Console(stderr=True), transient=True, disable=quiet)
+
     def _block(self, batch: Mapping[str, Any], start: int, want: tuple[str, ...], unit: bool) -> dict[str, np.ndarray]:
-        """One block of rows, the last one filled up by repetition so that every block has one shape."""
+        """One block of rows, the last one filled up by repetition to a power of two, so that few shapes occur."""
         cut = {name: np.asarray(value[start : start + self.block_size]) for name, value in batch.items()}
-        filled = {name: _fill(value, self.block_size) for name, value in cut.items()}
         rows = len(next(iter(cut.values())))
+        size = min(self.block_size, 1 << max(rows - 1, 0).bit_length())
+        filled = {name: _fill(value, size) for name, value in cut.items()}
         return {
             name: np.asarray(x)[:rows] for name, x in _rows(self._structure, self._arrays, filled, want, unit).items()
         }
@@ -81,7 +97,8 @@ class Model:
     def image(self, picture: Any, name: str = "image") -> np.ndarray:
         """A picture (path, PIL image or uint8 array) as uint8 [H,W,3] of the size that the model was trained on.
 
-        The shorter side is resized (bicubic, antialiased) and the middle cut out; what is transparent becomes white.
+        By the model's own transform, or else: the shorter side is resized (antialiased) and the middle cut out; what is
+        transparent becomes white.
         """
         height, width, _ = self.fields[name].shape
         if isinstance(picture, str | Path):
@@ -92,19 +109,54 @@ class Model:
             if picture.shape == (height, width, 3):
                 return picture
             picture = Image.fromarray(picture)
-        return fitted(picture, height, width)
+        transform = self.transforms.get(name)
+        return transform(picture) if transform else fitted(picture, height, width)
 
-    def encode_text(self, texts: Sequence[str], name: str = "text") -> np.ndarray:
-        """Embeddings [n,D] of texts."""
-        tokens = self.tokenize(texts)
+    def pixels(self, arrays: np.ndarray, name: str = "image") -> np.ndarray:
+        """Images that are normalised already, float [n,3,H,W] or [n,H,W,3], as float32 [n,H,W,3] in [0,1].
+
+        The encoder normalises them again, so the model sees what it was given (to the rounding of float32).
+        """
+        height, width, channels = self.fields[name].shape
+        if arrays.shape[1:] == (channels, height, width):
+            arrays = arrays.transpose(0, 2, 3, 1)
+        if arrays.shape[1:] != (height, width, channels):
+            raise UsageError(
+                f"images as an array of floats are normalised and of shape [n,{channels},{height},{width}] or "
+                f"[n,{height},{width},{channels}], and these are of shape {list(arrays.shape)}"
+            )
+        norm = getattr(getattr(self._structure.merge(self._arrays), name), "pixels", None)
+        if norm is None:
+            raise UsageError(f"the encoder of '{name}' does not say how it normalises pixels: give it uint8 images")
+        return arrays.astype(np.float32) * np.float32(norm.std) + np.float32(norm.mean)
+
+    def encode_text(
+        self, texts: Sequence[str] | np.ndarray, name: str = "text", *, valid: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Embeddings [n,D], rows of unit length, of texts, or of their ids [n,L].
+
+        ``valid`` bool [n,L]: which ids are no padding, as an attention mask says; without it the encoder's own rule.
+        """
+        ids = np.asarray(texts)
+        if ids.dtype.kind in "iu" and ids.ndim == 2:
+            batch = {name: ids.astype(np.int32)}
+            batch |= {} if valid is None else {f"{name}/valid": np.asarray(valid, bool)}
+            return self.encode(batch, (name,))[name]
+        tokens = self.tokenize(texts)  # pyright: ignore[reportArgumentType]
         return self.encode({name: tokens["text"], f"{name}/valid": tokens["text/valid"]}, (name,))[name]
 
-    def encode_image(self, pictures: Sequence[Any], name: str = "image") -> np.ndarray:
-        """Embeddings [n,D] of pictures: paths, PIL images, or uint8 arrays."""
+    def encode_image(self, pictures: Sequence[Any] | np.ndarray, name: str = "image") -> np.ndarray:
+        """Embeddings [n,D], rows of unit length, of pictures: paths, PIL images, uint8 arrays [H,W,3], or one array of
+        floats that are normalised already, [n,3,H,W] or [n,H,W,3]."""
+        floats = pictures if hasattr(pictures, "dtype") and np.asarray(pictures).dtype.kind == "f" else None
         parts = []
-        for start in range(0, max(len(pictures), 1), self.block_size):
-            images = [self.image(picture, name) for picture in pictures[start : start + self.block_size]]
-            rows = np.array(images, np.uint8).reshape(-1, *self.fields[name].shape)
+        for start in self._starts(len(pictures)):
+            block = pictures[start : start + self.block_size]
+            if floats is not None:
+                rows = self.pixels(np.asarray(block), name)
+            else:
+                rows = np.array([self.image(one, name) for one in block], np.uint8)
+                rows = rows.reshape(-1, *self.fields[name].shape)
             parts.append(self.encode({name: rows}, (name,))[name])
         return np.concatenate(parts)
 

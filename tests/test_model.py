@@ -39,7 +39,8 @@ def test_any_number_of_rows_gives_the_same_rows(whole, n):
     found = MODEL.encode({name: value[:n] for name, value in ROWS.items()}, BOTH)
     for name in BOTH:
         assert found[name].shape == (n, 4)
-        np.testing.assert_array_equal(found[name], whole[name][:n])
+        # Blocks of another size sum in another order.
+        np.testing.assert_allclose(found[name], whole[name][:n], atol=1e-6)
 
 
 def test_no_rows_are_no_embeddings_and_of_the_width_of_the_others():
@@ -68,8 +69,8 @@ def test_a_row_of_nothing_is_no_nan():
 
 def test_texts_and_pictures_come_to_the_same_as_their_arrays(whole):
     texts = RECIPE.data.train.open().column("text")[:5]
-    np.testing.assert_array_equal(MODEL.encode_text(texts), whole["text"][:5])
-    np.testing.assert_array_equal(MODEL.encode_image(list(ROWS["image"][:5])), whole["image"][:5])
+    np.testing.assert_allclose(MODEL.encode_text(texts), whole["text"][:5], atol=1e-6)
+    np.testing.assert_allclose(MODEL.encode_image(list(ROWS["image"][:5])), whole["image"][:5], atol=1e-6)
 
 
 def test_a_name_that_the_model_does_not_emit_is_told_the_names_that_exist():

@@ -4,8 +4,10 @@ import base64
 import gzip
 import html
 import json
-from collections.abc import Iterable
+import string
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
@@ -95,6 +97,16 @@ def clip_clean(text: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
+def canonical(text: str) -> str:
+    """Small letters without ASCII punctuation, with single spaces (SigLIP's released code)."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+Clean = Literal["none", "lower", "canonical"]
+CLEANERS: dict[Clean, Callable[[str], str]] = {"none": str, "lower": str.lower, "canonical": canonical}
+"""What may happen to a text first: nothing, small letters, or what ``canonical`` does."""
+
+
 @spec
 class TokenizerFile(Tokenizer):
     """Any tokenizer.json of the tokenizers library; special tokens are those that the file itself adds."""
@@ -105,6 +117,8 @@ class TokenizerFile(Tokenizer):
     """Ids that a model has room for: at least as many as the file has."""
     pad: str = "[PAD]"
     """Token that fills a text up to its length."""
+    clean: Clean = "none"
+    """What happens to a text before the file's own rules."""
 
     @property
     def vocab_size(self) -> int:
@@ -131,17 +145,19 @@ class TokenizerFile(Tokenizer):
             )
         pipeline.no_padding()
         pipeline.enable_truncation(self.length)
-        return LoadedTokenizer(FilePieces(pipeline), state, self.length, self.vocab_size, pad)
+        pieces = FilePieces(pipeline, CLEANERS[self.clean])
+        return LoadedTokenizer(pieces, state, self.length, self.vocab_size, pad)
 
 
 class FilePieces:
     """A pipeline that adds its own special tokens, and leaves them out of a text."""
 
-    def __init__(self, pipeline: tokenizers.Tokenizer):
+    def __init__(self, pipeline: tokenizers.Tokenizer, clean: Callable[[str], str]):
         self.pipeline = pipeline
+        self.clean = clean
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.pipeline.encode_batch_fast(texts)]
+        return [encoding.ids for encoding in self.pipeline.encode_batch_fast([self.clean(text) for text in texts])]
 
     def decode(self, ids: list[int]) -> str:
         return self.pipeline.decode(ids, skip_special_tokens=True)
@@ -155,6 +171,10 @@ class SentencePieceModel(Tokenizer):
     """The .model file."""
     entries: int
     """Ids that a model has room for: at least as many as the file has."""
+    clean: Clean = "none"
+    """What happens to a text before the file's own rules."""
+    pad: int = -1
+    """Id that fills a text up to its length; -1: the file's own, or its EOS where it has none."""
 
     @property
     def vocab_size(self) -> int:
@@ -165,21 +185,23 @@ class SentencePieceModel(Tokenizer):
         return {"model": base64.b64encode(file.read_bytes()).decode()}
 
     def restore(self, state: State) -> LoadedTokenizer:
-        pieces = SentencePieces(base64.b64decode(state["model"]), self.path)
+        pieces = SentencePieces(base64.b64decode(state["model"]), self.path, CLEANERS[self.clean])
         check_entries(self.path, pieces.model.get_piece_size(), self.entries)
         # The library says -1 for a token that the model lacks.
         bos, eos, pad = [
             i if i >= 0 else None for i in (pieces.model.bos_id(), pieces.model.eos_id(), pieces.model.pad_id())
         ]
-        filler = next(i for i in (pad, eos, 0) if i is not None)
+        filler = self.pad if self.pad >= 0 else next(i for i in (pad, eos, 0) if i is not None)
         return LoadedTokenizer(pieces, state, self.length, self.vocab_size, filler, bos, eos)
 
 
 class SentencePieces:
     """The pieces of a SentencePiece model."""
 
-    def __init__(self, proto: bytes, path: str):
+    def __init__(self, proto: bytes, path: str, clean: Callable[[str], str]):
         import sentencepiece
+
+        self.clean = clean
 
         try:
             self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
@@ -187,7 +209,7 @@ class SentencePieces:
             raise UsageError(f"'{path}' is not a SentencePiece model") from error
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        return self.model.encode(texts)
+        return self.model.encode([self.clean(text) for text in texts])
 
     def decode(self, ids: list[int]) -> str:
         return self.model.decode(ids)

@@ -71,23 +71,23 @@ class Dual(Method):
         for name, rank in self.ranks:
             if name not in batch:  # a query needs the towers of its own fields only
                 continue
-            x, views = fold(batch[name], rank)
-            valid, hide = (
-                fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide")
-            )
-            encoded = getattr(self, name)(
-                x,
-                valid=valid,
-                hide=hide,
-                tick=tick.at(name).repeat(views),
-            )
-            with jax.named_scope(f"{name}_head"):
-                out[name] = unfold(getattr(self, f"{name}_head")(encoded.pooled), views)
-            if encoded.tokens is not None:
-                out[f"{name}/tokens"] = unfold(encoded.tokens, views)
-            if encoded.statistics is not None:
-                statistics[name] = encoded.statistics
+            found, new = encode_rows(self, name, rank, batch, tick)
+            out |= found
+            if new is not None:
+                statistics[name] = new
         return {**out, STATISTICS: statistics} if statistics else out
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
         return {"scale": self.scale(), **({"bias": self.bias()} if hasattr(self, "bias") else {})}
+
+
+def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick) -> tuple[Outputs, Any]:
+    """What a tower and its head make of their field: ``<name>`` and ``<name>/tokens``; and new statistics, or None."""
+    x, views = fold(batch[name], rank)
+    valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
+    encoded = getattr(module, name)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
+    with jax.named_scope(f"{name}_head"):
+        out: Outputs = {name: unfold(getattr(module, f"{name}_head")(encoded.pooled), views)}
+    if encoded.tokens is not None:
+        out[f"{name}/tokens"] = unfold(encoded.tokens, views)
+    return out, encoded.statistics

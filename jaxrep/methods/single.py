@@ -1,0 +1,47 @@
+"""Single: one encoder and its projection, as a public checkpoint of one modality holds them."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from jaxrep.batch import Batch, Field, Outputs, Tick
+from jaxrep.encoders.base import Encoder
+from jaxrep.methods.dual import encode_rows
+from jaxrep.methods.heads import Head, Identity
+from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.spec import spec
+
+
+@spec
+class Single(Method):
+    """Encodes one named field, without anything that a loss would need.
+
+    Emits, a row, ``<name>`` [B,D] (raw) and ``<name>/tokens``.
+    """
+
+    name: str = "image"
+    """The field that is read."""
+    encoder: Encoder
+    """Its encoder."""
+    head: Head = Identity()
+    """The projection of its features."""
+
+    field: ClassVar[str]  # of the built method: the name,
+    rank: ClassVar[int]  # and the axes of the input
+
+    def problems(self) -> Iterator[str]:
+        if not self.name.isidentifier():
+            yield f"name is '{self.name}': the name of a field, as image"
+
+    def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
+        if self.name not in inputs:
+            raise ValueError(f"a Single reads the field '{self.name}'; the batch has {', '.join(sorted(inputs))}")
+        read = replace(inputs[self.name], shape=inputs[self.name].shape[-(self.encoder.rank - 1) :])
+        return {self.name: (self.encoder, read), f"{self.name}_head": (self.head, self.encoder.features)}
+
+    def static(self) -> dict[str, Any]:
+        return {"field": self.name, "rank": self.encoder.rank}
+
+    def rows(self, batch: Batch, tick: Tick) -> Outputs:
+        out, statistics = encode_rows(self, self.field, self.rank, batch, tick)
+        return out if statistics is None else {**out, STATISTICS: {self.field: statistics}}

@@ -1,0 +1,138 @@
+"""The tensors of a checkpoint, in one safetensors file or in shards: shapes at once, values when they are asked for.
+
+The format's own library checks headers (length, JSON, offsets, overlaps, a file cut short) and reads without mapping
+the file into memory, so that a tensor's bytes are resident only while it is copied.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (teaches NumPy the name bfloat16, which the safetensors library asks for)
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxrep.errors import JaxrepError, UsageError
+
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+REFUSAL = (
+    "a pickle, which runs code of its author while it is read, is refused: convert it to safetensors where you trust it"
+)
+INDEX = "{stem}.safetensors.index.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """What a header says of one tensor."""
+
+    shape: tuple[int, ...]
+    dtype: str  # as the format writes it: F32, BF16 …
+    file: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensors:
+    """Tensors by name; ``tensors.read(name)`` gives the values of one."""
+
+    entries: Mapping[str, Entry]
+    where: Path  # the file, or the index of the shards
+
+    def read(self, name: str) -> np.ndarray:
+        """The values, in the type that they are stored in. Raises JaxrepError: the file changed or went away."""
+        entry = self.entries[name]
+        try:
+            with safe_open(entry.file, "np", backend="pread") as file:
+                return file.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            raise JaxrepError(f"tensor '{name}' of {entry.file} cannot be read: {error}") from error
+
+
+def open_folder(folder: Path, stem: str = "model") -> Tensors:
+    """The tensors of ``<stem>.safetensors``, of the shards that its index names, or of the folder's only file.
+
+    Raises UsageError: no such file, several, a pickle, a damaged header, an index that does not fit its shards.
+    """
+    index = folder / INDEX.format(stem=stem)
+    if index.is_file():
+        return open_shards(index)
+    single = folder / f"{stem}.safetensors"
+    found = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if len(found) == 1:
+        return Tensors(open_file(found[0]), found[0])
+    if found:
+        raise UsageError(
+            f"{folder} holds {', '.join(file.name for file in found)} and no {index.name}: leave the one to be read, "
+            f"as {single.name}"
+        )
+    if pickles := sorted(file for file in folder.iterdir() if file.suffix in PICKLES):
+        raise UsageError(f"{folder} holds {pickles[0].name} and no safetensors file: {REFUSAL}")
+    raise UsageError(f"{folder} holds no safetensors file: {single.name} is expected")
+
+
+def open_file(file: Path) -> dict[str, Entry]:
+    """The header of one file. Raises UsageError with the reason where it is not one of safetensors."""
+    try:
+        with file.open("rb") as raw:
+            start = raw.read(4)
+        if start == b"PK\x03\x04" or start[:1] == b"\x80":
+            raise UsageError(f"{file} is not a safetensors file: {REFUSAL}")
+        with safe_open(file, "np", backend="pread") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
+            return {name: Entry(tuple(s.get_shape()), s.get_dtype(), file) for name, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{file} is not a whole safetensors file: {error}") from error
+
+
+def open_shards(index: Path) -> Tensors:
+    """The tensors of the shards that an index names. Raises UsageError."""
+    names = _weight_map(index)
+    shards = {}
+    for shard in sorted(set(names.values())):
+        if Path(shard).name != shard or not (index.parent / shard).is_file():
+            raise UsageError(f"{index} names the shard '{shard}', and there is no such file beside it")
+        shards[shard] = open_file(index.parent / shard)
+    for name, shard in names.items():
+        if name not in shards[shard]:
+            raise UsageError(
+                f"{index} says that '{shard}' holds tensor '{name}', and it does not: is it of this model?"
+            )
+    for shard, entries in shards.items():
+        if strays := [name for name in entries if names.get(name) != shard]:
+            raise UsageError(f"'{shard}' holds tensor '{strays[0]}', which {index} does not expect there")
+    return Tensors({name: shards[shard][name] for name, shard in names.items()}, index)
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor -> shard."""
+    found = read_json(index)
+    names = found.get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
+        raise UsageError(f"{index} is no index of shards: 'weight_map' should say in which file each tensor lies")
+    return names
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A file that holds one JSON object. Raises UsageError."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{file} cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise UsageError(f"{file} should hold a JSON object, and holds a {type(found).__name__}")
+    return found
+
+
+def write(folder: Path, tensors: Mapping[str, np.ndarray], stem: str = "model") -> Path:
+    """Writes ``<stem>.safetensors``, with the note that readers of the transformers layout look for."""
+    file = folder / f"{stem}.safetensors"
+    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata={"format": "pt"})
+    return file
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first name, and how many more there are."""
+    return f"'{names[0]}'" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")
