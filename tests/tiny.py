@@ -8,7 +8,9 @@ from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import INFERENCE, Array, Field, Tick
+from jaxrep.data.mixture import Mixture, Reweight
 from jaxrep.data.source import Columns, Examples, Source
+from jaxrep.data.tar import TarShards
 from jaxrep.data.tokenize import Words
 from jaxrep.encoders.base import Encoded, Encoder
 from jaxrep.encoders.layers import dropout, normal
@@ -113,3 +115,18 @@ recipe = Recipe(
     checkpoint=Checkpointing(every_steps=2),
     log=Logging(every_steps=2, tensorboard=False),
 )
+
+mixed = recipe.replace(
+    {
+        "data.train": Mixture(
+            sources={name: TarShards(shards=f"{name}-{{0..1}}.tar", image_size=8) for name in ("a", "b")},
+            weights={"a": 2, "b": 1},
+            changes=(Reweight(at=1_000, weights={"a": 1, "b": 2}, ramp=1_000),),
+        ),
+        "data.max_bad_share": 0.2,
+        "checkpoint.every_steps": 20,
+        "log.every_steps": 10,
+    },
+    examples=8 * 400,
+)
+"""Tars in the folder from which it is started."""

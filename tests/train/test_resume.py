@@ -1,14 +1,18 @@
 """A run that is killed goes on with the same numbers; one that is interrupted saves and says how to go on."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -52,13 +56,20 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start_and_signal(run_dir: Path, kind: signal.Signals, env: dict[str, str]) -> tuple[int, str]:
-    """Sends a signal once a checkpoint is there and later steps are under way; exit status and what was said."""
+def start_and_signal(
+    run_dir: Path, kind: signal.Signals, env: dict[str, str], words: list[str] | None = None, first: int = 3
+) -> tuple[int, str]:
+    """Sends a signal once the first checkpoint is there and later steps are under way; exit status, what was said."""
     process = subprocess.Popen(
-        command(run_dir), cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        words or command(run_dir),
+        cwd=ROOT if words is None else run_dir.parent,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     deadline = time.time() + 300
-    while not (run_dir / "checkpoints" / "3" / "_CHECKPOINT_METADATA").exists():
+    while not (run_dir / "checkpoints" / str(first) / "_CHECKPOINT_METADATA").exists():
         assert process.poll() is None and time.time() < deadline, process.communicate()[0]
         time.sleep(0.02)
     process.send_signal(kind)
@@ -105,3 +116,44 @@ def test_the_same_run_under_another_execution_goes_on(unbroken, tmp_path_factory
     )
     assert again.returncode == 0, again.stderr
     assert "log.every_steps: 1 -> 4" in again.stdout
+
+
+def write_tars(folder: Path) -> None:
+    """Two sources of two shards of twelve pairs; in each shard a picture is damaged and a caption is missing."""
+    rng, words = np.random.default_rng(0), ("red", "green", "blue", "small", "large", "round", "flat", "old")
+    for shard in ("a-0", "a-1", "b-0", "b-1"):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number in range(12):
+                file = io.BytesIO()
+                Image.fromarray(rng.integers(0, 256, (9, 10, 3), dtype=np.uint8)).save(file, "PNG")
+                picture = file.getvalue()[: 40 if number == 5 else None]
+                text = f"{words[number % 8]} {rng.choice(words)}".encode()
+                for name, content in (("png", picture), ("txt", text)):
+                    if (name, number) != ("txt", 9):
+                        member = tarfile.TarInfo(f"{shard}{number}.{name}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+
+
+def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp_path_factory):
+    write_tars(tmp_path)
+    env = environment(tmp_path_factory) | {"PYTHONPATH": str(ROOT), "JAXREP_CACHE": str(tmp_path / "cache")}
+    runs = [tmp_path / "unbroken", tmp_path / "killed"]
+    unbroken, killed = (
+        [sys.executable, "-m", "jaxrep.cli", "train", f"{ROOT}/tests/tiny.py:mixed", "--run-dir", str(run)]
+        for run in runs
+    )
+    subprocess.run(unbroken, cwd=tmp_path, env=env, check=True, capture_output=True)
+    start_and_signal(runs[1], signal.SIGKILL, env, killed, first=20)
+    assert not (runs[1] / "results.json").exists()
+    again = subprocess.run(
+        [*killed, "--data.workers", "1"], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
+    )
+    assert "goes on from step" in again.stdout
+    assert metrics(runs[1]) == metrics(runs[0])
+    ledgers = [json.loads((run / "data_ledger.json").read_text()) for run in runs]
+    assert ledgers[0] == ledgers[1] and ledgers[0]["seen"] + ledgers[0]["bad"] == ledgers[0]["all"] == 3_200
+    kinds = {reason for shard in ledgers[0]["shards"].values() for reason in shard}
+    assert len(ledgers[0]["shards"]) == 4 and "it has no member .txt" in kinds and len(kinds) == 2
+    last = metrics(runs[0])[-1]
+    assert last["data/bad"] == ledgers[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
