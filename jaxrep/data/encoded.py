@@ -112,17 +112,18 @@ class EncodedExamples(Examples):
         """
         rows = range(len(self))
         if name == "image":
-            return np.array([self._field(index, name) for index in rows])
+            return np.array([self.field(index, name) for index in rows])
         if name in self._names:
             unknown = "" if name in ("key", "text") else np.int32(-1)
-            values = [_or(unknown, self._field, index, name) for index in rows]
+            values = [_or(unknown, self.field, index, name) for index in rows]
             return values if unknown == "" else np.array(values)
         metadata = [_or({}, self.metadata, index) for index in rows]
         if not any(name in row for row in metadata):
             raise UsageError(f"the examples have no column '{name}'; {hint(name, {*self._names, *metadata[0]})}")
         return known([row.get(name) for row in metadata])
 
-    def _field(self, index: int, name: str) -> Any:
+    def field(self, index: int, name: str) -> Any:
+        """One field of an example, read without the rest. Raises BadSample."""
         if name == "key":
             return self.key(index)
         part = name.removesuffix("_id")  # captions are read without their pictures

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxrep.data.decode import BadSample
+from jaxrep.data.encoded import EncodedExamples
 from jaxrep.data.ledger import kind
-from jaxrep.data.source import BadShard
+from jaxrep.data.source import BadShard, Examples
 
 T = TypeVar("T")
 CHUNK = 256
@@ -33,3 +34,9 @@ def sweep(read: Callable[[int], T], count: int, title: str) -> Iterator[T | BadS
 def reason(error: BadSample | BadShard) -> str:
     """Why an example cannot be read, without what is its own."""
     return kind(error.reason) if isinstance(error, BadSample) else "the shard cannot be read"
+
+
+def read_text(examples: Examples, index: int) -> tuple[str, ...]:
+    """The texts of one example, read without its picture where that can be. Raises BadSample, BadShard."""
+    found = examples.field(index, "text") if isinstance(examples, EncodedExamples) else examples[index]["text"]
+    return (found,) if isinstance(found, str) else tuple(found)

@@ -7,6 +7,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import tokenizers
 from data.tars import pairs, picture, write
 from PIL import Image
 
@@ -198,3 +199,33 @@ def test_convert_tells_what_it_left_out(data, tmp_path):
     said, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
     assert said == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the picture cannot be decoded" in err
     assert len(parse(f"{tmp_path}/out/*.parquet").open()) == 3
+
+
+# tokenizer, bench, dedup
+
+
+def test_a_tokenizer_is_trained_on_captions_that_can_be_read(data, tmp_path):
+    members = [*pairs(range(9)), ("x.png", picture(1)), ("x.txt", b"\xff")]
+    write(tmp_path / "x.tar", members)
+    said, err = data("tokenizer", f"{tmp_path}/x.tar", "--out", tmp_path / "t.json", "--size", "270")
+    assert said.startswith("wrote 270 entries") and "1 captions left out: the text is not UTF-8" in err
+    assert len(tokenizers.Tokenizer.from_file(str(tmp_path / "t.json")).encode("number 3").ids) <= 5
+
+
+def test_bench_gives_a_rate_for_each_stage(data, tmp_path):
+    write(tmp_path / "x.tar", [*pairs(range(9)), ("x.png", b""), ("x.txt", b"empty picture")])
+    args = ("--seconds", "0.05", "--batch-size", "4")
+    rates = json.loads(data("bench", f"{tmp_path}/x.tar,image_size=8", *args, "--json")[0])
+    assert list(rates) == ["read", "decode", "tokenise", "loader"] and min(rates.values()) > 0
+    assert data("bench", f"{tmp_path}/x.tar,text=,image_size=8", *args)[0].count("examples/s") == 3
+
+
+def test_dedup_names_copies_and_what_an_evaluation_set_shares(data, tmp_path):
+    for name, seeds in (("train", (1, 2, 1)), ("test", (3, 2))):
+        write(tmp_path / f"{name}.tar", [(f"{n}.jpg", _jpeg(seed)) for n, seed in enumerate(seeds)])
+    args = (f"{tmp_path}/train.tar,text=", "--against", f"{tmp_path}/test.tar,text=", "--out", tmp_path / "out.json")
+    said, _ = data("dedup", *args)
+    assert "the same file: 1 groups, 1 pictures more than needed" in said
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["exact"] == [["train.tar/0", "train.tar/2"]]
+    assert found["shared_exact"] == found["shared_near"] == [["test.tar/1", "train.tar/1"]]
