@@ -26,6 +26,10 @@ FEW = 64
 """Shards that are indexed without a bar of progress."""
 
 
+THREADS = 16
+"""Requests at a time where a store is asked; most of their time is waiting."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Shelf:
     """Where the indices of one folder's shards lie."""
@@ -120,24 +124,37 @@ def index(
 
 
 def _known(paths: Sequence[str], beside: bool, check: bool) -> dict[str, tuple[Shard, Row]]:
-    known = {}
-    for shards in dict.fromkeys(split(path)[0] for path in paths):
+    folders: dict[str, list[str]] = {}
+    for path in paths:
+        folders.setdefault(split(path)[0], []).append(path)
+    known: dict[str, tuple[Shard, Row]] = {}
+    for shards, own in folders.items():
         for shelf in (Shelf.beside(shards), *([] if beside else [Shelf.cached(shards)])):
             rows = shelf.rows()
-            for path in paths if rows else ():
-                where, name = split(path)
-                if where == shards and path not in known and name in rows:
-                    row = rows[name]
-                    if (remote(path) and not check) or facts(path) == row.facts:
-                        known[path] = Shard(path, row.facts, shelf), row
+            held = [path for path in own if path not in known and split(path)[1] in rows]
+            for path, now in zip(held, _facts(held, check), strict=True):
+                row = rows[split(path)[1]]
+                if now in (None, row.facts):
+                    known[path] = Shard(path, row.facts, shelf), row
     return known
+
+
+def _facts(paths: Sequence[str], check: bool) -> Iterator[Facts | None]:
+    """What is to be compared with the manifest; None: nothing yet."""
+    if not check and any(map(remote, paths)):  # of one folder
+        yield from [None] * len(paths)
+    elif any(map(remote, paths)):
+        with ThreadPoolExecutor(THREADS) as pool:
+            yield from pool.map(facts, paths)
+    else:
+        yield from map(facts, paths)
 
 
 def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[tuple[Shard, Row]]:
     """Reads the shards side by side; gives them in order."""
     if not paths:
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers else ThreadPoolExecutor(8)
+    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers else ThreadPoolExecutor(THREADS)
     with pool:
         try:
             found = pool.map(_one, paths, [beside] * len(paths))
