@@ -51,6 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--count", type=int, default=2000, help="pictures that a loader hands out in one turn")
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where tars are kept for the next time (default: nowhere)")
@@ -65,9 +66,10 @@ def main() -> None:
             width, height, scale = CASES[case]
             folder = (arguments.folder or Path(temporary)) / f"{width}x{height}-q{arguments.quality}"
             pattern = tars(folder, arguments.images, width, height, arguments.quality)
-            best = best_rates(loaders(pattern, scale), arguments.images, arguments.repeats)
+            best = best_rates(loaders(pattern, scale), arguments.count, arguments.repeats)
             results += [{"case": case, "loader": name, "images_per_second": rate} for name, rate in best.items()]
             print_rates(f"{width} x {height}, scale {scale}", best)
+            # processor time, which says more than a clock where others use the machine
             stages = jaxrep_stages(pattern, scale) | pillow_stages(pattern, scale)
             results += [{"case": case, "stage": name, "microseconds": time} for name, time in stages.items()]
             print("\n".join(f"  {name:<40} {value:7.0f} us" for name, value in stages.items()))
@@ -101,7 +103,7 @@ def loaders(pattern: str, scale: Scale) -> dict[str, Callable[[], Iterator[Any]]
     }
 
 
-def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], images: int, repeats: int) -> dict[str, float]:
+def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], pictures: int, repeats: int) -> dict[str, float]:
     """Images a second of each loader, the best of its turns."""
     rates: dict[str, list[float]] = {name: [] for name in starts}
     for _ in range(repeats):
@@ -109,7 +111,7 @@ def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], images: int, repe
             batches = start()
             for _ in range(WARM_UP):
                 next(batches)
-            count, begin = images // BATCH, time.perf_counter()
+            count, begin = pictures // BATCH, time.perf_counter()
             for _ in range(count):
                 next(batches)
             rates[name].append(count * BATCH / (time.perf_counter() - begin))
@@ -234,6 +236,8 @@ def pillow_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, flo
     return {
         "Pillow: decode": each(lambda content: Image.open(io.BytesIO(content)).convert("RGB"), contents),
         "Pillow: crop and resize": each(lambda job: cropped(job[0], *job[1]), list(zip(decoded, boxes, strict=True))),
+        "Pillow: all": each(lambda i: as_torchvision(examples.content(i, "image"), scale), range(count)),
+        "Pillow: all, floats": each(lambda i: as_torchvision(examples.content(i, "image"), scale, True), range(count)),
     }
 
 
