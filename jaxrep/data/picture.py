@@ -134,11 +134,10 @@ def opaque(picture: Image.Image) -> Image.Image:
 
 
 def resize(pixels: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """To a size: an axis that shrinks much by the mean over pixels, so that nothing aliases; else by interpolation."""
+    """To a size: an axis that shrinks much by the mean over pixels, so that nothing aliases; else linearly."""
     h, w, _ = pixels.shape
-    shrinks = max(h / height, w / width)
-    if shrinks >= ALIASES:
+    if max(h / height, w / width) >= ALIASES:
         pixels = cv2.resize(pixels, (min(w, width), min(h, height)), interpolation=cv2.INTER_AREA)
     if pixels.shape[:2] == (height, width):
         return pixels
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR if shrinks > 1 else cv2.INTER_CUBIC)
+    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
