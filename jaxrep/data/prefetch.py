@@ -40,8 +40,8 @@ class Prefetch:
     """The loader's batches on the devices, up to ``ahead`` of them before they are asked for, by one thread.
 
     ``position`` and ``ledger`` belong to the batch handed out last, so a checkpoint stores what was trained on and not
-    what was read. An error of the loader is raised where its batch is asked for. Close it, or use it in a ``with``; the
-    loader closes with it.
+    what was read. An error of the loader is raised where its batch is asked for, and ``ledger`` is then the one that
+    explains it. Close it, or use it in a ``with``; the loader closes with it.
     """
 
     def __init__(self, loader: Loader, sharding: jax.sharding.Sharding, ahead: int = 2):
@@ -65,6 +65,7 @@ class Prefetch:
         batch, position, ledger = self._ready.get()
         self.data_wait = time.perf_counter() - start
         if isinstance(batch, BaseException):
+            self.ledger = ledger
             self.close()
             raise batch
         self._room.release()

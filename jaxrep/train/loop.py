@@ -79,7 +79,12 @@ def _steps(setup: Setup, say: Say) -> Exit:
             recipe, setup.run.path, first, setup.total_steps, step_fn.flops, main=jax.process_index() == 0
         )
         before = None
-        with contextlib.closing(reporter), Prefetch(loader, NamedSharding(setup.mesh, ROWS)) as batches:
+        with (
+            contextlib.closing(reporter),
+            Prefetch(loader, NamedSharding(setup.mesh, ROWS)) as batches,
+            contextlib.ExitStack() as at_the_end,
+        ):
+            at_the_end.callback(lambda: setup.run.keep_ledger(batches.ledger))
             for step in range(first + 1, setup.total_steps + 1):
                 state, metrics = step_fn(state, next(batches))
                 jax.block_until_ready(before)  # one step runs while the next is prepared, and no more

@@ -10,9 +10,14 @@ import tarfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
+
+from jaxrep.errors import JaxrepError
+from jaxrep.experiment import load
+from jaxrep.train.loop import train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -157,3 +162,14 @@ def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp
     assert len(ledgers[0]["shards"]) == 4 and "it has no member .txt" in kinds and len(kinds) == 2
     last = metrics(runs[0])[-1]
     assert last["data/bad"] == ledgers[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
+
+
+def test_a_run_that_stops_for_its_data_leaves_the_ledger(tmp_path, monkeypatch):
+    write_tars(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
+    recipe = load(f"{ROOT}/tests/tiny.py:mixed").recipe.replace({"data.max_bad_share": 0.01})
+    with pytest.raises(JaxrepError, match=r"11 of \d+ examples could not be read.*The worst: a: .*a-\d.tar"):
+        train(recipe, tmp_path / "run", say=lambda text: None, devices=jax.devices()[:1])
+    ledger = json.loads((tmp_path / "run" / "data_ledger.json").read_text())
+    assert ledger["bad"] == 11 and ledger["seen"] + 11 == ledger["all"] and len(ledger["examples"]) == 11
