@@ -1,7 +1,7 @@
 """Examples that lie encoded in files and are decoded when they are read, whatever holds them.
 
-The parts of an example are ``image``, ``text`` and ``label``. Ids are hashes of content (``decode.content_id``), so
-that equal pictures and equal texts are known without a pass over the data.
+The parts of an example are ``image``, ``text``, ``label``, and further captions by names of their own. Ids are hashes
+of content (``decode.content_id``), so that equal pictures and equal texts are known without a pass over the data.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +32,7 @@ class Encoded(Source):
     """How many values a label takes; 0: not said. A classifier's width follows from it."""
 
     def parts(self) -> tuple[str, ...]:
-        """Which of image, text and label an example has."""
+        """Which of image, text and label an example has, and the names of its further captions."""
         raise TypeError(f"{type(self).__name__} does not say what an example holds")
 
     def problems(self) -> Iterator[str]:
@@ -40,6 +40,8 @@ class Encoded(Source):
             yield f"image_size counts pixels and is at least 1, not {self.image_size}"
         if self.classes < 0:
             yield f"classes counts the values of a label, 0 for not said; it is not {self.classes}"
+        if taken := sorted({"key", "image", "text", "label"}.intersection(getattr(self, "captions", ()))):
+            yield f"captions are fields by their names, and {taken[0]!r} is one already"
         if not self.parts():
             yield "an example holds nothing: name an image, a text or a label"
 
@@ -47,10 +49,10 @@ class Encoded(Source):
         size, number = self.image_size, Field((), "int32")
         every = {
             "image": {"image": Field((size, size, 3), "uint8"), "image_id": number},
-            "text": {"text": Field((), "str"), "text_id": number},
             "label": {"label": Field((), "int32", self.classes or None)},
         }
-        return {"key": Field((), "str")} | {name: field for part in self.parts() for name, field in every[part].items()}
+        parts = (every.get(part) or {part: Field((), "str"), f"{part}_id": number} for part in self.parts())
+        return {"key": Field((), "str")} | {name: field for fields in parts for name, field in fields.items()}
 
 
 class EncodedExamples(Examples):
@@ -114,7 +116,7 @@ class EncodedExamples(Examples):
         if name == "image":
             return np.array([self.field(index, name) for index in rows])
         if name in self._names:
-            unknown = "" if name in ("key", "text") else np.int32(-1)
+            unknown = "" if self.source.fields()[name].dtype == "str" else np.int32(-1)
             values = [_or(unknown, self.field, index, name) for index in rows]
             return values if unknown == "" else np.array(values)
         metadata = [_or({}, self.metadata, index) for index in rows]
@@ -138,13 +140,11 @@ class EncodedExamples(Examples):
             match name:
                 case "image":
                     return image(content, size, size, self.source.crop, key)
-                case "text":
-                    return decode.text(content)
+                case "image_id":
+                    return decode.content_id(content)
                 case "label":
                     return decode.label(content, self.source.classes)
-                case "text_id":
-                    return decode.text_id(content)
-            return decode.content_id(content)
+            return decode.text(content) if name == part else decode.text_id(content)
         except ValueError as error:
             raise BadSample(self.place(index, part), str(error)) from error
 

@@ -108,11 +108,18 @@ class Csv(Encoded):
     """Column of the captions; empty: none."""
     label: str = ""
     """Column of the class numbers; empty: none."""
+    captions: tuple[str, ...] = ()
+    """Columns of further captions: each is a field of this name."""
     separator: str = ","
     """What stands between two columns."""
 
     def parts(self) -> tuple[str, ...]:
-        return tuple(part for part in ("image", "text", "label") if getattr(self, part))
+        return tuple(self.columns())
+
+    def columns(self) -> dict[str, str]:
+        """The column of each part."""
+        named = {"image": self.image, "text": self.text, "label": self.label} | {name: name for name in self.captions}
+        return {part: name for part, name in named.items() if name}
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -130,7 +137,7 @@ class Csv(Encoded):
             raise UsageError(f"{path} is not a table in UTF-8 separated by {self.separator!r}: {error}") from error
         except BadShard as error:
             raise UsageError(f"the table {error}") from error
-        places = _places({part: getattr(self, part) for part in self.parts()}, header, path)
+        places = _places(self.columns(), header, path)
         return CsvExamples(self, path, rows, header, places)
 
 
@@ -170,14 +177,16 @@ class CsvExamples(EncodedExamples):
     def content(self, index: int, part: str) -> bytes:
         _, row = self._rows[index]
         if self._places[part] >= len(row):
-            raise BadSample(self.place(index, part), f"the line ends before the column {getattr(self.source, part)!r}")
+            raise BadSample(
+                self.place(index, part), f"the line ends before the column {self._header[self._places[part]]!r}"
+            )
         value = row[self._places[part]]
         if part != "image":
             return value.encode()
         return read_file(beside(self._path, value), self.place(index, part))
 
     def place(self, index: int, part: str) -> str:
-        return f"{self._path}, line {self._rows[index][0]}, column {getattr(self.source, part)!r}"
+        return f"{self._path}, line {self._rows[index][0]}, column {self._header[self._places[part]]!r}"
 
     def metadata(self, index: int) -> Mapping[str, Any]:
         return {name: _number(value) for name, value in zip(self._header, self._rows[index][1], strict=False)}

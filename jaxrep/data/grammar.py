@@ -32,7 +32,7 @@ from jaxrep.spec import problems
 KINDS: dict[str, tuple[type[Source], str]] = {
     "tar": (TarShards, "shards"),
     "arrayrecord": (ArrayRecords, "shards"),
-    "parquet": (ParquetTable, "path"),
+    "parquet": (ParquetTable, "files"),
     "tfds": (Tfds, "name"),
     "folder": (Folder, "path"),
     "csv": (Csv, "path"),

@@ -32,19 +32,17 @@ class ParquetTable(Records):
     twice, a uniform one reads a group for each example.
     """
 
-    path: str | tuple[str, ...]
+    files: str | tuple[str, ...]
     """Paths, URLs or patterns, with braces and globs."""
 
     def open(self) -> Examples:
-        paths = files(self.path)
+        paths = files(self.files)
         with ThreadPoolExecutor(8) as pool:
             schemas = list(pool.map(_schema, paths))
         for path, (names, _) in zip(paths, schemas, strict=True):
-            for part in self.parts():
-                if getattr(self, part) not in names:
-                    raise UsageError(
-                        f"{path} has no column {getattr(self, part)!r}; {hint(getattr(self, part), names)}"
-                    )
+            for name in self.values().values():
+                if name not in names:
+                    raise UsageError(f"{path} has no column {name!r}; {hint(name, names)}")
         return ParquetExamples(self, paths, schemas)
 
 
@@ -73,7 +71,7 @@ class ParquetExamples(RecordExamples):
     def __init__(self, source: ParquetTable, shards: Sequence[str], schemas: Sequence[Schema]):
         super().__init__(source, shards, [int(ends[-1]) if len(ends) else 0 for _, ends in schemas])
         self._schemas = schemas
-        self._columns = [getattr(source, part) for part in source.parts()]
+        self._columns = list(source.values().values())
         self._tables: Near[Any] = Near(NEAR, operator.attrgetter("nbytes"))
 
     def record(self, number: int, row: int) -> Mapping[str, Any]:

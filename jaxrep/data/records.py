@@ -39,9 +39,16 @@ class Records(Encoded):
     """Name of the caption; empty: none is read."""
     label: str = ""
     """Name of the class number; empty: none is read."""
+    captions: tuple[str, ...] = ()
+    """Names of further captions: each is a field of this name."""
 
     def parts(self) -> tuple[str, ...]:
-        return tuple(part for part in ("image", "text", "label") if getattr(self, part))
+        return tuple(self.values())
+
+    def values(self) -> dict[str, str]:
+        """The name of the value of each part."""
+        named = {"image": self.image, "text": self.text, "label": self.label} | {name: name for name in self.captions}
+        return {part: name for part, name in named.items() if name}
 
 
 class RecordExamples(EncodedExamples):
@@ -50,6 +57,7 @@ class RecordExamples(EncodedExamples):
     def __init__(self, source: Records, shards: Sequence[str], counts: Sequence[int]):
         """``shards``: of which each has one of ``counts``."""
         super().__init__(source)
+        self._named = source.values()
         self._shards, self._ends = shards, np.cumsum(counts)
         self._near: Near[Mapping[str, Any]] = Near(NEAR_RECORDS)
         if not len(self):
@@ -80,7 +88,7 @@ class RecordExamples(EncodedExamples):
         return f"{self._shards[number].rpartition('/')[2]}/{row}"
 
     def content(self, index: int, part: str) -> bytes:
-        name, values = getattr(self.source, part), self._values(index)
+        name, values = self._named[part], self._values(index)
         if values.get(name) is None:
             raise BadSample(self.place(index, part), f"it has no {name!r}; there are: {', '.join(values)}")
         value = _single(values[name], self.place(index, part))
@@ -92,11 +100,10 @@ class RecordExamples(EncodedExamples):
 
     def place(self, index: int, part: str) -> str:
         number, row = self.find(index)
-        return f"{self._shards[number]}, record {row}, {getattr(self.source, part)!r}"
+        return f"{self._shards[number]}, record {row}, {self._named[part]!r}"
 
     def metadata(self, index: int) -> Mapping[str, Any]:
-        parts = {getattr(self.source, part) for part in self.source.parts()}
-        values = {name: plain(value) for name, value in self._values(index).items() if name not in parts}
+        values = {n: plain(value) for n, value in self._values(index).items() if n not in self._named.values()}
         return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
 
     def _values(self, index: int) -> Mapping[str, Any]:

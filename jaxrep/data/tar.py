@@ -41,13 +41,16 @@ class TarShards(Encoded):
     """Extension of captions; empty: none is read."""
     label: str = ""
     """Extension of class numbers, often cls; empty: none is read."""
+    captions: tuple[str, ...] = ()
+    """Extensions of further captions: each is a field of this name."""
     metadata: str = "json"
     """Extension of metadata, an object in JSON; read only when a column of it is asked for."""
 
     def extensions(self) -> dict[str, tuple[str, ...]]:
         """Extensions of each part, the preferred one first."""
         every = {"image": self.image, "text": (self.text,), "label": (self.label,)}
-        return {part: names for part, names in every.items() if any(names)}
+        captions = {name: (name,) for name in self.captions}
+        return {part: names for part, names in every.items() if any(names)} | captions
 
     def parts(self) -> tuple[str, ...]:
         return tuple(self.extensions())

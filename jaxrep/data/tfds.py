@@ -30,11 +30,9 @@ class Tfds(Records):
             data = tfds.data_source(self.name, split=self.split, data_dir=directory, decoders=pictures or None)
         except Exception as error:  # TFDS raises errors of many types, with sentences of many lines
             raise UsageError(f"the data set {self.name}, split {self.split}, cannot be opened: {error}") from error
-        for part in self.parts():
-            if getattr(self, part) not in features:
-                raise UsageError(
-                    f"{self.name} has no feature {getattr(self, part)!r}; {hint(getattr(self, part), features)}"
-                )
+        for name in self.values().values():
+            if name not in features:
+                raise UsageError(f"{self.name} has no feature {name!r}; {hint(name, features)}")
         examples = TfdsExamples(self, data)
         names = getattr(features[self.label], "names", None) if self.label else None
         examples.classes = {"label": list(names)} if names else {}

@@ -13,12 +13,14 @@ from data.tars import pairs, picture, write
 
 from jaxrep.data import records, tf_example
 from jaxrep.data.decode import BadSample
+from jaxrep.data.grammar import parse
 from jaxrep.data.parquet import ParquetTable
 from jaxrep.data.records import ArrayRecords
 from jaxrep.data.source import BadShard
 from jaxrep.data.tar import TarShards
 from jaxrep.data.tfds import Tfds
 from jaxrep.errors import UsageError
+from jaxrep.spec import problems
 
 SIZE = 4
 
@@ -49,7 +51,7 @@ def _parquet(path, rows, group=2):
 
 FORMATS = {
     "arrayrecord": (_array_records, lambda pattern: ArrayRecords(shards=pattern, image_size=SIZE)),
-    "parquet": (_parquet, lambda pattern: ParquetTable(path=pattern, image_size=SIZE)),
+    "parquet": (_parquet, lambda pattern: ParquetTable(files=pattern, image_size=SIZE)),
 }
 
 
@@ -144,9 +146,9 @@ def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
     rows = [{"image": {"bytes": None, "path": "a.png"}}, {"image": {"bytes": picture(4), "path": "b.png"}}]
     _parquet(tmp_path / "hf.parquet", rows)
     _parquet(tmp_path / "paths.parquet", [{"image": "a.png"}, {"image": "none.png"}, {"image": None}])
-    found = ParquetTable(path=f"{tmp_path}/hf.parquet", text="", image_size=SIZE).open().column("image")
+    found = ParquetTable(files=f"{tmp_path}/hf.parquet", text="", image_size=SIZE).open().column("image")
     assert found[:, 0, 0, 0].tolist() == [3, 4]
-    examples = ParquetTable(path=f"{tmp_path}/paths.parquet", text="", image_size=SIZE).open()
+    examples = ParquetTable(files=f"{tmp_path}/paths.parquet", text="", image_size=SIZE).open()
     assert examples[0]["image"][0, 0, 0] == 3
     for index, told in ((1, r"none.png cannot be read \(No such file"), (2, "it has no 'image'")):
         with pytest.raises(BadSample, match=told):
@@ -155,7 +157,7 @@ def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
 
 def test_a_row_group_is_read_once_for_its_neighbours(tmp_path, monkeypatch):
     _parquet(tmp_path / "x", _rows(range(6)), group=3)
-    examples = ParquetTable(path=f"{tmp_path}/x", image_size=SIZE).open()
+    examples = ParquetTable(files=f"{tmp_path}/x", image_size=SIZE).open()
     reads, read = [], type(examples)._read
     monkeypatch.setattr(type(examples), "_read", lambda *args: reads.append(args[2]) or read(*args))
     assert [examples[index]["text"] for index in (1, 0, 2, 5, 3)] == [f"number {n}" for n in (1, 0, 2, 5, 3)]
@@ -166,7 +168,7 @@ def test_a_row_group_is_read_once_for_its_neighbours(tmp_path, monkeypatch):
 def test_an_extra_that_is_missing_says_what_to_install(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "x").touch()
-    source = ParquetTable(path=f"{tmp_path}/x") if module == "pyarrow" else Tfds(name="mnist")
+    source = ParquetTable(files=f"{tmp_path}/x") if module == "pyarrow" else Tfds(name="mnist")
     with pytest.raises(UsageError, match=r"not installed: pip install 'jaxrep\[(parquet|tfds)\]'"):
         source.open()
 
@@ -236,3 +238,18 @@ def test_a_tfds_data_set_is_read_without_tensorflow(tiny):
         Tfds(name="tiny", data_dir=tiny).open()
     with pytest.raises(UsageError, match=r"the data set tiny, split none, cannot be opened"):
         Tfds(name="tiny", split="none", data_dir=tiny, text="caption").open()
+
+
+def test_further_captions_are_fields_of_their_names(tmp_path):
+    rows = [{"image": picture(n), "text": f"t{n}", "long": f"a long text of {n}"} for n in range(3)]
+    _parquet(tmp_path / "x.parquet", rows)
+    _array_records(tmp_path / "x.array_record", rows)
+    write(tmp_path / "x.tar", [*pairs(range(3)), *((f"{n:04}.long", f"a long text of {n}".encode()) for n in range(3))])
+    (tmp_path / "0.png").write_bytes(picture(0))
+    (tmp_path / "x.csv").write_text("filepath,title,long\n" + "0.png,t,a long text of 0\n" * 3)
+    for name in ("x.parquet", "x.array_record", "x.tar", "x.csv"):
+        source = parse(f"{tmp_path}/{name},captions=long,image_size=4")
+        examples = source.open()
+        assert source.fields()["long"].dtype == "str" and examples[0].keys() == source.fields().keys()
+        assert examples[0]["long"] == "a long text of 0" and examples[0]["long_id"] == examples.column("long_id")[0]
+    assert "'text' is one already" in problems(TarShards(shards="x", captions=("text",)))[0]
