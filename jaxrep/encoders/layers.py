@@ -15,9 +15,20 @@ from flax import nnx
 from jaxrep import mesh
 from jaxrep.batch import Array
 
+
+def gelu(x: Array) -> Array:
+    """x times the share of a standard normal distribution below x (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+
+    By ``erf``, in float32: of ``erfc``, which ``jax.nn.gelu`` takes, XLA makes twice the work on CPUs. Errors are those
+    of rounding x; far below zero, where the value vanishes, they are 1e-7.
+    """
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
