@@ -65,11 +65,13 @@ def read_transform(folder: Path) -> ImageTransform | None:
     else:
         pixels = PixelNorm(mean=(0.0,) * 3, std=(1.0,) * 3)
     size = _sides(found.get("size"), file)
-    crop = _sides(found["crop_size"], file) if found.get("do_center_crop") else {}
-    height, width = (int({**size, **crop}.get(side, 0)) for side in ("height", "width"))
-    shorter = int(size.get("shortest_edge", 0))
-    if crop and not shorter and (size.get("height"), size.get("width")) != (height, width):
-        shorter = int(size.get("height", 0))
+    crop = _sides(found.get("crop_size"), file) if found.get("do_center_crop") else {}
+    if crop and isinstance(found["size"], int):  # older files: a number is the shorter side where a crop follows
+        size = {"shortest_edge": found["size"]}
+    height, width = ({**size, **crop}.get(side, 0) for side in ("height", "width"))
+    shorter = size.get("shortest_edge", 0)
+    if not shorter and any(size.get(side) != length for side, length in crop.items()):
+        height = 0  # squashed to one size and cut to another: nobody's transform
     number = found.get("resample", 3)
     if not (height and width) or number not in range(len(FILTERS)):
         raise UsageError(
@@ -87,7 +89,7 @@ def _channels(found: Mapping[str, Any], name: str, file: Path) -> tuple[float, .
 
 
 def _sides(value: Any, file: Path) -> dict[str, int]:
-    """A number is a square's side, as older files have it (of ``size``: the shorter side, where a crop follows)."""
+    """Lengths by name; a number is a square's side."""
     if isinstance(value, int):
         return {"height": value, "width": value}
     if not isinstance(value, dict) or not all(isinstance(x, int) for x in value.values()):

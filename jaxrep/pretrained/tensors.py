@@ -76,15 +76,17 @@ def open_folder(folder: Path, stem: str = "model") -> Tensors:
 def open_file(file: Path) -> dict[str, Entry]:
     """The header of one file. Raises UsageError with the reason where it is not one of safetensors."""
     try:
-        with file.open("rb") as raw:
-            start = raw.read(4)
-        if start == b"PK\x03\x04" or start[:1] == b"\x80":
-            raise UsageError(f"{file} is not a safetensors file: {REFUSAL}")
         with safe_open(file, "np", backend="pread") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
             return {name: Entry(tuple(s.get_shape()), s.get_dtype(), file) for name, s in slices.items()}
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
+        with file.open("rb") as raw:
+            start = raw.read(4)
+        if start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
+            raise UsageError(f"{file} is not a safetensors file: {REFUSAL}") from None
         raise UsageError(f"{file} is not a whole safetensors file: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{file} cannot be opened: {error.strerror}") from error
 
 
 def open_shards(index: Path) -> Tensors:

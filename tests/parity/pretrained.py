@@ -1,0 +1,77 @@
+"""What the tests of public checkpoints share: wiggled torch models, saved as folders, and every layer's output here."""
+
+import jax
+import numpy as np
+
+from jaxrep.encoders import tower
+from jaxrep.encoders.transformer import run_blocks
+from jaxrep.pretrained.load import load_checkpoint
+
+RNG = np.random.default_rng(0)
+
+LAYER = 2e-5
+"""Of the reference's largest magnitude: float32 sums in another order, over some layers."""
+EMBEDDING = 1e-4
+
+
+def wiggled(model, torch):
+    """The torch model with every parameter moved, so that no zero and no one hides a fault."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            value += 0.1 * torch.randn(value.shape, generator=generator)
+    return model.eval()
+
+
+def saved(model, folder, torch):
+    wiggled(model, torch).save_pretrained(folder)
+    return load_checkpoint(folder)
+
+
+def layers(model, name, x):
+    """Tokens [n,N,D] of the encoder ``name`` after its embedding and after each block, and its pooled features."""
+    seen = {}
+
+    def recording(stack, h, *, readout, taps, **kwargs):
+        last, read = run_blocks(stack, h, readout=lambda h: h, taps=tuple(range(depth)), **kwargs)
+        seen.update({-1: h, **read})
+        return last, {}
+
+    def outputs(arrays, x):
+        encoded = getattr(structure.merge(arrays), name)(x)
+        return dict(seen), encoded.pooled
+
+    structure, arrays = model._structure, model._arrays
+    depth = arrays[f"{name}/blocks/norm1/scale"].shape[0]
+    original, tower.run_blocks = tower.run_blocks, recording
+    try:
+        found, pooled = jax.jit(outputs)(arrays, x)
+    finally:
+        tower.run_blocks = original
+    return [np.asarray(found[key]) for key in range(-1, depth)], np.asarray(pooled)
+
+
+def assert_layers(model, name, x, hidden, pooled, real=None):
+    """Every layer's output at the tokens ``real`` [n,N] (by default all), and the features, are the reference's."""
+    mine, features = layers(model, name, x)
+    assert len(mine) == len(hidden)
+    real = np.ones(mine[0].shape[:2], bool) if real is None else real
+    pairs = [(ours[real], theirs.numpy()[real]) for ours, theirs in zip(mine, hidden, strict=True)]
+    for ours, theirs in [*pairs, (features, pooled.numpy())]:
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=LAYER * np.abs(theirs).max())
+
+
+def pictures(model, n, torch):
+    """Normalised images, [n,3,H,W] as torch reads them, and in [0,1] as an encoder does."""
+    side = model.fields["image"].shape[0]
+    x = RNG.normal(size=(n, 3, side, side)).astype(np.float32)
+    return torch.tensor(x), model.pixels(x)
+
+
+def unit(x):
+    x = x.numpy()
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def assert_embeddings(ours, theirs):
+    np.testing.assert_allclose(ours, unit(theirs), rtol=0, atol=EMBEDDING)

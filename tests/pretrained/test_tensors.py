@@ -1,0 +1,188 @@
+"""A checkpoint that is not whole, not of its config, or not safe is refused in one sentence with tensor and file."""
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from pretrained.folders import CONFIGS, folder, parameters
+from safetensors.numpy import load_file, save_file
+
+import jaxrep
+from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.pretrained import load
+
+QUERY = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
+
+
+@pytest.fixture
+def clip(tmp_path):
+    folder(tmp_path)
+    return tmp_path
+
+
+def changed(path, change):
+    """Rewrites the tensors of a folder."""
+    file = path / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def told(path):
+    """The sentence with which a folder is refused."""
+    with pytest.raises(UsageError) as error:
+        load.read(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def shard(path, parts=3):
+    tensors = load_file(path / "model.safetensors")
+    (path / "model.safetensors").unlink()
+    names = {name: f"model-{n % parts}.safetensors" for n, name in enumerate(tensors)}
+    for file in set(names.values()):
+        save_file({name: tensors[name] for name in names if names[name] == file}, path / file)
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    return names
+
+
+def test_shards_are_one_checkpoint(tmp_path):
+    written, _ = folder(tmp_path)
+    shard(tmp_path)
+    for path, value in parameters(tmp_path).items():
+        np.testing.assert_array_equal(value, written[path])
+
+
+def test_missing_and_surplus_tensors_are_named(clip):
+    changed(clip, lambda tensors: tensors.pop(QUERY))
+    assert f"model.safetensors lacks tensor '{QUERY}'" in told(clip)
+    folder(clip)
+    changed(clip, lambda tensors: tensors.update({"vision_model.extra": np.ones(3, np.float32)}))
+    assert "tensor 'vision_model.extra' in" in told(clip) and "has no place" in told(clip)
+
+
+def test_what_may_be_there_is_left_out_and_told(clip):
+    name = "text_model.embeddings.position_ids"
+    changed(clip, lambda tensors: tensors.update({name: np.arange(6)[None]}))
+    assert load.read(clip).unused == [name]
+
+
+def test_a_wrong_shape_and_a_wrong_type_are_named(clip):
+    changed(clip, lambda tensors: tensors.update({QUERY: np.ones((8, 9), np.float32)}))
+    sentence = told(clip)
+    assert f"tensor '{QUERY}' in {clip}/model.safetensors has shape (8, 9)" in sentence
+    assert "asks for (8, 8) (parameter 'image/blocks/attention/query/kernel')" in sentence
+    changed(clip, lambda tensors: tensors.update({QUERY: np.ones((8, 8), np.int64)}))
+    assert f"tensor '{QUERY}' in {clip}/model.safetensors is of type I64" in told(clip)
+
+
+def damaged(content):
+    length = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + length])
+
+    def with_header(new):
+        text = new if isinstance(new, bytes) else json.dumps(new).encode()
+        return struct.pack("<Q", len(text)) + text + content[8 + length :]
+
+    first = next(name for name in header if name != "__metadata__")
+    yield "cut", content[:-10]
+    yield "cut in the header", content[:100]
+    yield "empty", b""
+    yield "an endless header", struct.pack("<Q", 2**62) + content[8:]
+    yield "no JSON", with_header(b"{" * length)
+    yield "beyond the end", with_header(header | {first: header[first] | {"data_offsets": [0, 2**40]}})
+    yield "overlapping", with_header(header | {"twin": header[first]})
+    yield "overflow", with_header(header | {first: header[first] | {"shape": [2**62, 2**62]}})
+    yield "negative", with_header(header | {first: header[first] | {"data_offsets": [-4, 4]}})
+
+
+def test_a_damaged_or_hostile_header_is_refused(clip):
+    file = clip / "model.safetensors"
+    for _, content in damaged(file.read_bytes()):
+        file.write_bytes(content)
+        assert told(clip).startswith(f"{file} is not a whole safetensors file: ")
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({}), b"PK\x03\x04" + bytes(64)], ids=["pickle", "torch's archive"])
+def test_a_pickle_is_refused_with_the_reason(clip, content):
+    (clip / "model.safetensors").write_bytes(content)
+    assert "a pickle, which runs code of its author while it is read, is refused" in told(clip)
+    (clip / "model.safetensors").rename(clip / "pytorch_model.bin")
+    assert "holds pytorch_model.bin and no safetensors file: a pickle" in told(clip)
+
+
+def test_an_index_that_does_not_fit_its_shards_is_refused(clip):
+    names = shard(clip)
+    index = clip / "model.safetensors.index.json"
+
+    def with_map(changes):
+        index.write_text(json.dumps({"weight_map": {**names, **changes}}))
+        return told(clip)
+
+    assert "names the shard '../elsewhere.safetensors', and there is no such file beside it" in with_map(
+        {QUERY: "../elsewhere.safetensors"}
+    )
+    assert "says that 'model-0.safetensors' holds tensor 'stranger', and it does not" in with_map(
+        {"stranger": "model-0.safetensors"}
+    )
+    index.write_text(json.dumps({"weight_map": {k: v for k, v in names.items() if k != QUERY}}))
+    assert f"holds tensor '{QUERY}', which {index} does not expect there" in told(clip)
+    index.write_text("[]")
+    assert f"{index} should hold a JSON object, and holds a list" in told(clip)
+    index.write_text('{"weight_map": {"a": 3}}')
+    assert "'weight_map' should say in which file each tensor lies" in told(clip)
+
+
+def test_several_files_without_an_index_are_refused(clip):
+    (clip / "model.safetensors").rename(clip / "a.safetensors")
+    assert load.read(clip).shapes
+    (clip / "b.safetensors").write_bytes((clip / "a.safetensors").read_bytes())
+    assert "holds a.safetensors, b.safetensors and no model.safetensors.index.json" in told(clip)
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_named(clip):
+    checkpoint = load.read(clip)
+    (clip / "model.safetensors").unlink()
+    with pytest.raises(JaxrepError, match=r"tensor '.+' of .+model.safetensors cannot be read"):
+        checkpoint.arrays()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (dict(model_type="llama"), "the model_type 'llama' is not known; known are clip,"),
+        (dict(model_type="siglip2"), "variable resolution"),
+        (dict(projection_dim="six"), "'projection_dim' should be a positive whole number, and is 'six'"),
+        (dict(vision_config=[1]), "'vision_config' should be an object, and is [1]"),
+        (dict(vision_config=dict(CONFIGS["clip"]["vision_config"], hidden_act="mish")), "'hidden_act' is 'mish'"),
+        (
+            dict(vision_config=dict(CONFIGS["clip"]["vision_config"], layer_norm_eps=-1)),
+            "should be a number, 0 or more",
+        ),
+        (dict(vision_config=dict(CONFIGS["clip"]["vision_config"], num_attention_heads=3)), "do not divide width = 8"),
+        (dict(vision_config=dict(CONFIGS["clip"]["vision_config"], patch_size=3)), "does not split into patches"),
+    ],
+)
+def test_a_config_that_describes_no_model_is_refused(clip, change, sentence):
+    (clip / "config.json").write_text(json.dumps(CONFIGS["clip"] | change))
+    assert sentence in told(clip) and f"{clip}/config.json" in told(clip)
+
+
+def test_a_choice_that_the_towers_lack_is_refused(tmp_path):
+    folder(tmp_path, "open_clip")
+    file = tmp_path / "open_clip_config.json"
+    for part, name, value in (("vision_cfg", "qk_norm", True), ("text_cfg", "hf_model_name", "roberta-base")):
+        config = json.loads(json.dumps(CONFIGS["open_clip"]))
+        config["model_cfg"][part][name] = value
+        file.write_text(json.dumps(config))
+        assert f"{file}: '{name}' is {value!r}, and models with" in told(tmp_path)
+
+
+def test_a_folder_without_anything_is_told_what_is_expected(tmp_path):
+    assert "holds neither config.json nor open_clip_config.json" in told(tmp_path)
+    with pytest.raises(UsageError):
+        jaxrep.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS["vit"]))
+    assert "holds no safetensors file: model.safetensors is expected" in told(tmp_path)
