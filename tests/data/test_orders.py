@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 from jaxrep.data.groups import Grouped, Neighbours
 from jaxrep.data.order import NEAR, Uniform
+from jaxrep.data.source import Source
 from jaxrep.data.windows import Windowed
 from jaxrep.errors import UsageError
+from jaxrep.recipe import Data
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -136,3 +138,12 @@ def test_what_an_order_cannot_do_is_said():
         with pytest.raises(ValueError, match="no examples"):
             order.over(Listed(0, label=np.zeros(0, int), neighbours=np.full((0, 1), -1)))
     assert Uniform(seed=1).at("a") == Uniform(seed=1).at("a") != Uniform(seed=1).at("b")
+
+
+def test_a_batch_holds_whole_groups():
+    def said(**fields):
+        return list(Data(train=Source(), **{"batch_size": 32, **fields}).problems())
+
+    assert not said(order=Grouped(per_group=8)) and not said(order=Uniform())
+    assert said(order=Grouped(per_group=5))[0].startswith("batch_size is 32, which cuts groups of 5")
+    assert said(max_bad_share=1.5) == ["max_bad_share is a share, from 0 to 1, got 1.5"]
