@@ -26,8 +26,8 @@ TEXT = dict(
 """What open_clip_config.json may leave out."""
 
 ONE_WAY = dict(
-    act_kwargs=None, final_ln_after_pool=False, qk_norm=False, scaled_cosine_attn=False, scale_heads=False,
-    scale_attn_inner=False, scale_attn=False, scale_fc=False, output_tokens=False,
+    act_kwargs=None, block_type=None, final_ln_after_pool=False, qk_norm=False, scaled_cosine_attn=False,
+    scale_heads=False, scale_attn_inner=False, scale_attn=False, scale_fc=False, output_tokens=False,
 )  # fmt: skip
 VISION_ONE_WAY = dict(attentional_pool=False, pos_embed_type="learnable", pool_type="tok", timm_model_name=None)
 TEXT_ONE_WAY = dict(embed_cls=False, proj_bias=False, proj_type="linear", hf_model_name=None)

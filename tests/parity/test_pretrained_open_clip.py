@@ -1,0 +1,77 @@
+"""open_clip's checkpoints against open_clip: embeddings and scale, of random wiggled weights."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from parity.pretrained import RNG, assert_embeddings, assert_layers, pictures, wiggled
+
+from jaxrep.pretrained.load import load_checkpoint
+from jaxrep.pretrained.tensors import write
+
+torch = pytest.importorskip("torch", reason="parity with open_clip needs the extra 'parity' (torch)")
+try:
+    import open_clip
+except (ImportError, RuntimeError) as error:  # a torchvision that was built for another torch is a RuntimeError
+    pytest.skip(f"parity with open_clip needs open_clip_torch: {error}", allow_module_level=True)
+
+VISION = dict(layers=3, width=32, head_width=8, patch_size=4, image_size=12, mlp_ratio=3.0)
+TEXT = dict(context_length=9, vocab_size=60, width=24, heads=3, layers=2)
+
+
+def check(model, folder, config, n=3):
+    wiggled(model, torch)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
+    write(folder, {name: value.numpy() for name, value in model.state_dict().items()}, "open_clip_model")
+    ours = load_checkpoint(folder)
+    x, seen = pictures(ours, n, torch)
+    ids = RNG.integers(0, ours.fields["text"].classes, (n, ours.fields["text"].shape[0]))
+    hidden = []
+    hooks = [model.visual.ln_pre.register_forward_hook(lambda module, given, out: hidden.append(out))]
+    for block in model.visual.transformer.resblocks:
+        hooks.append(block.register_forward_hook(lambda module, given, out: hidden.append(out)))
+    with torch.no_grad():
+        images, texts = model.encode_image(x), model.encode_text(torch.tensor(ids))
+    [hook.remove() for hook in hooks]
+    pooled = model.visual.ln_post(hidden[-1][:, 0]).detach()
+    assert_layers(ours, "image", seen, hidden, pooled)
+    assert_embeddings(ours.encode_image(x.numpy()), images)
+    assert_embeddings(ours.encode_text(ids), texts)
+    np.testing.assert_allclose(ours.shared(("scale",))["scale"], model.logit_scale.exp().detach(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "CustomTextCLIP"])
+@pytest.mark.parametrize(
+    ("top", "vision", "text"),
+    [
+        (dict(quick_gelu=True), {}, {}),
+        ({}, dict(ls_init_value=0.5, norm_kwargs=dict(eps=1e-6)), {}),
+        ({}, dict(no_ln_pre=True), dict(no_causal_mask=True, pool_type="last")),
+    ],
+    ids=["quick-gelu", "layer-scale", "bidirectional"],
+)
+def test_open_clip(tmp_path, kind, top, vision, text):
+    config = dict(embed_dim=20, vision_cfg={**VISION, **vision}, text_cfg={**TEXT, **text}, **top)
+    check(getattr(open_clip, kind)(**config), tmp_path, config)
+
+
+@pytest.mark.slow
+def test_open_clip_of_full_size(tmp_path):
+    config = open_clip.get_model_config("ViT-B-16")
+    model = open_clip.CLIP(**{name: config[name] for name in ("embed_dim", "vision_cfg", "text_cfg")})
+    check(model, tmp_path, config, n=2)
+
+
+def test_the_towers_know_every_field_that_open_clip_has():
+    """A field that neither is read nor refused would be a silent difference."""
+    from jaxrep.pretrained.open_clip import ONE_WAY, TEXT, TEXT_ONE_WAY, VISION, VISION_ONE_WAY
+
+    elsewhere = {"patch_dropout", "tokenizer_mode", "tokenizer_kwargs"}  # in training, and by the tokenizer's own file
+    without_effect = {"attn_pooler_queries", "attn_pooler_heads", "pad_id"}  # of what is refused
+    for theirs, ours in (
+        (open_clip.CLIPVisionCfg, VISION | VISION_ONE_WAY),
+        (open_clip.CLIPTextCfg, TEXT | TEXT_ONE_WAY),
+    ):
+        names = {field.name for field in dataclasses.fields(theirs) if not field.name.startswith(("timm_", "hf_"))}
+        assert names - elsewhere - without_effect <= set(ours) | set(ONE_WAY)
