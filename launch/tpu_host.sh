@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# What launch/tpu_pod.sh runs on each host of a slice: one run, that goes on when nobody is connected.
+#
+#   start FILE[:NAME] ...   starts jaxrep train, unless it runs already
+#   follow                  shows its output until it ends; exit status: that of the run, or 143 after stop
+#   stop                    asks it to save and leave
+set -uo pipefail
+
+STOPPED=143
+state=~/jaxrep-run # pid, status, stopped, log
+here=$(cd "$(dirname "$0")" && pwd)
+
+runs() {
+    [[ -s $state/pid ]] && kill -0 "$(<"$state/pid")" 2>/dev/null
+}
+
+start() {
+    if runs; then
+        echo "a run is going on already, as process $(<"$state/pid")"
+        return
+    fi
+    mkdir -p "$state"
+    rm -f "$state"/{pid,status,stopped}
+    nohup bash "$here/tpu_host.sh" train "$@" >>"$state/log" 2>&1 </dev/null &
+    until [[ -s $state/pid ]]; do sleep 0.1; done
+}
+
+train() {
+    cd "$here/.." || return
+    JAXREP_HOSTS=auto "${JAXREP:-.venv/bin/jaxrep}" train "$@" &
+    echo "$!" >"$state/pid"
+    wait "$!"
+    echo "$?" >"$state/status"
+}
+
+follow() {
+    if [[ ! -s $state/pid ]]; then
+        echo 'nothing was started here' >&2
+        return 1
+    fi
+    tail -n 100 -F --pid="$(<"$state/pid")" "$state/log"
+    [[ -e $state/stopped ]] && return "$STOPPED"
+    for _ in {1..50}; do [[ -s $state/status ]] && return "$(<"$state/status")"; sleep 0.1; done
+    echo 'the host was started anew while it trained' >&2
+    return 1
+}
+
+stop() {
+    touch "$state/stopped"
+    runs && kill -TERM "$(<"$state/pid")"
+}
+
+"$@"
