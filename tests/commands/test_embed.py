@@ -38,6 +38,11 @@ def expected(model, pictures):
 NAMES = [f"{n:02}.png" for n in range(12)]
 
 
+def _assert_equal(found, expected):
+    """Of components below 1, up to two roundings of float32: batches of other sizes are summed in another order."""
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2.4e-7)
+
+
 def test_a_folder_of_images(embed, pictures, expected):
     found, _ = embed(pictures)
     assert found.keys() == {"image", "names"} and found["names"].tolist() == NAMES
@@ -59,7 +64,7 @@ def test_lines_of_text(embed, tmp_path, expected):
     (tmp_path / "lines.txt").write_text("picture 4\npicture 0\n")
     found, _ = embed(tmp_path / "lines.txt")
     assert found["names"].tolist() == ["picture 4", "picture 0"]
-    np.testing.assert_array_equal(found["text"], expected[1][[4, 0]])
+    _assert_equal(found["text"], expected[1][[4, 0]])
 
 
 def test_tars_by_pattern_and_what_cannot_be_read_is_named(embed, pictures, tmp_path, monkeypatch, expected):
@@ -74,10 +79,10 @@ def test_tars_by_pattern_and_what_cannot_be_read_is_named(embed, pictures, tmp_p
             tar.add(tmp_path / "text", "b.txt")
     found, err = embed(f"{tmp_path}/{{0..1}}.tar")
     assert found["names"].tolist() == ["0.tar/a", "0.tar/b", "1.tar/b"]
-    np.testing.assert_array_equal(found["image"], expected[0][[3, 0, 1]])
+    _assert_equal(found["image"], expected[0][[3, 0, 1]])
     assert "1 could not be read and are left out:" in err and "1.tar, member a.png: the picture cannot be" in err
     both, _ = embed(f"{tmp_path}/*.tar", "--image", "png", "--text", "txt")
-    np.testing.assert_array_equal(both["text"], expected[1][[5, 5, 5]])
+    _assert_equal(both["text"], expected[1][[5, 5, 5]])
     alone, _ = embed(f"{tmp_path}/1.tar", "--text", "txt")
     assert alone.keys() == {"text", "names"} and len(alone["text"]) == 2
 
