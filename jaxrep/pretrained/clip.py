@@ -70,8 +70,9 @@ def image_table(patch: int, side: int) -> Table:
 def read_dual(source: Source) -> Architecture:
     """model_type ``clip``."""
     config = source.config.part("", {"projection_dim": 512, **source.config.values})
-    image, text = image_tower(source, _part(config, "vision", VISION)), text_tower(source, _part(config, "text", TEXT))
     dim, prefixes = config.whole("projection_dim"), ("vision_model.", "text_model.")
+    image = image_tower(source, _part(config, "vision", VISION), dim)
+    text = text_tower(source, _part(config, "text", TEXT), dim)
     return dual(source, image, text, prefixes, dim, LogitScale(), IGNORED)
 
 
@@ -93,25 +94,27 @@ def _part(config: Config, name: str, defaults: dict[str, Any]) -> Config:
     return config.part(legacy if config.values.get(legacy) else f"{name}_config", defaults)
 
 
-def image_tower(source: Source, config: Config) -> Tower:
+def image_tower(source: Source, config: Config, dim: int = 0) -> Tower:
+    """``dim``: width of the projection; 0: there may be one, as wide as the config says."""
     side, patch = config.side("image_size"), config.side("patch_size")
     transform = source.pictures(side, PixelNorm.clip(), shorter=side)
     encoder = ViT(**config.size(), stem=PatchStem(patch=patch, bias=False), embed_norm=True, pixels=transform.pixels)
-    head, projection = _projection(source, config, "visual_projection")
+    head, projection = _projection(source, config, "visual_projection", dim)
     field = Field((side, side, 3), "uint8")
     return Tower(encoder, field, image_table(patch, side), head, projection, transform=transform)
 
 
-def text_tower(source: Source, config: Config) -> Tower:
+def text_tower(source: Source, config: Config, dim: int = 0) -> Tower:
+    """``dim``: as of the image tower."""
     end = config.whole("eos_token_id")
     encoder = TextTransformer(**config.size(), end="highest" if end == LEGACY_EOS else end)
-    head, projection = _projection(source, config, "text_projection")
+    head, projection = _projection(source, config, "text_projection", dim)
     field = Field((config.whole("max_position_embeddings"),), "int32", config.whole("vocab_size"))
     return Tower(encoder, field, TEXT_TOWER, head, projection, tokenizer=find_tokenizer(source.folder, field))
 
 
-def _projection(source: Source, config: Config, name: str) -> tuple[Any, Table]:
-    """The head of a tower, where the checkpoint has one, and its rows."""
-    if not source.has(f"{name}.weight"):
+def _projection(source: Source, config: Config, name: str, dim: int) -> tuple[Any, Table]:
+    """The head of a tower, where there is one, and its rows."""
+    if not (dim or source.has(f"{name}.weight")):
         return Identity(), ()
-    return Linear(features=source.tensors.entries[f"{name}.weight"].shape[0]), linear(name, "")
+    return Linear(features=dim or config.whole("projection_dim")), linear(name, "")

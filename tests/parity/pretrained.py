@@ -15,11 +15,15 @@ EMBEDDING = 1e-4
 
 
 def wiggled(model, torch):
-    """The torch model with every parameter moved, so that no zero and no one hides a fault."""
+    """The torch model with every parameter moved, so that no zero and no one hides a fault.
+
+    Matrices move less where they are wide, so that what they make keeps its size in models of full size.
+    """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in model.parameters():
-            value += 0.1 * torch.randn(value.shape, generator=generator)
+            wide = value.shape[1:].numel() if value.ndim > 1 else 1
+            value += 0.1 * min(1, (32 / wide) ** 0.5) * torch.randn(value.shape, generator=generator)
     return model.eval()
 
 

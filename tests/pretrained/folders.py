@@ -28,7 +28,7 @@ CONFIGS = {
         )
     ),
 }
-TOLD = {"siglip": ("logit_scale", "logit_bias"), "open_clip": ("logit_scale",), "clip": ("logit_scale",)}
+TOLD = {"siglip": ("logit_scale", "logit_bias"), "open_clip": ("logit_scale",)}
 """Tensors by whose presence a reader tells variants apart."""
 
 
@@ -39,8 +39,6 @@ def described(name, folder):
     told = {tensor: Entry((1,) if name == "siglip" else (), "F32", file) for tensor in TOLD.get(name, ())}
     if "dinov2" in str(CONFIGS[name].get("model_type")):
         told["embeddings.mask_token"] = Entry((1, 8), "F32", file)
-    if name == "clip":
-        told |= {f"{tower}_projection.weight": Entry((6, 8), "F32", file) for tower in ("visual", "text")}
     source = Source(folder, Config(CONFIGS[name], file), Tensors(told, file), None)
     found = reader(source)
     _, arrays = split(nnx.eval_shape(lambda: found.model.build(nnx.Rngs(0), inputs=found.fields)))
