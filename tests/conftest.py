@@ -6,11 +6,14 @@ Nearly all of their time is compilation, so programs are compiled without LLVM's
 import os
 import sys
 
+import pytest
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",  # the older emitters, in half the time
 )
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 
@@ -20,3 +23,11 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 def pytest_addoption(parser):
     parser.addoption("--keep-recipes", action="store_true", help="write the resolved recipes that tests compare with")
+
+
+def pytest_collection_modifyitems(items):
+    """The tests of a file run in one process, one after another; those of the experiments, an experiment each."""
+    for item in items:
+        experiment = getattr(item, "callspec", None) if item.path.parent.name == "conformance" else None
+        group = experiment.id.partition(":")[0] if experiment else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))

@@ -87,8 +87,9 @@ class BatchNormLayer(nnx.Module):
         if training:
             mean = reduce(y, "b h w c -> c", "mean")
             variance = reduce(jnp.square(y - mean), "b h w c -> c", "mean")
-            self.mean[...] = self.momentum * self.mean[...] + (1 - self.momentum) * mean
-            self.variance[...] = self.momentum * self.variance[...] + (1 - self.momentum) * variance
+            # set_value: under a trace an assignment to [...] costs time by the square of the number of layers
+            self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
+            self.variance.set_value(self.momentum * self.variance[...] + (1 - self.momentum) * variance)
         y = (y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
         return y.astype(x.dtype)
 

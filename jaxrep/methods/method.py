@@ -16,9 +16,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
+import numpy as np
 from flax import nnx
 
-from jaxrep.batch import Batch, Field, Outputs, Tick
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick
 from jaxrep.spec import spec
 
 STATISTICS = "statistics"
@@ -61,9 +62,16 @@ class Method:
             setattr(module, name, value)
         key = rngs.params()
         for name, (part, reads) in self.parts(inputs).items():
-            own = nnx.Rngs(jax.random.fold_in(key, zlib.crc32(name.encode())))
+            own = _streams(jax.random.fold_in(key, zlib.crc32(name.encode())))
             setattr(module, name, part.build(own, inputs=module if reads is SELF else reads))
         return module
+
+
+def _streams(key: Array) -> nnx.Rngs:
+    """Rngs that count their draws in NumPy: counts that are traced cost time by the square of the number of layers."""
+    rngs = nnx.Rngs(key)
+    rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")
+    return rngs
 
 
 SELF = object()
