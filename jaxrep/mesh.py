@@ -1,22 +1,58 @@
 """The device mesh: how it is declared, how arrays lie on it, and the one call by which modules meet it."""
 
+import collections
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrep.batch import Array
 from jaxrep.errors import UsageError
-from jaxrep.paths import stack_of
+from jaxrep.paths import PathError, match, parse, select, stack_of
 from jaxrep.spec import spec
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
 """Rows of a batch lie over both axes that split the work on examples."""
+
+
+@spec
+class Shard:
+    """How the parameters that a pattern names lie on the mesh."""
+
+    path: str
+    """Which parameters, as a pattern: image/**, **/mlp/up/kernel."""
+    axes: tuple[Literal["fsdp", "tensor", ""], ...]
+    """The mesh axis over which each of the last axes of an array is split; empty: over none."""
+
+    def problems(self) -> Iterator[str]:
+        try:
+            parse(self.path)
+        except PathError as error:
+            yield str(error)
+        split = [axis for axis in self.axes if axis]
+        if len(set(split)) != len(split):
+            yield f"axes names one axis of the mesh twice: {', '.join(split)}"
+
+
+TENSOR = (
+    Shard(path="**/attention/out/kernel", axes=("tensor", "", "fsdp")),
+    Shard(path="**/attention/out/bias", axes=()),
+    Shard(path="**/attention/*/kernel", axes=("fsdp", "tensor", "")),
+    Shard(path="**/attention/*/bias", axes=("tensor", "")),
+    Shard(path="**/mlp/up/kernel", axes=("fsdp", "tensor")),
+    Shard(path="**/mlp/gate/kernel", axes=("fsdp", "tensor")),
+    Shard(path="**/mlp/up/bias", axes=("tensor",)),
+    Shard(path="**/mlp/gate/bias", axes=("tensor",)),
+    Shard(path="**/mlp/down/kernel", axes=("tensor", "fsdp")),
+)
+"""Of transformers: heads and hidden widths lie over ``tensor``, so that a block sums over its devices twice, after
+attention and after the MLP (Shoeybi et al. 2019, arXiv:1909.08053, section 3)."""
 
 
 @spec
@@ -30,7 +66,9 @@ class Mesh:
     tensor: int = 1
     """Devices over which heads and hidden widths are split."""
     min_shard_size: int = 2**16
-    """Parameters with fewer numbers than this are held whole on every device."""
+    """Parameters with fewer numbers than this are held whole on every device, unless a rule names them."""
+    rules: tuple[Shard, ...] = ()
+    """How parameters lie that are to lie otherwise; the first rule that names one decides."""
 
     def problems(self) -> Iterator[str]:
         for name in AXES:
@@ -50,24 +88,69 @@ class Mesh:
         return data, self.fsdp, self.tensor
 
     def build(self, devices: Any = None) -> jax.sharding.Mesh:
-        """The mesh over these devices (all of them by default), with axes that the compiler is free to use."""
+        """The mesh over these devices (all of them by default), with axes that the compiler is free to use.
+
+        Several slices (of TPUs, joined by a slower network) lie along ``data``. Raises UsageError where they cannot.
+        """
         devices = np.asarray(jax.devices() if devices is None else devices)
-        shape = self.shape(devices.size)
-        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices.ravel().tolist())
+        data, fsdp, tensor = shape = self.shape(devices.size)
+        slices = collections.Counter(getattr(device, "slice_index", 0) for device in devices.ravel())
+        if len(slices) == 1:
+            return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices.ravel().tolist())
+        if data % len(slices):
+            raise UsageError(
+                f"mesh.data is {data}, over which {len(slices)} slices of devices must lie: take a multiple of them"
+            )
+        grid = mesh_utils.create_hybrid_device_mesh(
+            (data // len(slices), fsdp, tensor), (len(slices), 1, 1), devices.ravel().tolist()
+        )
+        return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
     def layout(self, path: str, shape: tuple[int, ...]) -> P:
-        """How one parameter lies: its largest axis that ``fsdp`` divides is split; small parameters are whole.
+        """How one parameter lies: by the first rule that names it, or else, where it is large, with its largest axis
+        that ``fsdp`` divides split. The layer axis of stacked blocks never is: a scan takes one layer at a time.
 
-        The layer axis of stacked blocks is never split: a scan takes one layer at a time.
+        Raises UsageError: a rule splits an axis that the mesh does not divide, or that is not there.
         """
-        if self.fsdp == 1 or math.prod(shape) < self.min_shard_size:
-            return P()
         first = 1 if stack_of(path) else 0
+        large = math.prod(shape) >= self.min_shard_size
+        for rule in self.rules:
+            if match(rule.path, path) is not None:
+                return self._by_rule(rule, path, shape, first)
+        for rule in TENSOR if self.tensor > 1 else ():
+            if match(rule.path, path) is not None:
+                axes = tuple("" if axis == "fsdp" and not large else axis for axis in rule.axes)
+                return self._by_rule(Shard(path=rule.path, axes=axes), path, shape, first)
         axes = [axis for axis in range(first, len(shape)) if shape[axis] % self.fsdp == 0]
-        if not axes:
+        if self.fsdp == 1 or not large or not axes:
             return P()
         largest = max(axes, key=lambda axis: shape[axis])
         return P(*(None,) * largest, "fsdp")
+
+    def _by_rule(self, rule: Shard, path: str, shape: tuple[int, ...], first: int) -> P:
+        start = len(shape) - len(rule.axes)
+        if start < first:
+            raise UsageError(
+                f"mesh.rules: '{rule.path}' splits {len(rule.axes)} axes, and '{path}' has {len(shape) - first}"
+                f"{' without that of its layers' if first else ''}: its shape is {shape}"
+            )
+        for at, axis in enumerate(rule.axes, start):
+            if axis and shape[at] % getattr(self, axis):
+                raise UsageError(
+                    f"mesh.{axis} is {getattr(self, axis)}, which does not divide axis {at} of '{path}', whose shape "
+                    f"is {shape}: take a divisor of {shape[at]}, or lay it otherwise by mesh.rules"
+                )
+        return P(*(None,) * start, *(axis or None for axis in rule.axes))
+
+    def check(self, shapes: Mapping[str, Any]) -> None:
+        """That every rule names a parameter, and fits those that it names. Raises UsageError."""
+        for rule in self.rules:
+            try:
+                select(rule.path, shapes)
+            except PathError as error:
+                raise UsageError(f"mesh.rules: {error}") from None
+        for path, leaf in shapes.items():
+            self.layout(path, leaf.shape)
 
 
 def shardings(mesh: jax.sharding.Mesh, spec: Mesh, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:

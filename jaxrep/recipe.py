@@ -85,10 +85,28 @@ class Logging:
     """Whether TensorBoard files are written."""
     wandb: str = ""
     """Project of Weights & Biases to report to (extra: wandb); empty: none."""
+    hang_seconds: float = 1800.0
+    """Seconds without the end of a step after which the stacks of all threads are printed; 0: never."""
 
     def problems(self) -> Iterator[str]:
         if self.every_steps < 1:
             yield f"every_steps is at least 1, got {self.every_steps}"
+        if self.hang_seconds < 0:
+            yield f"hang_seconds is 0 or more, got {self.hang_seconds}"
+
+
+@spec
+class Profile:
+    """A trace of a few steps, for xprof and Perfetto, in ``profile/`` of the run."""
+
+    steps: int = 0
+    """Steps that are traced; 0: none."""
+    after: int = 10
+    """Steps of this process before the first one that is traced: the first compile and fill caches."""
+
+    def problems(self) -> Iterator[str]:
+        if self.steps < 0 or self.after < 1:
+            yield f"steps is 0 or more and after at least 1, got {self.steps} and {self.after}"
 
 
 @dataclass(frozen=True)
@@ -140,6 +158,8 @@ class Recipe:
     """When the state is saved."""
     log: Logging = execution(Logging())
     """What is reported."""
+    profile: Profile = execution(Profile())
+    """Which steps are traced."""
     max_skipped_steps: int = execution(20)
     """Steps in a row with a non-finite loss or gradient after which the run stops as diverged."""
 
@@ -157,6 +177,8 @@ class Recipe:
             yield f"the length is examples or epochs, one of them: got examples={self.examples}, epochs={self.epochs}"
         if 0 < self.examples < self.data.batch_size:
             yield f"examples={self.examples} is less than one batch of {self.data.batch_size}: no step would be made"
+        if self.checkpoint.best and not self.evals:
+            yield f"checkpoint.best is '{self.checkpoint.best}', and there are no evals that would measure it"
         if not self.objective:
             yield "objective has no term: nothing would be learnt"
         if not 0 <= self.seed < 2**32:

@@ -25,9 +25,11 @@ def main(args: list[str]) -> int:
     where = f"--run-dir DIR: where the run is kept, and found again (default: {given.run_dir})"
     loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
 
+    from jaxrep.train import hosts
     from jaxrep.train.compilation import keep_compiled
     from jaxrep.train.loop import train
 
+    hosts.join()
     keep_compiled()
     return int(train(loaded.recipe, given.run_dir, loaded))
 

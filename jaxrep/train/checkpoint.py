@@ -1,7 +1,7 @@
 """Checkpoints by orbax: written asynchronously, committed atomically, the latest few and the best kept.
 
-A checkpoint holds the TrainState as arrays by path and a small JSON: step, position of the loader, metrics. One that
-was cut off has no commit marker and is not seen.
+A checkpoint holds the TrainState as arrays by path, their digests, and a small JSON: where the loader stood. One that
+was cut off has no commit marker and is not seen; one that does not give what was saved is put aside.
 """
 
 import errno
@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,14 @@ from orbax.checkpoint import checkpoint_managers as managers
 from jaxrep.errors import JaxrepError
 from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
+from jaxrep.train.digest import digests
 
 # Orbax tells of every file it opens; and of errors, which it raises as well, with tracebacks of its threads.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class Damaged(JaxrepError):
+    """A checkpoint cannot be read, or does not hold what was saved."""
 
 
 class Checkpoints:
@@ -42,7 +48,11 @@ class Checkpoints:
             best_fn=score,  # without it orbax does not write metrics
             enable_async_checkpointing=True,
         )
-        handlers = {"state": ocp.StandardCheckpointHandler(), "meta": ocp.JsonCheckpointHandler()}
+        handlers = {
+            "state": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+            "digests": ocp.JsonCheckpointHandler(),
+        }
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def latest(self) -> int | None:
@@ -62,21 +72,79 @@ class Checkpoints:
             return
         self.wait()
         self._told(lambda: _require_room(self.directory, state))
-        args = ocp.args.Composite(state=ocp.args.StandardSave(_plain(state)), meta=ocp.args.JsonSave(meta))
+        arrays = flatten(state)
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays),
+            meta=ocp.args.JsonSave(meta),
+            digests=ocp.args.JsonSave(digests(arrays)),
+        )
         self._told(lambda: self._manager.save(step, args=args, metrics=metrics or {}))
 
+    def restore_latest(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]] | None:
+        """(step, state, meta) of the newest checkpoint that is whole, or None where there is none. Damaged ones are
+        put aside, with a word to the user, once an older one has been read.
+
+        Raises Damaged: there are checkpoints, and all of them are.
+        """
+        faults: list[Damaged] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state, meta = self.restore(step, like)
+            except Damaged as fault:
+                faults.append(fault)
+                continue
+            for fault in faults:
+                say(f"{fault}; the one of step {step} is taken instead")
+            self._put_aside([later for later in self._manager.all_steps() if later > step])
+            return step, state, meta
+        if faults:
+            told = "; ".join(map(str, faults))
+            raise Damaged(f"no checkpoint in {self.directory} is whole: {told}") from faults[0]
+        return None
+
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, meta) of a step. ``like``: the state's shapes and shardings (jax.ShapeDtypeStruct)."""
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(_plain(like)), meta=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=args)
+        """(state, meta) of a step. ``like``: the state's shapes and shardings (jax.ShapeDtypeStruct).
+
+        Raises Damaged.
+        """
+        found = self._read(step, flatten(like))
         leaves = [found["state"][path] for path in flatten(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), found["meta"]
 
     def arrays(self, step: int) -> dict[str, Any]:
-        """The state of a step as arrays by path, on this host, whatever devices it was saved from."""
-        shapes = self._manager.item_metadata(step)["state"]
-        local = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), dict(shapes))
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(local)))["state"]
+        """The state of a step as arrays by path, on this host, whatever devices it was saved from. Raises Damaged."""
+        try:
+            shapes = dict(self._manager.item_metadata(step)["state"])
+        except Exception as error:  # whatever a reader meets in damaged files
+            raise Damaged(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
+        return self._read(step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))["state"]
+
+    def _read(self, step: int, like: dict[str, Any]) -> Any:
+        read = ocp.args.JsonRestore()
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=read, digests=read)
+        try:
+            found = self._manager.restore(step, args=args)
+        except Exception as error:  # whatever a reader meets in damaged files
+            raise Damaged(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
+        now = digests(found["state"])
+        if wrong := [path for path, digest in found["digests"].items() if now.get(path) != digest]:
+            raise Damaged(
+                f"the checkpoint of step {step} does not hold what was saved: the digest of '{wrong[0]}' is another"
+                + (f", and those of {len(wrong) - 1} more arrays" if len(wrong) > 1 else "")
+            )
+        return found
+
+    def _put_aside(self, damaged: list[int]) -> None:
+        """Moves checkpoints out of the way of those that will be written; a user may look at them."""
+        if damaged and jax.process_index() == 0:
+            aside = self.directory.with_name("damaged")
+            aside.mkdir(exist_ok=True)
+            for step in damaged:
+                place = aside / str(step)
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.move(self.directory / str(step), place)
+        if damaged:
+            self._manager.reload()
 
     def wait(self) -> None:
         """Returns when the last save is committed."""
@@ -100,9 +168,9 @@ class Checkpoints:
             ) from error
 
 
-def _plain(state: Any) -> dict[str, Any]:
-    """A state as arrays by path, which outlives the classes that hold it."""
-    return flatten(state)
+def _brief(error: BaseException) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _require_room(directory: Path, state: Any) -> None:

@@ -17,13 +17,17 @@ from jaxrep.evals.eval import table
 from jaxrep.experiment import Loaded
 from jaxrep.mesh import ROWS
 from jaxrep.recipe import Recipe
+from jaxrep.spec_json import to_json
+from jaxrep.train import hosts
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.evaluation import Evaluation
 from jaxrep.train.exits import Exit
 from jaxrep.train.metrics import Reporter, memory
+from jaxrep.train.profiling import Profiler
 from jaxrep.train.run import Run, write_json
 from jaxrep.train.setup import Setup, set_up
 from jaxrep.train.signals import Interrupts
+from jaxrep.train.watchdog import Watchdog
 
 Say = Callable[[str], None]
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -50,7 +54,10 @@ def train(
     """
     try:
         with contextlib.closing(Run(Path(run_dir))) as run:
-            setup = set_up(recipe, run, loaded, say, devices)
+            say = say if hosts.main() else _silent
+            setup = hosts.together(
+                f"set up {run_dir}", lambda: set_up(recipe, run, loaded, say, devices), to_json(recipe)
+            )
             if (results := run.results()) is not None:
                 return _report(results, setup, say)
             return _steps(setup, say)
@@ -68,16 +75,16 @@ def _steps(setup: Setup, say: Say) -> Exit:
     with (
         jax.set_mesh(setup.mesh),
         contextlib.closing(Checkpoints(setup.run.path, recipe.checkpoint)) as checkpoints,
-        Interrupts() as stop,
+        Interrupts(alone=jax.process_count() == 1) as stop,
+        contextlib.closing(Watchdog(recipe.log.hang_seconds)) as watchdog,
+        contextlib.closing(Profiler(recipe.profile, setup.run.path / "profile")) as profiler,
     ):
         state, data = setup.start(checkpoints)
         step_fn = setup.compile()
         evaluate = Evaluation(setup)
         first, found = int(state.step), {}
         loader = setup.loader(data["position"], data.get("ledger"))
-        reporter = Reporter(
-            recipe, setup.run.path, first, setup.total_steps, step_fn.flops, main=jax.process_index() == 0
-        )
+        reporter = Reporter(recipe, setup.run.path, first, setup.total_steps, step_fn.flops, main=hosts.main())
         before = None
         with (
             contextlib.closing(reporter),
@@ -89,8 +96,11 @@ def _steps(setup: Setup, say: Say) -> Exit:
                 state, metrics = step_fn(state, next(batches))
                 jax.block_until_ready(before)  # one step runs while the next is prepared, and no more
                 before = metrics["loss"]
+                watchdog.step_ended(step)
+                profiler.step_ended(step - first)
                 reporter.advance(step, batches.data_wait)
                 last = step == setup.total_steps
+                leave = hosts.stop_requested(step) if jax.process_count() > 1 else stop.requested
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
                     reporter.log(step, metrics, memory() | batches.metrics())
                     setup.run.keep_ledger(batches.ledger)
@@ -103,14 +113,16 @@ def _steps(setup: Setup, say: Say) -> Exit:
                     checkpoints.wait()
                     raise
                 reporter.add(found)
-                if last or step % recipe.checkpoint.every_steps == 0 or found or stop.requested:
+                if last or step % recipe.checkpoint.every_steps == 0 or found or leave:
                     reporter.flush()  # a line of metrics is on disk before the checkpoint that follows it
-                    checkpoints.save(step, state, batches.state, found)
-                if stop.requested and not last:
+                    with reporter.saving():
+                        checkpoints.save(step, state, batches.state, found)
+                if leave and not last:
                     return _preempted(step, checkpoints, setup, say)
         checkpoints.wait()
         results = found if first < setup.total_steps else evaluate(first, state)
-        write_json(setup.run.path / "results.json", results)
+        if hosts.main():
+            write_json(setup.run.path / "results.json", results)
         return _report(results, setup, say)
 
 
@@ -128,13 +140,19 @@ def _preempted(step: int, checkpoints: Checkpoints, setup: Setup, say: Say) -> E
 
 def _diverged(checkpoints: Checkpoints, reporter: Reporter, setup: Setup, say: Say) -> Exit:
     checkpoints.wait()
-    last = checkpoints.latest()
+    last, step, count = checkpoints.latest(), reporter.latest_step, int(reporter.latest["skipped"])
+    size = setup.recipe.data.batch_size
     say(
-        f"{int(reporter.latest['skipped'])} steps in a row had a loss or gradient that is not finite: the run stops; "
-        f"{f'the checkpoint of step {last} is from before the end' if last is not None else 'there is no checkpoint'}; "
+        f"{count} steps in a row had a loss or gradient that is not finite, up to step {step}: the run stops; "
+        f"their examples are those at positions {(step - count) * size} to {step * size - 1} of the order; "
+        f"{f'the last good checkpoint is that of step {last}' if last is not None else 'there is no checkpoint'}; "
         "a lower learning rate, a longer warm-up or optimizer.clip-norm often help"
     )
     return Exit.DIVERGED
+
+
+def _silent(text: str) -> None:
+    """Processes but the first say nothing."""
 
 
 def _command() -> str:

@@ -1,12 +1,13 @@
 """Where metrics go: a progress bar, metrics.jsonl, TensorBoard and Weights & Biases; fetched without stopping the
 step."""
 
+import contextlib
 import importlib.util
 import json
 import math
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,7 +97,9 @@ class Reporter:
     def __init__(self, recipe: Recipe, run_dir: Path, resumed_at: int, total_steps: int, flops: float, main: bool):
         self.latest: dict[str, float] = {}
         """The last metrics that were fetched."""
-        self._batch, self._flops, self._waited = recipe.data.batch_size, flops, 0.0
+        self.latest_step = resumed_at
+        """The step that they are of."""
+        self._batch, self._flops, self._waited, self._saved = recipe.data.batch_size, flops, 0.0, 0.0
         self._every = recipe.log.every_steps
         self._writers = _writers(recipe.log, recipe, run_dir, resumed_at) if main else []
         self._pending: tuple[int, dict[str, Any], dict[str, float]] | None = None
@@ -124,9 +127,10 @@ class Reporter:
         now = time.perf_counter()
         steps, seconds = step - self._since_step, max(now - self._since, 1e-9)
         own = {"examples_per_second": steps * self._batch / seconds, "data_wait": self._waited / seconds}
+        own["checkpoint_wait"] = self._saved / seconds
         if peak := peak_flops():
             own["flops_utilisation"] = self._flops * steps / seconds / (peak * jax.device_count())
-        self._since, self._since_step, self._waited = now, step, 0.0
+        self._since, self._since_step, self._waited, self._saved = now, step, 0.0, 0.0
         if step % self._every:  # logged for its evaluation, or as the last: its health was not measured
             metrics = {name: value for name, value in metrics.items() if not name.startswith("health/")}
         self.flush()
@@ -138,6 +142,13 @@ class Reporter:
             self._pending[2].update(found)
             self._since = time.perf_counter()
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Counts the time within as that for which a checkpoint keeps the loop waiting."""
+        start = time.perf_counter()
+        yield
+        self._saved += time.perf_counter() - start
+
     def flush(self) -> None:
         """Writes what is pending; waits for the device if it must."""
         if self._pending is None:
@@ -145,7 +156,7 @@ class Reporter:
         step, metrics, host = self._pending
         self._pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        self.latest = values
+        self.latest, self.latest_step = values, step
         for writer in self._writers:
             writer.write(step, {"examples": float(step * self._batch), **values, **host})
         rate = f"{host['examples_per_second']:,.0f}"

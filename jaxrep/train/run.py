@@ -64,6 +64,8 @@ class Run:
                 self._held.enter_context(locked(self.path / "lock"))
             if self.exists():
                 self._recognise(recipe, say)
+            if jax.process_index():
+                return
             experiment = self._keep(loaded.path) if loaded and loaded.path.is_file() else None
             write_json(self.path / "environment.json", {**environment(), "experiment": experiment})
             write_json(self.path / "recipe.json", to_json(recipe))
@@ -105,7 +107,8 @@ class Run:
         if path.exists():
             return recipe.data.tokenizer.restore(read_json(path))
         loaded = recipe.data.tokenizer.load(texts())
-        write_json(path, loaded.state)
+        if jax.process_index() == 0:
+            write_json(path, loaded.state)
         return loaded
 
 

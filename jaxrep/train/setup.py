@@ -67,10 +67,10 @@ class Setup:
 
     def start(self, checkpoints: Checkpoints) -> tuple[TrainState, Mapping[str, Any]]:
         """(state, where the loader stands): of the last checkpoint, or of the beginning."""
-        last = checkpoints.latest()
-        if last is not None:
+        found = checkpoints.restore_latest(self.abstract, self.say)
+        if found is not None:
+            last, state, meta = found
             self.say(f"goes on from step {last} of {self.total_steps}")
-            state, meta = checkpoints.restore(last, self.abstract)
             return state, meta
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         state = run_once(lambda: initial(self.recipe, self.shapes, self.updater), out_shardings=places)
@@ -112,6 +112,7 @@ def set_up(recipe: Recipe, run: Run, loaded: Loaded | None, say: Say, devices: S
     traced = check(recipe)
     mesh = recipe.mesh.build(devices)
     check_devices(recipe, mesh)
+    recipe.mesh.check(traced.arrays)
     updater = traced.updater(recipe)
     if not run.exists():  # a run that goes on needs them no more
         check_origins(recipe, traced.arrays)

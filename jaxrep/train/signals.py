@@ -1,4 +1,8 @@
-"""Ctrl-C and SIGTERM become a flag, so that a run saves what it has before it leaves."""
+"""Ctrl-C and SIGTERM become a flag, so that a run saves what it has before it leaves.
+
+With several processes jax listens for SIGTERM, so that all of them hear of it and save the same step
+(``hosts.stop_requested``); a Ctrl-C is handed on to it.
+"""
 
 import os
 import signal
@@ -16,13 +20,15 @@ class Interrupts:
     The handlers from before come back at the end. Outside of the main thread, where Python has no signals, it is inert.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
         self.requested = False
+        self._alone = alone
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            numbers = (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,)
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
@@ -38,4 +44,6 @@ class Interrupts:
             # Not print: the handler may run in the middle of one, and its buffer does not take a second.
             name = signal.Signals(number).name
             os.write(STDERR, f"\n{name}: finishing this step, then saving; Ctrl-C leaves at once, unsaved\n".encode())
+        if not self._alone and not self.requested:
+            os.kill(os.getpid(), signal.SIGTERM)
         self.requested = True

@@ -1,0 +1,125 @@
+"""Several processes that train one run: how they find each other, agree before the first step, and stop together.
+
+Each host runs the same command. A launcher tells it who it is: ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
+``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or ``JAXREP_HOSTS=auto``, and jax asks the cluster (SLURM, TPU pods,
+Kubernetes, Open MPI). Without either, a process trains alone.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import jax
+from jax._src import distributed  # its key-value store: words between processes without a collective
+from jax.experimental import multihost_utils
+
+from jaxrep.errors import JaxrepError, UsageError
+
+T = TypeVar("T")
+
+ADDRESS, COUNT, NUMBER, AUTO = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAXREP_HOSTS"
+PATIENCE = 900.0
+"""Seconds for which processes wait for one another's set-up: data may be fetched or indexed meanwhile."""
+
+
+def join(environment: Mapping[str, str] = os.environ) -> None:
+    """Joins the other processes of the run, if a launcher says that there are any; before jax meets its devices.
+
+    Raises UsageError: some of the variables are missing, or make no sense.
+    """
+    if environment.get(AUTO) == "auto":
+        jax.distributed.initialize()
+        return
+    given = {name: environment[name] for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)}
+    if COUNT not in given and NUMBER not in given:  # jax reads an address alone in its own ways
+        return
+    if missing := [name for name in (ADDRESS, COUNT, NUMBER) if name not in given]:
+        raise UsageError(f"{', '.join(given)} is set, but not {', '.join(missing)}: several processes need all three")
+    if not given[COUNT].isdecimal() or not given[NUMBER].isdecimal() or int(given[NUMBER]) >= int(given[COUNT]):
+        raise UsageError(
+            f"{COUNT}={given[COUNT]} and {NUMBER}={given[NUMBER]}: processes are counted from 1 and numbered from 0"
+        )
+    jax.distributed.initialize(given[ADDRESS], int(given[COUNT]), int(given[NUMBER]))
+
+
+def main() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def together(what: str, action: Callable[[], T], recipe: Mapping[str, object] | None = None) -> T:
+    """``action()``, done by every process: if one fails, all fail, with its sentence, and none waits for ever.
+
+    ``recipe``: must be the same in all. The processes talk through the coordinator's key-value store, so nothing hangs
+    in a collective that not all of them entered.
+
+    Raises JaxrepError: what this process met, or another one.
+    """
+    if jax.process_count() == 1:
+        return action()
+    fault: JaxrepError | None = None
+    result = None
+    try:
+        result = action()
+    except JaxrepError as error:
+        fault = error
+    words = {"fault": None if fault is None else str(fault), "usage": isinstance(fault, UsageError), "recipe": recipe}
+    said = _exchange(what, json.dumps(words, sort_keys=True))
+    if fault is not None:
+        raise fault
+    for number, other in enumerate(map(json.loads, said)):
+        if other["fault"] is not None:
+            kind = UsageError if other["usage"] else JaxrepError
+            raise kind(f"process {number} of {len(said)} could not go on: {other['fault']}")
+    recipes = [json.loads(text)["recipe"] for text in said]
+    for number, other in enumerate(recipes):
+        if other != recipes[0]:
+            raise UsageError(
+                f"the processes were given different recipes: {_first_difference(recipes[0], other)} in process "
+                f"{number}; start all of them with one command"
+            )
+    return result  # pyright: ignore[reportReturnType]
+
+
+def _exchange(what: str, words: str) -> list[str]:
+    """What every process says, in their order; the same call may be made again under another name only."""
+    client = distributed.global_state.client
+    assert client is not None
+    client.key_value_set(f"jaxrep/{what}/{jax.process_index()}", words)
+    deadline = time.monotonic() + PATIENCE
+    said = []
+    for number in range(jax.process_count()):
+        left = max(int(1000 * (deadline - time.monotonic())), 1)
+        try:
+            said.append(client.blocking_key_value_get(f"jaxrep/{what}/{number}", left))
+        except Exception as error:  # the client's errors have no type of their own
+            raise JaxrepError(
+                f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
+                "see its own message"
+            ) from error
+    return said
+
+
+def _first_difference(one: object, other: object) -> str:
+    """The first field in which two recipes differ, as JSON has them, with both values."""
+    first, second = _leaves(one), _leaves(other)
+    path = next(path for path in {**first, **second} if first.get(path) != second.get(path))
+    return f"{path} is {first.get(path)} in process 0 and {second.get(path)}"
+
+
+def _leaves(value: object, path: str = "") -> dict[str, object]:
+    if isinstance(value, Mapping):
+        return {k: v for name, below in value.items() for k, v in _leaves(below, f"{path}.{name}".lstrip(".")).items()}
+    if isinstance(value, list):
+        return {k: v for i, below in enumerate(value) for k, v in _leaves(below, f"{path}[{i}]").items()}
+    return {path: value}
+
+
+def stop_requested(step: int) -> bool:
+    """Whether all processes are to save after this step and leave, since one of them was told to end.
+
+    All of them must ask, of every step; they all hear of the same one.
+    """
+    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
