@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
@@ -15,6 +17,7 @@ from jaxrep.batch import INFERENCE, Field
 from jaxrep.data.picture import fitted
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.mesh import ROWS
 from jaxrep.methods.method import STATISTICS
 from jaxrep.objective import normalise
 from jaxrep.train.partition import Arrays, Structure
@@ -78,14 +81,29 @@ class Model:
         return track(starts, "embedding", console=Console(stderr=True), transient=True, disable=quiet)
 
     def _block(self, batch: Mapping[str, Any], start: int, want: tuple[str, ...], unit: bool) -> dict[str, np.ndarray]:
-        """One block of rows, the last one filled up by repetition to a power of two, so that few shapes occur."""
+        """One block of rows, the last one filled up by repetition to a power of two, so that few shapes occur.
+
+        Where the model lies on a mesh the rows lie over it as well, and every host has all embeddings.
+        """
         cut = {name: np.asarray(value[start : start + self.block_size]) for name, value in batch.items()}
         rows = len(next(iter(cut.values())))
         size = min(self.block_size, 1 << max(rows - 1, 0).bit_length())
+        mesh = self._mesh()
+        if mesh is not None:
+            devices = mesh.shape["data"] * mesh.shape["fsdp"]
+            size = -(-size // devices) * devices
         filled = {name: _fill(value, size) for name, value in cut.items()}
-        return {
-            name: np.asarray(x)[:rows] for name, x in _rows(self._structure, self._arrays, filled, want, unit).items()
-        }
+        if mesh is not None:
+            filled = {name: _spread(value, NamedSharding(mesh, ROWS)) for name, value in filled.items()}
+        found = _rows(
+            self._structure, self._arrays, filled, want, unit, None if mesh is None else NamedSharding(mesh, P())
+        )
+        return {name: np.asarray(x)[:rows] for name, x in found.items()}
+
+    def _mesh(self) -> jax.sharding.Mesh | None:
+        """The mesh of several devices on which the parameters lie, or None."""
+        sharding = getattr(next(iter(self._arrays.values()), None), "sharding", None)
+        return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.num_devices > 1 else None
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """``{"text": int32 [n,L], "text/valid": bool [n,L]}``."""
@@ -161,13 +179,25 @@ class Model:
         return np.concatenate(parts)
 
 
-@functools.partial(jax.jit, static_argnames=("structure", "want", "unit"))
+def _spread(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Rows that every host has, over the devices of all."""
+    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
+
+
+@functools.partial(jax.jit, static_argnames=("structure", "want", "unit", "whole"))
 def _rows(
-    structure: Structure, arrays: Arrays, batch: Mapping[str, Any], want: tuple[str, ...], unit: bool
+    structure: Structure,
+    arrays: Arrays,
+    batch: Mapping[str, Any],
+    want: tuple[str, ...],
+    unit: bool,
+    whole: NamedSharding | None,
 ) -> dict[str, Any]:
+    """``whole``: the layout of an array of which every device has all, where there are several devices."""
     outputs = structure.merge(arrays).rows(batch, INFERENCE)
     found = {name: _named(outputs, name, f"the model, given {', '.join(batch)},") for name in want}
-    return {name: normalise(x) if unit else x.astype("float32") for name, x in found.items()}
+    found = {name: normalise(x) if unit else x.astype("float32") for name, x in found.items()}
+    return found if whole is None else jax.lax.with_sharding_constraint(found, whole)
 
 
 def _named(outputs: Mapping[str, Any], name: str, who: str) -> Any:

@@ -29,11 +29,10 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
 
     Raises UsageError: some of the variables are missing, or make no sense.
     """
-    if environment.get(AUTO) == "auto":
-        jax.distributed.initialize()
-        return
     given = {name: environment[name] for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)}
     if COUNT not in given and NUMBER not in given:  # jax reads an address alone in its own ways
+        if environment.get(AUTO) == "auto":
+            jax.distributed.initialize()
         return
     if missing := [name for name in (ADDRESS, COUNT, NUMBER) if name not in given]:
         raise UsageError(f"{', '.join(given)} is set, but not {', '.join(missing)}: several processes need all three")
