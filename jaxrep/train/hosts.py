@@ -48,11 +48,21 @@ def main() -> bool:
     return jax.process_index() == 0
 
 
-def together(what: str, action: Callable[[], T], recipe: Mapping[str, object] | None = None) -> T:
-    """``action()``, done by every process: if one fails, all fail, with its sentence, and none waits for ever.
+def agree(what: str, recipe: object) -> None:
+    """That all processes were given the same recipe (as JSON). Raises UsageError, in every one of them."""
+    if jax.process_count() == 1:
+        return
+    recipes = [json.loads(said) for said in _exchange(what, json.dumps(recipe, sort_keys=True))]
+    for number, other in enumerate(recipes):
+        if other != recipes[0]:
+            raise UsageError(
+                f"the processes were given different recipes: {_first_difference(recipes[0], other)} in process "
+                f"{number}; start all of them with one command"
+            )
 
-    ``recipe``: must be the same in all. The processes talk through the coordinator's key-value store, so nothing hangs
-    in a collective that not all of them entered.
+
+def together(what: str, action: Callable[[], T]) -> T:
+    """``action()``, done by every process: if one fails, all fail, with its sentence, and none waits for ever.
 
     Raises JaxrepError: what this process met, or another one.
     """
@@ -64,26 +74,22 @@ def together(what: str, action: Callable[[], T], recipe: Mapping[str, object] | 
         result = action()
     except JaxrepError as error:
         fault = error
-    words = {"fault": None if fault is None else str(fault), "usage": isinstance(fault, UsageError), "recipe": recipe}
-    said = _exchange(what, json.dumps(words, sort_keys=True))
+    words = {"fault": None if fault is None else str(fault), "usage": isinstance(fault, UsageError)}
+    said = [json.loads(text) for text in _exchange(what, json.dumps(words))]
     if fault is not None:
         raise fault
-    for number, other in enumerate(map(json.loads, said)):
+    for number, other in enumerate(said):
         if other["fault"] is not None:
             kind = UsageError if other["usage"] else JaxrepError
             raise kind(f"process {number} of {len(said)} could not go on: {other['fault']}")
-    recipes = [json.loads(text)["recipe"] for text in said]
-    for number, other in enumerate(recipes):
-        if other != recipes[0]:
-            raise UsageError(
-                f"the processes were given different recipes: {_first_difference(recipes[0], other)} in process "
-                f"{number}; start all of them with one command"
-            )
     return result  # pyright: ignore[reportReturnType]
 
 
 def _exchange(what: str, words: str) -> list[str]:
-    """What every process says, in their order; the same call may be made again under another name only."""
+    """What every process says, in their order; the same call may be made again under another name only.
+
+    They talk through the coordinator's key-value store, so nothing hangs in a collective that not all have entered.
+    """
     client = distributed.global_state.client
     assert client is not None
     client.key_value_set(f"jaxrep/{what}/{jax.process_index()}", words)
@@ -98,6 +104,7 @@ def _exchange(what: str, words: str) -> list[str]:
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
                 "see its own message"
             ) from error
+    client.wait_at_barrier(f"jaxrep/{what}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
     return said
 
 

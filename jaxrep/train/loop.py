@@ -55,9 +55,8 @@ def train(
     try:
         with contextlib.closing(Run(Path(run_dir))) as run:
             say = say if hosts.main() else _silent
-            setup = hosts.together(
-                f"set up {run_dir}", lambda: set_up(recipe, run, loaded, say, devices), to_json(recipe)
-            )
+            hosts.agree(f"recipe of {run_dir}", to_json(recipe))
+            setup = hosts.together(f"set-up of {run_dir}", lambda: set_up(recipe, run, loaded, say, devices))
             if (results := run.results()) is not None:
                 return _report(results, setup, say)
             return _steps(setup, say)

@@ -42,8 +42,8 @@ def command(run_dir: Path, steps: int, **flags: object) -> list[str]:
 class Launched:
     """``processes`` processes with ``devices`` simulated devices each, that run the same command."""
 
-    def __init__(self, words: list[str], processes: int, devices: int, logs: Path, last_has: tuple[str, ...] = ()):
-        """``last_has``: further words for the last process."""
+    def __init__(self, words: list[str], processes: int, devices: int, logs: Path, last: tuple[str, ...] = (), **of_last: str):
+        """``last``: further words for the last process; ``of_last``: and its environment."""
         logs.mkdir(exist_ok=True)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -58,9 +58,10 @@ class Launched:
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
                 "JAX_NUM_PROCESSES": str(processes),
                 "JAX_PROCESS_ID": str(number),
+                **(of_last if number == processes - 1 else {}),
             }
             with log.open("w") as out:
-                own = [*words, *(last_has if number == processes - 1 else ())]
+                own = [*words, *(last if number == processes - 1 else ())]
                 self.all.append(subprocess.Popen(own, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT))
 
     def wait(self, seconds: float = 400) -> list[int]:
@@ -133,7 +134,7 @@ def test_two_processes_train_as_one_stop_together_and_go_on_as_one(reference, tm
 
 def test_processes_with_different_recipes_are_told_so_and_none_hangs(tmp_path):
     words = command(tmp_path / "run", STEPS)
-    both = Launched(words, 2, 1, tmp_path / "logs", last_has=("--seed", "7"))
+    both = Launched(words, 2, 1, tmp_path / "logs", last=("--seed", "7"))
     assert both.wait(120) == [Exit.USAGE, Exit.USAGE], both.said()
     for said in both.said():
         assert "seed is 0 in process 0 and 7 in process 1" in said and "Traceback" not in said
@@ -141,9 +142,10 @@ def test_processes_with_different_recipes_are_told_so_and_none_hangs(tmp_path):
 
 def test_what_one_process_cannot_do_ends_all_with_its_sentence(tmp_path):
     words = command(tmp_path / "run", STEPS)
-    both = Launched(words, 2, 1, tmp_path / "logs", last_has=("--mesh.fsdp", "3"))
+    (tmp_path / "file").touch()
+    both = Launched(words, 2, 1, tmp_path / "logs", JAXREP_CACHE=str(tmp_path / "file"))
     assert both.wait(120) == [Exit.USAGE, Exit.USAGE], both.said()
-    assert "process 1 of 2 could not go on: a mesh of data=-1, fsdp=3" in both.said()[0]
+    assert f"process 1 of 2 could not go on: the cache file {tmp_path}" in both.said()[0]
 
 
 @pytest.mark.slow
