@@ -8,6 +8,7 @@ import sys
 from importlib import metadata
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = (
@@ -27,10 +28,13 @@ def pytest_addoption(parser):
     parser.addoption("--keep-recipes", action="store_true", help="write the resolved recipes that tests compare with")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items):
+def pytest_xdist_make_scheduler(config, log):
+    return FileByFile(config, log)
+
+
+class FileByFile(LoadScopeScheduling):
     """The tests of a file run in one process, one after another; those of the experiments, an experiment each."""
-    for item in items:
-        experiment = getattr(item, "callspec", None) if item.path.parent.name == "conformance" else None
-        group = experiment.id.partition(":")[0] if experiment else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        return file + test.partition("[")[2].partition(":")[0] if "/conformance/" in file else file

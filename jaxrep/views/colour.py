@@ -100,8 +100,9 @@ def rotate_hue(image: Float[Array, "*n 3"], turns: Array) -> Float[Array, "*n 3"
     value, low = image.max(-1), image.min(-1)
     chroma = value - low
     divisor = jnp.where(chroma > 0, chroma, 1)
+    # Compared with one another, not with the maximum: a compiler may compute that again, and round it otherwise.
     sixths = jnp.select(
-        [value == red, value == green],
+        [(red >= green) & (red >= blue), green >= blue],
         [(green - blue) / divisor, 2 + (blue - red) / divisor],
         4 + (red - green) / divisor,
     )

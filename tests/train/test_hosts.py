@@ -42,7 +42,9 @@ def command(run_dir: Path, steps: int, **flags: object) -> list[str]:
 class Launched:
     """``processes`` processes with ``devices`` simulated devices each, that run the same command."""
 
-    def __init__(self, words: list[str], processes: int, devices: int, logs: Path, last: tuple[str, ...] = (), **of_last: str):
+    def __init__(
+        self, words: list[str], processes: int, devices: int, logs: Path, last: tuple[str, ...] = (), **of_last: str
+    ):
         """``last``: further words for the last process; ``of_last``: and its environment."""
         logs.mkdir(exist_ok=True)
         with socket.socket() as free:
