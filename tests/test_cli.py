@@ -11,6 +11,8 @@ import pytest
 
 import jaxrep
 from jaxrep import cli
+from jaxrep.data.crop import Squash
+from jaxrep.data.tar import TarShards
 from jaxrep.errors import JaxrepError
 from jaxrep.experiment import load
 from jaxrep.spec import difference, replace
@@ -152,6 +154,11 @@ def test_train_runs_a_preset_in_its_default_directory(jaxrep_says, toy, trained)
         ("--schedule.peak 2 --schedule.warmup-steps 5", {"schedule.peak": 2.0, "schedule.warmup_steps": 5}),
         ("--method.towers.image.pool mean --log.no-health", {"method.towers.image.pool": "mean", "log.health": False}),
         ("--data.texts a b", {"data.texts": ("a", "b")}),
+        ("--data.train tar:{0..9}.tar,image_size=32", {"data.train": TarShards(shards="{0..9}.tar", image_size=32)}),
+        (
+            "--seed 3 --data.train=a.tar --data.train.text cap",
+            {"data.train": TarShards(shards="a.tar", text="cap"), "seed": 3},
+        ),
     ],
 )
 def test_flags_change_the_fields_that_they_name_and_no_other(jaxrep_says, toy, trained, flags, changes):
@@ -163,6 +170,16 @@ def test_flags_change_the_fields_that_they_name_and_no_other(jaxrep_says, toy, t
     assert run_dir == Path("there")
 
 
+def test_another_source_keeps_the_size_and_the_crop_of_the_pictures(jaxrep_says, toy, trained):
+    with open(toy, "a") as file:
+        file.write(
+            "from jaxrep.data.crop import Squash\nfrom jaxrep.data.files import Folder\n"
+            "own = recipe.replace({'data.train': Folder(path='p', image_size=64, crop=Squash())})\n"
+        )
+    assert jaxrep_says(f"train {toy}:own --data.train a.tar")[0] == 0
+    assert trained[0][0].data.train == TarShards(shards="a.tar", image_size=64, crop=Squash())
+
+
 def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
     status, out, _ = jaxrep_says(f"train {toy} --help")
     assert status == 0 and not trained
@@ -170,6 +187,7 @@ def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
     for part in (
         "Toy CLIP: which caption goes with which picture.",
         "--run-dir DIR: where the run is kept, and found again (default: runs/toy-recipe)",
+        "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption",
         "--seed INT Seed of initial values, draws and order. (default: 0)",
         "--method.towers.image.width INT Width D of tokens and features. (default: 192)",
     ):
@@ -187,6 +205,8 @@ def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
             "train experiments/toy.py --method.towers.image.widht 3",
             "Perhaps you meant: --method.towers.image.width INT",
         ),
+        ("train experiments/toy.py --data.train tra:a.tar", "there is no source of kind 'tra'; did you mean tar?"),
+        ("train experiments/toy.py --data.train", "argument --data.train: expected one argument"),
         ("train experiments/toy.py --seed a", "invalid literal for int() with base 10: 'a'"),
         ("train experiments/toy.py --run-dir", "argument --run-dir: expected one argument"),
         ("diff experiments/toy.py", "required: B"),

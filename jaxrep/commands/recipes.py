@@ -1,9 +1,18 @@
 """What several commands do with their arguments: find a recipe, and change its fields."""
 
+import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxrep.experiment import Loaded, from_run, load
+from jaxrep.spec import children, replace
+
+if TYPE_CHECKING:
+    from jaxrep.recipe import Recipe
+
+KEPT = ("image_size", "crop")
+"""Of the source before, what the model and its views are made for."""
 
 
 def find(target: str) -> Loaded:
@@ -14,14 +23,30 @@ def find(target: str) -> Loaded:
 def override(loaded: Loaded, args: list[str], prog: str, more: str = "") -> Loaded:
     """The same with the fields changed that ``args`` name: ``--method.towers.image.width 384``.
 
+    ``--data.train tar:pairs.tar`` takes another source, named as ``jaxrep data`` does (``data.grammar``), with the size
+    and crop of the pictures before; its fields are flags as well.
     ``--help`` among them lists every field, and ends the program as a wrong field does. ``more`` is added to that help.
     """
+    options = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
+    options.add_argument("--data.train", dest="source", metavar="SOURCE")
+    given, args = options.parse_known_args(args)
+    if given.source is not None:
+        loaded = dataclasses.replace(loaded, recipe=_reading(loaded.recipe, given.source))
     if not args:
         return loaded
     import tyro  # slow to import, as recipes are: a command's own help and a wrong file are answered before
 
     from jaxrep.recipe import Recipe
 
-    description = "\n\n".join(part for part in (loaded.doc, more) if part)
+    source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
+    description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
     recipe = tyro.cli(Recipe, args=args, default=loaded.recipe, prog=prog, description=description)
     return dataclasses.replace(loaded, recipe=recipe)
+
+
+def _reading(recipe: "Recipe", text: str) -> "Recipe":
+    """The recipe with another source of training data. Raises UsageError."""
+    from jaxrep.data.grammar import parse
+
+    before = children(recipe.data.train)
+    return replace(recipe, {"data.train": parse(text, {name: before[name] for name in KEPT if name in before})})
