@@ -7,7 +7,6 @@ import os
 import sys
 from importlib import metadata
 
-import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
