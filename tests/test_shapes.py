@@ -139,7 +139,9 @@ def test_mistakes_of_shape_inside_a_part_become_sentences_with_their_place():
     sound = Dual(towers={"sound": tiny.Patches(), "text": tiny.Ids()}, dim=4)
     assert told(RECIPE.replace(method=sound)).startswith("method: tower 'sound' reads a field that the batch lacks")
     swapped = Dual(towers={"image": tiny.Patches(), "text_id": TextTransformer(width=8, depth=1, heads=2)}, dim=4)
-    assert told(RECIPE.replace(method=swapped)).startswith("method: a text transformer reads token ids of shape (L,)")
+    assert told(RECIPE.replace(method=swapped)).startswith(
+        "method: text_id: a text transformer reads token ids of shape (L,)"
+    )
 
 
 def test_heads_that_do_not_divide_the_width_are_a_static_mistake():

@@ -9,7 +9,7 @@ import jax
 from jaxrep.batch import Batch, Field, Outputs, Tick, fold, unfold
 from jaxrep.encoders.base import Encoder
 from jaxrep.methods.heads import Head, Linear, LogitBias, LogitScale, NoBias
-from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.methods.method import STATISTICS, Method, naming
 from jaxrep.spec import spec
 
 
@@ -85,7 +85,8 @@ def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick) -> 
     """What a tower and its head make of their field: ``<name>`` and ``<name>/tokens``; and new statistics, or None."""
     x, views = fold(batch[name], rank)
     valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
-    encoded = getattr(module, name)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
+    with naming(name):
+        encoded = getattr(module, name)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
     with jax.named_scope(f"{name}_head"):
         out: Outputs = {name: unfold(getattr(module, f"{name}_head")(encoded.pooled), views)}
     if encoded.tokens is not None:

@@ -10,9 +10,10 @@ Each returns a dictionary of arrays and mutates nothing; a part with running sta
 reserved name ``statistics``: {part name: nnx.State}. The method never sees a loss.
 """
 
+import contextlib
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -63,8 +64,18 @@ class Method:
         key = rngs.params()
         for name, (part, reads) in self.parts(inputs).items():
             own = _streams(jax.random.fold_in(key, zlib.crc32(name.encode())))
-            setattr(module, name, part.build(own, inputs=module if reads is SELF else reads))
+            with naming(name):
+                setattr(module, name, part.build(own, inputs=module if reads is SELF else reads))
         return module
+
+
+@contextlib.contextmanager
+def naming(part: str) -> Iterator[None]:
+    """Puts the name of a part before what it says of wrong values."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{part}: {error}") from error
 
 
 def _streams(key: Array) -> nnx.Rngs:

@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxrep.errors import hint
 from jaxrep.evals.eval import Eval, measure
 from jaxrep.model import Model
 from jaxrep.train.setup import Setup
@@ -29,4 +30,8 @@ class Evaluation:
         """Metrics by name; empty where no evaluation is due."""
         if not (due := self.due(step)):
             return {}
-        return measure(due, model_of(self._setup, jax.block_until_ready(state)))
+        found = measure(due, model_of(self._setup, jax.block_until_ready(state)))
+        best = self._setup.recipe.checkpoint.best
+        if best and best not in found and len(due) == len(self._setup.recipe.evals):
+            self._setup.say(f"checkpoint.best is '{best}', which no evaluation measures; {hint(best, sorted(found))}")
+        return found

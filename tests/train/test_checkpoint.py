@@ -130,6 +130,55 @@ def test_a_save_that_was_interrupted_is_not_seen_and_does_not_stand_in_the_way(o
     equal_bits(opened().restore(4, shape(made()))[0], made(4))
 
 
+def damage(folder, how):
+    """Flips a byte of the largest file of a checkpoint's arrays, or removes it."""
+    file = max((path for path in (folder / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    if how == "missing":
+        file.unlink()
+        return
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ("flipped", "missing"))
+def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(opened, tmp_path, how):
+    checkpoints = opened(keep=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, made(step), {"position": step})
+        checkpoints.wait()
+    damage(tmp_path / "checkpoints" / "3", how)
+    told = []
+    again = opened(keep=3)
+    step, state, meta = again.restore_latest(shape(made()), told.append)
+    assert (step, meta, len(told)) == (2, {"position": 2}, 1)
+    assert "the checkpoint of step 3" in told[0] and "the one of step 2 is taken instead" in told[0]
+    equal_bits(state, made(2))
+    assert (tmp_path / "damaged" / "3").is_dir() and steps(again) == [1, 2]
+    again.save(3, made(3), {"position": 3})  # its place is free
+    again.wait()
+    equal_bits(opened(keep=3).restore(3, shape(made()))[0], made(3))
+
+
+def test_where_every_checkpoint_is_damaged_none_is_moved(opened, tmp_path):
+    checkpoints = opened()
+    checkpoints.save(1, made(1), {"position": 1})
+    checkpoints.wait()
+    damage(tmp_path / "checkpoints" / "1", "missing")
+    with pytest.raises(JaxrepError, match=r"no checkpoint in .* is whole: the checkpoint of step 1"):
+        opened().restore_latest(shape(made()), print)
+    assert (tmp_path / "checkpoints" / "1").is_dir() and not (tmp_path / "damaged").exists()
+
+
+def test_arrays_that_are_not_what_was_saved_are_told_by_name(opened, monkeypatch):
+    checkpoints = opened()
+    checkpoints.save(1, made(1), {"position": 1})
+    checkpoints.wait()
+    monkeypatch.setattr("jaxrep.train.checkpoint.digests", lambda arrays: {path: 0 for path in arrays})
+    with pytest.raises(JaxrepError, match=r"step 1 does not hold what was saved: the digest of '.*' is another"):
+        checkpoints.restore(1, shape(made()))
+
+
 @pytest.mark.parametrize(("before", "after"), ((1, 2), (2, 1)))
 def test_a_state_is_restored_onto_another_mesh(opened, before, after):
     state = made()
