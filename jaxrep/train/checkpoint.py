@@ -21,6 +21,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from jaxrep.errors import JaxrepError
 from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
+from jaxrep.train import hosts
 from jaxrep.train.digest import digests
 
 # Orbax tells of every file it opens; and of errors, which it raises as well, with tracebacks of its threads.
@@ -86,11 +87,11 @@ class Checkpoints:
 
         Raises Damaged: there are checkpoints, and all of them are.
         """
-        faults: list[Damaged] = []
+        faults: list[JaxrepError] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state, meta = self.restore(step, like)
-            except Damaged as fault:
+            except JaxrepError as fault:  # its own, or what another host met
                 faults.append(fault)
                 continue
             for fault in faults:
@@ -120,12 +121,7 @@ class Checkpoints:
         return self._read(step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))["state"]
 
     def _read(self, step: int, like: dict[str, Any]) -> Any:
-        read = ocp.args.JsonRestore()
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=read, digests=read)
-        try:
-            found = self._manager.restore(step, args=args)
-        except Exception as error:  # whatever a reader meets in damaged files
-            raise Damaged(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
+        found = hosts.together(f"reading of {self.directory / str(step)}", lambda: self._read_alone(step, like))
         now = digests(found["state"])
         if wrong := [path for path, digest in found["digests"].items() if now.get(path) != digest]:
             raise Damaged(
@@ -134,16 +130,26 @@ class Checkpoints:
             )
         return found
 
+    def _read_alone(self, step: int, like: dict[str, Any]) -> Any:
+        read = ocp.args.JsonRestore()
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=read, digests=read)
+        try:
+            return self._manager.restore(step, args=args)
+        except Exception as error:  # whatever a reader meets in damaged files
+            raise Damaged(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
+
     def _put_aside(self, damaged: list[int]) -> None:
         """Moves checkpoints out of the way of those that will be written; a user may look at them."""
-        if damaged and jax.process_index() == 0:
+
+        def move() -> None:
             aside = self.directory.with_name("damaged")
-            aside.mkdir(exist_ok=True)
-            for step in damaged:
-                place = aside / str(step)
-                shutil.rmtree(place, ignore_errors=True)
-                shutil.move(self.directory / str(step), place)
+            for step in damaged if hosts.main() else ():
+                shutil.rmtree(aside / str(step), ignore_errors=True)
+                aside.mkdir(exist_ok=True)
+                shutil.move(self.directory / str(step), aside / str(step))
+
         if damaged:
+            hosts.together(f"moving of {self.directory}", move)
             self._manager.reload()
 
     def wait(self) -> None:
