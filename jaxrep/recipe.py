@@ -122,6 +122,23 @@ class From:
     """Which of the run's weights: the last ones, their average, or those that its evaluations used."""
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """A public checkpoint in which a part starts, resized where its grid of patches or its patches are of another size.
+
+    The folder is looked at where a run starts. What it has not stays as it was initialised, and is told.
+    """
+
+    path: str
+    """Its folder, as ``jaxrep.load`` reads it."""
+    _: KW_ONLY
+    part: str = ""
+    """Path of the part there, as image or text/blocks; empty: the same path as here."""
+    patches: Literal["pseudo_inverse", "bilinear"] = "pseudo_inverse"
+    """How kernels of another patch size are resized: so that resized patches give the same tokens (Beyer et al. 2022,
+    FlexiViT, arXiv:2212.08013, section 3.4), or as pictures are."""
+
+
 @spec
 class Recipe:
     """The whole declaration of a training run."""
@@ -144,7 +161,7 @@ class Recipe:
     """Length of training in passes over the data; 0: it is given in examples."""
     seed: int = 0
     """Seed of initial values, draws and order."""
-    init: tyro.conf.Fixed[Mapping[str, From]] = field(default_factory=dict)
+    init: tyro.conf.Fixed[Mapping[str, From | Pretrained]] = field(default_factory=dict)
     """Parts that do not start from fresh values, by path."""
     ema: ParameterAverage = NoEma()
     """Which average of the parameters is kept, and whether evaluations and export use it."""

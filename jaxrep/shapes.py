@@ -128,14 +128,14 @@ def summary(recipe: Recipe) -> dict[str, float]:
     convolutions)."""
     traced = shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
     compute, size = traced.computation, recipe.data.batch_size
-    params = {path: leaf for path, leaf in traced.arrays.items() if path in traced.structure.trainable}
+    params = {path: traced.arrays[path] for path in traced.trained(traced.updater(recipe))}
     rest = {path: leaf for path, leaf in traced.arrays.items() if path not in params}
     tick = tick_shape(recipe)
     seen = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in traced.fields.items()}
     forward = flops(lambda arrays, batch, tick: compute.rows(arrays, batch, tick)[0], traced.arrays, seen, tick)
     step = flops(compute.value_and_grad, params, rest, traced.batch, tick)
     return {
-        "parameters": sum(leaf.size for leaf in params.values()),
+        "parameters": sum(traced.arrays[path].size for path in traced.structure.trainable),
         "forward_flops_per_example": forward / size,
         "step_flops_per_example": step / size,
     }

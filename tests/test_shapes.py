@@ -19,7 +19,7 @@ from jaxrep.evals.retrieval import Retrieval
 from jaxrep.evals.zeroshot import ZeroShot
 from jaxrep.methods.dual import Dual
 from jaxrep.objective import Contrastive, Matryoshka, Sigmoid, Term
-from jaxrep.shapes import shapes
+from jaxrep.shapes import shapes, summary
 from jaxrep.spec import problems, spec
 from jaxrep.train.optim import AdamW
 from jaxrep.train.rules import Freeze
@@ -172,3 +172,10 @@ def test_nothing_is_computed():
     fields = {"position": Field((2,), "uint32"), "image": Field((8, 8, 3), "uint8"), "text": Field((6,), "int32", 16)}
     found = shapes(RECIPE.replace({"data.batch_size": 2**33}), fields)
     assert found.outputs["image"] == jax.ShapeDtypeStruct((2**33, 4), jnp.float32)
+
+
+def test_what_is_frozen_is_not_differentiated():
+    free, frozen = (summary(RECIPE.replace(optimizer=AdamW(rules=rules))) for rules in ((), (Freeze(path="image/**"),)))
+    assert frozen["parameters"] == free["parameters"]
+    features, kernel = 2 * 4 * 6, 2 * 4 * 48 * 6  # gradients: through the head, and of the one matrix, of four patches
+    assert free["step_flops_per_example"] - frozen["step_flops_per_example"] == features + kernel

@@ -1,4 +1,5 @@
-"""Learnt positions of another grid: resized by cubic convolution (Keys 1981), as torch's bicubic interpolation does."""
+"""Parameters of another resolution: learnt positions, resized by cubic convolution (Keys 1981) as torch's bicubic
+interpolation does, and the kernels of patches."""
 
 import numpy as np
 
@@ -15,6 +16,28 @@ def resize_positions(
     rows, columns = (cubic_weights(old, new, antialias=antialias) for old, new in zip(grid, to, strict=True))
     x = positions.astype(np.float64).reshape(*grid, -1)
     return np.einsum("yh,hwd,xw->yxd", rows, x, columns, optimize=True).reshape(-1, x.shape[-1]).astype(np.float32)
+
+
+def resize_kernel(kernel: np.ndarray, patch: int, to: int, *, pseudo_inverse: bool = True) -> np.ndarray:
+    """The kernel [patch*patch*C,D] of square patches -> [to*to*C,D], in float32; the same size is left alone.
+
+    ``pseudo_inverse``: the kernel whose tokens of bilinearly resized patches are nearest to those of the old one, and
+    equal where patches grow (Beyer et al. 2022, FlexiViT, arXiv:2212.08013, section 3.4). Else resized as a picture is.
+    """
+    if patch == to:
+        return kernel
+    weights = linear_weights(patch, to)
+    if pseudo_inverse:
+        weights = np.linalg.pinv(weights.T)
+    x = kernel.astype(np.float64).reshape(patch, patch, -1, kernel.shape[1])
+    resized = np.einsum("yp,pqcd,xq->yxcd", weights, x, weights, optimize=True)
+    return resized.reshape(-1, kernel.shape[1]).astype(np.float32)
+
+
+def linear_weights(old: int, new: int) -> np.ndarray:
+    """[new, old]: how much of each old value makes a new one, linearly; pixel centres lie at halves."""
+    place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
+    return np.maximum(1 - np.abs(place[:, None] - np.arange(old)), 0)
 
 
 def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:

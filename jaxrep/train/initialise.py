@@ -1,6 +1,7 @@
-"""Where parts start that do not start from fresh values: another run, or a recipe that is trained first."""
+"""Where parts start that do not start from fresh values: another run, a recipe that is trained first, or a public
+checkpoint."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from flax import nnx
 
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.methods.method import SELF
-from jaxrep.recipe import From, Recipe
+from jaxrep.pretrained.start import fit
+from jaxrep.recipe import From, Pretrained, Recipe
+from jaxrep.shapes import Shapes
 from jaxrep.spec_json import fingerprint
 from jaxrep.train.exits import Exit
 from jaxrep.train.partition import Arrays, split
@@ -26,10 +29,15 @@ def start_from(setup: "Setup", state: TrainState) -> TrainState:
     """The state with the parts that ``init`` names taken from elsewhere; averages are copies of what was taken."""
     arrays = dict(state.arrays)
     for path, origin in setup.recipe.init.items():
-        folder = find_run(origin, setup)
-        theirs = restore(folder, weights=origin.weights).arrays
-        taken = take(arrays, path, theirs, origin.part or path, folder)
-        setup.say(f"init.{path}: {len(taken)} arrays from {folder}")
+        if isinstance(origin, Pretrained):
+            fitting = fit(path, origin, setup.recipe.method, setup.shapes)
+            taken, account = fitting.arrays(), fitting.account()
+        else:
+            folder = find_run(origin, setup)
+            theirs = restore(folder, weights=origin.weights).arrays
+            taken = take(arrays, path, theirs, origin.part or path, folder)
+            account = f"{len(taken)} arrays from {folder}"
+        setup.say(f"init.{path}: {account}")
         arrays |= {name: jax.device_put(value, arrays[name].sharding) for name, value in taken.items()}
     if not setup.recipe.init:
         return state
@@ -39,14 +47,16 @@ def start_from(setup: "Setup", state: TrainState) -> TrainState:
     return replace(state, params=params, rest=rest, ema=setup.recipe.ema.init(params))
 
 
-def check_origins(recipe: Recipe, paths: Iterable[str]) -> None:
-    """That the parts of ``init`` are the model's, whose arrays are ``paths``, and that the runs are there. Raises
+def check_origins(recipe: Recipe, shapes: Shapes) -> None:
+    """That the parts of ``init`` are the model's, that the runs are there, and that checkpoints fit. Raises
     UsageError."""
-    parts = sorted({name.split("/")[0] for name in paths})
+    parts = sorted({name.split("/")[0] for name in shapes.arrays})
     for path, origin in recipe.init.items():
-        if not any(f"{name}/".startswith(f"{path}/") for name in paths):
+        if not any(f"{name}/".startswith(f"{path}/") for name in shapes.arrays):
             raise UsageError(f"init names the part '{path}', which the model has not; {hint(path, parts)}")
-        if not isinstance(origin.source, Recipe) and not Run(Path(origin.source)).exists():
+        if isinstance(origin, Pretrained):
+            fit(path, origin, recipe.method, shapes)
+        elif not isinstance(origin.source, Recipe) and not Run(Path(origin.source)).exists():
             raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json")
 
 

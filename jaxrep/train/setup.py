@@ -115,7 +115,7 @@ def set_up(recipe: Recipe, run: Run, loaded: Loaded | None, say: Say, devices: S
     recipe.mesh.check(traced.arrays)
     updater = traced.updater(recipe)
     if not run.exists():  # a run that goes on needs them no more
-        check_origins(recipe, traced.arrays)
+        check_origins(recipe, traced)
     check_reporters(recipe.log)
     run.claim(recipe, loaded, say)
     examples = recipe.data.train.open()
