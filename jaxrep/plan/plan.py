@@ -77,6 +77,7 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
     shapes = check(recipe)
     mesh = recipe.mesh.build(devices)
     check_devices(recipe, mesh)
+    recipe.mesh.check(shapes.arrays)
     updater = shapes.updater(recipe)
     steps = recipe.total_steps(recipe.data.batch_size)  # the data's length is not known: a number in the program
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

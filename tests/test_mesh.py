@@ -1,0 +1,166 @@
+"""A recipe on any mesh is the recipe: rules lay out what they should, and a step has the loss and gradients of one
+device."""
+
+import functools
+from typing import Any
+
+import harness
+import jax
+import numpy as np
+import pytest
+from harness import QUICK, RECIPE, batch, drawn, tiny
+from jax.sharding import PartitionSpec as P
+
+from jaxrep.encoders.stem import PatchStem
+from jaxrep.encoders.vit import ViT
+from jaxrep.errors import UsageError
+from jaxrep.losses import pairwise
+from jaxrep.mesh import ROWS, Mesh, Shard, shardings
+from jaxrep.methods.dual import Dual
+from jaxrep.methods.heads import LogitBias
+from jaxrep.objective import Sigmoid
+from jaxrep.plan.plan import plan
+from jaxrep.train import microbatch
+from jaxrep.train.step import reads
+
+TRANSFORMER: Any = ViT(width=8, depth=2, heads=2, gated=True, stem=PatchStem(patch=4))
+VIT = RECIPE.replace(method=Dual(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4))
+MIXED = Mesh(data=2, fsdp=2, tensor=2, min_shard_size=1)
+
+
+@functools.cache
+def traced():
+    return harness.traced(VIT)
+
+
+# The layer axis, first in every shape of a block, is split by nothing.
+LAYOUT = {
+    "image/blocks/attention/query/kernel": ((2, 8, 2, 4), P(None, "fsdp", "tensor", None)),
+    "image/blocks/attention/key/kernel": ((2, 8, 2, 4), P(None, "fsdp", "tensor", None)),
+    "image/blocks/attention/value/kernel": ((2, 8, 2, 4), P(None, "fsdp", "tensor", None)),
+    "image/blocks/attention/query/bias": ((2, 2, 4), P(None, "tensor", None)),
+    "image/blocks/attention/out/kernel": ((2, 2, 4, 8), P(None, "tensor", None, "fsdp")),
+    "image/blocks/attention/out/bias": ((2, 8), P(None, None)),
+    "image/blocks/mlp/up/kernel": ((2, 8, 32), P(None, "fsdp", "tensor")),
+    "image/blocks/mlp/gate/kernel": ((2, 8, 32), P(None, "fsdp", "tensor")),
+    "image/blocks/mlp/up/bias": ((2, 32), P(None, "tensor")),
+    "image/blocks/mlp/down/kernel": ((2, 32, 8), P(None, "tensor", "fsdp")),
+    "image/blocks/mlp/down/bias": ((2, 8), P(None, "fsdp")),
+    "image/blocks/norm1/scale": ((2, 8), P(None, "fsdp")),
+    "image_head/kernel": ((8, 4), P("fsdp")),
+    "scale/log": ((), P()),
+}
+
+
+@pytest.mark.parametrize("path", LAYOUT)
+def test_heads_and_hidden_widths_lie_over_tensor_and_the_rest_over_fsdp(path):
+    shape, layout = LAYOUT[path]
+    assert traced().arrays[path].shape == shape
+    assert MIXED.layout(path, shape) == layout
+
+
+def test_small_parameters_are_whole_unless_a_rule_names_them():
+    bias, norm = "image/blocks/mlp/up/bias", "image/blocks/norm1/scale"
+    usual = Mesh(fsdp=2, tensor=2)
+    assert usual.layout(norm, (2, 8)) == P()
+    assert usual.layout(bias, (2, 32)) == P(None, "tensor")
+    assert usual.layout("image/blocks/mlp/up/kernel", (2, 8, 32)) == P(None, None, "tensor")
+    named = Mesh(fsdp=2, rules=(Shard(path="**/up/*", axes=("fsdp",)), Shard(path="**", axes=())))
+    assert named.layout(bias, (2, 32)) == P(None, "fsdp")
+    assert named.layout("image/blocks/mlp/up/kernel", (2, 512, 2048)) == P(None, None, "fsdp")
+    assert named.layout("image_head/kernel", (1024, 1024)) == P(None, None)
+
+
+def test_without_tensor_the_largest_axis_that_fsdp_divides_is_split_and_that_of_the_layers_never():
+    usual = Mesh(fsdp=4)
+    assert usual.layout("image/blocks/mlp/up/kernel", (24, 1024, 4096)) == P(None, None, "fsdp")
+    assert usual.layout("image/stem/kernel", (14, 14, 3, 1024)) == P(None, None, None, "fsdp")
+    assert usual.layout("text/embedding", (49409, 768)) == P(None, "fsdp")
+    assert usual.layout("image/blocks/odd", (4, 333, 333)) == P()
+
+
+@pytest.mark.parametrize(
+    ("mesh", "sentence"),
+    [
+        (
+            Mesh(rules=(Shard(path="imag/**", axes=("fsdp",)),)),
+            r"mesh.rules: pattern 'imag/\*\*' names no parameter; the nearest are image/\*\*",
+        ),
+        (
+            Mesh(tensor=3, data=1),
+            r"mesh.tensor is 3, which does not divide axis \d of 'image/blocks/attention/\w+/\w+', whose shape is .*: "
+            r"take a divisor of 2, or lay it otherwise by mesh.rules",
+        ),
+        (
+            Mesh(fsdp=5, rules=(Shard(path="image_head/kernel", axes=("fsdp", "")),)),
+            r"mesh.fsdp is 5, which does not divide axis 0 of 'image_head/kernel', whose shape is \(8, 4\)",
+        ),
+        (
+            Mesh(rules=(Shard(path="image/blocks/norm1/scale", axes=("", "fsdp")),)),
+            "'image/blocks/norm1/scale' splits 2 axes, and 'image/blocks/norm1/scale' has 1 without that of its layers",
+        ),
+    ],
+)
+def test_rules_that_do_not_fit_are_one_sentence(mesh, sentence):
+    with pytest.raises(UsageError, match=sentence) as told:
+        mesh.check(traced().arrays)
+    assert "\n" not in str(told.value)
+
+
+def test_a_plan_tells_a_rule_that_names_nothing_before_it_compiles():
+    with pytest.raises(UsageError, match=r"mesh.rules: pattern 'imag/kernel' names no parameter"):
+        plan(RECIPE.replace(mesh=Mesh(rules=(Shard(path="imag/kernel", axes=("fsdp",)),))), jax.devices()[:1])
+
+
+def test_a_mesh_that_does_not_fit_the_devices_is_one_sentence():
+    with pytest.raises(UsageError, match=r"data=-1, fsdp=3, tensor=2 does not fit 8 devices: the product of the axes"):
+        Mesh(fsdp=3, tensor=2).build()
+
+
+# A step on a mesh
+
+
+def gradients(recipe, mesh, size):
+    """(loss, gradients by path) of one batch on a mesh, as ``recipe.mesh`` lays out the parameters."""
+    found = harness.traced(recipe)
+    params = {path: 0.3 * value for path, value in drawn(found.arrays).items()}
+    of, keep = found.computation, reads(recipe, found)
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(params, batch):
+        args = (params, {}, batch, harness.tick())
+        if size:
+            return microbatch.value_and_grad(of, *args, size=size, keep=keep)
+        return of.value_and_grad(*args)
+
+    rows = jax.NamedSharding(mesh, ROWS)
+    with jax.set_mesh(mesh):
+        placed = jax.device_put(params, shardings(mesh, recipe.mesh, params)), jax.device_put(batch(), rows)
+        (loss, *_), found = jax.device_get(both(*placed))
+    return loss, found
+
+
+@functools.cache
+def on_one(objective):
+    recipe = VIT if objective == "contrastive" else SIGMOID
+    return gradients(recipe.replace(mesh=Mesh()), Mesh().build(jax.devices()[:1]), 0)
+
+
+SIGMOID = VIT.replace(
+    method=Dual(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4, bias=LogitBias(init=-1.0)),
+    objective={"sigmoid": Sigmoid("image", "text")},
+)
+
+
+@pytest.mark.parametrize(
+    ("way", "size", "objective"), [("gather", 0, "contrastive"), ("ring", 4, "contrastive"), ("ring", 0, "sigmoid")]
+)
+def test_on_data_fsdp_and_tensor_a_step_has_the_loss_and_gradients_of_one_device(way, size, objective, monkeypatch):
+    monkeypatch.setattr(pairwise, "GATHER_BYTES", 2**28 if way == "gather" else 0)
+    recipe = (VIT if objective == "contrastive" else SIGMOID).replace(mesh=MIXED)
+    (loss, found), (expected, by_path) = gradients(recipe, MIXED.build(), size), on_one(objective)
+    # Sums over rows, heads and hidden widths are taken in parts, in float32: a few units in the last place.
+    np.testing.assert_allclose(loss, expected, rtol=2e-5)
+    assert found.keys() == by_path.keys()
+    for path, leaf in by_path.items():
+        np.testing.assert_allclose(found[path], leaf, rtol=2e-5, atol=2e-6 * max(1.0, np.abs(leaf).max()), err_msg=path)
