@@ -29,6 +29,8 @@ class Bert(Transformer):
     """Share of values that are dropped from the embedding and from the output of each branch, in training."""
     segments: int = 2
     """Number of token types (BERT's sentences A and B), each with a learnt vector; 0: there are none."""
+    pad: int = 0
+    """Id of padding (RoBERTa: 1): where the batch does not say, a text ends with the last id that is another."""
     pool: Literal["cls", "mean", "tanh"] = "cls"
     """The first token, the mean of the real ones, or tanh of a dense layer on the first one (BERT's own pooler)."""
 
@@ -51,6 +53,8 @@ class Bert(Transformer):
         yield from super().problems()
         if self.segments < 0:
             yield f"segments is {self.segments}: it counts token types, 0 or more"
+        if self.pad < 0:
+            yield f"pad is {self.pad}: it is a token's id, 0 or more"
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "BertModule":
         return BertModule(self, rngs, inputs)
@@ -59,6 +63,8 @@ class Bert(Transformer):
 class BertModule(TransformerModule):
     """Token ids int32 [B,L], padded at the end -> features."""
 
+    inert_padding: ClassVar[bool] = True  # a text's features are the same, however much of it there is
+
     def __init__(self, spec: Bert, rngs: nnx.Rngs, inputs: Field):
         if len(inputs.shape) != 1 or inputs.classes is None:
             raise ValueError(
@@ -66,6 +72,7 @@ class BertModule(TransformerModule):
                 f"shape {inputs.shape} and classes {inputs.classes}"
             )
         super().__init__(spec, rngs, pool="mean" if spec.pool == "mean" else "cls")
+        self.pad = spec.pad
         self.embedding = normal(rngs, (inputs.classes, spec.width), 0.02)
         self.positions = normal(rngs, (inputs.shape[0], spec.width), 0.02)
         self.segments = normal(rngs, (spec.segments, spec.width), 0.02) if spec.segments else None
@@ -73,7 +80,7 @@ class BertModule(TransformerModule):
             self.pool = nnx.data(TanhPool(rngs, spec.width))
 
     def embed(self, x: Array, segments: Array | None = None) -> tuple[Array, Array, Array]:
-        """Ids [B,L] -> tokens h [B,L,D], positions [L,D], and which are real: all up to the last id that is not 0.
+        """Ids [B,L] -> tokens h [B,L,D], positions [L,D], and which are real: all up to the last that is no padding.
 
         ``segments`` int [B,L]: the type of each token, by default 0; a caller that has them goes by ``embed`` and
         ``encode``.
@@ -84,7 +91,7 @@ class BertModule(TransformerModule):
         h = self.embedding[...][x]
         if self.segments is not None:
             h = h + self.segments[...][0 if segments is None else segments]
-        filled = jnp.where(x != 0, jnp.arange(x.shape[1]), -1).max(axis=1, keepdims=True)
+        filled = jnp.where(x != self.pad, jnp.arange(x.shape[1]), -1).max(axis=1, keepdims=True)
         return h, self.positions[: x.shape[1]], jnp.arange(x.shape[1]) <= filled
 
 

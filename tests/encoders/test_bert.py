@@ -25,6 +25,14 @@ def test_padding_does_not_change_a_text(pool):
     np.testing.assert_allclose(encode(IDS)[0], encode(IDS[:1, :3])[0], **SAME)
 
 
+def test_padding_has_the_id_that_the_spec_names():
+    """An id of 0 is then a token like others, as RoBERTa's start of a text."""
+    module = built(pad=1)
+    ids = jnp.array([[0, 6, 7, 0, 1, 1], [1, 1, 9, 1, 1, 1]], jnp.int32)
+    np.testing.assert_array_equal(module.embed(ids)[2], [[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]])
+    assert list(Bert(**SPEC, pad=-1).problems()) == ["pad is -1: it is a token's id, 0 or more"]
+
+
 def test_pooling_reads_the_tokens_that_it_names():
     for pool in ("cls", "mean", "tanh"):
         module = built(pool=pool)
