@@ -160,8 +160,22 @@ class Model:
             batch = {name: ids.astype(np.int32)}
             batch |= {} if valid is None else {f"{name}/valid": np.asarray(valid, bool)}
             return self.encode(batch, (name,))[name]
-        tokens = self.tokenize(texts)  # pyright: ignore[reportArgumentType]
-        return self.encode({name: tokens["text"], f"{name}/valid": tokens["text/valid"]}, (name,))[name]
+        parts = []
+        for start in self._starts(len(texts)):
+            tokens = self.tokenize(texts[start : start + self.block_size])  # pyright: ignore[reportArgumentType]
+            shown = slice(self._shown(tokens["text/valid"], name))
+            batch = {name: tokens["text"][:, shown], f"{name}/valid": tokens["text/valid"][:, shown]}
+            parts.append(self.encode(batch, (name,))[name])
+        return np.concatenate(parts)
+
+    def _shown(self, valid: np.ndarray, name: str) -> int:
+        """How many tokens of each text the encoder is shown: all, or where padding does nothing to the others, up to
+        the longest text's (a power of two, so that few shapes occur)."""
+        encoder = getattr(self._structure.merge(self._arrays), name, None)
+        if not getattr(encoder, "inert_padding", False):
+            return valid.shape[1]
+        longest = int(valid.sum(axis=1).max(initial=8))
+        return min(valid.shape[1], 1 << (longest - 1).bit_length())
 
     def encode_image(self, pictures: Sequence[Any] | np.ndarray, name: str = "image") -> np.ndarray:
         """Embeddings [n,D], rows of unit length, of pictures: paths, PIL images, uint8 arrays [H,W,3], or one array of

@@ -45,6 +45,33 @@ class Linear(Head):
 
 
 @spec
+class Tanh(Head):
+    """tanh of a linear layer (the dense module of sentence-transformers)."""
+
+    features: int
+    """Width of the output."""
+    bias: bool = True
+    """Whether a bias is added."""
+
+    def problems(self) -> Iterator[str]:
+        yield from Linear(features=self.features).problems()
+
+    def width(self, features: int) -> int:
+        return self.features
+
+    def build(self, rngs: nnx.Rngs, *, inputs: int) -> nnx.Module:
+        return _Tanh(Linear(features=self.features, bias=self.bias).build(rngs, inputs=inputs))
+
+
+class _Tanh(nnx.Module):
+    def __init__(self, linear: nnx.Module):
+        self.linear = linear
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.tanh(self.linear(x))
+
+
+@spec
 class Identity(Head):
     """The features as they are."""
 

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jaxrep.errors import UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
-from jaxrep.pretrained import clip, dinov2, mapping, open_clip, siglip, vit
+from jaxrep.pretrained import bert, clip, dinov2, mapping, open_clip, sentence, siglip, vit
 from jaxrep.pretrained.architecture import Architecture, Config, Source
 from jaxrep.pretrained.images import read_transform
 from jaxrep.pretrained.tensors import open_folder, read_json
@@ -30,6 +30,7 @@ READERS: Mapping[str, Callable[[Source], Architecture]] = {
     "vit": vit.read,
     "dinov2": dinov2.read,
     "dinov2_with_registers": dinov2.read,
+    **dict.fromkeys(bert.TOWERS, bert.read),
 }
 """By the ``model_type`` of config.json."""
 
@@ -54,7 +55,7 @@ class Checkpoint:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is one of a public checkpoint, by the file that describes it."""
-    return (folder / "config.json").is_file() or (folder / OPEN_CLIP).is_file()
+    return any((folder / name).is_file() for name in ("config.json", OPEN_CLIP, sentence.MODULES))
 
 
 def read(folder: Path) -> Checkpoint:
@@ -76,6 +77,8 @@ def read(folder: Path) -> Checkpoint:
 
 def _source(folder: Path) -> tuple[Source, Callable[[Source], Architecture]]:
     """What lies in the folder, and what reads it."""
+    if (folder / sentence.MODULES).is_file():
+        return sentence.open_modules(folder)
     if (file := folder / "config.json").is_file():
         config = read_json(file)
         kind = str(config.get("model_type"))

@@ -117,14 +117,15 @@ def _weight_map(index: Path) -> dict[str, str]:
     return names
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A file that holds one JSON object. Raises UsageError."""
+def read_json(file: Path, kind: type[dict] | type[list] = dict) -> Any:
+    """A file that holds one JSON object, or one list. Raises UsageError."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise UsageError(f"{file} should hold a JSON object, and holds a {type(found).__name__}")
+    if not isinstance(found, kind):
+        expected = "object" if kind is dict else "list"
+        raise UsageError(f"{file} should hold a JSON {expected}, and holds a {type(found).__name__}")
     return found
 
 

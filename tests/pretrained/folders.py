@@ -20,6 +20,9 @@ CONFIGS = {
     "dinov2": dict(model_type="dinov2", **IMAGE, mlp_ratio=1.5),
     "swiglu": dict(model_type="dinov2", **IMAGE, use_swiglu_ffn=True, qkv_bias=False),
     "registers": dict(model_type="dinov2_with_registers", **IMAGE, mlp_ratio=1.5, num_register_tokens=2),
+    "bert": dict(model_type="bert", **{**WORDS, "max_position_embeddings": 20}),
+    "roberta": dict(model_type="roberta", **WORDS, type_vocab_size=1),
+    "xlm-roberta": dict(model_type="xlm-roberta", **WORDS, type_vocab_size=1),
     "open_clip": dict(
         model_cfg=dict(
             embed_dim=6,

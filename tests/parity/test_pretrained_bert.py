@@ -1,0 +1,113 @@
+"""Checkpoints of BERT and its relatives against transformers: every layer and the features, of wiggled weights."""
+
+import json
+
+import numpy as np
+import pytest
+from parity.pretrained import RNG, assert_embeddings, assert_layers, saved
+
+torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
+transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")
+
+SIZE = dict(
+    vocab_size=50,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    intermediate_size=96,
+    max_position_embeddings=13,
+)
+
+
+def texts(n, length, words, pad):
+    """Ids [n,length], padded at the end, in which the padding's id occurs nowhere else; and which are real."""
+    valid = np.arange(length) < RNG.integers(1, length + 1, (n, 1))
+    valid[0] = True
+    return np.where(valid, RNG.integers(pad + 1, words, (n, length)), pad), valid
+
+
+def check(model, folder, encoder=lambda model: model, n=4, length=11):
+    ours = saved(model, folder, torch)
+    ids, valid = texts(n, length, model.config.vocab_size, model.config.pad_token_id)
+    with torch.no_grad():
+        theirs = encoder(model)(torch.tensor(ids), torch.tensor(valid), output_hidden_states=True)
+    tokens = theirs.hidden_states[-1]
+    mean = torch.stack([row[:size].mean(0) for row, size in zip(tokens, valid.sum(1), strict=True)])
+    assert_layers(ours, "text", ids, theirs.hidden_states, mean, valid)
+    assert_embeddings(ours.encode_text(ids), mean)
+    assert_embeddings(ours.encode_text(ids, valid=valid), mean)
+
+
+def bert(**changes):
+    return transformers.BertModel(transformers.BertConfig(**{**SIZE, **changes}))
+
+
+def test_bert(tmp_path):
+    check(bert(), tmp_path)
+
+
+def test_berts_file_of_pretraining_with_the_names_of_its_first_release(tmp_path):
+    """Its tensors lie under "bert.", its norms have a gamma and a beta, and heads and buffers are in the file."""
+    from safetensors.numpy import load_file
+
+    from jaxrep.pretrained.load import load_checkpoint
+    from jaxrep.pretrained.tensors import write
+
+    model = transformers.BertForPreTraining(transformers.BertConfig(**SIZE, hidden_act="gelu_new"))
+    saved(model, tmp_path, torch)
+    named = {}
+    for name, value in load_file(tmp_path / "model.safetensors").items():
+        named[name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")] = value
+    named["bert.embeddings.position_ids"] = np.arange(13)[None]
+    write(tmp_path, named)
+    ours = load_checkpoint(tmp_path)
+    ids, valid = texts(2, 7, 50, 0)
+    with torch.no_grad():
+        theirs = model.bert(torch.tensor(ids), torch.tensor(valid)).last_hidden_state
+    mean = torch.stack([row[:size].mean(0) for row, size in zip(theirs, valid.sum(1), strict=True)])
+    assert_embeddings(ours.encode_text(ids), mean)
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta"])
+@pytest.mark.parametrize("pad", [1, 3])
+def test_positions_start_after_the_padding_id(tmp_path, kind, pad):
+    size = dict(SIZE, max_position_embeddings=12 + pad, pad_token_id=pad, type_vocab_size=1, layer_norm_eps=1e-5)
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**size))
+    check(model, tmp_path)
+
+
+def test_what_config_json_leaves_out_has_the_layouts_defaults(tmp_path):
+    from jaxrep.pretrained import bert as tables
+
+    for kind, defaults in (("Bert", tables.DEFAULTS), ("Roberta", tables.ROBERTA), ("XLMRoberta", tables.XLM_ROBERTA)):
+        config = getattr(transformers, f"{kind}Config")()
+        assert {name: getattr(config, name) for name in defaults} == defaults, kind
+
+
+def test_a_decoder_and_relative_positions_are_refused(tmp_path):
+    from jaxrep.errors import UsageError
+    from jaxrep.pretrained.load import load_checkpoint
+
+    bert().save_pretrained(tmp_path)
+    plain = json.loads((tmp_path / "config.json").read_text())
+    for name, value in (("is_decoder", True), ("position_embedding_type", "relative_key")):
+        (tmp_path / "config.json").write_text(json.dumps({**plain, name: value}))
+        with pytest.raises(UsageError, match=rf"config\.json: '{name}' is {value!r}, and models with"):
+            load_checkpoint(tmp_path)
+
+
+FULL = {
+    "bert": lambda: transformers.BertModel(transformers.BertConfig()),
+    "minilm": lambda: bert(vocab_size=30_522, hidden_size=384, intermediate_size=1536, num_attention_heads=12),
+    "xlm-roberta": lambda: transformers.XLMRobertaModel(
+        transformers.XLMRobertaConfig(
+            vocab_size=250_002, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
+        )
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_models_of_full_size(tmp_path, name):
+    check(FULL[name](), tmp_path, n=2)
