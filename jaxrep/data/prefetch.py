@@ -45,15 +45,24 @@ class Prefetch:
     """
 
     def __init__(self, loader: Loader, sharding: jax.sharding.Sharding, ahead: int = 2):
-        self.position, self.ledger = loader.position, loader.ledger
         self.data_wait = 0.0
         """Seconds that the last ``next`` waited for its batch."""
-        self._loader, self._sharding = loader, sharding
+        self._sharding, self._ahead = sharding, ahead
+        self._start(loader)
+
+    def _start(self, loader: Loader) -> None:
+        self.position, self.ledger = loader.position, loader.ledger
+        self._loader = loader
         self._ready: queue.Queue[tuple[Any, int, Ledger]] = queue.Queue()
-        self._room = threading.Semaphore(ahead)
+        self._room = threading.Semaphore(self._ahead)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
         self._thread.start()
+
+    def go_on_with(self, loader: Loader) -> None:
+        """Takes the next batches from another loader; what was read ahead by the one before is dropped."""
+        self.close()
+        self._start(loader)
 
     def __iter__(self) -> "Prefetch":
         return self
@@ -71,11 +80,6 @@ class Prefetch:
         self._room.release()
         self.position, self.ledger = position, ledger
         return batch
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data, as JSON values."""
-        return {"position": self.position, "ledger": self.ledger.to_json()}
 
     def metrics(self) -> dict[str, float]:
         """The share of each source of a mixture in the examples so far, and the number of bad ones."""

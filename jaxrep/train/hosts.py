@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax._src import distributed  # its key-value store: words between processes without a collective
@@ -52,7 +52,7 @@ def agree(what: str, recipe: object) -> None:
     """That all processes were given the same recipe (as JSON). Raises UsageError, in every one of them."""
     if jax.process_count() == 1:
         return
-    recipes = [json.loads(said) for said in _exchange(what, json.dumps(recipe, sort_keys=True))]
+    recipes = gathered(what, recipe)
     for number, other in enumerate(recipes):
         if other != recipes[0]:
             raise UsageError(
@@ -75,7 +75,7 @@ def together(what: str, action: Callable[[], T]) -> T:
     except JaxrepError as error:
         fault = error
     words = {"fault": None if fault is None else str(fault), "usage": isinstance(fault, UsageError)}
-    said = [json.loads(text) for text in _exchange(what, json.dumps(words))]
+    said = gathered(what, words)
     if fault is not None:
         raise fault
     for number, other in enumerate(said):
@@ -85,26 +85,30 @@ def together(what: str, action: Callable[[], T]) -> T:
     return result  # pyright: ignore[reportReturnType]
 
 
-def _exchange(what: str, words: str) -> list[str]:
-    """What every process says, in their order; the same call may be made again under another name only.
+def gathered(what: str, words: Any) -> list[Any]:
+    """What every process says (as JSON), in their order; all must ask, each time under another name.
 
     They talk through the coordinator's key-value store, so nothing hangs in a collective that not all have entered.
     """
+    if jax.process_count() == 1:
+        return [words]
     client = distributed.global_state.client
     assert client is not None
-    client.key_value_set(f"jaxrep/{what}/{jax.process_index()}", words)
+    own = f"jaxrep/{what}/{jax.process_index()}"
+    client.key_value_set(own, json.dumps(words))
     deadline = time.monotonic() + PATIENCE
     said = []
     for number in range(jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
-            said.append(client.blocking_key_value_get(f"jaxrep/{what}/{number}", left))
+            said.append(json.loads(client.blocking_key_value_get(f"jaxrep/{what}/{number}", left)))
         except Exception as error:  # the client's errors have no type of their own
             raise JaxrepError(
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
                 "see its own message"
             ) from error
     client.wait_at_barrier(f"jaxrep/{what}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
+    client.key_value_delete(own)
     return said
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
+from jaxrep.data.ledger import Ledger
 from jaxrep.data.prefetch import Prefetch
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.eval import table
@@ -18,7 +19,7 @@ from jaxrep.experiment import Loaded
 from jaxrep.mesh import ROWS
 from jaxrep.recipe import Recipe
 from jaxrep.spec_json import to_json
-from jaxrep.train import hosts
+from jaxrep.train import hosts, ledgers
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.evaluation import Evaluation
 from jaxrep.train.exits import Exit
@@ -82,7 +83,7 @@ def _steps(setup: Setup, say: Say) -> Exit:
         step_fn = setup.compile()
         evaluate = Evaluation(setup)
         first, found = int(state.step), {}
-        loader = setup.loader(data["position"], data.get("ledger"))
+        loader = setup.loader(data["position"], ledgers.own(Ledger.from_json(data["ledger"])))
         reporter = Reporter(recipe, setup.run.path, first, setup.total_steps, step_fn.flops, main=hosts.main())
         before = None
         with (
@@ -108,14 +109,16 @@ def _steps(setup: Setup, say: Say) -> Exit:
                 try:
                     found = evaluate(step, state)
                 except BaseException:  # an evaluation that fails, or is interrupted, costs no training
-                    checkpoints.save(step, state, batches.state)
+                    checkpoints.save(step, state, _data(batches, ledgers.settled(step, batches, setup)))
                     checkpoints.wait()
                     raise
                 reporter.add(found)
                 if last or step % recipe.checkpoint.every_steps == 0 or found or leave:
                     reporter.flush()  # a line of metrics is on disk before the checkpoint that follows it
                     with reporter.saving():
-                        checkpoints.save(step, state, batches.state, found)
+                        ledger = ledgers.settled(step, batches, setup)
+                        checkpoints.save(step, state, _data(batches, ledger), found)
+                    ledger.check(recipe.data.max_bad_share)
                 if leave and not last:
                     return _preempted(step, checkpoints, setup, say)
         checkpoints.wait()
@@ -123,6 +126,11 @@ def _steps(setup: Setup, say: Say) -> Exit:
         if hosts.main():
             write_json(setup.run.path / "results.json", results)
         return _report(results, setup, say)
+
+
+def _data(batches: Prefetch, ledger: Ledger) -> dict[str, Any]:
+    """What a checkpoint keeps of the data, as JSON values."""
+    return {"position": batches.position, "ledger": ledger.to_json()}
 
 
 def _report(results: dict[str, float], setup: Setup, say: Say) -> Exit:

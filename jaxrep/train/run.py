@@ -96,9 +96,9 @@ class Run:
         if changes:
             say(f"goes on under another execution:\n{render_difference(changes)}")
 
-    def keep_ledger(self, ledger: Ledger) -> None:
-        """Writes what could not be read so far; each host tells of what it reads itself."""
-        host = f"-{jax.process_index()}" if jax.process_index() else ""
+    def keep_ledger(self, ledger: Ledger, of_all: bool = False) -> None:
+        """Writes what could not be read so far: in a file of this process, or in that ``of_all`` of them."""
+        host = "" if of_all or jax.process_count() == 1 else f"-{jax.process_index()}"
         write_json(self.path / f"data_ledger{host}.json", ledger.to_json())
 
     def tokenizer(self, recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedTokenizer:

@@ -74,7 +74,7 @@ class Setup:
             return state, meta
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         state = run_once(lambda: initial(self.recipe, self.shapes, self.updater), out_shardings=places)
-        return start_from(self, state), {"position": 0}
+        return start_from(self, state), {"position": 0, "ledger": EMPTY.to_json()}
 
     def compile(self) -> CompiledStep:
         """The step for these devices, from shapes and shardings alone."""
@@ -82,18 +82,18 @@ class Setup:
         traced = trace(self.recipe, self.shapes, self.updater, self.total_steps, self.abstract, batch)
         return CompiledStep(traced.lower().compile(), count(traced.jaxpr.jaxpr))
 
-    def loader(self, position: int, ledger: Mapping[str, Any] | None = None) -> Loader:
-        """Batches from a position on, this host's rows of each. ``ledger``: of a checkpoint, what was bad before."""
-        data = self.recipe.data
+    def loader(self, position: int, ledger: Ledger = EMPTY) -> Loader:
+        """Batches from a position on, this host's rows of each. ``ledger``: what was bad before (``ledgers.own``)."""
+        data, alone = self.recipe.data, jax.process_count() == 1
         return Loader(
             self.examples,
             self.examples.arranged(data.order, data.batch_size),
             data.batch_size,
             transform=Tokenize(self.tokenizer, data.texts),
             position=position,
-            ledger=Ledger.from_json(ledger) if ledger else EMPTY,
+            ledger=ledger,
             seed=self.recipe.seed,
-            max_bad_share=data.max_bad_share,
+            max_bad_share=data.max_bad_share if alone else 1.0,  # several stop together, where a checkpoint is saved
             leave_out_shards=data.leave_out_shards,
             rows=local_rows(NamedSharding(self.mesh, ROWS), data.batch_size),
             workers=data.workers,

@@ -51,7 +51,6 @@ def test_batches_come_in_order_with_the_position_that_follows_them(sharding):
         assert batches.position == 0
         for step, batch in enumerate(batches):
             assert batches.position == 8 * step + 8 and batches.ledger.rows == batches.position
-            assert batches.state == {"position": 8 * step + 8, "ledger": batches.ledger.to_json()}
             assert batches.metrics() == ({"data/bad": 2.0} if step else {})
             assert batch["x"].sharding == sharding
             np.testing.assert_array_equal(batch["x"], np.arange(16 * step, 16 * step + 16).reshape(8, 2))

@@ -1,0 +1,34 @@
+"""What could not be read on any host: the ledgers of all processes become one where a checkpoint is saved.
+
+Between two checkpoints each process counts its own rows. At a checkpoint all stand at the same step, so the sum is what
+one process would have counted; what follows from it (too much is bad, a shard is left out) follows in all of them.
+"""
+
+from typing import TYPE_CHECKING
+
+from jaxrep.data.ledger import EMPTY, Ledger
+from jaxrep.data.prefetch import Prefetch
+from jaxrep.train import hosts
+
+if TYPE_CHECKING:
+    from jaxrep.train.setup import Setup
+
+
+def own(total: Ledger) -> Ledger:
+    """What this process counts on from, of a checkpoint's ledger: the first from all of it, so that the sum stays."""
+    return total if hosts.main() else Ledger(left_out=total.left_out)
+
+
+def settled(step: int, batches: Prefetch, setup: "Setup") -> Ledger:
+    """The ledger of all processes after this step; all of them must call this. It is kept in the run.
+
+    Where another process left out a shard, this one leaves it out from here on: it reads anew from this step, as a run
+    that goes on from its checkpoint does.
+    """
+    said = hosts.gathered(f"ledger of {setup.run.path} at step {step}", batches.ledger.to_json())
+    total = sum(map(Ledger.from_json, said), EMPTY)
+    if set(total.left_out) - set(batches.ledger.left_out):
+        batches.go_on_with(setup.loader(batches.position, batches.ledger + Ledger(left_out=total.left_out)))
+    if hosts.main():
+        setup.run.keep_ledger(total, of_all=True)
+    return total

@@ -1,0 +1,135 @@
+"""What one process cannot read, all know of where a checkpoint is saved, and all go on alike."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxrep.data import reader
+from jaxrep.data.ledger import EMPTY, Ledger
+from jaxrep.data.loader import Loader
+from jaxrep.data.order import Uniform
+from jaxrep.data.prefetch import Prefetch, local_rows
+from jaxrep.data.source import BadShard, Examples
+from jaxrep.errors import JaxrepError
+from jaxrep.train import hosts, ledgers
+from jaxrep.train.run import Run
+
+BATCH, STEPS = 16, 5
+GONE = "4.tar"
+
+
+class Shards(Examples):
+    """Example i of shard i // 40; one shard is not to be had."""
+
+    def __init__(self, gone: str = ""):
+        self.gone = gone
+
+    def __len__(self):
+        return 400
+
+    def shard(self, index):
+        return f"{index // 40}.tar"
+
+    def __getitem__(self, index):
+        if self.shard(index) == self.gone:
+            raise BadShard(f"{self.gone} does not answer")
+        return {"index": np.int64(index)}
+
+
+def loader(gone: str, position: int, ledger: Ledger, **changes) -> Loader:
+    examples = Shards(gone)
+    settings = {"position": position, "ledger": ledger, "leave_out_shards": True, "max_bad_share": 1.0} | changes
+    return Loader(examples, Uniform(seed=2).over(examples), BATCH, **settings)
+
+
+def indices(batches: Prefetch) -> list[list[int]]:
+    """Of the next batches, the rows that lie here."""
+    found = (next(batches)["index"].addressable_shards for _ in range(STEPS))
+    return [np.concatenate([np.asarray(shard.data) for shard in shards]).tolist() for shards in found]
+
+
+def process(run_dir: str) -> None:
+    """One of two processes; the second cannot read one shard. It prints what it read and knows."""
+    hosts.join()
+    reader.WAITS = ()
+    gone = GONE if jax.process_index() else ""
+    sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
+    rows = local_rows(sharding, BATCH)
+    setup = SimpleNamespace(run=Run(Path(run_dir)), loader=lambda p, known: loader(gone, p, known, rows=rows))
+    with Prefetch(setup.loader(0, ledgers.own(EMPTY)), sharding) as batches:
+        before = indices(batches)
+        totals = [ledgers.settled(STEPS, batches, setup)]  # pyright: ignore[reportArgumentType]
+        after = indices(batches)
+        totals.append(ledgers.settled(2 * STEPS, batches, setup))  # pyright: ignore[reportArgumentType]
+    stops = []
+    for share in (0.01, 0.5):
+        try:
+            totals[-1].check(share)
+        except JaxrepError as error:
+            stops.append(str(error))
+    print(json.dumps({"rows": [before, after], "totals": [total.to_json() for total in totals], "stops": stops}))
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """What the two processes printed, and the run's directory."""
+    run_dir = tmp_path_factory.mktemp("run")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    both = []
+    for number in range(2):
+        env = {
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            hosts.ADDRESS: address,
+            hosts.COUNT: "2",
+            hosts.NUMBER: str(number),
+        }
+        both.append(subprocess.Popen([sys.executable, __file__, str(run_dir)], env=env, stdout=subprocess.PIPE))
+    return [json.loads(child.communicate(timeout=300)[0]) for child in both], run_dir
+
+
+def test_all_processes_leave_out_from_a_checkpoint_on_what_one_could_not_read(told):
+    (first, second), _ = told
+    own = Uniform(seed=2).over(Shards())(np.arange(BATCH * STEPS, dtype=np.uint64)).reshape(STEPS, BATCH)
+    assert first["rows"][0] == own[:, : BATCH // 2].tolist() and (own[:, : BATCH // 2] // 40 == 4).any()
+    assert not (np.array(second["rows"][0]) // 40 == 4).any()
+    assert first["totals"][0]["left_out"] == second["totals"][0]["left_out"] == [GONE]
+    resumed = loader("", BATCH * STEPS, Ledger.from_json(first["totals"][0]))
+    expected = [next(resumed)["index"].tolist() for _ in range(STEPS)]
+    resumed.close()
+    assert [a + b for a, b in zip(first["rows"][1], second["rows"][1], strict=True)] == expected
+    assert first["totals"][1]["bad"] == resumed.ledger.bad_rows
+
+
+def test_all_processes_know_the_sum_and_stop_alike(told):
+    (first, second), run_dir = told
+    assert first["totals"] == second["totals"] and [t["all"] for t in first["totals"]] == [80, 160]
+    bad = first["totals"][-1]["bad"]
+    assert bad > 8 and first["stops"] == second["stops"]
+    assert len(first["stops"]) == 1 and first["stops"][0].startswith(f"{bad} of 160 examples could not be read")
+    assert json.loads((run_dir / "data_ledger.json").read_text()) == first["totals"][-1]
+
+
+def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeypatch):
+    total = Ledger(80, {(GONE, "it is empty"): 3}, ("it is empty",), (GONE,))
+    parts = []
+    for number in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda number=number: number)
+        parts.append(ledgers.own(total))
+    assert sum(parts, EMPTY) == total and all(part.left_out == (GONE,) for part in parts)
+
+
+if __name__ == "__main__":
+    process(sys.argv[1])
