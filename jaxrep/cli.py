@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train a recipe, or go on with its run",
     "eval": "measure the model of a run",
     "embed": "embed images or texts with the model of a run",
+    "export": "write the model of a run for transformers or open_clip",
     "data": "look at data, index, convert, measure them, find duplicates",
     "plan": "plan a training step: memory, FLOPs, collectives, time, without the devices",
     "list": "list the experiments of a folder and their presets",

@@ -132,7 +132,7 @@ def read_json(file: Path, kind: type[dict] | type[list] = dict) -> Any:
 def write(folder: Path, tensors: Mapping[str, np.ndarray], stem: str = "model") -> Path:
     """Writes ``<stem>.safetensors``, with the note that readers of the transformers layout look for."""
     file = folder / f"{stem}.safetensors"
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, file, metadata={"format": "pt"})
+    save_file({name: np.asarray(value, order="C") for name, value in tensors.items()}, file, metadata={"format": "pt"})
     return file
 
 

@@ -1,0 +1,70 @@
+"""What is exported is loaded by transformers and gives the embeddings of the run, from pictures and texts on."""
+
+import numpy as np
+import pytest
+from parity.pretrained import assert_embeddings
+from pretrained.trained import CLIP, SIGLIP, VIT, clip_tokenizer, finished
+
+from jaxrep.commands.export import main
+from jaxrep.train.restore import load_run
+
+torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
+transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+TEXTS = ["a red fox", "Round  red", "small and large and old and flat and round"]
+
+
+def exported(run, folder, *more):
+    assert main([str(run), "--to", "transformers", "--out", str(folder), *more]) == 0
+    return load_run(run)[0], transformers.AutoModel.from_pretrained(folder).eval()
+
+
+def pixels(folder):
+    """What the exported image processor makes of the pictures."""
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    return processor(list(PICTURES), return_tensors="pt")["pixel_values"]
+
+
+def ids(folder, ours, names):
+    """What the exported tokenizer makes of the texts: as many ids as the run reads."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    length = ours.fields["text"].shape[0]
+    found = tokenizer(TEXTS, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    assert set(found) == names
+    expected = ours.tokenize(TEXTS)
+    np.testing.assert_array_equal(np.where(expected["text/valid"], found["input_ids"], 0), expected["text"])
+    return dict(found)
+
+
+def test_clip(tmp_path):
+    run = finished(tmp_path / "run", CLIP, clip_tokenizer(tmp_path))
+    ours, theirs = exported(run, tmp_path / "out")
+    with torch.no_grad():
+        image = theirs.visual_projection(theirs.vision_model(pixels(tmp_path / "out")).pooler_output)
+        tokens = ids(tmp_path / "out", ours, {"input_ids", "attention_mask"})
+        text = theirs.text_projection(theirs.text_model(**tokens).pooler_output)
+    assert_embeddings(ours.encode_image(PICTURES), image)
+    assert_embeddings(ours.encode_text(TEXTS), text)
+    np.testing.assert_allclose(ours.shared(("scale",))["scale"], theirs.logit_scale.exp().detach(), rtol=1e-6)
+
+
+def test_siglip(tmp_path):
+    run = finished(tmp_path / "run", SIGLIP)
+    ours, theirs = exported(run, tmp_path / "out")
+    with torch.no_grad():
+        image = theirs.vision_model(pixels(tmp_path / "out")).pooler_output
+        text = theirs.text_model(**ids(tmp_path / "out", ours, {"input_ids"})).pooler_output
+    assert_embeddings(ours.encode_image(PICTURES), image)
+    assert_embeddings(ours.encode_text(TEXTS), text)
+    bias = ours.shared(("bias",))["bias"]
+    np.testing.assert_allclose(bias, theirs.logit_bias.detach()[0], rtol=1e-6)
+
+
+def test_one_vit(tmp_path):
+    run = finished(tmp_path / "run", VIT)
+    ours, theirs = exported(run, tmp_path / "out", "--part", "image")
+    with torch.no_grad():
+        image = theirs(pixels(tmp_path / "out")).last_hidden_state[:, 0].numpy()
+    head = np.asarray(ours._arrays["image_head/kernel"])
+    assert_embeddings(ours.encode_image(PICTURES), torch.tensor(image @ head))

@@ -1,0 +1,75 @@
+"""What is exported is read again as the same model; what a layout cannot express is told by its field."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from pretrained.trained import CLIP, VIT, clip_tokenizer, finished
+from safetensors.numpy import load_file
+
+import jaxrep
+from jaxrep.cli import main
+from jaxrep.data.tokenize import Bytes, Words
+from jaxrep.encoders.stem import ConvStem
+from jaxrep.pretrained.tokenizer_writer import pipeline
+from jaxrep.train.restore import load_run, restore
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+
+
+def changed(tower, **fields):
+    return dataclasses.replace(CLIP, towers={**CLIP.towers, tower: dataclasses.replace(CLIP.towers[tower], **fields)})
+
+
+def test_open_clip_and_plain_safetensors(tmp_path):
+    run = finished(tmp_path / "run", changed("image", layer_scale=0.1, activation="gelu"), clip_tokenizer(tmp_path))
+    ours, arrays = load_run(run)[0], restore(run).arrays
+    out = tmp_path / "plain"
+    assert main(["export", str(run), "--to", "safetensors", "--out", str(out)]) == 0
+    assert (out / "recipe.json").read_bytes() == (run / "recipe.json").read_bytes()
+    found = load_file(out / "model.safetensors")
+    assert found.keys() == arrays.keys()
+    for name, value in arrays.items():
+        np.testing.assert_array_equal(found[name], value)
+    # One activation for both towers is all that open_clip can say.
+    assert main(["export", str(run), "--to", "open_clip", "--out", str(tmp_path / "refused")]) == 2
+    run = finished(tmp_path / "second", changed("image", layer_scale=0.1), clip_tokenizer(tmp_path))
+    assert main(["export", str(run), "--to", "open_clip", "--out", str(tmp_path / "open")]) == 0
+    ours, theirs = load_run(run)[0], jaxrep.load(tmp_path / "open")
+    np.testing.assert_allclose(theirs.encode_image(PICTURES), ours.encode_image(PICTURES), atol=1e-6)
+    np.testing.assert_allclose(theirs.encode_text(["a red fox"]), ours.encode_text(["a red fox"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [
+        (changed("text", causal=False), "method.towers.text.causal is False, and the layout of CLIP in transformers"),
+        (changed("image", pool="mean"), "method.towers.image.pool is 'mean', and the layout of CLIP in transformers"),
+        (changed("image", stem=ConvStem(channels=(4,))), "method.towers.image.stem is a ConvStem, and not a PatchStem"),
+        (CLIP, "method.towers.text.end is 2, and the layout of CLIP in transformers has 'highest' there"),
+    ],
+)
+def test_what_a_layout_cannot_express_is_told_and_nothing_is_left(tmp_path, capsys, method, told):
+    run = finished(tmp_path / "run", method)
+    assert main(["export", str(run), "--to", "transformers", "--out", str(tmp_path / "out")]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+    run = finished(tmp_path / "run", VIT)
+    assert main(["export", str(run), "--to", "safetensors", "--out", str(run)]) == 2
+    assert "name a folder that is new or empty" in capsys.readouterr().err
+    assert main(["export", str(run), "--to", "transformers", "--out", str(tmp_path / "o"), "--part", "img"]) == 2
+    assert "--part img names no encoder of Dual; did you mean image?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spec", [Words(length=8), Bytes(length=64)])
+def test_a_tokenizer_as_a_file_gives_the_same_ids(spec):
+    texts = ["A medium-light Été, isn't it?", "snow ☃ man"]
+    loaded = spec.load(texts)
+    made = pipeline(spec, loaded)
+    made.enable_truncation(spec.length)
+    for text in texts:
+        ids, valid = (value[0] for value in loaded([text]))
+        assert made.encode(text).ids == ids[valid].tolist()
