@@ -1,7 +1,8 @@
 """Measures how many examples a second a source gives: read, decoded, tokenised, and as batches of the loader.
 
 The first three stages are measured in one thread, each alone; the loader does all of them in parallel. Where the loader
-gives more than a step takes, training does not wait for data.
+gives more than a step takes, training does not wait for data. Beside the clock stands the processor time of an example:
+where the loader uses fewer cores than it has threads, others use the machine, or the files are slow.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,10 +49,27 @@ def main(args: list[str]) -> int:
     rates = stages(examples, tokenizer, given.seconds)
     rates["loader"] = loader(examples, Tokenize(tokenizer) if "text" in source.fields() else None, given)
     if given.json:
-        print(json.dumps({name: round(rate, 1) for name, rate in rates.items()}, indent=1))
+        print(json.dumps({name: round(rate.per_second, 1) for name, rate in rates.items()}, indent=1))
     else:
-        print("\n".join(f"{name:<9} {rate:>12,.1f} examples/s" for name, rate in rates.items()))
+        print("\n".join(f"{name:<9} {rate}" for name, rate in rates.items()))
     return 0
+
+
+class Rate(NamedTuple):
+    """How fast examples come, and what one costs."""
+
+    per_second: float
+    cores: float  # processor time of this process over the clock's
+
+    def __str__(self) -> str:
+        micros = 1e6 * self.cores / self.per_second
+        return (
+            f"{self.per_second:>12,.1f} examples/s  {micros:>8,.0f} us of processor time each  {self.cores:.1f} cores"
+        )
+
+    def times(self, examples: int) -> "Rate":
+        """Where each item is so many examples."""
+        return self._replace(per_second=self.per_second * examples)
 
 
 def load(path: str | None) -> LoadedTokenizer:
@@ -59,7 +77,7 @@ def load(path: str | None) -> LoadedTokenizer:
     return TokenizerFile(path=path, length=77, entries=2**31 - 1).load() if path else Bytes(length=77).load()
 
 
-def stages(examples: Examples, tokenizer: LoadedTokenizer, seconds: float) -> dict[str, float]:
+def stages(examples: Examples, tokenizer: LoadedTokenizer, seconds: float) -> dict[str, Rate]:
     """Examples a second of each stage alone, in one thread, at random places."""
     order = Uniform().over(examples)
     places = order(np.arange(10_000, dtype=np.uint64)).tolist()
@@ -73,7 +91,7 @@ def stages(examples: Examples, tokenizer: LoadedTokenizer, seconds: float) -> di
         found["decode"] = rate(lambda pair: examples.decoded(*pair), held, seconds)
     if "text" in examples[good[0]]:
         texts = [text for index in good for text in read_text(examples, index)[:1]]
-        found["tokenise"] = len(texts) * rate(tokenizer, [texts], seconds)
+        found["tokenise"] = rate(tokenizer, [texts], seconds).times(len(texts))
     return found
 
 
@@ -85,19 +103,19 @@ def readable(examples: Examples, places: Sequence[int]) -> Iterator[int]:
             yield index
 
 
-def rate(work: Callable[[Any], Any], items: Sequence[Any], seconds: float) -> float:
-    """Items a second, over and over. One that cannot be read takes its time as well."""
-    start = time.perf_counter()
+def rate(work: Callable[[Any], Any], items: Sequence[Any], seconds: float) -> Rate:
+    """Of items, over and over. One that cannot be read takes its time as well."""
+    start, used = time.perf_counter(), time.process_time()
     for done, item in enumerate(itertools.cycle(items), 1):
         with contextlib.suppress(BadSample):
             work(item)
         if (taken := time.perf_counter() - start) >= seconds:
-            return done / taken
+            return Rate(done / taken, (time.process_time() - used) / taken)
     raise ValueError("there is nothing to measure")
 
 
-def loader(examples: Examples, transform: Tokenize | None, given: argparse.Namespace) -> float:
-    """Examples a second in batches, the first of which is not timed."""
+def loader(examples: Examples, transform: Tokenize | None, given: argparse.Namespace) -> Rate:
+    """Of examples in batches, the first of which is not timed. What worker processes use is not counted."""
     batches = Loader(
         examples,
         Uniform().over(examples),
@@ -109,6 +127,6 @@ def loader(examples: Examples, transform: Tokenize | None, given: argparse.Names
     )
     try:
         next(batches)
-        return given.batch_size * rate(lambda _: next(batches), [None], given.seconds)
+        return rate(lambda _: next(batches), [None], given.seconds).times(given.batch_size)
     finally:
         batches.close()

@@ -85,7 +85,7 @@ def test_a_loader_resumes_at_the_very_next_example(unbroken, steps, threads):
     assert end == 96
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_worker_processes_give_the_same_batches(unbroken, workers):
     _assert_equal(_take(9, position=24, workers=workers)[0], unbroken[3:])
 
