@@ -103,7 +103,8 @@ class Model:
     def _mesh(self) -> jax.sharding.Mesh | None:
         """The mesh of several devices on which the parameters lie, or None."""
         sharding = getattr(next(iter(self._arrays.values()), None), "sharding", None)
-        return sharding.mesh if isinstance(sharding, NamedSharding) and sharding.num_devices > 1 else None
+        mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.num_devices > 1 else None
+        return mesh if isinstance(mesh, jax.sharding.Mesh) else None
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """``{"text": int32 [n,L], "text/valid": bool [n,L]}``."""

@@ -81,7 +81,8 @@ def naming(part: str) -> Iterator[None]:
 def _streams(key: Array) -> nnx.Rngs:
     """Rngs that count their draws in NumPy: counts that are traced cost time by the square of the number of layers."""
     rngs = nnx.Rngs(key)
-    rngs.default.count = nnx.RngCount(np.zeros((), np.uint32), tag="default")
+    count: Any = np.zeros((), np.uint32)
+    rngs.default.count = nnx.RngCount(count, tag="default")
     return rngs
 
 

@@ -5,6 +5,7 @@ Each host runs the same command. A launcher tells it who it is: ``JAX_COORDINATO
 Kubernetes, Open MPI). Without either, a process trains alone.
 """
 
+import itertools
 import json
 import os
 import time
@@ -18,6 +19,7 @@ from jax.experimental import multihost_utils
 from jaxrep.errors import JaxrepError, UsageError
 
 T = TypeVar("T")
+_meetings = itertools.count()  # a barrier is passed once: each meeting has a number of its own
 
 ADDRESS, COUNT, NUMBER, AUTO = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAXREP_HOSTS"
 PATIENCE = 900.0
@@ -86,7 +88,7 @@ def together(what: str, action: Callable[[], T]) -> T:
 
 
 def gathered(what: str, words: Any) -> list[Any]:
-    """What every process says (as JSON), in their order; all must ask, each time under another name.
+    """What every process says (as JSON), in their order. All must come to every meeting, in the same order.
 
     They talk through the coordinator's key-value store, so nothing hangs in a collective that not all have entered.
     """
@@ -94,20 +96,21 @@ def gathered(what: str, words: Any) -> list[Any]:
         return [words]
     client = distributed.global_state.client
     assert client is not None
-    own = f"jaxrep/{what}/{jax.process_index()}"
+    place = f"jaxrep/{next(_meetings)}"
+    own = f"{place}/{jax.process_index()}"
     client.key_value_set(own, json.dumps(words))
     deadline = time.monotonic() + PATIENCE
     said = []
     for number in range(jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
-            said.append(json.loads(client.blocking_key_value_get(f"jaxrep/{what}/{number}", left)))
+            said.append(json.loads(client.blocking_key_value_get(f"{place}/{number}", left)))
         except Exception as error:  # the client's errors have no type of their own
             raise JaxrepError(
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
                 "see its own message"
             ) from error
-    client.wait_at_barrier(f"jaxrep/{what}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
+    client.wait_at_barrier(f"{place}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
     client.key_value_delete(own)
     return said
 
