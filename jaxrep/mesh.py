@@ -90,19 +90,24 @@ class Mesh:
     def build(self, devices: Any = None) -> jax.sharding.Mesh:
         """The mesh over these devices (all of them by default), with axes that the compiler is free to use.
 
-        Several slices (of TPUs, joined by a slower network) lie along ``data``. Raises UsageError where they cannot.
+        Several slices (of TPUs, joined by a slower network) lie along ``data``. Raises UsageError where they cannot. An
+        axis may be a part of one of a TPU's own axes: two chips of sixteen for ``tensor``.
         """
         devices = np.asarray(jax.devices() if devices is None else devices)
         data, fsdp, tensor = shape = self.shape(devices.size)
         slices = collections.Counter(getattr(device, "slice_index", 0) for device in devices.ravel())
         if len(slices) == 1:
-            return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices.ravel().tolist())
+            grid = mesh_utils.create_device_mesh(shape, devices.ravel().tolist(), allow_split_physical_axes=True)
+            return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
         if data % len(slices):
             raise UsageError(
                 f"mesh.data is {data}, over which {len(slices)} slices of devices must lie: take a multiple of them"
             )
         grid = mesh_utils.create_hybrid_device_mesh(
-            (data // len(slices), fsdp, tensor), (len(slices), 1, 1), devices.ravel().tolist()
+            (data // len(slices), fsdp, tensor),
+            (len(slices), 1, 1),
+            devices.ravel().tolist(),
+            allow_split_physical_axes=True,
         )
         return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 

@@ -30,6 +30,11 @@ _NAME = re.compile(r"%([\w.-]+)")
 _CONDITION = re.compile(r"\bcondition=%([\w.-]+)")
 _CHAIN = re.compile(r'\bchannel_id=(\d+).*\bchain_id="(\d+)"')
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_LISTED = re.compile(r"\breplica_groups=\{\{([\d,]+)\}")
+_COUNTED = re.compile(r"\breplica_groups=\[\d+,(\d+)\]<=")
+_ON_AXES = re.compile(r"\breplica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}")
+_SIZE = re.compile(r"'(\w+)'=(\d+)")
+_AXIS = re.compile(r"'(\w+)'(?::\(\d+\)(\d+))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +62,7 @@ class _Instruction:
     bytes: int  # of its result
     operands: tuple[str, ...]
     calls: tuple[str, ...]
+    devices: int  # of a collective: over how many it goes; 0: over all
     chain: str  # names one collective: a TPU may start it in one fusion, go on in others and end it in a last one
     condition: str  # of a while
     trips: int | None  # of a while, where it says
@@ -64,17 +70,32 @@ class _Instruction:
 
 
 Computations = Mapping[str, Mapping[str, _Instruction]]
-Found = dict[tuple[str, str], Traffic]
-"""By kind and chain."""
+Found = dict[tuple[str, int, str], Traffic]
+"""By kind, number of devices and chain."""
+Grouped = Mapping[tuple[str, int], Traffic]
+"""By kind and by how many devices take part in one; 0: all."""
+
+
+def grouped(program: str) -> Grouped:
+    """The collectives of a compiled program, from its text (``compiled.as_text()``)."""
+    computations, entry = _parse(program)
+    total: dict[tuple[str, int], Traffic] = {}
+    for (kind, devices, _), traffic in sorted(_of(computations, entry).items()):
+        total[kind, devices] = total.get((kind, devices), Traffic()) + traffic
+    return total
+
+
+def by_kind(found: Grouped) -> dict[str, Traffic]:
+    """The same, over whatever devices."""
+    total: dict[str, Traffic] = {}
+    for (kind, _), traffic in found.items():
+        total[kind] = total.get(kind, Traffic()) + traffic
+    return total
 
 
 def collectives(program: str) -> dict[str, Traffic]:
-    """The collectives of a compiled program, by kind, from its text (``compiled.as_text()``)."""
-    computations, entry = _parse(program)
-    total: dict[str, Traffic] = {}
-    for (kind, _), traffic in sorted(_of(computations, entry).items()):
-        total[kind] = total.get(kind, Traffic()) + traffic
-    return total
+    """The collectives of a compiled program by kind."""
+    return by_kind(grouped(program))
 
 
 def _of(computations: Computations, name: str) -> Found:
@@ -83,8 +104,10 @@ def _of(computations: Computations, name: str) -> Found:
     instructions = computations.get(name, {})
     for instruction in instructions.values():
         kind = instruction.opcode.removesuffix("-start")
+        if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
+            kind = "reduce-scatter"  # a TPU's: the computation reduces, and keeps this device's part
         if kind in KINDS:
-            found[kind, instruction.chain] = Traffic(1, _moved(instruction, instructions))
+            found[kind, instruction.devices, instruction.chain] = Traffic(1, _moved(instruction, instructions))
         inner = [_of(computations, called) for called in instruction.calls]
         if instruction.opcode == "conditional":
             inner = [max(inner, key=lambda branch: sum(part.bytes for part in branch.values()))]
@@ -141,11 +164,26 @@ def _instruction(name: str, text: str) -> _Instruction:
         operands=tuple(_NAME.findall(operands)),
         # What a -start has called is not called again by its -done.
         calls=() if opcode.endswith(("-done", "-update")) else _names_of_called(attributes),
+        devices=_devices(attributes),
         chain="/".join(chain.groups()) if chain else name,
         condition=condition[1] if condition else "",
         trips=int(trips[1]) if trips else None,
         constant=int(operands[1:-1]) if opcode == "constant" and operands[1:-1].isdigit() else None,
     )
+
+
+def _devices(attributes: str) -> int:
+    """Over how many devices a collective goes: groups are listed, counted, or axes of a mesh. Zero: over all."""
+    if "source_target_pairs" in attributes:
+        return 2
+    if listed := _LISTED.search(attributes):
+        return listed[1].count(",") + 1
+    if counted := _COUNTED.search(attributes):
+        return int(counted[1])
+    if axes := _ON_AXES.search(attributes):
+        sizes = {name: int(size) for name, size in _SIZE.findall(axes[1])}
+        return math.prod(int(part or sizes[name]) for name, part in _AXIS.findall(axes[2]))
+    return 0
 
 
 def _names_of_called(attributes: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxrep.plan.collectives import Traffic, collectives
+from jaxrep.plan.collectives import Grouped, grouped
 from jaxrep.recipe import Recipe
 from jaxrep.train.flops import count
 from jaxrep.train.metrics import peak_flops
@@ -51,7 +51,7 @@ class Plan:
     refused: bool  # by the compiler, which then gives no more than what it needed
     flops: float  # of a step, over all devices
     peak: float | None  # floating-point operations a second of one device; None: not known
-    traffic: Mapping[str, Traffic] | None  # None: the program has no text
+    traffic: Grouped | None  # None: the program has no text
     arrays: tuple[Lying, ...]
 
     @property
@@ -95,7 +95,7 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
         refused=refused,
         flops=count(traced.jaxpr.jaxpr),
         peak=peak_flops(devices[0].device_kind),
-        traffic=None if text is None else collectives(text),
+        traffic=None if text is None else grouped(text),
         arrays=tuple(_lying(path, leaf) for path, leaf in {**state.arrays, **batch}.items()),
     )
 

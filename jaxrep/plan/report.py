@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from jaxrep.plan.collectives import Grouped, by_kind
 from jaxrep.plan.plan import Plan
 from jaxrep.recipe import Recipe
 from jaxrep.spec import walk
@@ -26,9 +27,15 @@ def as_json(found: Plan, wrong: str | None) -> dict[str, Any]:
         "flops_per_example": found.flops / found.batch_size,
         "peak_flops_per_device": found.peak,
         "seconds_per_step_at_peak": found.seconds,
-        "collectives": found.traffic and {kind: dataclasses.asdict(part) for kind, part in found.traffic.items()},
+        "collectives": None if found.traffic is None else _by_kind(found.traffic),
         "arrays": [dataclasses.asdict(array) for array in found.arrays],
     }
+
+
+def _by_kind(traffic: Grouped) -> dict[str, Any]:
+    """Of each kind how many run, their bytes, and those by the number of devices that take part in one."""
+    over = {kind: {n: part.bytes for (k, n), part in traffic.items() if k == kind} for kind, _ in traffic}
+    return {kind: {**dataclasses.asdict(part), "over": over[kind]} for kind, part in by_kind(traffic).items()}
 
 
 def summary(found: Plan) -> list[str]:
@@ -56,8 +63,11 @@ def _traffic(found: Plan) -> list[str]:
         return ["collectives: the compiler gave no text of the program in which to count them"]
     if not found.traffic:
         return ["collectives: none"]
-    rows = (f"  {kind:<18} {in_words(part.bytes):>12} {part.count:>8,}" for kind, part in found.traffic.items())
-    return [f"{'collectives a step':<20} {'bytes':>12} {'times':>8}", *rows]
+    rows = (
+        f"  {kind:<18} {devices or found.devices:>8,} {in_words(part.bytes):>12} {part.count:>8,}"
+        for (kind, devices), part in found.traffic.items()
+    )
+    return [f"{'collectives a step':<20} {'devices':>8} {'bytes':>12} {'times':>8}", *rows]
 
 
 def short(found: Plan) -> str:

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxrep.plan.collectives import Traffic, collectives
+from jaxrep.plan.collectives import Traffic, collectives, grouped
 
 WIDTH, LAYERS, ROWS = 32, 5, 64
 LAYER_BYTES = 4 * WIDTH * WIDTH
@@ -125,3 +125,34 @@ ENTRY %main (param.0: (s32[], bf16[64,1024])) -> (s32[], bf16[64,1024]) {
 def test_a_collective_in_several_fusions_counts_once_a_trip_and_trips_are_read_from_the_condition():
     rows = 2 * 64 * 1024
     assert collectives(TPU) == {"all-gather": Traffic(24, 24 * 16 * rows), "all-reduce": Traffic(48, 48 * rows)}
+
+
+GROUPS = """\
+%all-reduce-scatter.1 (param.1: f32[64]) -> f32[16] {
+  %param.1 = f32[64]{0} parameter(0)
+  %all = f32[64]{0} all-reduce(%param.1), replica_groups=[2,4]<=[8], to_apply=%add
+  ROOT %part = f32[16]{0} dynamic-slice(%all, %zero), dynamic_slice_sizes={16}
+}
+
+ENTRY %main (x: f32[64]) -> f32[16] {
+  %x = f32[64]{0} parameter(0)
+  %listed = f32[64]{0} all-reduce(%x), replica_groups={{0,2},{1,3},{4,6},{5,7}}, to_apply=%add
+  %counted = f32[64]{0} all-reduce(%x), replica_groups=[2,4]<=[4,2]T(1,0), to_apply=%add
+  %axes = f32[64]{0} all-reduce(%x), replica_groups=mesh['a'=2,'b'=4] {'a','b':(1)2}, to_apply=%add
+  %ids = f32[64]{0} all-reduce(%x), replica_groups=mesh['a'=2,'b'=4], device_ids=([2,4]) {'a'}, to_apply=%add
+  %every = f32[64]{0} all-reduce(%x), replica_groups={}, to_apply=%add
+  %passed = f32[64]{0} collective-permute(%x), source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  ROOT %kept = f32[16]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_collectives_are_told_apart_by_how_many_devices_take_part():
+    """A TPU's reduction of which each device keeps a part is no all-reduce, though it is written as one."""
+    assert grouped(GROUPS) == {
+        ("all-reduce", 0): Traffic(1, 256),
+        ("all-reduce", 2): Traffic(2, 512),
+        ("all-reduce", 4): Traffic(2, 512),
+        ("collective-permute", 2): Traffic(1, 256),
+        ("reduce-scatter", 4): Traffic(1, 256),
+    }

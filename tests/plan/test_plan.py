@@ -3,7 +3,9 @@
 import dataclasses
 import importlib.util
 import json
+import math
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -11,11 +13,14 @@ from harness import LOADED, RECIPE, batch, set_up
 
 from jaxrep import cli
 from jaxrep.encoders.layers import compute_dtype
+from jaxrep.experiment import load
 from jaxrep.mesh import Mesh, platform
 from jaxrep.plan import plan as plans
+from jaxrep.plan.collectives import by_kind
 from jaxrep.plan.plan import largest, largest_batch, plan, refused_temporaries
 from jaxrep.plan.report import in_words, verdict
 from jaxrep.plan.topology import devices, memory_bytes, prepare
+from jaxrep.train.setup import check
 from jaxrep.train.state import initial
 
 MIB = 2**20
@@ -150,7 +155,8 @@ def test_the_command_prints_one_object(jaxrep_plans):
     assert set(memory) == {"params", "optimizer", "batch", "temporaries", "total"}
     assert memory["total"] >= memory["params"] + memory["optimizer"] + memory["batch"] + memory["temporaries"]
     assert found["flops_per_example"] == found["flops_per_step"] / 16
-    assert found["collectives"]["all-gather"]["bytes"] > 0
+    for kind in found["collectives"].values():
+        assert kind["bytes"] == sum(kind["over"].values()) > 0
 
 
 def test_the_command_prints_text_and_where_arrays_lie(jaxrep_plans):
@@ -208,4 +214,34 @@ def test_the_tpu_compiler_plans_a_step():
     found = plan(RECIPE.replace({"log.health": False}), chips, memory_bytes(chips[0]))
     assert found.device == "TPU v5 lite" and found.devices == 4 and found.fits
     assert found.seconds == found.flops / 4 / 197e12
-    assert found.traffic is None or found.traffic["all-reduce"].bytes > 0
+    assert found.traffic is not None and found.traffic["all-reduce", 4].bytes > 0
+
+
+@TPU
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v6e:4x4", "v5p:2x2x4"])
+def test_axes_of_a_mesh_may_be_parts_of_those_of_the_chips(topology):
+    mesh = Mesh(fsdp=4, tensor=2).build(devices(topology))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 2}
+    places = [tuple(device.coords) for device in mesh.devices.ravel()]
+    assert len(set(places)) == 16
+    # Those of ``tensor``, which exchange most, are neighbours.
+    for one, other in mesh.devices.reshape(8, 2):
+        assert sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1
+
+
+CLIP = Path(__file__).parents[2] / "experiments" / "clip.py"
+
+
+@TPU
+def test_the_tiny_clip_compiles_for_chips_and_moves_no_more_than_it_should():
+    """Whole, health panel included: what parameters, rows and activations take, in the worst case."""
+    recipe = load(f"{CLIP}:tiny").recipe.replace(mesh=Mesh(fsdp=2, tensor=2))
+    chips = devices("v5e:2x2")
+    found = plan(recipe, chips, memory_bytes(chips[0]))
+    assert found.fits and found.traffic is not None
+    moved = {kind: part.bytes for kind, part in by_kind(found.traffic).items()}
+    params = 4 * sum(math.prod(leaf.shape) for leaf in check(recipe).arrays.values())
+    activations = 2 * (256 // 2) * 16 * 128  # bfloat16, of a device's rows; both towers have 16 tokens of width 128
+    assert moved["all-gather"] < 2 * params  # over fsdp, forward and backward
+    assert moved["reduce-scatter"] < params  # gradients over fsdp
+    assert moved["all-reduce"] < 5 * 6 * activations + params  # 6 blocks over tensor, and small gradients
