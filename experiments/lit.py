@@ -20,9 +20,9 @@ STEPS, BATCH = 60_000, 16_384  # the released models on public data
 LOCKED = (Freeze(path="image/**"),)
 """Nothing of the image tower is differentiated."""
 
-# The public model of highest accuracy, L16L. Towers, schedule, temperature, clipping and 16 tokens are those of the released
-# code (big_vision, configs/proj/image_text); batch size, weight decay and Adafactor's details could not be checked against the
-# paper's text.
+# The public model of highest accuracy, L16L. Towers, schedule, temperature, clipping and 16 tokens are those of the
+# released code (big_vision, configs/proj/image_text); batch size, weight decay and Adafactor's details could not be
+# checked against the paper's text.
 recipe = Recipe(
     data=Data(
         # CC12M and the captions of YFCC100M: point this at shards of your own.
