@@ -124,7 +124,7 @@ class Mesh:
                 return self._by_rule(rule, path, shape, first)
         for rule in TENSOR if self.tensor > 1 else ():
             if match(rule.path, path) is not None:
-                axes = tuple("" if axis == "fsdp" and not large else axis for axis in rule.axes)
+                axes: Any = tuple("" if axis == "fsdp" and not large else axis for axis in rule.axes)
                 return self._by_rule(Shard(path=rule.path, axes=axes), path, shape, first)
         axes = [axis for axis in range(first, len(shape)) if shape[axis] % self.fsdp == 0]
         if self.fsdp == 1 or not large or not axes:
