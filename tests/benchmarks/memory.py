@@ -49,6 +49,7 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
     from jaxrep.plan.report import verdict
 
     recipe = load(given.recipe).recipe
+    term: Any
     ((name, term),) = recipe.objective.items()
     objective = {name: plain(term.a, term.b)} if form == "plain" else recipe.objective
     towers = {f"method.towers.{name}.remat": "full" for name in recipe.method.towers}  # pyright: ignore
