@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import metadata
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -37,3 +38,10 @@ class FileByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
         return file + test.partition("[")[2].partition(":")[0] if "/conformance/" in file else file
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of the test's own."""
+    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -130,9 +130,10 @@ def _leaves(value: object, path: str = "") -> dict[str, object]:
     return {path: value}
 
 
-def stop_requested(step: int) -> bool:
+def stop_requested(step: int, here: bool) -> bool:
     """Whether all processes are to save after this step and leave, since one of them was told to end.
 
-    All of them must ask, of every step; they all hear of the same one.
+    All of them must ask, of every step; they all hear of the same one. ``here``: whether this process was told, which
+    decides where it trains alone.
     """
-    return jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step)
+    return here if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)

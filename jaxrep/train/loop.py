@@ -100,7 +100,7 @@ def _steps(setup: Setup, say: Say) -> Exit:
                 profiler.step_ended(step - first)
                 reporter.advance(step, batches.data_wait)
                 last = step == setup.total_steps
-                leave = hosts.stop_requested(step) if jax.process_count() > 1 else stop.requested
+                leave = hosts.stop_requested(step, stop.requested)
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
                     reporter.log(step, metrics, memory() | batches.metrics())
                     setup.run.keep_ledger(batches.ledger)

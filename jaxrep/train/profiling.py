@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 
 from jaxrep.recipe import Profile
+from jaxrep.train import hosts
 
 
 class Profiler:
@@ -17,7 +18,7 @@ class Profiler:
     def step_ended(self, done: int) -> None:
         """``done``: steps of this process so far."""
         if self._spec.steps and done == self._spec.after:
-            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=jax.process_index() == 0)
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=hosts.main())
             self._tracing = True
         elif self._tracing and done == self._spec.after + self._spec.steps:
             self.close()

@@ -26,6 +26,7 @@ from jaxrep.experiment import Loaded, from_run
 from jaxrep.recipe import Recipe
 from jaxrep.spec import difference, render_difference
 from jaxrep.spec_json import fingerprint, to_json
+from jaxrep.train import hosts
 from jaxrep.train.environment import environment
 
 
@@ -60,11 +61,11 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if jax.process_index() == 0:  # the processes of one run share its directory
+            if hosts.main():  # the processes of one run share its directory
                 self._held.enter_context(locked(self.path / "lock"))
             if self.exists():
                 self._recognise(recipe, say)
-            if jax.process_index():
+            if not hosts.main():
                 return
             experiment = self._keep(loaded.path) if loaded and loaded.path.is_file() else None
             write_json(self.path / "environment.json", {**environment(), "experiment": experiment})
@@ -107,7 +108,7 @@ class Run:
         if path.exists():
             return recipe.data.tokenizer.restore(read_json(path))
         loaded = recipe.data.tokenizer.load(texts())
-        if jax.process_index() == 0:
+        if hosts.main():
             write_json(path, loaded.state)
         return loaded
 

@@ -14,11 +14,7 @@ from PIL import Image
 from jaxrep.data import manifest, tar_index
 from jaxrep.data.grammar import parse
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

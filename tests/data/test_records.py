@@ -25,9 +25,7 @@ from jaxrep.spec import problems
 SIZE = 4
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def _rows(numbers):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from data.tars import pairs, write
 from PIL import Image
 
 from jaxrep.data import storage
@@ -15,18 +14,7 @@ from jaxrep.data.source import BadShard
 from jaxrep.data.tar import TarShards
 from jaxrep.errors import UsageError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def shards(tmp_path):
-    for shard, numbers in enumerate((range(5), range(5, 12), range(12, 13))):
-        write(tmp_path / f"{shard}.tar", pairs(numbers))
-    return TarShards(shards=f"{tmp_path}/{{0..2}}.tar", image_size=4)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -20,18 +20,7 @@ from jaxrep.errors import UsageError
 from jaxrep.spec import problems
 from jaxrep.spec_json import from_json, to_json
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def shards(tmp_path):
-    for shard, numbers in enumerate((range(5), range(5, 12), range(12, 13))):
-        write(tmp_path / f"{shard}.tar", pairs(numbers))
-    return TarShards(shards=f"{tmp_path}/{{0..2}}.tar", image_size=4)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_examples_follow_each_other_through_the_shards(shards):
