@@ -7,6 +7,7 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError, hint
 from jaxrep.evals.eval import Eval
+from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
@@ -49,7 +50,7 @@ class Classification(Eval):
             logits = features[:, :dim] @ shared[table].T + shared[f"{table}/bias"]
             ranks = strict_ranks(logits, labels)
             prefix = f"{self.name}/{dim}" if self.dims else self.name
-            metrics |= {f"{prefix}/top{k}": float(np.mean(ranks <= k)) for k in self.ks}
+            metrics |= {f"{prefix}/top{k}": Sample(ranks <= k) for k in self.ks}
         return metrics
 
 

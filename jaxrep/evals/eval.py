@@ -23,13 +23,14 @@ class Eval:
             yield f"every_steps counts steps: 0 or more, got {self.every_steps}"
 
     def run(self, model: Model) -> dict[str, float]:
-        """Flat metrics, as ``retrieval/image_to_text/r1``; fractions from 0 to 1."""
+        """Flat metrics, as ``retrieval/image_to_text/r1``; fractions from 0 to 1. One that sums up examples is a
+        ``Sample``, so that its interval is known."""
         raise TypeError(f"{type(self).__name__} does not measure anything")
 
 
 def measure(evals: Iterable[Eval], model: Model) -> dict[str, float]:
     """The metrics of several evaluations, by name."""
-    return {name: float(value) for each in evals for name, value in each.run(model).items()}
+    return {name: value for each in evals for name, value in each.run(model).items()}
 
 
 def table(metrics: Mapping[str, float]) -> str:

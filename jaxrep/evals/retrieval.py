@@ -10,6 +10,7 @@ from jaxrep.errors import hint
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval
 from jaxrep.evals.ranks import join, ranks
+from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
@@ -63,8 +64,8 @@ class Retrieval(Eval):
         ):
             found = ranks(query.embeddings, candidate.embeddings, right_pairs(query.ids, candidate.ids, pairs))
             for k in self.ks:
-                metrics[f"{self.name}/{way}/r{k}"] = float(np.mean(found <= k))
-            metrics[f"{self.name}/{way}/median_rank"] = float(np.median(found))
+                metrics[f"{self.name}/{way}/r{k}"] = Sample(found <= k)
+            metrics[f"{self.name}/{way}/median_rank"] = Sample(found, "median")
             pairs = pairs[:, ::-1]
         return metrics
 

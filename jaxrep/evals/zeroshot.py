@@ -12,6 +12,7 @@ from jaxrep.errors import JaxrepError, hint
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval
 from jaxrep.evals.ranks import join, ranks, require_finite
+from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
@@ -91,8 +92,8 @@ class ZeroShot(Eval):
         same = np.unique(names, return_inverse=True)[1]
         prototypes = class_embeddings(model, names, self.templates, self.text)
         found = ranks(images, prototypes, join(same[labels], same))
-        metrics = {f"{self.name}/top{k}": float(np.mean(found <= k)) for k in self.ks}
-        return metrics | {f"{self.name}/mean_per_class": mean_per_class(found == 1, labels)}
+        metrics = {f"{self.name}/top{k}": Sample(found <= k) for k in self.ks}
+        return metrics | {f"{self.name}/mean_per_class": Sample(found == 1, "mean_of_means", groups=labels)}
 
 
 def class_embeddings(model: Model, names: Sequence[str], templates: Sequence[str], text: str = "text") -> np.ndarray:
@@ -102,10 +103,3 @@ def class_embeddings(model: Model, names: Sequence[str], templates: Sequence[str
         prototypes = total / np.linalg.norm(total, axis=1, keepdims=True)
     require_finite(prototypes, lambda i: f"the class '{names[i]}'")
     return prototypes
-
-
-def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes that occur in ``labels`` [N] of the share that is ``right`` [N]."""
-    counts = np.bincount(labels)
-    shares = np.bincount(labels, right)[counts > 0] / counts[counts > 0]
-    return float(shares.mean())

@@ -25,7 +25,7 @@ from jaxrep.train.evaluation import Evaluation
 from jaxrep.train.exits import Exit
 from jaxrep.train.metrics import Reporter, memory
 from jaxrep.train.profiling import Profiler
-from jaxrep.train.run import Run, write_json
+from jaxrep.train.run import Run
 from jaxrep.train.setup import Setup, set_up
 from jaxrep.train.signals import Interrupts
 from jaxrep.train.watchdog import Watchdog
@@ -124,7 +124,7 @@ def _steps(setup: Setup, say: Say) -> Exit:
         checkpoints.wait()
         results = found if first < setup.total_steps else evaluate(first, state)
         if hosts.main():
-            write_json(setup.run.path / "results.json", results)
+            setup.run.keep_results(results)
         return _report(results, setup, say)
 
 

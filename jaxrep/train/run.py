@@ -1,7 +1,8 @@
 """A run directory: what a run leaves behind and how it is recognised.
 
 ``recipe.json``, the experiment file, ``environment.json``, ``tokenizer.json`` (the vocabulary), ``metrics.jsonl``,
-``data_ledger.json`` (what could not be read), ``results.json``, ``checkpoints/``, ``tensorboard/``. The same command in
+``data_ledger.json`` (what could not be read), ``results.json`` and the values an example that it sums up
+(``samples.npz``), ``checkpoints/``, ``tensorboard/``. The same command in
 the same directory goes on; another identity is refused.
 """
 
@@ -22,6 +23,7 @@ import jax
 from jaxrep.data.ledger import Ledger
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
+from jaxrep.evals import sample
 from jaxrep.experiment import Loaded, from_run
 from jaxrep.recipe import Recipe
 from jaxrep.spec import difference, render_difference
@@ -53,6 +55,11 @@ class Run:
         """Final metrics, or None where the run is not at its end."""
         path = self.path / "results.json"
         return read_json(path) if path.exists() else None
+
+    def keep_results(self, results: dict[str, float]) -> None:
+        """Writes the final metrics, which mark the end of the run, and before them their values an example."""
+        sample.save(self.path / "samples.npz", results)
+        write_json(self.path / "results.json", results)
 
     def claim(self, recipe: Recipe, loaded: Loaded | None, say: Callable[[str], None]) -> None:
         """Makes the directory this recipe's, until ``close``: a new run, or one of the same identity that goes on.

@@ -5,7 +5,7 @@ import pytest
 from evals.fake import FakeModel, given, pictures, unit
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.zeroshot import ZeroShot, class_embeddings, mean_per_class
+from jaxrep.evals.zeroshot import ZeroShot, class_embeddings
 
 NAMES = ("cat", "dog", "bird", "fish")
 TEMPLATES = ("a {}.", "my {}!")
@@ -55,10 +55,6 @@ def test_ties_count_against_the_model_and_equal_names_are_one_answer():
     assert twice == {"zeroshot/top1": 1.0, "zeroshot/mean_per_class": 1.0}
     tied = ZeroShot(data=data, classes=("crane", "maillot", "bird"), ks=(1, 2)).run(model)
     assert tied == {"zeroshot/top1": 0.0, "zeroshot/top2": 1.0, "zeroshot/mean_per_class": 0.0}
-
-
-def test_the_mean_per_class_weighs_classes_equally():
-    assert mean_per_class(np.array([1, 1, 1, 0]) == 1, np.array([3, 3, 3, 0])) == 0.5
 
 
 def test_what_cannot_be_measured_is_an_error_that_names_it():
