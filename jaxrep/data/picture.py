@@ -7,6 +7,8 @@ is decoded.
 """
 
 import io
+from collections.abc import Callable
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -15,6 +17,8 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
 from jaxrep.data.crop import Box, CentreCrop, HostCrop
+
+T = TypeVar("T")
 
 # The loader has a thread or a process a picture, which must not each start threads of their own.
 cv2.setNumThreads(1)
@@ -41,13 +45,19 @@ def image(
     Of an animation, the first frame. Raises ValueError: the picture is damaged (also where a decoder would only warn),
     of an unknown format, or too large.
     """
+    return opened(content, lambda picture: fitted(picture, height, width, crop, key, content))
+
+
+def opened(content: bytes, read: Callable[[Image.Image], T]) -> T:
+    """``read`` of the picture that a file holds. Raises ValueError: it is damaged, of an unknown format, too large."""
     if not content:
         raise ValueError("the picture is empty, of 0 bytes")
     if len(content) > MAX_BYTES:
         raise ValueError(f"the picture's file has {len(content):,} bytes, more than the {MAX_BYTES:,} that are decoded")
     try:
         with Image.open(io.BytesIO(content)) as picture:  # reads the header
-            return fitted(picture, height, width, crop, key, content)
+            check_size(picture)
+            return read(picture)
     except TooLarge:
         raise
     except Image.DecompressionBombError as error:
@@ -62,6 +72,13 @@ class TooLarge(ValueError):
     """A picture of more pixels than are decoded."""
 
 
+def check_size(picture: Image.Image) -> None:
+    """Raises TooLarge."""
+    if picture.width * picture.height > MAX_PIXELS:
+        size = f"{picture.width:,} x {picture.height:,}"
+        raise TooLarge(f"the picture has {size} pixels, more than the {MAX_PIXELS:,} that are decoded")
+
+
 def fitted(
     picture: Image.Image,
     height: int,
@@ -74,9 +91,7 @@ def fitted(
 
     ``content``: its file, where that is at hand: a JPEG is then decoded at reduced scale.
     """
-    if picture.width * picture.height > MAX_PIXELS:
-        size = f"{picture.width:,} x {picture.height:,}"
-        raise TooLarge(f"the picture has {size} pixels, more than the {MAX_PIXELS:,} that are decoded")
+    check_size(picture)
     said = picture.getexif().get(ExifTags.Base.Orientation)
     turn = said if isinstance(said, int) and said in ORIENTATIONS else UPRIGHT
     turned = turn >= TRANSPOSED

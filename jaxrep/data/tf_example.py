@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-Value = bytes | str | int | float
+Value = bytes | str | int | float | list[float]
 _KINDS = {
     "bytes_list": ("BytesList", "BYTES"),
     "float_list": ("FloatList", "FLOAT"),
@@ -63,7 +63,7 @@ def decode(content: bytes) -> dict[str, list[Any]]:
 
 
 def encode(features: Mapping[str, Value]) -> bytes:
-    """A record with one value of each feature; the same features give the same bytes."""
+    """A record with one value of each feature, or a list of floats; the same features give the same bytes."""
     example = _example()()
     for name, value in features.items():
         feature = example.features.feature[name]
@@ -72,6 +72,8 @@ def encode(features: Mapping[str, Value]) -> bytes:
                 feature.int64_list.value.append(int(value))
             case float():
                 feature.float_list.value.append(value)
+            case list():
+                feature.float_list.value.extend(value)
             case _:
                 feature.bytes_list.value.append(value.encode() if isinstance(value, str) else value)
     return example.SerializeToString(deterministic=True)

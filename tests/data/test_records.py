@@ -175,6 +175,8 @@ def test_example_messages_are_written_as_the_wire_format_says():
     """By hand: Example{1: Features{1: entry{1: "a", 2: Feature{3: Int64List{1: packed [300]}}}}}, and so on."""
     number = bytes.fromhex("0a0f 0a0d 0a0161 1208 1206 0a04 0000003f".replace(" ", ""))  # Feature{2: FloatList 0.5}
     assert tf_example.encode({"a": 0.5}) == number
+    numbers = bytes.fromhex("0a13 0a11 0a0161 120c 120a 0a08 0000003f 0000803f".replace(" ", ""))  # 0.5, 1
+    assert tf_example.encode({"a": [0.5, 1.0]}) == numbers and tf_example.decode(numbers) == {"a": [0.5, 1.0]}
     whole = bytes.fromhex("0a0d 0a0b 0a0161 1206 1a04 0a02 ac02".replace(" ", ""))  # 300 as a varint: ac 02
     assert tf_example.encode({"a": 300}) == whole and tf_example.decode(whole) == {"a": [300]}
     text = bytes.fromhex("0a0d 0a0b 0a0162 1206 0a04 0a02 7879".replace(" ", ""))
