@@ -121,7 +121,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, option: str = "--run-dir") -> Iterator[None]:
     """Holds a file as the only process that does; a process that ends, in whatever way, holds it no longer.
 
     Raises UsageError where another one has it. A file system without locks lets everybody in.
@@ -132,8 +132,8 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UsageError(
-                f"{path.parent} is in use: {file.read().strip()} trains there; "
-                "wait for its end, or choose another directory by --run-dir"
+                f"{path.parent} is in use by {file.read().strip()}: wait for its end, or choose another directory by "
+                f"{option}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):

@@ -103,7 +103,7 @@ def test_a_directory_is_one_process_at_a_time(tmp_path):
         with pytest.raises(UsageError) as error:
             claimed(tmp_path)
         assert str(error.value) == (
-            f"{tmp_path} is in use: process {os.getpid()} on {platform.node()} trains there; "
+            f"{tmp_path} is in use by process {os.getpid()} on {platform.node()}: "
             "wait for its end, or choose another directory by --run-dir"
         )
     assert claimed(tmp_path) == []
