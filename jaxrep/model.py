@@ -178,11 +178,16 @@ class Model:
         longest = int(valid.sum(axis=1).max(initial=8))
         return min(valid.shape[1], 1 << (longest - 1).bit_length())
 
-    def encode_image(self, pictures: Sequence[Any] | np.ndarray, name: str = "image") -> np.ndarray:
+    def encode_image(
+        self, pictures: Sequence[Any] | np.ndarray, name: str = "image", *, output: str = "", unit: bool = True
+    ) -> np.ndarray:
         """Embeddings [n,D], rows of unit length, of pictures: paths, PIL images, uint8 arrays [H,W,3], or one array of
-        floats that are normalised already, [n,3,H,W] or [n,H,W,3]."""
+        floats that are normalised already, [n,3,H,W] or [n,H,W,3].
+
+        ``output``: another output of the method's rows than ``name``, as image/pooled; not ``unit``: as it is emitted.
+        """
         floats = pictures if hasattr(pictures, "dtype") and np.asarray(pictures).dtype.kind == "f" else None
-        parts = []
+        parts, want = [], output or name
         for start in self._starts(len(pictures)):
             block = pictures[start : start + self.block_size]
             if floats is not None:
@@ -190,7 +195,7 @@ class Model:
             else:
                 rows = np.array([self.image(one, name) for one in block], np.uint8)
                 rows = rows.reshape(-1, *self.fields[name].shape)
-            parts.append(self.encode({name: rows}, (name,))[name])
+            parts.append(self._in_blocks({name: rows}, (want,), unit=unit)[want])
         return np.concatenate(parts)
 
 

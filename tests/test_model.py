@@ -73,11 +73,21 @@ def test_texts_and_pictures_come_to_the_same_as_their_arrays(whole):
     np.testing.assert_allclose(MODEL.encode_image(list(ROWS["image"][:5])), whole["image"][:5], atol=1e-6)
 
 
+def test_pictures_have_every_output_of_their_tower_scaled_to_unit_length_or_as_it_is():
+    pooled = MODEL.encode_image(list(ROWS["image"]), output="image/pooled", unit=False)
+    np.testing.assert_array_equal(pooled, MODEL.outputs({"image": ROWS["image"]}, ("image/pooled",))["image/pooled"])
+    unit = MODEL.encode_image(list(ROWS["image"]), output="image/pooled")
+    np.testing.assert_allclose(unit, pooled / np.linalg.norm(pooled, axis=1, keepdims=True), rtol=1e-6)  # float32
+    assert pooled.shape == (len(ROWS["image"]), 6)
+
+
 def test_a_name_that_the_model_does_not_emit_is_told_the_names_that_exist():
     with pytest.raises(UsageError) as error:
         MODEL.encode(ROWS, ("imag",))
     assert "does not emit 'imag'" in str(error.value)
-    assert str(error.value).endswith("did you mean image? there are: image, image/tokens, text")
+    assert str(error.value).endswith(
+        "did you mean image? there are: image, image/pooled, image/tokens, text, text/pooled"
+    )
 
 
 def test_without_a_tokenizer_texts_are_refused():

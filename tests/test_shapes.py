@@ -44,8 +44,10 @@ def test_what_a_recipe_builds_and_emits_is_known_by_name_and_shape():
     emitted = {name: (leaf.shape, str(leaf.dtype)) for name, leaf in found.outputs.items()}
     assert emitted == {
         "image": ((8, 4), "float32"),
+        "image/pooled": ((8, 6), "float32"),
         "image/tokens": ((8, 4, 6), "float32"),
         "text": ((8, 4), "float32"),
+        "text/pooled": ((8, 6), "float32"),
         "scale": ((), "float32"),
     }
     assert (found.batch["image"].shape, str(found.batch["image"].dtype)) == ((8, 8, 8, 3), "uint8")
@@ -57,7 +59,7 @@ def test_what_a_recipe_builds_and_emits_is_known_by_name_and_shape():
 def test_a_term_that_reads_what_nobody_emits_is_told_the_names_that_exist():
     assert told(RECIPE.replace(objective={"pair": Contrastive("image", "txt")})) == (
         "objective.pair reads 'txt', which Dual does not emit: did you mean text? "
-        "there are: image, image/tokens, scale, text"
+        "there are: image, image/pooled, image/tokens, scale, text, text/pooled"
     )
     assert told(RECIPE.replace(objective={"pair": Sigmoid("image", "text")})).startswith(
         "objective.pair reads 'bias', which Dual does not emit: "

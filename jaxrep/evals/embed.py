@@ -12,26 +12,52 @@ from jaxrep.model import Model
 
 EXAMPLES_AT_ONCE = 1024
 
+PIXELS = "pixels"
+"""In place of an output: the pixels of the picture that the model sees, from 0 to 1, as a baseline."""
+
 
 def embed_images(
-    model: Model, examples: Examples, image: str, columns: Sequence[str] = ()
+    model: Model,
+    examples: Examples,
+    image: str,
+    columns: Sequence[str] = (),
+    *,
+    output: str = "",
+    unit: bool = True,
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """Embeddings float32 [N,D] of the field ``image`` of every example, and the values of ``columns``.
 
+    Args:
+        output: the output of the method's rows that is taken, or ``PIXELS``; empty: that of the field's name.
+        unit: whether rows are scaled to unit length, or left as the method emits them.
+
     Raises:
-        JaxrepError: there is no example, or the embedding of one is not finite.
+        JaxrepError: there is no example, the embedding of one is not finite, or the output is no vector a picture.
     """
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
     embeddings, kept = [], {column: [] for column in columns}
     for start in range(0, len(examples), EXAMPLES_AT_ONCE):
         rows = examples.gather(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
-        embeddings.append(model.encode_image(rows[image], image))
+        embeddings.append(_features(model, rows[image], image, output, unit))
         for column in columns:
             kept[column].extend(rows[column])
     joined = np.concatenate(embeddings)
     require_finite(joined, lambda i: f"'{image}' of example {i}")
     return joined, kept
+
+
+def _features(model: Model, pictures: Sequence[Any], image: str, output: str, unit: bool) -> np.ndarray:
+    if output == PIXELS:
+        rows = np.stack([model.image(picture, image).ravel() for picture in pictures]).astype(np.float32) / 255
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if unit else rows
+    found = model.encode_image(pictures, image, output=output, unit=unit)
+    if found.ndim != 2:
+        raise JaxrepError(
+            f"'{output or image}' is an array of shape {list(found.shape[1:])} a picture, and evaluations compare "
+            f"vectors: take a pooled output, as {image}"
+        )
+    return found
 
 
 def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:

@@ -17,7 +17,8 @@ from jaxrep.spec import spec
 class Dual(Method):
     """Encodes each named field by its own tower and projects it to a shared width.
 
-    Emits, a row, ``<tower>`` [B,D] (raw) and ``<tower>/tokens``; shared, ``scale`` and, with a bias, ``bias``.
+    Emits, a row, ``<tower>`` [B,D] (raw), ``<tower>/pooled`` (before the projection) and ``<tower>/tokens``; shared,
+    ``scale`` and, with a bias, ``bias``.
     """
 
     towers: Mapping[str, Encoder]
@@ -82,13 +83,15 @@ class Dual(Method):
 
 
 def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick) -> tuple[Outputs, Any]:
-    """What a tower and its head make of their field: ``<name>`` and ``<name>/tokens``; and new statistics, or None."""
+    """What a tower and its head make of their field: ``<name>``, ``<name>/pooled`` and ``<name>/tokens``; and new
+    statistics, or None."""
     x, views = fold(batch[name], rank)
     valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
     with naming(name):
         encoded = getattr(module, name)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
     with jax.named_scope(f"{name}_head"):
         out: Outputs = {name: unfold(getattr(module, f"{name}_head")(encoded.pooled), views)}
+    out[f"{name}/pooled"] = unfold(encoded.pooled, views)
     if encoded.tokens is not None:
         out[f"{name}/tokens"] = unfold(encoded.tokens, views)
     return out, encoded.statistics

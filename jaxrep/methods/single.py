@@ -16,7 +16,7 @@ from jaxrep.spec import spec
 class Single(Method):
     """Encodes one named field, without anything that a loss would need.
 
-    Emits, a row, ``<name>`` [B,D] (raw) and ``<name>/tokens``.
+    Emits, a row, ``<name>`` [B,D] (raw), ``<name>/pooled`` (before the projection) and ``<name>/tokens``.
     """
 
     name: str = "image"

@@ -8,11 +8,17 @@ from jaxrep.spec import spec
 
 
 class FakeModel:
-    def __init__(self, images, texts):
-        self.images, self.texts = images, texts
+    def __init__(self, images, texts, **tables):
+        self.images, self.texts, self.tables = images, texts, tables
 
-    def encode_image(self, pictures, name="image"):
+    def image(self, picture, name="image"):
+        return picture
+
+    def encode_image(self, pictures, name="image", *, output="", unit=True):
         return np.stack([self.images[int(picture[0, 0, 0])] for picture in pictures])
+
+    def shared(self, want):
+        return {name: self.tables[name] for name in want}
 
     def encode_text(self, texts, name="text"):
         return np.stack([self.texts[text] for text in texts])

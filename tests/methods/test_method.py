@@ -133,7 +133,7 @@ def test_a_shape_of_a_field_with_views_builds_the_same_towers():
 def test_only_the_towers_of_the_given_fields_are_called():
     structure, arrays = built(DUAL)
     out = structure.merge(arrays).rows({"text": batch()["text"]}, harness.tick())
-    assert set(out) == {"text"}
+    assert set(out) == {"text", "text/pooled"}
 
 
 def test_a_tower_without_its_field_is_told():
