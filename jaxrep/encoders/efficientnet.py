@@ -61,6 +61,8 @@ class EfficientNet(ConvNet):
     """The repeats of every stage are multiplied by it, then rounded up."""
     head_conv: bool = True
     """The 1 x 1 convolution (to 1280 times the width factor) after the last block; ALIGN pools without it."""
+    symmetric: bool = False
+    """Pad as many zeros on each side (PyTorch's models), or the odd one at the bottom and the right (TensorFlow's)."""
     norm: Norm = BatchNorm(momentum=0.99, epsilon=1e-3)
     """What follows each convolution; BatchNorm couples the rows of a batch, GroupNorm does not (microbatches)."""
     stochastic_depth: float = 0.2
@@ -154,11 +156,11 @@ class EfficientNetModule(ConvNetModule):
     def __init__(self, spec: EfficientNet, rngs: nnx.Rngs, inputs: Field):
         super().__init__(spec, inputs)
         shapes = list(spec.blocks())
-        self.stem = ConvSwish(rngs, spec.norm, inputs.shape[-1], spec.scaled(STEM), 3, stride=2)
+        self.stem = ConvSwish(rngs, spec, inputs.shape[-1], spec.scaled(STEM), 3, stride=2)
         self.blocks = nnx.List(
-            [MBConv(rngs, spec.norm, shape, spec.stochastic_depth * i / len(shapes)) for i, shape in enumerate(shapes)]
+            [MBConv(rngs, spec, shape, spec.stochastic_depth * i / len(shapes)) for i, shape in enumerate(shapes)]
         )
-        self.head = ConvSwish(rngs, spec.norm, shapes[-1].outputs, spec.features) if spec.head_conv else None
+        self.head = ConvSwish(rngs, spec, shapes[-1].outputs, spec.features) if spec.head_conv else None
 
 
 class ConvSwish(nnx.Module):
@@ -167,7 +169,7 @@ class ConvSwish(nnx.Module):
     def __init__(
         self,
         rngs: nnx.Rngs,
-        norm: Norm,
+        spec: EfficientNet,
         inputs: int,
         outputs: int,
         kernel: int = 1,
@@ -175,7 +177,9 @@ class ConvSwish(nnx.Module):
         stride: int = 1,
         groups: int = 1,
     ):
-        self.layer = ConvNorm(rngs, norm, inputs, outputs, kernel, stride=stride, groups=groups)
+        self.layer = ConvNorm(
+            rngs, spec.norm, inputs, outputs, kernel, stride=stride, groups=groups, symmetric=spec.symmetric
+        )
 
     def __call__(self, h: Array, training: bool) -> Array:
         return jax.nn.silu(self.layer(h, training))
@@ -184,13 +188,13 @@ class ConvSwish(nnx.Module):
 class MBConv(nnx.Module):
     """Inverted bottleneck: widen, convolve each channel, weigh the channels, narrow; a residual where shapes agree."""
 
-    def __init__(self, rngs: nnx.Rngs, norm: Norm, shape: BlockShape, drop: float):
+    def __init__(self, rngs: nnx.Rngs, spec: EfficientNet, shape: BlockShape, drop: float):
         inputs, outputs, hidden, kernel, stride = shape
         self.residual, self.drop = stride == 1 and inputs == outputs, drop
-        self.expand = ConvSwish(rngs, norm, inputs, hidden) if hidden != inputs else None
-        self.depthwise = ConvSwish(rngs, norm, hidden, hidden, kernel, stride=stride, groups=hidden)
+        self.expand = ConvSwish(rngs, spec, inputs, hidden) if hidden != inputs else None
+        self.depthwise = ConvSwish(rngs, spec, hidden, hidden, kernel, stride=stride, groups=hidden)
         self.excite = SqueezeExcite(rngs, hidden, max(1, inputs // SQUEEZE))
-        self.project = ConvNorm(rngs, norm, hidden, outputs)
+        self.project = ConvNorm(rngs, spec.norm, hidden, outputs)
 
     def __call__(self, h: Array, training: bool, keys: Array | None = None) -> Array:
         """h [B,H,W,C]; ``keys`` [B]: draws of the stochastic depth."""
