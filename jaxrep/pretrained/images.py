@@ -31,6 +31,8 @@ class ImageTransform:
     """Length to which the shorter side is resized before the middle is cut out; 0: both sides are, to the result's."""
     filter: Filter = "bicubic"
     """How pixels are interpolated."""
+    half: Literal["down", "even"] = "down"
+    """Where the middle begins at half a pixel: at the one before (transformers), or at the even one (torchvision)."""
     pixels: PixelNorm = PixelNorm()
     """Normalisation, which the encoder applies."""
 
@@ -44,12 +46,12 @@ class ImageTransform:
         resample = Image.Resampling(FILTERS.index(self.filter))
         if not self.shorter:
             return np.asarray(picture.resize((self.width, self.height), resample))
-        factor = self.shorter / min(picture.size)
-        short, long = self.shorter, int(max(picture.size) * factor)
+        short, long = self.shorter, int(self.shorter * max(picture.size) / min(picture.size))
         wide = picture.width >= picture.height
         picture = picture.resize((long, short) if wide else (short, long), resample)
-        # Half pixels are cut at the lower and right side; a picture that is too small gets a black border.
-        left, top = math.floor((picture.width - self.width) / 2), math.floor((picture.height - self.height) / 2)
+        begin = math.floor if self.half == "down" else round
+        # A picture that is too small gets a black border.
+        left, top = begin((picture.width - self.width) / 2), begin((picture.height - self.height) / 2)
         return np.asarray(picture.crop((left, top, left + self.width, top + self.height)))
 
 
@@ -61,7 +63,7 @@ def read_transform(folder: Path) -> ImageTransform | None:
     found = read_json(file)
     found = found.get("image_processor", found)
     if found.get("do_normalize", True):
-        pixels = PixelNorm(mean=_channels(found, "image_mean", file), std=_channels(found, "image_std", file))
+        pixels = PixelNorm(mean=channels(found, "image_mean", file), std=channels(found, "image_std", file))
     else:
         pixels = PixelNorm(mean=(0.0,) * 3, std=(1.0,) * 3)
     size = _sides(found.get("size"), file)
@@ -81,7 +83,8 @@ def read_transform(folder: Path) -> ImageTransform | None:
     return ImageTransform(height=height, width=width, shorter=shorter, filter=FILTERS[number], pixels=pixels)
 
 
-def _channels(found: Mapping[str, Any], name: str, file: Path) -> tuple[float, ...]:
+def channels(found: Mapping[str, Any], name: str, file: Path) -> tuple[float, ...]:
+    """A mean or a standard deviation of three channels. Raises UsageError."""
     value = found.get(name)
     if not isinstance(value, list) or len(value) != 3 or not all(isinstance(x, int | float) for x in value):
         raise UsageError(f"{file}: '{name}' should be three numbers, and is {value!r}")

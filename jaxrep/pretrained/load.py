@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from jaxrep.errors import UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
-from jaxrep.pretrained import bert, clip, dinov2, mapping, open_clip, sentence, siglip, vit
+from jaxrep.pretrained import bert, clip, dinov2, efficientnet, mapping, open_clip, resnet, sentence, siglip, vit
 from jaxrep.pretrained.architecture import Architecture, Config, Source
 from jaxrep.pretrained.images import read_transform
 from jaxrep.pretrained.tensors import open_folder, read_json
@@ -33,6 +33,12 @@ READERS: Mapping[str, Callable[[Source], Architecture]] = {
     **dict.fromkeys(bert.TOWERS, bert.read),
 }
 """By the ``model_type`` of config.json."""
+
+TIMM: Mapping[str, Callable[[Source], Architecture]] = {
+    **dict.fromkeys(resnet.ARCHITECTURES, resnet.read),
+    **dict.fromkeys(efficientnet.ARCHITECTURES, efficientnet.read),
+}
+"""By the ``architecture`` of timm's config.json, which has no model_type."""
 
 OPEN_CLIP = "open_clip_config.json"
 
@@ -60,7 +66,11 @@ def is_checkpoint(folder: Path) -> bool:
 
 def read(folder: Path) -> Checkpoint:
     """Reads what describes a checkpoint and checks it against the headers of its tensors. Raises UsageError."""
-    source, reader = _source(folder)
+    return understood(*_source(folder))
+
+
+def understood(source: Source, reader: Callable[[Source], Architecture]) -> Checkpoint:
+    """What the reader says that a folder holds, checked against the headers of its tensors. Raises UsageError."""
     found = reader(source)
     if wrong := problems(found.model):
         raise UsageError(f"{source.config.file} describes a model that cannot be: {wrong[0]}")
@@ -81,16 +91,23 @@ def _source(folder: Path) -> tuple[Source, Callable[[Source], Architecture]]:
         return sentence.open_modules(folder)
     if (file := folder / "config.json").is_file():
         config = read_json(file)
-        kind = str(config.get("model_type"))
-        if kind == "siglip2":
-            raise UsageError(f"{file}: SigLIP 2 of variable resolution (NaFlex) is not read, those of a fixed one are")
-        if kind not in READERS:
-            raise UsageError(f"{file}: the model_type '{kind}' is not known; known are {', '.join(READERS)}")
-        return Source(folder, Config(config, file), open_folder(folder), read_transform(folder)), READERS[kind]
+        reader = _reader(config, file)
+        return Source(folder, Config(config, file), open_folder(folder), read_transform(folder)), reader
     if (file := folder / OPEN_CLIP).is_file():
         config = Config(read_json(file), file)
         return Source(folder, config, open_folder(folder, "open_clip_model"), None), open_clip.read
     raise UsageError(f"{folder} holds neither config.json nor {OPEN_CLIP}: nothing says what its model is")
+
+
+def _reader(config: Mapping[str, Any], file: Path) -> Callable[[Source], Architecture]:
+    """What reads the architecture that a config.json names. Raises UsageError: nothing does."""
+    named = "architecture" if "model_type" not in config and "architecture" in config else "model_type"
+    kind, known = str(config.get(named)), TIMM if named == "architecture" else READERS
+    if kind == "siglip2":
+        raise UsageError(f"{file}: SigLIP 2 of variable resolution (NaFlex) is not read, those of a fixed one are")
+    if kind not in known:
+        raise UsageError(f"{file}: the {named} '{kind}' is not known; known are {', '.join(known)}")
+    return known[kind]
 
 
 def load_checkpoint(folder: Path, mesh: Mesh | None = None) -> Model:

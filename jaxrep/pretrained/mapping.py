@@ -241,7 +241,7 @@ def check(rows: Sequence[Row], shapes: Mapping[str, Shape], tensors: Tensors, ig
         if found.dtype not in FLOATS:
             raise UsageError(f"tensor '{name}' in {found.file} is of type {found.dtype}: {', '.join(FLOATS)} are read")
     surplus = [name for name in tensors.entries if name not in wanted]
-    unused = [name for name in surplus if any(fnmatchcase(name, pattern) for pattern in ignored)]
+    unused = list(dict.fromkeys(name for pattern in ignored for name in surplus if fnmatchcase(name, pattern)))
     if strange := [name for name in surplus if name not in unused]:
         raise UsageError(
             f"tensor {listed(strange)} in {tensors.entries[strange[0]].file} has no place in the model that its "

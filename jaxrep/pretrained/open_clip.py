@@ -7,7 +7,7 @@ from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, LogitScale
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, dual
-from jaxrep.pretrained.images import ImageTransform
+from jaxrep.pretrained.images import ImageTransform, channels
 from jaxrep.pretrained.mapping import ClassPositions, Row, Table, fused, linear, merged, norm, patches, under
 from jaxrep.pretrained.tokenizers import find_tokenizer
 
@@ -131,6 +131,6 @@ def _transform(source: Source, side: int) -> ImageTransform:
             f"{config.file}: of preprocess_cfg, the resize_mode shortest or squash and the interpolation "
             f"{' or '.join(names)} are read, and they are {mode!r} and {config.values['interpolation']!r}"
         )
-    pixels = PixelNorm(mean=tuple(config.values["mean"]), std=tuple(config.values["std"]))
-    shorter = side if mode == "shortest" else 0
-    return ImageTransform(height=side, width=side, shorter=shorter, filter=chosen, pixels=pixels)
+    mean, std = (channels(config.values, name, config.file) for name in ("mean", "std"))
+    shorter, pixels = side if mode == "shortest" else 0, PixelNorm(mean=mean, std=std)
+    return ImageTransform(height=side, width=side, shorter=shorter, filter=chosen, half="even", pixels=pixels)

@@ -1,9 +1,13 @@
 """What the tests of public checkpoints share: wiggled torch models, saved as folders, and every layer's output here."""
 
+import importlib
+import sys
+
 import jax
 import numpy as np
+import pytest
 
-from jaxrep.encoders import tower
+from jaxrep.encoders import convnet, tower
 from jaxrep.encoders.transformer import run_blocks
 from jaxrep.pretrained.load import load_checkpoint
 
@@ -14,8 +18,31 @@ LAYER = 2e-5
 EMBEDDING = 1e-4
 
 
+def peer(name, torch):
+    """A package that imports torchvision, or a skipped module.
+
+    The wheel of torchvision may be one for CUDA beside a torch for CPUs: its operators are then not there, of which its
+    import asks for two, and no model here for any.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        pytest.skip(f"parity with {name} needs it and torchvision: {error}", allow_module_level=True)
+    except RuntimeError:
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for module in [each for each in sys.modules if each.split(".")[0] in ("torchvision", name)]:
+            del sys.modules[module]
+        DECLARED.append(library)  # which takes them back when it goes
+        return importlib.import_module(name)
+
+
+DECLARED = []
+
+
 def wiggled(model, torch):
-    """The torch model with every parameter moved, so that no zero and no one hides a fault.
+    """The torch model with every parameter moved, so that no zero and no one hides a fault; and running statistics.
 
     Matrices move less where they are wide, so that what they make keeps its size in models of full size.
     """
@@ -24,6 +51,9 @@ def wiggled(model, torch):
         for value in model.parameters():
             wide = value.shape[1:].numel() if value.ndim > 1 else 1
             value += 0.1 * min(1, (32 / wide) ** 0.5) * torch.randn(value.shape, generator=generator)
+        for name, value in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                value += 0.1 * torch.rand(value.shape, generator=generator)
     return model.eval()
 
 
@@ -55,6 +85,32 @@ def layers(model, name, x):
     return [np.asarray(found[key]) for key in range(-1, depth)], np.asarray(pooled)
 
 
+def maps(model, name, x):
+    """Feature maps [n,H,W,D] of a convolutional encoder after its stem and after each block, and its features."""
+    seen = []
+
+    def recording(block, h, training, keys):
+        seen.extend([] if seen else [h])
+        seen.append(original(block, h, training, keys))
+        return seen[-1]
+
+    def outputs(arrays, x):
+        seen.clear()
+        return getattr(model._structure.merge(arrays), name)(x).pooled, list(seen)
+
+    original, convnet.run_block = convnet.run_block, recording
+    try:
+        pooled, found = jax.jit(outputs)(model._arrays, x)
+    finally:
+        convnet.run_block = original
+    return [np.asarray(value) for value in found], np.asarray(pooled)
+
+
+def assert_near(ours, theirs):
+    """A layer's output is the reference's."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=LAYER * np.abs(theirs).max())
+
+
 def assert_layers(model, name, x, hidden, pooled, real=None):
     """Every layer's output at the tokens ``real`` [n,N] (by default all), and the features, are the reference's."""
     mine, features = layers(model, name, x)
@@ -62,7 +118,7 @@ def assert_layers(model, name, x, hidden, pooled, real=None):
     real = np.ones(mine[0].shape[:2], bool) if real is None else real
     pairs = [(ours[real], theirs.numpy()[real]) for ours, theirs in zip(mine, hidden, strict=True)]
     for ours, theirs in [*pairs, (features, pooled.numpy())]:
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=LAYER * np.abs(theirs).max())
+        assert_near(ours, theirs)
 
 
 def pictures(model, n, torch):

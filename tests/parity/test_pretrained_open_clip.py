@@ -5,16 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import RNG, assert_embeddings, assert_layers, pictures, wiggled
+from parity.pretrained import RNG, assert_embeddings, assert_layers, peer, pictures, wiggled
 
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import write
 
 torch = pytest.importorskip("torch", reason="parity with open_clip needs the extra 'parity' (torch)")
-try:
-    import open_clip
-except (ImportError, RuntimeError) as error:  # a torchvision that was built for another torch is a RuntimeError
-    pytest.skip(f"parity with open_clip needs open_clip_torch: {error}", allow_module_level=True)
+open_clip = peer("open_clip", torch)
 
 VISION = dict(layers=3, width=32, head_width=8, patch_size=4, image_size=12, mlp_ratio=3.0)
 TEXT = dict(context_length=9, vocab_size=60, width=24, heads=3, layers=2)
@@ -57,8 +54,9 @@ def test_open_clip(tmp_path, kind, top, vision, text):
 
 
 @pytest.mark.slow
-def test_open_clip_of_full_size(tmp_path):
-    config = open_clip.get_model_config("ViT-B-16")
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16"])
+def test_open_clip_of_full_size(tmp_path, name):
+    config = open_clip.get_model_config(name)
     model = open_clip.CLIP(**{name: config[name] for name in ("embed_dim", "vision_cfg", "text_cfg")})
     check(model, tmp_path, config, n=2)
 

@@ -23,6 +23,8 @@ CONFIGS = {
     "bert": dict(model_type="bert", **{**WORDS, "max_position_embeddings": 20}),
     "roberta": dict(model_type="roberta", **WORDS, type_vocab_size=1),
     "xlm-roberta": dict(model_type="xlm-roberta", **WORDS, type_vocab_size=1),
+    "resnet": dict(architecture="resnet18", pretrained_cfg=dict(input_size=[3, 32, 32])),
+    "efficientnet": dict(architecture="tf_efficientnet_b0", pretrained_cfg=dict(input_size=[3, 32, 32])),
     "open_clip": dict(
         model_cfg=dict(
             embed_dim=6,
@@ -38,7 +40,8 @@ TOLD = {"siglip": ("logit_scale", "logit_bias"), "open_clip": ("logit_scale",)}
 def described(name, folder):
     """The architecture of a config, its parameters at random, and the file that describes it."""
     file = folder / ("open_clip_config.json" if name == "open_clip" else "config.json")
-    reader = load.READERS.get(CONFIGS[name].get("model_type"), load.open_clip.read)
+    kind = CONFIGS[name].get("model_type", CONFIGS[name].get("architecture"))
+    reader = {**load.READERS, **load.TIMM}.get(kind, load.open_clip.read)
     told = {tensor: Entry((1,) if name == "siglip" else (), "F32", file) for tensor in TOLD.get(name, ())}
     if "dinov2" in str(CONFIGS[name].get("model_type")):
         told["embeddings.mask_token"] = Entry((1, 8), "F32", file)
@@ -46,7 +49,8 @@ def described(name, folder):
     found = reader(source)
     _, arrays = split(nnx.eval_shape(lambda: found.model.build(nnx.Rngs(0), inputs=found.fields)))
     random = np.random.default_rng(0)
-    return found, {path: random.normal(size=leaf.shape).astype(np.float32) for path, leaf in arrays.items()}, file
+    drawn = {path: random.normal(size=leaf.shape).astype(np.float32) for path, leaf in arrays.items()}
+    return found, {path: abs(value) if path.endswith("/variance") else value for path, value in drawn.items()}, file
 
 
 def folder(path, name="clip"):
