@@ -1,6 +1,9 @@
 """Model: a trained method with what it needs to meet the world, its tokenizer and its image transform."""
 
+import copy
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,10 @@ from jaxrep.batch import INFERENCE, Field
 from jaxrep.data.picture import fitted
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
-from jaxrep.mesh import ROWS
+from jaxrep.mesh import ROWS, Mesh, shardings
 from jaxrep.methods.method import STATISTICS
 from jaxrep.objective import normalise
+from jaxrep.train.digest import digests
 from jaxrep.train.partition import Arrays, Structure
 
 Transform = Callable[[Image.Image], np.ndarray]
@@ -46,6 +50,19 @@ class Model:
         self.transforms = dict(transforms or {})
         self.block_size = block_size
         self.progress = progress
+
+    def laid(self, mesh: Mesh) -> "Model":
+        """The same model with its parameters laid over all devices, over which the rows of a block then lie as well."""
+        model = copy.copy(self)
+        model._arrays = jax.device_put(self._arrays, shardings(mesh.build(), mesh, self._arrays))
+        return model
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits, equal where parameters (however they lie), inputs and tokenizer are."""
+        tokenizer = None if self.tokenizer is None else (self.tokenizer.state, self.tokenizer.length)
+        inputs = {name: (repr(field), repr(self.transforms.get(name))) for name, field in self.fields.items()}
+        told = json.dumps([digests(self._arrays), inputs, tokenizer], sort_keys=True)
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def encode(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
         """Embeddings by name.
