@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from jaxrep.recipe import Recipe
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", told: str = "a run directory") -> None:
     """RUN, --checkpoint and --weights, which ``load`` reads."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run directory")
+    parser.add_argument("run", metavar=name, type=Path, help=told)
     parser.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="(default: latest)")
     parser.add_argument(
         "--weights",

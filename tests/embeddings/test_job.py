@@ -1,0 +1,164 @@
+"""A job that ends anywhere goes on where it ended, and comes to the same files; another job is refused."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from embeddings.reading import assert_equal, columns, joined
+
+from jaxrep.data.ledger import Ledger
+from jaxrep.embeddings import job as module
+from jaxrep.embeddings.job import Job, run, target
+from jaxrep.errors import UsageError
+
+
+class Embed:
+    """Numbers instead of a model; every seventh example is bad, and so are all of shard 1. It counts its calls."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, rows):
+        self.calls.append(rows.start)
+        good = np.array([row for row in rows if row % 7 and row not in range(3, 6)])
+        bad = len(rows) - len(good)
+        ledger = Ledger(len(rows), {("a.tar", "it is bad"): bad} if bad else {}, (f"{rows.start}: it is bad",) * bad)
+        image = np.outer(good, [1, 0.5]).astype(np.float32)
+        columns = {"key": np.array([f"k{row}" for row in good]), "index": good, "image": image}
+        return (columns if len(good) else None), ledger
+
+
+GOOD = np.array([row for row in range(16) if row % 7 and row not in range(3, 6)])
+
+
+def job(out, **facts):
+    return Job(target(str(out)), {"model": "m", "data": {"path": "x"}, **facts}, 16, 3)
+
+
+def shards(folder):
+    return [path for path in folder.iterdir() if path.name[0].isdecimal()]
+
+
+@pytest.mark.parametrize("out", ["e.npz", "e.parquet", "e.array_record"])
+def test_one_file(tmp_path, out):
+    told = run(job(tmp_path / out), Embed())
+    assert (told.rows, told.ledger.rows, told.ledger.bad_rows) == (10, 16, 6)
+    found = columns(tmp_path / out)
+    image = np.outer(GOOD, [1, 0.5]).astype(np.float32)
+    assert_equal(found, {"key": np.array([f"k{row}" for row in GOOD]), "index": GOOD, "image": image})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [out, f"{out}.json"]
+    summary = json.loads((tmp_path / f"{out}.json").read_text())
+    assert (summary["model"], summary["rows"], summary["ledger"]["shards"]) == ("m", 10, {"a.tar": {"it is bad": 6}})
+
+
+@pytest.mark.parametrize("kind", ["npz", "parquet", "arrayrecord"])
+def test_a_folder_has_the_same_rows_shard_by_shard(tmp_path, kind):
+    run(job(tmp_path / "e.npz"), Embed())
+    told = run(job(f"{kind}:{tmp_path}/many"), Embed())
+    assert told.rows == 10 and told.whole
+    found = shards(tmp_path / "many")
+    assert sorted(path.name[:5] for path in found) == ["00000", "00002", "00003", "00004", "00005"]
+    assert_equal(joined(found), columns(tmp_path / "e.npz"))
+    assert json.loads((tmp_path / "many/embedding.json").read_text())["rows"] == 10
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("out", ["{}/e.npz", "{}/e.parquet", "npz:{}/many"])
+def test_it_ends_in_the_same_bytes_wherever_it_was_killed(tmp_path, out, monkeypatch):
+    """Before each step that makes a file appear, or the folder of notes vanish."""
+    (tmp_path / "whole").mkdir()
+    run(job(out.format(tmp_path / "whole")), Embed())
+    files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
+    assert len(files) >= 2
+    left = 0
+
+    def dies(act):
+        def wrapped(*args, **named):
+            nonlocal left
+            left -= 1
+            if not left:
+                raise Killed
+            return act(*args, **named)
+
+        return wrapped
+
+    monkeypatch.setattr(os, "replace", dies(os.replace))
+    monkeypatch.setattr(module.shutil, "rmtree", dies(module.shutil.rmtree))
+    for step in range(1, 30):
+        folder, embed = tmp_path / f"{step}", Embed()
+        folder.mkdir()
+        left = step
+        try:
+            run(job(out.format(folder)), embed)
+            break
+        except Killed:
+            run(job(out.format(folder)), embed)
+        assert len(embed.calls) <= 7  # of six shards, one twice
+        for path in files:
+            if path.suffix != ".lock":
+                assert (folder / path).read_bytes() == (tmp_path / "whole" / path).read_bytes(), (step, path)
+        assert folder.joinpath(".e.npz.jaxrep-embed").exists() is False
+    assert step > 12
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
+        first = run(job(out), Embed())
+        again = Embed()
+        assert run(job(out), again) == first and not again.calls
+
+
+def test_shares_make_the_whole_in_any_order(tmp_path):
+    run(job(f"npz:{tmp_path}/one"), Embed())
+    three = job(f"npz:{tmp_path}/three")
+    told = [run(three, Embed(), (number, 3)) for number in (2, 0)]
+    assert [(one.rows, one.whole) for one in told] == [(3, False), (5, False)]
+    assert not three.target.summary.exists()
+    assert run(three, Embed(), (1, 3)).rows == 10
+    for path in (*shards(tmp_path / "one"), tmp_path / "one/embedding.json"):
+        assert (tmp_path / "three" / path.name).read_bytes() == path.read_bytes()
+    more = job(f"npz:{tmp_path}/more")
+    for number in range(8):  # more than there are shards
+        told = run(more, Embed(), (number, 8))
+    assert told.rows == 10 and len(shards(tmp_path / "more")) == 5
+
+
+def test_another_job_is_refused_with_what_is_different(tmp_path):
+    for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
+        run(job(out), Embed())
+        with pytest.raises(UsageError, match=r"holds another embedding, by .*json: data\.path: 'x' -> 'y'; name anot"):
+            run(job(out, data={"path": "y"}), Embed())
+    (tmp_path / "e.npz").unlink()  # then the name is free
+    assert run(job(tmp_path / "e.npz", data={"path": "y"}), Embed()).rows == 10
+
+
+def test_foreign_files_are_left_alone(tmp_path):
+    (tmp_path / "e.npz").write_bytes(b"mine")
+    with pytest.raises(
+        UsageError, match=r"e\.npz is there already, and .*e\.npz\.json is not, which would say what it"
+    ):
+        run(job(tmp_path / "e.npz"), Embed())
+    with pytest.raises(UsageError, match=r"is not empty \(e\.npz\): name a folder that is, or none yet"):
+        run(job(f"npz:{tmp_path}"), Embed())
+    assert (tmp_path / "e.npz").read_bytes() == b"mine"
+
+
+def test_a_share_is_done_by_one_process_at_a_time(tmp_path):
+    one = job(f"npz:{tmp_path}/many")
+
+    def embed(rows):
+        with pytest.raises(UsageError, match=r"in use by process \d+ on .*: wait for its end, or .* by --out"):
+            run(one, Embed())
+        return Embed()(rows)
+
+    assert run(one, embed).rows == 10
+
+
+@pytest.mark.parametrize("out", ["e", "e.zip", "tar:e", "gs://e/e.npz", "npz:gs://e", "npz:", "none/e.npz", "."])
+def test_an_out_that_cannot_be_is_refused(out):
+    with pytest.raises(UsageError, match=r"^--out .*(is no local file that ends in \.npz|cannot be written: )"):
+        target(out)
