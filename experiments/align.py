@@ -47,11 +47,11 @@ tiny = recipe.replace(
     views=(Shift("image", pixels=3), ColourJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
     method=Dual(
         towers={
-            "image": EfficientNet(width_factor=0.25, depth_factor=0.33, head_conv=False),
+            "image": EfficientNet(width_factor=0.5, depth_factor=0.33, stages=5, head_conv=False),
             "text": Bert(width=128, depth=2, heads=4, pool="cls"),
         },
         heads={"image": Identity()},
-        dim=80,
+        dim=56,
         scale=LogitScale(init=10.0, max=100.0),  # from 1 it would take most of so short a training to rise
     ),
     objective={

@@ -188,6 +188,23 @@ class Where:
 
 
 @spec
+class First(Wrapped):
+    """The first examples of a source, for a quick look or an ablation; all where there are fewer."""
+
+    count: int
+    """Number of examples."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.count < 1:
+            yield f"count is a number of examples: at least 1, got {self.count}"
+
+    def open(self) -> Examples:
+        examples = self.source.open()
+        return Subset(examples, np.arange(min(self.count, len(examples))))
+
+
+@spec
 class Filtered(Wrapped):
     """The examples that fulfil all conditions; their indices are held in memory, at most eight bytes an example."""
 

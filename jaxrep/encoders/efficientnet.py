@@ -59,6 +59,8 @@ class EfficientNet(ConvNet):
     """All widths are multiplied by it, then rounded to a multiple of 8."""
     depth_factor: float = 1.0
     """The repeats of every stage are multiplied by it, then rounded up."""
+    stages: int = len(STAGES)
+    """How many of the seven stages there are, from the first."""
     head_conv: bool = True
     """The 1 x 1 convolution (to 1280 times the width factor) after the last block; ALIGN pools without it."""
     symmetric: bool = False
@@ -115,7 +117,7 @@ class EfficientNet(ConvNet):
 
     @property
     def features(self) -> int:
-        return self.scaled(HEAD if self.head_conv else STAGES[-1].width)
+        return self.scaled(HEAD if self.head_conv else STAGES[self.stages - 1].width)
 
     def scaled(self, width: int) -> int:
         """``width`` times the factor, to the nearest multiple of 8 that is at least 90% of it."""
@@ -126,7 +128,7 @@ class EfficientNet(ConvNet):
     def blocks(self) -> Iterator[BlockShape]:
         """The shape of every block, from the first to the last."""
         inputs = self.scaled(STEM)
-        for stage in STAGES:
+        for stage in STAGES[: self.stages]:
             outputs = self.scaled(stage.width)
             for repeat in range(math.ceil(stage.repeats * self.depth_factor)):
                 stride = stage.stride if repeat == 0 else 1
@@ -144,6 +146,9 @@ class EfficientNet(ConvNet):
             if not 0 < getattr(self, name) < math.inf:
                 yield f"{name} is {getattr(self, name)}: it has to be positive and finite"
                 return
+        if not 1 <= self.stages <= len(STAGES):
+            yield f"stages is {self.stages}: there are 1 to {len(STAGES)}"
+            return
         yield from super().problems()
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "EfficientNetModule":

@@ -17,16 +17,13 @@ from jaxrep.batch import Array
 WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
-@jax.jit
-def _digests(arrays: Mapping[str, Array]) -> dict[str, Array]:
-    return {path: _digest(array) for path, array in arrays.items()}
-
-
 def digests(arrays: Mapping[str, Any]) -> dict[str, int]:
     """Path -> digest of its array, computed where the arrays lie."""
-    return {path: int(value) for path, value in jax.device_get(_digests(dict(arrays))).items()}
+    found = {path: _digest(array) for path, array in arrays.items()}
+    return {path: int(value) for path, value in jax.device_get(found).items()}
 
 
+@jax.jit  # of one array: a program a shape, and models have few shapes
 def _digest(array: Array) -> Array:
     """uint32: the sum over all elements of their bits and their place, scrambled together."""
     if array.dtype == jnp.bool_:

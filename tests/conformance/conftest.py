@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import pytest
 
+from jaxrep.data.openmoji import OpenMoji
 from jaxrep.recipe import Recipe
 from jaxrep.spec_json import to_json
 from jaxrep.train import restore, setup
@@ -20,6 +21,7 @@ def compiled_functions_are_shared(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(restore, "shapes", traced)
         step = shared(setup.Setup.compile, lambda s: (text(s.recipe), s.total_steps, tuple(s.mesh.devices.flat)))
         patch.setattr(setup.Setup, "compile", step)
+        patch.setattr(OpenMoji, "open", shared(OpenMoji.open, lambda source: source))
         kept = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
         kept["jax_persistent_cache_min_compile_time_secs"] = 0.1
         before = {name: getattr(jax.config, name) for name in kept}

@@ -8,7 +8,7 @@ from jaxrep.data.captions import OneCaption
 from jaxrep.data.decode import BadSample
 from jaxrep.data.mixture import Mixture
 from jaxrep.data.order import Uniform
-from jaxrep.data.select import Fields, Filtered, Weighted, Where
+from jaxrep.data.select import Fields, Filtered, First, Weighted, Where
 from jaxrep.data.source import Columns, Examples, Source
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
@@ -88,6 +88,14 @@ def test_every_example_has_a_weight():
     assert found["weight"].dtype == np.float32
     np.testing.assert_array_equal(found["weight"], np.array([0.4, 0, 1.1, 0.6], np.float32))
     assert source.open()[5]["weight"] == 0.5
+
+
+def test_the_first_examples_are_those_of_the_source_and_end_where_its_shards_do():
+    whole, few = Pairs().open(), First(source=Pairs(), count=4).open()
+    assert len(few) == 4 and list(few.column("score")) == list(whole.column("score")[:4])
+    assert list(few.ends) == [3, 3, 4, 4] and few.shard(3) == whole.shard(3)
+    assert len(First(source=Pairs(), count=10**6).open()) == len(whole)
+    assert problems(First(source=Pairs(), count=0)) == ["count is a number of examples: at least 1, got 0"]
 
 
 def test_what_stands_in_for_a_bad_sample_brings_its_own_weight():
