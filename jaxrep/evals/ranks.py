@@ -1,56 +1,105 @@
-"""Exact ranks among any number of candidates, counted strictly and in blocks.
+"""Exact ranks among any number of candidates, counted strictly, in blocks, at the speed of float32.
 
-The arithmetic is float64 on the host: embeddings are float32, so products are exact, and candidates whose embeddings
-are equal tie however a matrix product orders its sums.
+The definition is float64: embeddings are float32, so products are exact, and candidates whose embeddings are equal tie
+however a matrix product orders its sums. Blocks of similarities are float32 products; of those, only the few within
+the rounding error of the bar are computed again in float64, so that the counts are those of the definition.
 """
 
+import functools
+import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
+from threadpoolctl import threadpool_limits
 
 from jaxrep.errors import JaxrepError
 
 TIE = 1e-12
 """Similarities this close are equal: far above the rounding of float64 sums, far below that of float32 embeddings."""
+BLOCK_SIZE = 2048
+FEW = 0.01
+"""The share of a block up to which its entries are looked at one by one; beyond, all at once is quicker."""
+
+Pairs = tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]
+"""(query, candidate) indices of all right pairs, each pair once."""
 
 
 def ranks(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
-    positives: tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]],
+    positives: Pairs,
     *,
-    block_size: int = 1024,
+    block_size: int = BLOCK_SIZE,
 ) -> Int[np.ndarray, " Q"]:
     """Rank of each query's best right candidate: one more than the wrong ones that are as similar as it or more.
 
     A tie with a wrong candidate counts against the query; right candidates do not compete with one another.
 
     Args:
-        queries, gallery: embeddings, compared by their dot product.
-        positives: (query, candidate) indices of all right pairs, each pair once, at least one a query.
-        block_size: queries, candidates or positives looked at together; memory is ``block_size**2`` float64 numbers.
+        queries, gallery: embeddings, compared by their dot product; a gallery may be a memory map.
+        positives: at least one right candidate a query.
+        block_size: queries, candidates or positives looked at together; memory is ``block_size**2`` float32 numbers.
+
+    Raises:
+        JaxrepError: an embedding is not finite; it is named by its row.
     """
-    require_finite(queries, lambda i: f"query {i}")
-    require_finite(gallery, lambda i: f"candidate {i}")
-    query, candidate = positives
-    products = [
-        np.einsum("ed,ed->e", queries[query[cut]].astype(np.float64), gallery[candidate[cut]].astype(np.float64))
-        for cut in _blocks(len(query), block_size)
-    ]
-    right = np.concatenate([np.empty(0), *products])
+    _require_both(queries, gallery)
+    query, right = positives[0], _similarities(queries, gallery, positives, block_size)
     best = np.full(len(queries), -np.inf)
     np.maximum.at(best, query, right)
     if np.isinf(best).any():
         raise ValueError(f"query {int(np.argmax(np.isinf(best)))} has no right candidate, so it has no rank")
-    bar = best - TIE
-    above = -np.bincount(query, right >= bar[query], len(queries)).astype(np.int64)
-    for rows in _blocks(len(queries), block_size):
-        block = queries[rows].astype(np.float64)
-        for columns in _blocks(len(gallery), block_size):
-            similar = block @ gallery[columns].astype(np.float64).T >= bar[rows, None]
-            above[rows] += np.count_nonzero(similar, axis=1)
-    return 1 + above
+    bars = best - TIE
+    among_right = np.bincount(query, right >= bars[query], len(queries)).astype(np.int64)
+    return 1 + at_least(queries, gallery, bars, block_size=block_size) - among_right
+
+
+def average_precision(
+    queries: Float[np.ndarray, "Q D"],
+    gallery: Float[np.ndarray, "G D"],
+    positives: Pairs,
+    k: int,
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> Float[np.ndarray, " Q"]:
+    """Average precision at k of each query, ties counted against it: over the right candidates among the first k, the
+    mean of the share that is right up to each, where as many as could be there divide.
+
+    ``AP@k = sum_{i in first k, i right} precision(i) / min(k, number of right ones)``; a query without right
+    candidates has 0.
+    """
+    _require_both(queries, gallery)
+    query, similarity = positives[0], _similarities(queries, gallery, positives, block_size)
+    order = np.lexsort((-similarity, query))
+    query, similarity = query[order], similarity[order]
+    counts = np.bincount(query, minlength=len(queries))
+    place = 1 + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    first = place <= k  # a right candidate after k others that are right cannot be among the first k
+    tied = _last_tied(query, similarity)
+    above = at_least(queries[query[first]], gallery, similarity[first] - TIE, block_size=block_size) - tied[first]
+    position = place[first] + above
+    precision = np.where(position <= k, place[first] / position, 0)
+    return np.bincount(query[first], precision, len(queries)) / np.clip(counts, 1, k)
+
+
+def at_least(
+    queries: Float[np.ndarray, "Q D"],
+    gallery: Float[np.ndarray, "G D"],
+    bars: Float[np.ndarray, " Q"],
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> Int[np.ndarray, " Q"]:
+    """How many candidates are as similar to each query as its bar, or more; the similarities are float64 sums."""
+    counts = np.zeros(len(queries), np.int64)
+    # A thread a core, each with its own block: products and comparisons alike then use all of them.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+        for rows in _blocks(len(queries), block_size):
+            block = functools.partial(_count, queries[rows], bars=bars[rows])
+            for found in pool.map(block, (gallery[cut] for cut in _blocks(len(gallery), block_size))):
+                counts[rows] += found
+    return counts
 
 
 def join(left: Shaped[np.ndarray, " Q"], right: Shaped[np.ndarray, " G"]) -> tuple[np.ndarray, np.ndarray]:
@@ -65,12 +114,98 @@ def join(left: Shaped[np.ndarray, " Q"], right: Shaped[np.ndarray, " G"]) -> tup
 
 def require_finite(embeddings: Float[np.ndarray, "N D"], describe: Callable[[int], str]) -> None:
     """Refuses embeddings with a NaN or infinity: no comparison with them is true, so they would seem to rank first."""
-    bad = np.flatnonzero(~np.isfinite(embeddings).all(1))
+    parts = [np.flatnonzero(~np.isfinite(embeddings[cut]).all(1)) + cut.start for cut in _blocks(len(embeddings), 4096)]
+    bad = np.concatenate([np.empty(0, int), *parts])
     if len(bad):
         raise JaxrepError(
             f"the embedding of {describe(int(bad[0]))} is not finite ({len(bad)} of {len(embeddings)} are not), "
             "so the model cannot be measured: look for where training diverged"
         )
+
+
+def _require_both(queries: np.ndarray, gallery: np.ndarray) -> None:
+    require_finite(queries, lambda i: f"query {i}")
+    require_finite(gallery, lambda i: f"candidate {i}")
+
+
+def _similarities(queries: np.ndarray, gallery: np.ndarray, pairs: Pairs, block_size: int) -> np.ndarray:
+    """float64 [E] of the pairs."""
+    query, candidate = pairs
+    parts = [_products(queries[query[cut]], gallery[candidate[cut]]) for cut in _blocks(len(query), block_size)]
+    return np.concatenate([np.empty(0), *parts])
+
+
+def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.einsum("ed,ed->e", a.astype(np.float64), b.astype(np.float64))
+
+
+def _count(queries: np.ndarray, gallery: np.ndarray, bars: np.ndarray) -> np.ndarray:
+    """``at_least`` of one block."""
+    error = _rounding(queries, gallery)
+    if not error.max(initial=0) < np.inf:
+        return _exact_count(queries, gallery, bars)
+    low = np.nextafter(np.float32(bars - error), np.float32(-np.inf))
+    high = np.nextafter(np.float32(bars + error), np.float32(np.inf))
+    # Candidates by queries: comparisons then run along the bars.
+    similarity = _float32(gallery) @ _float32(queries).T
+    reached = similarity >= low
+    if np.count_nonzero(reached) <= FEW * reached.size:
+        at = np.flatnonzero(reached)
+        counts = np.bincount(at % len(queries), minlength=len(queries))
+        close = at[similarity.ravel()[at] <= high[at % len(queries)]]
+    else:
+        counts = _count_columns(reached)
+        close = np.flatnonzero(np.logical_and(reached, similarity <= high, out=reached))
+    if len(close) > FEW * reached.size:
+        return _exact_count(queries, gallery, bars)
+    candidate, query = np.divmod(close, len(queries))
+    for cut in _blocks(len(query), BLOCK_SIZE):
+        missed = _products(queries[query[cut]], gallery[candidate[cut]]) < bars[query[cut]]
+        counts -= np.bincount(query[cut], missed, len(queries)).astype(np.int64)
+    return counts
+
+
+def _count_columns(mask: np.ndarray) -> np.ndarray:
+    """``count_nonzero`` along axis 0, in bytes, which is several times as quick: 255 rows at a time do not overflow."""
+    ones = mask.view(np.uint8)
+    parts = [np.add.reduce(ones[cut], axis=0, dtype=np.uint8) for cut in _blocks(len(ones), 255)]
+    return np.add.reduce(parts, axis=0, dtype=np.int64)
+
+
+def _float32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32, copy=False)
+
+
+def _exact_count(queries: np.ndarray, gallery: np.ndarray, bars: np.ndarray) -> np.ndarray:
+    return np.count_nonzero(gallery.astype(np.float64) @ queries.astype(np.float64).T >= bars, axis=0)
+
+
+def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """float64 [Q]: a bound on the error of similarities in float32; infinite where they may overflow.
+
+    A sum of D products in any order is within ``D u / (1 - D u)`` of the true one, times the norms (Higham 2002,
+    Accuracy and Stability of Numerical Algorithms, section 3.1). Taken is ``(D + 2) eps``, twice as much and more, for
+    the norms and embeddings that are rounded to float32 themselves.
+    """
+    limits, width = np.finfo(np.float32), queries.shape[1]
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [np.einsum("nd,nd->n", x, x) for x in (_float32(queries), _float32(gallery))]
+        size = np.sqrt(squares[0].astype(np.float64) * squares[1].max(initial=0))
+    return np.where(size < limits.max / 100, (width + 2) * (limits.eps * size + limits.tiny), np.inf)
+
+
+def _last_tied(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """Of right candidates sorted by query, the most similar first: how many of the same query reach each one's bar."""
+    found = np.empty(len(query), np.int64)
+    for start, end in _runs(query):
+        falling = -similarity[start:end]
+        found[start:end] = np.searchsorted(falling, falling + TIE, "right")
+    return found
+
+
+def _runs(query: np.ndarray) -> Iterator[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(query, prepend=-1, append=-1))
+    return zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
 
 
 def _blocks(total: int, size: int) -> Iterator[slice]:

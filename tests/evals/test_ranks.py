@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.ranks import join, ranks
+from jaxrep.evals import ranks as module
+from jaxrep.evals.ranks import TIE, at_least, average_precision, join, ranks
 
 
 def oracle(queries, gallery, right):
@@ -76,3 +79,64 @@ def test_join_finds_all_equal_pairs():
     expected = [(i, j) for i in range(9) for j in range(12) if left[i] == right[j]]
     assert sorted(zip(*join(left, right), strict=True)) == expected
     assert [len(part) for part in join(np.array([7]), right)] == [0, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    width=st.integers(1, 40),
+    ulps=st.integers(0, 3),
+    exponent=st.sampled_from([0, 0, 0, -25, 15, 22]),
+    block_size=st.integers(1, 60),
+    kind=st.sampled_from([np.float32, np.float32, np.float16, np.float64]),
+)
+def test_counts_are_those_of_float64_among_duplicates_and_neighbours_one_rounding_apart(
+    seed, width, ulps, exponent, block_size, kind
+):
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(5, width)).astype(np.float32)
+    gallery = centres[random.integers(5, size=50)]
+    for _ in range(ulps):  # candidates whose similarities differ by far less than float32 products do
+        gallery = np.nextafter(gallery, gallery + random.integers(-1, 2, size=gallery.shape), dtype=np.float32)
+    queries = np.concatenate([centres, random.normal(size=(8, width))])
+    exponent = 0 if kind is np.float16 else exponent
+    queries, gallery = ((x * 10.0**exponent).astype(kind) for x in (queries, gallery))
+    similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    bars = similarity[np.arange(13), random.integers(50, size=13)] - TIE * 10.0 ** (2 * exponent)
+    expected = (similarity >= bars[:, None]).sum(axis=1)
+    if exponent == -25:  # all are equal there: no bar is told apart from another by more than TIE
+        bars, expected = np.full(13, -TIE), np.full(13, 50)
+    assert at_least(queries, gallery, bars, block_size=block_size).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_ways_through_a_block_count_alike(monkeypatch, share):
+    """One by one, at once, and all in float64: which is taken is a matter of speed."""
+    monkeypatch.setattr(module, "FEW", share)
+    random = np.random.default_rng(2)
+    gallery = random.normal(size=(300, 5)).astype(np.float32)[random.integers(300, size=700)]
+    queries = random.normal(size=(40, 5)).astype(np.float32)
+    similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    bars = np.quantile(similarity, 0.7, axis=1) - TIE
+    assert at_least(queries, gallery, bars).tolist() == (similarity >= bars[:, None]).sum(axis=1).tolist()
+
+
+@pytest.mark.parametrize("k", [1, 3, 100])
+@pytest.mark.parametrize("distinct", [4, 30])
+def test_average_precision_equals_its_definition(k, distinct):
+    random = np.random.default_rng(3)
+    vectors = random.normal(size=(distinct, 6)).astype(np.float32)
+    queries, gallery = vectors[random.integers(distinct, size=9)], vectors[random.integers(distinct, size=25)]
+    right = {(q, int(g)) for q in range(8) for g in random.choice(25, 1 + q, replace=False)}  # the last one has none
+    similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    expected = []
+    for q in range(9):
+        # Among equally similar ones the wrong come first.
+        order = sorted(range(25), key=lambda g: (-round(similarity[q, g], 9), (q, g) in right))
+        hits = [(q, g) in right for g in order]
+        total = sum(np.mean(hits[: i + 1]) for i in range(min(k, 25)) if hits[i])
+        expected.append(total / max(min(k, sum(hits)), 1))
+    found = average_precision(queries, gallery, edges(right), k, block_size=7)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert found[-1] == 0
+    assert k == 1 or 0 < found.mean() < 1
