@@ -17,7 +17,7 @@ from jaxrep.spec import spec
 class Dual(Method):
     """Encodes each named field by its own tower and projects it to a shared width.
 
-    Emits, a row, ``<tower>`` [B,D] (raw), ``<tower>/pooled`` (before the projection) and ``<tower>/tokens``; shared,
+    Emits, a row, ``<field>`` [B,D] (raw), ``<field>/pooled`` (before the projection) and ``<field>/tokens``; shared,
     ``scale`` and, with a bias, ``bias``.
     """
 
@@ -25,6 +25,8 @@ class Dual(Method):
     """The encoder of each modality, by the name of the field that it reads."""
     dim: int = 512
     """Width of the joint space."""
+    also: Mapping[str, str] = field(default_factory=dict)
+    """More fields, each with the tower that encodes it as well: {"negative": "text"}."""
     heads: Mapping[str, Head] = field(default_factory=dict)
     """A projection other than the linear one without bias, by tower."""
     scale: LogitScale = LogitScale()
@@ -32,7 +34,7 @@ class Dual(Method):
     bias: LogitBias = NoBias()
     """The learnt bias of the logits, for losses that read one."""
 
-    ranks: ClassVar[tuple[tuple[str, int], ...]]  # of the built method: each tower and the axes of its input
+    reads: ClassVar[tuple[tuple[str, str, int], ...]]  # of the built method: each field, its tower, the input's axes
 
     def problems(self) -> Iterator[str]:
         if len(self.towers) < 2:
@@ -41,6 +43,10 @@ class Dual(Method):
             yield f"dim is {self.dim}: a width, of at least 1"
         for name in self.heads.keys() - self.towers.keys():
             yield f"heads.{name} belongs to no tower; the towers are {', '.join(self.towers)}"
+        for name, tower in self.also.items():
+            if tower not in self.towers or name in self.towers:
+                towers = ", ".join(self.towers)
+                yield f"also gives a tower ({towers}) to a field of another name, got '{name}': '{tower}'"
         for name, tower in self.towers.items():
             if (width := self.head(name).width(tower.features)) != self.dim:
                 yield f"tower '{name}' ends {width} wide and the joint space is {self.dim}: change its head or dim"
@@ -50,11 +56,12 @@ class Dual(Method):
         return self.heads.get(name, Linear(features=self.dim))
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        missing = [name for name in self.towers if name not in inputs]
-        if missing:
-            raise ValueError(
-                f"tower '{missing[0]}' reads a field that the batch lacks; it has {', '.join(sorted(inputs))}"
-            )
+        for name in (*self.towers, *self.also):
+            if name not in inputs:
+                raise ValueError(
+                    f"tower '{self.also.get(name, name)}' reads the field '{name}', which the batch lacks; it has "
+                    f"{', '.join(sorted(inputs))}"
+                )
         parts: dict[str, tuple[Any, Any]] = {}
         for name, tower in self.towers.items():  # a second axis [B,V,...] is none of the encoder's
             shape = inputs[name].shape[-(tower.rank - 1) :]
@@ -64,17 +71,18 @@ class Dual(Method):
         return parts if isinstance(self.bias, NoBias) else {**parts, "bias": (self.bias, None)}
 
     def static(self) -> dict[str, Any]:
-        return {"ranks": tuple((name, tower.rank) for name, tower in self.towers.items())}
+        reads = {**{name: name for name in self.towers}, **self.also}
+        return {"reads": tuple((field, tower, self.towers[tower].rank) for field, tower in reads.items())}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
         out: Outputs = {}
         statistics = {}
-        for name, rank in self.ranks:
+        for name, tower, rank in self.reads:
             if name not in batch:  # a query needs the towers of its own fields only
                 continue
-            found, new = encode_rows(self, name, rank, batch, tick)
+            found, new = encode_rows(self, name, rank, batch, tick, tower=tower)
             out |= found
-            if new is not None:
+            if new is not None and name == tower:  # running statistics are those of the tower's own field
                 statistics[name] = new
         return {**out, STATISTICS: statistics} if statistics else out
 
@@ -82,15 +90,16 @@ class Dual(Method):
         return {"scale": self.scale(), **({"bias": self.bias()} if hasattr(self, "bias") else {})}
 
 
-def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick) -> tuple[Outputs, Any]:
-    """What a tower and its head make of their field: ``<name>``, ``<name>/pooled`` and ``<name>/tokens``; and new
-    statistics, or None."""
+def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick, *, tower: str = "") -> tuple[Outputs, Any]:
+    """What a tower and its head make of a field: ``<name>``, ``<name>/pooled`` and ``<name>/tokens``; and new
+    statistics, or None. ``tower``: the tower's name where it is not the field's."""
+    tower = tower or name
     x, views = fold(batch[name], rank)
     valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
     with naming(name):
-        encoded = getattr(module, name)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
-    with jax.named_scope(f"{name}_head"):
-        out: Outputs = {name: unfold(getattr(module, f"{name}_head")(encoded.pooled), views)}
+        encoded = getattr(module, tower)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
+    with jax.named_scope(f"{tower}_head"):
+        out: Outputs = {name: unfold(getattr(module, f"{tower}_head")(encoded.pooled), views)}
     out[f"{name}/pooled"] = unfold(encoded.pooled, views)
     if encoded.tokens is not None:
         out[f"{name}/tokens"] = unfold(encoded.tokens, views)

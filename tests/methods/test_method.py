@@ -1,5 +1,6 @@
 """How methods are built: from parts with names, each with initial values of its own, equal every time."""
 
+import dataclasses
 from typing import Any
 
 import harness
@@ -74,6 +75,22 @@ def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
     assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
+def test_a_tower_encodes_further_fields_with_the_same_parameters():
+    inputs = {**FIELDS, "negative": FIELDS["text"]}
+    structure, arrays = built(DUAL)
+    more, same = built(dataclasses.replace(DUAL, also={"negative": "text"}), inputs)
+    assert arrays.keys() == same.keys()
+    given = {name: batch()[name] for name in ("image", "text")}
+    other = batch(1)["text"]
+    outputs = more.merge(same).rows({**given, "negative": other}, harness.tick())
+    alone = structure.merge(arrays).rows({**given, "text": other}, harness.tick())
+    np.testing.assert_array_equal(outputs["negative"], alone["text"])
+    assert list(problems(dataclasses.replace(DUAL, also={"text": "image"})))
+    assert list(problems(dataclasses.replace(DUAL, also={"negative": "txt"})))
+    with pytest.raises(ValueError, match="tower 'text' reads the field 'negative', which the batch lacks"):
+        built(dataclasses.replace(DUAL, also={"negative": "text"}))
+
+
 def test_two_builds_have_equal_structures_so_that_a_jitted_function_is_traced_once():
     traces = []
 
@@ -137,7 +154,7 @@ def test_only_the_towers_of_the_given_fields_are_called():
 
 
 def test_a_tower_without_its_field_is_told():
-    with pytest.raises(ValueError, match="tower 'sound' reads a field that the batch lacks; it has image, image_id"):
+    with pytest.raises(ValueError, match="tower 'sound' reads the field 'sound', which the batch lacks; it has image"):
         built(Dual(towers={"sound": tiny.Ids(), **TOWERS}, dim=4))
 
 
