@@ -1,12 +1,17 @@
 """Retrieval counts what is right, strictly, both ways."""
 
+import json
+
 import numpy as np
 import pytest
 from evals.fake import FakeModel, given, pictures, unit
+from PIL import Image
 
-from jaxrep.errors import JaxrepError
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals import embed
 from jaxrep.evals.retrieval import Retrieval, right_pairs
+
+NAMES = ("r1", "r5", "r10", "map5", "map10", "median_rank")
 
 
 def plain(images, texts, owner, image_ids, text_ids, ks=(1, 5, 10)):
@@ -18,8 +23,16 @@ def plain(images, texts, owner, image_ids, text_ids, ks=(1, 5, 10)):
     for way, s, ok in (("image_to_text", similarity, right), ("text_to_image", similarity.T, right.T)):
         found = [1 + np.sum(row[~good] >= row[good].max()) for row, good in zip(s, ok, strict=True)]
         metrics |= {f"retrieval/{way}/r{k}": np.mean(np.array(found) <= k) for k in ks}
+        metrics |= {f"retrieval/{way}/map{k}": np.mean([*plain_precision(s, ok, k)]) for k in ks if k > 1}
         metrics[f"retrieval/{way}/median_rank"] = np.median(found)
     return metrics
+
+
+def plain_precision(similarity, right, k):
+    """Average precision at k of each row, the wrong first among equally similar ones."""
+    for row, good in zip(similarity, right, strict=True):
+        hits = good[np.lexsort((good, -row))][:k]
+        yield sum(hits[: i + 1].mean() for i in np.flatnonzero(hits)) / min(k, good.sum())
 
 
 def world(n=24, noise=2.0, seed=0):
@@ -33,8 +46,8 @@ def test_metrics_equal_the_definition_under_their_exact_names():
     model, images, texts = world()
     found = Retrieval(data=given(image=images, text=texts)).run(model)
     assert list(found) == [
-        *(f"retrieval/image_to_text/{name}" for name in ("r1", "r5", "r10", "median_rank")),
-        *(f"retrieval/text_to_image/{name}" for name in ("r1", "r5", "r10", "median_rank")),
+        *(f"retrieval/image_to_text/{name}" for name in NAMES),
+        *(f"retrieval/text_to_image/{name}" for name in NAMES),
     ]
     expected = plain(model.images, np.stack(list(model.texts.values())), range(24), range(24), range(24))
     assert found == pytest.approx(expected)
@@ -78,7 +91,7 @@ def test_a_model_that_cannot_tell_anything_apart_finds_nothing():
     _, images, texts = world()
     constant = FakeModel(np.tile(unit([1, 2, 3]), (24, 1)), dict.fromkeys(texts, unit([1, 2, 3])))
     found = Retrieval(data=given(image=images, text=texts)).run(constant)
-    assert [value for name, value in found.items() if "/r" in name] == [0] * 6
+    assert [value for name, value in found.items() if "rank" not in name] == [0] * 10
     assert found["retrieval/image_to_text/median_rank"] == 24
 
 
@@ -109,11 +122,12 @@ def test_no_examples_are_an_error():
 
 def test_other_fields_and_names_show_in_the_metrics():
     model, images, texts = world()
+    model.fields = {"photo": model.fields["image"], "title": model.fields["text"]}
     found = Retrieval(data=given(photo=images, title=texts), image="photo", text="title", ks=(3,), name="shop").run(
         model
     )
     assert set(found) == {
-        f"shop/{way}/{name}" for way in ("photo_to_title", "title_to_photo") for name in ("r3", "median_rank")
+        f"shop/{way}/{name}" for way in ("photo_to_title", "title_to_photo") for name in ("r3", "map3", "median_rank")
     }
 
 
@@ -125,3 +139,37 @@ def test_values_that_make_no_sense_are_named():
         "ks counts candidates, from 1, and is not (0,)",
         "the data has no field 'txt'; did you mean text? there are: image, text",
     ]
+
+
+def test_coco_and_flickr_are_read_in_the_layout_of_karpathys_splits(tmp_path):
+    model, _, texts = world()
+    rows = []
+    for number in range(6):
+        (tmp_path / "val2014").mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2), (number, 0, 0)).save(tmp_path / f"val2014/{number}.png")
+        sentences = [{"raw": f" {texts[(number * 4 + i) % 24]}", "sentid": i} for i in range(5)]
+        split = ("test", "train", "restval")[number % 3]
+        rows.append({"filepath": "val2014", "filename": f"{number}.png", "split": split, "sentences": sentences})
+    (tmp_path / "dataset_coco.json").write_text(json.dumps({"images": rows, "dataset": "coco"}))
+    coco = Retrieval.coco(str(tmp_path), image_size=2)
+    assert not [*coco.problems()]
+    found = coco.run(model)
+    strings = [sentence["raw"].strip() for number in (0, 3) for sentence in rows[number]["sentences"]]
+    ids = np.unique(strings, return_inverse=True)[1]
+    embedded = np.stack([model.texts[text] for text in strings])
+    expected = plain(model.images[[0, 3]], embedded, np.repeat([0, 1], 5), range(2), ids)
+    assert found == pytest.approx({name.replace("retrieval", "coco"): value for name, value in expected.items()})
+    both = Retrieval.coco(str(tmp_path), image_size=2, split="train+restval")
+    assert both.data.open().column("key") == [f"val2014/{number}.png" for number in (1, 2, 4, 5)]
+    with pytest.raises(UsageError, match="has no split 'tset'; did you mean test"):
+        Retrieval.coco(str(tmp_path), split="tset").data.open()
+
+    (tmp_path / "val2014").rename(tmp_path / "flickr30k-images")
+    for row in rows:
+        del row["filepath"]
+    (tmp_path / "dataset_flickr30k.json").write_text(json.dumps({"images": rows, "dataset": "flickr30k"}))
+    flickr = Retrieval.flickr30k(str(tmp_path), image_size=2).run(model)
+    assert [*flickr.values()] == [*found.values()]
+    (tmp_path / "dataset_flickr30k.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"not laid out as Karpathy"):
+        Retrieval.flickr30k(str(tmp_path)).data.open()
