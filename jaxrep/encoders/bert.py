@@ -4,6 +4,8 @@ import dataclasses
 from typing import Any, ClassVar, Literal, Self
 
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
@@ -29,6 +31,9 @@ class Bert(Transformer):
     """Share of values that are dropped from the embedding and from the output of each branch, in training."""
     segments: int = 2
     """Number of token types (BERT's sentences A and B), each with a learnt vector; 0: there are none."""
+    distances: int = 0
+    """Buckets of distances between tokens, each with a learnt bias of attention's logits a head, which all blocks share
+    (MPNet: 32; Raffel et al. 2020, arXiv:1910.10683, section 2.1); 0: there are none."""
     pad: int = 0
     """Id of padding (RoBERTa: 1): where the batch does not say, a text ends with the last id that is another."""
     pool: Literal["cls", "mean", "tanh"] = "cls"
@@ -53,6 +58,8 @@ class Bert(Transformer):
         yield from super().problems()
         if self.segments < 0:
             yield f"segments is {self.segments}: it counts token types, 0 or more"
+        if self.distances < 0 or self.distances % 4:
+            yield f"distances is {self.distances}: half of the buckets are for each side, half of those for one each"
         if self.pad < 0:
             yield f"pad is {self.pad}: it is a token's id, 0 or more"
 
@@ -76,6 +83,7 @@ class BertModule(TransformerModule):
         self.embedding = normal(rngs, (inputs.classes, spec.width), 0.02)
         self.positions = normal(rngs, (inputs.shape[0], spec.width), 0.02)
         self.segments = normal(rngs, (spec.segments, spec.width), 0.02) if spec.segments else None
+        self.distances = normal(rngs, (spec.distances, spec.heads), 0.02) if spec.distances else None
         if spec.pool == "tanh":
             self.pool = nnx.data(TanhPool(rngs, spec.width))
 
@@ -93,6 +101,26 @@ class BertModule(TransformerModule):
             h = h + self.segments[...][0 if segments is None else segments]
         filled = jnp.where(x != self.pad, jnp.arange(x.shape[1]), -1).max(axis=1, keepdims=True)
         return h, self.positions[: x.shape[1]], jnp.arange(x.shape[1]) <= filled
+
+    def attention_bias(self, length: int) -> Array | None:
+        if self.distances is None:
+            return None
+        place = np.arange(length)
+        bucket = distance_buckets(place - place[:, None], self.distances.shape[0])
+        return rearrange(self.distances[...][bucket], "n m h -> 1 h n m")
+
+
+def distance_buckets(offset: np.ndarray, buckets: int, far: int = 128) -> np.ndarray:
+    """The bucket of a token that lies ``offset`` places further on, an int each (Raffel et al. 2020, section 2.1).
+
+    The first half of the buckets is for what comes before, the other for what comes after. Of each, half are for a
+    distance of their own and the others grow with the distance, the last one being open from ``far`` on.
+    """
+    side, single, distance = buckets // 2, buckets // 4, np.abs(offset)
+    growth = np.log(np.maximum(distance, 1) / single) / np.log(far / single)
+    # A distance at the edge of a bucket belongs to it, however its logarithm is rounded.
+    shared = single + np.floor(growth * (side - single) + 1e-6).astype(int)
+    return np.where(offset > 0, side, 0) + np.where(distance < single, distance, np.minimum(shared, side - 1))
 
 
 class TanhPool(nnx.Module):

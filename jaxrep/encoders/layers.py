@@ -103,10 +103,11 @@ class Attention(nnx.Module):
         self.value = Dense(rngs, (width,), split, bias=qkv_bias)
         self.out = Dense(rngs, split, (width,), std=out_std)
 
-    def __call__(self, x: Array, context: Array, mask: Array | None = None) -> Array:
-        """x [B,N,D] asks, context [B,M,D] answers. ``mask`` bool, broadcast to [B,H,N,M]: where attention may go."""
-        mixed = jax.nn.dot_product_attention(self.query(x), self.key(context), self.value(context), mask=mask)
-        return self.out(mixed)
+    def __call__(self, x: Array, context: Array, mask: Array | None = None, bias: Array | None = None) -> Array:
+        """x [B,N,D] asks, context [B,M,D] answers. Broadcast to [B,H,N,M]: ``mask`` bool, where attention may go, and
+        ``bias``, which is added to the logits."""
+        query, key, value = self.query(x), self.key(context), self.value(context)
+        return self.out(jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask))
 
 
 class MLP(nnx.Module):

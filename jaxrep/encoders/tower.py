@@ -89,6 +89,7 @@ class TransformerModule(nnx.Module):
             self.blocks,
             mesh.constrain(dropout(h, self.dropout, fold_keys(keys, 0))),
             mask=attention_mask(everywhere, h.shape[1], causal=self.causal),
+            bias=self.attention_bias(h.shape[1]),
             keys=fold_keys(keys, 1),
             readout=lambda h: self._pooled(self._normed(h), valid),
             taps=taps,
@@ -97,6 +98,10 @@ class TransformerModule(nnx.Module):
         )
         h = self._normed(h)
         return Encoded(pooled=self._pooled(h, valid), tokens=h[:, self._prefix :], valid=valid, kept=kept, taps=read)
+
+    def attention_bias(self, length: int) -> Array | None:
+        """What is added to the logits of every block's attention among N tokens, [1,H,N,N]; None: nothing."""
+        return None
 
     @property
     def _prefix(self) -> int:

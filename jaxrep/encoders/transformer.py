@@ -110,8 +110,11 @@ class Block(nnx.Module):
         self.scale1 = nnx.Param(jnp.full(width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None
         self.scale2 = nnx.Param(jnp.full(width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None
 
-    def __call__(self, h: Array, mask: Array | None = None, keys: Array | None = None) -> Array:
-        """h [B,N,D] -> [B,N,D]. ``mask`` bool [B,1,N,N]: where attention may go; ``keys`` [B]: draws of the dropout."""
+    def __call__(
+        self, h: Array, mask: Array | None = None, keys: Array | None = None, bias: Array | None = None
+    ) -> Array:
+        """h [B,N,D] -> [B,N,D]. ``mask`` bool [B,1,N,N]: where attention may go; ``keys`` [B]: draws of the dropout;
+        ``bias`` [1,H,N,N]: of attention's logits."""
 
         def branch(h: Array, norm: LayerNorm, layer: Callable, scale: nnx.Param | None, site: int) -> Array:
             y = layer(h if self.post else norm(h))
@@ -119,7 +122,7 @@ class Block(nnx.Module):
             h = h + dropout(y, self.dropout, fold_keys(keys, site))
             return norm(h) if self.post else h
 
-        h = branch(h, self.norm1, lambda x: self.attention(x, x, mask), self.scale1, 0)
+        h = branch(h, self.norm1, lambda x: self.attention(x, x, mask, bias), self.scale1, 0)
         return branch(h, self.norm2, self.mlp, self.scale2, 1)
 
 
@@ -134,6 +137,7 @@ def run_blocks(
     h: Array,
     *,
     mask: Array | None = None,
+    bias: Array | None = None,
     keys: Array | None = None,
     readout: Callable[[Array], Array],
     taps: tuple[int, ...] = (),
@@ -153,7 +157,7 @@ def run_blocks(
 
     def apply(h, params, layer):
         block = nnx.merge(graph, params)
-        return mesh.constrain(block(h, mask, fold_keys(keys, layer)))
+        return mesh.constrain(block(h, mask, fold_keys(keys, layer), bias))
 
     if remat != "none":
         apply = jax.checkpoint(apply, policy=REMAT_POLICIES[remat], prevent_cse=not scan)

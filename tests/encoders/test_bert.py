@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
-from jaxrep.encoders.bert import Bert
+from jaxrep.encoders.bert import Bert, distance_buckets
+from jaxrep.train.partition import split
 
 SPEC = dict(width=8, depth=2, heads=2)
 IDS = jnp.array([[5, 6, 7, 0, 0, 0], [5, 9, 3, 4, 8, 2]], jnp.int32)
@@ -74,3 +75,36 @@ def test_presets_have_the_size_of_the_released_models(spec, parameters):
     """bert-base-uncased and bert-large-uncased: 30,522 words, 512 positions, with the pooler, without the heads."""
     module = nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=Field((512,), "int32", classes=30_522)))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module))) == parameters
+
+
+def test_distances_share_buckets_as_published():
+    """Of 32 buckets 8 are for a distance of their own on each side; the edges of the others are 8 * 16 ** (k / 8)."""
+    offset = np.array([0, -1, -7, -8, -11, -12, -15, -16, -22, -23, -63, -64, -90, -91, -128, -999, 1, 7, 8, 64, 999])
+    want = [0, 1, 7, 8, 8, 9, 9, 10, 10, 11, 13, 14, 14, 15, 15, 15, 17, 23, 24, 30, 31]
+    assert distance_buckets(offset, 32).tolist() == want
+    (sentence,) = Bert(**SPEC, distances=6).problems()
+    assert sentence.startswith("distances is 6: ")
+
+
+def test_biases_of_distances_say_which_tokens_attention_reads():
+    structure, arrays = split(built(distances=8))
+    encode = jax.jit(lambda biases, ids: structure.merge({**arrays, "distances": biases})(ids).tokens)
+    ids, other = IDS[1:], IDS[1:].at[:, 1].set(11)
+    alone = jnp.full((8, 2), -1e9).at[0].set(0.0)  # all but a token itself are out of reach
+    moved = [np.abs(encode(biases, ids) - encode(biases, other)).max((0, 2)) for biases in (alone, alone * 0)]
+    np.testing.assert_array_equal(moved[0] > 0, np.arange(6) == 1)
+    assert (moved[1] > 1e-4).all()
+
+
+def test_biases_of_distances_have_the_same_gradient_scanned_and_unrolled():
+    def gradient(**changes):
+        structure, arrays = split(built(distances=8, **changes))
+
+        def value(biases):
+            return jnp.square(structure.merge({**arrays, "distances": biases})(IDS).tokens[:, 0, 0]).sum()
+
+        return jax.jit(jax.grad(value))(arrays["distances"])
+
+    unrolled = gradient(scan=False, remat="none")
+    np.testing.assert_allclose(gradient(), unrolled, rtol=1e-4, atol=1e-5 * np.abs(unrolled).max())  # float32
+    assert np.abs(unrolled).max() > 1e-3
