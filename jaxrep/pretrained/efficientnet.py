@@ -44,7 +44,7 @@ def table(encoder: EfficientNet) -> Table:
     """Blocks are numbered within their stage there, and from the first to the last here."""
     blocks = [
         (FIRST if stage.expand == 1 else BLOCK, f"blocks.{i}.{n}.")
-        for i, stage in enumerate(STAGES)
+        for i, stage in enumerate(STAGES[: encoder.stages])
         for n in range(math.ceil(stage.repeats * encoder.depth_factor))
     ]
     return (

@@ -1,11 +1,7 @@
 """What the tests of public checkpoints share: wiggled torch models, saved as folders, and every layer's output here."""
 
-import importlib
-import sys
-
 import jax
 import numpy as np
-import pytest
 
 from jaxrep.encoders import convnet, tower
 from jaxrep.encoders.transformer import run_blocks
@@ -16,29 +12,6 @@ RNG = np.random.default_rng(0)
 LAYER = 2e-5
 """Of the reference's largest magnitude: float32 sums in another order, over some layers."""
 EMBEDDING = 1e-4
-
-
-def peer(name, torch):
-    """A package that imports torchvision, or a skipped module.
-
-    The wheel of torchvision may be one for CUDA beside a torch for CPUs: its operators are then not there, of which its
-    import asks for two, and no model here for any.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        pytest.skip(f"parity with {name} needs it and torchvision: {error}", allow_module_level=True)
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for operator in ("nms", "qnms"):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        for module in [each for each in sys.modules if each.split(".")[0] in ("torchvision", name)]:
-            del sys.modules[module]
-        DECLARED.append(library)  # which takes them back when it goes
-        return importlib.import_module(name)
-
-
-DECLARED = []
 
 
 def wiggled(model, torch):

@@ -76,10 +76,34 @@ def test_positions_start_after_the_padding_id(tmp_path, kind, pad):
     check(model, tmp_path)
 
 
+def distilbert(**changes):
+    size = dict(vocab_size=50, dim=32, n_layers=3, n_heads=4, hidden_dim=96, max_position_embeddings=13)
+    return transformers.DistilBertModel(transformers.DistilBertConfig(**{**size, **changes}))
+
+
+def mpnet(**changes):
+    return transformers.MPNetModel(transformers.MPNetConfig(**{**SIZE, "pad_token_id": 1, **changes}))
+
+
+def test_distilbert(tmp_path):
+    check(distilbert(), tmp_path)
+
+
+def test_mpnets_biases_by_distance(tmp_path):
+    """Beyond 128 places all distances are one."""
+    check(mpnet(max_position_embeddings=202), tmp_path, length=200)
+
+
 def test_what_config_json_leaves_out_has_the_layouts_defaults(tmp_path):
     from jaxrep.pretrained import bert as tables
 
-    for kind, defaults in (("Bert", tables.DEFAULTS), ("Roberta", tables.ROBERTA), ("XLMRoberta", tables.XLM_ROBERTA)):
+    for kind, defaults in (
+        ("Bert", tables.DEFAULTS),
+        ("Roberta", tables.ROBERTA),
+        ("XLMRoberta", tables.XLM_ROBERTA),
+        ("MPNet", {name: value for name, value in tables.MPNET.items() if name != "type_vocab_size"}),
+        ("DistilBert", tables.DISTILBERT),
+    ):
         config = getattr(transformers, f"{kind}Config")()
         assert {name: getattr(config, name) for name in defaults} == defaults, kind
 
@@ -98,6 +122,10 @@ def test_a_decoder_and_relative_positions_are_refused(tmp_path):
 
 FULL = {
     "bert": lambda: transformers.BertModel(transformers.BertConfig()),
+    "distilbert": lambda: transformers.DistilBertModel(transformers.DistilBertConfig()),
+    "mpnet": lambda: transformers.MPNetModel(
+        transformers.MPNetConfig(max_position_embeddings=514, layer_norm_eps=1e-5, pad_token_id=1)
+    ),
     "minilm": lambda: bert(vocab_size=30_522, hidden_size=384, intermediate_size=1536, num_attention_heads=12),
     "xlm-roberta": lambda: transformers.XLMRobertaModel(
         transformers.XLMRobertaConfig(

@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import RNG, assert_embeddings, assert_layers, peer, pictures, wiggled
+from parity.pretrained import RNG, assert_embeddings, assert_layers, pictures, wiggled
 
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import write
 
 torch = pytest.importorskip("torch", reason="parity with open_clip needs the extra 'parity' (torch)")
-open_clip = peer("open_clip", torch)
+open_clip = pytest.importorskip("open_clip", reason="parity with open_clip needs open_clip_torch and torchvision")
 
 VISION = dict(layers=3, width=32, head_width=8, patch_size=4, image_size=12, mlp_ratio=3.0)
 TEXT = dict(context_length=9, vocab_size=60, width=24, heads=3, layers=2)

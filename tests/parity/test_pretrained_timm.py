@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import assert_embeddings, assert_near, maps, peer, pictures, wiggled
+from parity.pretrained import assert_embeddings, assert_near, maps, pictures, wiggled
 from PIL import Image
 
 from jaxrep.pretrained import load
@@ -14,7 +14,7 @@ from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import Entry, Tensors
 
 torch = pytest.importorskip("torch", reason="parity with timm needs the extra 'parity' (torch)")
-timm = peer("timm", torch)
+timm = pytest.importorskip("timm", reason="parity with timm needs the extra 'parity' (timm)")
 
 
 def saved(name, folder, side=None):

@@ -23,6 +23,11 @@ CONFIGS = {
     "bert": dict(model_type="bert", **{**WORDS, "max_position_embeddings": 20}),
     "roberta": dict(model_type="roberta", **WORDS, type_vocab_size=1),
     "xlm-roberta": dict(model_type="xlm-roberta", **WORDS, type_vocab_size=1),
+    "mpnet": dict(model_type="mpnet", **WORDS),
+    "distilbert": dict(
+        model_type="distilbert",
+        **dict(dim=8, n_layers=2, n_heads=2, hidden_dim=12, vocab_size=40, max_position_embeddings=6),
+    ),
     "resnet": dict(architecture="resnet18", pretrained_cfg=dict(input_size=[3, 32, 32])),
     "efficientnet": dict(architecture="tf_efficientnet_b0", pretrained_cfg=dict(input_size=[3, 32, 32])),
     "open_clip": dict(

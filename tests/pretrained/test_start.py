@@ -10,6 +10,8 @@ import pytest
 from harness import RECIPE, drawn
 from pretrained.folders import folder
 
+from jaxrep.encoders.bert import Bert
+from jaxrep.encoders.resnet import ResNet
 from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT
@@ -20,8 +22,11 @@ from jaxrep.pretrained.start import fit
 from jaxrep.recipe import Pretrained
 from jaxrep.spec import problems
 from jaxrep.spec_json import from_json, to_json
+from jaxrep.train.exits import Exit
 from jaxrep.train.initialise import start_from
 from jaxrep.train.loop import train
+from jaxrep.train.restore import restore
+from jaxrep.train.rules import Freeze
 from jaxrep.train.setup import check
 from jaxrep.train.state import TrainState
 
@@ -181,3 +186,23 @@ def test_a_recipe_keeps_its_origin_as_json():
     assert from_json(json.loads(json.dumps(to_json(mine))), harness.tiny) == mine
     (sentence,) = problems(recipe(init={"image": Pretrained("folder", patches="cubic")}))
     assert sentence.startswith("init.image.patches: expected Literal['pseudo_inverse', 'bilinear'], got str 'cubic'")
+
+
+def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_path):
+    """The stem and the first block of a ResNet-18, frozen but for its statistics; and a BERT of fewer words."""
+    theirs = {name: folder(tmp_path / name, name)[0] for name in ("resnet", "bert")}
+    image, text = ResNet(depths=(1,), bottleneck=False), Bert(width=8, depth=2, heads=2, mlp_ratio=1.5, pool="mean")
+    init = {"image": Pretrained(str(tmp_path / "resnet")), "text/blocks": Pretrained(str(tmp_path / "bert"))}
+    rules = (Freeze(path="image/**"), Freeze(path="text/blocks/attention/**"))
+    mine = recipe(image, text, init).replace({"optimizer.rules": rules, "log.health": False}, examples=16)
+    said, loaded, devices = [], dataclasses.replace(harness.LOADED, recipe=mine), jax.devices()[:1]
+    assert train(mine, tmp_path / "run", loaded, say=said.append, devices=devices) is Exit.DONE
+    first, second = (text for text in said if text.startswith("init."))
+    assert first.startswith(f"init.image: 15 arrays from {tmp_path / 'resnet'}\n")
+    assert "unused: image/blocks/1/layers/0/conv/kernel" in first and "left as initialised" not in first
+    assert second == f"init.text/blocks: 16 arrays from {tmp_path / 'bert'}"
+    after, start = restore(tmp_path / "run").arrays, theirs["resnet"] | theirs["bert"]
+    started = [name for name in start if name in after and name.startswith(("image/", "text/blocks/"))]
+    frozen = {name for name in started if name.startswith(("image/", "text/blocks/attention/"))}
+    frozen -= {name for name in started if name.endswith(("/mean", "/variance"))}
+    assert {name for name in started if np.array_equal(after[name], start[name])} == frozen
