@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrep.evals.geometry import effective_rank
 from jaxrep.mesh import ROWS, Mesh
-from jaxrep.train.health import effective_rank, health
+from jaxrep.train.health import health
 
 measured = jax.jit(health, static_argnames="block_size")
 
