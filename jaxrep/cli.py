@@ -19,6 +19,8 @@ COMMANDS = {
     "list": "list the experiments of a folder and their presets",
     "show": "show a resolved recipe, its parameters and FLOPs",
     "diff": "show where two recipes or runs differ",
+    "compare": "compare the results of runs: means over seeds, intervals, paired tests",
+    "report": "write a page of runs: curves, tables, pictures, the space",
 }
 
 INTERRUPTED = 130

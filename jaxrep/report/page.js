@@ -1,0 +1,46 @@
+"use strict";
+const read = (id) => JSON.parse(document.getElementById(id).textContent);
+const pictures = read("pictures");
+for (const img of document.querySelectorAll("img[data-picture]")) img.src = pictures[img.dataset.picture];
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+/* What a figure looks like follows the page, light or dark; what it shows was said by whoever made it. */
+function look() {
+  const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), linecolor: colour("--rule") };
+  const card = { bgcolor: colour("--card"), bordercolor: colour("--rule"), font: { color: colour("--ink") } };
+  const font = { family: colour("--sans"), size: 11.5, color: colour("--muted") };
+  return { font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hoverlabel: card, xaxis: axis, yaxis: axis };
+}
+function merged(layout) {
+  const own = look();
+  return {
+    height: 190, margin: { l: 48, r: 10, t: 8, b: 30 }, hovermode: "x unified", showlegend: false,
+    legend: { orientation: "h", y: -0.04, yanchor: "top" }, ...layout, ...own,
+    xaxis: { ...own.xaxis, automargin: true, ...layout.xaxis }, yaxis: { ...own.yaxis, automargin: true, ...layout.yaxis },
+  };
+}
+const plots = [...document.querySelectorAll(".plot")].map((place) => [place, read(place.dataset.figure)]);
+const options = { displayModeBar: false, responsive: true };
+const drawn = plots.map(([place, { data, layout }]) =>
+  Plotly.newPlot(place, data, merged(layout), options).then(() => watch(place)));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  for (const [place, { data, layout }] of plots) Plotly.react(place, data, merged(layout), options);
+});
+
+/* The picture of a point, beside the pointer. */
+const hover = document.getElementById("hover");
+function watch(place) {
+  place.on("plotly_hover", ({ points, event }) => {
+    const about = points[0].customdata;
+    if (!about) return;
+    hover.replaceChildren(Object.assign(new Image(), { src: pictures[about[0]], alt: "" }), String(about[1]));
+    hover.style.display = "flex";
+    const { offsetWidth: width, offsetHeight: height } = hover;
+    hover.style.left = `${Math.min(event.clientX + 16, innerWidth - width - 8)}px`;
+    hover.style.top = `${Math.max(Math.min(event.clientY + 16, innerHeight - height - 8), 8)}px`;
+  });
+  place.on("plotly_unhover", () => { hover.style.display = "none"; });
+}
+Promise.all([...drawn, ...[...document.images].map((img) => img.decode())])
+  .then(() => { document.documentElement.dataset.ready = "yes"; });

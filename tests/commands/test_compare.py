@@ -1,0 +1,68 @@
+"""``jaxrep compare`` prints and writes the table, and says what is wrong in one sentence."""
+
+import json
+
+import numpy as np
+import pytest
+from report import made
+
+from jaxrep.evals.sample import Sample
+
+HITS = np.arange(60) % 3
+
+
+@pytest.fixture
+def runs(tmp_path):
+    most, some = Sample(HITS > 0), Sample(HITS > 1)
+    return [
+        made.run(tmp_path / "a", {"retrieval/r1": most, "zeroshot/top1": some}),
+        made.run(tmp_path / "b", {"retrieval/r1": some, "zeroshot/top1": some}, {"method.dim": 3}),
+    ]
+
+
+def test_it_prints_rows_and_how_the_recipes_differ(runs, jaxrep_says):
+    status, out, _ = jaxrep_says("compare", *runs)
+    assert status == 0
+    assert out.splitlines()[1].split()[:3] == ["retrieval/r1", "a", "0.6667"]
+    assert out.splitlines()[2].split() == ["b", "0.3333", *out.splitlines()[2].split()[2:5], "-0.3333", "<", "0.001"]
+    assert "a -> b:\nmethod.dim: " in out
+    assert "p: paired permutation over examples; not corrected for the number of tests" in out
+
+
+def test_one_run_is_a_table_of_intervals(runs, jaxrep_says):
+    _, out, _ = jaxrep_says("compare", runs[0])
+    assert out.splitlines()[0].split() == ["metric", "mean", "95%", "or", "±", "sd"]
+
+
+def test_it_writes_what_it_prints(runs, jaxrep_says, tmp_path):
+    file = tmp_path / "table.json"
+    assert jaxrep_says("compare", *runs, "--metrics", "zero*", "--out", file)[0] == 0
+    assert [(row["metric"], row["group"], row["p"]) for row in json.loads(file.read_text())] == [
+        ("zeroshot/top1", "a", None),
+        ("zeroshot/top1", "b", 1.0),
+    ]
+
+
+def test_runs_without_values_an_example_are_named(runs, jaxrep_says):
+    (runs[1] / "samples.npz").unlink()
+    _, out, _ = jaxrep_says("compare", *runs)
+    assert "no intervals: b kept no values an example (samples.npz)" in out
+    assert "no test: the values an example were not kept (retrieval/r1)" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "nowhere is not a run: it holds no recipe.json"),
+        (["a", "young"], "young has no results yet (its last logged step is 3): go on with the command"),
+        (["a", "--metrics", "zero-shot"], "no metric is named 'zero-shot'; did you mean zeroshot/top1?"),
+        (["a", "--out", "table.xls"], "--out table.xls has no known ending; "),
+        (["a", "--out", "no/where.md"], "--out no/where.md cannot be written: there is no folder no"),
+    ],
+)
+def test_mistakes_are_one_sentence(runs, jaxrep_says, tmp_path, monkeypatch, arguments, sentence):
+    made.run(tmp_path / "young", lines=[{"step": 3, "loss": 1.0}])
+    monkeypatch.chdir(tmp_path)
+    status, _, err = jaxrep_says("compare", *arguments)
+    assert status == 2
+    assert err.startswith("jaxrep: error: ") and sentence in err

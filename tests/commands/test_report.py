@@ -1,0 +1,158 @@
+"""``jaxrep report`` writes a page that holds all it shows: parsed as HTML, and drawn by a browser."""
+
+import base64
+import html.parser
+import importlib.util
+import io
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+from report import made
+
+from jaxrep.evals.sample import Sample
+from jaxrep.report.page import SECTIONS
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+LOADS = {"src", "srcset", "data", "poster", "background", "action"}
+"""Attributes by which a page loads something."""
+
+
+class Page(html.parser.HTMLParser):
+    """What a page consists of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.ids, self.tags, self.loaded, self.words, self.scripts = [], [], [], [], {}
+        self._script = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"]] if "id" in attributes else []
+        self.loaded += [attributes[name] for name in LOADS & attributes.keys()]
+        self.loaded += [value for name, value in attrs if "href" in name and tag != "a"]
+        self._script = attributes.get("id", "") if tag == "script" else None
+
+    def handle_endtag(self, tag):
+        self._script = None
+
+    def handle_data(self, data):
+        if self._script is None:
+            self.words.append(data)
+        else:
+            self.scripts[self._script] = data
+
+
+@pytest.fixture(scope="module")
+def file(run_dir, tmp_path_factory):
+    """The page of the run of twelve pictures, and of another that cannot be evaluated."""
+    from jaxrep.commands import report
+
+    folder = tmp_path_factory.mktemp("pages")
+    lines = [{"step": i, "loss": 1 / i, "loss/<b>": 2.0, "health/a/alignment": 0.1 * i, "skipped": 0.0} for i in (1, 2)]
+    results = {"retrieval/image_to_text/r1": Sample(np.arange(12) % 2)}
+    other = made.run(folder / "other", results, {"method.dim": 3}, lines)
+    report.write([run_dir, other], folder / "page.html")
+    return folder / "page.html"
+
+
+@pytest.fixture(scope="module")
+def page(file):
+    return Page(file.read_text())
+
+
+def test_every_section_is_there_and_linked(page):
+    assert set(SECTIONS) <= set(page.ids)
+    assert len(set(page.ids)) == len(page.ids)
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert [f"#{name}" for name in SECTIONS] == [link for link in links if link.startswith("#")]
+
+
+def test_nothing_is_loaded_from_anywhere(page, file):
+    assert page.loaded == []
+    style = re.search(r"<style>(.*?)</style>", file.read_text(), re.DOTALL).group(1)
+    assert "url(" not in style and "@import" not in style
+    policy = next(attributes["content"] for tag, attributes in page.tags if "http-equiv" in attributes)
+    assert policy.startswith("default-src 'none'") and "http" not in policy
+
+
+def test_pictures_are_inside_each_once_and_can_be_read(page):
+    uris = json.loads(page.scripts["pictures"])
+    assert len(uris) == len(set(uris)) == 12
+    for uri in uris:
+        content = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
+        assert Image.open(io.BytesIO(content)).size == (8, 8)
+    shown = [int(attributes["data-picture"]) for tag, attributes in page.tags if tag == "img"]
+    assert shown and set(shown) <= set(range(12))
+
+
+def test_every_plot_has_its_figure(page):
+    wanted = [attributes["data-figure"] for tag, attributes in page.tags if "data-figure" in attributes]
+    assert len(wanted) >= 3 + 3  # three curves (what is zero throughout is none), and the matrix and maps of the space
+    for name in wanted:
+        assert json.loads(page.scripts[name])["data"]
+
+
+def test_what_is_left_out_is_said_with_the_reason(page):
+    words = " ".join(page.words)
+    assert "other: pictures and maps are left out: " in words and "has no checkpoint yet: train it first." in words
+
+
+def test_names_are_text_not_markup(page):
+    assert any("loss/<b>" in words for words in page.words)
+
+
+def test_the_difference_from_the_paper_and_between_the_runs_is_shown(page):
+    words = [words for words in page.words if words.strip()]
+    at = words.index("method.dim")
+    assert words[at + 2] == "3"
+    assert any("and from micro" in text for text in words)
+
+
+def test_a_run_without_any_line_still_has_a_page(tmp_path, jaxrep_says):
+    status, out, _ = jaxrep_says("report", made.run(tmp_path / "young"), "--no-model", "--out", tmp_path / "page.html")
+    assert status == 0 and "wrote " in out
+    words = " ".join(Page((tmp_path / "page.html").read_text()).words)
+    assert "No run is at its end, so there are no results yet." in words
+    assert "No metric was logged at two steps." in words
+
+
+def test_a_missing_package_is_named_with_what_installs_it(tmp_path, jaxrep_says, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "plotly" else found(name, *rest)
+    )
+    status, _, err = jaxrep_says("report", tmp_path, "--out", tmp_path / "page.html")
+    assert status == 2
+    assert err == "jaxrep: error: jaxrep report needs plotly: pip install 'jaxrep[report]'\n"
+
+
+WATCH = """<script>
+const widths = () => [...document.images].map((img) => img.naturalWidth).join();
+const told = setInterval(() => {
+  if (document.documentElement.dataset.ready) { document.body.dataset.widths = widths(); clearInterval(told); }
+}, 50);
+</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt-get install chromium)")
+def test_a_browser_draws_it_without_an_error(file, page, tmp_path):
+    watched = tmp_path / "page.html"
+    watched.write_text(file.read_text().replace("</body>", WATCH))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=30000", "--dump-dom"]
+    done = subprocess.run([BROWSER, *flags, watched.as_uri()], capture_output=True, text=True, timeout=120)
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    drawn = Page(done.stdout)
+    body = next(attributes for tag, attributes in drawn.tags if tag == "body")
+    widths = [int(width) for width in body["data-widths"].split(",")]
+    assert widths and min(widths) > 0
+    plots = sum("main-svg" in attributes.get("class", "") for _, attributes in drawn.tags)
+    assert plots >= len([1 for _, attributes in page.tags if "data-figure" in attributes])
+    assert file.stat().st_size < 15e6

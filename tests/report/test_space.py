@@ -1,0 +1,107 @@
+"""What is found in a space: pictures and texts that belong together, hits and misses, classes taken for others."""
+
+import json
+
+import numpy as np
+import pytest
+
+from jaxrep.evals.ranks import ranks
+from jaxrep.report import figures
+from jaxrep.report.space import Labels, Space, _nearest_mean, matches, search
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def test_what_is_paired_anywhere_in_the_data_is_right():
+    # Two copies of picture 7 with the texts "a" and "b": each text is right for both.
+    expected = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    np.testing.assert_array_equal(matches([7, 7, 8], None, ["a", "b", "c"]), expected)
+    np.testing.assert_array_equal(matches(None, None, ["a", "a", "c"]), expected)
+    np.testing.assert_array_equal(matches(None, [3, 4, 5], ["a", "a", "c"]), np.eye(3))
+    np.testing.assert_array_equal(matches(None, [(3, 1), (3, 2), (5, 0)], ["a", "a", "c"]), expected)  # the first of V
+
+
+def test_hits_and_misses_have_the_ranks_that_retrieval_counts():
+    random = np.random.default_rng(0)
+    image = unit(random.normal(size=(40, 3)).astype(np.float32))
+    text = unit(image + 0.5 * random.normal(size=(40, 3)).astype(np.float32))
+    match = matches(np.arange(40) // 2, None, [str(i) for i in range(40)])
+    oracle = ranks(image, text, np.nonzero(match))
+    hits, misses = search(image, text, match, show=4, first=3)
+    assert [found.rank for found in hits] == [1] * 4
+    assert [found.rank for found in misses] == sorted(oracle, reverse=True)[:4]
+    assert all(found.rank == oracle[found.query] and match[found.query, found.wanted] for found in hits + misses)
+    assert all(found.similarity == sorted(found.similarity, reverse=True) for found in misses)
+    assert all(found.right == [bool(match[found.query, j]) for j in found.best] for found in misses)
+
+
+def test_a_tie_is_shown_as_the_miss_that_it_counts_as():
+    same = np.tile(unit(np.ones((1, 2), np.float32)), (3, 1))
+    hits, misses = search(same, same, np.eye(3, dtype=bool), first=1)
+    assert not hits
+    assert [(found.rank, found.right) for found in misses] == [(3, [False])] * 3
+
+
+def test_an_example_is_not_compared_with_itself():
+    image = unit(np.array([[1, 0.1], [1, -0.1], [0, 1], [0.1, 1], [1, 0.2]]))
+    labels = np.array([0, 0, 1, 1, 2])  # the last is alone in its class: nothing is left to be near to
+    np.testing.assert_array_equal(_nearest_mean(image, labels)[:4], [2, 0, 1, 1])
+    assert _nearest_mean(image, labels)[4] == 0
+
+
+@pytest.fixture
+def space():
+    random = np.random.default_rng(1)
+    vectors = unit(random.normal(size=(2, 12, 4)))
+    labels = Labels("kind", ("cat", "dog", "none of these"), np.arange(12) % 2, np.zeros(12, int), "chance")
+    return Space("made", 12, [], [f"text {i}</script>" for i in range(12)], *vectors, np.eye(12, dtype=bool), labels)
+
+
+def test_a_matrix_of_classes_has_the_share_of_each_class(space):
+    figure = json.loads(figures.confusion(space.labels))["data"][0]
+    assert values(figure["z"]) == [1, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert figure["text"][1][0] == "dog taken for cat: 6 of 6"
+
+
+def test_a_matrix_of_pairs_has_their_cosines_and_leads_to_their_pictures(space):
+    figure = json.loads(figures.similarity(space, list(range(100, 112))))["data"][0]
+    order = [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]  # by class
+    expected = space.image[order] @ space.text[order].T
+    np.testing.assert_allclose(values(figure["z"]), expected.ravel(), atol=1e-4)  # four decimals are kept
+    assert [row[0][0] for row in figure["customdata"]] == [100 + i for i in order]
+
+
+def test_every_picture_has_its_place_on_the_maps(space):
+    ids = list(range(100, 112))
+    neighbours = json.loads(figures.neighbours_map(space, ids))["data"]
+    assert [part["name"] for part in neighbours] == ["cat", "dog", "none of these"]
+    shown = [about[0] for part in neighbours for about in part["customdata"]]
+    assert sorted(shown) == ids
+    gap = json.loads(figures.gap_map(space, ids))["data"]
+    assert [len(part["customdata"]) for part in gap] == [12, 12]
+
+
+def test_a_text_cannot_end_the_script_that_holds_it(space):
+    assert "</script>" not in figures.gap_map(space, list(range(12)))
+    assert "text 3</script>" in json.loads(figures.gap_map(space, list(range(12))))["data"][0]["customdata"][3]
+
+
+def test_a_long_curve_keeps_its_spikes():
+    lines = [{"step": i, "loss": 1.0} for i in range(50_000)]
+    lines[31_234]["loss"], lines[40_000]["loss"], lines[7]["loss"] = 9.0, -3.0, None
+    step, value = figures.series(lines, "loss")
+    assert len(step) <= figures.POINTS + 2
+    assert (value[step == 31_234], value[step == 40_000]) == (9, -3)
+    assert (step[0], step[-1]) == (0, 49_999)
+    assert np.isnan(figures.series(lines[:20], "loss")[1][7])
+
+
+def values(array):
+    """Numbers of an array in a figure, which plotly packs where it is long."""
+    if isinstance(array, dict):
+        import base64
+
+        return np.frombuffer(base64.b64decode(array["bdata"]), array["dtype"]).tolist()
+    return np.ravel(array).tolist()
