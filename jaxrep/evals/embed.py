@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data.source import Examples
-from jaxrep.errors import JaxrepError
+from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.evals.ranks import require_finite
 from jaxrep.model import Model
 
@@ -32,10 +32,12 @@ def embed_images(
         unit: whether rows are scaled to unit length, or left as the method emits them.
 
     Raises:
-        JaxrepError: there is no example, the embedding of one is not finite, or the output is no vector a picture.
+        JaxrepError: there is no example, the embedding of one is not finite, the output is no vector a picture, or the
+            model does not read such images.
     """
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
+    require_field(model, image)
     embeddings, kept = [], {column: [] for column in columns}
     for start in range(0, len(examples), EXAMPLES_AT_ONCE):
         rows = examples.gather(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
@@ -64,8 +66,15 @@ def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
     """Embeddings float32 [N,D] of ``texts`` by the model's tower ``text``.
 
     Raises:
-        JaxrepError: the embedding of a text is not finite.
+        JaxrepError: the embedding of a text is not finite, or the model does not read texts.
     """
+    require_field(model, text)
     embeddings = model.encode_text(texts, text)
     require_finite(embeddings, lambda i: f"the text {texts[i]!r}")
     return embeddings
+
+
+def require_field(model: Model, name: str) -> None:
+    """That the model has a tower for ``name``. Raises UsageError."""
+    if name not in model.fields:
+        raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, model.fields)}")

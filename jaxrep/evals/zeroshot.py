@@ -8,92 +8,122 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
-from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.evals.eval import Eval
-from jaxrep.evals.ranks import join, ranks, require_finite
-from jaxrep.evals.sample import Sample
+from jaxrep.data.tar import TarShards
+from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.evals.calibration import confidences, expected_calibration_error, scale
+from jaxrep.evals.embed import embed_texts
+from jaxrep.evals.labelled import Labelled, Pictures
+from jaxrep.evals.ranks import ranks, require_finite
+from jaxrep.evals.templates import clip_80, imagenet_classes, lines
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
-CLIP_SEVEN = (
-    "itap of a {}.",
-    "a bad photo of the {}.",
-    "a origami {}.",
-    "a photo of the large {}.",
-    "a {} in a video game.",
-    "art of the {}.",
-    "a photo of the small {}.",
-)
-"""The seven templates that the authors of CLIP found to do nearly as well as their 80 for ImageNet."""
+
+@spec
+class Named(Labelled):
+    """Abstract: classes are known by their names alone."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes by label; none: the data's own."""
+    text: str = "text"
+    """The model's tower for the names."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return *super().reads, self.text
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        field = self.data.fields().get(self.label)
+        declared = field.classes if field else None
+        if self.classes and declared and len(self.classes) != declared:
+            yield f"classes holds {len(self.classes)} names, and '{self.label}' takes {declared} values"
+
+    def named(self, model: Model) -> Pictures:
+        """The pictures and the names of their classes. Raises JaxrepError: nobody names the classes."""
+        found = self.pictures(model, self.data, self.classes)
+        if not found.names:
+            raise JaxrepError(
+                f"{self.name}: the data does not name the classes of '{self.label}': give them as classes"
+            )
+        return found
 
 
 @spec
-class ZeroShot(Eval):
-    """Accuracy among the first k classes, and the mean over classes of top-1 accuracy.
+class ZeroShot(Named):
+    """Accuracy among the first k classes, the mean over classes of top-1 accuracy, and the calibration error.
 
     A tie counts against the model. Classes of one name are the same answer. A class without images takes part as a
     candidate and does not enter the mean over classes.
     """
 
-    data: Source
-    """Labelled images."""
-    label: str = "label"
-    """Field of the labels, integers from 0."""
-    classes: tuple[str, ...] = ()
-    """Names of the classes by label; none: the data's own."""
     templates: tuple[str, ...] = ("{}",)
     """Sentences with {} for the name; embeddings of a class's sentences are averaged."""
-    ks: tuple[int, ...] = (1, 5)
-    """Accuracy is the share of images whose class is among the first k."""
-    image: str = "image"
-    """Field of the images, and the model's tower for them."""
-    text: str = "text"
-    """The model's tower for the names."""
+    temperature: float = 0.0
+    """Temperature of the probabilities; 0: what the model has learnt."""
     name: str = "zeroshot"
     """First part of the metrics' names."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.image, self.text
+    @classmethod
+    def imagenet(cls, data: Source, templates: Sequence[str] = ()) -> "ZeroShot":
+        """ImageNet-1k by OpenAI's names for the classes, with CLIP's 80 templates or others."""
+        return cls(data=data, classes=imagenet_classes(), templates=tuple(templates) or clip_80(), name="imagenet")
+
+    @classmethod
+    def of_clip_benchmark(cls, folder: str, image_size: int, name: str = "", split: str = "test") -> "ZeroShot":
+        """A data set as CLIP_benchmark writes it: ``<split>/{0..}.tar``, ``<split>/nshards.txt``, ``classnames.txt``
+        and ``zeroshot_classification_templates.txt``, in a folder or behind a URL.
+
+        Raises UsageError: a file is missing or is none of that layout.
+        """
+        folder = folder.rstrip("/")
+        names = lines(f"{folder}/classnames.txt")
+        return cls(
+            data=clip_benchmark_tars(folder, image_size, len(names), split),
+            classes=names,
+            templates=lines(f"{folder}/zeroshot_classification_templates.txt"),
+            name=name or folder.rpartition("/")[2],
+        )
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not self.ks or min(self.ks) < 1:
-            yield f"ks counts classes, from 1, and is not {self.ks}"
-        if not self.templates:
-            yield "templates holds no sentence: ('{}',) is the name alone"
-        for template in self.templates:
-            if template.count("{}") != 1:
-                yield f"a template holds {{}} once, for the name; {template!r} does not"
-        fields = self.data.fields()
-        for field in (self.image, self.label):
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
-        declared = fields[self.label].classes if self.label in fields else None
-        if self.classes and declared and len(self.classes) != declared:
-            yield f"classes holds {len(self.classes)} names, and '{self.label}' takes {declared} values"
+        yield from template_problems(self.templates)
+        if self.temperature < 0:
+            yield f"temperature is above 0, or 0 for the model's own, and not {self.temperature}"
 
     def run(self, model: Model) -> dict[str, float]:
-        examples = self.data.open()
-        names = self.classes or tuple(examples.classes.get(self.label, ()))
-        if not names:
-            raise JaxrepError(
-                f"{self.name}: the data does not name the classes of '{self.label}': give them as classes"
-            )
-        images, columns = embed_images(model, examples, self.image, [self.label])
-        labels = np.array(columns[self.label])
-        unknown = np.flatnonzero((labels < 0) | (labels >= len(names)))
-        if len(unknown):
-            first = int(unknown[0])
-            raise JaxrepError(
-                f"{self.name}: '{self.label}' of example {first} is {labels[first]}, and there are {len(names)} names"
-            )
-        same = np.unique(names, return_inverse=True)[1]
+        images, labels, every = self.named(model)
+        names, same = distinct(every)
+        answers = same[labels]
         prototypes = class_embeddings(model, names, self.templates, self.text)
-        found = ranks(images, prototypes, join(same[labels], same))
-        metrics = {f"{self.name}/top{k}": Sample(found <= k) for k in self.ks}
-        return metrics | {f"{self.name}/mean_per_class": Sample(found == 1, "mean_of_means", groups=labels)}
+        found = ranks(images, prototypes, (np.arange(len(images)), answers))
+        sure = confidences(images, prototypes, scale(model, self.temperature))
+        error = expected_calibration_error(sure, found == 1)
+        return self.accuracies(found, labels) | {f"{self.name}/calibration_error": error}
+
+
+def distinct(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Each name once, and which of them each of ``names`` is, int64 [K]: classes of one name are the same answer."""
+    place = {name: i for i, name in enumerate(dict.fromkeys(names))}
+    return tuple(place), np.array([place[name] for name in names])
+
+
+def clip_benchmark_tars(folder: str, image_size: int, classes: int, split: str = "test") -> TarShards:
+    """The labelled pictures of a split of CLIP_benchmark's layout. Raises UsageError."""
+    written = lines(f"{folder}/{split}/nshards.txt")[0]
+    if not written.isdigit() or int(written) < 1:
+        raise UsageError(f"{folder}/{split}/nshards.txt holds {written!r}, not the number of shards")
+    shards = tuple(f"{folder}/{split}/{i}.tar" for i in range(int(written)))
+    return TarShards(shards=shards, text="", label="cls", image_size=image_size, classes=classes)
+
+
+def template_problems(templates: Sequence[str]) -> Iterator[str]:
+    """A sentence for each template that does not hold {} once."""
+    if not templates:
+        yield "templates holds no sentence: ('{}',) is the name alone"
+    for template in templates:
+        if template.count("{}") != 1:
+            yield f"a template holds {{}} once, for the name; {template!r} does not"
 
 
 def class_embeddings(model: Model, names: Sequence[str], templates: Sequence[str], text: str = "text") -> np.ndarray:

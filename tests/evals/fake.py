@@ -4,20 +4,27 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
+from jaxrep.errors import UsageError
 from jaxrep.spec import spec
 
 
 class FakeModel:
     def __init__(self, images, texts, **tables):
         self.images, self.texts, self.tables = images, texts, tables
+        self.fields = dict.fromkeys(("image", "photo"), Field((2, 2, 3), "uint8"))
+        self.fields |= dict.fromkeys(("text", "title"), Field((8,), "int32", 100))
 
     def image(self, picture, name="image"):
         return picture
 
     def encode_image(self, pictures, name="image", *, output="", unit=True):
-        return np.stack([self.images[int(picture[0, 0, 0])] for picture in pictures])
+        table = self.tables[output] if output else self.images
+        found = np.stack([table[int(picture[0, 0, 0])] for picture in pictures])
+        return found / np.linalg.norm(found, axis=-1, keepdims=True) if unit else found
 
     def shared(self, want):
+        if missing := [name for name in want if name not in self.tables]:
+            raise UsageError(f"the model does not emit '{missing[0]}'")
         return {name: self.tables[name] for name in want}
 
     def encode_text(self, texts, name="text"):

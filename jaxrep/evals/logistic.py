@@ -1,0 +1,107 @@
+"""Multinomial logistic regression with an L2 penalty, fitted by L-BFGS, and the search for the penalty's strength.
+
+The value and the gradient are computed on the device, in blocks and in closed form; SciPy's L-BFGS drives.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jaxtyping import Float, Int
+
+BLOCK = 4096
+STEPS_A_DECADE, DECADES = 8, 6
+
+
+class Linear(NamedTuple):
+    """A linear classifier: logits are ``features @ weights.T + bias``."""
+
+    weights: np.ndarray  # float64 [K,D]
+    bias: np.ndarray  # float64 [K]
+
+
+class Logistic:
+    """Fits to the same features and labels with any strength of the penalty, each time from the solution before."""
+
+    def __init__(
+        self,
+        features: Float[np.ndarray, "N D"],
+        labels: Int[np.ndarray, " N"],
+        classes: int,
+        max_iterations: int = 1000,
+    ):
+        n, width = features.shape
+        size = min(BLOCK, 1 << max(n - 1, 0).bit_length())
+        filled = -(-n // size) * size
+        ones = np.zeros((filled, width + 1), np.float32)  # rows of zeros fill up the last block and count nothing
+        ones[:n, :-1], ones[:n, -1] = features, 1
+        labels = np.pad(labels.astype(np.int32), (0, filled - n))
+        self._blocks = jnp.asarray(ones.reshape(-1, size, width + 1)), jnp.asarray(labels.reshape(-1, size))
+        self._n, self._max_iterations = n, max_iterations
+        self._table = np.zeros((classes, width + 1))
+
+    def fit(self, l2: float) -> Linear:
+        """The minimum over weights W and biases b of ``sum_i CE(W x_i + b, y_i) + l2 / 2 |W|^2``.
+
+        It is scikit-learn's ``LogisticRegression(C=1 / l2)``. The minimum is of one value; the arithmetic is float32 on
+        the device, so the gradient of the mean loss ends below 1e-5, or where rounding lets it fall no further.
+        """
+
+        def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            table = jnp.asarray(flat.reshape(self._table.shape), jnp.float32)
+            value, gradient = _objective(table, *self._blocks, l2 / self._n, 1 / self._n)
+            return float(value), np.asarray(gradient, np.float64).ravel()
+
+        found = scipy.optimize.minimize(
+            objective,
+            self._table.ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": self._max_iterations, "maxfun": 2 * self._max_iterations, "gtol": 1e-5, "ftol": 1e-9},
+        )
+        self._table = found.x.reshape(self._table.shape)
+        return Linear(self._table[:, :-1], self._table[:, -1])
+
+
+@jax.jit
+def _objective(table: jax.Array, features: jax.Array, labels: jax.Array, l2: float, share: float):
+    """Value and gradient [K,D+1] of ``share`` times the summed cross-entropies and ``l2 / 2`` times the squares of all
+    weights but the biases, the last column; features [M,B,D+1] and labels [M,B] in blocks."""
+    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+
+    def add(total: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]):
+        x, y = block
+        log = jax.nn.log_softmax(product(x, table.T), axis=1)
+        loss = -jnp.take_along_axis(log, y[:, None], 1)[:, 0] @ x[:, -1]
+        error = jnp.exp(log) - jax.nn.one_hot(y, len(table))
+        return (total[0] + loss, total[1] + product(error.T, x)), None
+
+    (loss, gradient), _ = jax.lax.scan(add, (jnp.zeros(()), jnp.zeros_like(table)), (features, labels))
+    weights = table.at[:, -1].set(0)
+    return share * loss + l2 / 2 * (weights**2).sum(), share * gradient + l2 * weights
+
+
+def search(score: Callable[[float], float]) -> float:
+    """The strength, of 97 from 1e6 to 1e-6 in equal steps of the logarithm, of the highest ``score``.
+
+    Every second decade is tried first; then the interval around the best is halved until it is an eighth of a decade
+    (Radford et al. 2021, CLIP, appendix A.3). Of equal scores the stronger penalty is taken.
+    """
+    limit, step = STEPS_A_DECADE * DECADES, 2 * STEPS_A_DECADE
+    scores = {place: score(_strength(place)) for place in range(limit, -limit - 1, -step)}
+    best = max(scores, key=lambda place: (scores[place], place))
+    while step > 1:
+        step //= 2
+        for place in (best + step, best - step):
+            if abs(place) <= limit:
+                scores[place] = score(_strength(place))
+        best = max(scores, key=lambda place: (scores[place], place))
+    return _strength(best)
+
+
+def _strength(place: int) -> float:
+    return 10 ** (place / STEPS_A_DECADE)
