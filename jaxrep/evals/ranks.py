@@ -22,6 +22,9 @@ BLOCK_SIZE = 2048
 FEW = 0.01
 """The share of a block up to which its entries are looked at one by one; beyond, all at once is quicker."""
 
+NEVER = np.iinfo(np.int64).max
+"""The place of a right candidate that does not exist."""
+
 Pairs = tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]
 """(query, candidate) indices of all right pairs, each pair once."""
 
@@ -35,53 +38,62 @@ def ranks(
 ) -> Int[np.ndarray, " Q"]:
     """Rank of each query's best right candidate: one more than the wrong ones that are as similar as it or more.
 
-    A tie with a wrong candidate counts against the query; right candidates do not compete with one another.
-
-    Args:
-        queries, gallery: embeddings, compared by their dot product; a gallery may be a memory map.
-        positives: at least one right candidate a query.
-        block_size: queries, candidates or positives looked at together; memory is ``block_size**2`` float32 numbers.
-
-    Raises:
-        JaxrepError: an embedding is not finite; it is named by its row.
+    As ``places`` of the first right one; every query must have one, else ValueError.
     """
-    _require_both(queries, gallery)
-    query, right = positives[0], _similarities(queries, gallery, positives, block_size)
-    best = np.full(len(queries), -np.inf)
-    np.maximum.at(best, query, right)
-    if np.isinf(best).any():
-        raise ValueError(f"query {int(np.argmax(np.isinf(best)))} has no right candidate, so it has no rank")
-    bars = best - TIE
-    among_right = np.bincount(query, right >= bars[query], len(queries)).astype(np.int64)
-    return 1 + at_least(queries, gallery, bars, block_size=block_size) - among_right
+    missing = np.flatnonzero(np.bincount(positives[0], minlength=len(queries)) == 0)
+    if len(missing):
+        raise ValueError(f"query {missing[0]} has no right candidate, so it has no rank")
+    return places(queries, gallery, positives, 1, block_size=block_size)[:, 0]
 
 
-def average_precision(
+def places(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
     positives: Pairs,
     k: int,
     *,
     block_size: int = BLOCK_SIZE,
-) -> Float[np.ndarray, " Q"]:
-    """Average precision at k of each query, ties counted against it: over the right candidates among the first k, the
-    mean of the share that is right up to each, where as many as could be there divide.
+) -> Int[np.ndarray, "Q P"]:
+    """Places in the ranking, from 1, of each query's k best right candidates, the best first; then ``NEVER``.
 
-    ``AP@k = sum_{i in first k, i right} precision(i) / min(k, number of right ones)``; a query without right
-    candidates has 0.
+    A wrong candidate that is as similar as a right one stands before it.
+
+    Args:
+        queries, gallery: embeddings, compared by their dot product; a gallery may be a memory map.
+        positives: which candidates are right.
+        k: at most so many are looked for; P is k, or the most right candidates of any query if that is less.
+        block_size: queries, candidates or positives looked at together; memory is ``block_size**2`` float32 numbers a
+            core.
+
+    Raises:
+        JaxrepError: an embedding is not finite; it is named by its row.
     """
-    _require_both(queries, gallery)
-    query, similarity = positives[0], _similarities(queries, gallery, positives, block_size)
-    order = np.lexsort((-similarity, query))
-    query, similarity = query[order], similarity[order]
+    require_finite(queries, lambda i: f"query {i}")
+    require_finite(gallery, lambda i: f"candidate {i}")
+    similarity = _similarities(queries, gallery, positives, block_size)
+    order = np.lexsort((-similarity, positives[0]))
+    query, similarity = positives[0][order], similarity[order]
     counts = np.bincount(query, minlength=len(queries))
-    place = 1 + np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    first = place <= k  # a right candidate after k others that are right cannot be among the first k
-    tied = _last_tied(query, similarity)
-    above = at_least(queries[query[first]], gallery, similarity[first] - TIE, block_size=block_size) - tied[first]
-    position = place[first] + above
-    precision = np.where(position <= k, place[first] / position, 0)
-    return np.bincount(query[first], precision, len(queries)) / np.clip(counts, 1, k)
+    place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
+    tied = _right_ones_at_least(query, similarity)
+    first = place < k
+    query, place = query[first], place[first]
+    wrong = at_least(queries[query], gallery, similarity[first] - TIE, block_size=block_size) - tied[first]
+    found = np.full((len(queries), min(k, counts.max(initial=0))), NEVER)
+    found[query, place] = 1 + place + wrong
+    return found
+
+
+def average_precision(places: Int[np.ndarray, "Q P"], k: int) -> Float[np.ndarray, " Q"]:
+    """Average precision at k of each query: the mean, over as many right candidates as could be among the first k, of
+    the share that is right up to each, 0 for one that is not among them. A query without right candidates has 0.
+
+    Args:
+        places: of the k best right candidates, or of more.
+    """
+    places = places[:, :k]
+    precision = np.where(places <= k, np.arange(1, places.shape[1] + 1) / places, 0)
+    return precision.sum(axis=1) / np.maximum((places != NEVER).sum(axis=1), 1)
 
 
 def at_least(
@@ -121,11 +133,6 @@ def require_finite(embeddings: Float[np.ndarray, "N D"], describe: Callable[[int
             f"the embedding of {describe(int(bad[0]))} is not finite ({len(bad)} of {len(embeddings)} are not), "
             "so the model cannot be measured: look for where training diverged"
         )
-
-
-def _require_both(queries: np.ndarray, gallery: np.ndarray) -> None:
-    require_finite(queries, lambda i: f"query {i}")
-    require_finite(gallery, lambda i: f"candidate {i}")
 
 
 def _similarities(queries: np.ndarray, gallery: np.ndarray, pairs: Pairs, block_size: int) -> np.ndarray:
@@ -194,18 +201,16 @@ def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.where(size < limits.max / 100, (width + 2) * (limits.eps * size + limits.tiny), np.inf)
 
 
-def _last_tied(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """Of right candidates sorted by query, the most similar first: how many of the same query reach each one's bar."""
-    found = np.empty(len(query), np.int64)
-    for start, end in _runs(query):
-        falling = -similarity[start:end]
-        found[start:end] = np.searchsorted(falling, falling + TIE, "right")
-    return found
+def _right_ones_at_least(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """How many right candidates of its query reach each one's bar, where they are sorted by query and by similarity.
 
-
-def _runs(query: np.ndarray) -> Iterator[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(query, prepend=-1, append=-1))
-    return zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)
+    One more than its place, but for ties: those end where the fall to the next one is more than a tie.
+    """
+    falls = np.append((np.diff(query) != 0) | (np.diff(similarity) < -TIE), True)
+    ends = np.flatnonzero(falls)
+    starts = np.flatnonzero(np.diff(query, prepend=-1))
+    rows = np.arange(len(query))
+    return ends[np.searchsorted(ends, rows)] + 1 - starts[np.searchsorted(starts, rows, "right") - 1]
 
 
 def _blocks(total: int, size: int) -> Iterator[slice]:

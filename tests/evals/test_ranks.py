@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals import ranks as module
-from jaxrep.evals.ranks import TIE, at_least, average_precision, join, ranks
+from jaxrep.evals.ranks import TIE, at_least, average_precision, join, places, ranks
 
 
 def oracle(queries, gallery, right):
@@ -136,7 +136,7 @@ def test_average_precision_equals_its_definition(k, distinct):
         hits = [(q, g) in right for g in order]
         total = sum(np.mean(hits[: i + 1]) for i in range(min(k, 25)) if hits[i])
         expected.append(total / max(min(k, sum(hits)), 1))
-    found = average_precision(queries, gallery, edges(right), k, block_size=7)
+    found = average_precision(places(queries, gallery, edges(right), k, block_size=7), k)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert found[-1] == 0
     assert k == 1 or 0 < found.mean() < 1
