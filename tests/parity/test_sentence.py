@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from parity.pretrained import EMBEDDING, wiggled
+from parity.pretrained import EMBEDDING, unit, wiggled
 
 import jaxrep
 
@@ -89,6 +89,35 @@ def encoder(tmp_path_factory):
     config = transformers.BertConfig(**size, vocab_size=len(vocabulary), max_position_embeddings=24)
     wiggled(transformers.BertModel(config), torch).save_pretrained(folder)
     return Transformer(str(folder), max_seq_length=10)
+
+
+@pytest.mark.parametrize("kind", ["MPNet", "DistilBert"])
+def test_other_encoders_read_texts_as_the_peer_does(tmp_path, kind):
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    words = sorted({word.lower() for sentence in PLAIN for word in sentence.split()})
+    special = (
+        ("<s>", "<pad>", "</s>", "[UNK]", "<mask>")
+        if kind == "MPNet"
+        else ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+    )
+    vocabulary = {word: n for n, word in enumerate((*special, *words, ".", ","))}
+    tokenizer = transformers.MPNetTokenizerFast if kind == "MPNet" else transformers.BertTokenizerFast
+    tokenizer(vocab=vocabulary).save_pretrained(tmp_path / "encoder")
+    size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    size = size if kind == "MPNet" else dict(dim=32, n_layers=2, n_heads=4, hidden_dim=64)
+    config = getattr(transformers, f"{kind}Config")(
+        **size,
+        vocab_size=len(vocabulary),
+        max_position_embeddings=24,
+        pad_token_id=vocabulary[special[kind == "MPNet"]],
+    )
+    wiggled(getattr(transformers, f"{kind}Model")(config), torch).save_pretrained(tmp_path / "encoder")
+    modules = [Transformer(str(tmp_path / "encoder")), Pooling(32, "mean")]
+    theirs = peer.SentenceTransformer(modules=modules, device="cpu")
+    theirs.save(str(tmp_path / "saved"))
+    ours, want = jaxrep.load(tmp_path / "saved"), theirs.encode(SENTENCES)
+    np.testing.assert_allclose(ours.encode_text(SENTENCES), unit(torch.tensor(want)), rtol=0, atol=EMBEDDING)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
