@@ -42,7 +42,7 @@ def intrinsic_dimension(x: Float[np.ndarray, "N D"], *, kept: float = 0.9) -> fl
     mu = np.sort(np.log(np.maximum(first, second)) - np.log(np.minimum(first, second)))
     fitted = slice(0, max(int(kept * len(mu)), 1))
     share = np.arange(1, len(mu) + 1)[fitted] / len(mu)
-    line = -np.log1p(-np.minimum(share, 1 - 0.5 / len(mu)))
+    line = -np.log1p(-share)
     flat = float(np.sum(mu[fitted] ** 2))
     return float(np.sum(mu[fitted] * line)) / flat if flat else float("inf")
 

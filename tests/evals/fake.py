@@ -49,7 +49,8 @@ class Given(Source):
     classes: int | None = None
 
     def fields(self):
-        return {name: Field((), "int32", self.classes) for name in self.names}
+        texts = {name for name in self.names if isinstance(TABLES[self.key].column(name), list)}
+        return {name: Field((), "str" if name in texts else "int32", self.classes) for name in self.names}
 
     def open(self):
         return TABLES[self.key]
