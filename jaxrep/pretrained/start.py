@@ -88,7 +88,7 @@ def fit(path: str, origin: Pretrained, method: Method, shapes: Shapes) -> Fit:
     taken = {name: source for name, source in here.items() if source in there}
     if not taken:
         raise UsageError(f"init.{path}: '{part}' of {origin.path} has none of its arrays: is it of another kind?")
-    sizes = _sizes(found.model, found.fields), _sizes(method, shapes.fields)
+    sizes = _sizes(found.model, found.fields), _sizes(method, shapes.inputs)
     ours = {name: leaf.shape for name, leaf in shapes.arrays.items()}
     return Fit(
         origin=origin,
@@ -97,7 +97,7 @@ def fit(path: str, origin: Pretrained, method: Method, shapes: Shapes) -> Fit:
         resized=_resized(path, origin.path, taken, (checkpoint.shapes, sizes[0]), (ours, sizes[1])),
         left=[name for name in here if name not in taken],
         unused=[*sorted(set(there) - set(taken.values())), *checkpoint.unused],
-        differences=_differences(part, found.model, found.fields, path, method, shapes.fields),
+        differences=_differences(part, found.model, found.fields, path, method, shapes.inputs),
     )
 
 

@@ -15,14 +15,13 @@ from jaxrep.pretrained.images import Filter, ImageTransform, channels
 from jaxrep.pretrained.mapping import Row, Table
 
 DEFAULTS = dict(
-    input_size=[3, 224, 224],
     interpolation="bicubic",
     crop_pct=0.875,
     crop_mode="center",
     mean=[0.485, 0.456, 0.406],
     std=[0.229, 0.224, 0.225],
 )
-"""What pretrained_cfg may leave out."""
+"""What pretrained_cfg may leave out, or state as null."""
 
 WITHOUT_EFFECT = frozenset({"num_classes", "global_pool", "in_chans", "img_size", "drop_rate", "drop_path_rate"})
 """Arguments of a model that say nothing here: other entries do, or they count in training alone."""
@@ -56,7 +55,7 @@ def read(source: Source, encoder: ConvNet, table: Table, ignored: Sequence[str])
             "changes alone can be read"
         )
     changes.expect(global_pool="avg", in_chans=3)
-    transform = _transform(config.part("pretrained_cfg", {**DEFAULTS, **config.values}))
+    transform = _transform(config.part("pretrained_cfg", config.values))
     field = Field((transform.height, transform.width, 3), "uint8")
     tower = Tower(dataclasses.replace(encoder, pixels=transform.pixels), field, table, transform=transform)
     return single("image", tower, ignored=(*ignored, *IGNORED))
@@ -64,6 +63,8 @@ def read(source: Source, encoder: ConvNet, table: Table, ignored: Sequence[str])
 
 def _transform(config: Config) -> ImageTransform:
     """The shorter side is resized to 1 / crop_pct of the result's, and the middle cut out, as torchvision does."""
+    stated = {name: value for name, value in config.values.items() if value is not None}
+    config = Config({"input_size": None, **DEFAULTS, **stated}, config.file)
     size, crop, mode = config.values["input_size"], config.number("crop_pct"), config.values["crop_mode"]
     side = size[-1] if isinstance(size, list) and size else None
     if not isinstance(side, int) or side < 1 or size != [3, side, side]:

@@ -71,7 +71,8 @@ def test_every_architecture_has_timms_tensors_and_shapes(tmp_path, name):
         theirs = timm.create_model(name).state_dict()
     types = {torch.float32: "F32", torch.int64: "I64"}
     entries = {key: Entry(tuple(value.shape), types[value.dtype], tmp_path) for key, value in theirs.items()}
-    source = Source(tmp_path, Config({"architecture": name}, tmp_path), Tensors(entries, tmp_path), None)
+    config = Config({"architecture": name, "input_size": [3, 64, 64]}, tmp_path)
+    source = Source(tmp_path, config, Tensors(entries, tmp_path), None)
     unused = load.understood(source, load.TIMM[name]).unused
     assert {key.split(".")[-1] for key in unused if key.split(".")[0] not in ("fc", "classifier")} == {
         "num_batches_tracked"

@@ -30,13 +30,15 @@ PUBLISHED = {  # with a classifier of 1000 classes, as torchvision's model pages
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_an_architecture_has_the_published_number_of_parameters(tmp_path, name):
-    source = Source(tmp_path, Config({"architecture": name}, tmp_path), Tensors({}, tmp_path), None)
+    config = Config({"architecture": name, "input_size": [3, 64, 64]}, tmp_path)
+    source = Source(tmp_path, config, Tensors({}, tmp_path), None)
     found = load.TIMM[name](source).model
     module = nnx.eval_shape(lambda: found.build(nnx.Rngs(0), inputs=load.TIMM[name](source).fields))
     count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)))
     assert count + 1000 * (found.encoder.features + 1) == PUBLISHED[name]
 
 
+SIDE = CONFIGS["resnet"]["pretrained_cfg"]
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -75,7 +77,7 @@ def stated(path, **changes):
 def test_pictures_are_what_the_config_says(tmp_path):
     folder(tmp_path, "resnet")
     assert jaxrep.load(tmp_path).transforms["image"].shorter == 36  # 32 / 0.875, rounded down
-    cut = dict(input_size=[3, 32, 32], crop_pct=0.95, interpolation="bilinear", std=[0.5] * 3)
+    cut = dict(SIDE, crop_pct=0.95, crop_mode=None, interpolation="bilinear", std=[0.5] * 3)
     stated(tmp_path, pretrained_cfg=cut)
     transform = jaxrep.load(tmp_path).transforms["image"]
     assert isinstance(transform, ImageTransform)
@@ -93,10 +95,11 @@ def test_pictures_are_what_the_config_says(tmp_path):
         (dict(model_args=dict(output_stride=8, in_chans=3)), "'model_args' changes output_stride of the architecture"),
         (dict(model_args=dict(in_chans=1)), "'in_chans' is 1, and models with 3 alone"),
         (dict(pretrained_cfg=dict(input_size=[3, 32, 48])), "'input_size' is [3, 32, 48], and pictures of"),
-        (dict(pretrained_cfg=dict(crop_mode="border")), "'crop_mode' is 'border' and 'crop_pct' is 0.875"),
-        (dict(pretrained_cfg=dict(crop_pct=0)), "'crop_mode' is 'center' and 'crop_pct' is 0;"),
-        (dict(pretrained_cfg=dict(interpolation="random")), "'interpolation' is 'random', and nearest,"),
-        (dict(pretrained_cfg=dict(mean=[1, 2])), "'mean' should be three numbers, and is [1, 2]"),
+        (dict(pretrained_cfg={}), "'input_size' is None, and pictures of"),
+        (dict(pretrained_cfg=dict(SIDE, crop_mode="border")), "'crop_mode' is 'border' and 'crop_pct' is 0.875"),
+        (dict(pretrained_cfg=dict(SIDE, crop_pct=0)), "'crop_mode' is 'center' and 'crop_pct' is 0;"),
+        (dict(pretrained_cfg=dict(SIDE, interpolation="random")), "'interpolation' is 'random', and nearest,"),
+        (dict(pretrained_cfg=dict(SIDE, mean=[1, 2])), "'mean' should be three numbers, and is [1, 2]"),
         (dict(architecture="resnet34"), "lacks tensor 'layer1.2.conv1.weight'"),
         (dict(architecture="resnet50"), "lacks tensor 'layer1.0.conv3.weight'"),
     ],
