@@ -14,7 +14,7 @@ import tyro
 from jaxrep.data.order import Order, Uniform
 from jaxrep.data.source import Source
 from jaxrep.data.tokenize import Bytes, Tokenizer
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, clashes
 from jaxrep.mesh import Mesh
 from jaxrep.methods.method import Method
 from jaxrep.objective import Term
@@ -196,6 +196,7 @@ class Recipe:
             yield f"examples={self.examples} is less than one batch of {self.data.batch_size}: no step would be made"
         if self.checkpoint.best and not self.evals:
             yield f"checkpoint.best is '{self.checkpoint.best}', and there are no evals that would measure it"
+        yield from clashes(self.evals)
         if not self.objective:
             yield "objective has no term: nothing would be learnt"
         if not 0 <= self.seed < 2**32:

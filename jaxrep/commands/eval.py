@@ -1,28 +1,94 @@
-"""Measures the model of a run by the evaluations of its recipe."""
+"""Measures a model by the evaluations of its run's recipe, or by others.
+
+With --evals, by those of another recipe, or by an evaluation or a tuple of them that a Python file declares; so is a
+public checkpoint, which has no recipe.
+"""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from jaxrep.commands.models import add_arguments, check_out, load
-from jaxrep.errors import UsageError
+from jaxrep.errors import UsageError, hint
+
+if TYPE_CHECKING:
+    from jaxrep.evals.eval import Eval
+    from jaxrep.model import Model
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep eval RUN [--checkpoint latest|best] [--weights auto|raw|ema] [--out FILE]``"""
+    """``jaxrep eval MODEL [--evals FILE[:NAME] …] [--checkpoint latest|best] [--weights auto|raw|ema] [--out FILE]``"""
     parser = argparse.ArgumentParser(prog="jaxrep eval", description=__doc__)
-    add_arguments(parser)
-    parser.add_argument("--out", metavar="FILE", type=Path, help="a JSON file of the metrics, by name")
+    add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
+    parser.add_argument(
+        "--evals",
+        metavar="FILE[:NAME]",
+        nargs="+",
+        default=[],
+        help="in place of the run's own: those of a recipe (the default NAME), an evaluation, or a tuple of them, "
+        "as experiments/clip.py:tiny",
+    )
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="a JSON file of the metrics, by name; and beside it FILE.npz, their values an example",
+    )
     given = parser.parse_args(args)
     check_out(given.out)
-    model, recipe = load(given)
-    if not recipe.evals:
-        raise UsageError(f"the recipe of {given.run} has no evaluation: its field evals is empty")
-    from jaxrep.evals.eval import measure, table
+    others = tuple(each for target in given.evals for each in declared(target))
+    model, evals = _model(given, others)
+    from jaxrep.evals.eval import clashes, measure, table
 
-    metrics = measure(recipe.evals, model)
+    if clash := next(clashes(evals), None):
+        raise UsageError(f"--evals: {clash}")
+    metrics = measure(evals, model)
     print(table(metrics))
     if given.out:
+        from jaxrep.evals import sample
         from jaxrep.train.run import write_json
 
+        sample.save(given.out.with_suffix(".npz"), metrics)
         write_json(given.out, metrics)
     return 0
+
+
+def declared(target: str) -> "tuple[Eval, ...]":
+    """The evaluations at ``FILE[:NAME]``, checked. Raises UsageError."""
+    from jaxrep.experiment import load_module
+    from jaxrep.spec import problems
+
+    file, _, name = target.partition(":")
+    module, name = load_module(Path(file)), name or "recipe"
+    evals = _evals(getattr(module, name, None))
+    if not evals:
+        named = [each for each, value in vars(module).items() if _evals(value)]
+        raise UsageError(f"{file} has no evaluations named {name!r}; {hint(name, named)}")
+    if wrong := problems(evals, target):
+        raise UsageError(wrong[0])
+    return evals
+
+
+def _evals(value: Any) -> "tuple[Eval, ...]":
+    """The evaluations that a value of a module declares; none where it declares something else."""
+    from jaxrep.evals.eval import Eval
+    from jaxrep.recipe import Recipe
+
+    found = value.evals if isinstance(value, Recipe) else (value,) if isinstance(value, Eval) else value
+    return found if isinstance(found, tuple) and all(isinstance(each, Eval) for each in found) else ()
+
+
+def _model(given: argparse.Namespace, others: "tuple[Eval, ...]") -> "tuple[Model, tuple[Eval, ...]]":
+    """The model, and what it is measured by: ``others``, or what its recipe says. Raises UsageError."""
+    from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
+
+    if is_checkpoint(given.run):
+        if not others:
+            raise UsageError(f"{given.run} is a public checkpoint, which has no evaluations of its own: give --evals")
+        return load_checkpoint(given.run), others
+    model, recipe = load(given)
+    if not (evals := others or recipe.evals):
+        raise UsageError(
+            f"the recipe of {given.run} has no evaluation: its field evals is empty; give others by --evals"
+        )
+    return model, evals

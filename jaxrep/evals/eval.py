@@ -1,5 +1,6 @@
 """What every evaluation is: it owns its data and receives the model."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from jaxrep.model import Model
@@ -26,6 +27,14 @@ class Eval:
         """Flat metrics, as ``retrieval/image_to_text/r1``; fractions from 0 to 1. One that sums up examples is a
         ``Sample``, so that its interval is known."""
         raise TypeError(f"{type(self).__name__} does not measure anything")
+
+
+def clashes(evals: Iterable[Eval]) -> Iterator[str]:
+    """A sentence for each name that two evaluations have: the metrics of one would hide those of the other."""
+    names = Counter(getattr(each, "name", type(each).__name__) for each in evals)
+    for name, count in names.items():
+        if count > 1:
+            yield f"{count} evaluations are named '{name}', and so would their metrics be: give each a name of its own"
 
 
 def measure(evals: Iterable[Eval], model: Model) -> dict[str, float]:

@@ -2,6 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
+
+import pytest
+
+from jaxrep.evals import sample
 
 
 def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path):
@@ -11,6 +16,64 @@ def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path
     printed = dict(line.split() for line in out.splitlines())
     assert printed == {name: f"{value:.4f}" for name, value in results.items()}
     assert {"retrieval/image_to_text/r1", "retrieval/text_to_image/r10"} <= printed.keys()
+
+
+OTHERS = """
+from jaxrep.data.files import Csv
+from jaxrep.evals.retrieval import Retrieval
+from jaxrep.evals.vocabulary_free import VocabularyFree
+
+source = Csv(path="{pictures}/pairs.csv", image_size=8)
+one = Retrieval(data=source, name="mine")
+two = (one, VocabularyFree(data=source, label="text", captions=source))
+twice = (one, one)
+wrong = Retrieval(data=source, ks=(0,))
+"""
+
+
+@pytest.fixture
+def others(pictures, tmp_path):
+    file = tmp_path / "others.py"
+    file.write_text(OTHERS.format(pictures=pictures))
+    return file
+
+
+def test_other_evaluations_are_taken_from_a_file(jaxrep_says, run_dir, results, others, tmp_path):
+    out = tmp_path / "metrics.json"
+    assert jaxrep_says("eval", run_dir, "--evals", f"{others}:two", "--out", out)[::2] == (0, "")
+    found = json.loads(out.read_text())
+    assert {name.replace("mine/", "retrieval/"): value for name, value in found.items() if "mine" in name} == results
+    assert {"vocabulary_free/iou", "vocabulary_free/cluster_accuracy"} < found.keys()
+    assert float(sample.read(tmp_path / "metrics.npz")["mine/image_to_text/r1"]) == found["mine/image_to_text/r1"]
+    assert len(sample.read(tmp_path / "metrics.npz")["mine/image_to_text/r1"].values) == 12
+    recipe = Path(__file__).parents[1] / "tiny.py"
+    for target in (f"{recipe}:measured", recipe):
+        told = jaxrep_says("eval", run_dir, "--evals", target)[2]
+        assert "has no evaluations named" in told and told.rstrip().endswith("there are none")
+
+
+def test_evaluations_that_cannot_be_are_one_sentence(jaxrep_says, run_dir, others, tmp_path):
+    for target, told in [
+        (
+            f"{others}:on",
+            f"{others} has no evaluations named 'on'; did you mean one? there are: one, two, twice, wrong",
+        ),
+        (f"{others}:twice", "--evals: 2 evaluations are named 'mine'"),
+        (f"{others}:wrong", "ks counts candidates, from 1, and is not (0,)"),
+        (tmp_path / "none.py", "none.py is not an experiment file"),
+    ]:
+        status, out, err = jaxrep_says("eval", run_dir, "--evals", target)
+        assert (status, out) == (2, "") and told in err and "Traceback" not in err
+    (tmp_path / "config.json").write_text("{}")
+    assert "has no evaluations of its own: give --evals" in jaxrep_says("eval", tmp_path)[2]
+
+
+def test_a_tower_that_the_run_does_not_have_is_one_sentence(jaxrep_says, run_dir, others):
+    with others.open("a") as file:
+        file.write("titled = Csv(path=source.path, image_size=8, captions=('title',))\n")
+        file.write("three = Retrieval(data=titled, text='title')\n")
+    status, _, err = jaxrep_says("eval", run_dir, "--evals", f"{others}:three")
+    assert status == 2 and "the model has no tower that reads 'title'; " in err
 
 
 def test_what_is_missing_is_one_sentence(jaxrep_says, run_dir, tmp_path):
