@@ -68,20 +68,41 @@ def places(
     Raises:
         JaxrepError: an embedding is not finite; it is named by its row.
     """
+    return graded_places(queries, gallery, positives, None, k, block_size=block_size)[0]
+
+
+def graded_places(
+    queries: Float[np.ndarray, "Q D"],
+    gallery: Float[np.ndarray, "G D"],
+    positives: Pairs,
+    grades: Int[np.ndarray, " E"] | None,
+    k: int,
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> tuple[Int[np.ndarray, "Q P"], Int[np.ndarray, "Q P"]]:
+    """``places``, and the grades of these candidates, 0 after the last.
+
+    Args:
+        grades: how right each pair is, from 1; 0 for a candidate that is taken out of this query's ranking. Of equally
+            similar ones the less right come first. None: all are 1.
+    """
     require_finite(queries, lambda i: f"query {i}")
     require_finite(gallery, lambda i: f"candidate {i}")
+    grades = np.ones(len(positives[0]), np.int64) if grades is None else grades
     similarity = _similarities(queries, gallery, positives, block_size)
-    order = np.lexsort((-similarity, positives[0]))
-    query, similarity = positives[0][order], similarity[order]
-    counts = np.bincount(query, minlength=len(queries))
-    place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-    tied = _right_ones_at_least(query, similarity)
-    first = place < k
+    order = np.lexsort((grades, -similarity, positives[0]))
+    query, similarity, grades = positives[0][order], similarity[order], grades[order]
+    right = grades > 0
+    counts = np.bincount(query, right, len(queries)).astype(np.int64)
+    place = np.cumsum(right) - 1 - (np.cumsum(counts) - counts)[query]
+    first = right & (place < k)
+    known = _known_at_least(query, similarity)[first]
     query, place = query[first], place[first]
-    wrong = at_least(queries[query], gallery, similarity[first] - TIE, block_size=block_size) - tied[first]
-    found = np.full((len(queries), min(k, counts.max(initial=0))), NEVER)
-    found[query, place] = 1 + place + wrong
-    return found
+    wrong = at_least(queries[query], gallery, similarity[first] - TIE, block_size=block_size) - known
+    shape = len(queries), min(k, counts.max(initial=0))
+    found, found_grades = np.full(shape, NEVER), np.zeros(shape, np.int64)
+    found[query, place], found_grades[query, place] = 1 + place + wrong, grades[first]
+    return found, found_grades
 
 
 def average_precision(places: Int[np.ndarray, "Q P"], k: int) -> Float[np.ndarray, " Q"]:
@@ -201,8 +222,8 @@ def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.where(size < limits.max / 100, (width + 2) * (limits.eps * size + limits.tiny), np.inf)
 
 
-def _right_ones_at_least(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """How many right candidates of its query reach each one's bar, where they are sorted by query and by similarity.
+def _known_at_least(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """How many of its query's own pairs reach each one's bar, where they are sorted by query and by similarity.
 
     One more than its place, but for ties: those end where the fall to the next one is more than a tie.
     """

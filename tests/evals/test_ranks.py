@@ -140,3 +140,24 @@ def test_average_precision_equals_its_definition(k, distinct):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert found[-1] == 0
     assert k == 1 or 0 < found.mean() < 1
+
+
+def test_a_candidate_of_grade_0_is_as_if_it_were_not_there():
+    random = np.random.default_rng(4)
+    vectors = random.normal(size=(9, 4)).astype(np.float32)
+    queries, gallery = vectors[:6], vectors[random.integers(9, size=20)]  # with ties
+    right = {
+        (q, int(g)): int(grade)
+        for q in range(6)
+        for g, grade in zip(random.permutation(20), [2, 1, 3, 0], strict=False)
+    }
+    pairs = edges(right)
+    grades = np.array([right[pair] for pair in zip(*(part.tolist() for part in pairs), strict=True)])
+    found, found_grades = module.graded_places(queries, gallery, pairs, grades, 3)
+    for q in range(6):
+        kept = [g for g in range(20) if right.get((q, g)) != 0]
+        own = {g: grade for (query, g), grade in right.items() if query == q and grade}
+        similarity = {g: round(float(queries[q].astype(np.float64) @ gallery[g].astype(np.float64)), 9) for g in kept}
+        order = sorted(kept, key=lambda g: (-similarity[g], own.get(g, 0)))
+        expected = [(1 + i, own[g]) for i, g in enumerate(order) if g in own]
+        assert [*zip(found[q].tolist(), found_grades[q].tolist(), strict=True)] == expected
