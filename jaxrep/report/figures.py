@@ -86,30 +86,35 @@ def similarity(space: Space, ids: Sequence[int]) -> str:
 
 
 def confusion(labels: Labels) -> str:
-    """Share of each class's pictures (rows) that are taken for each class (columns)."""
+    """Share of the pictures of each class that occurs (rows) that are taken for each class (columns)."""
     k = len(labels.names)
-    counts = np.zeros((k, k))
+    counts = np.zeros((k, k), int)
     np.add.at(counts, (labels.right, labels.taken), 1)
+    rows = np.flatnonzero(counts.any(1))
+    counts, names = counts[rows], list(labels.names)
     total = counts.sum(1, keepdims=True)
+    hover = [
+        [f"{names[i]} taken for {name}: {count} of {row.sum()}" for name, count in zip(names, row, strict=True)]
+        for i, row in zip(rows, counts, strict=True)
+    ]
     figure = go.Figure(layout={"template": {}})
-    hover = [[f"{a} taken for {b}: {counts[i, j]:.0f} of {total[i, 0]:.0f}" for j, b in enumerate(labels.names)]
-             for i, a in enumerate(labels.names)]  # fmt: skip
     figure.add_heatmap(
-        z=(counts / total.clip(1)).round(4),
-        x=list(labels.names),
-        y=list(labels.names),
+        z=(counts / total).round(4),
+        x=names,
+        y=[names[i] for i in rows],
         text=hover,
         hovertemplate="%{text}<extra></extra>",
         colorscale=HEAT,
         zmin=0,
         zmax=1,
     )
-    return _matrix(figure, "taken for", "class", ticks=k <= 24)
+    return _matrix(figure, "taken for", "class", ticks=k <= 24, square=len(rows) > 1)
 
 
-def _matrix(figure: go.Figure, x: str, y: str, ticks: bool) -> str:
-    figure.update_xaxes(title=x, showticklabels=ticks, ticks="", constrain="domain", showgrid=False)
-    figure.update_yaxes(title=y, showticklabels=ticks, ticks="", autorange="reversed", scaleanchor="x", showgrid=False)
+def _matrix(figure: go.Figure, x: str, y: str, ticks: bool, square: bool = True) -> str:
+    figure.update_xaxes(title=x, showticklabels=ticks, ticks="", constrain="domain", showgrid=False, zeroline=False)
+    figure.update_yaxes(title=y, showticklabels=ticks, ticks="", autorange="reversed", showgrid=False, zeroline=False)
+    figure.update_yaxes(scaleanchor="x" if square else None)
     figure.update_layout(height=460)
     return _json(figure)
 
@@ -162,8 +167,8 @@ def _map(flat: np.ndarray, parts: Sequence[Points], about: Sequence[tuple[int, s
         figure.add_scatter(
             x=x, y=y, name=part.name, customdata=hover[part.at], mode="markers", marker=marker, hoverinfo="none"
         )
-    figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False)
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
     figure.update_layout(height=440 + 10 * len(parts), showlegend=len(parts) > 1, hovermode="closest")
     return _json(figure)
 

@@ -206,6 +206,7 @@ def _space(run: str, colours: dict[str, str], space: Space, album: Album) -> dic
         shown["by_picture"] = search(space.image, space.text, space.match)
         shown["similarity"] = figures.similarity(space, ids)
         shown["gap"] = figures.gap_map(space, ids) if many else ""
-    shown["confusion"] = figures.confusion(space.labels) if space.labels else ""
+    matrices = [*space.zeroshot, *([space.labels] if space.labels else [])]
+    shown["confusions"] = [(figures.confusion(labels), labels) for labels in matrices]
     shown["neighbours"] = figures.neighbours_map(space, ids) if many else ""
     return shown

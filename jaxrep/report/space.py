@@ -12,6 +12,7 @@ from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.eval import Eval
 from jaxrep.evals.ranks import TIE, require_finite
+from jaxrep.evals.zeroshot import ZeroShot, class_embeddings
 from jaxrep.model import Model
 from jaxrep.recipe import Recipe
 from jaxrep.spec import brief, children, difference
@@ -28,7 +29,7 @@ class Labels:
 
     field: str
     names: Sequence[str]
-    """Of the classes that occur or are taken for."""
+    """Of all classes that an example could be taken for."""
     right: Int[np.ndarray, " n"]
     taken: Int[np.ndarray, " n"]
     by: str
@@ -52,6 +53,9 @@ class Space:
     match: Bool[np.ndarray, "n n"]
     """Whether text j is right for picture i."""
     labels: Labels | None
+    """At least two classes that occur, by the nearest mean."""
+    zeroshot: Sequence[Labels]
+    """By the names of the classes, of each such evaluation."""
 
 
 def spaces(model: Model, recipe: Recipe) -> Iterator[Space]:
@@ -107,7 +111,8 @@ def _space(model: Model, data: Source, evals: Sequence[Eval]) -> Space:
         image=embedded,
         text=placed,
         match=matches(rows.get(f"{image}_id"), rows.get(f"{name}_id"), texts),
-        labels=_labels(model, examples, rows, evals, embedded, name),
+        labels=_labels(examples, rows, evals, embedded),
+        zeroshot=[labels for each in evals if (labels := _zeroshot(each, model, examples, rows, embedded))],
     )
 
 
@@ -168,29 +173,31 @@ def search(
 # Classes -------------------------------------------------------------------------------------------------------------
 
 
+def _zeroshot(
+    each: Eval, model: Model, examples: Examples, rows: Mapping[str, Any], image: Float[np.ndarray, "n D"]
+) -> Labels | None:
+    """None where the evaluation is another one, or has more classes than a matrix shows."""
+    if not isinstance(each, ZeroShot):
+        return None
+    names = each.classes or tuple(examples.classes.get(each.label, ()))
+    if not 2 <= len(names) <= CLASSES:
+        return None
+    prototypes = class_embeddings(model, names, each.templates, each.text)
+    taken = (image @ prototypes.T).argmax(1)
+    return Labels(each.label, names, np.asarray(rows[each.label]), taken, f"the nearest name ({each.name})")
+
+
 def _labels(
-    model: Model,
-    examples: Examples,
-    rows: Mapping[str, Any],
-    evals: Sequence[Eval],
-    image: Float[np.ndarray, "n D"],
-    text: str | None,
+    examples: Examples, rows: Mapping[str, Any], evals: Sequence[Eval], image: Float[np.ndarray, "n D"]
 ) -> Labels | None:
     """By the labels of an evaluation, or by others of the data where only one class of those occurs here."""
-    asked = [_field(each, "label") for each in evals]
-    for name in dict.fromkeys([*asked, *sorted(examples.classes)]):
-        right = np.asarray(rows[name]) if name in rows else np.empty(0)
+    for name in dict.fromkeys([*(_field(each, "label") for each in evals), *sorted(examples.classes)]):
+        right = np.asarray(rows.get(name, ()))
         present = np.unique(right)
-        if right.dtype.kind not in "iu" or not 2 <= len(present) <= CLASSES:
-            continue
-        classes = examples.classes.get(name)
-        index = np.searchsorted(present, right)
-        names = [str(classes[i]) if classes else str(i) for i in present]
-        if text is None or not classes:
-            return Labels(name, names, index, _nearest_mean(image, index), "the nearest mean of the class's others")
-        prototypes = model.encode_text(names, text)
-        taken = (image @ prototypes.T).argmax(1)
-        return Labels(name, names, index, taken, "the nearest name among these classes")
+        if right.ndim == 1 and right.dtype.kind in "iu" and 2 <= len(present) <= CLASSES:
+            index, classes = np.searchsorted(present, right), examples.classes.get(name)
+            names = [str(classes[i]) if classes else str(i) for i in present]
+            return Labels(name, names, index, _nearest_mean(image, index), "the nearest mean of the others of a class")
     return None
 
 

@@ -136,13 +136,21 @@ def test_a_missing_package_is_named_with_what_installs_it(tmp_path, jaxrep_says,
 WATCH = """<script>
 const widths = () => [...document.images].map((img) => img.naturalWidth).join();
 const told = setInterval(() => {
-  if (document.documentElement.dataset.ready) { document.body.dataset.widths = widths(); clearInterval(told); }
+  if (!document.documentElement.dataset.ready) return;
+  clearInterval(told);
+  const map = [...document.querySelectorAll("#map .plot")].at(-1);
+  map.scrollIntoView({ block: "center", behavior: "instant" });
+  const point = map.querySelector(".points path").getBoundingClientRect();
+  const over = { clientX: point.x + point.width / 2, clientY: point.y + point.height / 2, bubbles: true, view: window };
+  map.querySelector(".nsewdrag").dispatchEvent(new MouseEvent("mousemove", over));
+  document.body.dataset.hover = document.getElementById("hover").innerHTML;
+  document.body.dataset.widths = widths();
 }, 50);
 </script></body>"""
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt-get install chromium)")
-def test_a_browser_draws_it_without_an_error(file, page, tmp_path):
+def test_a_browser_draws_it_without_an_error_and_shows_the_picture_of_a_point(file, page, tmp_path):
     watched = tmp_path / "page.html"
     watched.write_text(file.read_text().replace("</body>", WATCH))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
@@ -153,6 +161,7 @@ def test_a_browser_draws_it_without_an_error(file, page, tmp_path):
     body = next(attributes for tag, attributes in drawn.tags if tag == "body")
     widths = [int(width) for width in body["data-widths"].split(",")]
     assert widths and min(widths) > 0
+    assert re.search(r'<img src="data:image/webp;base64,[^"]+" alt="">picture \d+', body["data-hover"])
     plots = sum("main-svg" in attributes.get("class", "") for _, attributes in drawn.tags)
     assert plots >= len([1 for _, attributes in page.tags if "data-figure" in attributes])
     assert file.stat().st_size < 15e6
