@@ -18,6 +18,7 @@ from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field
 from jaxrep.data.picture import fitted
+from jaxrep.data.tables import tables_of
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import ROWS, Mesh, shardings
@@ -83,7 +84,7 @@ class Model:
 
     def shared(self, want: Sequence[str]) -> dict[str, np.ndarray]:
         """Outputs that belong to no row, as a table of classes or the scale."""
-        found = self._structure.merge(self._arrays).shared({}, INFERENCE)
+        found = self._structure.merge(self._arrays).shared(tables_of(self._arrays), INFERENCE)
         return {name: np.asarray(_named(found, name, "the model")) for name in want}
 
     def _in_blocks(self, batch: Mapping[str, Any], want: tuple[str, ...], *, unit: bool) -> dict[str, np.ndarray]:

@@ -13,6 +13,7 @@ import tyro
 
 from jaxrep.data.order import Order, Uniform
 from jaxrep.data.source import Source
+from jaxrep.data.tables import Table
 from jaxrep.data.tokenize import Bytes, Tokenizer
 from jaxrep.evals.eval import Eval, clashes
 from jaxrep.mesh import Mesh
@@ -37,6 +38,8 @@ class Data:
     """How texts become token ids."""
     texts: tuple[str, ...] = ("text",)
     """Fields of an example that are tokenised; other strings stay on the host."""
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    """What a method reads once a step and not by example, as the texts of all classes, by name."""
     order: Order = Uniform()
     """The order of the examples, a pure function of the seed and the position."""
     workers: int = execution(0)

@@ -59,6 +59,8 @@ class Warmup(Schedule):
     """Highest value, reached at the end of the warm-up."""
     warmup_steps: int = 0
     """Steps of linear rise from zero."""
+    held: float = 0.0
+    """A constant value during the warm-up, in place of the rise; 0: it rises."""
     cooldown_steps: int = 0
     """Steps of linear fall to zero at the end of training."""
 
@@ -75,7 +77,8 @@ class Warmup(Schedule):
         return jnp.clip((tick.step - self.warmup_steps) / max(tick.total_steps - self.warmup_steps, 1), 0.0, 1.0)
 
     def __call__(self, tick: Tick) -> Array:
-        rise = jnp.minimum((tick.step + 1) / max(self.warmup_steps, 1), 1.0) if self.warmup_steps else 1.0
+        first = self.held / self.peak if self.held else (tick.step + 1) / max(self.warmup_steps, 1)
+        rise = jnp.where(tick.step < self.warmup_steps, first, 1.0)
         fall = jnp.minimum((tick.total_steps - tick.step) / self.cooldown_steps, 1.0) if self.cooldown_steps else 1.0
         return jnp.float32(self.peak * rise * fall * self.decay(tick))
 

@@ -11,6 +11,7 @@ from flax import nnx
 
 from jaxrep.batch import Field, Tick
 from jaxrep.data.fields import batch_fields
+from jaxrep.data.tables import table_fields
 from jaxrep.errors import UsageError, hint
 from jaxrep.paths import PathError
 from jaxrep.recipe import Recipe
@@ -26,11 +27,17 @@ class Shapes:
 
     batch: Mapping[str, jax.ShapeDtypeStruct]  # as it leaves the host
     fields: Mapping[str, Field]  # as the method sees it, after the views
+    tables: Mapping[str, Field]  # whole shapes, by path
     computation: Computation
     arrays: Mapping[str, Any]  # shapes of the model, by path
     outputs: Mapping[str, Any]  # of rows, join and shared
     rows: frozenset[str]  # names of the outputs that lead with B
     statistics: tuple[str, ...]  # paths of running statistics that ``rows`` returns
+
+    @property
+    def inputs(self) -> dict[str, Field]:
+        """What a method is built from."""
+        return {**self.fields, **self.tables}
 
     @property
     def structure(self) -> Structure:
@@ -75,8 +82,12 @@ def shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
         name: Field(leaf.shape[1:], str(leaf.dtype), fields[name].classes if name in fields else None)
         for name, leaf in seen.items()
     }
-    module = _traced("method", lambda: recipe.method.build(nnx.Rngs(0), inputs=after), by=nnx.eval_shape)
+    data = recipe.data
+    tables = table_fields(data.tables, data.train, data.tokenizer)
+    inputs = {**after, **tables}
+    module = _traced("method", lambda: recipe.method.build(nnx.Rngs(0), inputs=inputs), by=nnx.eval_shape)
     structure, arrays = split(module)
+    arrays |= {path: jax.ShapeDtypeStruct(field.shape, field.dtype) for path, field in tables.items()}
     computation = dataclasses.replace(views, structure=structure)
 
     def emit(arrays: Arrays, batch: Any, tick: Tick):
@@ -86,7 +97,7 @@ def shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
 
     outputs, shared, statistics = _traced("method", emit, arrays, seen, tick)
     rows = frozenset(outputs.keys() - shared.keys())
-    result = Shapes(batch, after, computation, arrays, outputs, rows, tuple(statistics))
+    result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(statistics))
     _check(recipe, result, seen, tick)
     return result
 

@@ -32,6 +32,10 @@ CASES = {
     "warm-up and constant": (WarmupConstant(peak=2.0, warmup_steps=WARM), 2 * RISE),
     "warm-up and cosine": (WarmupCosine(peak=2.0, warmup_steps=WARM, end=0.5), RISE * (0.5 + 1.5 * HALF_COSINE)),
     "warm-up and line": (WarmupLinear(peak=2.0, warmup_steps=WARM, end=0.5), RISE * (2 - 1.5 * DONE)),
+    "held, then cosine": (
+        WarmupCosine(peak=2.0, warmup_steps=WARM, held=0.1),
+        np.where(STEPS < WARM, 0.1, 2 * HALF_COSINE),
+    ),
     "no warm-up": (WarmupLinear(peak=2.0), 2 - 2 * STEPS / TOTAL),
     "reciprocal": (WarmupReciprocal(peak=2.0, warmup_steps=WARM, timescale_steps=5), 2 * RISE * 5 / (5 + SINCE)),
     "inverse square root": (

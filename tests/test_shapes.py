@@ -139,7 +139,7 @@ def test_mistakes_of_shape_inside_a_part_become_sentences_with_their_place():
         "views: a square crop of 9 pixels does not fit 'image' of (8, 8)"
     )
     sound = Dual(towers={"sound": tiny.Patches(), "text": tiny.Ids()}, dim=4)
-    assert told(RECIPE.replace(method=sound)).startswith("method: tower 'sound' reads a field that the batch lacks")
+    assert told(RECIPE.replace(method=sound)).startswith("method: tower 'sound' reads the field 'sound'")
     swapped = Dual(towers={"image": tiny.Patches(), "text_id": TextTransformer(width=8, depth=1, heads=2)}, dim=4)
     assert told(RECIPE.replace(method=swapped)).startswith(
         "method: text_id: a text transformer reads token ids of shape (L,)"

@@ -205,6 +205,35 @@ class First(Wrapped):
 
 
 @spec
+class Shots(Wrapped):
+    """As many examples of each class, drawn once: a few-shot training set. A class with fewer gives all that it has."""
+
+    count: int
+    """Examples of a class."""
+    label: str = "label"
+    """Field of the classes; an example of a class below 0 is left out."""
+    seed: int = 0
+    """Seed of the draw; a larger count holds the examples of a smaller one."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.count < 1:
+            yield f"count is a number of examples: at least 1, got {self.count}"
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.label,)
+
+    def open(self) -> Examples:
+        examples = self.source.open()
+        labels = np.asarray(examples.column(self.label))
+        order = np.random.default_rng(self.seed).permutation(len(labels))
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        sorted_labels = labels[by_class]
+        place = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
+        return Subset(examples, np.sort(by_class[(place < self.count) & (sorted_labels >= 0)]))
+
+
+@spec
 class Filtered(Wrapped):
     """The examples that fulfil all conditions; their indices are held in memory, at most eight bytes an example."""
 

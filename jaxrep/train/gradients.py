@@ -8,6 +8,7 @@ import jax
 from flax import nnx
 
 from jaxrep.batch import Array, Batch, Outputs, Tick
+from jaxrep.data.tables import tables_of
 from jaxrep.methods.method import STATISTICS
 from jaxrep.objective import Metrics, Term, evaluate
 from jaxrep.train.partition import Arrays, Structure
@@ -39,7 +40,7 @@ class Computation:
 
     def shared(self, arrays: Arrays, tick: Tick) -> Outputs:
         """Outputs that do not lead with B."""
-        return self.structure.merge(arrays).shared({}, tick.at("shared"))
+        return self.structure.merge(arrays).shared(tables_of(arrays), tick.at("shared"))
 
     def join(self, arrays: Arrays, outputs: Outputs, batch: Batch, tick: Tick) -> tuple[Outputs, dict[str, Any]]:
         """All outputs, those of the whole batch included, and new running statistics by path."""

@@ -77,10 +77,10 @@ def take(mine: Mapping[str, jax.Array], path: str, theirs: Arrays, part: str, wh
 def renewed(setup: "Setup", arrays: Arrays) -> Arrays:
     """The arrays with state parts (averages) made anew from the parts that they remember."""
     module = setup.shapes.structure.merge(arrays)
-    for name, (part, reads) in setup.recipe.method.parts(setup.shapes.fields).items():
+    for name, (part, reads) in setup.recipe.method.parts(setup.shapes.inputs).items():
         if reads is SELF:
             setattr(module, name, part.build(nnx.Rngs(setup.recipe.seed), inputs=module))
-    return split(module)[1]
+    return {**arrays, **split(module)[1]}
 
 
 def find_run(origin: From, setup: "Setup") -> Path:

@@ -109,12 +109,17 @@ class Run:
         host = "" if of_all or jax.process_count() == 1 else f"-{jax.process_index()}"
         write_json(self.path / f"data_ledger{host}.json", ledger.to_json())
 
-    def tokenizer(self, recipe: Recipe, texts: Callable[[], Iterable[str]]) -> LoadedTokenizer:
-        """The run's tokenizer; its vocabulary is learnt or read once and kept."""
+    def tokenizer(
+        self,
+        recipe: Recipe,
+        texts: Callable[[], Iterable[str]],
+        inherited: Callable[[], LoadedTokenizer | None] = lambda: None,
+    ) -> LoadedTokenizer:
+        """The run's tokenizer; its vocabulary is inherited, or learnt of texts or read, once, and kept."""
         path = self.path / "tokenizer.json"
         if path.exists():
             return recipe.data.tokenizer.restore(read_json(path))
-        loaded = recipe.data.tokenizer.load(texts())
+        loaded = inherited() or recipe.data.tokenizer.load(texts())
         if hosts.main():
             write_json(path, loaded.state)
         return loaded

@@ -4,6 +4,7 @@ restored."""
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,11 +15,12 @@ from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader, Tokenize
 from jaxrep.data.prefetch import local_rows
 from jaxrep.data.source import Examples
+from jaxrep.data.tables import read_tables
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import Loaded
 from jaxrep.mesh import ROWS
-from jaxrep.recipe import Recipe
+from jaxrep.recipe import From, Recipe
 from jaxrep.shapes import Shapes, shapes
 from jaxrep.spec import problems
 from jaxrep.train.checkpoint import Checkpoints
@@ -74,7 +76,12 @@ class Setup:
             return state, meta
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
         state = run_once(lambda: initial(self.recipe, self.shapes, self.updater), out_shardings=places)
-        return start_from(self, state), {"position": 0, "ledger": EMPTY.to_json()}
+        return self._with_tables(start_from(self, state)), {"position": 0, "ledger": EMPTY.to_json()}
+
+    def _with_tables(self, state: TrainState) -> TrainState:
+        found = read_tables(self.recipe.data.tables, self.examples, self.tokenizer)
+        placed = {path: jax.device_put(values, state.rest[path].sharding) for path, values in found.items()}
+        return dataclasses.replace(state, rest={**state.rest, **placed})
 
     def compile(self) -> CompiledStep:
         """The step for these devices, from shapes and shardings alone."""
@@ -119,7 +126,7 @@ def set_up(recipe: Recipe, run: Run, loaded: Loaded | None, say: Say, devices: S
     check_reporters(recipe.log)
     run.claim(recipe, loaded, say)
     examples = recipe.data.train.open()
-    tokenizer = run.tokenizer(recipe, lambda: texts_of(recipe, examples))
+    tokenizer = run.tokenizer(recipe, lambda: texts_of(recipe, examples), lambda: inherited(recipe))
     return Setup(
         recipe=recipe,
         shapes=traced,
@@ -142,6 +149,22 @@ def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
             raise UsageError(
                 f"{name} is {size}, which {devices} devices (data x fsdp) do not divide: take a multiple of {devices}"
             )
+
+
+def inherited(recipe: Recipe) -> LoadedTokenizer | None:
+    """The tokenizer of the run or the recipe that a part starts from, where both declare the same one: its embeddings
+    are those of that vocabulary."""
+    for origin in recipe.init.values():
+        if not isinstance(origin, From):
+            continue
+        run = None if isinstance(origin.source, Recipe) else Run(Path(origin.source))
+        theirs = origin.source if run is None else run.recipe()
+        if theirs.data.tokenizer != recipe.data.tokenizer:
+            continue
+        if run is not None:
+            return run.tokenizer(theirs, tuple)
+        return inherited(theirs) or theirs.data.tokenizer.load(texts_of(theirs, theirs.data.train.open()))
+    return None
 
 
 def texts_of(recipe: Recipe, examples: Examples) -> Iterable[str]:

@@ -40,7 +40,8 @@ class TrainState:
 def initial(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainState:
     """The state before the first step (traceable): parameters, state parts and averages of the recipe's seed."""
     key = jax.random.key(recipe.seed)
-    _, arrays = split(recipe.method.build(nnx.Rngs(jax.random.fold_in(key, 0)), inputs=shapes.fields))
+    _, arrays = split(recipe.method.build(nnx.Rngs(jax.random.fold_in(key, 0)), inputs=shapes.inputs))
+    arrays |= {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.tables.items()}
     params = {path: arrays[path] for path in shapes.trained(updater)}
     return TrainState(
         params=params,

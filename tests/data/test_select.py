@@ -8,7 +8,7 @@ from jaxrep.data.captions import OneCaption
 from jaxrep.data.decode import BadSample
 from jaxrep.data.mixture import Mixture
 from jaxrep.data.order import Uniform
-from jaxrep.data.select import Fields, Filtered, First, Weighted, Where
+from jaxrep.data.select import Fields, Filtered, First, Shots, Weighted, Where
 from jaxrep.data.source import Columns, Examples, Source
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
@@ -96,6 +96,34 @@ def test_the_first_examples_are_those_of_the_source_and_end_where_its_shards_do(
     assert list(few.ends) == [3, 3, 4, 4] and few.shard(3) == whole.shard(3)
     assert len(First(source=Pairs(), count=10**6).open()) == len(whole)
     assert problems(First(source=Pairs(), count=0)) == ["count is a number of examples: at least 1, got 0"]
+
+
+def test_shots_are_as_many_of_each_class_and_fewer_are_among_more():
+    labels = np.random.default_rng(0).integers(-1, 4, 60)
+    TABLE["examples"] = Columns({"label": labels})
+    drawn = {}
+    for count in (1, 3, 40):
+        few = Shots(source=Labelled(), count=count, seed=5).open()
+        kept = np.asarray(few.column("label"))
+        assert dict(zip(*np.unique(kept, return_counts=True), strict=True)) == {
+            k: min(count, int(np.sum(labels == k))) for k in range(4)
+        }
+        drawn[count] = set(few._indices.tolist())
+    assert drawn[1] < drawn[3] < drawn[40]
+    other = Shots(source=Labelled(), count=3, seed=6).open()
+    assert set(other._indices.tolist()) != drawn[3]
+
+
+TABLE = {}
+
+
+@spec
+class Labelled(Source):
+    def fields(self):
+        return {"label": Field((), "int32", 4)}
+
+    def open(self):
+        return TABLE["examples"]
 
 
 def test_what_stands_in_for_a_bad_sample_brings_its_own_weight():

@@ -8,7 +8,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Effect:
     """Name of a metric -> its short name in the table."""
     evals: tuple[Eval, ...] = ()
     """What is measured besides the recipe's own evaluations."""
+    other_names: Mapping[str, str] = field(default_factory=dict)
+    """Name of a metric -> the baseline's name for the same."""
 
 
 def run(name: str, effect: Effect, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -53,7 +55,8 @@ def run(name: str, effect: Effect, folder: Path, say: Callable[[str], None]) -> 
     for seed in SEEDS:
         for side, recipe in (("baseline", effect.without(loaded.recipe)), ("method", loaded.recipe)):
             metrics = _measured(recipe.replace(seed=seed), loaded, effect.evals, folder, say)
-            found[side].append({metric: metrics[metric] for metric in effect.metrics})
+            names = effect.other_names if side == "baseline" else {}
+            found[side].append({metric: metrics[names.get(metric, metric)] for metric in effect.metrics})
             say(f"{name}, seed {seed}, {side}: {found[side][-1]}")
     row = {
         "command": f"python -m tests.effects {name}",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from harness import LOADED, RECIPE, drawn, tiny
 
+from jaxrep.data.tokenize import Bytes
 from jaxrep.errors import UsageError
 from jaxrep.methods.dual import Dual
 from jaxrep.methods.method import SELF
@@ -17,6 +18,7 @@ from jaxrep.methods.state import Ema
 from jaxrep.recipe import From
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems, spec
+from jaxrep.train import setup as setups
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.ema import ParameterEma
 from jaxrep.train.exits import Exit
@@ -64,6 +66,17 @@ def run(tmp_path_factory):
     """(directory, state) of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     return folder, finished(folder)
+
+
+def test_a_run_that_starts_from_another_has_its_vocabulary(run, tmp_path):
+    few = RECIPE.replace(init={"text": From(run[0])}, seed=3)
+    learnt = Run(run[0]).tokenizer(WITH_EMA, tuple)
+    for source in (run[0], WITH_EMA):  # a run, and a recipe that is trained first
+        found = setups.inherited(RECIPE.replace(init={"text": From(source)}))
+        assert found is not None and found.state == learnt.state
+    assert setups.inherited(RECIPE) is None
+    other = few.replace({"data.tokenizer": Bytes(length=6)})
+    assert setups.inherited(other) is None
 
 
 @spec

@@ -1,0 +1,71 @@
+"""CoOp: learnt vectors in place of a prompt's words, all else frozen (Zhou et al. 2022, arXiv:2109.01134)."""
+
+from experiments import clip
+from jaxrep.data.files import Folder
+from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.select import Shots
+from jaxrep.data.subwords import ClipBpe
+from jaxrep.data.tables import ClassTexts
+from jaxrep.encoders.text import TextTransformer
+from jaxrep.encoders.vit import ViT
+from jaxrep.evals.classification import Classification
+from jaxrep.methods.heads import LogitScale
+from jaxrep.methods.prompts import Context, PromptLearner
+from jaxrep.objective import CrossEntropy
+from jaxrep.recipe import Data, From, Pretrained, Recipe
+from jaxrep.schedules import Constant, WarmupCosine
+from jaxrep.train.optim import Sgd
+from jaxrep.train.rules import Freeze
+from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.geometry import Flip
+
+TOWERS = ("image", "image_head", "text", "text_head", "scale")
+FROZEN = tuple(Freeze(path=f"{part}/**") for part in TOWERS)
+"""Only the context is learnt (section 3.2)."""
+
+SHOTS, CLASSES, BATCH = 16, 1_000, 32  # the batch and the weight decay are the released code's
+CLIP = "clip-vit-base-patch16"  # a public checkpoint, in a folder of this name
+
+recipe = Recipe(
+    data=Data(
+        train=Shots(source=Folder(path="imagenet/train", image_size=256, classes=CLASSES), count=SHOTS),
+        batch_size=BATCH,
+        tokenizer=ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),
+        texts=(),
+        tables={"classes": ClassTexts(template="{}.", room=16)},  # the name ends the prompt (section 3.2)
+    ),
+    views=(RandomResizedCrop("image", size=224), Flip("image")),
+    method=PromptLearner(
+        image=ViT.b16().as_clip(),  # one of the paper's four backbones; most of its tables have ResNet-50
+        text=TextTransformer.clip_b(),
+        scale=LogitScale(init=100.0, max=100.0),
+        context=Context(tokens=16),  # section 4.1: M = 16, unified
+    ),
+    objective={"classes": CrossEntropy("image")},
+    optimizer=Sgd(momentum=0.9, weight_decay=Constant(value=5e-4), rules=FROZEN),
+    # Section 4.1: 2e-3, a cosine, and 1e-5 in the first epoch; 50 epochs on ImageNet for any number of shots.
+    schedule=WarmupCosine(peak=2e-3, warmup_steps=SHOTS * CLASSES // BATCH, held=1e-5),
+    epochs=50,
+    init={part: Pretrained(CLIP) for part in TOWERS},
+    evals=(Classification(data=Folder(path="imagenet/val", image_size=224, classes=CLASSES)),),
+)
+
+class_specific = recipe.replace({"method.context.class_specific": True})
+
+towers = clip.tiny.method.towers  # pyright: ignore[reportAttributeAccessIssue]
+
+tiny = recipe.replace(
+    data=Data(
+        train=Shots(source=OpenMoji(image_size=48), count=SHOTS, label="group"),
+        batch_size=BATCH,
+        tokenizer=clip.tiny.data.tokenizer,
+        tables={"classes": ClassTexts(label="group", room=4)},
+    ),
+    views=clip.tiny.views,
+    method=PromptLearner(**towers, dim=128, context=Context(tokens=4), after=0),
+    objective={"classes": CrossEntropy("image", label="group")},
+    schedule=WarmupCosine(peak=2e-2, warmup_steps=5, held=1e-4),
+    epochs=100,
+    init={part: From(clip.tiny) for part in TOWERS},
+    evals=(Classification(data=OpenMoji(image_size=48, part="test"), label="group"),),
+)
