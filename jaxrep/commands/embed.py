@@ -99,7 +99,7 @@ def _share(given: argparse.Namespace) -> tuple[int, int]:
     for name in ("per_shard", "fsdp"):
         if getattr(given, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} is a number of at least 1, not {getattr(given, name)}")
-    said = given.share or f"{os.environ.get(hosts.NUMBER, 0)}/{os.environ.get(hosts.COUNT, 1)}"
+    said = given.share or f"{os.environ.get(hosts.NUMBER) or 0}/{os.environ.get(hosts.COUNT) or 1}"
     found = re.fullmatch(r"(\d+)/(\d+)", said)
     number, count = map(int, found.groups()) if found else (0, 0)
     if number >= count:

@@ -20,6 +20,9 @@ from jaxrep.model import Model
 AHEAD = 2
 """Blocks of examples that are read while one is encoded."""
 
+KEYS = ("key", "code")
+"""Fields that name an example; without one, its number does."""
+
 Row = dict[str, Any]
 
 
@@ -56,13 +59,11 @@ class Embedder:
         """One example as the model takes it. A picture that is still a file goes through the model's own transform."""
         if not (isinstance(self._examples, EncodedExamples) and self._model.transforms):
             row = self._examples[index]
-            return {"key": str(row.get("key", row.get("code", index))), "index": index} | self._wanted(row)
+            name = next((row[key] for key in KEYS if key in row), index)
+            return {"key": str(name), "index": index} | {part: row[part] for part in self._parts}
         contents = self._examples.contents(index)
         row = {part: self._decoded(part, index, contents[part]) for part in self._parts}
         return {"key": self._examples.key(index), "index": index, **row}
-
-    def _wanted(self, row: Row) -> Row:
-        return {part: row[part] for part in self._parts}
 
     def _decoded(self, part: str, index: int, content: bytes) -> Any:
         assert isinstance(self._examples, EncodedExamples)
