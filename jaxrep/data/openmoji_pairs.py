@@ -49,7 +49,7 @@ class EmojiPairs(Source):
             for score in range(len(LEVELS) + 1):
                 others = [j for j in np.flatnonzero(shared == score) if second[j] != second[i]]
                 if others:
-                    draw = int(mix(np.uint64([4 * i + score]))[0])
+                    draw = int(mix(np.array([4 * i + score], np.uint64))[0])
                     rows.append((text, second[others[draw % len(others)]], score))
         scores = np.array([score for *_, score in rows], np.int32)
         columns = {"text": [text for text, *_ in rows], "text_2": [other for _, other, _ in rows]}

@@ -116,13 +116,15 @@ def threshold_metrics(scores: Float[np.ndarray, " N"], labels: Bool[np.ndarray, 
     order = np.argsort(-scores, kind="stable")
     scores, labels = scores[order], labels[order]
     last = np.flatnonzero(np.append(np.diff(scores) != 0, True))  # a threshold is below all that are equal
-    hits, taken, positives = np.cumsum(labels)[last], last + 1, int(labels.sum())
-    precision, recall = hits / taken, hits / positives
+    taken, positives = np.append(0, last + 1), int(labels.sum())  # or above all: none is taken
+    hits = np.append(0, np.cumsum(labels)[last])
+    precision, recall = hits / np.maximum(taken, 1), hits / positives
     f1 = 2 * hits / (taken + positives)
     accuracy = (hits + (len(labels) - positives) - (taken - hits)) / len(labels)
-    thresholds = (scores[last] + np.append(scores[last[:-1] + 1], scores[-1])) / 2
+    below = np.append(scores[last[:-1] + 1], scores[-1])
+    thresholds = np.append(np.nextafter(scores[0], np.inf), (scores[last] + below) / 2)
     return {
-        "average_precision": float(np.sum(np.diff(recall, prepend=0) * precision)),
+        "average_precision": float(np.sum(np.diff(recall) * precision[1:])),
         "accuracy": float(accuracy.max()),
         "accuracy_threshold": float(thresholds[accuracy.argmax()]),
         "f1": float(f1.max()),
