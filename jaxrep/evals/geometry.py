@@ -1,10 +1,9 @@
 """How embeddings lie in their space: collapse, spread, towers apart, two spaces alike. Pure functions.
 
-The first four are traced in training as well (``train/health.py``) and are for float32 arrays of JAX; the others run on
-the host in float64. Rows are embeddings; where it says unit rows, of length 1. Neighbours are in ``neighbours.py``.
+The first two are traced in training as well (``train/health.py``) and are for float32 arrays of JAX; the others run on
+the host in float64. Rows are embeddings; where it says unit rows, of length 1. Neighbours are in ``neighbours.py``,
+alignment and uniformity, which are losses too, in ``losses/geometry.py``.
 """
-
-import math
 
 import jax
 import jax.numpy as jnp
@@ -12,38 +11,10 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.losses.blocks import BLOCK_SIZE, LOG_SUM_EXP, Side
-from jaxrep.losses.pairwise import pairwise
 from jaxrep.mesh import platform
 
 RIDGE = 1e-3
 """Of the linear classifier, in units of the mean variance of a direction: it stands where rows are fewer than D."""
-
-
-def alignment(a: Float[Array, "B D"], b: Float[Array, "B D"]) -> Float[Array, ""]:
-    """Mean squared distance of a pair (Wang & Isola 2020, arXiv:2005.10242, section 4.1.1, alpha = 2)."""
-    return jnp.mean(jnp.sum((a - b) ** 2, 1))
-
-
-def uniformity(
-    a: Float[Array, "B D"], b: Float[Array, "B D"] | None = None, *, block_size: int = BLOCK_SIZE
-) -> Float[Array, ""]:
-    """log of the mean of exp(-2 distance^2) over pairs of other unit rows (Wang & Isola, section 4.1.2, t = 2).
-
-    With ``b``, over rows i of a and j of b, i and j different: the uniformity across modalities of Fahim et al. 2024
-    (arXiv:2405.18570). No B x B matrix exists.
-    """
-    each = (jnp.arange(len(a)),)
-    # For unit rows the squared distance is 2 - 2 cosine.
-    (sums,) = pairwise(
-        LOG_SUM_EXP,
-        Side(4 * a, each),
-        Side(a if b is None else b, each),
-        among="unlike",
-        columns=False,
-        block_size=block_size,
-    )
-    return jax.nn.logsumexp(sums) - 4 - math.log(max(len(a) * (len(a) - 1), 1))
 
 
 def modality_gap(a: Float[Array, "B D"], b: Float[Array, "C D"]) -> Float[Array, ""]:

@@ -11,17 +11,10 @@ from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError, hint
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval
-from jaxrep.evals.geometry import (
-    effective_rank,
-    gap_parts,
-    linear_cka,
-    mean_cosine,
-    modality_gap,
-    separability,
-    uniformity,
-)
+from jaxrep.evals.geometry import effective_rank, gap_parts, linear_cka, mean_cosine, modality_gap, separability
 from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours
 from jaxrep.evals.sample import Sample
+from jaxrep.losses.geometry import uniformity
 from jaxrep.model import Model
 from jaxrep.spec import spec
 

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
-from jaxrep.evals.geometry import alignment, effective_rank, modality_gap, uniformity
+from jaxrep.evals.geometry import effective_rank, modality_gap
 from jaxrep.losses.blocks import BLOCK_SIZE, FLOOR, Reduction, Side
+from jaxrep.losses.geometry import alignment, uniformity
 from jaxrep.losses.pairwise import pairwise
 
 

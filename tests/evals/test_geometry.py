@@ -8,9 +8,10 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestNeighbors
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.geometry import gap_parts, linear_cka, mean_cosine, separability, uniformity
+from jaxrep.evals.geometry import gap_parts, linear_cka, mean_cosine, separability
 from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours, nearest
 from jaxrep.evals.spaces import Geometry
+from jaxrep.losses.geometry import uniformity
 
 
 def cloud(rows, width, seed=0, shift=0.0):
