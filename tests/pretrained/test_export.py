@@ -10,6 +10,7 @@ from safetensors.numpy import load_file
 import jaxrep
 from jaxrep.cli import main
 from jaxrep.data.tokenize import Bytes, Words
+from jaxrep.encoders.resnet import ResNet
 from jaxrep.encoders.stem import ConvStem
 from jaxrep.pretrained.tokenizer_writer import pipeline
 from jaxrep.train.restore import load_run, restore
@@ -46,6 +47,10 @@ def test_open_clip_and_plain_safetensors(tmp_path):
         (changed("text", causal=False), "method.towers.text.causal is False, and the layout of CLIP in transformers"),
         (changed("image", pool="mean"), "method.towers.image.pool is 'mean', and the layout of CLIP in transformers"),
         (changed("image", stem=ConvStem(channels=(4,))), "method.towers.image.stem is a ConvStem, and not a PatchStem"),
+        (
+            dataclasses.replace(CLIP, towers={**CLIP.towers, "image": ResNet(depths=(1,), width=8, bottleneck=False)}),
+            "method.towers.image is a ResNet, and a public layout has a ViT there: --to safetensors writes any model",
+        ),
         (CLIP, "method.towers.text.end is 2, and the layout of CLIP in transformers has 'highest' there"),
     ],
 )
