@@ -104,14 +104,14 @@ HEADER = ("metric", "group", "mean", "95% or ± sd", "difference", "p")
 
 
 def number(value: float | None, signed: bool = False) -> str:
-    """Four significant digits where it is below 1,000; — where it is not known."""
+    """Four decimals, fewer of what is large; — where it is not known."""
     if value is None or math.isnan(value):
         return "—"
     sign = "+" if signed else ""
     if abs(value) >= 1000:
         return f"{value:{sign},.0f}"
     decimals = 4 if abs(value) < 10 else 3 if abs(value) < 100 else 1
-    return f"{value:{sign}.{decimals}f}" if abs(value) >= 1e-3 or value == 0 else f"{value:{sign}.2e}"
+    return f"{value:{sign}.{decimals}f}" if abs(value) >= 1e-4 or value == 0 else f"{value:{sign}.2e}"
 
 
 def spread(row: Row) -> str:

@@ -96,5 +96,5 @@ def test_files_hold_the_rows(groups):
     ("value", "text"),
     [(0.12345, "0.1235"), (48.0, "48.000"), (123.456, "123.5"), (2e6, "2,000,000"), (2e-5, "2.00e-05"), (None, "—")],
 )
-def test_numbers_keep_four_digits(value, text):
+def test_numbers_are_as_long_as_their_size_asks(value, text):
     assert table.number(value) == text
