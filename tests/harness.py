@@ -1,5 +1,6 @@
 """What tests of training share: the tiny recipe, its batches, and a set-up on as many devices as a test wants."""
 
+import dataclasses
 import functools
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from jaxrep.batch import Tick
 from jaxrep.data.fields import batch_fields
 from jaxrep.data.loader import Tokenize, read
 from jaxrep.experiment import load
+from jaxrep.mesh import ROWS, Mesh
 from jaxrep.recipe import Recipe
 from jaxrep.shapes import Shapes, shapes
+from jaxrep.train import microbatch
 from jaxrep.train.run import Run
 from jaxrep.train.setup import Setup
+from jaxrep.train.step import reads
 
 LOADED = load(str(Path(__file__).with_name("tiny.py")))
 tiny: Any = LOADED.module
@@ -68,3 +72,63 @@ def drawn(arrays: Any, seed: int = 0) -> dict[str, np.ndarray]:
     """Values for arrays that are known by shape: no initialiser is compiled."""
     rng = np.random.default_rng(seed)
     return {path: np.asarray(rng.normal(size=leaf.shape), leaf.dtype) for path, leaf in arrays.items()}
+
+
+def computed(recipe: Recipe, sizes: tuple[int, ...], spread: float = 1.0):
+    """Ways to compute a recipe's gradients, jitted together: (params, batch, tick) -> {size: ...}; 0: whole. And the
+    parameters, drawn with a standard deviation of ``spread``."""
+    found = traced(recipe)
+    params = found.trained(found.updater(recipe))
+    keep = reads(recipe, found)
+    values = {path: np.asarray(spread * value, value.dtype) for path, value in drawn(found.arrays).items()}
+    rest = {path: value for path, value in values.items() if path not in params}
+
+    @functools.partial(jax.jit, compiler_options=QUICK)
+    def both(params, batch, tick):
+        def by(size):
+            of = found.computation
+            args = (params, rest, batch, dataclasses.replace(tick, positions=batch["position"]))
+            one, gradients = (
+                microbatch.value_and_grad(of, *args, size=size, keep=keep) if size else of.value_and_grad(*args)
+            )
+            return one[0], one[1], gradients
+
+        return {size: by(size) for size in sizes}
+
+    return both, {path: values[path] for path in params}
+
+
+def agree(found: Any, size: int, rounding: float = 2e-6) -> None:
+    """Loss, metrics and gradients by microbatches of ``size`` are those of the whole batch.
+
+    ``rounding``: of a gradient, in units of its largest number, or of 1 where that is smaller.
+    """
+    (loss, metrics, gradients), (loss_by, metrics_by, gradients_by) = found[0], found[size]
+    # Rows are summed in another order, and that in float32: a few units in the last place of the largest number.
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5)
+    close(loss_by, loss)
+    assert metrics_by.keys() == metrics.keys()
+    for name, value in metrics.items():
+        close(metrics_by[name], value, atol=1e-6, err_msg=name)
+    assert gradients_by.keys() == gradients.keys()
+    for path, leaf in gradients.items():
+        close(gradients_by[path], leaf, atol=rounding * max(1.0, np.abs(leaf).max()), err_msg=path)
+
+
+def exact(
+    recipe: Recipe, *, size: int, devices: int, spread: float = 1.0, step: int = 0, rounding: float = 2e-6
+) -> Any:
+    """Checks that gradients by microbatch are those of the whole batch, and the same with rows over many devices.
+
+    Returns (loss, metrics, gradients) of the whole batch.
+    """
+    both, params = computed(recipe, (0, size), spread)
+    one = jax.device_get(both(params, batch(step), tick(step)))
+    agree(one, size, rounding)
+    mesh = Mesh(data=devices).build(jax.devices()[:devices])
+    rows, whole = jax.NamedSharding(mesh, ROWS), jax.NamedSharding(mesh, jax.P())
+    with jax.set_mesh(mesh):
+        spread_out = jax.device_get(both(jax.device_put(params, whole), jax.device_put(batch(step), rows), tick(step)))
+    for by in (0, size):
+        agree({0: one[0], -1: spread_out[by]}, -1, rounding)
+    return one[0]

@@ -1,7 +1,5 @@
 """Gradients by microbatch are the gradients of the whole batch: same loss, same metrics, every leaf."""
 
-import dataclasses
-import functools
 from typing import Any, ClassVar
 
 import harness
@@ -10,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from harness import QUICK, RECIPE, batch, drawn, tiny
+from harness import RECIPE, agree, batch, computed, drawn, tiny
 
 from jaxrep.encoders.base import Encoded
 from jaxrep.encoders.layers import normal
@@ -24,9 +22,7 @@ from jaxrep.methods.method import Method
 from jaxrep.objective import Contrastive, Matryoshka, Sigmoid, Term
 from jaxrep.schedules import Schedule
 from jaxrep.spec import spec
-from jaxrep.train import microbatch
 from jaxrep.train.partition import split
-from jaxrep.train.step import reads
 from jaxrep.views.colour import ColourJitter
 from jaxrep.views.geometry import Flip
 from jaxrep.views.view import View
@@ -141,43 +137,6 @@ OBJECTIVE = {
 }
 MANY = RECIPE.replace(method=Several(), objective=OBJECTIVE, views=VIEWS)
 SCALE = "scale/log"
-
-
-def computed(recipe, sizes):
-    """Ways to compute a recipe's gradients, jitted together: (params, batch, tick) -> {size: ...}; 0: whole."""
-    traced = harness.traced(recipe)
-    params = traced.trained(traced.updater(recipe))
-    keep = reads(recipe, traced)
-    values = drawn(traced.arrays)
-    rest = {path: value for path, value in values.items() if path not in params}
-
-    @functools.partial(jax.jit, compiler_options=QUICK)
-    def both(params, batch, tick):
-        def by(size):
-            of = traced.computation
-            args = (params, rest, batch, dataclasses.replace(tick, positions=batch["position"]))
-            found, gradients = (
-                microbatch.value_and_grad(of, *args, size=size, keep=keep) if size else of.value_and_grad(*args)
-            )
-            return found[0], found[1], gradients
-
-        return {size: by(size) for size in sizes}
-
-    return both, {path: values[path] for path in params}
-
-
-def agree(found, size):
-    """Loss, metrics and gradients by microbatches of ``size`` are those of the whole batch."""
-    (loss, metrics, gradients), (loss_by, metrics_by, gradients_by) = found[0], found[size]
-    # Rows are summed in another order, and that in float32: a few units in the last place of the largest number.
-    close = functools.partial(np.testing.assert_allclose, rtol=2e-5)
-    close(loss_by, loss)
-    assert metrics_by.keys() == metrics.keys()
-    for name, value in metrics.items():
-        close(metrics_by[name], value, atol=1e-6, err_msg=name)
-    assert gradients_by.keys() == gradients.keys()
-    for path, leaf in gradients.items():
-        close(gradients_by[path], leaf, atol=2e-6 * max(1.0, np.abs(leaf).max()), err_msg=path)
 
 
 @pytest.fixture(scope="module")

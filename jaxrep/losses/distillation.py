@@ -1,0 +1,22 @@
+"""What a student is told by a teacher: distributions to be matched."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float
+
+from jaxrep.batch import Array
+
+
+def softmax_divergence(
+    student: Float[Array, "*n D"], teacher: Float[Array, "*n D"], temperature: float = 1.0
+) -> Float[Array, ""]:
+    """KL divergence of the student's softmax over the last axis from the teacher's, times the temperature squared, the
+    mean over rows.
+
+    The factor keeps gradients of one size at any temperature (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(f"student is {student.shape} and teacher is {teacher.shape}: both are rows of one width")
+    p = jax.nn.log_softmax(teacher.astype(jnp.float32) / temperature)
+    q = jax.nn.log_softmax(student.astype(jnp.float32) / temperature)
+    return temperature**2 * jnp.mean(jnp.sum(jnp.exp(p) * (p - q), axis=-1))
