@@ -1,5 +1,7 @@
 """CoOp: learnt vectors in place of a prompt's words, all else frozen (Zhou et al. 2022, arXiv:2109.01134)."""
 
+from typing import Literal
+
 from experiments import clip
 from jaxrep.data.files import Folder
 from jaxrep.data.openmoji import OpenMoji
@@ -54,9 +56,16 @@ class_specific = recipe.replace({"method.context.class_specific": True})
 
 towers = clip.tiny.method.towers  # pyright: ignore[reportAttributeAccessIssue]
 
+
+def emoji(part: Literal["train", "test"]) -> OpenMoji:
+    """At random, as what is held out of the other split is of one group; CLIP has seen pictures of both parts, with
+    names and not with groups."""
+    return OpenMoji(image_size=48, split="random", part=part)
+
+
 tiny = recipe.replace(
     data=Data(
-        train=Shots(source=OpenMoji(image_size=48), count=SHOTS, label="group"),
+        train=Shots(source=emoji("train"), count=SHOTS, label="group"),
         batch_size=BATCH,
         tokenizer=clip.tiny.data.tokenizer,
         tables={"classes": ClassTexts(label="group", room=4)},
@@ -67,5 +76,5 @@ tiny = recipe.replace(
     schedule=WarmupCosine(peak=2e-2, warmup_steps=5, held=1e-4),
     epochs=100,
     init={part: From(clip.tiny) for part in TOWERS},
-    evals=(Classification(data=OpenMoji(image_size=48, part="test"), label="group"),),
+    evals=(Classification(data=emoji("test"), label="group"),),
 )

@@ -1,6 +1,7 @@
 """Terms bind losses to names, and the objective is their sum: against NumPy in float64."""
 
 import dataclasses
+import itertools
 from typing import Any, ClassVar
 
 import jax
@@ -229,3 +230,22 @@ def test_mistakes_are_told():
     ]
     with pytest.raises(ValueError, match="Matryoshka cuts 'image' to 7 numbers, and it has 6"):
         Matryoshka(pair, (7,))(OUTPUTS, BATCH, tick())
+
+
+def test_rows_that_lack_a_modality_take_part_in_the_pairs_that_they_have():
+    """All pairs of three towers equal the sum over pairs of a loss on the rows that have both."""
+    random = np.random.default_rng(0)
+    names = ("light", "spectrum", "text")
+    outputs = {name: jnp.asarray(random.normal(size=(7, 4)), jnp.float32) for name in names}
+    there = {name: np.arange(7) % 4 != i for i, name in enumerate(names)}
+    batch = {f"{name}/present": jnp.asarray(here) for name, here in there.items()}
+    unit = {name: np.float64(x) / np.linalg.norm(x, axis=1, keepdims=True) for name, x in outputs.items()}
+    for a, b in itertools.combinations(names, 2):
+        both = there[a] & there[b]
+        logits = 5.0 * unit[a][both] @ unit[b][both].T
+        # A present row of one side is a candidate for the other also where its own partner is absent.
+        wide, tall = 5.0 * unit[a][both] @ unit[b][there[b]].T, 5.0 * unit[b][both] @ unit[a][there[a]].T
+        expected = sum(np.mean(np.log(np.exp(candidates).sum(axis=1)) - np.diag(logits)) for candidates in (wide, tall))
+        term = Contrastive(a, b, direction="sum")
+        found, _ = term({**outputs, "scale": jnp.float32(5.0)}, batch, tick())
+        np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32, against float64

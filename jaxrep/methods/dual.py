@@ -31,6 +31,8 @@ class Dual(Method):
     """A projection other than the linear one without bias, by tower."""
     scale: LogitScale = LogitScale()
     """The learnt inverse temperature."""
+    scales: Mapping[str, LogitScale] = field(default_factory=dict)
+    """Further inverse temperatures, by the name that terms read: one a pair of towers."""
     bias: LogitBias = NoBias()
     """The learnt bias of the logits, for losses that read one."""
 
@@ -41,6 +43,9 @@ class Dual(Method):
             yield f"a Dual needs two towers at least, got {list(self.towers)}"
         if self.dim < 1:
             yield f"dim is {self.dim}: a width, of at least 1"
+        for name in self.scales:
+            if not name.isidentifier() or name in ("scale", "bias", *self.towers):
+                yield f"scales gives a name of its own to each, as scale_image_sound, and not '{name}'"
         for name in self.heads.keys() - self.towers.keys():
             yield f"heads.{name} belongs to no tower; the towers are {', '.join(self.towers)}"
         for name, tower in self.also.items():
@@ -67,12 +72,15 @@ class Dual(Method):
             shape = inputs[name].shape[-(tower.rank - 1) :]
             parts[name] = (tower, replace(inputs[name], shape=shape))
         parts |= {f"{name}_head": (self.head(name), tower.features) for name, tower in self.towers.items()}
-        parts["scale"] = (self.scale, None)
+        parts |= {name: (scale, None) for name, scale in {"scale": self.scale, **self.scales}.items()}
         return parts if isinstance(self.bias, NoBias) else {**parts, "bias": (self.bias, None)}
 
     def static(self) -> dict[str, Any]:
         reads = {**{name: name for name in self.towers}, **self.also}
-        return {"reads": tuple((field, tower, self.towers[tower].rank) for field, tower in reads.items())}
+        return {
+            "scales": ("scale", *self.scales),
+            "reads": tuple((field, tower, self.towers[tower].rank) for field, tower in reads.items()),
+        }
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
         out: Outputs = {}
@@ -87,7 +95,8 @@ class Dual(Method):
         return {**out, STATISTICS: statistics} if statistics else out
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
-        return {"scale": self.scale(), **({"bias": self.bias()} if hasattr(self, "bias") else {})}
+        scales = {name: getattr(self, name)() for name in self.scales}
+        return {**scales, **({"bias": self.bias()} if hasattr(self, "bias") else {})}
 
 
 def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick, *, tower: str = "") -> tuple[Outputs, Any]:

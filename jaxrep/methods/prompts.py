@@ -1,4 +1,4 @@
-"""Prompts: a classifier whose classes are texts with learnt vectors in them (Zhou et al. 2022, CoOp, arXiv:2109.01134)."""
+"""Prompts: a classifier whose classes are texts with learnt vectors in them (Zhou et al. 2022, CoOp)."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,7 @@
 """The rows of the table of effects in docs/recipes.md."""
 
-from experiments import clip
+from experiments import clip, coop
+from jaxrep.evals.zeroshot import ZeroShot
 from tests.effects.measure import Effect
 
 EFFECTS: dict[str, Effect] = {
@@ -10,6 +11,7 @@ EFFECTS: dict[str, Effect] = {
         without=lambda recipe: clip.tiny,
         baseline="CLIP, zero-shot with the names of the groups",
         metrics={"classification/top1": "accuracy, 10 groups"},
-        other_names={"classification/top1": "zeroshot/top1"},
+        evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
+        other_names={"classification/top1": "groups/top1"},
     ),
 }
