@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from importlib import resources
 from itertools import combinations
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,16 @@ def lexicon(name: str = EXCLUSIVE) -> tuple[Group, ...]:
     return parse(resources.files("jaxrep.data").joinpath(name).read_text(encoding="utf-8"), name)
 
 
+def read(path: str = "") -> tuple[Group, ...]:
+    """A lexicon of one's own; without a path, what excludes one another in the package's. Raises UsageError."""
+    if not path:
+        return lexicon()
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the lexicon {path} cannot be read: {error}") from error
+
+
 def parse(text: str, name: str = "the lexicon") -> tuple[Group, ...]:
     """Groups from lines ``kind: phrase | phrase``; # starts a line that is not read. Raises UsageError."""
     groups = []
@@ -85,10 +96,10 @@ def _pattern(groups: tuple[Group, ...]) -> tuple[re.Pattern[str], dict[str, tupl
     return re.compile(rf"(?<![\w’'-])(?:{inside})(?![\w’'-])", re.IGNORECASE), of
 
 
-def replacements(caption: str, groups: tuple[Group, ...]) -> list[Negative]:
-    """The caption with one phrase replaced by another of its group, all of them."""
+def replacements(caption: str, groups: tuple[Group, ...], spans: Sequence[Span] | None = None) -> list[Negative]:
+    """The caption with one phrase replaced by another of its group, all of them; ``spans``: of these phrases only."""
     found = []
-    for span in phrases(caption, groups):
+    for span in phrases(caption, groups) if spans is None else spans:
         old = caption[span.start : span.end]
         for new in groups[span.group].phrases:
             if new.lower() != old.lower():

@@ -6,13 +6,12 @@ captioned pictures do: the wrong captions come from a grammar of swaps (``data/s
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from jaxrep.data import swaps
 from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.errors import JaxrepError, hint
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval
 from jaxrep.evals.ranks import TIE
@@ -97,12 +96,7 @@ class Wrong:
     """All wrong captions of a caption, each with its metric."""
 
     def __init__(self, lexicon: str, spacy: str, key: int):
-        try:
-            self._groups = (
-                swaps.parse(Path(lexicon).read_text(encoding="utf-8"), lexicon) if lexicon else swaps.lexicon()
-            )
-        except OSError as error:
-            raise UsageError(f"the lexicon {lexicon} cannot be read: {error}") from error
+        self._groups = swaps.read(lexicon)
         self._tag, self._key = swaps.tagger(spacy), key
 
     def __call__(self, caption: str) -> Iterator[tuple[str, str]]:

@@ -74,7 +74,7 @@ class Retrieval(Eval):
                 yield f"the data has no field '{field}'; {hint(field, fields)}"
 
     def run(self, model: Model) -> dict[str, float]:
-        images, texts, pairs = self._embed(model)
+        images, texts, pairs = embed_pairs(model, self.data, self.image, self.text)
         metrics = {}
         for query, candidate, way in (
             (images, texts, f"{self.image}_to_{self.text}"),
@@ -92,20 +92,21 @@ class Retrieval(Eval):
             pairs = pairs[:, ::-1]
         return metrics
 
-    def _embed(self, model: Model) -> tuple[Items, Items, np.ndarray]:
-        """Images, texts, and the ids [M,2] of every image with its text."""
-        image_id, text_id = f"{self.image}_id", f"{self.text}_id"
-        known = [name for name in (image_id, text_id) if name in self.data.fields()]
-        images, columns = embed_images(model, self.data.open(), self.image, [self.text, *known])
-        groups = [(text,) if isinstance(text, str) else text for text in columns[self.text]]
-        texts = [text for group in groups for text in group]
-        image_ids = np.array(columns[image_id]) if image_id in columns else np.arange(len(images))
-        if text_id in columns:
-            text_ids = np.concatenate([np.atleast_1d(value) for value in columns[text_id]])
-        else:
-            text_ids = np.unique(texts, return_inverse=True)[1]
-        pairs = np.stack([np.repeat(image_ids, [len(group) for group in groups]), text_ids], 1)
-        return Items(images, image_ids), Items(embed_texts(model, texts, self.text), text_ids), pairs
+
+def embed_pairs(model: Model, data: Source, image: str, text: str) -> tuple[Items, Items, np.ndarray]:
+    """Images, texts, and the ids [M,2] of every image with its text."""
+    image_id, text_id = f"{image}_id", f"{text}_id"
+    known = [name for name in (image_id, text_id) if name in data.fields()]
+    images, columns = embed_images(model, data.open(), image, [text, *known])
+    groups = [(one,) if isinstance(one, str) else one for one in columns[text]]
+    texts = [one for group in groups for one in group]
+    image_ids = np.array(columns[image_id]) if image_id in columns else np.arange(len(images))
+    if text_id in columns:
+        text_ids = np.concatenate([np.atleast_1d(value) for value in columns[text_id]])
+    else:
+        text_ids = np.unique(texts, return_inverse=True)[1]
+    pairs = np.stack([np.repeat(image_ids, [len(group) for group in groups]), text_ids], 1)
+    return Items(images, image_ids), Items(embed_texts(model, texts, text), text_ids), pairs
 
 
 def right_pairs(query_ids: np.ndarray, candidate_ids: np.ndarray, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
