@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field
-from jaxrep.data.picture import fitted
+from jaxrep.data.picture import fitted, opened
 from jaxrep.data.tables import tables_of
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
@@ -124,6 +124,11 @@ class Model:
         mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.num_devices > 1 else None
         return mesh if isinstance(mesh, jax.sharding.Mesh) else None
 
+    def require(self, name: str) -> None:
+        """That there is a tower for the field ``name``. Raises UsageError."""
+        if name not in self.fields:
+            raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, self.fields)}")
+
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """``{"text": int32 [n,L], "text/valid": bool [n,L]}``."""
         if self.tokenizer is None:
@@ -139,7 +144,7 @@ class Model:
         """
         height, width, _ = self.fields[name].shape
         if isinstance(picture, str | Path):
-            picture = Image.open(picture)
+            return _from_file(Path(picture), lambda opened: self.image(opened, name))
         if isinstance(picture, np.ndarray):
             if picture.dtype != np.uint8:
                 raise UsageError(f"a picture as an array is uint8, got {picture.dtype} of shape {picture.shape}")
@@ -174,6 +179,7 @@ class Model:
 
         ``valid`` bool [n,L]: which ids are no padding, as an attention mask says; without it the encoder's own rule.
         """
+        self.require(name)
         ids = np.asarray(texts)
         if ids.dtype.kind in "iu" and ids.ndim == 2:
             batch = {name: ids.astype(np.int32)}
@@ -204,6 +210,7 @@ class Model:
 
         ``output``: another output of the method's rows than ``name``, as image/pooled; not ``unit``: as it is emitted.
         """
+        self.require(name)
         floats = pictures if hasattr(pictures, "dtype") and np.asarray(pictures).dtype.kind == "f" else None
         parts, want = [], output or name
         for start in self._starts(len(pictures)):
@@ -215,6 +222,16 @@ class Model:
                 rows = rows.reshape(-1, *self.fields[name].shape)
             parts.append(self._in_blocks({name: rows}, (want,), unit=unit)[want])
         return np.concatenate(parts)
+
+
+def _from_file(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    """What ``read`` makes of the picture in a file. Raises UsageError: there is none that can be read."""
+    try:
+        return opened(path.read_bytes(), read)
+    except OSError as error:
+        raise UsageError(f"the picture {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from error
 
 
 def _spread(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:

@@ -131,3 +131,15 @@ def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
 def test_an_array_of_another_type_is_refused():
     with pytest.raises(UsageError, match=r"a picture as an array is uint8, got float32 of shape \(8, 8, 3\)"):
         MODEL.image(np.zeros((8, 8, 3), np.float32))
+
+
+def test_a_file_that_is_no_picture_and_a_tower_that_is_not_there_are_told(tmp_path):
+    with pytest.raises(UsageError, match=r"the picture /nowhere/at/all.png cannot be read: No such file"):
+        MODEL.encode_image(["/nowhere/at/all.png"])
+    (tmp_path / "text.png").write_text("words")
+    with pytest.raises(UsageError, match=r"text.png: the picture cannot be decoded \(unknown format\)"):
+        MODEL.encode_image([tmp_path / "text.png"])
+    with pytest.raises(UsageError, match="the model has no tower that reads 'sound'"):
+        MODEL.encode_image([np.zeros((8, 8, 3), np.uint8)], "sound")
+    with pytest.raises(UsageError, match="the model has no tower that reads 'caption'"):
+        MODEL.encode_text(np.zeros((1, 6), np.int32), "caption")
