@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
+import numpy as np
 from flax import nnx
 
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.methods.method import SELF
 from jaxrep.pretrained.start import fit
+from jaxrep.pretrained.stretch import stretch_positions
 from jaxrep.recipe import From, Pretrained, Recipe
 from jaxrep.shapes import Shapes
 from jaxrep.spec_json import fingerprint
@@ -35,7 +37,7 @@ def start_from(setup: "Setup", state: TrainState) -> TrainState:
         else:
             folder = find_run(origin, setup)
             theirs = restore(folder, weights=origin.weights).arrays
-            taken = take(arrays, path, theirs, origin.part or path, folder)
+            taken = take(arrays, path, theirs, origin.part or path, folder, origin.stretch_after)
             account = f"{len(taken)} arrays from {folder}"
         setup.say(f"init.{path}: {account}")
         arrays |= {name: jax.device_put(value, arrays[name].sharding) for name, value in taken.items()}
@@ -60,18 +62,22 @@ def check_origins(recipe: Recipe, shapes: Shapes) -> None:
             raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json")
 
 
-def take(mine: Mapping[str, jax.Array], path: str, theirs: Arrays, part: str, where: Path) -> Arrays:
+def take(
+    mine: Mapping[str, jax.Array], path: str, theirs: Arrays, part: str, where: Path, stretch_after: int = 0
+) -> Arrays:
     """The arrays below ``part`` there, by the names that they have below ``path`` here; every one must fit."""
     wanted = {name: part + name.removeprefix(path) for name in mine if f"{name}/".startswith(f"{path}/")}
+    found = {}
     for name, source in wanted.items():
         if source not in theirs:
             raise UsageError(f"init.{path}: {where} has no array '{source}'; is it of the same architecture?")
-        if theirs[source].shape != mine[name].shape:
-            raise UsageError(
-                f"init.{path}: '{source}' in {where} has shape {theirs[source].shape}, "
-                f"and {mine[name].shape} is expected"
-            )
-    return {name: theirs[source] for name, source in wanted.items()}
+        value, shape = theirs[source], mine[name].shape
+        if stretch_after and name.endswith("/positions") and len(value) < shape[0]:
+            value = stretch_positions(np.asarray(value), shape[0], stretch_after)
+        if value.shape != shape:
+            raise UsageError(f"init.{path}: '{source}' in {where} has shape {value.shape}, and {shape} is expected")
+        found[name] = value
+    return found
 
 
 def renewed(setup: "Setup", arrays: Arrays) -> Arrays:
@@ -83,17 +89,25 @@ def renewed(setup: "Setup", arrays: Arrays) -> Arrays:
     return {**arrays, **split(module)[1]}
 
 
+def finished(recipe: Recipe, among: Path) -> Path | None:
+    """The directory, of those in a folder, that holds a finished run of a recipe."""
+    wanted = fingerprint(recipe)
+    for folder in sorted(among.iterdir()):
+        run = Run(folder)
+        if run.exists() and run.results() is not None and fingerprint(run.recipe()) == wanted:
+            return folder
+    return None
+
+
 def find_run(origin: From, setup: "Setup") -> Path:
     """The directory of the run that a part starts from; a recipe without a finished run is trained first, beside this
     run."""
     if not isinstance(origin.source, Recipe):
         return Path(origin.source)
-    wanted, beside = fingerprint(origin.source), setup.run.path.absolute().parent
-    for folder in sorted(beside.iterdir()):
-        run = Run(folder)
-        if run.exists() and run.results() is not None and fingerprint(run.recipe()) == wanted:
-            return folder
-    folder = beside / f"recipe-{wanted}"
+    beside = setup.run.path.absolute().parent
+    if (folder := finished(origin.source, beside)) is not None:
+        return folder
+    folder = beside / f"recipe-{fingerprint(origin.source)}"
     setup.say(f"a part starts from a recipe that has no run here: it is trained first, in {folder}")
     from jaxrep.train.loop import train  # the loop starts runs, and a run may start the loop of another before it
 

@@ -18,6 +18,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.spec_json import fingerprint
 from jaxrep.train.environment import environment
 from jaxrep.train.exits import Exit
+from jaxrep.train.initialise import finished
 from jaxrep.train.loop import train
 from jaxrep.train.restore import load_run
 from jaxrep.train.run import Run, read_json, write_json
@@ -74,8 +75,9 @@ def _measured(
     recipe: Recipe, loaded: Loaded, evals: tuple[Eval, ...], folder: Path, say: Callable[[str], None]
 ) -> dict[str, float]:
     """The metrics of a recipe: of the run that is there, or of one that is trained now."""
-    path = folder / f"recipe-{fingerprint(recipe)}"
-    if train(recipe, path, loaded, say=lambda _: None) is not Exit.DONE:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = finished(recipe, folder) or folder / f"recipe-{fingerprint(recipe)}"
+    if not Run(path).results() and train(recipe, path, loaded, say=lambda _: None) is not Exit.DONE:
         raise SystemExit(f"the run in {path} did not reach its end: run the same command to go on")
     results = Run(path).results() or {}
     if not evals:
