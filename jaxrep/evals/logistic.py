@@ -35,12 +35,15 @@ class Logistic:
         max_iterations: int = 1000,
     ):
         n, width = features.shape
+        # Centred and scaled features have the same minimum, as the bias has no penalty, and float32 loses less of them.
+        self._mean = features.mean(axis=0, dtype=np.float64)
+        self._scale = max(float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())), 1e-12)
         size = min(BLOCK, 1 << max(n - 1, 0).bit_length())
         filled = -(-n // size) * size
-        ones = np.zeros((filled, width + 1), np.float32)  # rows of zeros fill up the last block and count nothing
-        ones[:n, :-1], ones[:n, -1] = features, 1
+        rows = np.zeros((filled, width + 1), np.float32)  # rows of zeros fill up the last block and count nothing
+        rows[:n, :-1], rows[:n, -1] = (features - self._mean) / self._scale, 1
         labels = np.pad(labels.astype(np.int32), (0, filled - n))
-        self._blocks = jnp.asarray(ones.reshape(-1, size, width + 1)), jnp.asarray(labels.reshape(-1, size))
+        self._blocks = jnp.asarray(rows.reshape(-1, size, width + 1)), jnp.asarray(labels.reshape(-1, size))
         self._n, self._max_iterations = n, max_iterations
         self._table = np.zeros((classes, width + 1))
 
@@ -53,7 +56,7 @@ class Logistic:
 
         def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
             table = jnp.asarray(flat.reshape(self._table.shape), jnp.float32)
-            value, gradient = _objective(table, *self._blocks, l2 / self._n, 1 / self._n)
+            value, gradient = _objective(table, *self._blocks, l2 / self._n / self._scale**2, 1 / self._n)
             return float(value), np.asarray(gradient, np.float64).ravel()
 
         found = scipy.optimize.minimize(
@@ -64,7 +67,8 @@ class Logistic:
             options={"maxiter": self._max_iterations, "maxfun": 2 * self._max_iterations, "gtol": 1e-5, "ftol": 1e-9},
         )
         self._table = found.x.reshape(self._table.shape)
-        return Linear(self._table[:, :-1], self._table[:, -1])
+        weights = self._table[:, :-1] / self._scale
+        return Linear(weights, self._table[:, -1] - weights @ self._mean)
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import numpy as np
 import pytest
 from evals.fake import FakeModel, given, pictures
@@ -11,6 +12,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals import logistic
 from jaxrep.evals.logistic import Logistic, search
 from jaxrep.evals.probe import FewShot, Probe, draw
+from jaxrep.mesh import Mesh
 
 CLASSES, WIDTH = 4, 6
 
@@ -49,12 +51,15 @@ def test_the_objective_has_the_gradient_of_its_value():
     ours = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
     table = random.normal(size=(CLASSES, WIDTH + 1)).astype(np.float32)
     value, gradient = logistic._objective(table, *ours._blocks, 0.3, 1 / 160)
-    logits = FEATURES[TRAIN].astype(float) @ table[:, :-1].T.astype(float) + table[:, -1]
+    seen = np.asarray(ours._blocks[0], float).reshape(-1, WIDTH + 1)[:160, :-1]
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
+    assert seen.var(0).mean() == pytest.approx(1, rel=1e-5)
+    logits = seen @ table[:, :-1].T.astype(float) + table[:, -1]
     log = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
     expected = -log[np.arange(160), LABELS[TRAIN]].mean() + 0.15 * (table[:, :-1].astype(float) ** 2).sum()
     assert float(value) == pytest.approx(expected, rel=1e-6)
     error = (np.exp(log) - np.eye(CLASSES)[LABELS[TRAIN]]) / 160
-    weights = error.T @ FEATURES[TRAIN] + 0.3 * table[:, :-1]
+    weights = error.T @ seen + 0.3 * table[:, :-1]
     np.testing.assert_allclose(gradient, np.column_stack([weights, error.sum(0)]), atol=1e-5)  # float32
 
 
@@ -104,6 +109,13 @@ def test_the_penalty_is_chosen_on_pictures_that_are_held_out():
     assert chosen["probe/l2"] > 0.1 and chosen["probe/top1"] > right.mean()
     with pytest.raises(JaxrepError, match=r"probe: train holds 2 pictures: too few to hold out a share of 0\.2"):
         Probe(train=sources(slice(2)), data=sources(TEST)).run(FakeModel(features, {}))
+
+
+def test_a_fit_is_the_same_under_the_mesh_of_a_run():
+    alone = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
+    with jax.set_mesh(Mesh().build()):
+        within = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
+    np.testing.assert_allclose(within.weights, alone.weights, atol=1e-5)
 
 
 def test_few_shots_are_the_mean_over_draws():
