@@ -39,6 +39,29 @@ class Linear(Schedule):
 
 
 @spec
+class Ramp(Schedule):
+    """From start to end in a straight line over some steps; constant before and after them."""
+
+    start: float
+    """Value up to the first of the steps."""
+    end: float
+    """Value after the last of them."""
+    steps: int = 0
+    """Number of steps; 0: the value jumps."""
+    after: int = 0
+    """Steps of training before them."""
+
+    def problems(self):
+        if self.steps < 0 or self.after < 0:
+            yield "steps and after count steps: they are zero or more"
+
+    def __call__(self, tick: Tick) -> Array:
+        since = tick.step - self.after
+        done = jnp.clip(since / self.steps, 0, 1) if self.steps else since >= 0
+        return jnp.float32(self.start + (self.end - self.start) * done)
+
+
+@spec
 class Cosine(Schedule):
     """From start to end along half a cosine over the whole training."""
 
@@ -49,6 +72,23 @@ class Cosine(Schedule):
 
     def __call__(self, tick: Tick) -> Array:
         return jnp.float32(self.end + (self.start - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * tick.fraction)))
+
+
+@spec
+class Harmonic(Schedule):
+    """start, start / 2, start / 3 and so on, from epoch to epoch."""
+
+    start: float
+    """Value during the first epoch."""
+    epochs: int
+    """Epochs of the whole training."""
+
+    def problems(self):
+        if self.epochs < 1:
+            yield f"epochs is at least 1, got {self.epochs}"
+
+    def __call__(self, tick: Tick) -> Array:
+        return jnp.float32(self.start / (1 + tick.step * self.epochs // tick.total_steps))
 
 
 @spec

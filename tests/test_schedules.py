@@ -9,7 +9,9 @@ from jaxrep.batch import Tick
 from jaxrep.schedules import (
     Constant,
     Cosine,
+    Harmonic,
     Linear,
+    Ramp,
     WarmupConstant,
     WarmupCosine,
     WarmupInverseSqrt,
@@ -28,6 +30,9 @@ HALF_COSINE = (1 + np.cos(np.pi * DONE)) / 2
 CASES = {
     "constant": (Constant(value=0.3), np.full(TOTAL, 0.3)),
     "linear": (Linear(start=1.0, end=3.0), 1 + 2 * STEPS / TOTAL),
+    "harmonic": (Harmonic(start=0.3, epochs=6), 0.3 / (1 + STEPS * 6 // TOTAL)),
+    "ramp": (Ramp(start=0.2, end=1.2, steps=10, after=5), 0.2 + np.clip((STEPS - 5) / 10, 0, 1)),
+    "jump": (Ramp(start=0.0, end=3.0, after=7), np.where(STEPS < 7, 0.0, 3.0)),
     "cosine": (Cosine(start=0.996, end=1.0), 1 - 0.004 * (1 + np.cos(np.pi * STEPS / TOTAL)) / 2),
     "warm-up and constant": (WarmupConstant(peak=2.0, warmup_steps=WARM), 2 * RISE),
     "warm-up and cosine": (WarmupCosine(peak=2.0, warmup_steps=WARM, end=0.5), RISE * (0.5 + 1.5 * HALF_COSINE)),

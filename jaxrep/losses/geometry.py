@@ -44,7 +44,7 @@ def uniformity(
     Returns:
         float32 scalar, at most 0; 0 if no pair is left.
     """
-    b, present = (a, present[:1] * 2) if b is None else (b, present)
+    b, present = (a, (present[0], present[0])) if b is None else (b, present)
     rows.check_pairs(a, b, ids=ids, weights=None, present=present, extras=(None, None), block_size=block_size)
     each = (jnp.arange(len(a), dtype=jnp.int32), *ids)
     left, right = (rows.side(x, each, here) for x, here in zip((a, b), present, strict=True))
@@ -61,6 +61,7 @@ def _others(left: Side, right: Side, block_size: int | None) -> Float[Array, " B
     count = len(left.x)
     if len(left.ids) == 1 and left.present is None and right.present is None:
         return jnp.full(count, count - 1.0)
-    ones = (side._replace(x=jnp.ones((count, 1))) for side in (left, right))
-    (found,) = pairwise(SUM, *ones, among="unlike", columns=False, block_size=block_size)
+    ones = jnp.ones((count, 1))
+    left, right = left._replace(x=ones), right._replace(x=ones)
+    (found,) = pairwise(SUM, left, right, among="unlike", columns=False, block_size=block_size)
     return found if left.present is None else jnp.where(left.present, found, 0.0)
