@@ -146,8 +146,11 @@ class Contrastive(Pairs):
             yield f"label_smoothing is a share: at least 0 and below 1, got {self.label_smoothing}"
 
     def __call__(self, outputs: Outputs, batch: Batch, tick: Tick) -> tuple[Array, Metrics]:
-        given = self.arguments(outputs, batch)
-        return contrastive.info_nce(**given, direction=self.direction, label_smoothing=self.label_smoothing), {}
+        return self.of(self.arguments(outputs, batch)), {}
+
+    def of(self, given: Mapping[str, Any]) -> Array:
+        """The loss of what ``arguments`` gives."""
+        return contrastive.info_nce(**given, direction=self.direction, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -209,12 +212,30 @@ class CrossEntropy(Term):
 
 
 @dataclass(frozen=True)
-class Matryoshka(Term):
+class Wrapper(Term):
+    """Abstract: a term that evaluates another one, on outputs that it changed."""
+
+    term: Term
+    """The term that is evaluated."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.term.reads
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.term.needs
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        return self.term.embeddings
+
+
+@dataclass(frozen=True)
+class Matryoshka(Wrapper):
     """A term at several widths: each embedding cut to its first d numbers, then normalised (Kusupati et al. 2022, eq.
     1)."""
 
-    term: Term
-    """The term that is taken at each width."""
     dims: tuple[int, ...]
     """The widths d."""
     weights: tuple[float, ...] = ()
@@ -231,18 +252,6 @@ class Matryoshka(Term):
     @property
     def separable(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.term.separable
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.term.reads
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.term.needs
-
-    @property
-    def embeddings(self) -> tuple[str, ...]:
-        return self.term.embeddings
 
     def widths(self, outputs: Outputs) -> Iterator[tuple[int, float, Outputs]]:
         """(d, factor, outputs cut to d)."""

@@ -123,6 +123,9 @@ class From:
     _: KW_ONLY
     weights: Literal["auto", "raw", "ema"] = "auto"
     """Which of the run's weights: the last ones, their average, or those that its evaluations used."""
+    stretch_after: int = 0
+    """Where texts are longer here: how many of their learnt positions stay, while the others are stretched to the new
+    length (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20); 0: longer texts are refused."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,9 @@ class Pretrained:
     patches: Literal["pseudo_inverse", "bilinear"] = "pseudo_inverse"
     """How kernels of another patch size are resized: so that resized patches give the same tokens (Beyer et al. 2022,
     FlexiViT, arXiv:2212.08013, section 3.4), or as pictures are."""
+    stretch_after: int = 0
+    """Where texts are longer here: how many of their learnt positions stay, while the others are stretched to the new
+    length (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20); 0: longer texts are refused."""
 
 
 @spec
@@ -200,6 +206,9 @@ class Recipe:
         if self.checkpoint.best and not self.evals:
             yield f"checkpoint.best is '{self.checkpoint.best}', and there are no evals that would measure it"
         yield from clashes(self.evals)
+        for path, origin in self.init.items():
+            if origin.stretch_after < 0:
+                yield f"init.{path}: stretch_after counts positions, 0 or more, got {origin.stretch_after}"
         if not self.objective:
             yield "objective has no term: nothing would be learnt"
         if not 0 <= self.seed < 2**32:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.mesh import platform
+from jaxrep.losses.components import eigen
 
 RIDGE = 1e-3
 """Of the linear classifier, in units of the mean variance of a direction: it stands where rows are fewer than D."""
@@ -28,18 +28,11 @@ def effective_rank(x: Float[Array, "B D"]) -> Float[Array, ""]:
     The values come from the D x D Gram matrix. Squaring loses half the digits, so eigenvalues within its rounding error
     are taken for zero: otherwise many directions of pure noise would count.
     """
-    eigenvalues = _eigenvalues(jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST))
+    _, eigenvalues = eigen(jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST))
     noise = eigenvalues[-1] * x.shape[1] * jnp.finfo(jnp.float32).eps
     singular = jnp.sqrt(jnp.where(eigenvalues > noise, eigenvalues, 0))
     share = singular / singular.sum()
     return jnp.exp(-jnp.sum(jax.scipy.special.xlogy(share, share)))
-
-
-def _eigenvalues(gram: Float[Array, "D D"]) -> Float[Array, " D"]:
-    """In ascending order."""
-    # The TPU's own choice (QDWH) takes minutes to compile where D is more than 256.
-    way = jax.lax.linalg.EighImplementation.JACOBI if platform() == "tpu" else None
-    return jax.lax.linalg.eigh(gram, symmetrize_input=False, implementation=way)[1]
 
 
 # On the host ----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from jaxrep.methods.method import Method
 from jaxrep.pretrained import mapping
 from jaxrep.pretrained.load import Checkpoint, read
 from jaxrep.pretrained.resize import resize_kernel, resize_positions
+from jaxrep.pretrained.stretch import stretch_positions
 from jaxrep.recipe import Pretrained
 from jaxrep.shapes import Shapes
 from jaxrep.spec import difference, is_spec, render_difference
@@ -52,7 +53,8 @@ class Fit:
             return value
         old, new = self.resized[path]
         if len(old) == 1:
-            return value[: new[0]]
+            longer = new > old
+            return stretch_positions(value, new[0], self.origin.stretch_after) if longer else value[: new[0]]
         if path.endswith("/positions"):
             return resize_positions(value, (old[0], old[1]), (new[0], new[1]), antialias=True)
         return resize_kernel(value, old[0], new[0], pseudo_inverse=self.origin.patches == "pseudo_inverse")
@@ -94,7 +96,7 @@ def fit(path: str, origin: Pretrained, method: Method, shapes: Shapes) -> Fit:
         origin=origin,
         checkpoint=checkpoint,
         taken=taken,
-        resized=_resized(path, origin.path, taken, (checkpoint.shapes, sizes[0]), (ours, sizes[1])),
+        resized=_resized(path, origin, taken, (checkpoint.shapes, sizes[0]), (ours, sizes[1])),
         left=[name for name in here if name not in taken],
         unused=[*sorted(set(there) - set(taken.values())), *checkpoint.unused],
         differences=_differences(part, found.model, found.fields, path, method, shapes.inputs),
@@ -123,7 +125,9 @@ Laid = tuple[Mapping[str, tuple[int, ...]], Mapping[str, Size]]
 """Shapes of a model's arrays, and the rows and columns of those that have them."""
 
 
-def _resized(init: str, where: str, taken: Mapping[str, str], theirs: Laid, ours: Laid) -> dict[str, tuple[Size, Size]]:
+def _resized(
+    init: str, origin: Pretrained, taken: Mapping[str, str], theirs: Laid, ours: Laid
+) -> dict[str, tuple[Size, Size]]:
     """The sizes there and here of what is resized. Raises UsageError: a shape differs otherwise."""
     found = {}
     for name, source in taken.items():
@@ -131,19 +135,20 @@ def _resized(init: str, where: str, taken: Mapping[str, str], theirs: Laid, ours
         size, to = theirs[1].get(source), ours[1].get(name)
         if old == new and (size == to or not (size and to)):
             continue
-        if not (size and to and _resizable(old, new, size, to)):
+        if not (size and to and _resizable(old, new, size, to, longer=origin.stretch_after > 0)):
             raise UsageError(
-                f"init.{init}: '{source}' of {where} has shape {old}, and '{name}' has {new}, to which it cannot be "
-                "resized"
+                f"init.{init}: '{source}' of {origin.path} has shape {old}, and '{name}' has {new}, to which it "
+                "cannot be resized"
             )
         found[name] = (size, to)
     return found
 
 
-def _resizable(old: tuple[int, ...], new: tuple[int, ...], size: Size, to: Size) -> bool:
-    """Whether all but the sizes agrees: the width, and of kernels the channels. A text can be cut alone."""
+def _resizable(old: tuple[int, ...], new: tuple[int, ...], size: Size, to: Size, *, longer: bool) -> bool:
+    """Whether all but the sizes agrees: the width, and of kernels the channels. A text can be cut, and become
+    ``longer`` where that is asked for."""
     rest = [(shape[0] / math.prod(laid), *shape[1:]) for shape, laid in ((old, size), (new, to))]
-    return rest[0] == rest[1] and len(size) == len(to) and (len(to) == 2 or to <= size)
+    return rest[0] == rest[1] and len(size) == len(to) and (len(to) == 2 or to <= size or longer)
 
 
 def _differences(

@@ -19,6 +19,7 @@ from jaxrep.errors import UsageError
 from jaxrep.methods.dual import Dual
 from jaxrep.pretrained.resize import resize_kernel, resize_positions
 from jaxrep.pretrained.start import fit
+from jaxrep.pretrained.stretch import stretch_positions
 from jaxrep.recipe import Pretrained
 from jaxrep.spec import problems
 from jaxrep.spec_json import from_json, to_json
@@ -111,6 +112,17 @@ def test_a_shorter_text_has_the_first_positions(clip):
     found = fitted("text/positions", Pretrained(path), short)
     np.testing.assert_array_equal(found.arrays()["text/positions"], theirs["text/positions"][:4])
     assert "resized text/positions from 6 to 4" in found.account()
+
+
+def test_a_longer_text_has_stretched_positions_where_that_is_asked_for(clip):
+    path, theirs = clip
+    longer = recipe().replace({"data.tokenizer.length": 14})
+    found = fitted("text/positions", Pretrained(path, stretch_after=2), longer)
+    expected = stretch_positions(theirs["text/positions"], 14, 2)
+    np.testing.assert_array_equal(found.arrays()["text/positions"], expected)
+    assert "resized text/positions from 6 to 14" in found.account()
+    with pytest.raises(UsageError, match="cannot be resized"):
+        fitted("text/positions", Pretrained(path), longer)
 
 
 def linearly(x, size):

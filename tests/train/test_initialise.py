@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+from pathlib import Path
 
 import harness
 import jax
@@ -15,6 +16,7 @@ from jaxrep.errors import UsageError
 from jaxrep.methods.dual import Dual
 from jaxrep.methods.method import SELF
 from jaxrep.methods.state import Ema
+from jaxrep.pretrained.stretch import stretch_positions
 from jaxrep.recipe import From
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems, spec
@@ -22,7 +24,7 @@ from jaxrep.train import setup as setups
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.ema import ParameterEma
 from jaxrep.train.exits import Exit
-from jaxrep.train.initialise import start_from
+from jaxrep.train.initialise import start_from, take
 from jaxrep.train.loop import train
 from jaxrep.train.restore import load_run, restore
 from jaxrep.train.run import Run, write_json
@@ -125,6 +127,18 @@ def test_a_part_can_have_another_name_there(run, tmp_path):
     folder, theirs = run
     _, after, _ = started({"text_head": From(str(folder), "image_head", weights="raw")}, tmp_path)
     np.testing.assert_array_equal(after.params["text_head/kernel"], theirs.params["image_head/kernel"])
+
+
+def test_positions_of_longer_texts_are_stretched_where_that_is_asked_for():
+    theirs = {"text/positions": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)}
+    mine = {"text/positions": np.zeros((14, 2), np.float32)}
+    found = take(mine, "text", theirs, "text", Path("run"), stretch_after=2)
+    np.testing.assert_array_equal(found["text/positions"], stretch_positions(theirs["text/positions"], 14, 2))
+    with pytest.raises(UsageError, match=r"has shape \(6, 2\), and \(14, 2\) is expected"):
+        take(mine, "text", theirs, "text", Path("run"))
+    assert problems(RECIPE.replace(init={"text": From("run", stretch_after=-1)})) == [
+        "init.text: stretch_after counts positions, 0 or more, got -1"
+    ]
 
 
 def test_averages_are_copies_of_what_was_taken_and_share_no_memory_with_it(run, tmp_path):
