@@ -11,7 +11,7 @@ from jaxrep.data.source import Source
 from jaxrep.data.tar import TarShards
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.calibration import confidences, expected_calibration_error, scale
-from jaxrep.evals.embed import embed_texts
+from jaxrep.evals.embed import PIXELS, embed_texts
 from jaxrep.evals.labelled import Labelled, Pictures
 from jaxrep.evals.ranks import ranks, require_finite
 from jaxrep.evals.templates import clip_80, imagenet_classes, lines
@@ -34,6 +34,8 @@ class Named(Labelled):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
+        if self.output == PIXELS:
+            yield f"output is '{PIXELS}', which names of classes cannot be compared with: leave it to the tower"
         field = self.data.fields().get(self.label)
         declared = field.classes if field else None
         if self.classes and declared and len(self.classes) != declared:

@@ -89,8 +89,8 @@ def test_values_that_make_no_sense_are_named():
     _, images, labels = world()
     data = given(image=images, label=labels)
     assert not [*ZeroShot(data=data).problems()]
-    found = [*ZeroShot(data=data, label="lable", templates=("a photo",), ks=()).problems()]
-    assert [sentence.split()[0] for sentence in found] == ["ks", "data", "a"]
+    found = [*ZeroShot(data=data, label="lable", templates=("a photo",), ks=(), output="pixels").problems()]
+    assert [sentence.split()[0] for sentence in found] == ["ks", "data", "output", "a"]
 
 
 def test_the_names_and_templates_of_imagenet_are_those_that_clip_was_measured_with():
