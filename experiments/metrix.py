@@ -1,0 +1,92 @@
+"""Metrix: mixup for metric learning, with labels that say how far a mixture is of a class (Venkataramanan et al. 2022,
+arXiv:2106.04990).
+
+``recipe`` mixes embeddings under the multi-similarity loss; ``feature`` and ``input`` mix earlier; ``contrastive`` and
+``proxy_anchor`` have other losses.
+"""
+
+from typing import Literal
+
+from jaxrep.data.files import Folder
+from jaxrep.data.groups import Grouped
+from jaxrep.data.openmoji import OpenMoji
+from jaxrep.encoders.resnet import ResNet
+from jaxrep.encoders.stem import ConvStem
+from jaxrep.encoders.vit import ViT
+from jaxrep.evals.same_class import SameClass, Utilisation
+from jaxrep.methods.heads import Linear
+from jaxrep.methods.mixing import Mixed, Mixing
+from jaxrep.recipe import Data, Pretrained, Recipe
+from jaxrep.schedules import Constant, WarmupConstant
+from jaxrep.terms.metric import Metric, MixedMetric
+from jaxrep.train.optim import AdamW
+from jaxrep.train.rules import Rate
+from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.geometry import Flip, Shift
+
+CLASSES, WEIGHT = 100, Constant(value=0.4)  # section 4.1: w = 0.4, Beta(2, 2)
+
+
+def terms(kind: Literal["contrastive", "multi_similarity", "proxy_anchor"], label: str = "label") -> dict:
+    """The clean loss and the mixed one (equation 10)."""
+    proxies = "proxies" if kind == "proxy_anchor" else ""
+    return {
+        "clean": Metric("image", kind=kind, label=label, proxies=proxies),
+        "mixed": MixedMetric("image", kind=kind, label=label, proxies=proxies, weight=WEIGHT),
+    }
+
+
+# Embeddings of 512 dimensions and the weight of the mixed loss are the paper's; batch size, learning rate, decay and
+# length could not be checked against its text. Its mixtures are of all positives with hard negatives of each anchor;
+# here each row is mixed with one other, and of an anchor those count that are part of its class.
+recipe = Recipe(
+    data=Data(
+        train=Folder(path="cub200/train", image_size=256, classes=CLASSES),  # the first 100 of its 200 classes
+        batch_size=100,
+        texts=(),
+        order=Grouped(by="label", per_group=5),
+    ),
+    views=(RandomResizedCrop("image", size=224), Flip("image")),
+    method=Mixing(image=ResNet.resnet50(), head=Linear(features=512, bias=True), level="embedding"),
+    objective=terms("multi_similarity"),
+    optimizer=AdamW(weight_decay=Constant(value=1e-4)),
+    schedule=WarmupConstant(peak=1e-4),
+    epochs=60,
+    init={"image": Pretrained("resnet50")},  # of ImageNet, in timm's layout
+    evals=(SameClass(data=Folder(path="cub200/test", image_size=224, classes=CLASSES)),),
+)
+
+feature = recipe.replace({"method.level": "feature"})
+input = recipe.replace({"method.level": "input"}, views=(*recipe.views, Mixed("image")))
+contrastive = recipe.replace(objective=terms("contrastive"))
+proxy_anchor = recipe.replace(
+    {"method.proxies": CLASSES, "optimizer.rules": (Rate(path="proxies/**", factor=100.0),)},
+    objective=terms("proxy_anchor"),
+)
+
+TRAIN, TEST = OpenMoji(image_size=48), OpenMoji(image_size=48, part="test")
+
+tiny = recipe.replace(
+    {"optimizer.weight_decay": Constant(value=0.1), "optimizer.clip_norm": 1.0},
+    data=Data(train=TRAIN, batch_size=128, texts=(), order=Grouped(by="concept", per_group=4)),
+    views=(Shift("image", pixels=3),),
+    method=Mixing(
+        image=ViT(
+            width=128,
+            depth=4,
+            heads=4,
+            activation="relu",
+            pool="mean",
+            positions="sincos",
+            stem=ConvStem(channels=(32, 64), patch=3),
+        ),
+        head=Linear(features=64, bias=True),
+        level="embedding",
+    ),
+    objective=terms("multi_similarity", "concept"),
+    schedule=WarmupConstant(peak=1e-3, warmup_steps=50),
+    epochs=0,
+    examples=600 * 128,
+    init={},
+    evals=(SameClass(data=TEST, label="concept"), Utilisation(train=TRAIN, data=TEST, label="concept")),
+)

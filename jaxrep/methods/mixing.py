@@ -1,0 +1,135 @@
+"""Mixing: one encoder whose rows are mixed in pairs, as inputs, as features or as embeddings (Venkataramanan et al.
+2022, Metrix, arXiv:2106.04990)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Float, Int
+
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick
+from jaxrep.encoders.base import Encoder
+from jaxrep.encoders.layers import normal
+from jaxrep.methods.dual import encode_rows
+from jaxrep.methods.heads import Head, Linear
+from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.objective import normalise
+from jaxrep.spec import Part, spec
+from jaxrep.views.view import View, to_float
+
+
+def pairing(tick: Tick, rows: int, b: float) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """Another row for each row, and the share of the row itself: Beta(b, b), drawn for each."""
+    shift = jax.random.randint(tick.draw("partner"), (), 1, max(rows, 2))
+    share = jax.vmap(lambda key: jax.random.beta(key, b, b))(tick.keys("share"))
+    return ((jnp.arange(rows) + shift) % rows).astype(jnp.int32), share.astype(jnp.float32)
+
+
+def mix(x: Float[Array, "B ..."], partner: Int[Array, " B"], share: Float[Array, " B"]) -> Float[Array, "B ..."]:
+    """``share`` of each row and the rest of its partner."""
+    share = share.reshape(-1, *(1,) * (x.ndim - 1))
+    return share * x + (1 - share) * x[partner]
+
+
+@spec
+class Mixed(View):
+    """The field ``<name>`` of images mixed in pairs, with ``<name>/partner`` and ``<name>/share``."""
+
+    couples_rows: ClassVar[bool] = True
+
+    name: str = "mixed"
+    """Field that is added."""
+    b: float = 2.0
+    """Of the Beta distribution of the shares."""
+
+    def __call__(self, batch: Batch, tick: Tick) -> Batch:
+        images = to_float(batch[self.of])
+        partner, share = pairing(tick, len(images), self.b)
+        added = {self.name: mix(images, partner, share), f"{self.name}/partner": partner, f"{self.name}/share": share}
+        return {**batch, **added}
+
+
+@spec
+class Proxies(Part):
+    """A learnt vector a class (Movshovitz-Attias et al. 2017, arXiv:1703.07464)."""
+
+    classes: int
+    """Number of classes K; 0: there are none."""
+
+    def build(self, rngs: nnx.Rngs, *, inputs: int) -> nnx.Module:
+        return ProxyTable(rngs, self.classes, inputs)
+
+
+class ProxyTable(nnx.Module):
+    """[K,D]."""
+
+    def __init__(self, rngs: nnx.Rngs, classes: int, width: int):
+        self.table = normal(rngs, (classes, width), (2 / classes) ** 0.5)
+
+    def __call__(self) -> Array:
+        return self.table[...]
+
+
+@spec
+class Mixing(Method):
+    """Embeds pictures, and mixtures of two of them.
+
+    Emits ``image`` [B,D] (raw) and, with ``level``, ``mixed`` [B,D], ``mixed/partner`` and ``mixed/share`` [B]; shared,
+    ``proxies`` [K,D] where there are any.
+    """
+
+    image: Encoder
+    """The encoder."""
+    head: Head = Linear(features=512, bias=True)
+    """The projection to the embedding."""
+    level: Literal["none", "input", "feature", "embedding"] = "none"
+    """What is mixed: the pictures (by the view ``Mixed``), the encoder's features before the projection, or the unit
+    embeddings."""
+    b: float = 2.0
+    """Of the Beta distribution of the shares, for features and embeddings."""
+    proxies: int = 0
+    """Number of classes that have a proxy."""
+
+    rank: ClassVar[int]  # of the built method: the axes of a batch of pictures
+
+    def problems(self) -> Iterator[str]:
+        if self.b <= 0:
+            yield f"b is above 0, got {self.b}"
+        if self.proxies < 0:
+            yield f"proxies counts classes: 0 or more, got {self.proxies}"
+
+    def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
+        needed = ("image", "mixed") if self.level == "input" else ("image",)
+        for name in needed:
+            if name not in inputs:
+                view = ", which the view Mixed adds" if name == "mixed" else ""
+                raise ValueError(f"Mixing reads the field '{name}'{view}; the batch has {', '.join(sorted(inputs))}")
+        width = self.head.width(self.image.features)
+        parts = {"image": (self.image, inputs["image"]), "image_head": (self.head, self.image.features)}
+        return {**parts, "proxies": (Proxies(classes=self.proxies), width)} if self.proxies else parts
+
+    def static(self) -> dict[str, Any]:
+        return {"rank": self.image.rank, "level": self.level, "b": self.b}
+
+    def rows(self, batch: Batch, tick: Tick) -> Outputs:
+        out, statistics = encode_rows(self, "image", self.rank, batch, tick)
+        if self.level == "input" and "mixed" in batch:
+            out["mixed"] = encode_rows(self, "mixed", self.rank, batch, tick, tower="image")[0]["mixed"]
+        return out if statistics is None else {**out, STATISTICS: {"image": statistics}}
+
+    def join(self, outputs: Outputs, batch: Batch, tick: Tick) -> Outputs:
+        if self.level == "none":
+            return {}
+        if self.level == "input":
+            return {name: batch[name] for name in ("mixed/partner", "mixed/share")}
+        partner, share = pairing(tick, len(outputs["image"]), self.b)
+        if self.level == "feature":
+            mixed = self.image_head(mix(outputs["image/pooled"], partner, share))
+        else:
+            mixed = mix(normalise(outputs["image"]), partner, share)
+        return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}
+
+    def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
+        return {"proxies": self.proxies()} if hasattr(self, "proxies") else {}
