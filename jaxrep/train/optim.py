@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxrep.batch import Array, Tick
@@ -99,6 +98,22 @@ class Lamb(Optimizer):
 
 
 @spec
+class Lars(Optimizer):
+    """Stochastic gradient descent with steps proportional to the norm of the weights, array by array (You et al. 2017,
+    arXiv:1708.03888); those of vectors and biases are as long as their gradient (released code of Barlow Twins)."""
+
+    momentum: float = 0.9
+    """Decay of the sum of gradients."""
+    trust: float = 0.001
+    """Norm of a step in norms of the weights, before the learning rate."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(
+            add_decay(), spared(optax.scale_by_trust_ratio(trust_coefficient=self.trust)), optax.trace(self.momentum)
+        )
+
+
+@spec
 class Adafactor(Optimizer):
     """Adam's second moment kept as its row and column means (Shazeer & Stern 2018, arXiv:1804.04235)."""
 
@@ -135,6 +150,15 @@ def add_decay() -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda u, p, d: u + d * p, updates, params, extra["decay"]), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def spared(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """``transformation`` of all but vectors, numbers and biases."""
+
+    def matrices(leaves: Mapping[str, Any]) -> dict[str, bool]:
+        return {path: leaf.ndim > 1 and path.rsplit("/", 1)[-1] != "bias" for path, leaf in leaves.items()}
+
+    return optax.masked(transformation, matrices)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +204,7 @@ class Updater:
         weight_decay = self.spec.weight_decay(tick)
         decay = {path: weight_decay * self.factors[path].decay for path in grads}
         directions, state = self._directions(grads, state, params, decay)
-        updates = {path: -(learning_rate * self._rate(path, d)) * d for path, d in directions.items()}
+        updates = {path: -(learning_rate * self._rate(path, d, tick)) * d for path, d in directions.items()}
         return updates, state, {"gradient_norm": norm}
 
     def _directions(self, grads: Arrays, state: dict[str, Any], params: Arrays, decay: Arrays) -> tuple[Arrays, dict]:
@@ -194,9 +218,9 @@ class Updater:
             directions |= updates
         return directions, new
 
-    def _rate(self, path: str, leaf: Array) -> np.ndarray:
-        """The rate's factor, shaped so that it broadcasts against the parameter."""
-        rate = self.factors[path].rate
+    def _rate(self, path: str, leaf: Array, tick: Tick | None = None) -> Any:
+        """The rate's factor (at a tick, or what it is at most), shaped so that it broadcasts against the parameter."""
+        rate = self.factors[path].rate if tick is None else self.factors[path].rate_at(tick)
         return rate.reshape(rate.shape + (1,) * (leaf.ndim - rate.ndim))
 
 

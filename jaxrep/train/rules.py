@@ -9,9 +9,12 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxrep.paths import STACKED, PathError, parse, select, stack_of
+from jaxrep.batch import Array, Tick
+from jaxrep.paths import STACKED, Layers, PathError, parse, select, stack_of
+from jaxrep.schedules import Schedule
 from jaxrep.spec import spec
 
 
@@ -19,11 +22,19 @@ from jaxrep.spec import spec
 class Factors:
     """What multiplies the learning rate and the weight decay of one parameter: arrays [], or [depth] in a stack.
 
-    A rate of zero means frozen: no gradient, no decay, no update.
+    A rate of zero means frozen: no gradient, no decay, no update. ``over``: layers whose rate a schedule multiplies.
     """
 
     rate: np.ndarray
     decay: np.ndarray
+    over: list[tuple[Layers, Schedule]] = dataclasses.field(default_factory=list)
+
+    def rate_at(self, tick: Tick) -> Array | np.ndarray:
+        """The rate's factor at a moment: ``rate`` times what the schedules of some layers say."""
+        rate = self.rate
+        for layers, schedule in self.over:
+            rate = jnp.asarray(rate).at[layers].multiply(schedule(tick))
+        return rate
 
 
 Table = Mapping[str, Factors]
@@ -70,6 +81,18 @@ class Freeze(Rule):
 
     def apply(self, table: Table, params: Mapping[str, Any]) -> None:
         Rate(path=self.path, factor=0.0).apply(table, params)
+
+
+@spec
+class RateOver(Rule):
+    """Multiplies the rate by a schedule, as of a layer that stands still at first: it has a gradient all the time."""
+
+    factor: Schedule
+    """What the rate is multiplied by, over training."""
+
+    def apply(self, table: Table, params: Mapping[str, Any]) -> None:
+        for path, layers in select(self.path, params).items():
+            table[path].over.append((layers, self.factor))
 
 
 @spec

@@ -11,8 +11,8 @@ import pytest
 
 from jaxrep.batch import Tick
 from jaxrep.schedules import Constant, Linear
-from jaxrep.train.optim import Adafactor, AdamW, Lamb, Optimizer, Sgd
-from jaxrep.train.rules import Decay, Freeze, LayerDecay, Rate
+from jaxrep.train.optim import Adafactor, AdamW, Lamb, Lars, Optimizer, Sgd
+from jaxrep.train.rules import Decay, Freeze, LayerDecay, Rate, RateOver
 
 RATE, DECAY, STEPS, DEPTH = 0.05, 0.1, 3, 3
 SHAPES = {
@@ -27,6 +27,7 @@ OPTIMIZERS = {
     "adamw": AdamW(b2=0.98, eps=1e-6, weight_decay=Constant(value=DECAY)),
     "sgd": Sgd(weight_decay=Constant(value=DECAY), nesterov=True),
     "lamb": Lamb(weight_decay=Constant(value=DECAY)),
+    "lars": Lars(weight_decay=Constant(value=DECAY), trust=0.1),
     "adafactor": Adafactor(weight_decay=Constant(value=DECAY), min_factored=4, momentum=0.9),
 }
 MATRICES = {path: path.endswith("kernel") for path in SHAPES}
@@ -34,6 +35,7 @@ OPTAX = {
     "adamw": optax.adamw(RATE, b2=0.98, eps=1e-6, weight_decay=DECAY, mask=MATRICES),
     "sgd": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.sgd(RATE, 0.9, nesterov=True)),
     "lamb": optax.lamb(RATE, weight_decay=DECAY, mask=MATRICES),
+    "lars": optax.lars(RATE, DECAY, MATRICES, trust_coefficient=0.1, trust_ratio_mask=MATRICES, momentum=0.9),
     # Its weight decay is not multiplied by the learning rate.
     "adafactor": optax.adafactor(
         RATE, min_dim_size_to_factor=4, momentum=0.9, weight_decay_rate=RATE * DECAY, weight_decay_mask=MATRICES
@@ -166,6 +168,16 @@ def test_weight_decay_follows_its_schedule():
     end = _train(optimizer, {"w": jnp.ones((2, 2)), "bias": jnp.ones(2)}, zeros)
     close(end["w"], np.prod([1 - RATE * step / STEPS for step in range(STEPS)]))
     np.testing.assert_array_equal(end["bias"], 1)
+
+
+def test_a_rate_over_training_moves_the_layers_that_it_names_by_its_schedule():
+    rules = (Rate(path="b/**", factor=2.0), RateOver(path="b/blocks[1:]/w", factor=Linear(start=0.0, end=float(STEPS))))
+    params = {"a": jnp.ones((1, 1)), "b/blocks/w": jnp.ones((3, 1, 1))}
+    ones = {path: np.ones((STEPS, *leaf.shape), np.float32) for path, leaf in params.items()}
+    end = _train(Sgd(momentum=0.0, rules=rules), params, ones)
+    close(end["a"], 1 - RATE * STEPS)
+    scheduled = 1 - 2 * RATE * sum(range(STEPS))
+    close(end["b/blocks/w"].ravel(), [1 - 2 * RATE * STEPS, scheduled, scheduled])
 
 
 def test_every_moment_lies_under_the_path_of_its_parameter():
