@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -28,6 +29,8 @@ class ViT(Transformer):
     """The class token (which only ``cls`` adds), the mean of the patches, or a learnt query that attends to them."""
     positions: Literal["learnt", "sincos"] = "learnt"
     """Learnt positions, or fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3)."""
+    any_size: bool = False
+    """Images of other sizes are read too: learnt positions are resized to their grid, as pictures are (bicubic)."""
     registers: int = 0
     """Learnt tokens that are read by nobody (Darcet et al. 2024)."""
     patch_dropout: float = 0.0
@@ -113,18 +116,27 @@ class VisionTransformer(TransformerModule):
             drop=spec.patch_dropout,
         )
         self.shape, self.grid, self.pixels = shape, spec.stem.grid(shape), spec.pixels
+        self.grid_of = spec.stem.grid if spec.any_size else None
         self.stem = spec.stem.build(rngs, inputs=shape, width=spec.width)
         learnt = spec.positions == "learnt"
         self.positions = normal(rngs, (self.grid[0] * self.grid[1], spec.width), 0.02) if learnt else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
         """Images -> patches h [B,N,D], their positions [N,D], and None: every patch is real."""
-        if x.shape[1:] != self.shape:
+        if x.shape[1:] != self.shape and self.grid_of is None:
             raise ValueError(f"images of shape {x.shape[1:]} reach an encoder that was built for {self.shape}")
         h = self.stem(self.pixels(x).astype(compute_dtype(self.dtype)))
-        if self.positions is not None:
-            return h, self.positions[...], None
-        return h, jnp.asarray(sincos_positions(*self.grid, h.shape[-1])), None
+        grid = self.grid if self.grid_of is None else self.grid_of((x.shape[1], x.shape[2], x.shape[3]))
+        if self.positions is None:
+            return h, jnp.asarray(sincos_positions(*grid, h.shape[-1])), None
+        return h, resized(self.positions[...], self.grid, grid), None
+
+
+def resized(positions: Array, grid: tuple[int, int], to: tuple[int, int]) -> Array:
+    """Positions [h*w,D] of a grid (h,w) -> [H*W,D] of the grid ``to``, by cubic convolution with antialiasing."""
+    if grid == to:
+        return positions
+    return jax.image.resize(positions.reshape(*grid, -1), (*to, positions.shape[1]), "cubic").reshape(to[0] * to[1], -1)
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 parts."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -42,6 +42,10 @@ class Ema(StatePart):
     """Names of the parts that are averaged."""
     momentum: Schedule = Constant(value=0.996)
     """The share m of the old average that stays at a step."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, part: str) -> Any: ...
 
     def problems(self) -> Iterator[str]:
         if not self.of:

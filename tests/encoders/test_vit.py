@@ -11,6 +11,7 @@ from flax import nnx
 from jaxrep.batch import Field, Tick
 from jaxrep.encoders.stem import ConvStem, PatchStem, PixelNorm
 from jaxrep.encoders.vit import ViT, sincos_positions
+from jaxrep.pretrained.resize import resize_positions
 
 FIELD = Field((16, 12, 3), "uint8")
 SPEC = ViT(width=8, depth=2, heads=2, stem=PatchStem(patch=4))
@@ -155,6 +156,19 @@ def test_clips_details_leave_the_size():
     assert clip == ViT.b32(
         stem=PatchStem(patch=32, bias=False), embed_norm=True, activation="quick_gelu", pixels=PixelNorm.clip()
     )
+
+
+@pytest.mark.parametrize("size", [(8, 20), (24, 16)])
+def test_images_of_another_size_have_positions_of_their_own_grid(size):
+    images = jnp.array(np.random.default_rng(1).integers(0, 256, (2, *size, 3)), jnp.uint8)
+    module = built(any_size=True)
+    _, positions, _ = module.embed(images)
+    expected = resize_positions(np.asarray(module.positions[...]), (4, 3), (size[0] // 4, size[1] // 4), antialias=True)
+    np.testing.assert_allclose(positions, expected, **SAME)
+    np.testing.assert_array_equal(module.embed(IMAGES)[1], module.positions[...])
+    fixed = built(any_size=True, positions="sincos")
+    np.testing.assert_array_equal(fixed.embed(images)[1], sincos_positions(size[0] // 4, size[1] // 4, 8))
+    assert encode(module, images).tokens.shape == (2, size[0] * size[1] // 16, 8)
 
 
 def test_wrong_shapes_and_values_are_named():
