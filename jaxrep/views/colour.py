@@ -1,4 +1,4 @@
-"""Views that change colours: jitter (as in Chen et al. 2020, SimCLR, appendix A) and grey."""
+"""Views that change colours: jitter and grey (Chen et al. 2020, SimCLR, appendix A), and solarisation."""
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,23 @@ class ColourJitter(ImageView):
     """Largest relative change of the distance to the pixel's own grey."""
     hue: float = 0.0
     """Largest rotation of the hue, in turns: at most 0.5."""
+    p: float = 1.0
+    """Probability that an image is changed at all."""
 
     def problems(self):
+        if not 0 <= self.p <= 1:
+            yield f"p is a probability, and not {self.p}"
         if min(self.brightness, self.contrast, self.saturation, self.hue) < 0:
             yield "brightness, contrast, saturation and hue are zero or more"
         if self.hue > 0.5:
             yield f"hue is a part of a turn, at most 0.5, and not {self.hue}"
 
     def augment(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
+        changed = self.jitter(key, image)
+        return changed if self.p == 1 else chosen(jax.random.fold_in(key, 0), self.p, changed, image)
+
+    def jitter(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
+        """The image, changed by the four factors that ``key`` draws."""
         draws = jax.random.uniform(key, (4,), minval=-1.0)
         if self.brightness:
             image = brighten(image, _factor(draws[0], self.brightness))
@@ -61,6 +70,23 @@ class Grey(ImageView):
 
     def augment(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         return chosen(key, self.p, jnp.broadcast_to(luma(image), image.shape), image)
+
+
+@spec
+class Solarise(ImageView):
+    """Some images with their bright values inverted (Grill et al. 2020, BYOL, arXiv:2006.07733, appendix B)."""
+
+    p: float = 0.2
+    """Probability that an image is solarised."""
+    threshold: float = 0.5
+    """Values from this on are inverted."""
+
+    def problems(self):
+        if not 0 <= self.p <= 1:
+            yield f"p is a probability, and not {self.p}"
+
+    def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
+        return chosen(key, self.p, jnp.where(image >= self.threshold, 1 - image, image), image)
 
 
 def _factor(draw: Array, change: float) -> Array:

@@ -1,0 +1,110 @@
+"""Mixed Barlow Twins: mixed inputs guard against overfitting (Bandara et al. 2023, arXiv:2312.02151).
+
+Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) with a regulariser: the features of mixed inputs correlate as mixed
+features would. Numbers are those of the authors' code (wgcban/mix-bt, main_imagenet.py and README, section 3.3); the
+paper's own tables could not be checked. In one line that code's ImageNet script differs from its README and its CIFAR
+script, which are followed here.
+"""
+
+from jaxrep.data.files import Folder
+from jaxrep.data.openmoji import OpenMoji
+from jaxrep.encoders.resnet import ResNet
+from jaxrep.encoders.stem import ConvStem
+from jaxrep.encoders.vit import ViT
+from jaxrep.evals.knn import Knn
+from jaxrep.evals.probe import Probe
+from jaxrep.methods.siamese import Projector, Siamese
+from jaxrep.recipe import Data, Recipe
+from jaxrep.schedules import Constant, Ramp, WarmupCosine
+from jaxrep.terms.correlation import BarlowTwins, MixedTwins
+from jaxrep.train.optim import AdamW, Lars
+from jaxrep.train.rules import Rate
+from jaxrep.views.blur import Blur
+from jaxrep.views.colour import ColourJitter, Grey, Solarise
+from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.geometry import Flip
+from jaxrep.views.mix import Mix
+from jaxrep.views.several import Copy
+from jaxrep.views.view import View
+
+BATCH, EPOCH = 1_024, 1_281_167 // 1_024  # steps of an epoch of ImageNet
+
+
+def views(size: int, smallest: float, blur: tuple[float, float], solarise: float) -> tuple[View, ...]:
+    """Both views and their mixture (Zbontar et al., appendix A); they differ in blur and solarisation alone."""
+    both = tuple(
+        view
+        for name, chance in zip("ab", blur, strict=True)
+        for view in (
+            Copy("image", out=name),
+            RandomResizedCrop(name, size=size, scale=(smallest, 1.0)),
+            Flip(name),
+            ColourJitter(name, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
+            Grey(name, p=0.2),
+            Blur(name, p=chance, radius=6),
+        )
+    )
+    return (*both, Solarise("b", p=solarise), Mix("a", other="b"))
+
+
+recipe = Recipe(
+    data=Data(
+        train=Folder(path="imagenet/train", image_size=256, classes=1_000), batch_size=BATCH, workers=16, texts=()
+    ),
+    views=views(224, 0.08, blur=(1.0, 0.1), solarise=0.2),
+    # Batch norm in the encoder is over the whole batch: this recipe takes no microbatches.
+    method=Siamese(image=ResNet.resnet50(), projector=Projector(widths=(8_192, 8_192, 8_192))),
+    objective={
+        "twins": BarlowTwins("a", "b", redundancy=0.0051),
+        "mixed": MixedTwins("mixed", "a", "b", redundancy=0.0051, weight=Ramp(start=0.0, end=1.0, steps=10 * EPOCH)),
+    },
+    optimizer=Lars(
+        weight_decay=Constant(value=1e-6),
+        rules=tuple(Rate(path=f"**/{name}", factor=0.0048 / 0.2) for name in ("scale", "bias", "scales/*", "biases/*")),
+    ),
+    schedule=WarmupCosine(peak=0.2 * BATCH / 256, warmup_steps=10 * EPOCH, end=0.2 * BATCH / 256 * 0.001),
+    epochs=300,
+    evals=tuple(
+        kind(
+            train=Folder(path="imagenet/train", image_size=224, classes=1_000),
+            data=Folder(path="imagenet/val", image_size=224, classes=1_000),
+        )
+        for kind in (Probe, Knn)
+    ),
+)
+
+# The encoder of clip.tiny, which has no batch norm; the weights of the terms are those of CIFAR-10.
+tiny = recipe.replace(
+    data=Data(train=OpenMoji(image_size=48), batch_size=256, texts=()),
+    views=views(48, 0.3, blur=(0.5, 0.1), solarise=0.0),
+    method=Siamese(
+        image=ViT(
+            width=128,
+            depth=4,
+            heads=4,
+            activation="relu",
+            pool="mean",
+            positions="sincos",
+            stem=ConvStem(channels=(32, 64), patch=3),
+        ),
+        projector=Projector(widths=(256, 256)),
+    ),
+    objective={
+        "twins": BarlowTwins("a", "b", redundancy=0.0078125),
+        "mixed": MixedTwins("mixed", "a", "b", redundancy=0.0078125, weight=Constant(value=4.0)),
+    },
+    optimizer=AdamW(weight_decay=Constant(value=0.05), clip_norm=1.0),
+    schedule=WarmupCosine(peak=1e-3, warmup_steps=50),
+    epochs=0,
+    examples=500 * 256,
+    evals=tuple(
+        kind(
+            train=OpenMoji(image_size=48),
+            data=OpenMoji(image_size=48, part="test"),
+            label=label,
+            name=f"{name}/{label}",
+        )
+        for name, kind in (("probe", Probe), ("knn", Knn))
+        for label in ("group", "concept")
+    ),
+)

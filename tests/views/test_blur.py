@@ -1,0 +1,56 @@
+"""The blur is SciPy's Gaussian filter, and solarisation Pillow's."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from scipy.ndimage import gaussian_filter1d
+
+from jaxrep.batch import Tick
+from jaxrep.spec import problems
+from jaxrep.views.blur import Blur, blur
+from jaxrep.views.colour import ColourJitter, Solarise
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (64, 12, 9, 3), dtype=np.uint8)
+FLOATS = PICTURES.astype(np.float32) / 255
+
+
+def seen(view):
+    positions = np.stack([np.zeros(64), np.arange(64)], 1).astype(np.uint32)
+    return np.asarray(view({"image": PICTURES}, Tick(step=0, key=jax.random.key(0), positions=positions))["image"])
+
+
+@pytest.mark.parametrize(("sigma", "radius"), [(0.3, 2), (1.7, 4)])
+def test_the_blur_is_a_gaussian_mirrored_at_the_border(sigma, radius):
+    expected = FLOATS[0].astype(np.float64)
+    for axis in (0, 1):
+        expected = gaussian_filter1d(expected, sigma, axis=axis, mode="mirror", radius=radius)
+    np.testing.assert_allclose(
+        jax.jit(blur, static_argnums=2)(FLOATS[0], sigma, radius), expected, atol=1e-6
+    )  # float32
+
+
+def test_some_images_are_blurred_each_by_its_own_width():
+    found = seen(Blur(p=0.5, sigma=(0.5, 2.0)))
+    changed = np.array([np.abs(a - b).max() > 1e-6 for a, b in zip(found, FLOATS, strict=True)])
+    assert 16 < changed.sum() < 48  # 4 standard deviations about the half
+    left = found[changed].std((1, 2, 3))
+    assert left.max() > 1.5 * left.min()  # noise that is smoothed more varies less
+    assert problems(Blur(sigma=(0.0, 1.0))) == ["sigma is a range (low, high) of numbers above 0, and not (0.0, 1.0)"]
+
+
+def test_solarisation_equals_pillows():
+    found = seen(Solarise(p=1.0))
+    for picture, ours in zip(PICTURES[:4], found, strict=False):
+        theirs = np.asarray(ImageOps.solarize(Image.fromarray(picture), 128))
+        np.testing.assert_allclose(ours, theirs.astype(np.float32) / 255, atol=1e-6)
+    some = seen(Solarise(p=0.5))
+    changed = np.array([np.abs(a - b).max() > 1e-6 for a, b in zip(some, FLOATS, strict=True)])
+    assert 16 < changed.sum() < 48
+
+
+def test_jitter_spares_some_images_and_changes_the_others_as_ever():
+    always, some = seen(ColourJitter(brightness=0.4)), seen(ColourJitter(brightness=0.4, p=0.8))
+    changed = np.array([np.abs(a - b).max() > 1e-6 for a, b in zip(some, FLOATS, strict=True)])
+    assert 38 < changed.sum() < 64
+    np.testing.assert_allclose(some[changed], always[changed], atol=1e-6)
