@@ -8,6 +8,7 @@ import jax
 
 from jaxrep.batch import Batch, Field, Outputs, Tick, fold, unfold
 from jaxrep.encoders.base import Encoder
+from jaxrep.methods.grouping import Grouping, NoGrouping
 from jaxrep.methods.heads import Head, Linear, LogitBias, LogitScale, NoBias
 from jaxrep.methods.method import STATISTICS, Method, naming
 from jaxrep.spec import spec
@@ -18,7 +19,7 @@ class Dual(Method):
     """Encodes each named field by its own tower and projects it to a shared width.
 
     Emits, a row, ``<field>`` [B,D] (raw), ``<field>/pooled`` (before the projection) and ``<field>/tokens``; shared,
-    ``scale`` and, with a bias, ``bias``.
+    ``scale`` and, with a bias, ``bias``; with a grouping, ``<tokens>/grouped`` [B,V,D] a row.
     """
 
     towers: Mapping[str, Encoder]
@@ -35,6 +36,8 @@ class Dual(Method):
     """Further inverse temperatures, by the name that terms read: one a pair of towers."""
     bias: LogitBias = NoBias()
     """The learnt bias of the logits, for losses that read one."""
+    grouping: Grouping = NoGrouping()
+    """Pools the tokens of one tower by the embeddings of another, for losses on parts of an image."""
 
     reads: ClassVar[tuple[tuple[str, str, int], ...]]  # of the built method: each field, its tower, the input's axes
 
@@ -52,6 +55,10 @@ class Dual(Method):
             if tower not in self.towers or name in self.towers:
                 towers = ", ".join(self.towers)
                 yield f"also gives a tower ({towers}) to a field of another name, got '{name}': '{tower}'"
+        if not isinstance(self.grouping, NoGrouping):
+            for name, known in ((self.grouping.tokens, self.towers), (self.grouping.by, {**self.towers, **self.also})):
+                if name not in known:
+                    yield f"grouping names '{name}', and what it can name there are {', '.join(known)}"
         for name, tower in self.towers.items():
             if (width := self.head(name).width(tower.features)) != self.dim:
                 yield f"tower '{name}' ends {width} wide and the joint space is {self.dim}: change its head or dim"
@@ -73,6 +80,8 @@ class Dual(Method):
             parts[name] = (tower, replace(inputs[name], shape=shape))
         parts |= {f"{name}_head": (self.head(name), tower.features) for name, tower in self.towers.items()}
         parts |= {name: (scale, None) for name, scale in {"scale": self.scale, **self.scales}.items()}
+        if not isinstance(self.grouping, NoGrouping):
+            parts["grouping"] = (self.grouping, (self.towers[self.grouping.tokens].features, self.dim))
         return parts if isinstance(self.bias, NoBias) else {**parts, "bias": (self.bias, None)}
 
     def static(self) -> dict[str, Any]:
@@ -92,6 +101,8 @@ class Dual(Method):
             out |= found
             if new is not None and name == tower:  # running statistics are those of the tower's own field
                 statistics[name] = new
+        if hasattr(self, "grouping"):
+            out |= self.grouping(out)
         return {**out, STATISTICS: statistics} if statistics else out
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
