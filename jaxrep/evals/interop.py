@@ -144,7 +144,7 @@ def _array(x: Any) -> np.ndarray:
 def _tensor(x: np.ndarray) -> "torch.Tensor":
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(x))
+    return torch.from_numpy(np.array(x))  # a copy: JAX gives arrays that cannot be written to
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
