@@ -53,23 +53,25 @@ class Description(Named):
 
     def run(self, model: Model) -> dict[str, float]:
         images, labels, names = self.named(model)
-        means = np.stack([self.embed(model, name).mean(axis=0, dtype=np.float64) for name in names])
+        sentences = [self.sentences(name) for name in names]
+        embedded = embed_texts(model, [text for each in sentences for text in each], self.text)
+        ends = np.cumsum([len(each) for each in sentences])
+        means = np.stack([each.mean(axis=0, dtype=np.float64) for each in np.split(embedded, ends[:-1])])
         found = ranks(images, means, (np.arange(len(images)), labels))
         return self.accuracies(found, labels)
 
-    def embed(self, model: Model, name: str) -> np.ndarray:
-        """Embeddings float32 [n,D] of the descriptors of a class. Raises JaxrepError: it has none."""
+    def sentences(self, name: str) -> list[str]:
+        """Those of the descriptors of a class. Raises JaxrepError: it has none."""
         if not self.descriptors.get(name):
             raise JaxrepError(f"{self.name}: the class '{name}' has no descriptors; {hint(name, self.descriptors)}")
-        texts = [self.template.format(name=name, descriptor=each) for each in self.descriptors[name]]
-        return embed_texts(model, texts, self.text)
+        return [self.template.format(name=name, descriptor=each) for each in self.descriptors[name]]
 
     def explain(self, model: Model, picture: Any, names: Sequence[str] = (), classes: int = 3) -> list[Explanation]:
         """The likeliest ``classes`` of one picture, the best first. ``names``: of the classes by label."""
         embedding = model.encode_image([picture], self.image, output=self.output)[0]
         found = []
         for label, name in enumerate(names or self.classes or self.descriptors):
-            similar = (self.embed(model, name) @ embedding).tolist()
+            similar = (embed_texts(model, self.sentences(name), self.text) @ embedding).tolist()
             pairs = sorted(zip(self.descriptors[name], similar, strict=True), key=lambda pair: -pair[1])
             found.append(Explanation(label, name, float(np.mean(similar)), tuple(pairs)))
         return sorted(found, key=lambda each: -each.score)[:classes]

@@ -65,7 +65,9 @@ class Frechet(Named):
     def _distances(self, prototypes: np.ndarray) -> np.ndarray:
         """float64 [K,K]. Raises UsageError: the file is none of such a matrix."""
         if not self.distances:
-            return np.linalg.norm(prototypes[:, None] - prototypes.astype(np.float64), axis=2)
+            unit = prototypes.astype(np.float64)
+            squares = np.einsum("kd,kd->k", unit, unit)
+            return np.sqrt(np.maximum(squares[:, None] + squares - 2 * unit @ unit.T, 0))
         try:
             found = np.asarray(np.load(self.distances, allow_pickle=False), np.float64)
         except (OSError, ValueError, TypeError) as error:
