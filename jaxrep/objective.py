@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, Tick, fold
 from jaxrep.losses import contrastive, sigmoid
+from jaxrep.losses.blocks import Side
 from jaxrep.losses.table import table_losses
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
@@ -85,7 +86,8 @@ class Pairs(Term):
     """Fields of ids; rows that agree in any of them are the same answer."""
     extra_a: str = ""
     """Name of more rows on the side of a, negatives of every row of b: [B,D], [B,V,D] (hard examples) or a shared
-    [Q,D] (a queue); empty: none."""
+    [Q,D] (a queue); empty: none. A field ``<name>/present`` says which exist; one ``<name>_id``, where ``ids`` has that
+    of a, which are the same as a row of a and so no negatives of its partner."""
     extra_b: str = ""
     """The same on the side of b."""
     weights: str = ""
@@ -115,11 +117,23 @@ class Pairs(Term):
             "scale": outputs[self.scale],
             "positives": self.positives,
             "ids": tuple(batch[name] for name in self.ids),
-            "extra_a": normalise(fold(outputs[self.extra_a], 2)[0]) if self.extra_a else None,
-            "extra_b": normalise(fold(outputs[self.extra_b], 2)[0]) if self.extra_b else None,
+            "extra_a": self.more(self.extra_a, f"{self.a}_id", outputs, batch),
+            "extra_b": self.more(self.extra_b, f"{self.b}_id", outputs, batch),
             "weights": batch[self.weights] if self.weights else None,
             "present": (batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present")),
         }
+
+    def more(self, name: str, beside: str, outputs: Outputs, batch: Batch) -> Side | None:
+        """The extra rows of a side, whose ids stand ``beside`` those of its own rows; they have none of other kinds."""
+        if not name:
+            return None
+        present = batch.get(f"{name}/present")
+        own = batch.get(f"{name}_id") if beside in self.ids else None
+        return Side(
+            normalise(fold(outputs[name], 2)[0]),
+            () if own is None else tuple(own.reshape(-1) if x == beside else jnp.full(own.size, -1) for x in self.ids),
+            None if present is None else present.reshape(-1),
+        )
 
 
 def named(*names: str) -> tuple[str, ...]:

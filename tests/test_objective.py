@@ -121,6 +121,24 @@ def test_extra_rows_of_any_shape_are_normalised_and_are_negatives():
     close(value(Sigmoid("image", "text", **EXTRA)), (pairs + negatives) / B)
 
 
+def test_extra_rows_that_do_not_exist_or_are_a_right_answer_are_no_negatives():
+    there = np.array([[1, 1], [1, 0], [1, 1], [1, 1], [1, 1], [0, 0], [1, 1], [1, 1]], bool)
+    own = np.where(np.arange(16).reshape(B, 2) % 3, 90 + np.arange(16).reshape(B, 2), BATCH["text_id"][:, None])
+    fields = {"hard/present": there, "hard_id": own.astype(np.int32)}
+    alike = BATCH["text_id"][:, None] == BATCH["text_id"]
+    met = there.reshape(-1)[None] & (BATCH["text_id"][:, None] != own.reshape(-1)[None])
+    found = value(
+        Contrastive("image", "text", direction="a_to_b", extra_b="hard", positives="masked", ids=("label", "text_id")),
+        {**BATCH, **fields, "label": np.arange(B, dtype=np.int32)},
+    )
+    texts = np.where(alike & ~np.eye(B, dtype=bool), -np.inf, logits())
+    hard = np.where(met, logits(a="image", b="hard"), -np.inf)
+    close(found, -np.diag(log_softmax(np.concatenate([texts, hard], 1), 1)).mean())
+    without = value(Contrastive("image", "text", direction="a_to_b", extra_b="hard"), {**BATCH, **fields})
+    hard = np.where(there.reshape(-1)[None], logits(a="image", b="hard"), -np.inf)
+    close(without, -np.diag(log_softmax(np.concatenate([logits(), hard], 1), 1)).mean())
+
+
 def test_matryoshka_cuts_extra_rows_too():
     term = Matryoshka(Contrastive("image", "text", **EXTRA), (2, D))
     close(value(term), info_nce_with_extra(2) + info_nce_with_extra())

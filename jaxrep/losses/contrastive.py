@@ -39,8 +39,8 @@ def info_nce(
     label_smoothing: float = 0.0,
     ids: tuple[Int[Array, " B"], ...] = (),
     positives: Positives = "pair",
-    extra_a: Float[Array, "E D"] | None = None,
-    extra_b: Float[Array, "F D"] | None = None,
+    extra_a: rows.Extra = None,
+    extra_b: rows.Extra = None,
     weights: Float[Array, " B"] | None = None,
     present: rows.Present = (None, None),
     block_size: int | None = None,
@@ -62,8 +62,9 @@ def info_nce(
             log-probabilities are averaged (Khosla et al., 2020, arXiv:2004.11362, equation 2). ``log_of_sum``: the
             target is any of them: the logarithm of the sum of their probabilities (Miech et al., 2020,
             arXiv:1912.06430, equation 1).
-        extra_a: normalised rows that are negatives of every row of b (a queue, hard examples).
-        extra_b: the same for every row of a.
+        extra_a: normalised rows [E,D] that are negatives of every row of b (a queue, hard examples). As a ``Side`` they
+            may be absent, or alike by ids that stand for ``ids`` in order: then they are no candidates.
+        extra_b: the same for every row of a, [F,D].
         weights: of a pair, not negative; the loss is divided by their sum.
         present: rows of a and of b that exist. An absent row is no candidate, and a pair that lacks one has no loss.
         block_size: rows of logits that exist at a time on a device; None chooses 512.
@@ -100,12 +101,11 @@ def _losses(left: Side, right: Side, extras: list, positives: str, smoothing: fl
     else:
         candidates = over(LOG_SUM_EXP, left, right)
     targets = _targets(left, right, own, positives, over)
-    means = _means(left, right, extras, own, positives, over) if smoothing else targets
+    means = _means(left, right, extras, own, positives, over, block_size) if smoothing else targets
     losses = []
     for query, extra, lse, target, mean in zip((left, right), extras, candidates, targets, means, strict=False):
         if extra is not None:
-            more = pairwise(LOG_SUM_EXP, query, extra, columns=False, block_size=block_size)
-            lse = jnp.logaddexp(lse, *more)
+            lse = jnp.logaddexp(lse, rows.over_extra(LOG_SUM_EXP, query, extra, block_size=block_size))
         losses.append(lse - (1 - smoothing) * target - smoothing * mean)
     return losses
 
@@ -120,7 +120,9 @@ def _targets(left: Side, right: Side, own: Array, positives: str, over: Callable
     return own, own
 
 
-def _means(left: Side, right: Side, extras: list, own: Array, positives: str, over: Callable) -> list[Array]:
+def _means(
+    left: Side, right: Side, extras: list, own: Array, positives: str, over: Callable, block_size: int | None
+) -> list[Array]:
     """Of each row, the mean logit of its candidates, in each direction."""
     if positives == "masked":
         sums = [x + own for x in over(SUM, left, right, among="unlike")]
@@ -131,12 +133,17 @@ def _means(left: Side, right: Side, extras: list, own: Array, positives: str, ov
         counts = [len(k.x) if k.present is None else jnp.sum(k.present) for k in (right, left)]
     means = []
     for query, extra, total, count in zip((left, right), extras, sums, counts, strict=False):
-        more = 0.0 if extra is None else jnp.sum(query.x * jnp.sum(extra.x, 0), -1)
-        means.append((total + more) / jnp.maximum(count + (0 if extra is None else len(extra.x)), 1))
+        if extra is not None:
+            total = total + rows.over_extra(SUM, query, extra, block_size=block_size)
+            count = count + rows.over_extra(SUM, _ones(query), _ones(extra), block_size=block_size)
+        means.append(total / jnp.maximum(count, 1))
     return means
 
 
 def _counts(left: Side, right: Side, among: str, over: Callable) -> list[Array]:
     """How many rows enter, by the sum of logits that are all 1."""
-    ones = jnp.ones((len(left.x), 1))
-    return [jnp.maximum(n, 1) for n in over(SUM, left._replace(x=ones), right._replace(x=ones), among=among)]
+    return [jnp.maximum(n, 1) for n in over(SUM, _ones(left), _ones(right), among=among)]
+
+
+def _ones(side: Side) -> Side:
+    return side._replace(x=jnp.ones((len(side.x), 1)))

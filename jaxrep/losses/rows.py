@@ -7,10 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.batch import Array
-from jaxrep.losses.blocks import Side
-from jaxrep.losses.pairwise import row_devices
+from jaxrep.losses.blocks import Reduction, Side
+from jaxrep.losses.pairwise import pairwise, row_devices
 
 Present = tuple[Bool[Array, " B"] | None, Bool[Array, " B"] | None]
+Extra = Float[Array, "E D"] | Side | None
+"""More rows of one side: all exist and are like no other, or a ``Side`` says which are not or are, by ids like those of
+the pairs."""
 
 
 def side(
@@ -21,9 +24,15 @@ def side(
     return Side(jnp.asarray(x, jnp.float32), ids, present)
 
 
-def extra(x: Float[Array, "E D"] | None) -> Side | None:
+def extra(x: Extra) -> Side | None:
     """Rows that one side meets besides the other, if there are any."""
-    return None if x is None else side(x)
+    return None if x is None else side(*x) if isinstance(x, Side) else side(x)
+
+
+def over_extra(reduction: Reduction, query: Side, extra: Side, *args: Any, **options: Any) -> Float[Array, " B"]:
+    """A reduction along the rows of ``query`` of the logits against extra rows, without those that are alike."""
+    among = "unlike" if extra.ids else "all"
+    return pairwise(reduction, query, extra, *args, among=among, columns=False, **options)[0]
 
 
 def scaled(side: Any, scale: Float[Array, ""] | float) -> Any:
@@ -67,8 +76,7 @@ def check_pairs(
         raise ValueError(f"a is {a.shape} and b is {b.shape}: both sides of B pairs are [B,D], of one width")
     for name, extra in zip(("extra_a", "extra_b"), extras, strict=True):
         if extra is not None:
-            check_matrix(name, extra)
-            check_width(name, extra, a)
+            check_extra(name, extra, a, ids)
     if not isinstance(ids, tuple):
         raise ValueError(f"ids is a {type(ids).__name__}, expected a tuple of integer arrays [{len(a)}]")
     for i, array in enumerate(ids):
@@ -81,6 +89,20 @@ def check_pairs(
     if weights is not None:
         check_column("weights", weights, len(a), jnp.floating)
     check_blocks(len(a), block_size)
+
+
+def check_extra(name: str, extra: Any, a: Any, ids: Any) -> None:
+    x, own, present = extra if isinstance(extra, Side) else Side(extra)
+    check_matrix(name, x)
+    check_width(name, x, a)
+    if own and len(own) != len(ids):
+        raise ValueError(
+            f"{name} has {len(own)} arrays of ids and the pairs have {len(ids)}: they are compared in order"
+        )
+    for i, array in enumerate(own):
+        check_column(f"{name}.ids[{i}]", array, len(x), jnp.integer)
+    if present is not None:
+        check_column(f"{name}.present", present, len(x), jnp.bool_)
 
 
 def check_blocks(count: int, block_size: int | None) -> None:

@@ -36,8 +36,8 @@ def sigmoid(
     *,
     ids: tuple[Int[Array, " B"], ...] = (),
     positives: Positives = "pair",
-    extra_a: Float[Array, "E D"] | None = None,
-    extra_b: Float[Array, "F D"] | None = None,
+    extra_a: rows.Extra = None,
+    extra_b: rows.Extra = None,
     weights: Float[Array, " B"] | None = None,
     present: rows.Present = (None, None),
     block_size: int | None = None,
@@ -55,8 +55,9 @@ def sigmoid(
         ids: arrays in any of which two pairs that are equal are alike (the same picture, the same name).
         positives: what becomes of the rows that are alike. ``pair``: z = -1 as for all others, and there are no ids.
             ``masked``: they are left out. ``shared``: z = 1.
-        extra_a: normalised rows with z = -1 against every row of b (a queue, hard examples).
-        extra_b: the same against every row of a.
+        extra_a: normalised rows [E,D] with z = -1 against every row of b (a queue, hard examples). As a ``Side`` they
+            may be absent, or alike by ids that stand for ``ids`` in order: then they are left out.
+        extra_b: the same against every row of a, [F,D].
         weights: of an example, not negative. Two rows weigh the mean of their weights, a row against an extra one its
             own; the divisor is the sum of the weights of the pairs.
         present: rows of a and of b that exist. What is between two that do not both exist is left out.
@@ -88,7 +89,7 @@ def sigmoid(
     total = sum(rows.weighted_sum(loss, w) / len(losses) for loss, w in zip(losses, own, strict=False))
     for query, extra, w in zip((left, right), extras, own, strict=True):
         if extra is not None:
-            (loss,) = over(query, extra, bias, columns=False)
+            loss = rows.over_extra(SUM_SOFTPLUS, query, extra, bias, block_size=block_size)
             total += rows.weighted_sum(loss, w)
     if positives != "shared":
         total += rows.weighted_sum(jax.nn.softplus(-jnp.sum(left.x * right.x, -1) - bias), pairs)

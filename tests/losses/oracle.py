@@ -18,8 +18,8 @@ def alike(ids, i, j):
     return any(array[i] == array[j] for array in ids)
 
 
-def _one_direction(queries, keys, extra, scale, smoothing, ids, positives, weights, present):
-    """``present``: of the queries, of the keys."""
+def _one_direction(queries, keys, extra, marks, scale, smoothing, ids, positives, weights, present):
+    """``present``: of the queries, of the keys; ``marks``: which extra rows are a query's candidates."""
     total = 0.0
     pairs = [i for i in range(len(queries)) if present[0][i] and present[1][i]]
     for i in pairs:
@@ -27,13 +27,23 @@ def _one_direction(queries, keys, extra, scale, smoothing, ids, positives, weigh
         if positives == "masked":
             others = [j for j in others if j == i or not alike(ids, i, j)]
         targets = [j == i or (positives in ("mean_of_logs", "log_of_sum") and alike(ids, i, j)) for j in others]
-        candidates = np.concatenate([keys[others], extra])
+        candidates = np.concatenate([keys[others], extra[_met(marks, ids, i, len(extra))]])
         p = np.exp(scale * candidates @ queries[i])
         p = p / p.sum()
         right = p[: len(others)][np.array(targets)]
         found = np.log(right.sum()) if positives == "log_of_sum" else np.log(right).mean()
         total = total - weights[i] * ((1 - smoothing) * found + smoothing * np.log(p).mean())
     return total / weights[pairs].sum() if pairs else total
+
+
+def _met(marks, ids, i, count):
+    """Which extra rows a row meets: those that are there and not alike. ``marks``: (ids, present) of theirs."""
+    own, here = marks
+    here = np.ones(count, bool) if here is None else here
+    return here & ~np.array([any(x[j] == y[i] for x, y in zip(own, ids, strict=False)) for j in range(count)], bool)
+
+
+NOTHING = ((), None)
 
 
 def info_nce(
@@ -49,12 +59,14 @@ def info_nce(
     positives="pair",
     weights=None,
     present=(None, None),
+    marks=(NOTHING, NOTHING),
 ):
+    """``marks``: ids and presence of the rows of extra_a and of extra_b."""
     weights, present = _defaults(len(a), weights, present)
     extra_a, extra_b = (np.zeros((0, a.shape[1])) if x is None else x for x in (extra_a, extra_b))
     options = (scale, label_smoothing, ids, positives, weights)
-    a_to_b = _one_direction(a, b, extra_b, *options, present)
-    b_to_a = _one_direction(b, a, extra_a, *options, present[::-1])
+    a_to_b = _one_direction(a, b, extra_b, marks[1], *options, present)
+    b_to_a = _one_direction(b, a, extra_a, marks[0], *options, present[::-1])
     return {"mean": (a_to_b + b_to_a) / 2, "sum": a_to_b + b_to_a, "a_to_b": a_to_b, "b_to_a": b_to_a}[direction]
 
 
@@ -70,6 +82,7 @@ def sigmoid(
     positives="pair",
     weights=None,
     present=(None, None),
+    marks=(NOTHING, NOTHING),
 ):
     weights, present = _defaults(len(a), weights, present)
     extra_a, extra_b = (np.zeros((0, a.shape[1])) if x is None else x for x in (extra_a, extra_b))
@@ -81,8 +94,9 @@ def sigmoid(
             z = 1 if i == j or (positives == "shared" and alike(ids, i, j)) else -1
             total = total + (weights[i] + weights[j]) / 2 * np.log(1 + np.exp(-z * (scale * a[i] @ b[j] + bias)))
     for i in range(len(a)):
-        total = total + present[0][i] * weights[i] * np.log(1 + np.exp(scale * extra_b @ a[i] + bias)).sum()
-        total = total + present[1][i] * weights[i] * np.log(1 + np.exp(scale * extra_a @ b[i] + bias)).sum()
+        for query, extra, mark, here in ((a[i], extra_b, marks[1], present[0]), (b[i], extra_a, marks[0], present[1])):
+            met = extra[_met(mark, ids, i, len(extra))]
+            total = total + here[i] * weights[i] * np.log(1 + np.exp(scale * met @ query + bias)).sum()
     return total / sum(weights[i] for i in range(len(a)) if present[0][i] and present[1][i])
 
 

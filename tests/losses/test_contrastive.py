@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from losses import oracle
 
+from jaxrep.losses.blocks import Side
 from jaxrep.losses.contrastive import info_nce, plain_info_nce
 
 B, D, SCALE = 12, 4, 10.0
@@ -13,6 +14,11 @@ PICTURES = np.array([0, 1, 2, 0, 4, 5, 6, 7, 0, 9, 10, 11], np.int32)
 NAMES = np.array([0, 1, 1, 3, 4, 4, 6, 7, 8, 9, 10, 7], np.int32)
 WEIGHTS = np.linspace(0.5, 2, B).astype(np.float32)
 HERE, THERE = np.arange(B) % 5 != 0, np.arange(B) % 4 != 1
+# Ids and presence of the 3 rows of extra_a and of the 5 of extra_b; an id of -1 is that of no picture.
+MARKS = (
+    ((np.array([0, 5, 9], np.int32), np.array([-1, -1, 4], np.int32)), None),
+    ((np.full(5, -1, np.int32), np.array([1, 4, 7, 4, 99], np.int32)), np.array([1, 1, 0, 0, 1], bool)),
+)
 IDS = {"ids": (PICTURES, NAMES)}
 
 CASES = {
@@ -28,6 +34,8 @@ CASES = {
     "log of sum": {"positives": "log_of_sum", "ids": (NAMES,)},
     "weights": {"weights": WEIGHTS},
     "present": {"present": (HERE, THERE), "label_smoothing": 0.1},
+    "marked extra": {"positives": "masked", "label_smoothing": 0.1, "extra": True, "marks": MARKS, **IDS},
+    "absent extra": {"extra": True, "marks": (oracle.NOTHING, ((), MARKS[1][1]))},
     "everything": {
         "present": (HERE, None),
         "weights": WEIGHTS,
@@ -45,7 +53,8 @@ def arguments(extra=False):
     return (a, b, np.float32(SCALE), *((oracle.rows(2, 3, D), oracle.rows(3, 5, D)) if extra else ()))
 
 
-def loss(options, a, b, scale, extra_a=None, extra_b=None):
+def loss(options, a, b, scale, *extra, marks=(oracle.NOTHING, oracle.NOTHING)):
+    extra_a, extra_b = (Side(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
     return info_nce(a, b, scale, extra_a=extra_a, extra_b=extra_b, **options)
 
 
@@ -54,7 +63,8 @@ def test_value_and_derivatives_equal_the_oracle(case):
     options = dict(CASES[case])
     values = arguments(options.pop("extra", False))
     want = oracle.value_and_derivatives(functools.partial(oracle.info_nce, **options), *values)
-    function = functools.partial(loss, {**options, "block_size": 4})
+    marks = {"marks": options.pop("marks")} if "marks" in options else {}
+    function = functools.partial(loss, {**options, "block_size": 4}, **marks)
     got = jax.jit(jax.value_and_grad(function, argnums=range(len(values))))(*values)
     oracle.assert_close(got, want, SCALE)
     for x, here in zip(got[1], options.get("present", ()), strict=False):
@@ -124,6 +134,8 @@ def weighted_oracle(a, b, scale, weights):
         ({"direction": "both"}, "direction is 'both', expected one of mean, sum"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0, expected a share"),
         ({"extra_b": np.zeros((3, D + 1), np.float32)}, "extra_b is 5 wide"),
+        ({"extra_b": Side(np.zeros((3, D)), (NAMES[:3],))}, "extra_b has 1 arrays of ids and the pairs have 0"),
+        ({"extra_b": Side(np.zeros((3, D)), (), THERE)}, r"extra_b.present is bool\[12\], expected booleans \[3\]"),
         ({"weights": np.ones(B, np.int32)}, r"weights is int32\[12\], expected floats"),
         ({"present": (np.ones(B), None)}, r"present\[0\] is float64\[12\], expected booleans"),
         ({"block_size": 0}, "block_size is 0, expected a positive number of rows"),

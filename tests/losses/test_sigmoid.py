@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from losses import oracle
 
+from jaxrep.losses.blocks import Side
 from jaxrep.losses.sigmoid import plain_sigmoid, sigmoid
 
 B, D, SCALE, BIAS = 12, 4, 10.0, -5.0
@@ -12,6 +13,11 @@ PICTURES = np.array([0, 1, 2, 0, 4, 5, 6, 7, 0, 9, 10, 11], np.int32)
 NAMES = np.array([0, 1, 1, 3, 4, 4, 6, 7, 8, 9, 10, 7], np.int32)
 WEIGHTS = np.linspace(0.5, 2, B).astype(np.float32)
 HERE, THERE = np.arange(B) % 5 != 0, np.arange(B) % 4 != 1
+# Ids and presence of the 3 rows of extra_a and of the 5 of extra_b; an id of -1 is that of no picture.
+MARKS = (
+    ((np.array([0, 5, 9], np.int32), np.array([-1, -1, 4], np.int32)), None),
+    ((np.full(5, -1, np.int32), np.array([1, 4, 7, 4, 99], np.int32)), np.array([1, 1, 0, 0, 1], bool)),
+)
 
 CASES = {
     "plain": {},
@@ -20,6 +26,7 @@ CASES = {
     "shared": {"positives": "shared", "ids": (PICTURES, NAMES)},
     "weights": {"weights": WEIGHTS},
     "present": {"present": (HERE, THERE)},
+    "marked extra": {"positives": "masked", "ids": (PICTURES, NAMES), "extra": True, "marks": MARKS},
     "everything": {
         "positives": "shared",
         "ids": (NAMES,),
@@ -35,7 +42,8 @@ def arguments(extra=False):
     return (*pairs, *((oracle.rows(2, 3, D), oracle.rows(3, 5, D)) if extra else ()))
 
 
-def loss(options, a, b, scale, bias, extra_a=None, extra_b=None):
+def loss(options, a, b, scale, bias, *extra, marks=(oracle.NOTHING, oracle.NOTHING)):
+    extra_a, extra_b = (Side(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
     return sigmoid(a, b, scale, bias, extra_a=extra_a, extra_b=extra_b, **options)
 
 
@@ -44,7 +52,8 @@ def test_value_and_derivatives_equal_the_oracle(case):
     options = dict(CASES[case])
     values = arguments(options.pop("extra", False))
     want = oracle.value_and_derivatives(functools.partial(oracle.sigmoid, **options), *values)
-    function = functools.partial(loss, {**options, "block_size": 4})
+    marks = {"marks": options.pop("marks")} if "marks" in options else {}
+    function = functools.partial(loss, {**options, "block_size": 4}, **marks)
     oracle.assert_close(jax.jit(jax.value_and_grad(function, argnums=range(len(values))))(*values), want, SCALE)
 
 
