@@ -69,13 +69,14 @@ def embed(given: argparse.Namespace) -> int:
     """Reads model and data, does the job, and says what became of it."""
     from jaxrep.embeddings import job as jobs
     from jaxrep.embeddings.rows import Embedder
+    from jaxrep.train.remote import place_of
 
     target, share = jobs.target(given.out), _share(given)
     model = _model(given)
     source, parts = _source(given.data, model)
     examples = source.open()
     facts = {
-        "model": {"path": str(given.run), "digest": model.digest()},
+        "model": {"path": place_of(given.run), "digest": model.digest()},
         "data": to_json(source),
         "parts": list(parts),
         "length": len(examples),

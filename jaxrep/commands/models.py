@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", told: str = "a run directory") -> None:
     """RUN, --checkpoint and --weights, which ``load`` reads."""
-    parser.add_argument("run", metavar=name, type=Path, help=told)
+    parser.add_argument("run", metavar=name, type=folder, help=told)
     parser.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="(default: latest)")
     parser.add_argument(
         "--weights",
@@ -21,6 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", told: str 
         default="auto",
         help="raw or averaged; auto: those that the run's own evaluations use (default)",
     )
+
+
+def folder(run: str) -> Path:
+    """The folder of a run that an argument names: itself, or a copy of one that lies behind a URL.
+
+    Raises JaxrepError where that is none, or cannot be read.
+    """
+    if "://" not in run:
+        return Path(run)
+    from jaxrep.train.remote import opened
+
+    return opened(run)
 
 
 def load(given: argparse.Namespace) -> "tuple[Model, Recipe]":

@@ -17,6 +17,10 @@ KEPT = ("image_size", "crop")
 
 def find(target: str) -> Loaded:
     """The recipe of a run directory, or of ``FILE[:NAME]``."""
+    if "://" in target:
+        from jaxrep.train.remote import opened
+
+        return from_run(opened(target))
     return from_run(target) if Path(target).is_dir() else load(target)
 
 

@@ -22,7 +22,7 @@ def main(args: list[str]) -> int:
     options = argparse.ArgumentParser(prog="jaxrep train", add_help=False, allow_abbrev=False)
     options.add_argument("--run-dir", type=run_dir, default=default_run_dir(loaded))
     given, fields = options.parse_known_args(args[1:])
-    where = f"--run-dir DIR: where the run is kept, and found again (default: {given.run_dir})"
+    where = f"--run-dir DIR: where the run is kept, and found again; gs://BUCKET/RUN, too (default: {given.run_dir})"
     loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
 
     from jaxrep.train import hosts
@@ -34,11 +34,11 @@ def main(args: list[str]) -> int:
     return int(train(loaded.recipe, given.run_dir, loaded))
 
 
-def run_dir(given: str) -> Path:
-    """The directory that a flag names; an empty one is an unset variable of a script, not the current folder."""
+def run_dir(given: str) -> str | Path:
+    """The directory or URL that a flag names; an empty one is an unset variable of a script, not the current folder."""
     if not given:
         raise UsageError("--run-dir is empty: name a directory")
-    return Path(given)
+    return given if "://" in given else Path(given)
 
 
 def default_run_dir(loaded: Loaded) -> Path:

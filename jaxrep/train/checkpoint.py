@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from jaxrep.errors import JaxrepError
@@ -23,6 +24,7 @@ from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
 from jaxrep.train import hosts
 from jaxrep.train.digest import digests
+from jaxrep.train.remote import Spool, checkpoints_of
 
 # Orbax tells of every file it opens; and of errors, which it raises as well, with tracebacks of its threads.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -33,10 +35,10 @@ class Damaged(JaxrepError):
 
 
 class Checkpoints:
-    """The checkpoints of one run directory."""
+    """The checkpoints of one run directory. ``spool``: of one that is trained behind a URL."""
 
-    def __init__(self, run_dir: Path, spec: Checkpointing):
-        self.directory = Path(run_dir).absolute() / "checkpoints"
+    def __init__(self, run_dir: Path, spec: Checkpointing, spool: Spool | None = None):
+        self.directory, self._spool = checkpoints_of(Path(run_dir)), spool
 
         def score(metrics: dict[str, float]) -> float:
             return metrics.get(spec.best, -math.inf)
@@ -48,13 +50,16 @@ class Checkpoints:
             preservation_policy=managers.AnyPreservationPolicy(keep),
             best_fn=score,  # without it orbax does not write metrics
             enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=spool.push if spool else None),
         )
-        handlers = {
-            "state": ocp.StandardCheckpointHandler(),
-            "meta": ocp.JsonCheckpointHandler(),
-            "digests": ocp.JsonCheckpointHandler(),
-        }
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        handlers, state = ocp.handlers.DefaultCheckpointHandlerRegistry(), ocp.StandardCheckpointHandler()
+        handlers.add("state", ocp.args.StandardSave, state)
+        handlers.add("state", ocp.args.StandardRestore, state)
+        json = _AfterUpload(spool) if spool else ocp.JsonCheckpointHandler()
+        for name in ("meta", "digests"):
+            handlers.add(name, ocp.args.JsonSave, json)
+            handlers.add(name, ocp.args.JsonRestore, json)
+        self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
 
     def latest(self) -> int | None:
         """Step of the newest checkpoint that was written to its end, or None."""
@@ -72,7 +77,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self.wait()
-        self._told(lambda: _require_room(self.directory, state))
+        if isinstance(self.directory, Path):
+            self._told(lambda: _require_room(self.directory, state))
         arrays = flatten(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
@@ -144,9 +150,10 @@ class Checkpoints:
         def move() -> None:
             aside = self.directory.with_name("damaged")
             for step in damaged if hosts.main() else ():
-                shutil.rmtree(aside / str(step), ignore_errors=True)
+                if (aside / str(step)).exists():
+                    epath.Path(aside / str(step)).rmtree()
                 aside.mkdir(exist_ok=True)
-                shutil.move(self.directory / str(step), aside / str(step))
+                (self.directory / str(step)).rename(aside / str(step))
 
         if damaged:
             hosts.together(f"moving of {self.directory}", move)
@@ -155,6 +162,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Returns when the last save is committed."""
         self._told(self._manager.wait_until_finished)
+        if self._spool:
+            self._spool.check()
 
     def close(self) -> None:
         self._told(self._manager.close)
@@ -172,6 +181,18 @@ class Checkpoints:
                 f"{f'the one of step {max(kept)} is whole' if kept else 'none was written before'}; "
                 "make room (or choose another --run-dir) and run the same command to go on"
             ) from error
+
+
+class _AfterUpload(ocp.JsonCheckpointHandler):
+    """Has a checkpoint committed when what it follows (its metrics) is uploaded, not before."""
+
+    def __init__(self, spool: Spool):
+        super().__init__()
+        self._spool = spool
+
+    async def async_save(self, *args: Any, **named: Any) -> Any:
+        self._spool.push()
+        return [*(await super().async_save(*args, **named) or ()), self._spool.last]  # orbax awaits all of them
 
 
 def _brief(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from jaxrep.shapes import Shapes
 from jaxrep.spec_json import fingerprint
 from jaxrep.train.exits import Exit
 from jaxrep.train.partition import Arrays, split
+from jaxrep.train.remote import opened
 from jaxrep.train.restore import restore
 from jaxrep.train.run import Run
 from jaxrep.train.state import TrainState
@@ -58,7 +59,7 @@ def check_origins(recipe: Recipe, shapes: Shapes) -> None:
             raise UsageError(f"init names the part '{path}', which the model has not; {hint(path, parts)}")
         if isinstance(origin, Pretrained):
             fit(path, origin, recipe.method, shapes)
-        elif not isinstance(origin.source, Recipe) and not Run(Path(origin.source)).exists():
+        elif not isinstance(origin.source, Recipe) and not Run(opened(origin.source)).exists():
             raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json")
 
 
@@ -103,11 +104,15 @@ def find_run(origin: From, setup: "Setup") -> Path:
     """The directory of the run that a part starts from; a recipe without a finished run is trained first, beside this
     run."""
     if not isinstance(origin.source, Recipe):
-        return Path(origin.source)
-    beside = setup.run.path.absolute().parent
-    if (folder := finished(origin.source, beside)) is not None:
-        return folder
-    folder = beside / f"recipe-{fingerprint(origin.source)}"
+        return opened(origin.source)
+    name, spool = f"recipe-{fingerprint(origin.source)}", setup.run.spool
+    if spool:  # neighbours in a store would have to be fetched to be known
+        folder = f"{spool.url.rpartition('/')[0]}/{name}"
+    else:
+        beside = setup.run.path.absolute().parent
+        if (found := finished(origin.source, beside)) is not None:
+            return found
+        folder = beside / name
     setup.say(f"a part starts from a recipe that has no run here: it is trained first, in {folder}")
     from jaxrep.train.loop import train  # the loop starts runs, and a run may start the loop of another before it
 
@@ -117,4 +122,4 @@ def find_run(origin: From, setup: "Setup") -> Path:
         raise JaxrepError(
             f"the run in {folder}, from which a part was to start, did not reach its end ({ended.name.lower()})"
         )
-    return folder
+    return opened(folder)

@@ -25,7 +25,7 @@ def settled(step: int, batches: Prefetch, setup: "Setup") -> Ledger:
     Where another process left out a shard, this one leaves it out from here on: it reads anew from this step, as a run
     that goes on from its checkpoint does.
     """
-    said = hosts.gathered(f"ledger of {setup.run.path} at step {step}", batches.ledger.to_json())
+    said = hosts.gathered(f"ledger of {setup.run} at step {step}", batches.ledger.to_json())
     total = sum(map(Ledger.from_json, said), EMPTY)
     if set(total.left_out) - set(batches.ledger.left_out):
         batches.go_on_with(setup.loader(batches.position, batches.ledger + Ledger(left_out=total.left_out)))

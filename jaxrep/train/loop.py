@@ -36,7 +36,7 @@ DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 def train(
     recipe: Recipe,
-    run_dir: Path,
+    run_dir: str | Path,
     loaded: Loaded | None = None,
     *,
     say: Say = print,
@@ -46,7 +46,7 @@ def train(
 
     Args:
         recipe: what is trained.
-        run_dir: where the run is kept, and found again.
+        run_dir: where the run is kept, and found again: a directory, or a URL.
         loaded: the experiment, of which the run keeps a copy.
         say: told what a user should know.
         devices: those to use; all by default.
@@ -54,7 +54,7 @@ def train(
     Raises UsageError where the recipe, the devices or the directory do not fit, before anything is written.
     """
     try:
-        with contextlib.closing(Run(Path(run_dir))) as run:
+        with contextlib.closing(hosts.together(f"opening of {run_dir}", lambda: Run.at(run_dir))) as run:
             say = say if hosts.main() else _silent
             hosts.agree(f"recipe of {run_dir}", to_json(recipe))
             setup = hosts.together(f"set-up of {run_dir}", lambda: set_up(recipe, run, loaded, say, devices))
@@ -74,7 +74,7 @@ def _steps(setup: Setup, say: Say) -> Exit:
     recipe = setup.recipe
     with (
         jax.set_mesh(setup.mesh),
-        contextlib.closing(Checkpoints(setup.run.path, recipe.checkpoint)) as checkpoints,
+        contextlib.closing(Checkpoints(setup.run.path, recipe.checkpoint, setup.run.spool)) as checkpoints,
         Interrupts(alone=jax.process_count() == 1) as stop,
         contextlib.closing(Watchdog(recipe.log.hang_seconds)) as watchdog,
         contextlib.closing(Profiler(recipe.profile, setup.run.path / "profile")) as profiler,
@@ -135,7 +135,7 @@ def _data(batches: Prefetch, ledger: Ledger) -> dict[str, Any]:
 
 def _report(results: dict[str, float], setup: Setup, say: Say) -> Exit:
     say(table(results))
-    say(f"the run lies in {setup.run.path}, at its end")
+    say(f"the run lies in {setup.run}, at its end")
     return Exit.DONE
 
 

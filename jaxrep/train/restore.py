@@ -11,6 +11,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.shapes import shapes
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.partition import Arrays
+from jaxrep.train.remote import opened
 from jaxrep.train.run import Run
 
 Weights = Literal["auto", "raw", "ema"]
@@ -25,12 +26,12 @@ class Restored:
     step: int
 
 
-def restore(run_dir: Path, weights: str = "auto", at: Literal["latest", "best"] = "latest") -> Restored:
+def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest") -> Restored:
     """The arrays of a run's checkpoint. ``weights``: raw, ema, or those that its evaluations use.
 
     Raises UsageError: no run, no checkpoint, no such weights.
     """
-    run = Run(Path(run_dir))
+    run = Run(opened(run_dir))
     recipe = run.recipe()
     checkpoints = Checkpoints(run.path, recipe.checkpoint)
     step = checkpoints.latest() if at == "latest" else checkpoints.best(recipe.checkpoint.best)
@@ -46,12 +47,15 @@ def restore(run_dir: Path, weights: str = "auto", at: Literal["latest", "best"] 
     return Restored(recipe, {**rest, **chosen}, step)
 
 
-def load_run(run_dir: Path, weights: str = "auto", at: Literal["latest", "best"] = "latest") -> tuple[Model, Recipe]:
+def load_run(
+    run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest"
+) -> tuple[Model, Recipe]:
     """A run's model, ready to encode, and its recipe."""
-    restored = restore(run_dir, weights, at)
+    folder = opened(run_dir)
+    restored = restore(folder, weights, at)
     data = restored.recipe.data
     traced = shapes(restored.recipe, batch_fields(data.train, data.tokenizer, data.texts))
-    tokenizer = Run(Path(run_dir)).tokenizer(restored.recipe, tuple)
+    tokenizer = Run(folder).tokenizer(restored.recipe, tuple)
     return Model(traced.structure, restored.arrays, traced.fields, tokenizer), restored.recipe
 
 

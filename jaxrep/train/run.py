@@ -3,7 +3,7 @@
 ``recipe.json``, the experiment file, ``environment.json``, ``tokenizer.json`` (the vocabulary), ``metrics.jsonl``,
 ``data_ledger.json`` (what could not be read), ``results.json`` and the values an example that it sums up
 (``samples.npz``), ``checkpoints/``, ``tensorboard/``. The same command in
-the same directory goes on; another identity is refused.
+the same directory goes on; another identity is refused. It may lie behind a URL (``remote``).
 """
 
 import contextlib
@@ -20,7 +20,9 @@ from typing import Any
 
 import jax
 
+from jaxrep.data.cache import in_words
 from jaxrep.data.ledger import Ledger
+from jaxrep.data.storage import remote
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.evals import sample
@@ -30,6 +32,7 @@ from jaxrep.spec import difference, render_difference
 from jaxrep.spec_json import fingerprint, to_json
 from jaxrep.train import hosts
 from jaxrep.train.environment import environment
+from jaxrep.train.remote import Spool, place_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +40,31 @@ class Run:
     """A directory that holds, or will hold, a run."""
 
     path: Path
+    spool: Spool | None = None
+    """Of a run behind a URL; ``path`` is its folder."""
     _held: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack, repr=False, compare=False)
 
+    @classmethod
+    def at(cls, place: str | Path) -> "Run":
+        """The run to train in a directory or behind a URL, until ``close``.
+
+        Raises UsageError: there is no such store, or this machine trains there already. JaxrepError: it cannot be read.
+        """
+        if not remote(str(place)):
+            return cls(Path(place))
+        spool = Spool.of_training(str(place))
+        with contextlib.ExitStack() as stack:
+            in_words(spool.folder, lambda: spool.folder.parent.mkdir(parents=True, exist_ok=True))
+            stack.enter_context(locked(spool.folder.with_suffix(".lock"), place=spool.url))
+            spool.fetch()
+            stack.callback(spool.close)
+            return cls(spool.folder, spool, stack.pop_all())
+
+    def __str__(self) -> str:
+        return place_of(self.path)
+
     def close(self) -> None:
-        """Leaves the directory to others, if it was claimed."""
+        """Leaves the directory to others, if it was claimed; uploads what is left, if it lies behind a URL."""
         self._held.close()
 
     def exists(self) -> bool:
@@ -77,10 +101,12 @@ class Run:
             experiment = self._keep(loaded.path) if loaded and loaded.path.is_file() else None
             write_json(self.path / "environment.json", {**environment(), "experiment": experiment})
             write_json(self.path / "recipe.json", to_json(recipe))
+            if self.spool:  # a store that refuses it is known before the first step
+                self.spool.push()
+                self.spool.uploaded()
         except OSError as error:
             raise UsageError(
-                f"the run directory {self.path} cannot be written: {error.strerror or error}; "
-                "choose another by --run-dir"
+                f"the run directory {self} cannot be written: {error.strerror or error}; choose another by --run-dir"
             ) from error
 
     def _keep(self, experiment: Path) -> str:
@@ -98,7 +124,7 @@ class Run:
         changes = difference(before, recipe)
         if fingerprint(before) != fingerprint(recipe):
             raise UsageError(
-                f"{self.path} holds a run of another recipe:\n{render_difference(changes)}\n"
+                f"{self} holds a run of another recipe:\n{render_difference(changes)}\n"
                 "choose another directory by --run-dir, or remove that one to start anew"
             )
         if changes:
@@ -126,8 +152,9 @@ class Run:
 
 
 @contextlib.contextmanager
-def locked(path: Path, option: str = "--run-dir") -> Iterator[None]:
-    """Holds a file as the only process that does; a process that ends, in whatever way, holds it no longer.
+def locked(path: Path, option: str = "--run-dir", place: str = "") -> Iterator[None]:
+    """Holds a file as the only process that does; a process that ends, in whatever way, holds it no longer. ``place``:
+    what it stands for, by default its folder.
 
     Raises UsageError where another one has it. A file system without locks lets everybody in.
     """
@@ -137,8 +164,8 @@ def locked(path: Path, option: str = "--run-dir") -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             raise UsageError(
-                f"{path.parent} is in use by {file.read().strip()}: wait for its end, or choose another directory by "
-                f"{option}"
+                f"{place or path.parent} is in use by {file.read().strip()}: wait for its end, or choose another "
+                f"directory by {option}"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
