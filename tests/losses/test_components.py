@@ -1,14 +1,18 @@
 """Principal components against NumPy's singular values, with derivatives by differences, and on a mesh."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
 from losses import oracle
 
-from jaxrep.losses.components import principal, projection
+from jaxrep.losses import components
+from jaxrep.losses.components import principal
 from jaxrep.mesh import ROWS, Mesh
 
 B, D = 8, 5
+projection: Any = components.projection
 WEIGHTS = np.random.default_rng(7).normal(size=(B, D))
 
 

@@ -1,6 +1,7 @@
 """Alignment and uniformity as losses: value and derivatives against NumPy in float64, and on meshes."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
@@ -67,7 +68,8 @@ def test_alignment_is_the_mean_squared_distance_of_pairs_that_exist(present):
 
 
 def test_without_a_pair_there_is_no_loss_and_no_derivative():
-    x, same = oracle.rows(0, B, D), np.zeros(B, np.int32)
+    x: Any = oracle.rows(0, B, D)
+    same: Any = np.zeros(B, np.int32)
     value, (slope,) = on_mesh(functools.partial(uniformity, ids=(same,)), 1, x)
     assert value == 0
     np.testing.assert_array_equal(slope, 0)

@@ -1,15 +1,17 @@
 """Groups of tokens against loops in NumPy, in value and derivative."""
 
 import functools
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from losses import oracle
 
-from jaxrep.losses.grouping import grouped
+from jaxrep.losses import grouping
 
 B, N, V, D = 2, 5, 3, 4
+grouped: Any = grouping.grouped
 WEIGHTS = np.random.default_rng(9).normal(size=(B, V, D))
 
 
@@ -21,7 +23,7 @@ def by_loops(tokens, texts, threshold):
     out = np.zeros((B, V, D), np.result_type(tokens, texts))
     for b in range(B):
         for v in range(V):
-            cosines = np.array([token @ texts[b, v] for token in tokens[b]])
+            cosines: Any = np.array([token @ texts[b, v] for token in tokens[b]])
             least, most = cosines[np.argmin(cosines.real)], cosines[np.argmax(cosines.real)]
             shares = (cosines - least) / (most - least)
             shares = np.where(shares.real < threshold, 0, shares)

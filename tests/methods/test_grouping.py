@@ -2,6 +2,7 @@
 microbatches on a mesh."""
 
 import functools
+from typing import Any
 
 import harness
 import jax
@@ -34,7 +35,7 @@ METHOD = Dual(
     grouping=Grouping(by="captions", threshold=0.1),
 )
 RNG = np.random.default_rng(0)
-BATCH = {
+BATCH: dict[str, Any] = {
     "image": RNG.integers(0, 256, (B, 8, 8, 3), dtype=np.uint8),
     "text": RNG.integers(1, 8, (B, L), dtype=np.int32),
     "captions": RNG.integers(1, 8, (B, V, L), dtype=np.int32),
@@ -54,7 +55,7 @@ OBJECTIVE = {
 
 
 def test_each_caption_has_the_group_of_the_projected_tokens_of_its_image():
-    module = METHOD.build(nnx.Rngs(0), inputs=FIELDS)
+    module: Any = METHOD.build(nnx.Rngs(0), inputs=FIELDS)
     found = module.rows(BATCH, INFERENCE)
     local = normalise(found["image/tokens"] @ module.grouping.project.kernel[...])
     expected = grouped(local, normalise(found["captions"]), 0.1)

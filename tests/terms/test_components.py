@@ -1,5 +1,7 @@
 """The term on principal components is a contrastive term on what is rebuilt."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from jaxrep.spec import problems
 from jaxrep.terms.components import PrimaryComponents
 
 RNG = np.random.default_rng(0)
-OUTPUTS = {name: RNG.normal(size=(6, 4)).astype(np.float32) for name in ("image", "short")} | {"scale": np.float32(5)}
+OUTPUTS: dict[str, Any] = {name: RNG.normal(size=(6, 4)).astype(np.float32) for name in ("image", "short")} | {
+    "scale": np.float32(5)
+}
 TERM = PrimaryComponents(Contrastive("image", "short", label_smoothing=0.1), count=2)
 
 
@@ -28,4 +32,4 @@ def test_what_is_rebuilt_is_not_normalised_again():
 def test_mistakes_are_told():
     assert problems(PrimaryComponents(TERM.term, count=0)) == ["count is a number of components: at least 1, got 0"]
     with pytest.raises(ValueError, match="principal components are of all rows of 'image'"):
-        TERM(OUTPUTS, {"image/present": np.ones(6, bool)}, Tick())
+        TERM(OUTPUTS, {"image/present": jax.numpy.ones(6, bool)}, Tick())

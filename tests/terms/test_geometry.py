@@ -1,5 +1,7 @@
 """Terms on geometry read raw embeddings by name, normalise them, and leave out what the batch says."""
 
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -8,8 +10,8 @@ from jaxrep.terms.geometry import Alignment, Uniformity
 
 B, D = 6, 4
 RNG = np.random.default_rng(0)
-OUTPUTS = {name: RNG.normal(size=(B, D)).astype(np.float32) for name in ("image", "text")}
-BATCH = {"text_id": np.array([0, 1, 0, 2, 3, 4], np.int32), "text/present": np.arange(B) != 3}
+OUTPUTS: dict[str, Any] = {name: RNG.normal(size=(B, D)).astype(np.float32) for name in ("image", "text")}
+BATCH: dict[str, Any] = {"text_id": np.array([0, 1, 0, 2, 3, 4], np.int32), "text/present": np.arange(B) != 3}
 
 
 def unit(name):

@@ -1,6 +1,7 @@
 """Terms that mix draw one share a step from Beta(beta, beta), each at a site of its own."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +15,9 @@ from jaxrep.terms.mixup import MixedNegatives, MixedPairs
 
 B, D = 6, 4
 RNG = np.random.default_rng(0)
-OUTPUTS = {name: RNG.normal(size=(B, D)).astype(np.float32) for name in ("image", "text")} | {"scale": np.float32(5)}
+OUTPUTS: dict[str, Any] = {name: RNG.normal(size=(B, D)).astype(np.float32) for name in ("image", "text")} | {
+    "scale": np.float32(5)
+}
 TERM = MixedPairs("image", "text", mixed="a")
 
 
@@ -50,4 +53,4 @@ def test_mistakes_are_told():
         "beta is the parameter of a Beta distribution: above 0, got 0.0"
     ]
     with pytest.raises(ValueError, match="MixedPairs mixes all rows of 'text', and 'text/present' leaves some out"):
-        TERM(OUTPUTS, {"text/present": np.ones(B, bool)}, tick())
+        TERM(OUTPUTS, {"text/present": jax.numpy.ones(B, bool)}, tick())

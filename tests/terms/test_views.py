@@ -1,5 +1,7 @@
 """Terms over several captions an image, against their definitions in NumPy."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -10,13 +12,13 @@ from jaxrep.terms.views import AllViews, EachView
 
 B, V, D = 5, 3, 4
 RNG = np.random.default_rng(0)
-OUTPUTS = {
+OUTPUTS: dict[str, Any] = {
     "image": RNG.normal(size=(B, D)).astype(np.float32),
     "text": RNG.normal(size=(B, V, D)).astype(np.float32),
     "image/grouped": RNG.normal(size=(B, V, D)).astype(np.float32),
     "scale": np.float32(3),
 }
-BATCH = {
+BATCH: dict[str, Any] = {
     "image_id": np.array([0, 1, 2, 0, 3], np.int32),
     "text_id": np.array([[0, 1, 2], [3, 1, 4], [5, 6, 7], [8, 9, 10], [11, 12, 10]], np.int32),
 }

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import harness
 import jax
@@ -130,8 +131,8 @@ def test_a_part_can_have_another_name_there(run, tmp_path):
 
 
 def test_positions_of_longer_texts_are_stretched_where_that_is_asked_for():
-    theirs = {"text/positions": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)}
-    mine = {"text/positions": np.zeros((14, 2), np.float32)}
+    theirs: Any = {"text/positions": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)}
+    mine: Any = {"text/positions": np.zeros((14, 2), np.float32)}
     found = take(mine, "text", theirs, "text", Path("run"), stretch_after=2)
     np.testing.assert_array_equal(found["text/positions"], stretch_positions(theirs["text/positions"], 14, 2))
     with pytest.raises(UsageError, match=r"has shape \(6, 2\), and \(14, 2\) is expected"):
