@@ -260,6 +260,10 @@ class Subset(Examples):
     def __len__(self) -> int:
         return len(self._indices)
 
+    def origin(self, index: int) -> tuple[Examples, int]:
+        """Of what an example is taken, and its index there."""
+        return self._inner, int(self._indices[index])
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._inner[int(self._indices[index])]
 
