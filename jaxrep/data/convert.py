@@ -10,17 +10,12 @@ import functools
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import track
-
 from jaxrep.data.decode import BadSample
 from jaxrep.data.source import Examples, Source
+from jaxrep.data.spread import spread
 from jaxrep.data.sweep import reason
 from jaxrep.data.writers import FORMATS, Row, remove, row, write_table
 from jaxrep.errors import UsageError
@@ -72,7 +67,7 @@ def convert(plan: Plan, workers: int = 0) -> dict[str, Any]:
         (plan.folder / NOTES).mkdir(parents=True, exist_ok=True)
         _same(plan)
         left = [shard for shard in plan.shards if not plan.note(shard).exists()]
-        for _ in track(_done(plan, left, workers), "converting", len(left), console=Console(stderr=True)):
+        for _ in spread(write, plan, left, workers, "converting"):
             pass
         notes = [json.loads(plan.note(shard).read_text()) for shard in plan.shards]
         if plan.kind == "csv":
@@ -93,18 +88,6 @@ def _same(plan: Plan) -> None:
         _write(path, json.dumps(plan.facts(), indent=1))
     elif json.loads(path.read_text()) != plan.facts():
         raise UsageError(f"{plan.folder} holds another conversion, of which {path} tells: name another folder")
-
-
-def _done(plan: Plan, left: list[int], workers: int) -> Iterator[None]:
-    if not workers:
-        yield from (write(plan, shard) for shard in left)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        try:
-            yield from pool.map(write, [plan] * len(left), left)
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 @functools.lru_cache(1)

@@ -16,6 +16,7 @@ from PIL import Image
 from jaxrep.data import tf_example
 from jaxrep.data.decode import BadSample
 from jaxrep.data.encoded import EncodedExamples
+from jaxrep.data.select import Subset
 from jaxrep.data.source import Examples
 from jaxrep.errors import UsageError
 
@@ -47,6 +48,8 @@ class Row:
 
 def row(examples: Examples, index: int) -> Row:
     """One example of any source, its files as they are. Raises BadSample: it cannot be read."""
+    while isinstance(examples, Subset):
+        examples, index = examples.origin(index)
     parts, metadata = _encoded(examples, index) if isinstance(examples, EncodedExamples) else _plain(examples, index)
     extension = ""
     if "image" in parts:
