@@ -52,8 +52,10 @@ class Data:
     def problems(self) -> Iterator[str]:
         if self.batch_size < 1:
             yield f"batch_size counts examples: at least 1, got {self.batch_size}"
-        elif self.order.block > 0 and self.batch_size % self.order.block:
-            yield f"batch_size is {self.batch_size}, which cuts groups of {self.order.block}: take a multiple of it"
+        elif (block := self.order.block(self.batch_size)) > 0 and self.batch_size % block:
+            yield f"batch_size is {self.batch_size}, which cuts groups of {block}: take a multiple of it"
+        if (tokens := max(self.order.tokens, default=0)) > self.tokenizer.length:
+            yield f"order gives texts {tokens} tokens, and the tokenizer cuts them to {self.tokenizer.length}"
         if not 0 <= self.max_bad_share <= 1:
             yield f"max_bad_share is a share, from 0 to 1, got {self.max_bad_share}"
         if self.workers < 0:

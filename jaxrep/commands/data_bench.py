@@ -79,7 +79,7 @@ def load(path: str | None) -> LoadedTokenizer:
 
 def stages(examples: Examples, tokenizer: LoadedTokenizer, seconds: float) -> dict[str, Rate]:
     """Examples a second of each stage alone, in one thread, at random places."""
-    order = Uniform().over(examples)
+    order = Uniform().over(examples, 1)
     places = order(np.arange(10_000, dtype=np.uint64)).tolist()
     read = examples.contents if isinstance(examples, EncodedExamples) else examples.__getitem__
     found = {"read": rate(read, places, seconds)}
@@ -118,7 +118,7 @@ def loader(examples: Examples, transform: Tokenize | None, given: argparse.Names
     """Of examples in batches, the first of which is not timed. What worker processes use is not counted."""
     batches = Loader(
         examples,
-        Uniform().over(examples),
+        Uniform().over(examples, given.batch_size),
         given.batch_size,
         transform=transform,
         workers=given.workers,

@@ -94,6 +94,11 @@ class CaptionedExamples(WrappedExamples):
         texts = [[(text,) if isinstance(text, str) else tuple(text) for text in column] for column in columns]
         return [sum(captions, ()) for captions in zip(*texts, strict=True)]
 
+    def sizes(self, name: str) -> np.ndarray:
+        if name != self._source.name:
+            return self.inner.sizes(name)
+        return np.max([self.inner.sizes(field) for field in self._names], axis=0)
+
 
 def _caption(columns: Mapping[str, Any], name: str, row: int, view: int) -> tuple[str, Any]:
     """One of the captions of a row, and its id where there is one."""

@@ -31,8 +31,7 @@ class Grouped(Order):
     per_group: int = 4
     """Examples in a group."""
 
-    @property
-    def block(self) -> int:
+    def block(self, batch_size: int) -> int:
         return self.per_group
 
     def problems(self) -> Iterator[str]:
@@ -40,7 +39,7 @@ class Grouped(Order):
         if self.per_group < 1:
             yield f"per_group counts examples and is at least 1, not {self.per_group}"
 
-    def over(self, examples: Indexed) -> Indices:
+    def over(self, examples: Indexed, batch_size: int) -> Indices:
         some(examples)
         return ShuffledGroups(self.seed, np.asarray(examples.column(self.by)), self.per_group)
 
@@ -111,7 +110,7 @@ class Neighbours(Order):
         if self.k < 1:
             yield f"k counts neighbours and is at least 1, not {self.k}"
 
-    def over(self, examples: Indexed) -> Indices:
+    def over(self, examples: Indexed, batch_size: int) -> Indices:
         last, neighbours = some(examples) - 1, np.asarray(examples.column(self.column))
         if neighbours.ndim != 2 or neighbours.min() < -1 or neighbours.max() > last:
             raise UsageError(

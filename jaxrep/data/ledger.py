@@ -35,6 +35,8 @@ class Ledger:
     """The first bad examples: where each lies, and what is wrong with it."""
     left_out: tuple[str, ...] = ()
     """Shards that are not read any more."""
+    lost: tuple[str, ...] = ()
+    """Why the run has to stop, a sentence each: shards that cannot be read and are not to be left out."""
 
     @property
     def bad_rows(self) -> int:
@@ -48,10 +50,13 @@ class Ledger:
             counts[kind] = counts.get(kind, 0) + count
         examples = (*self.examples, *other.examples)[:EXAMPLES]
         left_out = tuple(dict.fromkeys((*self.left_out, *other.left_out)))
-        return Ledger(self.rows + other.rows, counts, examples, left_out)
+        lost = tuple(dict.fromkeys((*self.lost, *other.lost)))
+        return Ledger(self.rows + other.rows, counts, examples, left_out, lost)
 
     def check(self, max_bad_share: float) -> None:
-        """Raises JaxrepError where more than this share is bad; it names the worst shards."""
+        """Raises JaxrepError where a shard is lost, or more than this share is bad: it names the worst shards."""
+        if self.lost:
+            raise JaxrepError(self.lost[0])
         if self.bad_rows <= max_bad_share * max(self.rows, LEAST):
             return
         worst = sorted(self.bad.items(), key=lambda kind: -kind[1])[:5]
@@ -79,13 +84,13 @@ class Ledger:
             "shards": shards,
             "examples": list(self.examples),
             "left_out": list(self.left_out),
-        }
+        } | ({"lost": list(self.lost)} if self.lost else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Ledger":
         """The inverse of ``to_json``."""
         bad = {(shard, reason): count for shard, kinds in data["shards"].items() for reason, count in kinds.items()}
-        return cls(data["all"], bad, tuple(data["examples"]), tuple(data["left_out"]))
+        return cls(data["all"], bad, *(tuple(data.get(name, ())) for name in ("examples", "left_out", "lost")))
 
     def packed(self) -> np.ndarray:
         """Bytes, uint8: as it comes from a worker process beside a batch's arrays."""

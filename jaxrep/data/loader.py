@@ -17,6 +17,7 @@ from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.order import Indices
 from jaxrep.data.reader import Reader
 from jaxrep.data.source import Examples
+from jaxrep.data.tokenize import LoadedTokenizer
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 """What the host does to columns of B examples (arrays, lists of strings); worker processes need one that pickles."""
@@ -32,12 +33,16 @@ LEDGER = "/ledger"
 class Tokenize:
     """Replaces texts by ``name`` int32 [B,L] and ``name/valid`` bool [B,L]; several texts an example give [B,V,L]."""
 
-    tokenizer: Callable[[Sequence[str]], Any]
+    tokenizer: LoadedTokenizer
     """Texts -> (ids [B,L], valid [B,L])."""
     names: tuple[str, ...] = ("text",)
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
         return columns | {key: value for name in self.names for key, value in self._tokens(name, columns[name]).items()}
+
+    def of_length(self, tokens: int) -> "Tokenize":
+        """The same with so many tokens a text."""
+        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, length=tokens))
 
     def _tokens(self, name: str, texts: Sequence[Any]) -> dict[str, np.ndarray]:
         views = () if isinstance(texts[0], str) else (len(texts[0]),)
@@ -71,6 +76,7 @@ class Loader:
         seed: int = 0,
         max_bad_share: float = 0.0,
         leave_out_shards: bool = False,
+        alone: bool = True,
         rows: slice = slice(None),
         workers: int = 0,
         threads: int = 2,
@@ -79,7 +85,8 @@ class Loader:
 
         ``position``: of the first example, and ``ledger``: what was bad before it, as ``loader.position`` and
         ``loader.ledger`` said then. ``seed``: of what is drawn in reading. ``max_bad_share``: the share of examples
-        that may be unreadable, and ``leave_out_shards``: whether whole shards may. ``workers``: processes beside
+        that may be unreadable, and ``leave_out_shards``: whether whole shards may. ``alone``: whether what is more
+        raises here, or this is one of several hosts, which check their ledgers together. ``workers``: processes beside
         this one, each with ``threads`` threads; 0 reads in threads of this process.
         """
         if position < 0 or batch_size < 1:
@@ -88,11 +95,11 @@ class Loader:
         if stop <= first or stride != 1:
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
         self.position, self.ledger, self.order, self.batch_size = position, ledger, order, batch_size
-        self._max_bad_share = max_bad_share
+        self._max_bad_share, self._alone = max_bad_share, alone
         chunk = next(size for size in range(min(CHUNK, stop - first), 0, -1) if (stop - first) % size == 0)
         self._parts = (stop - first) // chunk
-        reader = Reader(examples, order, seed, leave_out_shards, set(ledger.left_out))
-        chunks = _Chunks(reader, transform, position + first, batch_size, chunk, self._parts)
+        reader = Reader(examples, order, seed, leave_out_shards, alone, set(ledger.left_out))
+        chunks = _Chunks(reader, transform, position, first, batch_size, chunk, self._parts)
         ahead = max(self._parts, 2 * threads)  # what waits to be handed out must stop no thread
         reads = grain.MapDataset.source(chunks).to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
@@ -117,7 +124,8 @@ class Loader:
         for part in parts:
             found = part.pop(LEDGER, None)
             self.ledger += Ledger(len(part["position"])) if found is None else Ledger.unpacked(found)
-        self.ledger.check(self._max_bad_share)
+        if self._alone:  # several hosts stop together, where a checkpoint is saved
+            self.ledger.check(self._max_bad_share)
         return _joined(parts) if self._copies else parts[0]
 
     def close(self) -> None:
@@ -133,22 +141,27 @@ class _Chunks:
 
     reader: Reader
     transform: Transform | None
-    first: int
+    position: int
+    row: int
     batch_size: int
     size: int
     parts: int
 
     def __len__(self) -> int:
-        return (2**62 - self.first) // self.batch_size * self.parts
+        return (2**62 - self.position) // self.batch_size * self.parts
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         step, part = divmod(int(index), self.parts)
-        start = self.first + step * self.batch_size + part * self.size
+        batch = self.position + step * self.batch_size
+        start = batch + self.row + part * self.size
         positions = np.arange(start, start + self.size, dtype=np.uint64)
         halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1)
         columns, ledger = self.reader.read(positions)
-        told = {LEDGER: ledger.packed()} if ledger.bad or ledger.left_out else {}
-        return _arrays(columns, self.transform) | {"position": halves.astype(np.uint32)} | told
+        told = {LEDGER: ledger.packed()} if ledger.bad or ledger.left_out or ledger.lost else {}
+        transform, tokens = self.transform, self.reader.order.tokens(batch)
+        if tokens and isinstance(transform, Tokenize):
+            transform = transform.of_length(tokens)
+        return _arrays(columns, transform) | {"position": halves.astype(np.uint32)} | told
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

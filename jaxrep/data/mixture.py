@@ -157,7 +157,7 @@ class MixedExamples(Examples):
         parts = {
             name: part.arranged(order.at(name), batch_size) for name, part in zip(self._names, self._parts, strict=True)
         }
-        block = batch_size if self._mixture.one_source_a_batch else order.block
+        block = batch_size if self._mixture.one_source_a_batch else order.block(batch_size)
         starts = np.array([self._start(part) for part in range(len(self._parts))])
         return MixedOrder(parts, starts, self._shares(block), block)
 
@@ -202,6 +202,10 @@ class MixedOrder(Indices):
     def instead(self, position: int, attempt: int) -> int:
         (source,), (place,) = self._places(np.array([position], np.uint64))
         return int(self._starts[source]) + list(self._parts.values())[source].instead(int(place), attempt)
+
+    def tokens(self, position: int) -> int:
+        (source,), (place,) = self._places(np.array([position], np.uint64))
+        return list(self._parts.values())[source].tokens(int(place))
 
     def counts(self, position: int) -> dict[str, int]:
         blocks, rest = divmod(position, int(self._block))

@@ -36,13 +36,17 @@ class Indices:
         away = mix(mix(np.array([position], np.uint64)) + np.uint64(attempt)) % np.uint64(NEAR)
         return int(self(np.uint64(position + 1) + away)[0])
 
+    def tokens(self, position: int) -> int:
+        """Tokens of each text of the batch that a position lies in; 0: as many as the tokenizer declares."""
+        return 0
+
     def counts(self, position: int) -> dict[str, int]:
         """How many examples before a position are of each source of a mixture; without one it is empty."""
         return {}
 
 
 class Indexed(Protocol):
-    """What is put in an order: a number of examples, where each shard of them ends, and columns."""
+    """What is put in an order: a number of examples, where each shard of them ends, columns, and lengths of texts."""
 
     def __len__(self) -> int: ...
 
@@ -50,6 +54,8 @@ class Indexed(Protocol):
     def ends(self) -> np.ndarray: ...
 
     def column(self, name: str) -> Any: ...
+
+    def sizes(self, name: str) -> np.ndarray: ...
 
 
 @spec
@@ -60,7 +66,11 @@ class Order:
     """Seed of the shuffling; nothing else depends on it."""
 
     @property
-    def block(self) -> int:
+    def tokens(self) -> tuple[int, ...]:
+        """Numbers of tokens that texts of a batch may have beside the one that the tokenizer declares."""
+        return ()
+
+    def block(self, batch_size: int) -> int:
         """How many examples in a row belong together; they are not parted by a mixture or by the end of a batch."""
         return 1
 
@@ -68,8 +78,8 @@ class Order:
         if not 0 <= self.seed < 2**64:
             yield f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}"
 
-    def over(self, examples: Indexed) -> Indices:
-        """The order of these examples."""
+    def over(self, examples: Indexed, batch_size: int) -> Indices:
+        """The order of these examples. Raises ValueError where there is none."""
         raise TypeError(f"{type(self).__name__} does not say in which order examples come")
 
     def at(self, name: str) -> "Order":
@@ -82,7 +92,7 @@ class Order:
 class Uniform(Order):
     """Every example once an epoch, each epoch in a random order of its own."""
 
-    def over(self, examples: Indexed) -> Indices:
+    def over(self, examples: Indexed, batch_size: int) -> Indices:
         return Shuffled(self.seed, some(examples))
 
 

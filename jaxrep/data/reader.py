@@ -22,6 +22,7 @@ WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
 ATTEMPTS = 100
 """Examples that are tried in one place of the order."""
 LEFT_OUT = "the shard is left out"
+LOST = "the shard cannot be read"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,20 +34,24 @@ class Reader:
     seed: int = 0
     """Seed of what is drawn in reading: crops, captions."""
     leave_out: bool = False
-    """Whether a shard that cannot be read is left out; else the error is raised."""
+    """Whether a shard that cannot be read is left out; else it is an error."""
+    alone: bool = True
+    """Whether that error is raised; else the ledger tells it to all hosts, and others stand in until they stop."""
     left_out: set[str] = dataclasses.field(default_factory=set)
     """The shards that are left out; those that are found to be unreadable are added."""
+    lost: dict[str, str] = dataclasses.field(default_factory=dict)
+    """The shards that cannot be read and are not to be left out -> why."""
 
     def read(self, positions: UInt64[np.ndarray, "B"]) -> tuple[dict[str, Any], Ledger]:
         """Columns of the examples at ``positions``, and what there is to tell of them.
 
-        Raises BadShard: a shard cannot be read, also after some time, and is not to be left out.
+        Raises BadShard: a shard cannot be read, also after some time, and is not to be left out, and it reads alone.
         """
         indices = self.order(positions)
         keys = mix(mix(np.full_like(positions, self.seed)) + positions)
         rows = _Rows(self, positions, indices)
-        if self.left_out:
-            indices = rows.without(self.left_out)
+        if self.left_out or self.lost:
+            indices = rows.without_unreadable()
         columns = self.examples.gather(indices, keys, rows.instead)
         return columns, rows.ledger()
 
@@ -60,12 +65,18 @@ class _Rows:
         self._attempts: dict[int, int] = {}
         self._bad: dict[int, tuple[str, str, str]] = {}  # of a row's own example: shard, reason, the whole sentence
 
-    def without(self, left_out: set[str]) -> np.ndarray:
-        """The indices, with others in place of those whose shards are left out."""
+    def without_unreadable(self) -> np.ndarray:
+        """The indices, with others in place of those whose shards are known to be unreadable."""
         for row, index in enumerate(self._indices):
-            if (shard := self._reader.examples.shard(int(index))) in left_out:
-                self._replace(row, shard, LEFT_OUT, f"{shard}: {LEFT_OUT}")
+            if self._unreadable(shard := self._reader.examples.shard(int(index))):
+                self._replace(row, shard, self._reason(shard), f"{shard}: {self._reason(shard)}")
         return self._indices
+
+    def _unreadable(self, shard: str) -> bool:
+        return shard in self._reader.left_out or shard in self._reader.lost
+
+    def _reason(self, shard: str) -> str:
+        return LOST if shard in self._reader.lost else LEFT_OUT
 
     def instead(self, row: int, error: BadSample | BadShard) -> int:
         """The index to try next in a row whose example cannot be read; of a shard's, the same one after a while."""
@@ -73,26 +84,33 @@ class _Rows:
         shard = self._reader.examples.shard(index)
         if isinstance(error, BadSample):
             return self._replace(row, shard, kind(error.reason), str(error))
-        if shard not in self._reader.left_out:
+        if not self._unreadable(shard):
             waited = self._waits.get(row, 0)
-            if waited < len(WAITS):
+            if waited < len(WAITS) and not self._reader.lost:  # a run that stops waits for no further shard
                 time.sleep(WAITS[waited])
                 self._waits[row] = waited + 1
                 return index
-            if not self._reader.leave_out:
-                raise BadShard(
-                    f"{error}; it was tried {len(WAITS) + 1} times. Bring the shard back and run the same command to "
-                    "go on, or leave it out by --data.leave-out-shards True"
-                ) from error
+            self._give_up(shard, error)
+        return self._replace(row, shard, self._reason(shard), str(error))
+
+    def _give_up(self, shard: str, error: BadShard) -> None:
+        if self._reader.leave_out:
             self._reader.left_out.add(shard)
-        return self._replace(row, shard, LEFT_OUT, str(error))
+            return
+        told = (
+            f"{error}; it was tried {len(WAITS) + 1} times. Bring the shard back and run the same command to go on, or "
+            "leave it out by --data.leave-out-shards True"
+        )
+        if self._reader.alone:
+            raise BadShard(told) from error
+        self._reader.lost[shard] = told
 
     def _replace(self, row: int, shard: str, reason: str, told: str) -> int:
         self._bad.setdefault(row, (shard, reason, told))
         while (attempt := self._attempts.get(row, 0)) < ATTEMPTS:
             self._attempts[row] = attempt + 1
             index = self._reader.order.instead(int(self._positions[row]), attempt + 1)
-            if not (self._reader.left_out and self._reader.examples.shard(index) in self._reader.left_out):
+            if not self._unreadable(self._reader.examples.shard(index)):
                 self._indices[row] = index
                 self._waits.pop(row, None)
                 return index
@@ -104,4 +122,5 @@ class _Rows:
         for shard, reason, _ in self._bad.values():
             kinds[shard, reason] = kinds.get((shard, reason), 0) + 1
         told = tuple(told for _, _, told in self._bad.values())
-        return Ledger(len(self._positions), kinds, told, tuple(sorted(self._reader.left_out)))
+        left_out, lost = tuple(sorted(self._reader.left_out)), tuple(self._reader.lost.values())
+        return Ledger(len(self._positions), kinds, told, left_out, lost)

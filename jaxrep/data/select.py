@@ -119,6 +119,9 @@ class NamedExamples(WrappedExamples):
         """A field by its name here, or a column that is no field here by its name there."""
         return self.inner.column(self._names.get(name, name))
 
+    def sizes(self, name: str) -> np.ndarray:
+        return self.inner.sizes(self._names.get(name, name))
+
 
 # A weight a sample ---------------------------------------------------------------------------------------------------
 
@@ -155,6 +158,9 @@ class WeightedExamples(WrappedExamples):
 
     def column(self, name: str) -> Any:
         return self._values if name == self._name else self.inner.column(name)
+
+    def sizes(self, name: str) -> np.ndarray:
+        return self._values if name == self._name else self.inner.sizes(name)
 
 
 # Rows ----------------------------------------------------------------------------------------------------------------
@@ -276,6 +282,9 @@ class Subset(Examples):
     def column(self, name: str) -> Any:
         values = self._inner.column(name)
         return values[self._indices] if isinstance(values, np.ndarray) else [values[index] for index in self._indices]
+
+    def sizes(self, name: str) -> np.ndarray:
+        return self._inner.sizes(name)[self._indices]
 
     @property
     def ends(self) -> np.ndarray:

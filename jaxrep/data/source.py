@@ -65,6 +65,14 @@ class Examples:
         """One value of every example, in order: an array, or a list of strings."""
         return stack([self[index][name] for index in range(len(self))])
 
+    def sizes(self, name: str) -> np.ndarray:
+        """Bytes of a text of every example, [N], of several captions the longest; a column of numbers as it is."""
+        values = self.column(name)
+        if isinstance(values, np.ndarray):
+            return values
+        texts = ((value,) if isinstance(value, str) else value for value in values)
+        return np.array([max(len(text.encode()) for text in several) for several in texts], np.int64)
+
     @property
     def ends(self) -> np.ndarray:
         """The index after the last example of each shard, int64 [S]: examples of one shard are near each other."""
@@ -76,7 +84,7 @@ class Examples:
 
     def arranged(self, order: Order, batch_size: int) -> Indices:
         """The indices of these examples in an order. A mixture puts each of its sources in the order."""
-        return order.over(self)
+        return order.over(self, batch_size)
 
 
 class Columns(Examples):

@@ -9,6 +9,7 @@ The index of a shard is in memory while it is used: memory does not grow with th
 import json
 import operator
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from jaxrep.data import tar_index
 from jaxrep.data.decode import BadSample
 from jaxrep.data.encoded import Encoded, EncodedExamples
-from jaxrep.data.manifest import Shard, index, split
+from jaxrep.data.manifest import THREADS, Shard, index, split
 from jaxrep.data.near import Near
 from jaxrep.data.patterns import files
 from jaxrep.data.source import Examples
@@ -82,6 +83,19 @@ class TarExamples(EncodedExamples):
     @property
     def ends(self) -> np.ndarray:
         return self._ends
+
+    def sizes(self, name: str) -> np.ndarray:
+        """Of a member of the examples, as the indices of all shards say; a stretch that cannot be read has none."""
+        if name not in self.source.parts():
+            return super().sizes(name)
+        with ThreadPoolExecutor(THREADS) as pool:
+            return np.concatenate(list(pool.map(lambda shard: self._sizes(shard, name), self._shards)))
+
+    def _sizes(self, shard: Shard, name: str) -> np.ndarray:
+        places = shard.table().select(list(self._extensions.values()), self._parts)
+        sizes = np.zeros(len(places), np.int64)
+        sizes[: len(places.size)] = places.size[:, list(self._extensions).index(name)]
+        return sizes
 
     def shard(self, index: int) -> str:
         return self._shards[int(np.searchsorted(self._ends, index, side="right"))].path

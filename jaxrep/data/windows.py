@@ -27,7 +27,7 @@ class Windowed(Order):
         if self.shards < 1:
             yield f"shards counts the shards of a window and is at least 1, not {self.shards}"
 
-    def over(self, examples: Indexed) -> Indices:
+    def over(self, examples: Indexed, batch_size: int) -> Indices:
         some(examples)
         return ShuffledWindows(self.seed, np.asarray(examples.ends, np.int64), self.shards)
 

@@ -4,6 +4,7 @@ Between two checkpoints each process counts its own rows. At a checkpoint all st
 one process would have counted; what follows from it (too much is bad, a shard is left out) follows in all of them.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from jaxrep.data.ledger import EMPTY, Ledger
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def own(total: Ledger) -> Ledger:
-    """What this process counts on from, of a checkpoint's ledger: the first from all of it, so that the sum stays."""
-    return total if hosts.main() else Ledger(left_out=total.left_out)
+    """What this process counts on from, of a checkpoint's ledger: the first from all of it, so that the sum stays.
+
+    A shard that ended the run is tried again.
+    """
+    return dataclasses.replace(total, lost=()) if hosts.main() else Ledger(left_out=total.left_out)
 
 
 def settled(step: int, batches: Prefetch, setup: "Setup") -> Ledger:

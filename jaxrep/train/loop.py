@@ -84,7 +84,7 @@ def _steps(setup: Setup, say: Say) -> Exit:
         evaluate = Evaluation(setup)
         first, found = int(state.step), {}
         loader = setup.loader(data["position"], ledgers.own(Ledger.from_json(data["ledger"])))
-        reporter = Reporter(recipe, setup.run.path, first, setup.total_steps, step_fn.flops, main=hosts.main())
+        reporter = Reporter(recipe, setup.run.path, first, setup.total_steps, main=hosts.main())
         before = None
         with (
             contextlib.closing(reporter),
@@ -93,13 +93,18 @@ def _steps(setup: Setup, say: Say) -> Exit:
         ):
             at_the_end.callback(lambda: setup.run.keep_ledger(batches.ledger))
             for step in range(first + 1, setup.total_steps + 1):
-                state, metrics = step_fn(state, next(batches))
+                batch = next(batches)
+                state, metrics = step_fn(state, batch)
+                flops = step_fn.flops_of(batch)
+                del batch  # so that its memory is free before the next one is taken
                 jax.block_until_ready(before)  # one step runs while the next is prepared, and no more
                 before = metrics["loss"]
                 watchdog.step_ended(step)
                 profiler.step_ended(step - first)
-                reporter.advance(step, batches.data_wait)
+                reporter.advance(step, batches.data_wait, flops)
                 last = step == setup.total_steps
+                if batches.ledger.lost:  # this host's shard; all stop at one step, and then say why
+                    stop.request()
                 leave = hosts.stop_requested(step, stop.requested)
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
                     reporter.log(step, metrics, memory() | batches.metrics())

@@ -94,12 +94,12 @@ class Reporter:
     """Sends a step's metrics on when the device has them: the arrays of one step are fetched while the next one
     runs."""
 
-    def __init__(self, recipe: Recipe, run_dir: Path, resumed_at: int, total_steps: int, flops: float, main: bool):
+    def __init__(self, recipe: Recipe, run_dir: Path, resumed_at: int, total_steps: int, main: bool):
         self.latest: dict[str, float] = {}
         """The last metrics that were fetched."""
         self.latest_step = resumed_at
         """The step that they are of."""
-        self._batch, self._flops, self._waited, self._saved = recipe.data.batch_size, flops, 0.0, 0.0
+        self._batch, self._flops, self._waited, self._saved = recipe.data.batch_size, 0.0, 0.0, 0.0
         self._every = recipe.log.every_steps
         self._writers = _writers(recipe.log, recipe, run_dir, resumed_at) if main else []
         self._pending: tuple[int, dict[str, Any], dict[str, float]] | None = None
@@ -117,9 +117,10 @@ class Reporter:
         self._task = self._progress.add_task("train", total=total_steps, completed=resumed_at, loss="-", rate="-")
         self._progress.start()
 
-    def advance(self, step: int, data_wait: float) -> None:
-        """Moves the bar. ``data_wait``: seconds that the step waited for its batch."""
+    def advance(self, step: int, data_wait: float, flops: float) -> None:
+        """Moves the bar. ``data_wait``: seconds that the step waited for its batch; ``flops``: of the step."""
         self._waited += data_wait
+        self._flops += flops
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, metrics: dict[str, Any], host: dict[str, float]) -> None:
@@ -129,8 +130,8 @@ class Reporter:
         own = {"examples_per_second": steps * self._batch / seconds, "data_wait": self._waited / seconds}
         own["checkpoint_wait"] = self._saved / seconds
         if peak := peak_flops():
-            own["flops_utilisation"] = self._flops * steps / seconds / (peak * jax.device_count())
-        self._since, self._since_step, self._waited, self._saved = now, step, 0.0, 0.0
+            own["flops_utilisation"] = self._flops / seconds / (peak * jax.device_count())
+        self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, 0.0
         if step % self._every:  # logged for its evaluation, or as the last: its health was not measured
             metrics = {name: value for name, value in metrics.items() if not name.startswith("health/")}
         self.flush()

@@ -31,20 +31,33 @@ from jaxrep.train.metrics import check_reporters
 from jaxrep.train.optim import Updater
 from jaxrep.train.run import Run
 from jaxrep.train.state import TrainState, abstract, initial
-from jaxrep.train.step import Step, abstract_batch, trace
+from jaxrep.train.step import Step, abstract_batch, trace, with_tokens
 
 Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class CompiledStep:
-    """The step, compiled for the devices, and what it costs."""
+    """The step, compiled for the devices and for each number of tokens that an order gives texts, and what it costs."""
 
-    run: Step
-    flops: float  # of the whole step, over all devices
+    runs: Mapping[int, Step]  # by tokens
+    costs: Mapping[int, float]  # floating-point operations of the whole step, over all devices
+    texts: Sequence[str]
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
-        return self.run(state, batch)
+        return self.runs[self._tokens(batch)](state, batch)
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of a step with the longest texts."""
+        return self.costs[max(self.costs)]
+
+    def flops_of(self, batch: Any) -> float:
+        """Floating-point operations of the step on this batch."""
+        return self.costs[self._tokens(batch)]
+
+    def _tokens(self, batch: Any) -> int:
+        return batch[self.texts[0]].shape[-1] if self.texts else max(self.runs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +98,18 @@ class Setup:
 
     def compile(self) -> CompiledStep:
         """The step for these devices, from shapes and shardings alone."""
-        batch = abstract_batch(self.shapes, self.mesh)
-        traced = trace(self.recipe, self.shapes, self.updater, self.total_steps, self.abstract, batch)
-        return CompiledStep(traced.lower().compile(), count(traced.jaxpr.jaxpr))
+        data, whole = self.recipe.data, abstract_batch(self.shapes, self.mesh)
+        runs: dict[int, Step] = {}
+        costs: dict[int, float] = {}
+        for tokens in sorted({data.tokenizer.length, *(data.order.tokens if data.texts else ())}):
+            batch = with_tokens(whole, data.texts, tokens)
+            traced = trace(self.recipe, self.shapes, self.updater, self.total_steps, self.abstract, batch)
+            runs[tokens], costs[tokens] = traced.lower().compile(), count(traced.jaxpr.jaxpr)
+        return CompiledStep(runs, costs, data.texts)
 
     def loader(self, position: int, ledger: Ledger = EMPTY) -> Loader:
         """Batches from a position on, this host's rows of each. ``ledger``: what was bad before (``ledgers.own``)."""
-        data, alone = self.recipe.data, jax.process_count() == 1
+        data = self.recipe.data
         return Loader(
             self.examples,
             self.examples.arranged(data.order, data.batch_size),
@@ -100,8 +118,9 @@ class Setup:
             position=position,
             ledger=ledger,
             seed=self.recipe.seed,
-            max_bad_share=data.max_bad_share if alone else 1.0,  # several stop together, where a checkpoint is saved
+            max_bad_share=data.max_bad_share,
             leave_out_shards=data.leave_out_shards,
+            alone=jax.process_count() == 1,
             rows=local_rows(NamedSharding(self.mesh, ROWS), data.batch_size),
             workers=data.workers,
         )

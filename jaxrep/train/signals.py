@@ -37,6 +37,12 @@ class Interrupts:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before = {}
 
+    def request(self) -> None:
+        """As a signal does, from within: this process asks all to end."""
+        if not self._alone and not self.requested:
+            os.kill(os.getpid(), signal.SIGTERM)
+        self.requested = True
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
@@ -44,6 +50,4 @@ class Interrupts:
             # Not print: the handler may run in the middle of one, and its buffer does not take a second.
             name = signal.Signals(number).name
             os.write(STDERR, f"\n{name}: finishing this step, then saving; Ctrl-C leaves at once, unsaved\n".encode())
-        if not self._alone and not self.requested:
-            os.kill(os.getpid(), signal.SIGTERM)
-        self.requested = True
+        self.request()

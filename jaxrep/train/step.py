@@ -1,7 +1,7 @@
 """The step: ``(state, batch) -> (state, metrics)``, a pure function of the recipe."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -89,6 +89,12 @@ def abstract_batch(shapes: Shapes, mesh: jax.sharding.Mesh) -> dict[str, jax.Sha
     """The batch's shapes, with rows over the devices."""
     rows = NamedSharding(mesh, ROWS)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows) for name, leaf in shapes.batch.items()}
+
+
+def with_tokens(batch: Mapping[str, Any], texts: Sequence[str], tokens: int) -> dict[str, Any]:
+    """The shapes of a batch whose texts have so many tokens."""
+    own = {key for name in texts for key in (name, f"{name}/valid")}
+    return {key: leaf.update(shape=(*leaf.shape[:-1], tokens)) if key in own else leaf for key, leaf in batch.items()}
 
 
 def reads(recipe: Recipe, shapes: Shapes) -> Callable[[str], bool]:

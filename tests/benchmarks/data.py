@@ -124,7 +124,7 @@ def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], pictures: int, re
 
 def jaxrep(pattern: str, scale: Scale, workers: int, threads: int) -> Iterator[Any]:
     examples = source(pattern, scale).open()
-    loader = Loader(examples, Uniform().over(examples), BATCH, workers=workers, threads=threads)
+    loader = Loader(examples, Uniform().over(examples, BATCH), BATCH, workers=workers, threads=threads)
     try:
         yield from loader
     finally:

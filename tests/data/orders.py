@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data.groups import Grouped, Neighbours
+from jaxrep.data.lengths import ByLength
 from jaxrep.data.order import Order, Uniform
 from jaxrep.data.windows import Windowed
 
@@ -22,13 +23,17 @@ class Listed:
     def column(self, name: str) -> Any:
         return self._columns[name]
 
+    def sizes(self, name: str) -> Any:
+        return self._columns[name]
+
 
 def listed(length: int, seed: int) -> Listed:
     """Examples in uneven shards, some of them empty, of classes of uneven size, with random neighbours."""
     rng = np.random.default_rng(seed)
     ends = np.append(np.sort(rng.integers(0, length + 1, rng.integers(0, 9))), length)
     label = rng.integers(0, rng.integers(1, 12), length) ** 2
-    return Listed(length, ends, label=label, neighbours=rng.integers(-1, length, (length, 3)))
+    text = rng.integers(0, rng.integers(1, 99), length)
+    return Listed(length, ends, label=label, text=text, neighbours=rng.integers(-1, length, (length, 3)))
 
 
 def orders(seed: int, size: int) -> list[Order]:
@@ -38,6 +43,7 @@ def orders(seed: int, size: int) -> list[Order]:
         Windowed(seed=seed, shards=size),
         Grouped(seed=seed, per_group=size),
         Neighbours(seed=seed, k=size),
+        ByLength(seed=seed, buckets=((20, 8), (60, 16))),
     ]
 
 

@@ -65,7 +65,7 @@ def indices(batches):
 
 def test_seen_and_bad_are_all_and_what_is_good_stays_in_its_place():
     batches, loader = take(50)  # two epochs
-    own = ORDER.over(Faulty())(positions(0, 800))
+    own = ORDER.over(Faulty(), 1)(positions(0, 800))
     bad = own % 20 == 3
     np.testing.assert_array_equal(indices(batches)[~bad], own[~bad])
     assert not (indices(batches) % 20 == 3).any()
@@ -132,6 +132,21 @@ def test_a_shard_that_does_not_answer_is_tried_again_then_stops_the_run(no_waiti
     assert sum(no_waiting) - 7 == 31 and all(b == 2 * a for a, b in pairwise(no_waiting[3:]))
 
 
+def test_one_of_several_hosts_tells_of_a_lost_shard_and_reads_on_until_all_stop(no_waiting):
+    batches, loader = take(10, examples=Faulty(gone=(4, 5)), threads=0, alone=False)
+    assert not np.isin(indices(batches) // SHARD, (4, 5)).any() and sum(no_waiting) == 31  # it waits for one only
+    ledger = Ledger.from_json(loader.ledger.to_json())
+    assert ledger == loader.ledger and len(ledger.lost) == 2 and not ledger.left_out
+    assert {kind: ledger.bad[kind] for kind in ledger.bad if "shard" in kind[1]} == {
+        (f"{shard}.tar", "the shard cannot be read"): (
+            ORDER.over(Faulty(), 1)(positions(0, 160)) // SHARD == shard
+        ).sum()
+        for shard in (4, 5)
+    }
+    with pytest.raises(JaxrepError, match=r"[45].tar does not answer; it was tried .*--data.leave-out-shards True"):
+        (Ledger(160) + ledger).check(1.0)
+
+
 def test_a_shard_that_is_left_out_stays_out(no_waiting):
     gone = {"examples": Faulty(gone=(4,)), "leave_out_shards": True, "threads": 0}
     whole, loader = take(50, **gone)
@@ -157,7 +172,7 @@ class Empty(Faulty):
 
 def test_examples_in_memory_are_read_at_once():
     batches, loader = take(3, examples=Columns({"index": np.arange(N)}))
-    np.testing.assert_array_equal(indices(batches), ORDER.over(Faulty())(positions(0, 48)))
+    np.testing.assert_array_equal(indices(batches), ORDER.over(Faulty(), 1)(positions(0, 48)))
     assert loader.ledger == Ledger(48)
 
 

@@ -28,7 +28,7 @@ class Squares(Examples):
 
 EXAMPLES = Squares()
 IN_MEMORY = Columns({name: EXAMPLES.column(name) for name in ("image", "text", "label")})
-ORDER = Uniform(seed=5).over(EXAMPLES)
+ORDER = Uniform(seed=5).over(EXAMPLES, 1)
 TOKENS = Tokenize(Bytes(length=14).load())
 
 

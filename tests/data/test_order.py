@@ -72,7 +72,7 @@ def test_the_order_of_a_seed_never_changes():
 
 
 def test_the_declared_order_is_over_the_length_of_the_examples():
-    assert Uniform(seed=3).over(Listed(11)) == Shuffled(3, 11)
+    assert Uniform(seed=3).over(Listed(11), 1) == Shuffled(3, 11)
     with pytest.raises(ValueError, match="no examples"):
-        Uniform().over(Listed(0))
+        Uniform().over(Listed(0), 1)
     assert len(list(Uniform(seed=-1).problems())) == 1 and not list(Uniform().problems())

@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 2**64 - 1)
 @given(seed=SEEDS, length=st.integers(1, 300), size=st.integers(1, 5), epoch=st.integers(0, 2**40))
 def test_every_index_comes_exactly_once_an_epoch(seed, length, size, epoch):
     for order in orders(seed, size):
-        indices = order.over(listed(length, seed % 97))(positions(epoch * length, length))
+        indices = order.over(listed(length, seed % 97), size)(positions(epoch * length, length))
         np.testing.assert_array_equal(np.sort(indices), np.arange(length), err_msg=str(order))
 
 
@@ -34,18 +34,22 @@ def test_an_order_goes_on_anywhere_as_if_unbroken(seed, length, size, start, at)
     first, count = at.draw(st.integers(0, 99)), at.draw(st.integers(1, 50))
     for order in orders(seed, size):
         examples = listed(length, seed % 89)
-        whole = order.over(examples)(positions(start, 150))
-        resumed = pickle.loads(pickle.dumps(order.over(examples)))
+        whole = order.over(examples, size)(positions(start, 150))
+        resumed = pickle.loads(pickle.dumps(order.over(examples, size)))
         part = resumed(positions(start + first, count))
         np.testing.assert_array_equal(part, whole[first : first + count], err_msg=str(order))
 
 
-@pytest.mark.parametrize("kind", range(4))
+@pytest.mark.parametrize("kind", range(5))
 def test_epochs_and_seeds_differ(kind):
     examples = Listed(
-        1_000, np.arange(10, 1_010, 10), label=np.arange(1_000) % 50, neighbours=np.arange(1, 1_001)[:, None] % 1_000
+        1_000,
+        np.arange(10, 1_010, 10),
+        label=np.arange(1_000) % 50,
+        text=np.arange(1_000) % 99,
+        neighbours=np.arange(1, 1_001)[:, None] % 1_000,
     )
-    made = [orders(seed, 5)[kind].over(examples)(positions(0, 3_000)).reshape(3, -1) for seed in (0, 1, 2**63)]
+    made = [orders(seed, 5)[kind].over(examples, 5)(positions(0, 3_000)).reshape(3, -1) for seed in (0, 1, 2**63)]
     every = np.concatenate(made)
     for i, a in enumerate(every):
         for b in every[:i]:
@@ -54,7 +58,7 @@ def test_epochs_and_seeds_differ(kind):
 
 def test_a_window_holds_the_examples_of_its_shards_and_mixes_them():
     examples = Listed(1_000, np.arange(10, 1_010, 10))
-    indices = Windowed(seed=3, shards=20).over(examples)(positions(0, 1_000))
+    indices = Windowed(seed=3, shards=20).over(examples, 1)(positions(0, 1_000))
     for window in indices.reshape(5, 200):
         shards = np.unique(window // 10)
         assert len(shards) == 20  # 200 examples of 20 shards of 10
@@ -64,12 +68,12 @@ def test_a_window_holds_the_examples_of_its_shards_and_mixes_them():
 
 def test_groups_share_a_value_and_start_where_batches_do():
     label = np.repeat(np.arange(30), np.arange(1, 31))  # one example of the first value, 30 of the last
-    order = Grouped(seed=1, per_group=5).over(Listed(len(label), label=label))
+    order = Grouped(seed=1, per_group=5).over(Listed(len(label), label=label), 1)
     blocks = label[order(positions(0, 465))].reshape(-1, 5)
     together = (blocks == blocks[:, :1]).all(1)
     assert together.sum() >= (np.bincount(label) // 5).sum()  # every full group of every value
     assert 0 < together.argmin() < 60 and together[::-1].argmin() != 0  # the mixed ones stand among the others
-    assert Grouped(per_group=5).block == 5
+    assert Grouped(per_group=5).block(20) == 5
     several = [order(positions(epoch * 465, 465)).reshape(-1, 5) for epoch in range(2)]
     groups = [{frozenset(row) for row in rows} for rows in several]
     assert len(groups[0] & groups[1]) < 5  # other members each epoch
@@ -77,7 +81,7 @@ def test_groups_share_a_value_and_start_where_batches_do():
 
 def test_values_may_be_words():
     concepts = ["dog", "cat", "dog", "emu", "cat", "dog", "dog", "cat"]
-    order = Grouped(by="concept", per_group=2).over(Listed(8, concept=concepts))
+    order = Grouped(by="concept", per_group=2).over(Listed(8, concept=concepts), 1)
     pairs = np.array(concepts)[order(positions(0, 8))].reshape(4, 2)
     assert sorted(a for a, b in pairs if a == b) == ["cat", "dog", "dog"]
 
@@ -88,29 +92,29 @@ def test_neighbours_stand_side_by_side():
     ring = np.random.default_rng(0).permutation(n)  # index of the point at a place
     neighbours = np.empty((n, k), np.int64)
     neighbours[ring] = ring[(np.arange(n)[:, None] + offsets) % n]
-    order = Neighbours(k=k).over(Listed(n, neighbours=neighbours))
+    order = Neighbours(k=k).over(Listed(n, neighbours=neighbours), 1)
     for epoch in range(2):
         indices = order(positions(epoch * n, n))
         near = [set(neighbours[index]) & set(indices[max(at - 4, 0) : at + 5]) for at, index in enumerate(indices)]
         assert np.mean([bool(found) for found in near]) > 0.9  # by chance 1.6%
-    cliques = Neighbours().over(Listed(60, neighbours=np.arange(60)[:, None] // 6 * 6 + np.arange(6)))
+    cliques = Neighbours().over(Listed(60, neighbours=np.arange(60)[:, None] // 6 * 6 + np.arange(6)), 1)
     assert all(len(set(rows)) == 1 for rows in cliques(positions(0, 60)).reshape(10, 6) // 6)
 
 
 def test_neighbours_that_do_not_exist_are_refused():
     for wrong in (np.zeros(3, int), np.full((3, 1), 3), np.full((3, 1), -2)):
         with pytest.raises(UsageError, match=r"'neighbours' holds indices of neighbours, \[N,K\] from 0 to 2"):
-            Neighbours().over(Listed(3, neighbours=wrong))
+            Neighbours().over(Listed(3, neighbours=wrong), 1)
 
 
 def test_what_stands_in_is_near_and_a_function_of_the_position():
     for order in orders(4, 3):
-        indices = order.over(listed(200, 1))
+        indices = order.over(listed(200, 1), 1)
         tried = [indices.instead(2**40 + 7, attempt) for attempt in range(1, 30)]
         assert tried == [pickle.loads(pickle.dumps(indices)).instead(2**40 + 7, attempt) for attempt in range(1, 30)]
         assert len(set(tried)) > 20 and tried[:5] != [indices.instead(2**40 + 8, attempt) for attempt in range(1, 6)]
     many = Listed(10**9, np.arange(10**4, 10**9 + 1, 10**4))
-    indices = Windowed(shards=64).over(many)
+    indices = Windowed(shards=64).over(many, 1)
     window = set(indices(positions(0, 640_000)) // 10**4)
     assert {indices.instead(500_000, attempt) // 10**4 for attempt in range(1, 20)} <= window and NEAR < 140_000
 
@@ -122,7 +126,7 @@ def test_ten_million_examples_start_at_once_in_little_memory(order):
     )
     tracemalloc.start()
     started = time.process_time()
-    indices = order.over(examples)
+    indices = order.over(examples, 1)
     first = indices(positions(9_999_000, 2_000))
     seconds, held = time.process_time() - started, tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -136,7 +140,7 @@ def test_what_an_order_cannot_do_is_said():
     assert [len(list(order.problems())) for order in wrong] == [1] * 4
     for order in orders(0, 3):
         with pytest.raises(ValueError, match="no examples"):
-            order.over(Listed(0, label=np.zeros(0, int), neighbours=np.full((0, 1), -1)))
+            order.over(Listed(0, label=np.zeros(0, int), neighbours=np.full((0, 1), -1)), 8)
     assert Uniform(seed=1).at("a") == Uniform(seed=1).at("a") != Uniform(seed=1).at("b")
 
 

@@ -146,7 +146,7 @@ def test_rows_are_those_that_fulfil_all_conditions():
     assert examples.gather(np.array([2, 0]))["caption"] == ["c6", "c3"]
     assert [examples.shard(i) for i in range(len(taken))] == [PairExamples().shard(i) for i in taken]
     assert list(examples.ends) == [0, 0, 4, 5]
-    np.testing.assert_array_equal(np.sort(Uniform().over(examples)(np.arange(5, dtype=np.uint64))), np.arange(5))
+    np.testing.assert_array_equal(np.sort(Uniform().over(examples, 1)(np.arange(5, dtype=np.uint64))), np.arange(5))
     with pytest.raises(UsageError, match="none of 12 examples fulfils the conditions"):
         Filtered(source=Pairs(), where=(Where(column="score", at_least=2.0),)).open()
     assert len(problems(Where(column="a", at_least=1.0, among=("b",)))) == 1

@@ -107,7 +107,9 @@ def test_parts_are_found_again_when_others_are_asked_for(tmp_path):
 
 
 def _take(examples, count, **changes):
-    loader = Loader(examples, Uniform(seed=3).over(examples), 4, transform=Tokenize(Bytes(length=12).load()), **changes)
+    loader = Loader(
+        examples, Uniform(seed=3).over(examples, 1), 4, transform=Tokenize(Bytes(length=12).load()), **changes
+    )
     try:
         return [next(loader) for _ in range(count)]
     finally:

@@ -49,7 +49,7 @@ class Shards(Examples):
 def loader(gone: str, position: int, ledger: Ledger, **changes) -> Loader:
     examples = Shards(gone)
     settings = {"position": position, "ledger": ledger, "leave_out_shards": True, "max_bad_share": 1.0} | changes
-    return Loader(examples, Uniform(seed=2).over(examples), BATCH, **settings)
+    return Loader(examples, Uniform(seed=2).over(examples, 1), BATCH, **settings)
 
 
 def indices(batches: Prefetch) -> list[list[int]]:
@@ -102,7 +102,7 @@ def told(tmp_path_factory):
 
 def test_all_processes_leave_out_from_a_checkpoint_on_what_one_could_not_read(told):
     (first, second), _ = told
-    own = Uniform(seed=2).over(Shards())(np.arange(BATCH * STEPS, dtype=np.uint64)).reshape(STEPS, BATCH)
+    own = Uniform(seed=2).over(Shards(), 1)(np.arange(BATCH * STEPS, dtype=np.uint64)).reshape(STEPS, BATCH)
     assert first["rows"][0] == own[:, : BATCH // 2].tolist() and (own[:, : BATCH // 2] // 40 == 4).any()
     assert not (np.array(second["rows"][0]) // 40 == 4).any()
     assert first["totals"][0]["left_out"] == second["totals"][0]["left_out"] == [GONE]
@@ -120,6 +120,10 @@ def test_all_processes_know_the_sum_and_stop_alike(told):
     assert bad > 8 and first["stops"] == second["stops"]
     assert len(first["stops"]) == 1 and first["stops"][0].startswith(f"{bad} of 160 examples could not be read")
     assert json.loads((run_dir / "data_ledger.json").read_text()) == first["totals"][-1]
+
+
+def test_a_shard_that_ended_a_run_is_tried_again():
+    assert ledgers.own(Ledger(8, {}, (), (), ("4.tar cannot be read",))) == Ledger(8)
 
 
 def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeypatch):

@@ -51,7 +51,7 @@ def test_numbers_that_are_not_finite_are_written_as_json_knows_them(tmp_path):
 
 def test_a_step_is_written_when_the_next_is_logged_and_the_last_one_at_the_end(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    reporter = Reporter(RECIPE, tmp_path, 0, 10, flops=1.0, main=True)
+    reporter = Reporter(RECIPE, tmp_path, 0, 10, main=True)
     reporter.log(2, {"loss": jnp.float32(3.0), "skipped": jnp.int32(0)}, HOST)
     assert (lines(path), reporter.latest) == ([], {})
     reporter.log(4, {"loss": jnp.float32(2.0), "skipped": jnp.int32(1)}, HOST)
@@ -64,7 +64,7 @@ def test_a_step_is_written_when_the_next_is_logged_and_the_last_one_at_the_end(t
 
 
 def test_health_is_written_on_its_own_steps_and_not_where_a_step_is_logged_for_an_evaluation(tmp_path):
-    reporter = Reporter(RECIPE, tmp_path, 0, 10, flops=1.0, main=True)
+    reporter = Reporter(RECIPE, tmp_path, 0, 10, main=True)
     for step in (2, 3):  # every second step is logged
         reporter.log(step, {"loss": jnp.float32(3.0), "health/image-text/alignment": jnp.float32(1.0)}, HOST)
     reporter.close()
@@ -72,7 +72,7 @@ def test_health_is_written_on_its_own_steps_and_not_where_a_step_is_logged_for_a
 
 
 def test_a_host_that_is_not_the_first_writes_nothing(tmp_path):
-    reporter = Reporter(RECIPE, tmp_path, 0, 10, flops=1.0, main=False)
+    reporter = Reporter(RECIPE, tmp_path, 0, 10, main=False)
     reporter.log(2, {"loss": jnp.float32(3.0)}, HOST)
     reporter.close()
     assert [*tmp_path.iterdir()] == []
