@@ -11,6 +11,7 @@ TOOLS = {
     "convert": "rewrite as tar, ArrayRecord, Parquet, or a folder with a table",
     "tokenizer": "train a BPE or WordPiece tokenizer on the captions",
     "bench": "examples a second, by stage",
+    "curate": "balance pairs over a list of concepts, as MetaCLIP does",
     "dedup": "find equal and nearly equal pictures, also those that another data set has",
 }
 
