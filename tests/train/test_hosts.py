@@ -150,6 +150,53 @@ def test_what_one_process_cannot_do_ends_all_with_its_sentence(tmp_path):
     assert f"process 1 of 2 could not go on: the cache file {tmp_path}" in both.said()[0]
 
 
+LOST = """
+import os
+from jaxrep.data import reader
+from jaxrep.data.source import BadShard
+
+reader.WAITS = ()
+
+class Shards(Examples):
+    def __init__(self, inner):
+        self.inner = inner
+    def __len__(self):
+        return len(self.inner)
+    def shard(self, index):
+        return f"{index // 8}.tar"
+    def column(self, name):
+        return self.inner.column(name)
+    def __getitem__(self, index):
+        if index // 8 == 2 and os.environ.get("GONE"):
+            raise BadShard("2.tar does not answer")
+        return self.inner[index]
+
+@spec
+class InShards(Named):
+    def open(self):
+        return Shards(super().open())
+
+recipe = recipe.replace({"data.train": InShards(), "checkpoint.every_steps": 1000}, examples=8 * 2000)
+"""
+"""The tiny recipe, in four shards, one of which some processes cannot read."""
+
+
+@pytest.mark.slow
+def test_a_shard_that_one_process_cannot_read_stops_all_with_its_sentence_and_the_step_is_saved(tmp_path):
+    (tmp_path / "lost.py").write_text((ROOT / "tests" / "tiny.py").read_text() + LOST)
+    run_dir = tmp_path / "run"
+    words = [sys.executable, "-m", "jaxrep.cli", "train", f"{tmp_path}/lost.py:recipe", "--run-dir", str(run_dir)]
+    both = Launched(words, 2, 1, tmp_path / "logs", GONE="1")
+    assert len(set(both.wait())) == 1, both.said()
+    for said in both.said():
+        assert "2.tar does not answer; it was tried 1 times. Bring the shard back" in said, both.said()
+        assert "Traceback" not in said
+    (saved,) = (run_dir / "checkpoints").glob("[0-9]*")
+    assert 1 <= int(saved.name) < 1000
+    ledger = json.loads((run_dir / "data_ledger.json").read_text())
+    assert ledger["bad"] > 0 and ledger["left_out"] == [] and ledger["all"] == 8 * int(saved.name)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "split"),
