@@ -1,0 +1,53 @@
+"""Losses of boxes, and which of several predicted boxes belongs to which true one (Carion et al. 2020, DETR,
+arXiv:2005.12872).
+
+A box is (x and y of its middle, width, height), as shares of the image's sides.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
+
+from jaxrep.batch import Array
+from jaxrep.losses.assignment import assignment
+
+EPSILON = 1e-9
+"""Smallest area that is divided by: boxes of no size have a finite gradient."""
+
+
+def l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
+    """Sum of the four absolute differences."""
+    return jnp.sum(jnp.abs(a - b), axis=-1)
+
+
+def giou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
+    """Generalised intersection over union, from -1 to 1 (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1)."""
+    (low_a, high_a), (low_b, high_b) = corners(a), corners(b)
+    inner = _area(jnp.maximum(jnp.minimum(high_a, high_b) - jnp.maximum(low_a, low_b), 0.0))
+    hull = _area(jnp.maximum(high_a, high_b) - jnp.minimum(low_a, low_b))
+    union = _area(a[..., 2:]) + _area(b[..., 2:]) - inner
+    return inner / jnp.maximum(union, EPSILON) - (hull - union) / jnp.maximum(hull, EPSILON)
+
+
+def corners(boxes: Float[Array, "*B 4"]) -> tuple[Float[Array, "*B 2"], Float[Array, "*B 2"]]:
+    """Lowest and highest x and y."""
+    middle, half = boxes[..., :2], boxes[..., 2:] / 2
+    return middle - half, middle + half
+
+
+def match(
+    predicted: Float[Array, "*B Q 4"],
+    boxes: Float[Array, "*B R 4"],
+    present: Bool[Array, "*B R"],
+    *,
+    l1_cost: float = 5.0,
+    giou_cost: float = 2.0,
+) -> Int[Array, "*B R"]:
+    """The predicted box of each true one, no two the same, at the least sum of costs (DETR, equation 1 without
+    classes). True boxes that are not present take what is left. Raises ValueError: Q < R."""
+    pairs = predicted[..., None, :, :], boxes[..., :, None, :]
+    cost = l1_cost * l1(*pairs) - giou_cost * giou(*pairs)
+    return assignment(jnp.where(present[..., None], cost, 0.0))
+
+
+def _area(sides: Array) -> Array:
+    return sides[..., 0] * sides[..., 1]
