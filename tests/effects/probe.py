@@ -1,0 +1,50 @@
+"""A linear probe on a run's frozen image tower, beside one on a tower that was never trained and one on raw pixels.
+
+``python -m tests.effects.probe RUN`` learns the emojis' group from half of all pictures and is measured on the others;
+the tower has seen pictures of both halves with their names, and never a group.
+"""
+
+import argparse
+from pathlib import Path
+
+from flax import nnx
+
+from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.share import Share
+from jaxrep.evals.intervals import interval
+from jaxrep.evals.probe import Probe
+from jaxrep.model import Model
+from jaxrep.train.partition import split
+from jaxrep.train.restore import load_run
+
+EMOJI = OpenMoji(image_size=48, part="all")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.effects.probe", description=__doc__)
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run of experiments/clip.py:tiny")
+    parser.add_argument("--label", default="group")
+    given = parser.parse_args()
+    trained, recipe = load_run(given.run)
+    structure, arrays = split(recipe.method.build(nnx.Rngs(recipe.seed), inputs=trained.fields))
+    untrained = Model(structure, arrays, trained.fields, trained.tokenizer)
+    for name, model, output in (
+        ("trained tower", trained, "image/pooled"),
+        ("random tower", untrained, "image/pooled"),
+        ("raw pixels", trained, "pixels"),
+    ):
+        probe = Probe(
+            train=Share(source=EMOJI, share=0.5),
+            data=Share(source=EMOJI, share=0.5, rest=True),
+            label=given.label,
+            output=output,
+            max_iterations=300,
+        )
+        top1 = probe.run(model)["probe/top1"]
+        found = interval(top1)  # pyright: ignore[reportArgumentType]
+        count = len(top1.values)  # pyright: ignore[reportAttributeAccessIssue]
+        print(f"{name:<14} {top1:.3f} [{found.low:.3f}, {found.high:.3f}] of {count}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
