@@ -1,0 +1,126 @@
+"""RAD-DINO: DINOv2 goes on with chest X-rays (Pérez-García et al. 2024, arXiv:2401.10815; Oquab et al. 2023,
+arXiv:2304.07193). The teacher is what is evaluated.
+
+Of RAD-DINO, the model card states the pictures' size, their pixels' mean and deviation, 40 pictures on each of 64 GPUs
+and the start from DINOv2; the size of the released head is that of 65,536 prototypes of width 256. All else is as in
+DINOv2's released code (configs/ssl_default_config.yaml), with its balancing and separate heads; what the paper changes
+of it (crops, rates, length) could not be checked. Left out: stochastic depth, which transformers here have not.
+"""
+
+from math import sqrt
+
+from jaxrep.data.files import Folder
+from jaxrep.data.openmoji import OpenMoji
+from jaxrep.encoders.stem import ConvStem, PatchStem, PixelNorm
+from jaxrep.encoders.vit import ViT
+from jaxrep.evals.knn import Knn
+from jaxrep.evals.probe import Probe
+from jaxrep.methods.self_distillation import PrototypeHead, SelfDistillation
+from jaxrep.methods.state import Ema
+from jaxrep.objective import Term
+from jaxrep.recipe import Checkpointing, Data, Pretrained, Recipe
+from jaxrep.schedules import Constant, Cosine, Ramp, WarmupCosine
+from jaxrep.spec import replace
+from jaxrep.terms.distillation import Dino, Ibot, KoLeo
+from jaxrep.train.optim import AdamW
+from jaxrep.train.rules import LayerDecay, Rate, RateOver
+from jaxrep.views.blur import Blur
+from jaxrep.views.colour import ColourJitter, Solarise
+from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.geometry import Flip
+from jaxrep.views.hide import HideBlocks
+from jaxrep.views.several import Copy
+from jaxrep.views.view import View
+
+BATCH, PICTURES = 40 * 64, 882_775
+EPOCH = PICTURES // BATCH  # steps
+
+
+def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count: int, hide: HideBlocks) -> list[View]:
+    """Two global crops with hidden patches and some local ones. The pictures are grey: of DINOv2's colour jitter what
+    changes saturation and hue is left out."""
+    found: list[View] = []
+    for name, blur, local in (("a", 1.0, 0), ("b", 0.1, 0), ("local", 0.5, 1)):
+        found += [
+            Copy("image", out=name, count=count * local),
+            RandomResizedCrop(name, size=sizes[local], scale=scales[local]),
+            Flip(name),
+            ColourJitter(name, brightness=0.4, contrast=0.4, p=0.8),
+            Blur(name, p=blur),
+        ]
+    return [*found, Solarise("b", p=0.2), *(replace(hide, {"of": name}) for name in "ab")]
+
+
+def objective(warmup: int) -> dict[str, Term]:
+    """The teacher's temperature rises during the first steps."""
+    warm = Ramp(start=0.04, end=0.07, steps=warmup)
+    koleo = KoLeo(weight=Constant(value=0.1))
+    return {"dino": Dino(teacher_temperature=warm), "ibot": Ibot(teacher_temperature=warm), "koleo": koleo}
+
+
+def last_layer(steps: int) -> tuple[RateOver, ...]:
+    """The prototypes stand still at first."""
+    names = (f"{head}/{part}" for head in ("head", "patch_head") for part in ("prototypes", "lengths"))
+    return tuple(RateOver(path=name, factor=Ramp(start=0.0, end=1.0, after=steps)) for name in names)
+
+
+recipe = Recipe(
+    data=Data(train=Folder(path="chest-x-rays", image_size=518, labels_from_folders=False), batch_size=BATCH, texts=()),
+    # Local crops have the size of DINOv2's, 98 pixels to global ones of 224.
+    views=tuple(views((518, 224), ((0.32, 1.0), (0.05, 0.32)), count=8, hide=HideBlocks(patch=14))),
+    method=SelfDistillation(
+        image=ViT.b16(
+            stem=PatchStem(patch=14),
+            layer_scale=1.0,
+            norm_epsilon=1e-6,
+            mask_token=True,
+            any_size=True,
+            pixels=PixelNorm(mean=(0.5307,) * 3, std=(0.2583,) * 3),
+        ),
+    ),
+    objective=objective(30 * EPOCH),
+    optimizer=AdamW(
+        weight_decay=Cosine(start=0.04, end=0.4),
+        clip_norm=3.0,
+        rules=(Rate(path="image/stem/**", factor=0.2), LayerDecay(path="image", factor=0.9), *last_layer(EPOCH)),
+    ),
+    schedule=WarmupCosine(peak=0.004 * sqrt(BATCH / 1024), warmup_steps=10 * EPOCH, end=1e-6),
+    examples=100 * EPOCH * BATCH,
+    init={"image": Pretrained("dinov2-base")},
+    checkpoint=Checkpointing(every_steps=1_000),
+)
+
+tiny = recipe.replace(
+    data=Data(train=OpenMoji(image_size=48), batch_size=128, texts=()),
+    views=tuple(views((48, 24), ((0.4, 1.0), (0.1, 0.4)), count=4, hide=HideBlocks(patch=12, smallest=1))),
+    method=SelfDistillation(
+        image=ViT(
+            width=128,
+            depth=4,
+            heads=4,
+            activation="relu",
+            positions="sincos",
+            stem=ConvStem(channels=(32, 64), patch=3),
+            mask_token=True,
+            any_size=True,
+        ),
+        head=PrototypeHead(prototypes=256, hidden=128, width=64),
+        patch_head=PrototypeHead(prototypes=256, hidden=128, width=64),
+        teacher=Ema(of=("image", "head", "patch_head"), momentum=Cosine(start=0.98, end=1.0)),
+    ),
+    objective=objective(100),
+    optimizer=AdamW(weight_decay=Constant(value=0.04), clip_norm=3.0, rules=last_layer(20)),
+    schedule=WarmupCosine(peak=1e-3, warmup_steps=50),
+    examples=400 * 128,
+    init={},
+    evals=tuple(
+        kind(
+            train=OpenMoji(image_size=48),
+            data=OpenMoji(image_size=48, part="test"),
+            label=label,
+            name=f"{name}/{label}",
+        )
+        for name, kind in (("probe", Probe), ("knn", Knn))
+        for label in ("group", "concept")
+    ),
+)
