@@ -65,6 +65,7 @@ class Triples(Wrapped):
     """Adds what a caption says: ``<name>``, 3 ``count`` texts an example, the parts of its triples one after the other.
 
     Where there are fewer triples the last texts are empty; where there are more, the first ones count.
+    ``<name>/present`` says where there is one at all.
     """
 
     of: str = "triples"
@@ -88,7 +89,8 @@ class Triples(Wrapped):
             yield f"count is a number of triples: at least 1, got {self.count}"
 
     def fields(self) -> dict[str, Field]:
-        return {**self.source.fields(), self.name: Field((3 * self.count,), "str")}
+        own = {self.name: Field((3 * self.count,), "str"), f"{self.name}/present": Field((), "bool")}
+        return {**self.source.fields(), **own}
 
     def open(self) -> Examples:
         return Tripled(self, self.source.open())
@@ -102,12 +104,15 @@ class Tripled(WrappedExamples):
         self._source = source
 
     def changed(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        return {**columns, self._source.name: self._parts(columns[self._source.of])}
+        return {**columns, **self._own(columns[self._source.of])}
 
     def column(self, name: str) -> Any:
-        return self._parts(self.inner.column(self._source.of)) if name == self._source.name else self.inner.column(name)
+        if name not in (self._source.name, f"{self._source.name}/present"):
+            return self.inner.column(name)
+        return self._own(self.inner.column(self._source.of))[name]
 
-    def _parts(self, texts: list[str]) -> list[tuple[str, ...]]:
-        read, count = FORMS[self._source.form], self._source.count
+    def _own(self, texts: list[str]) -> dict[str, Any]:
+        read, count, name = FORMS[self._source.form], self._source.count, self._source.name
         rows = [[part for triple in read(text)[:count] for part in triple] for text in texts]
-        return [(*row, *[""] * (3 * count - len(row))) for row in rows]
+        laid = [(*row, *[""] * (3 * count - len(row))) for row in rows]
+        return {name: laid, f"{name}/present": np.array([len(row) > 0 for row in rows], bool)}

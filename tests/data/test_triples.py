@@ -55,7 +55,11 @@ class Names(Source):
 def test_triples_are_laid_out_one_after_the_other():
     source = Triples(source=Names(), of="text", form="names", count=2)
     assert source.fields()["knowledge"] == Field((6,), "str")
-    found = source.open().gather(np.arange(3))["knowledge"]
+    rows = source.open().gather(np.arange(3))
+    assert rows.keys() == source.fields().keys()
+    np.testing.assert_array_equal(rows["knowledge/present"], [True, False, True])
+    np.testing.assert_array_equal(source.open().column("knowledge/present"), [True, False, True])
+    found = rows["knowledge"]
     assert found[0] == ("woman", "with", "veil", "woman", "has", "dark skin tone")  # the third is left out
     assert found[1] == ("",) * 6
     assert found[2] == ("women", "holding", "hands", "women", "has", "dark skin tone")

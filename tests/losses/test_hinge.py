@@ -1,0 +1,33 @@
+"""The hinge between right and wrong: value and derivatives against NumPy in float64."""
+
+import jax
+import numpy as np
+from losses import oracle
+
+from jaxrep.losses.hinge import hinge
+
+B, D, MARGIN = 6, 4, 0.3
+WEIGHTS = np.linspace(0.5, 2, B)
+
+
+def written_out(a, right, wrong):
+    total = 0.0
+    for i in range(B):
+        short_by = MARGIN - a[i] @ right[i] + a[i] @ wrong[i]
+        total = total + WEIGHTS[i] * (short_by if short_by.real > 0 else 0.0)
+    return total
+
+
+def test_value_and_derivatives_equal_the_oracle():
+    values = [oracle.rows(seed, B, D) for seed in range(3)]
+    want = oracle.value_and_derivatives(written_out, *values)
+    kept = [not np.any(row) for row in want[1][1]]
+    assert 0 < sum(kept) < B, "some rows keep the margin, and some do not"
+    got = jax.jit(jax.value_and_grad(lambda a, b, c: WEIGHTS @ hinge(a, b, c, MARGIN), (0, 1, 2)))(*values)
+    oracle.assert_close(got, want, 1.0)
+
+
+def test_a_wrong_row_that_is_the_right_one_costs_the_margin():
+    a, b = oracle.rows(0, B, D), oracle.rows(1, B, D)
+    np.testing.assert_allclose(hinge(a, b, b, MARGIN), MARGIN, rtol=1e-6)
+    np.testing.assert_array_equal(hinge(a, a, -a, MARGIN), 0)
