@@ -2,7 +2,22 @@
 
 from experiments import clip, coop, metaclip
 from jaxrep.evals.zeroshot import ZeroShot
+from jaxrep.recipe import Recipe
 from tests.effects.measure import Effect
+
+COMPOSITION = {
+    "composition/replace/skin_tone": "right among skin tones",
+    "composition/replace/gender": "right among genders",
+    "composition/exchange/skin_tone": "whose skin tone",
+    "retrieval/image_to_text/r1": "image to text R@1",
+}
+
+
+def fine_tuned(recipe: Recipe) -> Recipe:
+    """The same fine-tuning with CLIP's data, method and objective."""
+    tiny = clip.tiny
+    return recipe.replace(data=tiny.data, method=tiny.method, objective=tiny.objective)
+
 
 EFFECTS: dict[str, Effect] = {
     "coop": Effect(
@@ -20,5 +35,19 @@ EFFECTS: dict[str, Effect] = {
         without=lambda recipe: recipe.replace({"data.train": metaclip.pool}),
         baseline="CLIP on the heavy-tailed pool",
         metrics={"retrieval/image_to_text/r1": "image to text R@1", "zeroshot/top1": "zero-shot accuracy, 10 groups"},
+    ),
+    "negclip": Effect(
+        claim="wrong captions as negatives teach what words belong to",
+        recipe="negclip.py:tiny",
+        without=fine_tuned,
+        baseline="CLIP, fine-tuned as long",
+        metrics=COMPOSITION,
+    ),
+    "structure_clip": Effect(
+        claim="a margin to wrong captions and triples beside the text teach what words belong to",
+        recipe="structure_clip.py:tiny",
+        without=fine_tuned,
+        baseline="CLIP, fine-tuned as long",
+        metrics=COMPOSITION,
     ),
 }
