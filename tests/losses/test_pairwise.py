@@ -11,6 +11,7 @@ from jax.sharding import NamedSharding
 from losses import oracle
 
 from jaxrep.losses import pairwise
+from jaxrep.losses.blocks import Side
 from jaxrep.losses.contrastive import info_nce
 from jaxrep.losses.sigmoid import sigmoid
 from jaxrep.losses.table import table_cross_entropy
@@ -100,6 +101,24 @@ def test_absent_rows_on_a_mesh_equal_those_on_one_device(monkeypatch):
     with jax.set_mesh(MESHES[8].build()):
         got = jax.jit(function)(*values)
     want = oracle.value_and_derivatives(functools.partial(oracle.info_nce, present=present), *values)
+    oracle.assert_close(got, want, SCALE)
+
+
+def test_extra_rows_that_are_absent_or_alike_on_a_mesh_equal_the_oracle(monkeypatch):
+    monkeypatch.setattr(pairwise, "GATHER_BYTES", 0)
+    options = {"ids": IDS, "positives": "masked"}
+    marks = ((np.array([3, -1, 7, 99, 1], np.int32), np.full(5, -1, np.int32)), np.arange(5) != 1)
+    values = (*arguments("info_nce", "plain"), oracle.rows(3, 5, D))
+
+    def function(a, b, scale, extra):
+        return info_nce(a, b, scale, extra_b=Side(extra, *marks), **options)
+
+    mesh = MESHES[8].build()
+    with jax.set_mesh(mesh):
+        got = jax.jit(jax.value_and_grad(function, (0, 1, 2, 3)))(*on_mesh(mesh, *values))
+    want = oracle.value_and_derivatives(
+        lambda *v: oracle.info_nce(*v[:3], extra_b=v[3], marks=(oracle.NOTHING, marks), **options), *values
+    )
     oracle.assert_close(got, want, SCALE)
 
 
