@@ -10,10 +10,12 @@ import pytest
 from harness import RECIPE, drawn
 from pretrained.folders import folder
 
+from jaxrep.batch import Field
 from jaxrep.encoders.bert import Bert
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.text import TextTransformer
+from jaxrep.encoders.triples import TripleTransformer
 from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.methods.dual import Dual
@@ -21,7 +23,7 @@ from jaxrep.pretrained.resize import resize_kernel, resize_positions
 from jaxrep.pretrained.start import fit
 from jaxrep.pretrained.stretch import stretch_positions
 from jaxrep.recipe import Pretrained
-from jaxrep.spec import problems
+from jaxrep.spec import problems, spec
 from jaxrep.spec_json import from_json, to_json
 from jaxrep.train.exits import Exit
 from jaxrep.train.initialise import start_from
@@ -218,3 +220,23 @@ def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_pa
     frozen = {name for name in started if name.startswith(("image/", "text/blocks/attention/"))}
     frozen -= {name for name in started if name.endswith(("/mean", "/variance"))}
     assert {name for name in started if np.array_equal(after[name], start[name])} == frozen
+
+
+@spec
+class Said(harness.tiny.Named):
+    """The named pictures, each with two triples."""
+
+    def fields(self):
+        return {**super().fields(), "knowledge": Field((6,), "str")}
+
+
+def test_an_encoder_of_triples_starts_with_the_blocks_of_a_bert(tmp_path):
+    theirs, _ = folder(tmp_path / "bert", "bert")
+    towers = {"image": IMAGE, "text": TEXT, "knowledge": TripleTransformer(width=8, depth=2, heads=2, mlp_ratio=1.5)}
+    told = RECIPE.replace(
+        {"data.train": Said(), "data.texts": ("text", "knowledge")}, method=Dual(towers=towers, dim=6)
+    )
+    found = fitted("knowledge/blocks", Pretrained(str(tmp_path / "bert"), part="text/blocks"), told)
+    blocks = {path: path.replace("text/", "knowledge/", 1) for path in theirs if path.startswith("text/blocks/")}
+    assert found.taken == {ours: source for source, ours in blocks.items()} and len(blocks) == 16
+    assert not (found.left or found.resized or found.differences)
