@@ -11,6 +11,8 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
+from ahocorasick_rs import AhoCorasick
+
 from jaxrep.data.storage import read
 from jaxrep.errors import UsageError
 
@@ -24,18 +26,9 @@ def spaced(text: str) -> str:
 
 
 class Matcher:
-    """Finds all of ``entries`` in a text in one pass over it, however many they are (Aho & Corasick 1975).
-
-    Raises UsageError where ahocorasick_rs is not installed.
-    """
+    """Finds all of ``entries`` in a text in one pass over it, however many they are (Aho & Corasick 1975)."""
 
     def __init__(self, entries: Sequence[str]):
-        try:
-            from ahocorasick_rs import AhoCorasick
-        except ImportError as error:
-            raise UsageError(
-                "entries are found in texts by ahocorasick_rs, which is not installed: pip install 'jaxrep[curate]'"
-            ) from error
         self._automaton = AhoCorasick([f" {entry} " for entry in entries])
 
     def __call__(self, texts: str | Iterable[str]) -> list[int]:

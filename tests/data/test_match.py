@@ -1,6 +1,5 @@
 """Entries are found as a naive search finds them; lists of entries are read, and what is none is said."""
 
-import builtins
 import json
 
 import numpy as np
@@ -76,15 +75,3 @@ def test_what_is_no_list_of_entries_is_said(tmp_path, name, content, said):
 
 def test_the_vocabulary_of_texts():
     assert vocabulary(["flag: Chad", "red flag!"]) == ["Chad", "flag", "red"]
-
-
-def test_the_missing_extra_is_named(monkeypatch):
-    def refuse(name, *args, **kwargs):
-        if name == "ahocorasick_rs":
-            raise ImportError(name)
-        return importing(name, *args, **kwargs)
-
-    importing = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(UsageError, match=r"not installed: pip install 'jaxrep\[curate\]'"):
-        Matcher(["a"])
