@@ -7,7 +7,7 @@ import jax
 
 from jaxrep.batch import Array, Batch, Outputs, Tick
 from jaxrep.losses.distillation import softmax_divergence
-from jaxrep.objective import Metrics, Term
+from jaxrep.objective import Metrics, Term, Wrapper
 
 
 def sampled_layer(tick: Tick, depth: int) -> Array:
@@ -18,22 +18,15 @@ def sampled_layer(tick: Tick, depth: int) -> Array:
 
 
 @dataclass(frozen=True)
-class SampledLayer(Term):
+class SampledLayer(Wrapper):
     """A term on the features of an inner layer, drawn anew each step, in place of those of the last one.
 
     Of every embedding x of the term it reads ``<x>/layers`` [B,depth,D].
     """
 
-    term: Term
-    """The term that is taken at the layer."""
-
     @property
     def reads(self) -> tuple[str, ...]:
         return tuple(layers(name) if name in self.term.embeddings else name for name in self.term.reads)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.term.needs
 
     @property
     def embeddings(self) -> tuple[str, ...]:
