@@ -92,7 +92,7 @@ recipe = Recipe(
 
 tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=128, texts=()),
-    views=tuple(views((48, 24), ((0.4, 1.0), (0.1, 0.4)), count=4, hide=HideBlocks(patch=12, smallest=1))),
+    views=tuple(views((48, 24), ((0.5, 1.0), (0.2, 0.5)), count=4, hide=HideBlocks(patch=12, smallest=1))),
     method=SelfDistillation(
         image=ViT(
             width=128,
@@ -106,11 +106,11 @@ tiny = recipe.replace(
         ),
         head=PrototypeHead(prototypes=256, hidden=128, width=64),
         patch_head=PrototypeHead(prototypes=256, hidden=128, width=64),
-        teacher=Ema(of=("image", "head", "patch_head"), momentum=Cosine(start=0.98, end=1.0)),
+        teacher=Ema(of=("image", "head", "patch_head"), momentum=Cosine(start=0.95, end=1.0)),
     ),
     objective=objective(100),
     optimizer=AdamW(weight_decay=Constant(value=0.04), clip_norm=3.0, rules=last_layer(20)),
-    schedule=WarmupCosine(peak=1e-3, warmup_steps=50),
+    schedule=WarmupCosine(peak=2e-3, warmup_steps=50),
     examples=400 * 128,
     init={},
     evals=tuple(
