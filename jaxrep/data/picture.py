@@ -1,21 +1,21 @@
 """From the bytes of a picture to an array of one size: only what the array needs is decoded.
 
-A JPEG is decoded by libjpeg-turbo at the least of 1/8, 1/4, 1/2 and 1 that still covers the result (its inverse DCT
-gives the smaller picture at once), then its box is cut out and resized by OpenCV; any other format is decoded by
-Pillow. All leave the interpreter free, so threads decode side by side. Sizes are checked in the header, before a pixel
-is decoded.
+A JPEG is decoded by libjpeg-turbo at the least of 1/8, 1/4, 1/2 and 1 that still covers the result (``jpeg``), then its
+box is cut out and resized by OpenCV; any other format is decoded by Pillow. All leave the interpreter free, so threads
+decode side by side. Sizes are checked in the header, before a pixel is decoded.
 """
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import cv2
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
 from PIL import ExifTags, Image
 
+from jaxrep.data import jpeg
 from jaxrep.data.crop import Box, CentreCrop, HostCrop
 
 T = TypeVar("T")
@@ -45,19 +45,30 @@ def image(
     Of an animation, the first frame. Raises ValueError: the picture is damaged (also where a decoder would only warn),
     of an unknown format, or too large.
     """
+    if size := jpeg.plain_size(content):
+        with _in_words(content):
+            check_size(*size)
+            box = crop.box(*size, width / height, key)
+            return np.ascontiguousarray(resize(jpeg.decoded(content, size, box, height, width), height, width))
     return opened(content, lambda picture: fitted(picture, height, width, crop, key, content))
 
 
 def opened(content: bytes, read: Callable[[Image.Image], T]) -> T:
     """``read`` of the picture that a file holds. Raises ValueError: it is damaged, of an unknown format, too large."""
+    with _in_words(content), Image.open(io.BytesIO(content)) as picture:  # reads the header
+        check_size(*picture.size)
+        return read(picture)
+
+
+@contextlib.contextmanager
+def _in_words(content: bytes) -> Iterator[None]:
+    """Makes whatever decoders say of a file a ValueError in words."""
     if not content:
         raise ValueError("the picture is empty, of 0 bytes")
     if len(content) > MAX_BYTES:
         raise ValueError(f"the picture's file has {len(content):,} bytes, more than the {MAX_BYTES:,} that are decoded")
     try:
-        with Image.open(io.BytesIO(content)) as picture:  # reads the header
-            check_size(picture)
-            return read(picture)
+        yield
     except TooLarge:
         raise
     except Image.DecompressionBombError as error:
@@ -72,10 +83,10 @@ class TooLarge(ValueError):
     """A picture of more pixels than are decoded."""
 
 
-def check_size(picture: Image.Image) -> None:
+def check_size(width: int, height: int) -> None:
     """Raises TooLarge."""
-    if picture.width * picture.height > MAX_PIXELS:
-        size = f"{picture.width:,} x {picture.height:,}"
+    if width * height > MAX_PIXELS:
+        size = f"{width:,} x {height:,}"
         raise TooLarge(f"the picture has {size} pixels, more than the {MAX_PIXELS:,} that are decoded")
 
 
@@ -91,7 +102,7 @@ def fitted(
 
     ``content``: its file, where that is at hand: a JPEG is then decoded at reduced scale.
     """
-    check_size(picture)
+    check_size(*picture.size)
     said = picture.getexif().get(ExifTags.Base.Orientation)
     turn = said if isinstance(said, int) and said in ORIENTATIONS else UPRIGHT
     turned = turn >= TRANSPOSED
@@ -99,7 +110,7 @@ def fitted(
     box = stored(crop.box(*upright, width / height, key), picture.width, picture.height, turn)
     size = (width, height) if turned else (height, width)
     if content and picture.format in ("JPEG", "MPO"):
-        pixels = _jpeg(content, picture, box, *size)
+        pixels = jpeg.decoded(content, picture.size, box, *size, inks=picture.mode == "CMYK")
     else:
         pixels = np.asarray(opaque(picture.crop(box)))
     pixels = resize(pixels, *size)
@@ -115,26 +126,6 @@ def stored(box: Box, width: int, height: int, turn: int) -> Box:
     if turn in UPSIDE_DOWN:
         top, bottom = height - bottom, height - top
     return Box(left, top, right, bottom)
-
-
-def _jpeg(content: bytes, picture: Image.Image, box: Box, height: int, width: int) -> np.ndarray:
-    """The box of a JPEG at a scale at which it still covers ``height`` x ``width``; to whole pixels at that scale."""
-    covers = min((box.right - box.left) / width, (box.bottom - box.top) / height)
-    scale = next((scale for scale in (8, 4, 2) if covers >= scale), 1)
-    pixels = simplejpeg.decode_jpeg(
-        content,
-        "CMYK" if picture.mode == "CMYK" else "RGB",
-        min_height=-(-picture.height // scale),
-        min_width=-(-picture.width // scale),
-        min_factor=scale,
-        strict=True,  # what the decoder warns of is damage
-    )
-    left, top = round(box.left / scale), round(box.top / scale)
-    pixels = pixels[top : max(top + 1, round(box.bottom / scale)), left : max(left + 1, round(box.right / scale))]
-    if picture.mode == "CMYK":  # stored inverted, as Adobe does
-        inks = pixels.astype(np.uint16)
-        pixels = ((inks[..., :3] * inks[..., 3:] + 127) // 255).astype(np.uint8)
-    return pixels
 
 
 def opaque(picture: Image.Image) -> Image.Image:

@@ -65,7 +65,7 @@ def _facts(path: str) -> Facts:
     files, name = store(path)
     files.invalidate_cache(name)  # what the store says now, not what it said
     found = files.info(name)
-    names = ("ETag", "etag", "mtime", "LastModified", "updated", "created")
+    names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created")
     return Facts(int(found["size"] or 0), str(next((found[name] for name in names if found.get(name)), "")))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrep.data.readable import blocks
 from jaxrep.data.source import Examples
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.evals.ranks import require_finite
@@ -27,20 +28,21 @@ def embed_images(
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """Embeddings float32 [N,D] of the field ``image`` of every example, and the values of ``columns``.
 
+    An example that cannot be read has no row; how many there are is printed (``readable.blocks``).
+
     Args:
         output: the output of the method's rows that is taken, or ``PIXELS``; empty: that of the field's name.
         unit: whether rows are scaled to unit length, or left as the method emits them.
 
     Raises:
-        JaxrepError: there is no example, the embedding of one is not finite, the output is no vector a picture, or the
-            model does not read such images.
+        JaxrepError: there is no example, too many cannot be read, the embedding of one is not finite, the output is no
+            vector a picture, or the model does not read such images.
     """
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
     require_field(model, image)
     embeddings, kept = [], {column: [] for column in columns}
-    for start in range(0, len(examples), EXAMPLES_AT_ONCE):
-        rows = examples.gather(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
+    for rows in blocks(examples, EXAMPLES_AT_ONCE):
         embeddings.append(_features(model, rows[image], image, output, unit))
         for column in columns:
             kept[column].extend(rows[column])

@@ -1,7 +1,8 @@
 """Geometry: how the embeddings of every tower lie in their space, and how those of every two towers lie together."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -69,13 +70,15 @@ class Geometry(Eval):
         if count <= max(self.neighbours, 2):
             raise JaxrepError(f"{self.name}: {count} examples are too few for {self.neighbours} neighbours of each")
         examples = Subset(examples, np.linspace(0, len(examples) - 1, count).astype(np.int64))
-        spaces = {}
+        texts = [tower for tower in self.towers if fields[tower].dtype == "str"]
+        spaces: dict[str, Any] = dict.fromkeys(self.towers)
+        columns: Mapping[str, Any] = {}
         for tower in self.towers:
-            if fields[tower].dtype == "str":
-                texts = [text if isinstance(text, str) else text[0] for text in examples.column(tower)]
-                spaces[tower] = embed_texts(model, texts, tower)
-            else:
-                spaces[tower] = embed_images(model, examples, tower)[0]
+            if tower not in texts:  # the texts of the same rows: an example that cannot be read has none
+                spaces[tower], columns = embed_images(model, examples, tower, texts)
+        for tower in texts:
+            found = columns[tower] if columns else examples.column(tower)
+            spaces[tower] = embed_texts(model, [text if isinstance(text, str) else text[0] for text in found], tower)
         return spaces
 
 

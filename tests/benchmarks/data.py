@@ -31,7 +31,7 @@ import grain
 import numpy as np
 from PIL import Image
 
-from jaxrep.data import picture
+from jaxrep.data import jpeg, picture
 from jaxrep.data.crop import RandomResizedCrop
 from jaxrep.data.loader import Loader
 from jaxrep.data.order import Uniform
@@ -213,15 +213,15 @@ def jaxrep_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, flo
     examples: Any = source(pattern, scale).open()
     crop = examples.source.crop
     contents = [examples.content(index, "image") for index in range(count)]
-    opened = [Image.open(io.BytesIO(content)) for content in contents]
-    boxes = [crop.box(image.width, image.height, 1.0, key) for key, image in enumerate(opened)]
-    jobs = list(zip(contents, opened, boxes, strict=True))
-    decoded = [picture._jpeg(content, image, box, SIZE, SIZE) for content, image, box in jobs]
+    sizes: Any = [jpeg.plain_size(content) for content in contents]
+    boxes = [crop.box(*size, 1.0, key) for key, size in enumerate(sizes)]
+    jobs: Any = list(zip(contents, sizes, boxes, strict=True))
+    decoded = [jpeg.decoded(*job, SIZE, SIZE) for job in jobs]
     return {
         "jaxrep: read from the tar": each(lambda i: examples.content(i, "image"), range(count)),
-        "jaxrep: header, EXIF": each(lambda content: Image.open(io.BytesIO(content)).getexif(), contents),
+        "jaxrep: header": each(jpeg.plain_size, contents),
         "jaxrep: draw the box": each(lambda key: crop.box(400, 300, 1.0, key), range(count)),
-        "jaxrep: decode (simplejpeg)": each(lambda job: picture._jpeg(*job, SIZE, SIZE), jobs),
+        "jaxrep: decode (simplejpeg)": each(lambda job: jpeg.decoded(*job, SIZE, SIZE), jobs),
         "jaxrep: resize (OpenCV)": each(lambda pixels: picture.resize(pixels, SIZE, SIZE), decoded),
         "jaxrep: all, with text and ids": each(lambda i: examples.draw(i, i), range(count)),
     }

@@ -1,0 +1,58 @@
+"""An evaluation goes without what cannot be read, and measures the rest as if there were nothing else."""
+
+import numpy as np
+import pytest
+from evals.fake import TABLES, FakeModel, given, pictures, unit
+
+from jaxrep.data.decode import BadSample
+from jaxrep.data.source import Columns
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.retrieval import Retrieval
+from jaxrep.evals.spaces import Geometry
+
+N = 40
+
+
+class Damaged(Columns):
+    """Columns of which example 7 cannot be read."""
+
+    def gather(self, indices, keys=None, instead=None):
+        if 7 in indices:
+            raise BadSample("a.tar, member 7.jpg", "the picture is empty")
+        return super().gather(indices, keys, instead)
+
+
+def world(rows, table=Columns):
+    random = np.random.default_rng(0)
+    images, texts = unit(random.normal(size=(N, 8))), unit(random.normal(size=(N, 8)))
+    model = FakeModel(images, {f"text {number}": text for number, text in enumerate(texts)})
+    columns = {"image": pictures(range(N))[rows], "text": [f"text {number}" for number in rows]}
+    data = given(**columns)
+    TABLES[data.key] = table(columns)
+    return data, model
+
+
+@pytest.mark.parametrize("make", [Retrieval, Geometry])
+def test_figures_are_those_of_the_other_examples_and_it_is_told(make, capsys):
+    data, model = world(np.arange(N), Damaged)
+    whole, _ = world(np.delete(np.arange(N), 7))
+    found, expected = (make(data=each).run(model) for each in (data, whole))
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}
+    )
+    assert (
+        "1 examples cannot be read (the first: a.tar, member 7.jpg: the picture is empty) of 40"
+        in capsys.readouterr().err
+    )
+
+
+def test_where_nothing_can_be_read_there_are_no_figures():
+    data, model = world(np.arange(N))
+    TABLES[data.key] = Nothing({"image": pictures([0]), "text": ["text 0"]})
+    with pytest.raises(JaxrepError, match=r"1 examples cannot be read .* of 1$"):
+        Retrieval(data=data).run(model)
+
+
+class Nothing(Columns):
+    def gather(self, indices, keys=None, instead=None):
+        raise BadSample("a.tar, member 0.jpg", "the picture is empty")
