@@ -1,6 +1,6 @@
 """Descriptions of regions with their boxes, written beside a picture."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ class Regions(Wrapped):
     """
 
     of: str = "regions"
-    """Field of the text; it is replaced."""
+    """Field of the text; it and its id are replaced."""
     count: int = 5
     """Regions of an example, R."""
 
@@ -38,9 +38,8 @@ class Regions(Wrapped):
             yield f"count is a number of regions: at least 1, got {self.count}"
 
     def fields(self) -> dict[str, Field]:
-        held = {name: field for name, field in self.source.fields().items() if name != self.of}
         return {
-            **held,
+            **_without(self.source.fields(), self.of),
             "region": Field((self.count,), "str"),
             "region/present": Field((self.count,), "bool"),
             "boxes": Field((self.count, 4), "float32"),
@@ -58,7 +57,7 @@ class RegionExamples(WrappedExamples):
         self._of, self._count = source.of, source.count
 
     def changed(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        return {**{name: x for name, x in columns.items() if name != self._of}, **self._regions(columns[self._of])}
+        return {**_without(columns, self._of), **self._regions(columns[self._of])}
 
     def column(self, name: str) -> Any:
         if name in ("region", "region/present", "boxes"):
@@ -76,6 +75,10 @@ class RegionExamples(WrappedExamples):
             "region/present": np.arange(self._count) < np.array([[len(row)] for row in rows]),
             "boxes": boxes,
         }
+
+
+def _without(fields: Mapping[str, Any], of: str) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in (of, f"{of}_id")}
 
 
 def parse(line: str) -> tuple[tuple[float, ...], str]:

@@ -19,12 +19,15 @@ def l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
     return jnp.sum(jnp.abs(a - b), axis=-1)
 
 
+def iou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
+    """Intersection over union, from 0 to 1."""
+    inner, union, _ = _areas(a, b)
+    return inner / jnp.maximum(union, EPSILON)
+
+
 def giou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
     """Generalised intersection over union, from -1 to 1 (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1)."""
-    (low_a, high_a), (low_b, high_b) = corners(a), corners(b)
-    inner = _area(jnp.maximum(jnp.minimum(high_a, high_b) - jnp.maximum(low_a, low_b), 0.0))
-    hull = _area(jnp.maximum(high_a, high_b) - jnp.minimum(low_a, low_b))
-    union = _area(a[..., 2:]) + _area(b[..., 2:]) - inner
+    inner, union, hull = _areas(a, b)
     return inner / jnp.maximum(union, EPSILON) - (hull - union) / jnp.maximum(hull, EPSILON)
 
 
@@ -47,6 +50,14 @@ def match(
     pairs = predicted[..., None, :, :], boxes[..., :, None, :]
     cost = l1_cost * l1(*pairs) - giou_cost * giou(*pairs)
     return assignment(jnp.where(present[..., None], cost, 0.0))
+
+
+def _areas(a: Array, b: Array) -> tuple[Array, Array, Array]:
+    """Of the intersection, of the union, and of the least box around both."""
+    (low_a, high_a), (low_b, high_b) = corners(a), corners(b)
+    inner = _area(jnp.maximum(jnp.minimum(high_a, high_b) - jnp.maximum(low_a, low_b), 0.0))
+    hull = _area(jnp.maximum(high_a, high_b) - jnp.minimum(low_a, low_b))
+    return inner, _area(a[..., 2:]) + _area(b[..., 2:]) - inner, hull
 
 
 def _area(sides: Array) -> Array:

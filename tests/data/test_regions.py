@@ -85,12 +85,12 @@ class Written(Source):
 
 def test_regions_are_read_in_their_order_and_filled_up():
     texts = ["0.5 0.5 0.2 0.4 a red dot\n0.1 0.2 0.1 0.1 sky\n0.3 0.3 0.1 0.1 too many", ""]
-    found = RegionExamples(Regions(source=Written(), count=2), Columns({"regions": texts, "label": np.arange(2)}))
+    found = RegionExamples(Regions(source=Written(), count=2), Columns({"regions": texts, "regions_id": np.arange(2)}))
     columns = found.gather(np.arange(2))
     assert columns["region"] == [("a red dot", "sky"), ("", "")] == found.column("region")
     np.testing.assert_array_equal(columns["region/present"], [[True, True], [False, False]])
     np.testing.assert_allclose(columns["boxes"][0], [[0.5, 0.5, 0.2, 0.4], [0.1, 0.2, 0.1, 0.1]], rtol=1e-6)
-    assert "regions" not in columns and (columns["boxes"][1] == 0).all()
+    assert set(columns) == {"region", "region/present", "boxes"} and (columns["boxes"][1] == 0).all()
 
 
 @pytest.mark.parametrize("line", ["a dot", "0.5 0.5 0.2 wide dot", "0.5 0.5 2 0.1 dot", "0.5 0.5 0.2 nan dot"])

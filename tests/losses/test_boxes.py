@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 
 from jaxrep.batch import INFERENCE
 from jaxrep.losses.assignment import assignment
-from jaxrep.losses.boxes import giou, l1, match
+from jaxrep.losses.boxes import giou, iou, l1, match
 from jaxrep.terms.boxes import Boxes
 
 
@@ -48,15 +48,24 @@ def boxes(random: np.random.Generator, *shape: int) -> np.ndarray:
     return np.concatenate([random.uniform(0.2, 0.8, (*shape, 2)), random.uniform(0.05, 0.6, (*shape, 2))], axis=-1)
 
 
-def giou_of(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two boxes, by their intervals."""
+def areas(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Of intersection, union and hull of two boxes, by their intervals."""
     sides = [[(box[i] - box[i + 2] / 2, box[i] + box[i + 2] / 2) for i in (0, 1)] for box in (a, b)]
     inner, hull = 1.0, 1.0
     for (low_a, high_a), (low_b, high_b) in zip(*sides, strict=True):
         inner *= max(min(high_a, high_b) - max(low_a, low_b), 0.0)
         hull *= max(high_a, high_b) - min(low_a, low_b)
-    union = a[2] * a[3] + b[2] * b[3] - inner
-    return inner / union - (hull - union) / hull
+    return inner, a[2] * a[3] + b[2] * b[3] - inner, hull
+
+
+def iou_of(a: np.ndarray, b: np.ndarray) -> float:
+    inner, union, _ = areas(a, b)
+    return inner / union
+
+
+def giou_of(a: np.ndarray, b: np.ndarray) -> float:
+    _, union, hull = areas(a, b)
+    return iou_of(a, b) - (hull - union) / hull
 
 
 def slope(function, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
@@ -65,10 +74,10 @@ def slope(function, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
     return np.array([(function(x + way) - function(x - way)) / (2 * step) for way in ways]).reshape(x.shape)
 
 
-def test_giou_and_l1_are_those_of_float64_in_value_and_gradient():
+def test_overlaps_and_distances_are_those_of_float64_in_value_and_gradient():
     random = np.random.default_rng(0)
     pairs = boxes(random, 20, 2)
-    for function, oracle in ((giou, giou_of), (l1, lambda a, b: np.abs(a - b).sum())):
+    for function, oracle in ((iou, iou_of), (giou, giou_of), (l1, lambda a, b: np.abs(a - b).sum())):
         value, gradient = jax.jit(jax.vmap(jax.value_and_grad(function)))(pairs[:, 0], pairs[:, 1])
         for i, (a, b) in enumerate(pairs):
             # float32, with areas that are differences of areas

@@ -1,0 +1,93 @@
+"""Whether regions are found and recognised (the tasks of DETR, arXiv:2005.12872, and of region classification)."""
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from jaxrep.data.source import Source
+from jaxrep.errors import JaxrepError, hint
+from jaxrep.evals.embed import EXAMPLES_AT_ONCE, embed_texts, require_field
+from jaxrep.evals.eval import Eval
+from jaxrep.evals.ranks import ranks, require_finite
+from jaxrep.evals.sample import Sample
+from jaxrep.evals.zeroshot import distinct
+from jaxrep.losses.boxes import iou, match
+from jaxrep.model import Model
+from jaxrep.spec import spec
+
+FIELDS = ("region", "region/present", "boxes")
+
+
+@spec
+class Grounding(Eval):
+    """Each true region has the query whose box is matched with it, at DETR's costs.
+
+    ``iou``: the mean intersection over union of both boxes; ``iou<percent>``: the share of regions where it is at least
+    that; ``r<k>``: the share of regions whose name is among the k nearest to the query, of all names in the data.
+    """
+
+    data: Source
+    """Pictures with ``region``, ``region/present`` and ``boxes``."""
+    image: str = "image"
+    """Field of the images."""
+    query: str = "query"
+    """The method's embeddings of regions, [B,Q,D]; ``<query>/boxes`` are theirs."""
+    text: str = "text"
+    """The model's tower for the names."""
+    ks: tuple[int, ...] = (1, 5)
+    """How many of the nearest names are looked at."""
+    percents: tuple[int, ...] = (50,)
+    """Thresholds of the intersection over union, in percent."""
+    name: str = "grounding"
+    """First part of the metrics' names."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.query, f"{self.query}/boxes", self.text
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if not self.ks or min(self.ks) < 1:
+            yield f"ks counts candidates, from 1, and is not {self.ks}"
+        if any(not 0 < percent <= 100 for percent in self.percents):
+            yield f"percents are from 1 to 100, and not {self.percents}"
+        fields = self.data.fields()
+        for field in (self.image, *FIELDS):
+            if field not in fields:
+                yield f"the data has no field '{field}'; {hint(field, fields)}"
+
+    def run(self, model: Model) -> dict[str, float]:
+        found, overlaps, names = self.regions(model)
+        every, answers = distinct(names)
+        rank = ranks(found, embed_texts(model, every, self.text), (np.arange(len(found)), answers))
+        shares = {f"{self.name}/iou{percent}": Sample(overlaps >= percent / 100) for percent in self.percents}
+        recalls = {f"{self.name}/r{k}": Sample(rank <= k) for k in self.ks}
+        return {f"{self.name}/iou": Sample(overlaps), **shares, **recalls}
+
+    def regions(self, model: Model) -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Of every region that is present: the query's embedding [N,D], the overlap of the boxes [N], and its name."""
+        require_field(model, self.image)
+        examples, parts = self.data.open(), []
+        for start in range(0, len(examples), EXAMPLES_AT_ONCE):
+            rows = examples.gather(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
+            images = {self.image: np.stack([model.image(picture, self.image) for picture in rows[self.image]])}
+            out = model.outputs(images, (self.query, f"{self.query}/boxes"))
+            which, overlaps = jax.device_get(
+                _matched(out[f"{self.query}/boxes"], rows["boxes"], rows["region/present"])
+            )
+            here = rows["region/present"]
+            queries = np.take_along_axis(out[self.query], which[..., None], axis=1)[here]
+            parts.append((queries, overlaps[here], np.array(rows["region"], object)[here]))
+        queries, overlaps, names = (np.concatenate(part) for part in zip(*parts, strict=True))
+        if not len(queries):
+            raise JaxrepError(f"{self.name}: no example has a region")
+        require_finite(queries, lambda i: f"the query that is matched with region {i}")
+        return queries / np.linalg.norm(queries, axis=1, keepdims=True), overlaps, list(names)
+
+
+@jax.jit
+def _matched(predicted: jax.Array, boxes: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The query of each region, and the overlap of their boxes, [B,R] both."""
+    which = match(predicted, boxes, present)
+    return which, iou(jax.numpy.take_along_axis(predicted, which[..., None], axis=1), boxes)
