@@ -18,7 +18,7 @@ from jaxrep.data.source import BadShard, Examples
 from jaxrep.errors import JaxrepError
 
 WAITS = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each further attempt at a shard that cannot be read."""
+"""Seconds before each further attempt at a shard that cannot be read, where ``storage.WAITS`` did not help."""
 ATTEMPTS = 100
 """Examples that are tried in one place of the order."""
 LEFT_OUT = "the shard is left out"

@@ -232,11 +232,17 @@ class Shots(Wrapped):
     def open(self) -> Examples:
         examples = self.source.open()
         labels = np.asarray(examples.column(self.label))
-        order = np.random.default_rng(self.seed).permutation(len(labels))
-        by_class = order[np.argsort(labels[order], kind="stable")]
-        sorted_labels = labels[by_class]
-        place = np.arange(len(labels)) - np.searchsorted(sorted_labels, sorted_labels)
-        return Subset(examples, np.sort(by_class[(place < self.count) & (sorted_labels >= 0)]))
+        drawn = few_of_each(labels, self.count, np.random.default_rng(self.seed))
+        return Subset(examples, np.sort(drawn[labels[drawn] >= 0]))
+
+
+def few_of_each(labels: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Indices of up to ``count`` examples of each label; a larger count adds to those of a smaller one."""
+    order = random.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]
+    grouped = labels[order]
+    place = np.arange(len(labels)) - np.searchsorted(grouped, grouped)
+    return order[place < count]
 
 
 @spec

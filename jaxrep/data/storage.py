@@ -20,7 +20,7 @@ from jaxrep.errors import JaxrepError, UsageError
 T = TypeVar("T")
 
 WAITS = (0.5, 2.0)
-"""Seconds before a read that failed is tried again."""
+"""Seconds before a read that failed is tried again; training then waits for the shard (``reader.WAITS``)."""
 
 FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Failures that waiting does not mend."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from jaxrep.data.select import few_of_each
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification import linear_ranks
 from jaxrep.evals.labelled import Fitted
@@ -95,7 +96,8 @@ class FewShot(Fitted):
         train, data, classes = self.both(model, unit=self.unit)
         metrics = {}
         for shots in self.shots:
-            draws = [draw(train.labels, shots, np.random.default_rng((self.seed, shots, i))) for i in range(self.draws)]
+            seeds = [(self.seed, shots, i) for i in range(self.draws)]
+            draws = [few_of_each(train.labels, shots, np.random.default_rng(seed)) for seed in seeds]
             ranks = []
             for rows in draws:
                 logistic = Logistic(train.features[rows], train.labels[rows], classes, self.max_iterations)
@@ -105,12 +107,3 @@ class FewShot(Fitted):
             metrics |= {f"{name}/top{k}": Sample((every <= k).mean(axis=0)) for k in self.ks}
             metrics[f"{name}/spread"] = float((every == 1).mean(axis=1).std())
         return metrics
-
-
-def draw(labels: np.ndarray, shots: int, random: np.random.Generator) -> np.ndarray:
-    """Indices of up to ``shots`` examples of each label."""
-    order = random.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]
-    grouped = labels[order]
-    place = np.arange(len(labels)) - np.searchsorted(grouped, grouped)
-    return order[place < shots]

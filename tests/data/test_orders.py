@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrep.data.groups import Grouped, Neighbours
+from jaxrep.data.lengths import ByLength
 from jaxrep.data.order import NEAR, Uniform
 from jaxrep.data.source import Source
 from jaxrep.data.windows import Windowed
@@ -119,10 +120,13 @@ def test_what_stands_in_is_near_and_a_function_of_the_position():
     assert {indices.instead(500_000, attempt) // 10**4 for attempt in range(1, 20)} <= window and NEAR < 140_000
 
 
-@pytest.mark.parametrize("order", [Uniform(), Windowed(), Grouped()])
+@pytest.mark.parametrize("order", [Uniform(), Windowed(), ByLength(), Grouped()])
 def test_ten_million_examples_start_at_once_in_little_memory(order):
     examples = Listed(
-        10_000_000, np.arange(5_000, 10_000_001, 5_000), label=np.arange(10_000_000, dtype=np.int32) % 997
+        10_000_000,
+        np.arange(5_000, 10_000_001, 5_000),
+        label=np.arange(10_000_000, dtype=np.int32) % 997,
+        text=np.arange(10_000_000, dtype=np.int32) % 300,
     )
     tracemalloc.start()
     started = time.process_time()
@@ -133,6 +137,21 @@ def test_ten_million_examples_start_at_once_in_little_memory(order):
     assert first.min() >= 0 and first.max() < 10_000_000
     assert held < 50e6
     assert seconds < 2.0 or isinstance(order, Grouped)  # it sorts, which takes about a second, and depends on the CPU
+
+
+@pytest.mark.slow
+def test_neighbours_of_ten_million_examples_take_eight_bytes_an_example_beside_their_column():
+    examples = Listed(
+        10_000_000, neighbours=np.random.default_rng(0).integers(0, 10_000_000, (10_000_000, 8), np.int32)
+    )
+    tracemalloc.start()
+    order = Neighbours().over(examples, 256)
+    assert tracemalloc.get_traced_memory()[0] < 1e6  # planned when the first batch is read
+    whole = np.concatenate([order(positions(start, 10_000_000)) for start in (0, 10_000_000)]).reshape(2, -1)
+    held = tracemalloc.get_traced_memory()[0] - whole.nbytes
+    tracemalloc.stop()
+    assert held < 8.1 * 10_000_000
+    assert all((np.bincount(epoch, minlength=10_000_000) == 1).all() for epoch in whole)
 
 
 def test_what_an_order_cannot_do_is_said():

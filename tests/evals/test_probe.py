@@ -8,10 +8,11 @@ import pytest
 from evals.fake import FakeModel, given, pictures
 from sklearn.linear_model import LogisticRegression
 
+from jaxrep.data.select import few_of_each
 from jaxrep.errors import JaxrepError
 from jaxrep.evals import logistic
 from jaxrep.evals.logistic import Logistic, search
-from jaxrep.evals.probe import FewShot, Probe, draw
+from jaxrep.evals.probe import FewShot, Probe
 from jaxrep.mesh import Mesh
 
 CLASSES, WIDTH = 4, 6
@@ -125,7 +126,7 @@ def test_few_shots_are_the_mean_over_draws():
     for shots in (2, 8):
         right = []
         for i in range(3):
-            rows = draw(LABELS[TRAIN], shots, np.random.default_rng((0, shots, i)))
+            rows = few_of_each(LABELS[TRAIN], shots, np.random.default_rng((0, shots, i)))
             np.testing.assert_array_equal(np.bincount(LABELS[rows]), [shots] * CLASSES)
             right.append(oracle(1.0, rows).predict(FEATURES[TEST]) == LABELS[TEST])
         assert found[f"few_shot/{shots}/top1"] == pytest.approx(np.mean(right))
@@ -135,7 +136,7 @@ def test_few_shots_are_the_mean_over_draws():
 
 
 def test_a_class_gives_all_that_it_has():
-    rows = draw(np.array([3, 0, 3, 3, 1]), 2, np.random.default_rng(0))
+    rows = few_of_each(np.array([3, 0, 3, 3, 1]), 2, np.random.default_rng(0))
     assert len(rows) == 4 and len(set(rows)) == 4 and {1, 4} < set(rows.tolist())
 
 
