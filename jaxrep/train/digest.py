@@ -19,8 +19,9 @@ WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 def digests(arrays: Mapping[str, Any]) -> dict[str, int]:
     """Path -> digest of its array, computed where the arrays lie."""
-    found = {path: _digest(array) for path, array in arrays.items()}
-    return {path: int(value) for path, value in jax.device_get(found).items()}
+    # Each is awaited before the next: beyond 32 programs under way XLA's CPU client holds back a device's share of one
+    # in a thread that the others' shares may need to meet it.
+    return {path: int(_digest(array)) for path, array in arrays.items()}
 
 
 @jax.jit  # of one array: a program a shape, and models have few shapes

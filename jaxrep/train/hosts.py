@@ -34,7 +34,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
     given = {name: environment[name] for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)}
     if COUNT not in given and NUMBER not in given:  # jax reads an address alone in its own ways
         if environment.get(AUTO) == "auto":
-            _initialise()
+            jax.distributed.initialize()
         return
     if missing := [name for name in (ADDRESS, COUNT, NUMBER) if name not in given]:
         raise UsageError(f"{', '.join(given)} is set, but not {', '.join(missing)}: several processes need all three")
@@ -42,14 +42,7 @@ def join(environment: Mapping[str, str] = os.environ) -> None:
         raise UsageError(
             f"{COUNT}={given[COUNT]} and {NUMBER}={given[NUMBER]}: processes are counted from 1 and numbered from 0"
         )
-    _initialise(given[ADDRESS], int(given[COUNT]), int(given[NUMBER]))
-
-
-def _initialise(*place: Any) -> None:
-    # Where two programs are under way on simulated devices, one may take all threads and wait for its collective's
-    # peers, which then find none: one at a time. Accelerators run theirs in order, and have no use of this.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
-    jax.distributed.initialize(*place)
+    jax.distributed.initialize(given[ADDRESS], int(given[COUNT]), int(given[NUMBER]))
 
 
 def main() -> bool:
