@@ -77,7 +77,8 @@ def read(path: str, offset: int = 0, size: int = -1) -> bytes:
 def _read(path: str, offset: int, size: int) -> bytes:
     if remote(path):
         files, name = store(path)
-        return files.cat_file(name, offset, None if size < 0 else offset + size) if size else b""
+        # by name: the second argument is another one where a store has versions of files
+        return files.cat_file(name, start=offset or None, end=None if size < 0 else offset + size) if size else b""
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)

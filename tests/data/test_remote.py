@@ -26,7 +26,9 @@ def remote(shards, tmp_path, monkeypatch):
         files.pipe(f"{root}/{path.name}", path.read_bytes())
     reads = []
     cat = type(files).cat_file
-    monkeypatch.setattr(type(files), "cat_file", lambda self, *args: reads.append(args) or cat(self, *args))
+    monkeypatch.setattr(
+        type(files), "cat_file", lambda self, *args, **kwargs: reads.append(args) or cat(self, *args, **kwargs)
+    )
     yield TarShards(shards=f"{root}/{{0..2}}.tar", image_size=4), reads, files, root
     files.rm(root, recursive=True)
 
@@ -59,10 +61,10 @@ def test_what_fails_for_a_moment_is_read_again(remote, monkeypatch):
     cat, failures = type(files).cat_file, [OSError("reset"), RuntimeError("503")]
     monkeypatch.setattr(storage, "WAITS", (0, 0))
 
-    def flaky(self, *args):
+    def flaky(self, *args, **kwargs):
         if failures:
             raise failures.pop()
-        return cat(self, *args)
+        return cat(self, *args, **kwargs)
 
     monkeypatch.setattr(type(files), "cat_file", flaky)
     assert examples[0]["text"] == "number 0"

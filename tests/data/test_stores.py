@@ -110,7 +110,7 @@ def bucket():
     server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     address = next(found[0] for line in server.stderr if (found := re.search(r"http://127.0.0.1:\d+", line)))
-    keys = {"key": "a", "secret": "b", "client_kwargs": {"endpoint_url": address, "region_name": "us-east-1"}}
+    keys = {"key": "a", "secret": "b", "client_kwargs": {"endpoint_url": address}}
     files = fsspec.filesystem("s3", **keys)
     files.mkdir("pairs")
     yield files, keys
