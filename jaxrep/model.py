@@ -136,13 +136,17 @@ class Model:
         encodings = self.tokenizer(list(texts))
         return {"text": encodings.ids, "text/valid": encodings.valid}
 
+    def picture_shape(self, name: str) -> tuple[int, ...]:
+        """Height, width and channels of a picture; where training sees several views of it, those of one."""
+        return self.fields[name].shape[-3:]
+
     def image(self, picture: Any, name: str = "image") -> np.ndarray:
         """A picture (path, PIL image or uint8 array) as uint8 [H,W,3] of the size that the model was trained on.
 
         By the model's own transform, or else: the shorter side is resized (antialiased) and the middle cut out; what is
         transparent becomes white.
         """
-        height, width, _ = self.fields[name].shape
+        height, width, _ = self.picture_shape(name)
         if isinstance(picture, str | Path):
             return _from_file(Path(picture), lambda opened: self.image(opened, name))
         if isinstance(picture, np.ndarray):
@@ -159,7 +163,7 @@ class Model:
 
         The encoder normalises them again, so the model sees what it was given (to the rounding of float32).
         """
-        height, width, channels = self.fields[name].shape
+        height, width, channels = self.picture_shape(name)
         if arrays.shape[1:] == (channels, height, width):
             arrays = arrays.transpose(0, 2, 3, 1)
         if arrays.shape[1:] != (height, width, channels):
@@ -219,7 +223,7 @@ class Model:
                 rows = self.pixels(np.asarray(block), name)
             else:
                 rows = np.array([self.image(one, name) for one in block], np.uint8)
-                rows = rows.reshape(-1, *self.fields[name].shape)
+                rows = rows.reshape(-1, *self.picture_shape(name))
             parts.append(self._in_blocks({name: rows}, (want,), unit=unit)[want])
         return np.concatenate(parts)
 

@@ -135,7 +135,7 @@ def _source(text: str, model: "Model") -> tuple[Source, tuple[str, ...]]:
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {"labels_from_folders": False}
     if "image" in model.fields:
-        fields["image_size"] = model.fields["image"].shape[0]
+        fields["image_size"] = model.picture_shape("image")[0]
     for part in PARTS:
         if part not in model.fields and part in hints:
             fields[part] = "" if hints[part] is str else ()
