@@ -29,6 +29,16 @@ EFFECTS: dict[str, Effect] = {
         evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
         other_names={"classification/top1": "groups/top1"},
     ),
+    "grain": Effect(
+        claim="regions grounded in their descriptions help to recognise what is seen",
+        recipe="grain.py:tiny",
+        without=lambda recipe: recipe.replace(objective={"captions": recipe.objective["captions"]}),
+        baseline="the same queries with captions alone",
+        metrics={
+            "recognition/image_to_text/r1": "single unseen pictures to names R@1",
+            "retrieval/image_to_text/r1": "unseen scenes to captions R@1",
+        },
+    ),
     "metaclip": Effect(
         claim="a pool balanced over its concepts beats the pool as it is",
         recipe="metaclip.py:tiny",
@@ -42,6 +52,17 @@ EFFECTS: dict[str, Effect] = {
         without=fine_tuned,
         baseline="CLIP, fine-tuned as long",
         metrics=COMPOSITION,
+    ),
+    "rs_m_clip": Effect(
+        claim="captions in ten languages and self-distillation help retrieval in each of them, English too",
+        recipe="rs_m_clip.py:tiny",
+        without=lambda recipe: recipe.replace(
+            data=clip.tiny.data, views=clip.tiny.views, method=clip.tiny.method, objective=clip.tiny.objective
+        ),
+        baseline="CLIP on English names",
+        metrics={
+            f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in ("en", "es", "zh", "ru")
+        },
     ),
     "structure_clip": Effect(
         claim="a margin to wrong captions and triples beside the text teach what words belong to",
