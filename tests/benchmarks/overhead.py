@@ -1,27 +1,33 @@
-"""What the loop costs beside the computation: Python's time a step, and compile time against depth.
+"""What the loop costs beside the computation: Python's time a step, a mesh of one device, compile time against depth.
 
-python -m tests.benchmarks.overhead [--out FILE]
+python -m tests.benchmarks.overhead [--mesh] [--out FILE]
 """
 
 import argparse
+import contextlib
 import json
 import tempfile
 import time
 from pathlib import Path
 
 import jax
+import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT
 from jaxrep.experiment import load
+from jaxrep.mesh import ROWS
 from jaxrep.methods.dual import Dual
 from jaxrep.recipe import Recipe
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.loop import train
 from jaxrep.train.run import Run
 from jaxrep.train.setup import set_up
+from jaxrep.train.state import initial
+from jaxrep.train.step import make_step
 
 
 def small(width: int, depth: int, batch: int) -> Recipe:
@@ -63,6 +69,35 @@ def milliseconds_computing(recipe: Recipe, steps: int = 500) -> float:
     return 1e3 * (time.perf_counter() - start) / steps
 
 
+def of_a_mesh(recipe: Recipe, steps: int = 40) -> dict[str, float]:
+    """The step on a mesh of one device against the same step without a mesh; the two take turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        setup = set_up(recipe, Run(Path(folder) / "run"), None, lambda _: None, jax.devices()[:1])
+        batch = {name: jax.device_put(x, jax.devices()[0]) for name, x in next(setup.loader(0)).items()}
+        fresh = jax.jit(lambda: initial(recipe, setup.shapes, setup.updater))
+        with jax.set_mesh(setup.mesh):
+            places = jax.tree.map(lambda leaf: leaf.sharding, setup.abstract)
+            on_mesh, state = setup.compile(), jax.device_put(fresh(), places)
+            rows = jax.device_put(batch, NamedSharding(setup.mesh, ROWS))
+        plain = jax.jit(make_step(recipe, setup.shapes, setup.updater, setup.total_steps), donate_argnums=0)
+        forms = {"mesh": (setup.mesh, on_mesh, rows), "plain": (None, plain, batch)}
+        states, seconds = {"mesh": state, "plain": fresh()}, {name: [] for name in forms}
+        for turn in range(2 * steps + 4):
+            name = ("mesh", "plain")[(turn + turn // 2) % 2]  # each is first as often as the other
+            mesh, step, x = forms[name]
+            with jax.set_mesh(mesh) if mesh else contextlib.nullcontext():
+                start = time.perf_counter()
+                states[name], _ = jax.block_until_ready(step(states[name], x))
+                seconds[name].append(time.perf_counter() - start)
+    mesh, plain = (np.array(seconds[name][2:]) for name in forms)
+    return {
+        "milliseconds_on_a_mesh": 1e3 * float(np.median(mesh)),
+        "milliseconds_without": 1e3 * float(np.median(plain)),
+        "ratio_of_medians": float(np.median(mesh) / np.median(plain)),
+        "median_of_ratios": float(np.median(mesh / plain)),
+    }
+
+
 def compile_seconds(depth: int) -> float:
     """Tracing, lowering and compiling the step of a ViT of this depth."""
     with tempfile.TemporaryDirectory() as folder:
@@ -75,12 +110,25 @@ def compile_seconds(depth: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mesh", action="store_true", help="only what a mesh of one device costs")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    found = (
+        of_a_mesh(load("experiments/clip.py:tiny").recipe.replace({"data.batch_size": 32}))
+        if given.mesh
+        else of_the_loop()
+    )
+    print(json.dumps(found, indent=1))
+    if given.out:
+        given.out.write_text(json.dumps(found))
+
+
+def of_the_loop() -> dict[str, float]:
+    """Python's time a step and the compile times."""
     compile_seconds(2)  # the first one pays for what all share
     shallow, deep = min(compile_seconds(4) for _ in range(2)), min(compile_seconds(24) for _ in range(2))
     recipe = small(8, 1, 8).replace(examples=8 * 1000)
-    found = {
+    return {
         "milliseconds_a_step": (whole := milliseconds_a_step(recipe)),
         "milliseconds_computing": (computing := milliseconds_computing(recipe)),
         "milliseconds_of_overhead": whole - computing,
@@ -88,9 +136,6 @@ def main() -> None:
         "compile_seconds_depth_24": deep,
         "compile_ratio": deep / shallow,
     }
-    print(json.dumps(found, indent=1))
-    if given.out:
-        given.out.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
