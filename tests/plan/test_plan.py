@@ -229,13 +229,13 @@ def test_axes_of_a_mesh_may_be_parts_of_those_of_the_chips(topology):
         assert sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1
 
 
-CLIP = Path(__file__).parents[2] / "experiments" / "clip.py"
+EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 
 
 @TPU
 def test_the_tiny_clip_compiles_for_chips_and_moves_no_more_than_it_should():
     """Whole, health panel included: what parameters, rows and activations take, in the worst case."""
-    recipe = load(f"{CLIP}:tiny").recipe.replace(mesh=Mesh(fsdp=2, tensor=2))
+    recipe = load(f"{EXPERIMENTS}/clip.py:tiny").recipe.replace(mesh=Mesh(fsdp=2, tensor=2))
     chips = devices("v5e:2x2")
     found = plan(recipe, chips, memory_bytes(chips[0]))
     assert found.fits and found.traffic is not None
@@ -245,3 +245,14 @@ def test_the_tiny_clip_compiles_for_chips_and_moves_no_more_than_it_should():
     assert moved["all-gather"] < 2 * params  # over fsdp, forward and backward
     assert moved["reduce-scatter"] < params  # gradients over fsdp
     assert moved["all-reduce"] < 5 * 6 * activations + params  # 6 blocks over tensor, and small gradients
+
+
+@TPU
+@pytest.mark.parametrize(("name", "mesh"), [("mrl", Mesh(fsdp=2)), ("align", Mesh(fsdp=2, tensor=2))])
+def test_tiny_convolutional_recipes_compile_for_chips(name, mesh):
+    """ALIGN's EfficientNet with its text tower over ``tensor``, MRL's ResNet; gradients are scattered over ``fsdp``."""
+    recipe = load(f"{EXPERIMENTS}/{name}.py:tiny").recipe.replace({"log.health": False}, mesh=mesh)
+    chips = devices("v5e:2x2")
+    found = plan(recipe, chips, memory_bytes(chips[0]))
+    assert found.fits and found.traffic is not None
+    assert by_kind(found.traffic)["reduce-scatter"].bytes > 0
