@@ -13,14 +13,19 @@ from jaxrep.spec import spec
 
 @spec
 class Share(Wrapped):
-    """The examples whose index falls, by a draw of its own, into a share; a smaller share is part of a larger one."""
+    """The examples that fall, each by a draw of its own, into a share; a smaller share is part of a larger one."""
 
     share: float
     """Share of the examples."""
     rest: bool = False
     """The other examples in its place."""
+    by: str = ""
+    """Column of whole numbers of which equal ones stay together, as a class; empty: each example for itself."""
     seed: int = 0
     """Seed of the draw."""
+
+    def reads(self) -> tuple[str, ...]:
+        return (self.by,) if self.by else ()
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -29,7 +34,8 @@ class Share(Wrapped):
 
     def open(self) -> Examples:
         examples = self.source.open()
-        drawn = mix(mix(np.arange(len(examples), dtype=np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
+        units = np.asarray(examples.column(self.by)) if self.by else np.arange(len(examples))
+        drawn = mix(mix(units.astype(np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
         taken = np.flatnonzero(drawn != self.rest)
         if not len(taken):
             raise UsageError(f"a share of {self.share} of {len(examples)} examples holds none")

@@ -33,6 +33,24 @@ def test_a_share_and_its_rest_are_the_whole():
     assert len(numbers(share=0.5, seed=1) & half) == pytest.approx(1000, abs=130)
 
 
+def test_examples_of_one_class_stay_together():
+    taken = np.array(sorted(Share(source=Classes(), share=0.5, by="kind").open().column("number")))
+    kinds = np.arange(4000) // 8
+    assert len(taken) == pytest.approx(2000, abs=4 * 90) and set(kinds[taken]).isdisjoint(
+        kinds[sorted(set(range(4000)) - set(taken.tolist()))]
+    )
+
+
+@spec
+class Classes(Numbers):
+    def fields(self):
+        return {**super().fields(), "kind": Field((), "int32")}
+
+    def open(self):
+        numbers = np.arange(self.count, dtype=np.int32)
+        return Columns({"number": numbers, "kind": numbers // 8})
+
+
 def test_mistakes_are_told():
     assert problems(Share(source=Numbers(), share=1.0))
     with pytest.raises(UsageError, match=r"a share of 0.001 of 3 examples holds none"):

@@ -1,7 +1,8 @@
 """A linear probe on a run's frozen image tower, beside one on a tower that was never trained and one on raw pixels.
 
-``python -m tests.effects.probe RUN`` learns the emojis' group from half of all pictures and is measured on the others;
-the tower has seen pictures of both halves with their names, and never a group.
+``python -m tests.effects.probe RUN`` learns the group of an emoji, one of ten, from half of all concepts (a person who
+climbs, in any skin tone) and is measured on the other half, so that variants of one drawing are on one side. The tower
+has seen pictures of both sides with their names, and never a group.
 """
 
 import argparse
@@ -29,16 +30,16 @@ def main() -> None:
     structure, arrays = split(recipe.method.build(nnx.Rngs(recipe.seed), inputs=trained.fields))
     untrained = Model(structure, arrays, trained.fields, trained.tokenizer)
     for name, model, output in (
-        ("trained tower", trained, "image/pooled"),
-        ("random tower", untrained, "image/pooled"),
+        ("trained tower", trained, "image"),
+        ("random tower", untrained, "image"),
         ("raw pixels", trained, "pixels"),
     ):
         probe = Probe(
-            train=Share(source=EMOJI, share=0.5),
-            data=Share(source=EMOJI, share=0.5, rest=True),
+            train=Share(source=EMOJI, share=0.5, by="concept"),
+            data=Share(source=EMOJI, share=0.5, by="concept", rest=True),
             label=given.label,
             output=output,
-            max_iterations=300,
+            max_iterations=200,
         )
         top1 = probe.run(model)["probe/top1"]
         found = interval(top1)  # pyright: ignore[reportArgumentType]
