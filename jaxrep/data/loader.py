@@ -18,12 +18,16 @@ from jaxrep.data.order import Indices
 from jaxrep.data.reader import Reader
 from jaxrep.data.source import Examples
 from jaxrep.data.tokenize import LoadedTokenizer
+from jaxrep.errors import JaxrepError
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 """What the host does to columns of B examples (arrays, lists of strings); worker processes need one that pickles."""
 
 CHUNK = 256
 """Most rows that one read takes on: a large batch is read by several threads, into one batch's memory."""
+
+DEAD_WORKER = "terminated unexpectedly"
+"""What grain says of a worker process that is no longer there."""
 
 LEDGER = "/ledger"
 """What was bad in a read, beside its arrays; no field has such a name."""
@@ -119,7 +123,7 @@ class Loader:
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch. Raises JaxrepError where more than ``max_bad_share`` of the examples so far were bad."""
-        parts = [dict(next(self._reads)) for _ in range(self._parts)]
+        parts = [self._part() for _ in range(self._parts)]
         self.position += self.batch_size
         for part in parts:
             found = part.pop(LEDGER, None)
@@ -127,6 +131,17 @@ class Loader:
         if self._alone:  # several hosts stop together, where a checkpoint is saved
             self.ledger.check(self._max_bad_share)
         return _joined(parts) if self._copies else parts[0]
+
+    def _part(self) -> dict[str, np.ndarray]:
+        try:
+            return dict(next(self._reads))
+        except RuntimeError as error:
+            if DEAD_WORKER not in str(error):
+                raise
+            raise JaxrepError(
+                f"a worker process that reads data was ended from outside, often for want of memory ({error.args[0]}): "
+                "take fewer data.workers, or none, and run the same command to go on"
+            ) from error
 
     def close(self) -> None:
         """Ends threads and worker processes."""

@@ -139,7 +139,10 @@ def webdataset(pattern: str, scale: Scale, floats: bool) -> Iterator[Any]:
     import torch
     import webdataset as wds  # pyright: ignore[reportMissingImports]
 
-    pictures = wds.WebDataset(pattern, shardshuffle=False).repeat().to_tuple("jpg", "txt")
+    pictures: Any = wds.WebDataset(  # pyright: ignore[reportAttributeAccessIssue]
+        pattern, shardshuffle=False
+    )
+    pictures = pictures.repeat().to_tuple("jpg", "txt")
     pictures = pictures.map_tuple(functools.partial(as_torchvision, scale=scale, floats=floats), bytes.decode)
     yield from torch.utils.data.DataLoader(pictures, batch_size=BATCH, num_workers=WORKERS)
 
@@ -216,12 +219,12 @@ def jaxrep_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, flo
     sizes: Any = [jpeg.plain_size(content) for content in contents]
     boxes = [crop.box(*size, 1.0, key) for key, size in enumerate(sizes)]
     jobs: Any = list(zip(contents, sizes, boxes, strict=True))
-    decoded = [jpeg.decoded(*job, SIZE, SIZE) for job in jobs]
+    decoded = [jpeg.decoded(content, size, box, SIZE, SIZE) for content, size, box in jobs]
     return {
         "jaxrep: read from the tar": each(lambda i: examples.content(i, "image"), range(count)),
         "jaxrep: header": each(jpeg.plain_size, contents),
         "jaxrep: draw the box": each(lambda key: crop.box(400, 300, 1.0, key), range(count)),
-        "jaxrep: decode (simplejpeg)": each(lambda job: jpeg.decoded(*job, SIZE, SIZE), jobs),
+        "jaxrep: decode (simplejpeg)": each(lambda job: jpeg.decoded(job[0], job[1], job[2], SIZE, SIZE), jobs),
         "jaxrep: resize (OpenCV)": each(lambda pixels: picture.resize(pixels, SIZE, SIZE), decoded),
         "jaxrep: all, with text and ids": each(lambda i: examples.draw(i, i), range(count)),
     }

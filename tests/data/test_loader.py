@@ -1,5 +1,7 @@
 """Batches are a function of the position alone: of neither workers, threads, hosts nor where a run was resumed."""
 
+import multiprocessing
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from jaxrep.data.loader import Loader, Tokenize, read
 from jaxrep.data.order import Uniform
 from jaxrep.data.source import Columns, Examples
 from jaxrep.data.tokenize import Bytes
-from jaxrep.errors import UsageError
+from jaxrep.errors import JaxrepError, UsageError
 
 N = 37
 
@@ -130,6 +132,19 @@ def test_an_error_of_an_example_reaches_the_caller():
     for threads in (0, 2):
         with pytest.raises(FileNotFoundError, match="picture 7 is missing"):
             _take(1, transform=broken, threads=threads)
+
+
+def test_a_worker_that_is_killed_is_one_sentence():
+    loader = Loader(EXAMPLES, ORDER, 8, workers=1)
+    try:
+        next(loader)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(JaxrepError, match=r"^a worker process .* was ended .*: take fewer data.workers, or none"):
+            for _ in range(1000):
+                next(loader)
+    finally:
+        loader.close()
 
 
 def test_rows_outside_a_batch_are_refused():

@@ -10,6 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import fsspec
+import fsspec.config
 import numpy as np
 import pytest
 from data.tars import pairs, write

@@ -50,7 +50,7 @@ def test_where_nothing_can_be_read_there_are_no_figures():
     data, model = world(np.arange(N))
     TABLES[data.key] = Nothing({"image": pictures([0]), "text": ["text 0"]})
     with pytest.raises(JaxrepError, match=r"1 examples cannot be read .* of 1$"):
-        Retrieval(data=data).run(model)
+        Retrieval(data=data).run(model)  # pyright: ignore[reportArgumentType]
 
 
 class Nothing(Columns):
