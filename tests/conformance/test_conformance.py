@@ -60,8 +60,8 @@ EXCEPTIONS = {
     "coop.tiny": Exceptions(learning_rate=20.0, falls_by=0.02),
     # Nested widths are told beside the tower's.
     "two_d_matryoshka.tiny": Exceptions(narrow=False),
-    # A teacher that hardly moves asks for a distribution whose entropy the loss cannot fall below; prototypes stand still
-    # in the first steps.
+    # A teacher that hardly moves asks for a distribution whose entropy the loss cannot fall below; prototypes stand
+    # still in the first steps.
     "rad_dino.tiny": Exceptions(falls_by=0.05, untouched=("*head/prototypes", "*head/lengths")),
     # Four losses at once, of which those of the boxes fall slowly.
     "grain.tiny": Exceptions(falls_by=0.25),
