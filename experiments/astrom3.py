@@ -4,6 +4,8 @@ The numbers are those of the released configuration of pretraining (configs/conf
 found, to three digits. Its learning rate falls where the validation loss stands still; here it falls along a cosine.
 """
 
+from typing import Literal
+
 from experiments import clip
 from jaxrep.data.arrays import ArrayShards
 from jaxrep.data.openmoji import OpenMoji
@@ -56,7 +58,7 @@ recipe = Recipe(
 MODALITIES = ("image", "text", "german")
 
 
-def emoji(part: str) -> Apart:
+def emoji(part: Literal["train", "test"]) -> Apart:
     """Pictures, their English and their German names."""
     return Apart(source=OpenMoji(image_size=48, part=part, languages=("en", "de")), names=MODALITIES[1:])
 

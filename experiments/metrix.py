@@ -60,7 +60,7 @@ feature = recipe.replace({"method.level": "feature"})
 input = recipe.replace({"method.level": "input"}, views=(*recipe.views, Mixed("image")))
 contrastive = recipe.replace(objective=terms("contrastive"))
 proxy_anchor = recipe.replace(
-    {"method.proxies": CLASSES, "optimizer.rules": (Rate(path="proxies/**", factor=100.0),)},
+    {"method.proxies": CLASSES, "optimizer.rules": (Rate(path="proxy_table/**", factor=100.0),)},
     objective=terms("proxy_anchor"),
 )
 

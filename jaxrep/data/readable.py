@@ -26,7 +26,7 @@ def blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
         try:
             columns = examples.gather(indices)
         except BadSample:
-            good = [index for index in indices if not _bad(examples, index, bad)]
+            good = [index for index in indices.tolist() if not _bad(examples, index, bad)]
             if len(bad) > max(1, MAX_BAD_SHARE * len(examples)) or len(bad) == len(examples):
                 raise JaxrepError(f"{_told(bad)}, more than {MAX_BAD_SHARE:.0%} of {len(examples)}") from bad[0]
             if not good:

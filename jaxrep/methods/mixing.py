@@ -1,7 +1,7 @@
 """Mixing: one encoder whose rows are mixed in pairs, as inputs, as features or as embeddings (Venkataramanan et al.
 2022, Metrix, arXiv:2106.04990)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -92,7 +92,9 @@ class Mixing(Method):
     proxies: int = 0
     """Number of classes that have a proxy."""
 
-    rank: ClassVar[int]  # of the built method: the axes of a batch of pictures
+    rank: ClassVar[int]  # of the built method: the axes of a batch of pictures,
+    image_head: ClassVar[Callable[[Array], Array]]  # the projection,
+    proxy_table: ClassVar[Callable[[], Array]]  # and the proxies
 
     def problems(self) -> Iterator[str]:
         if self.b <= 0:
@@ -108,7 +110,7 @@ class Mixing(Method):
                 raise ValueError(f"Mixing reads the field '{name}'{view}; the batch has {', '.join(sorted(inputs))}")
         width = self.head.width(self.image.features)
         parts = {"image": (self.image, inputs["image"]), "image_head": (self.head, self.image.features)}
-        return {**parts, "proxies": (Proxies(classes=self.proxies), width)} if self.proxies else parts
+        return {**parts, "proxy_table": (Proxies(classes=self.proxies), width)} if self.proxies else parts
 
     def static(self) -> dict[str, Any]:
         return {"rank": self.image.rank, "level": self.level, "b": self.b}
@@ -132,4 +134,4 @@ class Mixing(Method):
         return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
-        return {"proxies": self.proxies()} if hasattr(self, "proxies") else {}
+        return {"proxies": self.proxy_table()} if hasattr(self, "proxy_table") else {}

@@ -1,9 +1,9 @@
 """Prompts: a classifier whose classes are texts with learnt vectors in them (Zhou et al. 2022, CoOp)."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxrep.batch import Array, Batch, Field, Outputs, Tick
 from jaxrep.data.tables import TABLES
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
-from jaxrep.encoders.text import TextTransformer
+from jaxrep.encoders.text import TextTransformer, TextTransformerModule
 from jaxrep.methods.dual import encode_rows
 from jaxrep.methods.heads import Head, Linear, LogitScale
 from jaxrep.methods.method import STATISTICS, Method
@@ -79,6 +79,7 @@ class PromptLearner(Method):
     """Tokens of a text before the learnt vectors: 1 where texts begin with a token of their own."""
 
     rank: ClassVar[int]  # of the built method: axes of a batch of pictures,
+    text_head: ClassVar[Callable[[Array], Array]]  # the projection of texts,
     names: ClassVar[tuple[str, str]]  # the paths of ids and marks,
     first: ClassVar[int]  # and where the vectors go
 
@@ -119,8 +120,8 @@ class PromptLearner(Method):
 
     def prompted(self, ids: Array, valid: Array, tick: Tick) -> Any:
         """The text tower on the classes' texts, with the learnt vectors after the first ``after`` tokens."""
-        context = self.context()
-        h, _, _ = self.text.embed(ids)
+        context, text = self.context(), cast(TextTransformerModule, self.text)
+        h, _, _ = text.embed(ids)
         h = jnp.concatenate([h[:, : self.first], context.astype(h.dtype), h[:, self.first :]], axis=1)
         marks = jnp.pad(valid, ((0, 0), (context.shape[1], 0)), constant_values=True)
-        return self.text.encode(h, self.text.positions[...][: h.shape[1]], valid=marks, tick=tick.at("classes"))
+        return text.encode(h, text.positions[...][: h.shape[1]], valid=marks, tick=tick.at("classes"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from flax import nnx
 
 from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.share import Share
+from jaxrep.data.portion import Portion
 from jaxrep.evals.intervals import interval
 from jaxrep.evals.probe import Probe
 from jaxrep.model import Model
@@ -35,8 +35,8 @@ def main() -> None:
         ("raw pixels", trained, "pixels"),
     ):
         probe = Probe(
-            train=Share(source=EMOJI, share=0.5, by="concept"),
-            data=Share(source=EMOJI, share=0.5, by="concept", rest=True),
+            train=Portion(source=EMOJI, share=0.5, by="concept"),
+            data=Portion(source=EMOJI, share=0.5, by="concept", rest=True),
             label=given.label,
             output=output,
             max_iterations=200,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import Field
-from jaxrep.data.share import Share
+from jaxrep.data.portion import Portion
 from jaxrep.data.source import Columns, Source
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
@@ -22,7 +22,7 @@ class Numbers(Source):
 
 
 def numbers(**changes):
-    return set(Share(source=Numbers(), **changes).open().column("number").tolist())
+    return set(Portion(source=Numbers(), **changes).open().column("number").tolist())
 
 
 def test_a_share_and_its_rest_are_the_whole():
@@ -34,7 +34,7 @@ def test_a_share_and_its_rest_are_the_whole():
 
 
 def test_examples_of_one_class_stay_together():
-    taken = np.array(sorted(Share(source=Classes(), share=0.5, by="kind").open().column("number")))
+    taken = np.array(sorted(Portion(source=Classes(), share=0.5, by="kind").open().column("number")))
     kinds = np.arange(4000) // 8
     assert len(taken) == pytest.approx(2000, abs=4 * 90) and set(kinds[taken]).isdisjoint(
         kinds[sorted(set(range(4000)) - set(taken.tolist()))]
@@ -52,6 +52,6 @@ class Classes(Numbers):
 
 
 def test_mistakes_are_told():
-    assert problems(Share(source=Numbers(), share=1.0))
+    assert problems(Portion(source=Numbers(), share=1.0))
     with pytest.raises(UsageError, match=r"a share of 0.001 of 3 examples holds none"):
-        Share(source=Numbers(count=3), share=0.001).open()
+        Portion(source=Numbers(count=3), share=0.001).open()

@@ -12,7 +12,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class Share(Wrapped):
+class Portion(Wrapped):
     """The examples that fall, each by a draw of its own, into a share; a smaller share is part of a larger one."""
 
     share: float
