@@ -186,7 +186,7 @@ def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
     text = " ".join(out.replace("│", " ").split())
     for part in (
         "Toy CLIP: which caption goes with which picture.",
-        "--run-dir DIR: where the run is kept, and found again (default: runs/toy-recipe)",
+        "--run-dir DIR: where the run is kept, and found again; gs://BUCKET/RUN, too (default: runs/toy-recipe)",
         "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption",
         "--seed INT Seed of initial values, draws and order. (default: 0)",
         "--method.towers.image.width INT Width D of tokens and features. (default: 192)",
