@@ -13,7 +13,7 @@ from jaxrep.errors import UsageError
 from jaxrep.model import Model
 
 if TYPE_CHECKING:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
 UNKNOWN = (
     *("release_date", "languages", "n_parameters", "memory_usage_mb", "max_tokens", "embed_dim", "license"),
@@ -142,7 +142,7 @@ def _array(x: Any) -> np.ndarray:
 
 
 def _tensor(x: np.ndarray) -> "torch.Tensor":
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     return torch.from_numpy(np.array(x))  # a copy: JAX gives arrays that cannot be written to
 
