@@ -68,10 +68,7 @@ tiny = clip.tiny.replace(
     {
         "data.train": Partial(source=emoji("train"), names=MODALITIES, share=1 / 3),
         "data.texts": MODALITIES[1:],
-        "method.towers": {
-            **clip.tiny.method.towers,  # pyright: ignore[reportAttributeAccessIssue]
-            "german": clip.tiny.method.towers["text"],  # pyright: ignore[reportAttributeAccessIssue]
-        },
+        "method.towers": {"image": clip.TINY_IMAGE, "text": clip.TINY_TEXT, "german": clip.TINY_TEXT},
         "method.scales": {"scale_second": LogitScale(), "scale_third": LogitScale()},
     },
     objective=pairs(*MODALITIES, positives="masked", ids=("image_id", "text_id")),

@@ -54,8 +54,6 @@ recipe = Recipe(
 
 class_specific = recipe.replace({"method.context.class_specific": True})
 
-towers = clip.tiny.method.towers  # pyright: ignore[reportAttributeAccessIssue]
-
 
 def emoji(part: Literal["train", "test"]) -> OpenMoji:
     """At random, as what is held out of the other split is of one group; CLIP has seen pictures of both parts, with
@@ -71,7 +69,7 @@ tiny = recipe.replace(
         tables={"classes": ClassTexts(label="group", room=4)},
     ),
     views=clip.tiny.views,
-    method=PromptLearner(**towers, dim=128, context=Context(tokens=4), after=0),
+    method=PromptLearner(image=clip.TINY_IMAGE, text=clip.TINY_TEXT, dim=128, context=Context(tokens=4), after=0),
     objective={"classes": CrossEntropy("image", label="group")},
     schedule=WarmupCosine(peak=2e-2, warmup_steps=5, held=1e-4),
     epochs=100,

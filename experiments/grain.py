@@ -5,6 +5,7 @@ Learnt queries read the tokens of the image: one gives the image's embedding, wh
 others a region's, with its box. The boxes decide which query is of which description.
 """
 
+from experiments import clip
 from jaxrep.data.captions import OneCaption
 from jaxrep.data.openmoji_scenes import OpenMojiScenes
 from jaxrep.data.regions import Regions
@@ -12,7 +13,6 @@ from jaxrep.data.subwords import ClipBpe
 from jaxrep.data.tar import TarShards
 from jaxrep.data.tokenize import Words
 from jaxrep.encoders.query_decoder import QueryDecoder
-from jaxrep.encoders.stem import ConvStem
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT
 from jaxrep.evals.grounding import Grounding
@@ -87,16 +87,8 @@ tiny = recipe.replace(
     ),
     views=(ColourJitter("image", brightness=0.02, contrast=0.02, saturation=0.02),),
     method=Grounded(
-        image=ViT(
-            width=128,
-            depth=4,
-            heads=4,
-            activation="relu",
-            pool="mean",
-            positions="sincos",
-            stem=ConvStem(channels=(32, 64), patch=3),
-        ),
-        text=TextTransformer(width=128, depth=2, heads=4, activation="relu", causal=False, pool="mean"),
+        image=clip.TINY_IMAGE,
+        text=clip.TINY_TEXT,
         decoder=QueryDecoder(queries=4, width=128, depth=2, heads=4),
         dim=128,
     ),

@@ -7,12 +7,11 @@ arXiv:2106.04990).
 
 from typing import Literal
 
+from experiments import clip
 from jaxrep.data.files import Folder
 from jaxrep.data.groups import Grouped
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.encoders.resnet import ResNet
-from jaxrep.encoders.stem import ConvStem
-from jaxrep.encoders.vit import ViT
 from jaxrep.evals.same_class import SameClass, Utilisation
 from jaxrep.methods.heads import Linear
 from jaxrep.methods.mixing import Mixed, Mixing
@@ -71,15 +70,7 @@ tiny = recipe.replace(
     data=Data(train=TRAIN, batch_size=128, texts=(), order=Grouped(by="concept", per_group=4)),
     views=(Shift("image", pixels=3),),
     method=Mixing(
-        image=ViT(
-            width=128,
-            depth=4,
-            heads=4,
-            activation="relu",
-            pool="mean",
-            positions="sincos",
-            stem=ConvStem(channels=(32, 64), patch=3),
-        ),
+        image=clip.TINY_IMAGE,
         head=Linear(features=64, bias=True),
         level="embedding",
     ),

@@ -6,11 +6,10 @@ paper's own tables could not be checked. In one line that code's ImageNet script
 script, which are followed here.
 """
 
+from experiments import clip
 from jaxrep.data.files import Folder
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.encoders.resnet import ResNet
-from jaxrep.encoders.stem import ConvStem
-from jaxrep.encoders.vit import ViT
 from jaxrep.evals.knn import Knn
 from jaxrep.evals.probe import Probe
 from jaxrep.methods.siamese import Projector, Siamese
@@ -78,15 +77,7 @@ tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=256, texts=()),
     views=views(48, 0.3, blur=(0.5, 0.1), solarise=0.0),
     method=Siamese(
-        image=ViT(
-            width=128,
-            depth=4,
-            heads=4,
-            activation="relu",
-            pool="mean",
-            positions="sincos",
-            stem=ConvStem(channels=(32, 64), patch=3),
-        ),
+        image=clip.TINY_IMAGE,
         projector=Projector(widths=(256, 256)),
     ),
     objective={

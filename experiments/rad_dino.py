@@ -9,12 +9,11 @@ of it (crops, rates, length) could not be checked. Left out: stochastic depth, w
 
 from math import sqrt
 
+from experiments import clip, mixed_barlow
 from jaxrep.data.files import Folder
 from jaxrep.data.openmoji import OpenMoji
-from jaxrep.encoders.stem import ConvStem, PatchStem, PixelNorm
+from jaxrep.encoders.stem import PatchStem, PixelNorm
 from jaxrep.encoders.vit import ViT
-from jaxrep.evals.knn import Knn
-from jaxrep.evals.probe import Probe
 from jaxrep.methods.self_distillation import PrototypeHead, SelfDistillation
 from jaxrep.methods.state import Ema
 from jaxrep.objective import Term
@@ -94,16 +93,7 @@ tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=128, texts=()),
     views=tuple(views((48, 24), ((0.5, 1.0), (0.2, 0.5)), count=4, hide=HideBlocks(patch=12, smallest=1))),
     method=SelfDistillation(
-        image=ViT(
-            width=128,
-            depth=4,
-            heads=4,
-            activation="relu",
-            positions="sincos",
-            stem=ConvStem(channels=(32, 64), patch=3),
-            mask_token=True,
-            any_size=True,
-        ),
+        image=replace(clip.TINY_IMAGE, pool="cls", mask_token=True, any_size=True),
         head=PrototypeHead(prototypes=256, hidden=128, width=64),
         patch_head=PrototypeHead(prototypes=256, hidden=128, width=64),
         teacher=Ema(of=("image", "head", "patch_head"), momentum=Cosine(start=0.95, end=1.0)),
@@ -113,14 +103,5 @@ tiny = recipe.replace(
     schedule=WarmupCosine(peak=2e-3, warmup_steps=50),
     examples=400 * 128,
     init={},
-    evals=tuple(
-        kind(
-            train=OpenMoji(image_size=48),
-            data=OpenMoji(image_size=48, part="test"),
-            label=label,
-            name=f"{name}/{label}",
-        )
-        for name, kind in (("probe", Probe), ("knn", Knn))
-        for label in ("group", "concept")
-    ),
+    evals=mixed_barlow.tiny.evals,
 )

@@ -96,7 +96,6 @@ def named(part: Literal["train", "test"], *languages: str) -> OpenMoji:
     return OpenMoji(image_size=48, part=part, languages=languages)
 
 
-TOWERS = clip.tiny.method.towers  # pyright: ignore[reportAttributeAccessIssue]
 tiny = clip.tiny.replace(
     data=Data(
         train=OneCaption(source=named("train", *EMOJI), probabilities={"text": 1.0}),
@@ -106,7 +105,7 @@ tiny = clip.tiny.replace(
     views=views((48, 24), ((0.5, 1.0), (0.2, 0.5)), local=4),
     method=DistilledDual(
         dual=Dual(
-            towers={**TOWERS, "image": replace(TOWERS["image"], {"any_size": True})},
+            towers={"image": replace(clip.TINY_IMAGE, any_size=True), "text": clip.TINY_TEXT},
             also={"local": "image"},
             dim=128,
         ),

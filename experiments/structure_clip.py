@@ -71,7 +71,8 @@ tiny = negclip.tiny.replace(
         "data.texts": TEXTS,
         "data.order": clip.tiny.data.order,
         "method.towers": {
-            **clip.tiny.method.towers,  # pyright: ignore[reportAttributeAccessIssue]
+            "image": clip.TINY_IMAGE,
+            "text": clip.TINY_TEXT,
             "knowledge": TripleTransformer(width=128, depth=2, heads=4, activation="relu", tokens=8),
         },
     },
