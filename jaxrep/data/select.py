@@ -29,9 +29,16 @@ class Wrapped(Source):
         for name in self.reads():
             if name not in fields:
                 yield f"the source has no field '{name}'; {hint(name, fields)}"
+        for name in self.texts():
+            if name in fields and fields[name] != Field((), "str"):
+                yield f"the field '{name}' is {fields[name]} and not one text an example"
 
     def reads(self) -> tuple[str, ...]:
         """Fields that the source must have."""
+        return self.texts()
+
+    def texts(self) -> tuple[str, ...]:
+        """Those of them that must hold one text an example."""
         return ()
 
     def fields(self) -> dict[str, Field]:

@@ -31,14 +31,11 @@ class FirstSentence(Wrapped):
     end: str = ". "
     """What the first sentence ends with (Zhang et al. 2024, Long-CLIP, released code)."""
 
-    def reads(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         return (self.of,)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        held = self.source.fields()
-        if self.of in held and held[self.of] != Field((), "str"):
-            yield f"the field '{self.of}' is {held[self.of]} and not one text an example"
         if not self.end:
             yield "end is empty: say what a sentence ends with"
 
@@ -84,15 +81,11 @@ class SubCaptions(Wrapped):
     name: str = "text"
     """Field of the caption that comes first, and of all 1 + count in its place."""
 
-    def reads(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         return (self.name, *self.of)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        held = self.source.fields()
-        for field in self.reads():
-            if field in held and held[field] != Field((), "str"):
-                yield f"the field '{field}' is {held[field]} and not one text an example"
         if not self.of or self.count < 1:
             yield f"of and count say what is drawn from and how much, at least one of each, got {self.of}, {self.count}"
 

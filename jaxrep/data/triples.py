@@ -77,14 +77,11 @@ class Triples(Wrapped):
     count: int = 6
     """Triples of an example (Huang et al. 2024, released code)."""
 
-    def reads(self) -> tuple[str, ...]:
+    def texts(self) -> tuple[str, ...]:
         return (self.of,)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        held = self.source.fields()
-        if self.of in held and held[self.of] != Field((), "str"):
-            yield f"the field '{self.of}' is {held[self.of]} and not one text an example"
         if self.count < 1:
             yield f"count is a number of triples: at least 1, got {self.count}"
 
