@@ -54,7 +54,7 @@ tiny = clip.tiny.replace(
         "alignment": Alignment("image", "text"),
         "uniformity_across": Uniformity("image", "text", ids=("image_id", "text_id")),
     },
-    schedule=WarmupCosine(peak=5e-4, warmup_steps=20),
+    schedule=WarmupCosine(peak=5e-4, warmup_steps=30),
     examples=300 * 256,
     init={part: From(clip.tiny) for part in ("image", "text", "image_head", "text_head")},
     seed=1,

@@ -6,19 +6,17 @@ baselines and the runs that recipes start from.
 
 import json
 import statistics
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from jaxrep.evals.eval import Eval, measure
 from jaxrep.experiment import Loaded, load
-from jaxrep.recipe import Recipe
+from jaxrep.recipe import From, Pretrained, Recipe
 from jaxrep.spec_json import fingerprint
 from jaxrep.train.environment import environment
 from jaxrep.train.exits import Exit
-from jaxrep.train.initialise import finished
 from jaxrep.train.loop import train
 from jaxrep.train.restore import load_run
 from jaxrep.train.run import Run, read_json, write_json
@@ -42,27 +40,49 @@ class Effect:
     """What the baseline is, in a few words."""
     metrics: Mapping[str, str]
     """Name of a metric -> its short name in the table."""
+    steps: int = 0
+    """Steps of both sides, where fewer than the small recipe's tell them apart; 0: the small recipe's."""
     evals: tuple[Eval, ...] = ()
     """What is measured besides the recipe's own evaluations."""
     other_names: Mapping[str, str] = field(default_factory=dict)
     """Name of a metric -> the baseline's name for the same."""
 
+    def side(self, name: str, seed: int) -> tuple[Recipe, Loaded]:
+        """What is trained: ``baseline`` or ``method``. What it starts from has the same seed."""
+        loaded = load(str(ROOT / "experiments" / self.recipe))
+        recipe = loaded.recipe
+        if self.steps:
+            recipe = recipe.replace(examples=self.steps * recipe.data.batch_size, epochs=0)
+        recipe = self.without(recipe) if name == "baseline" else recipe
+        origins = {part: _seeded(origin, seed) for part, origin in recipe.init.items()}
+        return recipe.replace(seed=seed, init=origins, evals=()), loaded
+
+    def measured(self, name: str, seed: int, folder: Path, say: Callable[[str], None]) -> dict[str, float]:
+        """The metrics of one side: of the run that is there, or of one that is trained now."""
+        recipe, loaded = self.side(name, seed)
+        path = _trained(recipe, loaded, folder)
+        evals = (*loaded.recipe.evals, *self.evals)
+        known = path / f"effects-{fingerprint(evals)}.json"
+        if not known.exists():
+            say(f"measuring {path.name}")
+            write_json(known, measure(evals, load_run(path)[0]))
+        metrics, names = read_json(known), self.other_names if name == "baseline" else {}
+        return {metric: metrics[names.get(metric, metric)] for metric in self.metrics}
+
 
 def run(name: str, effect: Effect, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Trains and measures what is missing of a row, and keeps the row in docs/effects/."""
-    loaded = load(str(ROOT / "experiments" / effect.recipe))
     found: dict[str, list[dict[str, float]]] = {"baseline": [], "method": []}
-    begun = time.monotonic()
     for seed in SEEDS:
-        for side, recipe in (("baseline", effect.without(loaded.recipe)), ("method", loaded.recipe)):
-            metrics = _measured(recipe.replace(seed=seed), loaded, effect.evals, folder, say)
-            names = effect.other_names if side == "baseline" else {}
-            found[side].append({metric: metrics[names.get(metric, metric)] for metric in effect.metrics})
-            say(f"{name}, seed {seed}, {side}: {found[side][-1]}")
+        for side, figures in found.items():
+            figures.append(effect.measured(side, seed, folder, say))
+            say(f"{name}, seed {seed}, {side}: {figures[-1]}")
+    recipe = effect.side("method", SEEDS[0])[0]
     row = {
         "command": f"python -m tests.effects {name}",
         "commit": environment()["git"]["commit"][:7],
-        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "steps": recipe.total_steps(len(recipe.data.train.open())),
+        "batch_size": recipe.data.batch_size,
         "seeds": list(SEEDS),
         **found,
     }
@@ -71,22 +91,25 @@ def run(name: str, effect: Effect, folder: Path, say: Callable[[str], None]) -> 
     return row
 
 
-def _measured(
-    recipe: Recipe, loaded: Loaded, evals: tuple[Eval, ...], folder: Path, say: Callable[[str], None]
-) -> dict[str, float]:
-    """The metrics of a recipe: of the run that is there, or of one that is trained now."""
+def _seeded(origin: From | Pretrained, seed: int) -> From | Pretrained:
+    """What a part starts from, trained with another seed."""
+    if isinstance(origin, From) and isinstance(origin.source, Recipe):
+        return replace(origin, source=origin.source.replace(seed=seed))
+    return origin
+
+
+def _trained(recipe: Recipe, loaded: Loaded, folder: Path) -> Path:
+    """The finished run of a recipe, whatever it was evaluated on; it is trained where there is none."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = finished(recipe, folder) or folder / f"recipe-{fingerprint(recipe)}"
-    if not Run(path).results() and train(recipe, path, loaded, say=lambda _: None) is not Exit.DONE:
+    for path in sorted(folder.iterdir()):
+        run = Run(path)
+        if run.exists() and run.results() is not None:
+            if fingerprint(run.recipe().replace(evals=())) == fingerprint(recipe):
+                return path
+    path = folder / f"recipe-{fingerprint(recipe)}"
+    if train(recipe, path, loaded, say=lambda _: None) is not Exit.DONE:
         raise SystemExit(f"the run in {path} did not reach its end: run the same command to go on")
-    results = Run(path).results() or {}
-    if not evals:
-        return results
-    known = path / f"effects-{fingerprint(evals)}.json"
-    if not known.exists():
-        say(f"measuring {path.name}")
-        write_json(known, measure(evals, load_run(path)[0]))
-    return {**results, **read_json(known)}
+    return path
 
 
 def table(effects: Mapping[str, Effect]) -> str:

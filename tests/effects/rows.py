@@ -1,16 +1,50 @@
 """The rows of the table of effects in docs/recipes.md."""
 
-from experiments import clip, coop, metaclip
+from dataclasses import replace
+
+from experiments import clip, coop, metaclip, metrix, mixed_barlow, rad_dino
+from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.sentences import FirstSentence
+from jaxrep.evals.eval import Eval
+from jaxrep.evals.probe import Probe
+from jaxrep.evals.retrieval import Retrieval
 from jaxrep.evals.zeroshot import ZeroShot
 from jaxrep.recipe import Recipe
+from jaxrep.schedules import WarmupConstant
 from tests.effects.measure import Effect
 
+SCRATCH, TUNED = 250, 150
+"""Steps from fresh values, and from a trained CLIP."""
+
+EMOJI, UNSEEN = OpenMoji(image_size=48), OpenMoji(image_size=48, part="test")
+
+RETRIEVAL = {
+    "retrieval/image_to_text/r1": "image to text R@1",
+    "retrieval/text_to_image/r1": "text to image R@1",
+}
 COMPOSITION = {
     "composition/replace/skin_tone": "right among skin tones",
     "composition/replace/gender": "right among genders",
     "composition/exchange/skin_tone": "whose skin tone",
     "retrieval/image_to_text/r1": "image to text R@1",
 }
+SPACE = {
+    "geometry/image_text/modality_gap": "modality gap",
+    "geometry/image_text/alignment": "distance of pairs",
+    "geometry/image/uniformity": "uniformity of images",
+    "retrieval/image_to_text/r1": "image to text R@1",
+}
+FEATURES = {
+    "probe/group/top1": "linear probe, 10 groups",
+    "knn/group/20/top1": "20 neighbours, groups",
+    "probe/concept/top1": "linear probe, concepts",
+    "knn/concept/20/top1": "20 neighbours, concepts",
+}
+
+
+def clip_alone(recipe: Recipe) -> Recipe:
+    """The tiny CLIP, as long."""
+    return clip.tiny.replace(examples=recipe.examples)
 
 
 def fine_tuned(recipe: Recipe) -> Recipe:
@@ -19,7 +53,130 @@ def fine_tuned(recipe: Recipe) -> Recipe:
     return recipe.replace(data=tiny.data, method=tiny.method, objective=tiny.objective)
 
 
+def first_term(recipe: Recipe) -> Recipe:
+    """The same with the first term of the objective alone."""
+    name = next(iter(recipe.objective))
+    return recipe.replace(objective={name: recipe.objective[name]})
+
+
+def untrained(recipe: Recipe) -> Recipe:
+    """The same after one step of no length: its fresh values."""
+    return recipe.replace(examples=recipe.data.batch_size, schedule=WarmupConstant(peak=0.0))
+
+
+def on_pixels(evals: tuple[Eval, ...]) -> dict[str, Eval]:
+    """Linear probes and neighbours of raw pixels, by the first part of their names."""
+    return {each.name: replace(each, output="pixels", name=f"pixels/{each.name}") for each in evals}
+
+
+def features(name: str, claim: str, evals: tuple[Eval, ...], steps: int) -> dict[str, Effect]:
+    """Rows of a tower beside the same tower before training, and beside raw pixels."""
+    beside = Effect(
+        claim=claim,
+        recipe=f"{name}.py:tiny",
+        without=untrained,
+        baseline="the tower before training",
+        metrics=FEATURES,
+        steps=steps,
+        evals=evals,
+    )
+    pixels = on_pixels(mixed_barlow.tiny.evals)
+    return {
+        f"{name}_untrained": beside,
+        f"{name}_pixels": replace(
+            beside,
+            without=lambda recipe: recipe,
+            baseline="raw pixels",
+            evals=(*evals, *pixels.values()),
+            other_names={metric: f"pixels/{metric}" for metric in FEATURES},
+        ),
+    }
+
+
 EFFECTS: dict[str, Effect] = {
+    "siglip": Effect(
+        claim="the sigmoid loss is as good as the softmax, better where batches are small",
+        recipe="siglip.py:tiny",
+        without=clip_alone,
+        baseline="CLIP",
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+        steps=SCRATCH,
+    ),
+    "negclip": Effect(
+        claim="wrong captions as negatives teach what words belong to",
+        recipe="negclip.py:tiny",
+        without=fine_tuned,
+        baseline="CLIP, fine-tuned as long",
+        metrics=COMPOSITION,
+        steps=TUNED,
+    ),
+    "structure_clip": Effect(
+        claim="a margin to wrong captions and triples beside the text teach what words belong to",
+        recipe="structure_clip.py:tiny",
+        without=fine_tuned,
+        baseline="CLIP, fine-tuned as long",
+        metrics=COMPOSITION,
+        steps=TUNED,
+    ),
+    "contrastive_gap": Effect(
+        claim="uniformity and alignment close the gap between the modalities",
+        recipe="contrastive_gap.py:tiny",
+        without=first_term,
+        baseline="CLIP's loss, fine-tuned as long",
+        metrics=SPACE,
+        steps=TUNED,
+    ),
+    "m2mix": Effect(
+        claim="mixtures on the sphere as negatives and pairs make the space uniform and aligned",
+        recipe="m2mix.py:tiny",
+        without=lambda recipe: recipe.replace(objective={"contrastive": recipe.objective["contrastive"]}),
+        baseline="CLIP's loss, fine-tuned as long",
+        metrics=SPACE,
+        steps=TUNED,
+    ),
+    "long_clip": Effect(
+        claim="matching principal components with short captions keeps what CLIP knows of them",
+        recipe="long_clip.py:tiny",
+        without=first_term,
+        baseline="long captions alone, as long",
+        metrics={
+            "retrieval/image_to_text/r1": "image to long text R@1",
+            "short/image_to_text/r1": "image to short text R@1",
+            "short/text_to_image/r1": "short text to image R@1",
+        },
+        steps=TUNED,
+        evals=(Retrieval(data=FirstSentence(source=UNSEEN, end=": "), text="short", name="short"),),
+    ),
+    "dreamlip": Effect(
+        claim="several captions an image, grouped with its patches, help retrieval and recognition",
+        recipe="dreamlip.py:tiny",
+        without=clip_alone,
+        baseline="CLIP on one caption",
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+        steps=SCRATCH,
+    ),
+    "rs_m_clip": Effect(
+        claim="captions in ten languages and self-distillation help retrieval in each of them, English too",
+        recipe="rs_m_clip.py:tiny",
+        without=clip_alone,
+        baseline="CLIP on English names",
+        metrics={
+            f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in ("en", "es", "zh", "ru")
+        },
+        steps=SCRATCH,
+    ),
+    "astrom3": Effect(
+        claim="a third modality makes a tower better that is used alone",
+        recipe="astrom3.py:tiny",
+        without=clip_alone,
+        baseline="CLIP on two modalities, all rows complete",
+        metrics={
+            "probe/subgroup/top1": "linear probe on images, 100 subgroups",
+            "retrieval/image_to_text/r1": "image to text R@1",
+        },
+        steps=SCRATCH,
+        evals=(Probe(train=EMOJI, data=UNSEEN, label="subgroup", name="probe/subgroup"),),
+    ),
     "coop": Effect(
         claim="16 shots of learnt context beat a prompt by hand",
         recipe="coop.py:tiny",
@@ -29,46 +186,56 @@ EFFECTS: dict[str, Effect] = {
         evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
         other_names={"classification/top1": "groups/top1"},
     ),
-    "grain": Effect(
-        claim="regions grounded in their descriptions help to recognise what is seen",
-        recipe="grain.py:tiny",
-        without=lambda recipe: recipe.replace(objective={"captions": recipe.objective["captions"]}),
-        baseline="the same queries with captions alone",
-        metrics={
-            "recognition/image_to_text/r1": "single unseen pictures to names R@1",
-            "retrieval/image_to_text/r1": "unseen scenes to captions R@1",
-        },
-    ),
     "metaclip": Effect(
         claim="a pool balanced over its concepts beats the pool as it is",
         recipe="metaclip.py:tiny",
         without=lambda recipe: recipe.replace({"data.train": metaclip.pool}),
         baseline="CLIP on the heavy-tailed pool",
-        metrics={"retrieval/image_to_text/r1": "image to text R@1", "zeroshot/top1": "zero-shot accuracy, 10 groups"},
+        metrics={"retrieval/image_to_text/r1": "image to text R@1", "zeroshot/top1": "zero-shot, 10 groups"},
+        steps=SCRATCH,
     ),
-    "negclip": Effect(
-        claim="wrong captions as negatives teach what words belong to",
-        recipe="negclip.py:tiny",
-        without=fine_tuned,
-        baseline="CLIP, fine-tuned as long",
-        metrics=COMPOSITION,
-    ),
-    "rs_m_clip": Effect(
-        claim="captions in ten languages and self-distillation help retrieval in each of them, English too",
-        recipe="rs_m_clip.py:tiny",
-        without=lambda recipe: recipe.replace(
-            data=clip.tiny.data, views=clip.tiny.views, method=clip.tiny.method, objective=clip.tiny.objective
-        ),
-        baseline="CLIP on English names",
+    "two_d_matryoshka": Effect(
+        claim="layers and widths that were trained are good alone, at little cost to the last",
+        recipe="two_d_matryoshka.py:tiny",
+        without=lambda recipe: recipe.replace(objective={"last": recipe.objective["last"].term}),
+        baseline="contrast of the last layer at full width",
         metrics={
-            f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in ("en", "es", "zh", "ru")
+            "layers/1/8/r1": "German to English R@1, layer 1, width 8",
+            "layers/2/128/r1": "layer 2, full width",
+            "layers/4/8/r1": "last layer, width 8",
+            "layers/4/128/r1": "last layer, full width",
         },
+        steps=60,
     ),
-    "structure_clip": Effect(
-        claim="a margin to wrong captions and triples beside the text teach what words belong to",
-        recipe="structure_clip.py:tiny",
-        without=fine_tuned,
-        baseline="CLIP, fine-tuned as long",
-        metrics=COMPOSITION,
+    "grain": Effect(
+        claim="regions grounded in their descriptions help to recognise what is seen",
+        recipe="grain.py:tiny",
+        without=first_term,
+        baseline="the same queries with captions alone",
+        metrics={
+            "recognition/image_to_text/r1": "single unseen pictures to names R@1",
+            "retrieval/image_to_text/r1": "unseen scenes to captions R@1",
+        },
+        steps=TUNED,
     ),
+    "metrix": Effect(
+        claim="mixtures of embeddings teach more than the examples do, and use the space better",
+        recipe="metrix.py:tiny",
+        without=first_term,
+        baseline="the multi-similarity loss alone",
+        metrics={"same_class/r1": "R@1 of concepts", "utilisation": "utilisation (less is better)", **FEATURES},
+        steps=SCRATCH,
+        evals=mixed_barlow.tiny.evals,
+    ),
+    **features("metrix", "its features beside simpler ones", mixed_barlow.tiny.evals, SCRATCH),
+    "mixed_barlow": Effect(
+        claim="mixed inputs guard Barlow Twins against overfitting",
+        recipe="mixed_barlow.py:tiny",
+        without=first_term,
+        baseline="Barlow Twins",
+        metrics=FEATURES,
+        steps=SCRATCH,
+    ),
+    **features("mixed_barlow", "its features beside simpler ones", (), SCRATCH),
+    **features("rad_dino", "self-distillation without texts learns features of use", (), 400),
 }
