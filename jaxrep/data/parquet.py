@@ -75,15 +75,15 @@ class ParquetExamples(RecordExamples):
         self._tables: Near[Any] = Near(NEAR, operator.attrgetter("nbytes"))
 
     def record(self, number: int, row: int) -> Mapping[str, Any]:
-        return self._row(number, row, self._columns)
+        return self._cells(number, row, self._columns)
 
     def metadata(self, index: int) -> Mapping[str, Any]:
         number, row = self.find(index)
         others = [name for name in self._schemas[number][0] if name not in self._columns]
-        values = {name: plain(value) for name, value in self._row(number, row, others).items()}
+        values = {name: plain(value) for name, value in self._cells(number, row, others).items()}
         return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
 
-    def _row(self, number: int, row: int, columns: Sequence[str]) -> Mapping[str, Any]:
+    def _cells(self, number: int, row: int, columns: Sequence[str]) -> Mapping[str, Any]:
         ends = self._schemas[number][1]
         group = int(np.searchsorted(ends, row, side="right"))
         table = self._tables.get((number, group, *columns), lambda: self._read(number, group, columns))

@@ -1,14 +1,12 @@
 """ArrayRecord files, Parquet tables and TFDS data sets give the same examples as the tars with the same content."""
 
-import os
 import pickle
-import subprocess
 import sys
-from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
+from data import formats
 from data.tars import pairs, picture, write
 
 from jaxrep.data import records, tf_example
@@ -32,24 +30,9 @@ def _rows(numbers):
     return [{"image": picture(n), "text": f"number {n}", "score": n / 4, "tag": f"t{n}"} for n in numbers]
 
 
-def _array_records(path, rows):
-    module = pytest.importorskip("array_record.python.array_record_module")
-    writer = module.ArrayRecordWriter(str(path), "group_size:1")
-    for row in rows:
-        writer.write(row if isinstance(row, bytes) else tf_example.encode(row))
-    writer.close()
-
-
-def _parquet(path, rows, group=2):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=group)
-
-
 FORMATS = {
-    "arrayrecord": (_array_records, lambda pattern: ArrayRecords(shards=pattern, image_size=SIZE)),
-    "parquet": (_parquet, lambda pattern: ParquetTable(files=pattern, image_size=SIZE)),
+    "arrayrecord": (formats.array_record, lambda pattern: ArrayRecords(shards=pattern, image_size=SIZE)),
+    "parquet": (formats.parquet, lambda pattern: ParquetTable(files=pattern, image_size=SIZE)),
 }
 
 
@@ -124,7 +107,7 @@ def test_a_record_without_a_part_or_with_several_is_named(made):
 
 
 def test_what_is_no_example_message_is_a_bad_sample(tmp_path):
-    _array_records(tmp_path / "x", [b"\xff\xff\xff", tf_example.encode({"image": picture(1)})])
+    formats.array_record(tmp_path / "x", [b"\xff\xff\xff", tf_example.encode({"image": picture(1)})])
     examples = ArrayRecords(shards=f"{tmp_path}/x").open()
     with pytest.raises(BadSample, match=r"x, record 0: the record is no tf.train.Example"):
         examples[0]
@@ -133,7 +116,7 @@ def test_what_is_no_example_message_is_a_bad_sample(tmp_path):
 
 
 def test_records_are_counted_once(tmp_path, monkeypatch):
-    _array_records(tmp_path / "x", _rows(range(3)))
+    formats.array_record(tmp_path / "x", _rows(range(3)))
     assert records.count(f"{tmp_path}/x") == 3
     monkeypatch.setattr(records, "reader", lambda path: pytest.fail("opened again"))
     assert records.count(f"{tmp_path}/x") == 3
@@ -142,8 +125,8 @@ def test_records_are_counted_once(tmp_path, monkeypatch):
 def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(3))
     rows = [{"image": {"bytes": None, "path": "a.png"}}, {"image": {"bytes": picture(4), "path": "b.png"}}]
-    _parquet(tmp_path / "hf.parquet", rows)
-    _parquet(tmp_path / "paths.parquet", [{"image": "a.png"}, {"image": "none.png"}, {"image": None}])
+    formats.parquet(tmp_path / "hf.parquet", rows)
+    formats.parquet(tmp_path / "paths.parquet", [{"image": "a.png"}, {"image": "none.png"}, {"image": None}])
     found = ParquetTable(files=f"{tmp_path}/hf.parquet", text="", image_size=SIZE).open().column("image")
     assert found[:, 0, 0, 0].tolist() == [3, 4]
     examples = ParquetTable(files=f"{tmp_path}/paths.parquet", text="", image_size=SIZE).open()
@@ -154,7 +137,7 @@ def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
 
 
 def test_a_row_group_is_read_once_for_its_neighbours(tmp_path, monkeypatch):
-    _parquet(tmp_path / "x", _rows(range(6)), group=3)
+    formats.parquet(tmp_path / "x", _rows(range(6)), group=3)
     examples = ParquetTable(files=f"{tmp_path}/x", image_size=SIZE).open()
     reads, read = [], type(examples)._read
     monkeypatch.setattr(type(examples), "_read", lambda *args: reads.append(args[2]) or read(*args))
@@ -183,42 +166,10 @@ def test_example_messages_are_written_as_the_wire_format_says():
     assert tf_example.encode({"b": "xy"}) == text and tf_example.decode(text) == {"b": [b"xy"]}
 
 
-TFDS = """
-import io, sys
-import numpy as np
-import tensorflow_datasets as tfds
-from data.tars import picture
-
-class Tiny(tfds.core.GeneratorBasedBuilder):
-    VERSION = tfds.core.Version("1.0.0")
-    def _info(self):
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"),
-            "caption": tfds.features.Text(),
-            "label": tfds.features.ClassLabel(names=["even", "odd"]),
-            "score": np.float32,
-        }
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-    def _split_generators(self, manager):
-        return {"train": (
-            (n, {"image": io.BytesIO(picture(n)), "caption": f"number {n}", "label": n % 2, "score": n / 4})
-            for n in range(4)
-        )}
-    def _generate_examples(self):
-        pass
-
-Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
-"""
-
-
 @pytest.fixture
 def tiny(tmp_path):
-    """The folder of a data set that TFDS prepared, in a process of its own: it registers classes for good."""
-    pytest.importorskip("tensorflow_datasets")
-    tests = str(Path(__file__).parents[1])
-    subprocess.run(
-        [sys.executable, "-c", TFDS, tmp_path], check=True, env={**os.environ, "PYTHONPATH": tests}, timeout=120
-    )
+    """The folder of a data set that TFDS prepared."""
+    formats.tfds(tmp_path, _rows(range(4)))
     return str(tmp_path)
 
 
@@ -242,8 +193,8 @@ def test_a_tfds_data_set_is_read_without_tensorflow(tiny):
 
 def test_further_captions_are_fields_of_their_names(tmp_path):
     rows = [{"image": picture(n), "text": f"t{n}", "long": f"a long text of {n}"} for n in range(3)]
-    _parquet(tmp_path / "x.parquet", rows)
-    _array_records(tmp_path / "x.array_record", rows)
+    formats.parquet(tmp_path / "x.parquet", rows)
+    formats.array_record(tmp_path / "x.array_record", rows)
     write(tmp_path / "x.tar", [*pairs(range(3)), *((f"{n:04}.long", f"a long text of {n}".encode()) for n in range(3))])
     (tmp_path / "0.png").write_bytes(picture(0))
     (tmp_path / "x.csv").write_text("filepath,title,long\n" + "0.png,t,a long text of 0\n" * 3)

@@ -1,0 +1,145 @@
+"""Every source, and a mixture of all, goes on at any step as if unbroken: with the same examples, crops, what stands in
+for what cannot be read, and the same ledger of it."""
+
+import io
+import json
+import pickle
+
+import numpy as np
+import pytest
+from data import formats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxrep.data.arrays import ArrayShards
+from jaxrep.data.crop import RandomResizedCrop
+from jaxrep.data.files import Csv, Folder, Lines
+from jaxrep.data.grammar import KINDS
+from jaxrep.data.ledger import EMPTY, Ledger
+from jaxrep.data.loader import Loader, Tokenize
+from jaxrep.data.mixture import Mixture, Reweight
+from jaxrep.data.order import Order, Uniform
+from jaxrep.data.parquet import ParquetTable
+from jaxrep.data.records import ArrayRecords
+from jaxrep.data.select import Fields
+from jaxrep.data.tar import TarShards
+from jaxrep.data.tfds import Tfds
+from jaxrep.data.tokenize import Bytes
+from jaxrep.data.windows import Windowed
+
+COUNT, BATCH, STEPS = 11, 4, 8  # almost three epochs
+BAD = 5
+"""The example whose picture cannot be decoded."""
+PICTURE = {"image_size": 6, "crop": RandomResizedCrop(scale=(0.2, 1.0))}
+ORDERS = (Uniform(seed=1), Windowed(seed=2, shards=2))
+
+
+def rows(numbers):
+    """Pictures of noise, so that each crop differs."""
+    for n in numbers:
+        file = io.BytesIO()
+        Image.fromarray(np.random.default_rng(n).integers(0, 256, (12, 12, 3), np.uint8)).save(file, "PNG")
+        yield {"image": b"no picture" if n == BAD else file.getvalue(), "text": f"number {n}"}
+
+
+def sharded(save, folder, ending):
+    """Three files, of five, four and two examples; the pattern that names them."""
+    for shard, numbers in enumerate((range(5), range(5, 9), range(9, COUNT))):
+        save(folder / f"{shard}.{ending}", list(rows(numbers)))
+    return f"{folder}/{{0..2}}.{ending}"
+
+
+def made(kind, folder):
+    """The source of a kind; its files lie in ``folder``."""
+    every = list(rows(range(COUNT)))
+    match kind:
+        case "tar":
+            return TarShards(shards=sharded(formats.tar, folder, "tar"), **PICTURE)
+        case "arrayrecord":
+            return ArrayRecords(shards=sharded(formats.array_record, folder, "array_record"), **PICTURE)
+        case "parquet":
+            return ParquetTable(files=sharded(formats.parquet, folder, "parquet"), **PICTURE)
+        case "tfds":
+            formats.tfds(folder, every)
+            return Tfds(name="tiny", data_dir=str(folder), text="caption", **PICTURE)
+        case "folder":
+            formats.folder(folder / "pictures", every)
+            return Folder(path=f"{folder}/pictures", labels_from_folders=False, **PICTURE)
+        case "csv":
+            formats.table(folder / "x.csv", every)
+            return Csv(path=f"{folder}/x.csv", **PICTURE)
+        case "lines":
+            (folder / "x.txt").write_text("\n".join("" if n == BAD else every[n]["text"] for n in range(COUNT)))
+            return Lines(path=f"{folder}/x.txt")
+        case "arrays":
+            np.savez(folder / "x.npz", series=np.random.default_rng(0).normal(size=(COUNT, 3)))
+            return ArrayShards(shards=f"{folder}/x.npz", shapes={"series": (3,)})
+    return mixture(folder)
+
+
+def mixture(folder):
+    """Of all sources of pictures, one of them in a mixture of its own, with weights that change."""
+    names, parts = {"image": "image", "image_id": "image_id"}, {}
+    for kind in ("tar", "arrayrecord", "parquet", "tfds", "folder", "csv"):
+        (folder / kind).mkdir()
+        parts[kind] = Fields(source=made(kind, folder / kind), names=names)
+    inner = Mixture(sources={kind: parts.pop(kind) for kind in ("tar", "folder")}, weights={"tar": 2, "folder": 1})
+    change = Reweight(at=BATCH * STEPS // 2, weights={"csv": 3, "inner": 1, "tfds": 1}, ramp=9)
+    return Mixture(sources={**parts, "inner": inner}, changes=(change,))
+
+
+class Run:
+    """What a loader of ``source`` gives from the first step to the last."""
+
+    def __init__(self, source):
+        self.examples = source.open()
+        self.transform = Tokenize(Bytes(length=12).load()) if "text" in source.fields() else None
+        self.unbroken = {order: self.take(order, STEPS, (0, EMPTY)) for order in ORDERS}
+
+    def take(self, order: Order, count: int, at: tuple[int, Ledger], threads: int = 0):
+        """The next batches, and where the loader stands then."""
+        position, ledger = at
+        examples = pickle.loads(pickle.dumps(self.examples))  # nothing is left over from other loaders
+        ledger = Ledger.from_json(json.loads(json.dumps(ledger.to_json())))
+        settings = {"seed": 7, "max_bad_share": 1.0, "transform": self.transform, "threads": threads}
+        loader = Loader(examples, examples.arranged(order, BATCH), BATCH, position=position, ledger=ledger, **settings)
+        try:
+            return [next(loader) for _ in range(count)], (loader.position, loader.ledger)
+        finally:
+            loader.close()
+
+
+KINDS_OF_FILES = sorted(KINDS.keys() - {"openmoji"})  # which lies in memory, as tests of the loader's examples do
+
+
+@pytest.fixture(scope="module", params=[*KINDS_OF_FILES, "arrays", "mixture"])
+def run(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXREP_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield Run(made(request.param, tmp_path_factory.mktemp(request.param)))
+
+
+@settings(max_examples=8, deadline=None)
+@given(order=st.sampled_from(ORDERS), cuts=st.sets(st.integers(0, STEPS), max_size=3), threads=st.integers(0, 2))
+def test_a_source_goes_on_at_any_step_as_if_unbroken(run, order, cuts, threads):
+    expected, end = run.unbroken[order]
+    found, at = [], (0, EMPTY)
+    for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), STEPS], strict=True):
+        batches, at = run.take(order, stop - start, at, threads)
+        found += batches
+    assert at == end
+    for batch, other in zip(found, expected, strict=True):
+        assert batch.keys() == other.keys()
+        for name, values in batch.items():
+            np.testing.assert_array_equal(values, other[name], err_msg=name)
+
+
+def test_the_unbroken_run_crops_anew_and_meets_what_cannot_be_read(run):
+    """So that the test above has something to find."""
+    for batches, (position, ledger) in run.unbroken.values():
+        assert position == ledger.rows == BATCH * STEPS
+        assert ledger.bad_rows < BATCH * STEPS / 4 and (ledger.bad_rows > 0 or "series" in batches[0])
+        if "image" in batches[0]:
+            ids, images = (np.concatenate([batch[name] for batch in batches]) for name in ("image_id", "image"))
+            assert len(np.unique(ids)) < len(np.unique(images, axis=0))
