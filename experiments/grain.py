@@ -20,7 +20,7 @@ from jaxrep.evals.retrieval import Retrieval
 from jaxrep.methods.grounded import Grounded
 from jaxrep.methods.heads import LogitScale
 from jaxrep.objective import Contrastive
-from jaxrep.recipe import Data, Recipe
+from jaxrep.recipe import Data, From, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
 from jaxrep.terms.boxes import Boxes
 from jaxrep.terms.views import AllViews
@@ -99,8 +99,10 @@ tiny = recipe.replace(
             Contrastive("matched", "region", direction="a_to_b", positives="masked", ids=("region_id",))
         ),
     },
-    schedule=WarmupCosine(peak=1e-3, warmup_steps=50),
+    schedule=WarmupCosine(peak=2e-3, warmup_steps=30),
     epochs=0,
-    examples=800 * 128,
+    examples=300 * 128,
+    # From fresh towers as many steps stay where they begin: scenes are learnt after their parts.
+    init={part: From(clip.tiny) for part in ("image", "text", "text_head")},
     evals=(Retrieval(data=SCENES), Retrieval(data=SINGLE, name="recognition"), Grounding(data=SCENES)),
 )

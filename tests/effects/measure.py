@@ -34,8 +34,8 @@ class Effect:
     """The paper's claim, in a few words."""
     recipe: str
     """The method: FILE.py:NAME below experiments/."""
-    without: Callable[[Recipe], Recipe]
-    """The baseline: the same recipe without the method, of the same length."""
+    without: Callable[[Recipe], Recipe] | None
+    """The baseline: the same recipe without the method, of the same length; None: no model, but raw pixels."""
     baseline: str
     """What the baseline is, in a few words."""
     metrics: Mapping[str, str]
@@ -53,7 +53,7 @@ class Effect:
         recipe = loaded.recipe
         if self.steps:
             recipe = recipe.replace(examples=self.steps * recipe.data.batch_size, epochs=0)
-        recipe = self.without(recipe) if name == "baseline" else recipe
+        recipe = self.without(recipe) if self.without and name == "baseline" else recipe
         origins = {part: _seeded(origin, seed) for part, origin in recipe.init.items()}
         return recipe.replace(seed=seed, init=origins, evals=()), loaded
 
@@ -63,6 +63,9 @@ class Effect:
         path = _trained(recipe, loaded, folder)
         evals = (*loaded.recipe.evals, *self.evals)
         known = path / f"effects-{fingerprint(evals)}.json"
+        if self.without is None and name == "baseline":  # the same of every run
+            evals = self.evals
+            known = folder / f"pixels-{fingerprint(evals)}.json"
         if not known.exists():
             say(f"measuring {path.name}")
             write_json(known, measure(evals, load_run(path)[0]))
@@ -103,9 +106,9 @@ def _trained(recipe: Recipe, loaded: Loaded, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(folder.iterdir()):
         run = Run(path)
-        if run.exists() and run.results() is not None:
-            if fingerprint(run.recipe().replace(evals=())) == fingerprint(recipe):
-                return path
+        ended = run.exists() and run.results() is not None
+        if ended and fingerprint(run.recipe().replace(evals=())) == fingerprint(recipe):
+            return path
     path = folder / f"recipe-{fingerprint(recipe)}"
     if train(recipe, path, loaded, say=lambda _: None) is not Exit.DONE:
         raise SystemExit(f"the run in {path} did not reach its end: run the same command to go on")

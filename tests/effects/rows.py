@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from experiments import clip, coop, metaclip, metrix, mixed_barlow, rad_dino
+from experiments import clip, coop, metaclip, mixed_barlow
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.data.sentences import FirstSentence
 from jaxrep.evals.eval import Eval
@@ -40,6 +40,8 @@ FEATURES = {
     "probe/concept/top1": "linear probe, concepts",
     "knn/concept/20/top1": "20 neighbours, concepts",
 }
+ON_PIXELS = tuple(replace(each, output="pixels", name=f"pixels/{each.name}") for each in mixed_barlow.tiny.evals)
+OF_PIXELS = {metric: f"pixels/{metric}" for metric in FEATURES}
 
 
 def clip_alone(recipe: Recipe) -> Recipe:
@@ -64,13 +66,11 @@ def untrained(recipe: Recipe) -> Recipe:
     return recipe.replace(examples=recipe.data.batch_size, schedule=WarmupConstant(peak=0.0))
 
 
-def on_pixels(evals: tuple[Eval, ...]) -> dict[str, Eval]:
-    """Linear probes and neighbours of raw pixels, by the first part of their names."""
-    return {each.name: replace(each, output="pixels", name=f"pixels/{each.name}") for each in evals}
+def features(name: str, claim: str, steps: int, evals: tuple[Eval, ...] = ()) -> dict[str, Effect]:
+    """Rows of a tower beside the same tower before training, and beside raw pixels.
 
-
-def features(name: str, claim: str, evals: tuple[Eval, ...], steps: int) -> dict[str, Effect]:
-    """Rows of a tower beside the same tower before training, and beside raw pixels."""
+    ``evals``: those of ``FEATURES``, where they are not the recipe's own.
+    """
     beside = Effect(
         claim=claim,
         recipe=f"{name}.py:tiny",
@@ -80,17 +80,8 @@ def features(name: str, claim: str, evals: tuple[Eval, ...], steps: int) -> dict
         steps=steps,
         evals=evals,
     )
-    pixels = on_pixels(mixed_barlow.tiny.evals)
-    return {
-        f"{name}_untrained": beside,
-        f"{name}_pixels": replace(
-            beside,
-            without=lambda recipe: recipe,
-            baseline="raw pixels",
-            evals=(*evals, *pixels.values()),
-            other_names={metric: f"pixels/{metric}" for metric in FEATURES},
-        ),
-    }
+    pixels = replace(beside, without=None, baseline="raw pixels", evals=ON_PIXELS, other_names=OF_PIXELS)
+    return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
 
 
 EFFECTS: dict[str, Effect] = {
@@ -227,7 +218,7 @@ EFFECTS: dict[str, Effect] = {
         steps=SCRATCH,
         evals=mixed_barlow.tiny.evals,
     ),
-    **features("metrix", "its features beside simpler ones", mixed_barlow.tiny.evals, SCRATCH),
+    **features("metrix", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals),
     "mixed_barlow": Effect(
         claim="mixed inputs guard Barlow Twins against overfitting",
         recipe="mixed_barlow.py:tiny",
@@ -236,6 +227,6 @@ EFFECTS: dict[str, Effect] = {
         metrics=FEATURES,
         steps=SCRATCH,
     ),
-    **features("mixed_barlow", "its features beside simpler ones", (), SCRATCH),
-    **features("rad_dino", "self-distillation without texts learns features of use", (), 400),
+    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH),
+    **features("rad_dino", "self-distillation without texts learns features of use", 400),
 }
