@@ -1,6 +1,7 @@
 """Examples that lie encoded in files and are decoded when they are read, whatever holds them.
 
-The parts of an example are ``image``, ``text``, ``label``, and further captions by names of their own. Ids are hashes
+The parts of an example are ``image``, ``text``, ``label``, ``mask`` (the class of every pixel), and further captions by
+names of their own. Ids are hashes
 of content (``decode.content_id``), so that equal pictures and equal texts are known without a pass over the data.
 """
 
@@ -13,7 +14,7 @@ from jaxrep.batch import Field
 from jaxrep.data import decode
 from jaxrep.data.crop import CentreCrop, HostCrop
 from jaxrep.data.decode import BadSample
-from jaxrep.data.picture import image
+from jaxrep.data.picture import image, label_map
 from jaxrep.data.source import BadShard, Examples, Source
 from jaxrep.data.storage import read
 from jaxrep.errors import UsageError, hint
@@ -29,7 +30,7 @@ class Encoded(Source):
     crop: HostCrop = CentreCrop()
     """Which part of a picture is cut out and resized to this size; what is drawn is drawn in training only."""
     classes: int = 0
-    """How many values a label takes; 0: not said. A classifier's width follows from it."""
+    """How many values a label takes, of a picture or of a pixel; 0: not said. A classifier's width follows from it."""
 
     def parts(self) -> tuple[str, ...]:
         """Which of image, text and label an example has, and the names of its further captions."""
@@ -40,7 +41,7 @@ class Encoded(Source):
             yield f"image_size counts pixels and is at least 1, not {self.image_size}"
         if self.classes < 0:
             yield f"classes counts the values of a label, 0 for not said; it is not {self.classes}"
-        if taken := sorted({"key", "image", "text", "label"}.intersection(getattr(self, "captions", ()))):
+        if taken := sorted({"key", "image", "text", "label", "mask"}.intersection(getattr(self, "captions", ()))):
             yield f"captions are fields by their names, and {taken[0]!r} is one already"
         if not self.parts():
             yield "an example holds nothing: name an image, a text or a label"
@@ -50,6 +51,7 @@ class Encoded(Source):
         every = {
             "image": {"image": Field((size, size, 3), "uint8"), "image_id": number},
             "label": {"label": Field((), "int32", self.classes or None)},
+            "mask": {"mask": Field((size, size), "int32", self.classes or None)},
         }
         parts = (every.get(part) or {part: Field((), "str"), f"{part}_id": number} for part in self.parts())
         return {"key": Field((), "str")} | {name: field for fields in parts for name, field in fields.items()}
@@ -144,6 +146,8 @@ class EncodedExamples(Examples):
                     return decode.content_id(content)
                 case "label":
                     return decode.label(content, self.source.classes)
+                case "mask":
+                    return label_map(content, size, size, self.source.crop, key)
             return decode.text(content) if name == part else decode.text_id(content)
         except ValueError as error:
             raise BadSample(self.place(index, part), str(error)) from error

@@ -69,16 +69,16 @@ class OpenMojiScenes(Source):
 
     def open(self) -> Examples:
         size = round(self.largest * self.image_size)
-        examples = OpenMoji(split=self.split, part=self.part, image_size=size).open()
-        return Scenes(self, examples.column("image"), examples.column("text"))
+        return Scenes(self, OpenMoji(split=self.split, part=self.part, image_size=size).open())
 
 
 class Scenes(Examples):
-    """Scenes made of ``pictures`` uint8 [N,S,S,3] called ``names``; S is the largest side of a picture."""
+    """Scenes made of ``pictures`` of the largest side that one has."""
 
-    def __init__(self, source: OpenMojiScenes, pictures: np.ndarray, names: list[str]):
-        self._source, self._pictures, self._names = source, pictures, names
-        self._ids = same(names)
+    def __init__(self, source: OpenMojiScenes, pictures: Examples):
+        self.pictures = pictures
+        self._source, self._images, self._names = source, pictures.column("image"), pictures.column("text")
+        self._ids = same(self._names)
 
     def __len__(self) -> int:
         return self._source.count
@@ -87,8 +87,14 @@ class Scenes(Examples):
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
         chosen, random = self._chosen(index)
-        image, boxes = self._composed(chosen, random)
+        image, boxes, _ = self._composed(chosen, random)
         return {"image": image, "boxes": boxes, **self._told(chosen)}
+
+    def shown(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The canvas, and of which of ``pictures`` each pixel is drawn, int64 [H,W], -1 where nothing is."""
+        chosen, random = self._chosen(index)
+        image, _, region = self._composed(chosen, random)
+        return image, np.where(region < 0, -1, chosen[region])
 
     def column(self, name: str) -> Any:
         """What needs no picture is told without drawing any."""
@@ -112,23 +118,25 @@ class Scenes(Examples):
             "region/present": np.arange(self._source.most) < len(chosen),
         }
 
-    def _composed(self, chosen: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """The canvas, and the boxes."""
+    def _composed(self, chosen: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """The canvas, the boxes, and the region that each pixel is drawn of, or -1."""
         source, canvas = self._source, self._source.image_size
         image = np.full((canvas, canvas, 3), 255, np.uint8)
         taken, boxes = np.zeros((canvas, canvas), bool), np.zeros((source.most, 4), np.float32)
+        drawn = np.full((canvas, canvas), -1)
         sides = np.rint(random.uniform(source.smallest, source.largest, len(chosen)) * canvas).astype(int)
         # Large ones first: small ones find room between them.
         for region in np.argsort(-sides, kind="stable"):
             side = int(sides[region])
-            picture = _resized(self._pictures[chosen[region]], side)
+            picture = _resized(self._images[chosen[region]], side)
             places = random.integers(0, canvas - side + 1, (TRIES, 2))
             y, x = min(places, key=lambda at: taken[at[0] : at[0] + side, at[1] : at[1] + side].sum())
             here = slice(y, y + side), slice(x, x + side)
             image[here] = np.minimum(image[here], picture)
             taken[here] = True
+            drawn[here][picture.min(axis=-1) < INK] = region
             boxes[region] = _box(picture, y, x) / canvas
-        return image, boxes
+        return image, boxes, drawn
 
 
 def _resized(picture: np.ndarray, side: int) -> np.ndarray:

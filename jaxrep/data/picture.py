@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 from PIL import ExifTags, Image
 
 from jaxrep.data import jpeg
@@ -51,6 +51,24 @@ def image(
             box = crop.box(*size, width / height, key)
             return np.ascontiguousarray(resize(jpeg.decoded(content, size, box, height, width), height, width))
     return opened(content, lambda picture: fitted(picture, height, width, crop, key, content))
+
+
+def label_map(
+    content: bytes, height: int, width: int, crop: HostCrop = CENTRE, key: int | None = None
+) -> Int32[np.ndarray, "height width"]:
+    """The class numbers in the box of a picture of one channel, or of a palette, each pixel the nearest one's.
+
+    Raises ValueError: as ``image``, or the picture has several channels.
+    """
+
+    def nearest(picture: Image.Image) -> np.ndarray:
+        box = crop.box(*picture.size, width / height, key)
+        return np.asarray(picture.resize((width, height), Image.Resampling.NEAREST, box))
+
+    found = opened(content, nearest)
+    if found.ndim != 2:
+        raise ValueError(f"a map of classes has one channel, the class of each pixel, and this one has {found.shape[2]}")
+    return found.astype(np.int32)
 
 
 def opened(content: bytes, read: Callable[[Image.Image], T]) -> T:

@@ -25,12 +25,16 @@ class Linear(NamedTuple):
 
 
 class Logistic:
-    """Fits to the same features and labels with any strength of the penalty, each time from the solution before."""
+    """Fits to the same features and labels with any strength of the penalty, each time from the solution before.
+
+    In place of one label a row may have a weight for each class (a row of zeros counts nothing): it is the same as so
+    many rows of equal features.
+    """
 
     def __init__(
         self,
         features: Float[np.ndarray, "N D"],
-        labels: Int[np.ndarray, " N"],
+        labels: Int[np.ndarray, " N"] | Float[np.ndarray, "N K"],
         classes: int,
         max_iterations: int = 1000,
     ):
@@ -42,13 +46,17 @@ class Logistic:
         filled = -(-n // size) * size
         rows = np.zeros((filled, width + 1), np.float32)  # rows of zeros fill up the last block and count nothing
         rows[:n, :-1], rows[:n, -1] = (features - self._mean) / self._scale, 1
-        labels = np.pad(labels.astype(np.int32), (0, filled - n))
-        self._blocks = jnp.asarray(rows.reshape(-1, size, width + 1)), jnp.asarray(labels.reshape(-1, size))
-        self._n, self._max_iterations = n, max_iterations
+        soft = labels.ndim == 2
+        labels = np.pad(labels, ((0, filled - n), (0, 0))[: labels.ndim]).astype(np.float32 if soft else np.int32)
+        labels = labels.reshape(-1, size, *labels.shape[1:])
+        self._blocks = jnp.asarray(rows.reshape(-1, size, width + 1)), jnp.asarray(labels)
+        self._n = float(labels.sum(dtype=np.float64)) if soft else n
+        self._max_iterations = max_iterations
         self._table = np.zeros((classes, width + 1))
 
     def fit(self, l2: float) -> Linear:
-        """The minimum over weights W and biases b of ``sum_i CE(W x_i + b, y_i) + l2 / 2 |W|^2``.
+        """The minimum over weights W and biases b of ``sum_i CE(W x_i + b, y_i) + l2 / 2 |W|^2``, or of
+        ``sum_ik y_ik CE(W x_i + b, k)`` with weights y.
 
         It is scikit-learn's ``LogisticRegression(C=1 / l2)``. The minimum is of one value; the arithmetic is float32 on
         the device, so the gradient of the mean loss ends below 1e-5, or where rounding lets it fall no further.
@@ -74,15 +82,15 @@ class Logistic:
 @jax.jit
 def _objective(table: jax.Array, features: jax.Array, labels: jax.Array, l2: float, share: float):
     """Value and gradient [K,D+1] of ``share`` times the summed cross-entropies and ``l2 / 2`` times the squares of all
-    weights but the biases, the last column; features [M,B,D+1] and labels [M,B] in blocks."""
+    weights but the biases, the last column; features [M,B,D+1] and labels [M,B] or weights [M,B,K] in blocks."""
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
     def add(total: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]):
         x, y = block
         log = jax.nn.log_softmax(product(x, table.T), axis=1)
-        loss = -jnp.take_along_axis(log, y[:, None], 1)[:, 0] @ x[:, -1]
-        error = jnp.exp(log) - jax.nn.one_hot(y, len(table))
-        return (total[0] + loss, total[1] + product(error.T, x)), None
+        y = y if y.ndim == 2 else jax.nn.one_hot(y, len(table)) * x[:, -1:]
+        error = jnp.exp(log) * y.sum(axis=1, keepdims=True) - y
+        return (total[0] - (y * log).sum(axis=1).sum(), total[1] + product(error.T, x)), None
 
     (loss, gradient), _ = jax.lax.scan(add, (jnp.zeros(()), jnp.zeros_like(table)), (features, labels))
     weights = table.at[:, -1].set(0)

@@ -68,9 +68,9 @@ class SelfDistillation(Method):
 
     Fields ``<crop>/hide`` [B,N] and ``<crop>/hidden`` [B,M] of both global crops are those of ``jaxrep.views.hide``.
     Emits, a row, ``student`` and ``teacher`` [B,2,E], ``local`` [B,V,E], ``student/patches`` and ``teacher/patches``
-    [B,2,M,E] at the hidden places, ``student/pooled`` [B,2,D], and ``image`` [B,D], the teacher's features of the
-    picture (in training of its first crop); without crops also ``image/tokens``. Shared: ``prototypes`` and
-    ``patch_prototypes`` [K,E], and the teacher's, ``teacher/…``.
+    [B,2,M,E] at the hidden places, ``student/pooled`` [B,2,D], and ``image`` [B,D] and ``image/tokens`` [B,N,D], the
+    teacher's features of the picture (in training of its first crop). Shared: ``prototypes`` and ``patch_prototypes``
+    [K,E], and the teacher's, ``teacher/…``.
     """
 
     image: ViT
@@ -116,7 +116,8 @@ class SelfDistillation(Method):
             "student/pooled": mine.pooled,
             **patches,
         }
-        out = {**unfold(out, 2), "image": theirs.pooled.reshape(-1, 2, theirs.pooled.shape[1])[:, 0]}
+        first = {"image": theirs.pooled, "image/tokens": theirs.tokens}
+        out = unfold(out, 2) | {name: unfold(x, 2)[:, 0] for name, x in first.items()}
         if "local" in batch:
             rows, views = fold(batch["local"], 4)
             with naming("local"):

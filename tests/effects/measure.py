@@ -44,8 +44,10 @@ class Effect:
     """Steps of both sides, where fewer than the small recipe's tell them apart; 0: the small recipe's."""
     evals: tuple[Eval, ...] = ()
     """What is measured besides the recipe's own evaluations."""
-    other_names: Mapping[str, str] = field(default_factory=dict)
-    """Name of a metric -> the baseline's name for the same."""
+    baseline_evals: tuple[Eval, ...] = ()
+    """What the baseline is measured by, where it is not by the same."""
+    baseline_names: Mapping[str, str] = field(default_factory=dict)
+    """Name of a metric -> the baseline's name for the same, where it has another."""
 
     def side(self, name: str, seed: int) -> tuple[Recipe, Loaded]:
         """What is trained: ``baseline`` or ``method``. What it starts from has the same seed."""
@@ -61,16 +63,16 @@ class Effect:
         """The metrics of one side: of the run that is there, or of one that is trained now."""
         recipe, loaded = self.side(name, seed)
         path = _trained(recipe, loaded, folder)
-        evals = (*loaded.recipe.evals, *self.evals)
-        known = path / f"effects-{fingerprint(evals)}.json"
-        if self.without is None and name == "baseline":  # the same of every run
-            evals = self.evals
-            known = folder / f"pixels-{fingerprint(evals)}.json"
+        evals, names = (*loaded.recipe.evals, *self.evals), {}
+        if name == "baseline":
+            evals, names = self.baseline_evals or evals, self.baseline_names
+        where = folder if name == "baseline" and self.without is None else path  # pixels are the same for every run
+        known = where / f"effects-{fingerprint(evals)}.json"
         if not known.exists():
             say(f"measuring {path.name}")
             write_json(known, measure(evals, load_run(path)[0]))
-        metrics, names = read_json(known), self.other_names if name == "baseline" else {}
-        return {metric: metrics[names.get(metric, metric)] for metric in self.metrics}
+        found = read_json(known)
+        return {metric: found[names.get(metric, metric)] for metric in self.metrics}
 
 
 def run(name: str, effect: Effect, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:

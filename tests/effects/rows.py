@@ -80,7 +80,7 @@ def features(name: str, claim: str, steps: int, evals: tuple[Eval, ...] = ()) ->
         steps=steps,
         evals=evals,
     )
-    pixels = replace(beside, without=None, baseline="raw pixels", evals=ON_PIXELS, other_names=OF_PIXELS)
+    pixels = replace(beside, without=None, baseline="raw pixels", baseline_evals=ON_PIXELS, baseline_names=OF_PIXELS)
     return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
 
 
@@ -174,8 +174,8 @@ EFFECTS: dict[str, Effect] = {
         without=lambda recipe: clip.tiny,
         baseline="CLIP, zero-shot with the names of the groups",
         metrics={"classification/top1": "accuracy, 10 groups"},
-        evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
-        other_names={"classification/top1": "groups/top1"},
+        baseline_evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
+        baseline_names={"classification/top1": "groups/top1"},
     ),
     "metaclip": Effect(
         claim="a pool balanced over its concepts beats the pool as it is",
