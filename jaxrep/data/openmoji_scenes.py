@@ -67,7 +67,7 @@ class OpenMojiScenes(Source):
             "boxes": Field((self.most, 4), "float32"),
         }
 
-    def open(self) -> Examples:
+    def open(self) -> "Scenes":
         size = round(self.largest * self.image_size)
         return Scenes(self, OpenMoji(split=self.split, part=self.part, image_size=size).open())
 

@@ -67,7 +67,9 @@ def label_map(
 
     found = opened(content, nearest)
     if found.ndim != 2:
-        raise ValueError(f"a map of classes has one channel, the class of each pixel, and this one has {found.shape[2]}")
+        raise ValueError(
+            f"a map of classes has one channel, the class of each pixel, and this one has {found.shape[2]}"
+        )
     return found.astype(np.int32)
 
 
