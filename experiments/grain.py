@@ -103,6 +103,6 @@ tiny = recipe.replace(
     epochs=0,
     examples=300 * 128,
     # From fresh towers as many steps stay where they begin: scenes are learnt after their parts.
-    init={part: From(clip.tiny) for part in ("image", "text", "text_head")},
+    init={part: From(clip.tiny, stretch_after=8) for part in ("image", "text", "text_head")},
     evals=(Retrieval(data=SCENES), Retrieval(data=SINGLE, name="recognition"), Grounding(data=SCENES)),
 )

@@ -120,19 +120,20 @@ def _trained(recipe: Recipe, loaded: Loaded, folder: Path) -> Path:
 def table(effects: Mapping[str, Effect]) -> str:
     """The Markdown table of all rows that are measured."""
     lines = [
-        "| recipe | claim | baseline | metric | baseline's | method's | difference |",
-        "|---|---|---|---|---|---|---|",
+        "| recipe | claim | baseline | steps | metric | baseline's | method's | difference |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, effect in effects.items():
         path = KEPT / f"{name}.json"
         if not path.exists():
             continue
         row = json.loads(path.read_text())
-        for i, (metric, short) in enumerate(effect.metrics.items()):
+        heads = [f"`{name}`", effect.claim, effect.baseline, f"{row['steps']} x {row['batch_size']}"]
+        for metric, short in effect.metrics.items():
             a, b = ([seed[metric] for seed in row[side]] for side in ("baseline", "method"))
-            head = (f"`{effect.recipe}`", effect.claim, effect.baseline) if i == 0 else ("", "", "")
-            cells = (*head, short, _spread(a), _spread(b), _spread([y - x for x, y in zip(a, b, strict=True)], "+"))
-            lines.append(f"| {' | '.join(cells)} |")
+            difference = _spread([y - x for x, y in zip(a, b, strict=True)], "+")
+            lines.append(f"| {' | '.join([*heads, short, _spread(a), _spread(b), difference])} |")
+            heads = [""] * len(heads)
     return "\n".join(lines)
 
 
