@@ -69,7 +69,7 @@ tiny = recipe.replace(
         tables={"classes": ClassTexts(label="group", room=4)},
     ),
     views=clip.tiny.views,
-    # A context of each class: one for all of them moves the names in so small a text tower alike, and nothing is learnt.
+    # A context of each class: in so small a text tower one for all moves the names alike, and nothing is learnt.
     method=PromptLearner(
         image=clip.TINY_IMAGE,
         text=clip.TINY_TEXT,

@@ -13,7 +13,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.schedules import WarmupConstant
 from tests.effects.measure import Effect
 
-SCRATCH, TUNED = 250, 150
+SCRATCH, TUNED = 150, 100
 """Steps from fresh values, and from a trained CLIP."""
 
 EMOJI, UNSEEN = OpenMoji(image_size=48), OpenMoji(image_size=48, part="test")
@@ -228,5 +228,5 @@ EFFECTS: dict[str, Effect] = {
         steps=SCRATCH,
     ),
     **features("mixed_barlow", "its features are better than simpler ones", SCRATCH),
-    **features("rad_dino", "self-distillation without texts learns features of use", 400),
+    **features("rad_dino", "self-distillation without texts learns features of use", 200),
 }
