@@ -26,12 +26,14 @@ def main(args: list[str]) -> int:
     loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
 
     from jaxrep.train import hosts
+    from jaxrep.train.alarm import leaving_together
     from jaxrep.train.compilation import keep_compiled
     from jaxrep.train.loop import train
 
     hosts.join()
     keep_compiled()
-    return int(train(loaded.recipe, given.run_dir, loaded))
+    with leaving_together():
+        return int(train(loaded.recipe, given.run_dir, loaded))
 
 
 def run_dir(given: str) -> str | Path:

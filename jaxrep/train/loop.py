@@ -20,6 +20,7 @@ from jaxrep.mesh import ROWS
 from jaxrep.recipe import Recipe
 from jaxrep.spec_json import to_json
 from jaxrep.train import hosts, ledgers
+from jaxrep.train.alarm import all_come
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.evaluation import Evaluation
 from jaxrep.train.exits import Exit
@@ -114,8 +115,10 @@ def _steps(setup: Setup, say: Say) -> Exit:
                 try:
                     found = evaluate(step, state)
                 except BaseException:  # an evaluation that fails, or is interrupted, costs no training
-                    checkpoints.save(step, state, _data(batches, ledgers.settled(step, batches, setup)))
-                    checkpoints.wait()
+                    if all_come(f"failed evaluation of step {step}"):
+                        checkpoints.save(step, state, _data(batches, ledgers.settled(step, batches, setup)))
+                        checkpoints.wait()
+                        say(f"step {step} is saved; to go on, run the same command: {_command()}")
                     raise
                 reporter.add(found)
                 if last or step % recipe.checkpoint.every_steps == 0 or found or leave:

@@ -1,0 +1,44 @@
+"""An evaluation goes without what it cannot read; where that is too much the run ends, with its step saved."""
+
+import json
+
+import jax
+import pytest
+from data.tars import pairs, write
+from harness import LOADED, RECIPE
+
+from jaxrep.data.tar import TarShards
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.retrieval import Retrieval
+from jaxrep.train.exits import Exit
+from jaxrep.train.loop import train
+
+pytestmark = pytest.mark.usefixtures("cache")
+STEPS = 6
+
+
+def shard(path, *bad):
+    """A shard of 24 pairs, of which some have a damaged picture."""
+    return write(path, [(name, b"?" if name in bad else content) for name, content in pairs(range(24))])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that is measured after steps 3 and 6, with no checkpoint due before its end; and the list of what it says."""
+    data, said = TarShards(shards=f"{tmp_path}/x.tar", image_size=8), []
+    recipe = RECIPE.replace(
+        {"checkpoint.every_steps": 100}, examples=STEPS * 8, evals=(Retrieval(data=data, every_steps=3),)
+    )
+    return lambda: train(recipe, tmp_path / "run", LOADED, say=said.append, devices=jax.devices()[:1]), said
+
+
+def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tmp_path):
+    go_on, said = run
+    shard(tmp_path / "x.tar", "0003.png", "0007.png")
+    told = (
+        r"^2 examples cannot be read \(the first: .*x.tar, member 0003.png: the picture cannot be decoded .*, more than"
+    )
+    with pytest.raises(JaxrepError, match=told):
+        go_on()
+    assert "step 3 is saved; to go on, run the same command" in said[-1]
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
