@@ -24,7 +24,7 @@ def shard(path, *bad):
 
 @pytest.fixture
 def run(tmp_path):
-    """A run that is measured after steps 3 and 6, with no checkpoint due before its end; and the list of what it says."""
+    """A run that is measured after steps 3 and 6, no checkpoint being due before; and the list of what it says."""
     data, said = TarShards(shards=f"{tmp_path}/x.tar", image_size=8), []
     recipe = RECIPE.replace(
         {"checkpoint.every_steps": 100}, examples=STEPS * 8, evals=(Retrieval(data=data, every_steps=3),)
@@ -36,9 +36,20 @@ def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tm
     go_on, said = run
     shard(tmp_path / "x.tar", "0003.png", "0007.png")
     told = (
-        r"^2 examples cannot be read \(the first: .*x.tar, member 0003.png: the picture cannot be decoded .*, more than"
+        r"^2 examples cannot be read \(the first: .*x.tar, member 0003.png: the picture cannot be decoded .*more than"
     )
     with pytest.raises(JaxrepError, match=told):
+        go_on()
+    assert "step 3 is saved; to go on, run the same command" in said[-1]
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
+    shard(tmp_path / "x.tar")
+    assert go_on() is Exit.DONE and "goes on from step 3 of 6" in said
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/image_to_text/median_rank"] >= 1
+
+
+def test_a_shard_of_an_evaluation_that_is_gone_is_named(run, tmp_path):
+    go_on, said = run
+    with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
         go_on()
     assert "step 3 is saved; to go on, run the same command" in said[-1]
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
