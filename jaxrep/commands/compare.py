@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from jaxrep.commands.models import check_out
+from jaxrep.commands.models import check_out, folder
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import difference, render_difference
 
@@ -25,7 +25,7 @@ WIDTH = 200
 def main(args: list[str]) -> int:
     """``jaxrep compare RUN RUN … [--metrics GLOB] [--out FILE.json|.csv|.md]``"""
     parser = argparse.ArgumentParser(prog="jaxrep compare", description=__doc__)
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories")
+    parser.add_argument("runs", metavar="RUN", type=folder, nargs="+", help="run directories, or URLs of some")
     parser.add_argument("--metrics", metavar="GLOB", default="*", help="names, as 'retrieval/*/r1' (default: all)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a .json, .csv or .md file of the table")
     given = parser.parse_args(args)

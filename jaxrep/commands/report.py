@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxrep.commands.models import check_out
+from jaxrep.commands.models import check_out, folder
 from jaxrep.errors import JaxrepError, UsageError
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ NEEDS = {"plotly": "plotly", "jinja2": "jinja2", "sklearn": "scikit-learn"}
 def main(args: list[str]) -> int:
     """``jaxrep report RUN … --out FILE.html [--no-model]``"""
     parser = argparse.ArgumentParser(prog="jaxrep report", description=__doc__)
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directories; several are overlaid")
+    parser.add_argument(
+        "runs", metavar="RUN", type=folder, nargs="+", help="run directories, or URLs of some; several are overlaid"
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the .html file to write")
     parser.add_argument(
         "--no-model", action="store_true", help="leave out what needs the model and its data: pictures and maps"

@@ -4,7 +4,7 @@ the seed."""
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from jaxrep.data.ledger import EMPTY, Ledger
@@ -14,6 +14,7 @@ from jaxrep.evals.sample import Sample
 from jaxrep.experiment import from_run, load
 from jaxrep.recipe import Recipe
 from jaxrep.spec import Change, difference
+from jaxrep.train.remote import place_of
 from jaxrep.train.run import read_json
 
 Line = Mapping[str, float | None]
@@ -71,19 +72,19 @@ def read(path: Path, name: str = "") -> RunFacts:
 
 def read_all(paths: Sequence[Path]) -> list[RunFacts]:
     """Several runs, each with a name that no other has: as much of its path as it takes. Raises UsageError."""
-    folders = [path.resolve() for path in paths]
-    for at, folder in enumerate(folders):
-        if folder in folders[:at]:
-            raise UsageError(f"{paths[at]} is given twice")
-    return [read(path, _name(folder, folders)) for path, folder in zip(paths, folders, strict=True)]
+    places = [PurePath(place_of(path.resolve())) for path in paths]
+    for at, place in enumerate(places):
+        if place in places[:at]:
+            raise UsageError(f"{place_of(paths[at])} is given twice")
+    return [read(path, _name(place, places)) for path, place in zip(paths, places, strict=True)]
 
 
-def _name(folder: Path, folders: Sequence[Path]) -> str:
-    for length in range(1, len(folder.parts)):
-        end = folder.parts[-length:]
-        if sum(other.parts[-length:] == end for other in folders) == 1:
+def _name(place: PurePath, places: Sequence[PurePath]) -> str:
+    for length in range(1, len(place.parts)):
+        end = place.parts[-length:]
+        if sum(other.parts[-length:] == end for other in places) == 1:
             return "/".join(end)
-    return str(folder)
+    return str(place)
 
 
 def _json(path: Path) -> Any:

@@ -1,7 +1,9 @@
 """``jaxrep compare`` prints and writes the table, and says what is wrong in one sentence."""
 
 import json
+import re
 
+import fsspec
 import numpy as np
 import pytest
 from report import made
@@ -9,6 +11,15 @@ from report import made
 from jaxrep.evals.sample import Sample
 
 HITS = np.arange(60) % 3
+
+
+@pytest.fixture
+def memory():
+    """The store behind memory://."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture
@@ -48,6 +59,24 @@ def test_runs_without_values_an_example_are_named(runs, jaxrep_says):
     _, out, _ = jaxrep_says("compare", *runs)
     assert "no intervals: b kept no values an example (samples.npz)" in out
     assert "no test: the values an example were not kept (retrieval/r1)" in out
+
+
+def test_runs_behind_urls_are_read_as_those_here_and_named_by_their_urls(runs, jaxrep_says, memory, tmp_path):
+    for where, run in zip("ab", runs, strict=True):
+        memory.put(str(run), f"/{where}/run", recursive=True)
+    _, here, _ = jaxrep_says("compare", *runs)
+    status, there, _ = jaxrep_says("compare", "memory://a/run", "memory://b/run")
+    assert status == 0
+    assert there.replace("a/run", "a").replace("b/run", "b").split() == here.split()
+    for given, sentence in (
+        ("memory://a/run", "memory://a/run is given twice"),
+        ("memory://c/run", "memory://c/run is"),
+    ):
+        status, _, err = jaxrep_says("compare", "memory://a/run", given)
+        assert status == 2 and err.startswith(f"jaxrep: error: {sentence}")
+    page = tmp_path / "page.html"
+    assert jaxrep_says("report", "memory://a/run", "memory://b/run", "--no-model", "--out", page)[0] == 0
+    assert {"a/run", "b/run"} <= set(re.findall(r"[ab]/run", page.read_text()))
 
 
 @pytest.mark.parametrize(
