@@ -5,6 +5,8 @@ Learnt queries read the tokens of the image: one gives the image's embedding, wh
 others a region's, with its box. The boxes decide which query is of which description.
 """
 
+from dataclasses import replace
+
 from experiments import clip
 from jaxrep.data.captions import OneCaption
 from jaxrep.data.openmoji_scenes import OpenMojiScenes
@@ -73,16 +75,18 @@ recipe = Recipe(
     epochs=35,
 )
 
-# Scenes of test pictures, and single pictures: of each, which of all names is nearest.
-SCENES = OpenMojiScenes(part="test", most=3, count=500)
-SINGLE = OpenMojiScenes(part="test", fewest=1, most=1, count=500, seed=1)
+# Scenes of one or two pictures, of about the size at which the small CLIP has seen them.
+TRAIN = OpenMojiScenes(fewest=1, most=2, smallest=0.4, largest=0.6)
+# Of test pictures: two of them, and single ones: of each, which of all names is nearest.
+SCENES = replace(TRAIN, part="test", fewest=2, count=500)
+SINGLE = replace(TRAIN, part="test", most=1, count=500, seed=1)
 
 tiny = recipe.replace(
     {"optimizer.clip_norm": 1.0},
     data=Data(
-        train=OpenMojiScenes(most=3),
-        batch_size=128,
-        tokenizer=Words(length=32),
+        train=TRAIN,
+        batch_size=64,
+        tokenizer=Words(length=24),
         texts=("text", "region"),
     ),
     views=(ColourJitter("image", brightness=0.02, contrast=0.02, saturation=0.02),),
@@ -101,7 +105,7 @@ tiny = recipe.replace(
     },
     schedule=WarmupCosine(peak=2e-3, warmup_steps=30),
     epochs=0,
-    examples=300 * 128,
+    examples=400 * 64,
     # From fresh towers as many steps stay where they begin: scenes are learnt after their parts.
     init={part: From(clip.tiny, stretch_after=8) for part in ("image", "text", "text_head")},
     evals=(Retrieval(data=SCENES), Retrieval(data=SINGLE, name="recognition"), Grounding(data=SCENES)),

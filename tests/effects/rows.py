@@ -207,7 +207,7 @@ EFFECTS: dict[str, Effect] = {
             "recognition/image_to_text/r1": "single unseen pictures to names R@1",
             "retrieval/image_to_text/r1": "unseen scenes to captions R@1",
         },
-        steps=TUNED,
+        steps=200,
     ),
     "metrix": Effect(
         claim="mixtures of embeddings teach more than the examples do, and use the space better",
