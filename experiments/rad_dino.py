@@ -11,9 +11,13 @@ from math import sqrt
 
 from experiments import clip, mixed_barlow
 from jaxrep.data.files import Folder
+from jaxrep.data.label_maps import LabelMaps
 from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.openmoji_masks import OpenMojiMasks
+from jaxrep.data.openmoji_scenes import OpenMojiScenes
 from jaxrep.encoders.stem import PatchStem, PixelNorm
 from jaxrep.encoders.vit import ViT
+from jaxrep.evals.segmentation import Segmentation
 from jaxrep.methods.self_distillation import PrototypeHead, SelfDistillation
 from jaxrep.methods.state import Ema
 from jaxrep.objective import Term
@@ -63,6 +67,11 @@ def last_layer(steps: int) -> tuple[RateOver, ...]:
     return tuple(RateOver(path=name, factor=Ramp(start=0.0, end=1.0, after=steps)) for name in names)
 
 
+def outlines(part: str) -> LabelMaps:
+    """Point this at outlines of your own, as those of lungs: maps of 0 and 1 beside the pictures."""
+    return LabelMaps(path=f"outlines/{part}/pictures", masks=f"outlines/{part}/maps", image_size=518, classes=2)
+
+
 recipe = Recipe(
     data=Data(train=Folder(path="chest-x-rays", image_size=518, labels_from_folders=False), batch_size=BATCH, texts=()),
     # Local crops have the size of DINOv2's, 98 pixels to global ones of 224.
@@ -86,6 +95,7 @@ recipe = Recipe(
     schedule=WarmupCosine(peak=0.004 * sqrt(BATCH / 1024), warmup_steps=10 * EPOCH, end=1e-6),
     examples=100 * EPOCH * BATCH,
     init={"image": Pretrained("dinov2-base")},
+    evals=(Segmentation(train=outlines("train"), data=outlines("test"), background=False),),
     checkpoint=Checkpointing(every_steps=1_000),
 )
 
@@ -103,5 +113,14 @@ tiny = recipe.replace(
     schedule=WarmupCosine(peak=2e-3, warmup_steps=50),
     examples=400 * 128,
     init={},
-    evals=mixed_barlow.tiny.evals,
+    evals=(
+        *mixed_barlow.tiny.evals,
+        # Scenes of 8 x 8 patches. What is held out at random is of every group; training saw it without its group.
+        Segmentation(
+            train=OpenMojiMasks(scenes=OpenMojiScenes(split="random", count=200)),
+            data=OpenMojiMasks(scenes=OpenMojiScenes(split="random", part="test", count=100)),
+            background=False,
+            l2=10.0,
+        ),
+    ),
 )
