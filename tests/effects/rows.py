@@ -91,7 +91,6 @@ EFFECTS: dict[str, Effect] = {
         without=clip_alone,
         baseline="CLIP",
         metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
-        steps=SCRATCH,
     ),
     "negclip": Effect(
         claim="wrong captions as negatives teach what words belong to",

@@ -8,7 +8,8 @@ from jaxrep.recipe import From
 from tests.effects import measure
 from tests.effects.rows import EFFECTS, untrained
 
-COMPARED = [name for name, effect in EFFECTS.items() if effect.steps and effect.without is not untrained]
+# CoOp is beside what it starts from, which is not trained any longer.
+COMPARED = [name for name, effect in EFFECTS.items() if effect.without is not untrained and name != "coop"]
 
 
 @pytest.mark.parametrize("name", COMPARED)
