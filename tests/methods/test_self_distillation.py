@@ -129,6 +129,16 @@ def test_the_student_sees_what_the_teacher_sees_but_for_hidden_patches(outputs):
     assert apart[~some].max() < 1e-5 < 1e-3 < apart[some].max()
 
 
+def test_in_training_a_pictures_features_are_the_teachers_of_its_first_crop(outputs):
+    out, seen = outputs
+    found = harness.traced(DINO)
+    module = found.structure.merge({path: 0.5 * x for path, x in harness.drawn(found.arrays).items()})
+    first = module.teacher.image(seen["a"])
+    # float32, in another order of operations
+    np.testing.assert_allclose(out["image"], first.pooled, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out["image/tokens"], first.tokens, rtol=1e-4, atol=1e-5)
+
+
 def test_a_picture_without_crops_is_encoded_by_the_teacher_at_any_size():
     found = harness.traced(DINO)
     module = found.structure.merge(harness.drawn(found.arrays))
