@@ -235,9 +235,14 @@ def unknown():
     return maps(images, masks)
 
 
+def of_another_size(patches):
+    raise ValueError("images of shape (8, 12, 3) reach an encoder that was built for (4, 4, 3)")
+
+
 @pytest.mark.parametrize(
     ("train", "tell", "sentence"),
     [
+        (lambda: maps(*made(4, 0)), of_another_size, "segmentation: images of shape"),
         (unknown, lambda x: x, "'mask' of example 2 of train holds 7, and there are 3 classes"),
         (lambda: maps(*made(4, 0)), lambda x: x[:, :5], "5 tokens are no grid of patches of 8 x 12 pixels"),
         (lambda: maps(*made(4, 0)), lambda x: x[:, 0], r"'image/tokens' is an array of shape \[3\] a picture"),
