@@ -63,7 +63,8 @@ class Effect:
         """The metrics of one side: of the run that is there, or of one that is trained now."""
         recipe, loaded = self.side(name, seed)
         path = _trained(recipe, loaded, folder)
-        evals, names = (*loaded.recipe.evals, *self.evals), {}
+        own = loaded.recipe.evals
+        evals, names = (*own, *(each for each in self.evals if each not in own)), {}
         if name == "baseline":
             evals, names = self.baseline_evals or evals, self.baseline_names
         where = folder if name == "baseline" and self.without is None else path  # pixels are the same for every run

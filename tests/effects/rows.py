@@ -1,8 +1,9 @@
 """The rows of the table of effects in docs/recipes.md."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
-from experiments import clip, coop, metaclip, mixed_barlow
+from experiments import clip, coop, metaclip, mixed_barlow, rad_dino
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.data.sentences import FirstSentence
 from jaxrep.evals.eval import Eval
@@ -40,8 +41,6 @@ FEATURES = {
     "probe/concept/top1": "linear probe, concepts",
     "knn/concept/20/top1": "20 neighbours, concepts",
 }
-ON_PIXELS = tuple(replace(each, output="pixels", name=f"pixels/{each.name}") for each in mixed_barlow.tiny.evals)
-OF_PIXELS = {metric: f"pixels/{metric}" for metric in FEATURES}
 
 
 def clip_alone(recipe: Recipe) -> Recipe:
@@ -66,21 +65,26 @@ def untrained(recipe: Recipe) -> Recipe:
     return recipe.replace(examples=recipe.data.batch_size, schedule=WarmupConstant(peak=0.0))
 
 
-def features(name: str, claim: str, steps: int, evals: tuple[Eval, ...] = ()) -> dict[str, Effect]:
-    """Rows of a tower beside the same tower before training, and beside raw pixels.
-
-    ``evals``: those of ``FEATURES``, where they are not the recipe's own.
-    """
+def features(
+    name: str, claim: str, steps: int, evals: tuple[Eval, ...], metrics: Mapping[str, str]
+) -> dict[str, Effect]:
+    """Rows of a tower beside the same tower before training, and beside raw pixels."""
     beside = Effect(
         claim=claim,
         recipe=f"{name}.py:tiny",
         without=untrained,
         baseline="the tower before training",
-        metrics=FEATURES,
+        metrics=metrics,
         steps=steps,
         evals=evals,
     )
-    pixels = replace(beside, without=None, baseline="raw pixels", baseline_evals=ON_PIXELS, baseline_names=OF_PIXELS)
+    pixels = replace(
+        beside,
+        without=None,
+        baseline="raw pixels",
+        baseline_evals=tuple(replace(each, output="pixels", name=f"pixels/{each.name}") for each in evals),
+        baseline_names={metric: f"pixels/{metric}" for metric in metrics},
+    )
     return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
 
 
@@ -217,7 +221,7 @@ EFFECTS: dict[str, Effect] = {
         steps=SCRATCH,
         evals=mixed_barlow.tiny.evals,
     ),
-    **features("metrix", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals),
+    **features("metrix", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals, FEATURES),
     "mixed_barlow": Effect(
         claim="mixed inputs guard Barlow Twins against overfitting",
         recipe="mixed_barlow.py:tiny",
@@ -226,6 +230,12 @@ EFFECTS: dict[str, Effect] = {
         metrics=FEATURES,
         steps=SCRATCH,
     ),
-    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH),
-    **features("rad_dino", "self-distillation without texts learns features of use", 200),
+    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals, FEATURES),
+    **features(
+        "rad_dino",
+        "self-distillation without texts learns features of use, of patches too",
+        200,
+        rad_dino.tiny.evals,
+        {**FEATURES, "segmentation/mean_iou": "linear segmentation, mean IoU"},
+    ),
 }
