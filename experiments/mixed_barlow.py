@@ -11,6 +11,7 @@ from functools import partial
 from experiments import clip
 from jaxrep.data.files import Folder
 from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.portion import Portion
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.evals.knn import Knn
 from jaxrep.evals.probe import Probe
@@ -74,7 +75,19 @@ recipe = Recipe(
     ),
 )
 
+
 # The encoder of clip.tiny, which has no batch norm; the weights of the terms are those of CIFAR-10.
+def half(rest: bool) -> Portion:
+    """Half of the concepts of all pictures, or the other half."""
+    return Portion(source=OpenMoji(image_size=48, part="all"), share=0.5, by="concept", rest=rest)
+
+
+# The group is asked of pictures of new concepts: among variants of one drawing raw pixels find it.
+HELD_OUT = {
+    "group": (half(False), half(True)),
+    "concept": (OpenMoji(image_size=48), OpenMoji(image_size=48, part="test")),
+}
+
 tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=256, texts=()),
     views=views(48, 0.3, blur=(0.5, 0.1), solarise=0.0),
@@ -91,8 +104,8 @@ tiny = recipe.replace(
     epochs=0,
     examples=500 * 256,
     evals=tuple(
-        kind(train=OpenMoji(image_size=48), data=OpenMoji(image_size=48, part="test"), label=label, name=name + label)
-        for label in ("group", "concept")
+        kind(train=train, data=data, label=label, name=name + label)
+        for label, (train, data) in HELD_OUT.items()
         for name, kind in (("probe/", partial(Probe, max_iterations=20)), ("knn/", Knn))
     ),
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from experiments import clip, coop, metaclip, mixed_barlow, rad_dino
+from experiments.mixed_barlow import half
 from jaxrep.data.openmoji import OpenMoji
 from jaxrep.data.sentences import FirstSentence
 from jaxrep.evals.eval import Eval
@@ -17,7 +18,7 @@ from tests.effects.measure import Effect
 SCRATCH, TUNED = 150, 100
 """Steps from fresh values, and from a trained CLIP."""
 
-EMOJI, UNSEEN = OpenMoji(image_size=48), OpenMoji(image_size=48, part="test")
+UNSEEN = OpenMoji(image_size=48, part="test")
 
 RETRIEVAL = {
     "retrieval/image_to_text/r1": "image to text R@1",
@@ -36,9 +37,9 @@ SPACE = {
     "retrieval/image_to_text/r1": "image to text R@1",
 }
 FEATURES = {
-    "probe/group/top1": "linear probe, 10 groups",
+    "probe/group/top1": "linear probe, 10 groups of new concepts",
     "knn/group/20/top1": "20 neighbours, groups",
-    "probe/concept/top1": "linear probe, concepts",
+    "probe/concept/top1": "linear probe, concepts of new pictures",
     "knn/concept/20/top1": "20 neighbours, concepts",
 }
 
@@ -165,11 +166,11 @@ EFFECTS: dict[str, Effect] = {
         without=clip_alone,
         baseline="CLIP on two modalities, all rows complete",
         metrics={
-            "probe/subgroup/top1": "linear probe on images, 100 subgroups",
+            "probe/subgroup/top1": "linear probe on images of new concepts, 100 subgroups",
             "retrieval/image_to_text/r1": "image to text R@1",
         },
         steps=SCRATCH,
-        evals=(Probe(train=EMOJI, data=UNSEEN, label="subgroup", name="probe/subgroup"),),
+        evals=(Probe(train=half(False), data=half(True), label="subgroup", max_iterations=20, name="probe/subgroup"),),
     ),
     "coop": Effect(
         claim="16 shots of learnt context beat a prompt by hand",
