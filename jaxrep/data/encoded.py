@@ -15,7 +15,7 @@ from jaxrep.data import decode
 from jaxrep.data.crop import CentreCrop, HostCrop
 from jaxrep.data.decode import BadSample
 from jaxrep.data.picture import image, label_map
-from jaxrep.data.source import BadShard, Examples, Source
+from jaxrep.data.source import BadShard, Examples, Instead, Source, stack, tried
 from jaxrep.data.storage import read
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import spec
@@ -87,13 +87,28 @@ class EncodedExamples(Examples):
         return self._example(index, None)
 
     def draw(self, index: int, key: int) -> dict[str, Any]:
+        """An example as training reads it: what is random in it (a crop) follows from ``key`` of 64 bits."""
         return self._example(index, key)
 
-    def _example(self, index: int, key: int | None) -> dict[str, Any]:
+    def gather(
+        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+    ) -> dict[str, Any]:
+        """As of other examples; each picture is decoded into its place in the batch, as a copy of all takes long."""
+        shape = (len(indices), self.source.image_size, self.source.image_size, 3)
+        pictures = np.empty(shape, np.uint8) if "image" in self._names else None
+
+        def read(row: int, index: int) -> dict[str, Any]:
+            key, into = None if keys is None else int(keys[row]), None if pictures is None else pictures[row]
+            return self._example(index, key, into)
+
+        rows = tried(read, indices, instead)
+        return {name: pictures if name == "image" else stack([row[name] for row in rows]) for name in self._names}
+
+    def _example(self, index: int, key: int | None, into: np.ndarray | None = None) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
-        return self.decoded(index, self.contents(index), key)
+        return self.decoded(index, self.contents(index), key, into)
 
     def contents(self, index: int) -> dict[str, bytes]:
         """The bytes of every part of an example."""
@@ -104,9 +119,11 @@ class EncodedExamples(Examples):
         for part in contents.keys() - {"image"}:
             self._value(part, index, contents)
 
-    def decoded(self, index: int, contents: Mapping[str, bytes], key: int | None = None) -> dict[str, Any]:
-        """The example ``index`` of the bytes of its parts. Raises BadSample."""
-        return {name: self._value(name, index, contents, key) for name in self._names}
+    def decoded(
+        self, index: int, contents: Mapping[str, bytes], key: int | None = None, into: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """The example ``index`` of the bytes of its parts; ``into``: its picture's memory. Raises BadSample."""
+        return {name: self._value(name, index, contents, key, into) for name in self._names}
 
     def column(self, name: str) -> Any:
         """One field or one column of the metadata, of every example, read without the rest.
@@ -133,7 +150,14 @@ class EncodedExamples(Examples):
         part = name.removesuffix("_id")  # captions are read without their pictures
         return self._value(name, index, {part: self.content(index, part)})
 
-    def _value(self, name: str, index: int, contents: Mapping[str, bytes], key: int | None = None) -> Any:
+    def _value(
+        self,
+        name: str,
+        index: int,
+        contents: Mapping[str, bytes],
+        key: int | None = None,
+        into: np.ndarray | None = None,
+    ) -> Any:
         if name == "key":
             return self.key(index)
         part, size = name.removesuffix("_id"), self.source.image_size
@@ -141,7 +165,7 @@ class EncodedExamples(Examples):
         try:
             match name:
                 case "image":
-                    return image(content, size, size, self.source.crop, key)
+                    return image(content, size, size, self.source.crop, key, into)
                 case "image_id":
                     return decode.content_id(content)
                 case "label":

@@ -89,8 +89,8 @@ class KarpathyExamples(EncodedExamples):
     def field(self, index: int, name: str) -> Any:
         return self._captions(index) if name == "text" else super().field(index, name)
 
-    def _value(self, name: str, index: int, contents: Mapping[str, bytes], key: int | None = None) -> Any:
-        return self._captions(index) if name == "text" else super()._value(name, index, contents, key)
+    def _value(self, name: str, index: int, contents: Mapping[str, bytes], *drawn: Any) -> Any:
+        return self._captions(index) if name == "text" else super()._value(name, index, contents, *drawn)
 
     def _captions(self, index: int) -> tuple[str, ...]:
         file, texts = self._rows[index]

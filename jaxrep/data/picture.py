@@ -38,19 +38,29 @@ CENTRE = CentreCrop()
 
 
 def image(
-    content: bytes, height: int, width: int, crop: HostCrop = CENTRE, key: int | None = None
+    content: bytes,
+    height: int,
+    width: int,
+    crop: HostCrop = CENTRE,
+    key: int | None = None,
+    into: UInt8[np.ndarray, "height width 3"] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """The box of a picture that ``crop`` chooses by ``key``, as RGB of a size; in any format that Pillow reads.
 
-    Of an animation, the first frame. Raises ValueError: the picture is damaged (also where a decoder would only warn),
-    of an unknown format, or too large.
+    Of an animation, the first frame. ``into``: where the result is written, a row of a batch; without it, a new array.
+
+    Raises ValueError: the picture is damaged (also where a decoder would only warn), too large, of an unknown format.
     """
     if size := jpeg.plain_size(content):
         with _in_words(content):
             check_size(*size)
             box = crop.box(*size, width / height, key)
-            return np.ascontiguousarray(resize(jpeg.decoded(content, size, box, height, width), height, width))
-    return opened(content, lambda picture: fitted(picture, height, width, crop, key, content))
+            return resize(jpeg.decoded(content, size, box, height, width), height, width, into)
+    found = opened(content, lambda picture: fitted(picture, height, width, crop, key, content))
+    if into is None:
+        return found
+    into[...] = found
+    return into
 
 
 def label_map(
@@ -159,11 +169,19 @@ def opaque(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def resize(pixels: UInt8[np.ndarray, "h w 3"], height: int, width: int) -> UInt8[np.ndarray, "height width 3"]:
-    """To a size: an axis that shrinks much by the mean over pixels, so that nothing aliases; else linearly."""
+def resize(
+    pixels: UInt8[np.ndarray, "h w 3"], height: int, width: int, into: UInt8[np.ndarray, "height width 3"] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """To a size: an axis that shrinks much by the mean over pixels, so that nothing aliases; else linearly.
+
+    ``into``: where the result is written; without it, a new array.
+    """
     h, w, _ = pixels.shape
+    into = np.empty((height, width, 3), np.uint8) if into is None else into
     if max(h / height, w / width) >= ALIASES:
         pixels = cv2.resize(pixels, (min(w, width), min(h, height)), interpolation=cv2.INTER_AREA)
     if pixels.shape[:2] == (height, width):
-        return pixels
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_LINEAR)
+        into[...] = pixels
+    else:
+        cv2.resize(pixels, (width, height), into, interpolation=cv2.INTER_LINEAR)
+    return into

@@ -6,7 +6,7 @@ evaluations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from jaxrep.data.decode import BadSample
 from jaxrep.data.order import Indices, Order
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.spec import spec
+
+T = TypeVar("T")
 
 
 class BadShard(JaxrepError):
@@ -37,29 +39,17 @@ class Examples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         raise TypeError(f"{type(self).__name__} does not give examples by index")
 
-    def draw(self, index: int, key: int) -> dict[str, Any]:
-        """An example as training reads it: what is random in it (a crop, a caption) follows from ``key`` of 64 bits."""
-        return self[index]
-
     def gather(
         self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
     ) -> dict[str, Any]:
         """The examples at ``indices`` [B] as columns: arrays that lead with B; strings as lists of length B.
 
-        ``keys``: uint64 [B], as ``draw`` takes them; without them nothing is random. ``instead`` is asked for another
-        index where an example cannot be read; without it BadSample or BadShard is raised.
+        ``keys``: uint64 [B], from which follows what is random in them (a crop, a caption), where anything is; without
+        them nothing is. ``instead`` is asked for another index where an example cannot be read; without it BadSample or
+        BadShard is raised.
         """
-        rows = [self._row(row, int(index), keys, instead) for row, index in enumerate(indices)]
+        rows = tried(lambda row, index: self[index], indices, instead)
         return {name: stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
-
-    def _row(self, row: int, index: int, keys: np.ndarray | None, instead: Instead | None) -> dict[str, Any]:
-        while True:
-            try:
-                return self[index] if keys is None else self.draw(index, int(keys[row]))
-            except (BadSample, BadShard) as error:
-                if instead is None:
-                    raise
-                index = instead(row, error)
 
     def column(self, name: str) -> Any:
         """One value of every example, in order: an array, or a list of strings."""
@@ -130,6 +120,20 @@ class Source:
     def fields(self) -> dict[str, Field]:
         """What an example holds, known without touching a file; the type of a string is ``str``."""
         raise TypeError(f"{type(self).__name__} does not say what an example holds")
+
+
+def tried(read: Callable[[int, int], T], indices: np.ndarray, instead: Instead | None) -> list[T]:
+    """``read(row, index)`` of every row, of another index where one cannot be read. Raises BadSample, BadShard."""
+    found = []
+    for row, index in enumerate(indices.tolist()):
+        while len(found) == row:
+            try:
+                found.append(read(row, index))
+            except (BadSample, BadShard) as error:
+                if instead is None:
+                    raise
+                index = instead(row, error)
+    return found
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:

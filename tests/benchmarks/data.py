@@ -4,7 +4,7 @@
 
 The tars hold 2,000 photographs (``tests/photos.py``) at quality 90. Each loader has two workers, shuffles nothing that
 the others do not, runs without end and hands out batches of 64; counted is what comes after the first four batches. The
-loaders take turns and the best turn counts, so that what else runs on the machine disturbs all of them alike.
+loaders take turns, all as long, and the best turn counts, so that what else runs on the machine disturbs all alike.
 
 What the peers do to a picture is what torchvision's transforms do to one from Pillow, in open_clip's order:
 decode, crop, bicubic antialiased resize. ``floats``: as in open_clip's training they also convert to normalised
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--count", type=int, default=2000, help="pictures that a loader hands out in one turn")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long a loader's turn takes")
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where tars are kept for the next time (default: nowhere)")
@@ -66,7 +66,7 @@ def main() -> None:
             width, height, scale = CASES[case]
             folder = (arguments.folder or Path(temporary)) / f"{width}x{height}-q{arguments.quality}"
             pattern = tars(folder, arguments.images, width, height, arguments.quality)
-            best = best_rates(loaders(pattern, scale), arguments.count, arguments.repeats)
+            best = best_rates(loaders(pattern, scale), arguments.seconds, arguments.repeats)
             results += [{"case": case, "loader": name, "images_per_second": rate} for name, rate in best.items()]
             print_rates(f"{width} x {height}, scale {scale}", best)
             # processor time, which says more than a clock where others use the machine
@@ -103,7 +103,7 @@ def loaders(pattern: str, scale: Scale) -> dict[str, Callable[[], Iterator[Any]]
     }
 
 
-def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], pictures: int, repeats: int) -> dict[str, float]:
+def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], seconds: float, repeats: int) -> dict[str, float]:
     """Images a second of each loader, the best of its turns."""
     rates: dict[str, list[float]] = {name: [] for name in starts}
     for _ in range(repeats):
@@ -111,10 +111,11 @@ def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], pictures: int, re
             batches = start()
             for _ in range(WARM_UP):
                 next(batches)
-            count, begin = pictures // BATCH, time.perf_counter()
-            for _ in range(count):
+            count, begin, took = 0, time.perf_counter(), 0.0
+            while took < seconds:
                 next(batches)
-            rates[name].append(count * BATCH / (time.perf_counter() - begin))
+                count, took = count + 1, time.perf_counter() - begin
+            rates[name].append(count * BATCH / took)
             batches.close()  # pyright: ignore[reportAttributeAccessIssue]
     return {name: max(values) for name, values in rates.items()}
 

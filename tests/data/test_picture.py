@@ -231,3 +231,13 @@ def test_a_jpeg_without_exif_is_read_as_one_with_it():
         for end in range(2, plain.index(b"\xff\xda") + 20, 7):
             with pytest.raises(ValueError, match=r"^the picture cannot be decoded \("):
                 image(plain[:end], 8, 8)
+
+
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (64, 64), (40, 30), (90, 50)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_picture_is_written_where_it_is_told_to(kind, width, height):
+    (picture,) = photos.pictures(1, width, height)
+    content, rows = _bytes(picture, kind), np.zeros((3, 64, 64, 3), np.uint8)
+    crop = RandomResizedCrop(scale=(0.9, 1.0))
+    assert image(content, 64, 64, crop, 5, rows[1]) is not None and not rows[[0, 2]].any()
+    np.testing.assert_array_equal(rows[1], image(content, 64, 64, crop, 5))

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jaxrep.data.arrays import ArrayShards
 from jaxrep.data.crop import RandomResizedCrop
+from jaxrep.data.decode import BadSample
 from jaxrep.data.files import Csv, Folder, Lines
 from jaxrep.data.grammar import KINDS
 from jaxrep.data.ledger import EMPTY, Ledger
@@ -143,3 +144,25 @@ def test_the_unbroken_run_crops_anew_and_meets_what_cannot_be_read(run):
         if "image" in batches[0]:
             ids, images = (np.concatenate([batch[name] for batch in batches]) for name in ("image_id", "image"))
             assert len(np.unique(ids)) < len(np.unique(images, axis=0))
+
+
+def test_a_batch_holds_the_examples_as_they_are_drawn_one_by_one(run):
+    good = [index for index in range(len(run.examples)) if can_be_read(run.examples, index)]
+    indices, keys = np.array(good)[[0, -1, 2, -1]], np.arange(4, dtype=np.uint64)
+    batch, alone = run.examples.gather(indices, keys), run.examples.gather(indices)
+    for row in range(4):
+        drawn = run.examples.gather(indices[[row]], keys[[row]])
+        for columns, example in (
+            (batch, {name: x[0] for name, x in drawn.items()}),
+            (alone, run.examples[indices[row]]),
+        ):
+            assert columns.keys() == example.keys()
+            for name, value in example.items():
+                np.testing.assert_array_equal(columns[name][row], value, err_msg=name)
+
+
+def can_be_read(examples, index):
+    try:
+        return bool(examples[index])
+    except BadSample:
+        return False
