@@ -163,6 +163,29 @@ def shardings(mesh: jax.sharding.Mesh, spec: Mesh, shapes: Mapping[str, Any]) ->
     return {path: NamedSharding(mesh, spec.layout(path, leaf.shape)) for path, leaf in shapes.items()}
 
 
+def local_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
+    """Which of ``count`` rows this process's devices hold; they need not be those of its process index."""
+    indices = sharding.addressable_devices_indices_map((count,)).values()
+    held = {index[0].indices(count)[:2] for index in indices if index is not None}
+    first, stop = min(start for start, _ in held), max(stop for _, stop in held)
+    if sum(stop - start for start, stop in held) != stop - first:
+        raise ValueError(
+            f"the devices of process {jax.process_index()} hold separate ranges of rows, {sorted(held)}: "
+            "order the mesh so that a process's devices are neighbours along the axes of the batch"
+        )
+    return slice(first, stop)
+
+
+def put(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, count: int) -> dict[str, jax.Array]:
+    """Global arrays [count,...], laid out by ``sharding``, of this process's ``local_rows`` of each."""
+    if jax.process_count() == 1:  # all fields in one call, several times as fast
+        return jax.device_put(dict(batch), sharding)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (count, *rows.shape[1:]))
+        for name, rows in batch.items()
+    }
+
+
 def ambient() -> jax.sharding.AbstractMesh | None:
     """The mesh that ``jax.set_mesh`` has made current, or None."""
     mesh = jax.sharding.get_abstract_mesh()

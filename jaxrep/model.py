@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from PIL import Image
@@ -21,7 +22,7 @@ from jaxrep.data.picture import fitted, opened
 from jaxrep.data.tables import tables_of
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
-from jaxrep.mesh import ROWS, Mesh, shardings
+from jaxrep.mesh import ROWS, Mesh, local_rows, put, shardings
 from jaxrep.methods.method import STATISTICS
 from jaxrep.objective import normalise
 from jaxrep.train.digest import digests
@@ -89,34 +90,80 @@ class Model:
 
     def _in_blocks(self, batch: Mapping[str, Any], want: tuple[str, ...], *, unit: bool) -> dict[str, np.ndarray]:
         n = len(next(iter(batch.values())))
-        blocks = [self._block(batch, start, want, unit) for start in self._starts(n)]
+        blocks = []
+        for start in self.starts(n):
+            rows = min(self.rows_at_once, n - start)
+            own = {name: np.asarray(value[start:][:rows][self.share(rows)]) for name, value in batch.items()}
+            blocks.append(self.of_share(own, rows, want, unit=unit))
         return {name: np.concatenate([block[name] for block in blocks]) for name in want}
 
-    def _starts(self, n: int) -> Iterable[int]:
+    def starts(self, n: int) -> Iterable[int]:
         """Where the blocks of n rows start; with a bar where that takes more than one of them."""
-        starts = range(0, max(n, 1), self.block_size)
+        starts = range(0, max(n, 1), self.rows_at_once)
         quiet = not self.progress or len(starts) == 1
         return track(starts, "embedding", console=Console(stderr=True), transient=True, disable=quiet)
 
-    def _block(self, batch: Mapping[str, Any], start: int, want: tuple[str, ...], unit: bool) -> dict[str, np.ndarray]:
-        """One block of rows, the last one filled up by repetition to a power of two, so that few shapes occur.
+    @property
+    def rows_at_once(self) -> int:
+        """Rows of a block: ``block_size`` a host, where the model lies on the devices of several."""
+        devices = self._devices_of_rows()
+        here = self._held(devices)
+        own = here.stop - here.start
+        return -(-self.block_size // own) * devices
 
-        Where the model lies on a mesh the rows lie over it as well, and every host has all embeddings.
+    def share(self, rows: int) -> slice:
+        """Which rows of a block of so many are this host's to read: those that its devices hold.
+
+        Rows are dealt evenly to the devices over which they lie, each device's followed by what fills it up.
         """
-        cut = {name: np.asarray(value[start : start + self.block_size]) for name, value in batch.items()}
-        rows = len(next(iter(cut.values())))
-        size = min(self.block_size, 1 << max(rows - 1, 0).bit_length())
+        size, slots = self._slots(rows)
+        held = self._held(size)
+        return slice(*np.searchsorted(slots, (held.start, held.stop)).tolist())
+
+    def of_share(
+        self, own: Mapping[str, np.ndarray], rows: int, want: Sequence[str], *, unit: bool
+    ) -> dict[str, np.ndarray]:
+        """Outputs of a block of ``rows``, of which ``own`` holds this host's ``share``; normalised where ``unit``.
+
+        All hosts call it, and every one has the outputs of all rows.
+        """
+        block, slots = self._spread(own, rows)
         mesh = self._mesh()
-        if mesh is not None:
-            devices = mesh.shape["data"] * mesh.shape["fsdp"]
-            size = -(-size // devices) * devices
-        filled = {name: _fill(value, size) for name, value in cut.items()}
-        if mesh is not None:
-            filled = {name: _spread(value, NamedSharding(mesh, ROWS)) for name, value in filled.items()}
-        found = _rows(
-            self._structure, self._arrays, filled, want, unit, None if mesh is None else NamedSharding(mesh, P())
-        )
-        return {name: np.asarray(x)[:rows] for name, x in found.items()}
+        whole = None if mesh is None else NamedSharding(mesh, P())
+        found = _rows(self._structure, self._arrays, block, tuple(want), unit, whole)
+        return {name: np.asarray(x)[slots] for name, x in found.items()}
+
+    def gathered(self, own: np.ndarray, rows: int) -> np.ndarray:
+        """A block of ``rows`` whole, of which ``own`` holds this host's ``share``; all hosts call it."""
+        block, slots = self._spread({"own": own}, rows)
+        return np.asarray(multihost_utils.process_allgather(block["own"], tiled=True))[slots]
+
+    def _spread(self, own: Mapping[str, np.ndarray], rows: int) -> tuple[dict[str, Any], np.ndarray]:
+        """A block of ``rows``, filled up, on the devices of all hosts; and the places of the rows in it."""
+        size, slots = self._slots(rows)
+        held, mesh = self._held(size), self._mesh()
+        places = slots[self.share(rows)] - held.start
+        block = {name: _dealt(value, places, held.stop - held.start) for name, value in own.items()}
+        return block if mesh is None else put(block, NamedSharding(mesh, ROWS), size), slots
+
+    def _slots(self, rows: int) -> tuple[int, np.ndarray]:
+        """The size of a block of so many rows, a power of two on each device so that few shapes occur, and where in it
+        each of them stands."""
+        devices = self._devices_of_rows()
+        size = min(self.rows_at_once // devices, 1 << max(-(-rows // devices) - 1, 0).bit_length())
+        first = rows * np.arange(devices + 1) // devices
+        device = np.repeat(np.arange(devices), np.diff(first))
+        return size * devices, device * size + np.arange(rows) - first[device]
+
+    def _devices_of_rows(self) -> int:
+        """Over how many devices the rows of a block lie."""
+        mesh = self._mesh()
+        return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+    def _held(self, size: int) -> slice:
+        """Which places of a block of ``size`` are on this host's devices."""
+        mesh = self._mesh()
+        return slice(0, size) if mesh is None else local_rows(NamedSharding(mesh, ROWS), size)
 
     def _mesh(self) -> jax.sharding.Mesh | None:
         """The mesh of several devices on which the parameters lie, or None."""
@@ -190,8 +237,8 @@ class Model:
             batch |= {} if valid is None else {f"{name}/valid": np.asarray(valid, bool)}
             return self.encode(batch, (name,))[name]
         parts = []
-        for start in self._starts(len(texts)):
-            tokens = self.tokenize(texts[start : start + self.block_size])  # pyright: ignore[reportArgumentType]
+        for start in self.starts(len(texts)):
+            tokens = self.tokenize(texts[start : start + self.rows_at_once])  # pyright: ignore[reportArgumentType]
             shown = slice(self._shown(tokens["text/valid"], name))
             batch = {name: tokens["text"][:, shown], f"{name}/valid": tokens["text/valid"][:, shown]}
             parts.append(self.encode(batch, (name,))[name])
@@ -217,8 +264,8 @@ class Model:
         self.require(name)
         floats = pictures if hasattr(pictures, "dtype") and np.asarray(pictures).dtype.kind == "f" else None
         parts, want = [], output or name
-        for start in self._starts(len(pictures)):
-            block = pictures[start : start + self.block_size]
+        for start in self.starts(len(pictures)):
+            block = pictures[start : start + self.rows_at_once]
             if floats is not None:
                 rows = self.pixels(np.asarray(block), name)
             else:
@@ -236,11 +283,6 @@ def _from_file(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndar
         raise UsageError(f"the picture {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
-
-
-def _spread(rows: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Rows that every host has, over the devices of all."""
-    return jax.make_array_from_callback(rows.shape, sharding, lambda index: rows[index])
 
 
 @functools.partial(jax.jit, static_argnames=("structure", "want", "unit", "whole"))
@@ -265,10 +307,12 @@ def _named(outputs: Mapping[str, Any], name: str, who: str) -> Any:
     return outputs[name]
 
 
-def _fill(rows: np.ndarray, size: int) -> np.ndarray:
-    """Repeats the first row (or zeros, where there is none) up to ``size`` rows: the result of a row does not depend
-    on the others."""
+def _dealt(rows: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
+    """``size`` rows, of which those at ``places`` are these and the others repeat the first (or are zeros, where there
+    is none): the result of a row does not depend on the others."""
     if len(rows) == size:
         return rows
     first = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
-    return np.concatenate([rows, np.repeat(first, size - len(rows), axis=0)])
+    block = np.repeat(first, size, axis=0)
+    block[places] = rows
+    return block

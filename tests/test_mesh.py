@@ -15,7 +15,7 @@ from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.losses import pairwise
-from jaxrep.mesh import ROWS, Mesh, Shard, shardings
+from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, put, shardings
 from jaxrep.methods.dual import Dual
 from jaxrep.methods.heads import LogitBias
 from jaxrep.objective import Sigmoid
@@ -115,6 +115,38 @@ def test_a_plan_tells_a_rule_that_names_nothing_before_it_compiles():
 def test_a_mesh_that_does_not_fit_the_devices_is_one_sentence():
     with pytest.raises(UsageError, match=r"data=-1, fsdp=3, tensor=2 does not fit 8 devices: the product of the axes"):
         Mesh(fsdp=3, tensor=2).build()
+
+
+# Rows
+
+
+def test_rows_of_this_process_cover_its_devices():
+    for spec in (ROWS, P()):
+        assert local_rows(jax.NamedSharding(MIXED.build(), spec), 8) == slice(0, 8)
+
+
+@pytest.mark.parametrize("devices, expected", [((0, 1), slice(0, 4)), ((2, 3), slice(4, 8)), ((0, 2), None)])
+def test_a_process_reads_the_rows_that_its_devices_hold(devices, expected):
+    held = {device: (slice(2 * device, 2 * device + 2),) for device in devices}
+
+    class OfAPod:
+        def addressable_devices_indices_map(self, shape):
+            return held
+
+    if expected:
+        assert local_rows(OfAPod(), 8) == expected
+    else:
+        with pytest.raises(ValueError, match=r"separate ranges of rows, \[\(0, 2\), \(4, 6\)\]"):
+            local_rows(OfAPod(), 8)
+
+
+def test_put_lays_out_every_array_by_rows():
+    given = {"image": np.ones((8, 4, 4, 3), np.uint8), "label": np.arange(8, dtype=np.int32)}
+    sharding = jax.NamedSharding(MIXED.build(), ROWS)
+    placed = put(given, sharding, 8)
+    for name, values in given.items():
+        assert placed[name].dtype == values.dtype and placed[name].sharding == sharding
+        np.testing.assert_array_equal(placed[name], values)
 
 
 # A step on a mesh

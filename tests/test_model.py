@@ -5,7 +5,9 @@ import pytest
 from harness import RECIPE, batch, drawn, traced
 from PIL import Image
 
+from jaxrep import model
 from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 
 TRACED = traced(RECIPE)
@@ -54,6 +56,33 @@ def test_blocks_of_another_size_give_the_same(whole):
     other = Model(TRACED.structure, drawn(TRACED.arrays), TRACED.fields, TOKENIZER, block_size=16)
     for name, x in other.encode(ROWS, BOTH).items():
         np.testing.assert_allclose(x, whole[name], atol=1e-6)  # other shapes, other order of sums
+
+
+SPLIT = Mesh(data=4, fsdp=2, min_shard_size=1)
+
+
+@pytest.mark.parametrize("n", (0, 1, 5, 8, 11, 16))
+def test_over_devices_with_rows_that_fill_up_it_gives_the_same(whole, n):
+    laid = Model(TRACED.structure, drawn(TRACED.arrays), TRACED.fields, TOKENIZER, block_size=9).laid(SPLIT)
+    assert laid.rows_at_once == 16
+    for name, x in laid.encode({name: value[:n] for name, value in ROWS.items()}, BOTH).items():
+        np.testing.assert_allclose(x, whole[name][:n], atol=1e-6)  # other shapes, other order of sums
+    pictures = ROWS["image"][:n]
+    np.testing.assert_array_equal(laid.gathered(pictures, n), pictures)
+
+
+@pytest.mark.parametrize("hosts", (1, 2, 4, 8))
+def test_every_row_of_a_block_is_the_share_of_one_host_and_shares_are_even(monkeypatch, hosts):
+    laid = MODEL.laid(SPLIT)
+    for host in range(hosts):
+        monkeypatch.setattr(
+            model,
+            "local_rows",
+            lambda _, size: slice(size * host // hosts, size * (host + 1) // hosts),  # noqa: B023
+        )
+        assert laid.rows_at_once == max(4 * hosts, 8)
+        for rows in range(laid.rows_at_once + 1):
+            assert laid.share(rows) == slice(rows * host // hosts, rows * (host + 1) // hosts)
 
 
 def test_images_in_numbers_from_0_to_1_are_those_in_bytes(whole):

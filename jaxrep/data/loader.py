@@ -85,7 +85,7 @@ class Loader:
         workers: int = 0,
         threads: int = 2,
     ):
-        """``batch_size``: global; ``rows``: those of a batch that this host reads (``prefetch.local_rows``).
+        """``batch_size``: global; ``rows``: those of a batch that this host reads (``mesh.local_rows``).
 
         ``position``: of the first example, and ``ledger``: what was bad before it, as ``loader.position`` and
         ``loader.ledger`` said then. ``seed``: of what is drawn in reading. ``max_bad_share``: the share of examples

@@ -3,37 +3,13 @@
 import queue
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxrep.data.ledger import Ledger
 from jaxrep.data.loader import Loader
-
-
-def local_rows(sharding: jax.sharding.Sharding, batch_size: int) -> slice:
-    """The rows of a batch that this process's devices hold, which need not be those of its process index."""
-    indices = sharding.addressable_devices_indices_map((batch_size,)).values()
-    held = {index[0].indices(batch_size)[:2] for index in indices if index is not None}
-    first, stop = min(start for start, _ in held), max(stop for _, stop in held)
-    if sum(stop - start for start, stop in held) != stop - first:
-        raise ValueError(
-            f"the devices of process {jax.process_index()} hold separate ranges of rows, {sorted(held)}: "
-            "order the mesh so that a process's devices are neighbours along the axes of the batch"
-        )
-    return slice(first, stop)
-
-
-def put(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, batch_size: int) -> dict[str, jax.Array]:
-    """This process's rows of a batch as global arrays [batch_size,...], laid out by ``sharding``."""
-    if jax.process_count() == 1:  # all fields in one call, several times as fast
-        return jax.device_put(dict(batch), sharding)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
-        for name, rows in batch.items()
-    }
+from jaxrep.mesh import put
 
 
 class Prefetch:

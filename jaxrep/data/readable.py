@@ -1,17 +1,20 @@
-"""All of a data set, some examples at a time, for what measures on it: what cannot be read is left out, and told."""
+"""Examples as a measure reads them: what cannot be read is left out, and told."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxrep.data.decode import BadSample
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, stack
 from jaxrep.errors import JaxrepError
 
 MAX_BAD_SHARE = 0.01
 """Of the examples that may be left out, or one of them; with more, figures of two runs would not compare."""
+
+Row = dict[str, Any] | BadSample
+"""The values of an example by column, or why it cannot be read."""
 
 
 def blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
@@ -22,30 +25,38 @@ def blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
     """
     bad: list[BadSample] = []
     for start in range(0, len(examples), size):
-        indices = np.arange(start, min(start + size, len(examples)))
-        try:
-            columns = examples.gather(indices)
-        except BadSample:
-            good = [index for index in indices.tolist() if not _bad(examples, index, bad)]
-            if len(bad) > max(1, MAX_BAD_SHARE * len(examples)) or len(bad) == len(examples):
-                raise JaxrepError(f"{_told(bad)}, more than {MAX_BAD_SHARE:.0%} of {len(examples)}") from bad[0]
-            if not good:
-                continue
-            columns = examples.gather(np.array(good))
-        yield columns
-    if bad:
-        print(f"{_told(bad)} of {len(examples)}: the evaluation goes without", file=sys.stderr)
+        found = rows(examples, np.arange(start, min(start + size, len(examples))))
+        bad += [row for row in found if isinstance(row, BadSample)]
+        check(bad, len(examples))
+        if good := [row for row in found if not isinstance(row, BadSample)]:
+            yield {name: stack([row[name] for row in good]) for name in good[0]}
+    tell(bad, len(examples))
 
 
-def _bad(examples: Examples, index: int, bad: list[BadSample]) -> bool:
-    """Whether an example cannot be read; then why not is added to ``bad``."""
+def rows(examples: Examples, indices: np.ndarray) -> list[Row]:
+    """The examples at ``indices``. Raises BadShard: a shard cannot be read."""
+    if not len(indices):
+        return []
     try:
-        examples.gather(np.array([index]))
+        columns = examples.gather(indices)
     except BadSample as error:
-        bad.append(error)
-        return True
-    return False
+        if len(indices) == 1:
+            return [error]
+        return [row for index in indices for row in rows(examples, np.array([index]))]
+    return [{name: values[i] for name, values in columns.items()} for i in range(len(indices))]
 
 
-def _told(bad: list[BadSample]) -> str:
+def check(bad: Sequence[BadSample], count: int) -> None:
+    """That no more than ``MAX_BAD_SHARE`` of ``count`` examples could not be read. Raises JaxrepError."""
+    if len(bad) > max(1, MAX_BAD_SHARE * count) or len(bad) == count:
+        raise JaxrepError(f"{_told(bad)}, more than {MAX_BAD_SHARE:.0%} of {count}") from bad[0]
+
+
+def tell(bad: Sequence[BadSample], count: int) -> None:
+    """Prints how many of ``count`` examples a measure goes without, if it does."""
+    if bad:
+        print(f"{_told(bad)} of {count}: the evaluation goes without", file=sys.stderr)
+
+
+def _told(bad: Sequence[BadSample]) -> str:
     return f"{len(bad)} examples cannot be read (the first: {bad[0]})"

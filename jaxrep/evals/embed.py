@@ -1,17 +1,20 @@
-"""Embeddings of a whole data set, some examples at a time, with the columns that an evaluation needs besides."""
+"""Embeddings of a whole data set, a block of examples after another, with the columns that an evaluation needs besides.
 
-from collections.abc import Sequence
+Of several hosts each reads and decodes the pictures that its devices hold, and has the embeddings and columns of all.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrep.data.readable import blocks
+from jaxrep.data.decode import BadSample
+from jaxrep.data.readable import Row, check, rows, tell
 from jaxrep.data.source import Examples
-from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.ranks import require_finite
 from jaxrep.model import Model
-
-EXAMPLES_AT_ONCE = 1024
+from jaxrep.train import hosts
 
 PIXELS = "pixels"
 """In place of an output: the pixels of the picture that the model sees, from 0 to 1, as a baseline."""
@@ -28,7 +31,7 @@ def embed_images(
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
     """Embeddings float32 [N,D] of the field ``image`` of every example, and the values of ``columns``.
 
-    An example that cannot be read has no row; how many there are is printed (``readable.blocks``).
+    An example that cannot be read has no row; how many there are is printed.
 
     Args:
         output: the output of the method's rows that is taken, or ``PIXELS``; empty: that of the field's name.
@@ -40,28 +43,76 @@ def embed_images(
     """
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
-    require_field(model, image)
+    output = output or image
     embeddings, kept = [], {column: [] for column in columns}
-    for rows in blocks(examples, EXAMPLES_AT_ONCE):
-        embeddings.append(_features(model, rows[image], image, output, unit))
+    for found, values in encoded(model, examples, image, (output,), columns, unit=unit):
+        embeddings.append(found[output])
         for column in columns:
-            kept[column].extend(rows[column])
+            kept[column].extend(values[column])
     joined = np.concatenate(embeddings)
+    if joined.ndim != 2:
+        raise JaxrepError(
+            f"'{output}' is an array of shape {list(joined.shape[1:])} a picture, and evaluations compare "
+            f"vectors: take a pooled output, as {image}"
+        )
     require_finite(joined, lambda i: f"'{image}' of example {i}")
     return joined, kept
 
 
-def _features(model: Model, pictures: Sequence[Any], image: str, output: str, unit: bool) -> np.ndarray:
-    if output == PIXELS:
-        rows = np.stack([model.image(picture, image).ravel() for picture in pictures]).astype(np.float32) / 255
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if unit else rows
-    found = model.encode_image(pictures, image, output=output, unit=unit)
-    if found.ndim != 2:
-        raise JaxrepError(
-            f"'{output or image}' is an array of shape {list(found.shape[1:])} a picture, and evaluations compare "
-            f"vectors: take a pooled output, as {image}"
-        )
-    return found
+def encoded(
+    model: Model, examples: Examples, image: str, want: Sequence[str], columns: Sequence[str], *, unit: bool
+) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[Any]]]]:
+    """Of the examples of each block that can be read: the outputs ``want`` of the pictures, and the values of columns.
+
+    Raises JaxrepError, on all hosts: too many cannot be read, or the model does not read such images.
+    """
+    model.require(image)
+    bad: list[BadSample] = []
+    for start in model.starts(len(examples)):
+        count = min(model.rows_at_once, len(examples) - start)
+        places = np.arange(start, start + count)[model.share(count)]
+        what = f"reading of '{image}' from example {start} on"
+        pictures, own = hosts.together(what, lambda: _read(model, examples, places, image, columns))  # noqa: B023
+        block = _of_all(hosts.gathered(what, own))
+        good = {place: row for place, row in block.items() if not isinstance(row, BadSample)}
+        bad += [row for row in block.values() if isinstance(row, BadSample)]
+        check(bad, len(examples))
+        found = _outputs(model, image, pictures, count, want, unit)
+        at = np.array([*good], np.int64) - start
+        yield {name: x[at] for name, x in found.items()}, {c: [row[c] for row in good.values()] for c in columns}
+    if hosts.main():
+        tell(bad, len(examples))
+
+
+def _read(
+    model: Model, examples: Examples, places: np.ndarray, image: str, columns: Sequence[str]
+) -> tuple[np.ndarray, dict[int, Row]]:
+    """Pictures uint8 [n,H,W,3] as the model reads them, black where one cannot be read, and rows of the columns."""
+    pictures, own = np.zeros((len(places), *model.picture_shape(image)), np.uint8), {}
+    for i, row in enumerate(rows(examples, places)):
+        if not isinstance(row, BadSample):
+            pictures[i] = model.image(row[image], image)
+            row = {column: row[column] for column in columns}
+        own[int(places[i])] = row
+    return pictures, own
+
+
+def _of_all(said: Sequence[dict[int, Row]]) -> dict[int, Row]:
+    """The rows that the hosts have read, in their order; one that two hosts hold is bad where one could not read it."""
+    found: dict[int, Row] = {}
+    for own in said:
+        found |= {place: row for place, row in own.items() if not isinstance(found.get(place), BadSample)}
+    return dict(sorted(found.items()))
+
+
+def _outputs(
+    model: Model, image: str, pictures: np.ndarray, count: int, want: Sequence[str], unit: bool
+) -> dict[str, np.ndarray]:
+    """Outputs by name of a block of ``count`` rows, of which the pictures are this host's."""
+    if PIXELS not in want:
+        return model.of_share({image: pictures}, count, want, unit=unit)
+    pixels = model.gathered(pictures, count).reshape(count, -1).astype(np.float32) / 255
+    return {PIXELS: pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12) if unit else pixels}
 
 
 def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
@@ -70,13 +121,7 @@ def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
     Raises:
         JaxrepError: the embedding of a text is not finite, or the model does not read texts.
     """
-    require_field(model, text)
+    model.require(text)
     embeddings = model.encode_text(texts, text)
     require_finite(embeddings, lambda i: f"the text {texts[i]!r}")
     return embeddings
-
-
-def require_field(model: Model, name: str) -> None:
-    """That the model has a tower for ``name``. Raises UsageError."""
-    if name not in model.fields:
-        raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, model.fields)}")

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError, hint
-from jaxrep.evals.embed import EXAMPLES_AT_ONCE, embed_texts, require_field
+from jaxrep.evals.embed import embed_texts, encoded
 from jaxrep.evals.eval import Eval
 from jaxrep.evals.ranks import ranks, require_finite
 from jaxrep.evals.sample import Sample
@@ -67,16 +67,10 @@ class Grounding(Eval):
 
     def regions(self, model: Model) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Of every region that is present: the query's embedding [N,D], the overlap of the boxes [N], and its name."""
-        require_field(model, self.image)
-        examples, parts = self.data.open(), []
-        for start in range(0, len(examples), EXAMPLES_AT_ONCE):
-            rows = examples.gather(np.arange(start, min(start + EXAMPLES_AT_ONCE, len(examples))))
-            images = {self.image: np.stack([model.image(picture, self.image) for picture in rows[self.image]])}
-            out = model.outputs(images, (self.query, f"{self.query}/boxes"))
-            which, overlaps = jax.device_get(
-                _matched(out[f"{self.query}/boxes"], rows["boxes"], rows["region/present"])
-            )
-            here = rows["region/present"]
+        want, parts = (self.query, f"{self.query}/boxes"), []
+        for out, rows in encoded(model, self.data.open(), self.image, want, FIELDS, unit=False):
+            here, boxes = (np.array(rows[name]) for name in ("region/present", "boxes"))
+            which, overlaps = jax.device_get(_matched(out[f"{self.query}/boxes"], boxes, here))
             queries = np.take_along_axis(out[self.query], which[..., None], axis=1)[here]
             parts.append((queries, overlaps[here], np.array(rows["region"], object)[here]))
         queries, overlaps, names = (np.concatenate(part) for part in zip(*parts, strict=True))

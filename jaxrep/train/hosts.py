@@ -6,8 +6,8 @@ Kubernetes, Open MPI). Without either, a process trains alone.
 """
 
 import itertools
-import json
 import os
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -51,7 +51,7 @@ def main() -> bool:
 
 
 def agree(what: str, recipe: object) -> None:
-    """That all processes were given the same recipe (as JSON). Raises UsageError, in every one of them."""
+    """That all processes were given the same recipe (as JSON values). Raises UsageError, in every one of them."""
     if jax.process_count() == 1:
         return
     recipes = gathered(what, recipe)
@@ -88,7 +88,7 @@ def together(what: str, action: Callable[[], T]) -> T:
 
 
 def gathered(what: str, words: Any) -> list[Any]:
-    """What every process says (as JSON), in their order. All must come to every meeting, in the same order.
+    """What every process says (it must pickle), in their order. All must come to every meeting, in the same order.
 
     They talk through the coordinator's key-value store, so nothing hangs in a collective that not all have entered.
     """
@@ -98,13 +98,13 @@ def gathered(what: str, words: Any) -> list[Any]:
     assert client is not None
     place = f"jaxrep/{next(_meetings)}"
     own = f"{place}/{jax.process_index()}"
-    client.key_value_set(own, json.dumps(words))
+    client.key_value_set_bytes(own, pickle.dumps(words))
     deadline = time.monotonic() + PATIENCE
     said = []
     for number in range(jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
-            said.append(json.loads(client.blocking_key_value_get(f"{place}/{number}", left)))
+            said.append(pickle.loads(client.blocking_key_value_get_bytes(f"{place}/{number}", left)))
         except Exception as error:  # the client's errors have no type of their own
             raise JaxrepError(
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "

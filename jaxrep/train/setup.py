@@ -13,13 +13,12 @@ from jax.sharding import NamedSharding
 from jaxrep.data.fields import batch_fields
 from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader, Tokenize
-from jaxrep.data.prefetch import local_rows
 from jaxrep.data.source import Examples
 from jaxrep.data.tables import read_tables
 from jaxrep.data.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import Loaded
-from jaxrep.mesh import ROWS
+from jaxrep.mesh import ROWS, local_rows
 from jaxrep.recipe import From, Recipe
 from jaxrep.shapes import Shapes, shapes
 from jaxrep.spec import problems

@@ -6,12 +6,11 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxrep.data import prefetch
 from jaxrep.data.ledger import Ledger
 from jaxrep.data.order import Shuffled
-from jaxrep.data.prefetch import Prefetch, local_rows, put
+from jaxrep.data.prefetch import Prefetch
 from jaxrep.mesh import AXES, ROWS
 
 
@@ -89,32 +88,3 @@ def test_the_wait_of_the_loop_is_measured(sharding, monkeypatch):
         next(batches)
         monkeypatch.undo()
         assert batches.data_wait == 2.5
-
-
-def test_rows_of_this_process_cover_its_devices(sharding):
-    assert local_rows(sharding, 8) == slice(0, 8)
-    replicated = NamedSharding(sharding.mesh, P())
-    assert local_rows(replicated, 8) == slice(0, 8)
-
-
-@pytest.mark.parametrize("devices, expected", [((0, 1), slice(0, 4)), ((2, 3), slice(4, 8)), ((0, 2), None)])
-def test_a_process_reads_the_rows_that_its_devices_hold(devices, expected):
-    held = {device: (slice(2 * device, 2 * device + 2),) for device in devices}
-
-    class OfAPod:
-        def addressable_devices_indices_map(self, shape):
-            return held
-
-    if expected:
-        assert local_rows(OfAPod(), 8) == expected
-    else:
-        with pytest.raises(ValueError, match=r"separate ranges of rows, \[\(0, 2\), \(4, 6\)\]"):
-            local_rows(OfAPod(), 8)
-
-
-def test_put_lays_out_every_array_by_rows(sharding):
-    batch = {"image": np.ones((8, 4, 4, 3), np.uint8), "label": np.arange(8, dtype=np.int32)}
-    placed = put(batch, sharding, 8)
-    for name, values in batch.items():
-        assert placed[name].dtype == values.dtype and placed[name].sharding == sharding
-        np.testing.assert_array_equal(placed[name], values)

@@ -5,17 +5,22 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
 from jaxrep.errors import UsageError
+from jaxrep.model import Model
 from jaxrep.spec import spec
 
 
-class FakeModel:
+class FakeModel(Model):
     def __init__(self, images, texts, **tables):
+        fields = dict.fromkeys(("image", "photo"), Field((2, 2, 3), "uint8"))
+        super().__init__(None, {}, fields | dict.fromkeys(("text", "title"), Field((8,), "int32", 100)))
         self.images, self.texts, self.tables = images, texts, tables
-        self.fields = dict.fromkeys(("image", "photo"), Field((2, 2, 3), "uint8"))
-        self.fields |= dict.fromkeys(("text", "title"), Field((8,), "int32", 100))
 
     def image(self, picture, name="image"):
         return picture
+
+    def of_share(self, own, rows, want, *, unit):
+        ((name, pictures),) = own.items()
+        return {each: self.encode_image(pictures, output=each if each != name else "", unit=unit) for each in want}
 
     def encode_image(self, pictures, name="image", *, output="", unit=True):
         table = self.tables[output] if output else self.images

@@ -8,7 +8,6 @@ from evals.fake import FakeModel, given, pictures, unit
 from PIL import Image
 
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals import embed
 from jaxrep.evals.retrieval import Retrieval, right_pairs
 
 NAMES = ("r1", "r5", "r10", "map5", "map10", "median_rank")
@@ -95,9 +94,9 @@ def test_a_model_that_cannot_tell_anything_apart_finds_nothing():
     assert found["retrieval/image_to_text/median_rank"] == 24
 
 
-def test_a_nan_is_an_error_that_names_the_sample(monkeypatch):
-    monkeypatch.setattr(embed, "EXAMPLES_AT_ONCE", 5)
+def test_a_nan_is_an_error_that_names_the_sample():
     model, images, texts = world()
+    model.block_size = 5
     model.images[17, 3] = np.nan
     with pytest.raises(JaxrepError, match="'image' of example 17 is not finite"):
         Retrieval(data=given(image=images, text=texts)).run(model)
@@ -107,11 +106,11 @@ def test_a_nan_is_an_error_that_names_the_sample(monkeypatch):
         Retrieval(data=given(image=images, text=texts)).run(model)
 
 
-def test_examples_are_read_some_at_a_time_to_the_same_result(monkeypatch):
+def test_examples_are_read_some_at_a_time_to_the_same_result():
     model, images, texts = world()
     evaluation = Retrieval(data=given(image=images, text=texts))
     whole = evaluation.run(model)
-    monkeypatch.setattr(embed, "EXAMPLES_AT_ONCE", 7)
+    model.block_size = 7
     assert evaluation.run(model) == whole
 
 

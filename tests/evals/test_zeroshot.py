@@ -10,6 +10,7 @@ from evals.oracles import calibration_by_loops
 from PIL import Image
 from scipy.special import softmax
 
+from jaxrep.batch import Field
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.templates import CLIP_SEVEN, clip_80, imagenet_classes, lines
 from jaxrep.evals.zeroshot import ZeroShot, class_embeddings
@@ -142,7 +143,9 @@ def test_a_folder_of_clip_benchmark_is_measured_as_it_is(benchmark):
     assert (found.classes, found.templates) == (("red", "green", "blue"), ("a {}.", "my {}!"))
     assert not [*found.problems()]
     texts = {t.format(c): row for row, c in zip(np.eye(3), found.classes, strict=True) for t in TEMPLATES}
-    metrics = found.run(Colours([], texts, scale=np.float32(1)))
+    model = Colours([], texts, scale=np.float32(1))
+    model.fields["image"] = Field((4, 4, 3), "uint8")
+    metrics = found.run(model)
     assert metrics["colours/top1"] == 1 and len(metrics["colours/top1"].values) == 5
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -36,7 +37,7 @@ def command(run_dir: Path, steps: int, **flags: object) -> list[str]:
     more = {f"--{name.replace('__', '.')}": value for name, value in flags.items()}
     given = {**SMALL, "--run-dir": run_dir, "--examples": 16 * steps, **more}
     words = [str(word) for pair in given.items() for word in pair]
-    return [sys.executable, "-m", "jaxrep.cli", "train", "experiments/clip.py:tiny", *words]
+    return [sys.executable, "-m", "jaxrep.cli", "train", "tests/train/several.py", *words]
 
 
 class Launched:
@@ -81,8 +82,12 @@ class Launched:
         return [log.read_text() for log in self.logs]
 
 
+def lines(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def losses(run_dir: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines(run_dir)]
 
 
 STEPS = 20
@@ -121,8 +126,23 @@ def same_run(found: Path, expected: Path) -> None:
     assert fractions[0] == pytest.approx(fractions[1], abs=0.02)
 
 
+def same_evaluation(found: dict[str, float], expected: dict[str, float]) -> None:
+    """Of one step: the same rows in the same order, and metrics but for near ties."""
+    for kind in ("read", "pixels"):
+        for name in ("rows", "ids", "texts"):
+            assert found[f"{kind}/{name}"] == expected[f"{kind}/{name}"]
+    assert found["pixels/images"] == pytest.approx(expected["pixels/images"], rel=1e-6)  # scaled in float32
+    # A sum of 6,352 numbers of unit rows with random weights, of weights that differ by ``TOLERANCE`` at most; the
+    # rows in another order change it by about 20.
+    assert found["read/images"] == pytest.approx(expected["read/images"], abs=0.1)
+    for name, value in expected.items():
+        if name.startswith("retrieval/") and "rank" not in name:
+            assert found[name] == pytest.approx(value, abs=0.01), name
+
+
 def test_two_processes_train_as_one_stop_together_and_go_on_as_one(reference, tmp_path):
-    """``tensor`` lies across the processes; SIGTERM to the second makes both save one step; one process goes on."""
+    """``fsdp`` lies across the processes; SIGTERM to the second makes both save one step; one process goes on. In an
+    evaluation each process reads its half of the pictures, and has the metrics of all."""
     run_dir = tmp_path / "run"
     both = Launched(command(run_dir, STEPS, mesh__fsdp=2, mesh__tensor=2), 2, 2, tmp_path / "logs")
     until_saved(both, run_dir, 4)
@@ -130,6 +150,9 @@ def test_two_processes_train_as_one_stop_together_and_go_on_as_one(reference, tm
     assert both.wait() == [Exit.PREEMPTED, Exit.PREEMPTED], both.said()
     assert "run the same command" in both.said()[0]
     assert 4 <= len(losses(run_dir)) < STEPS
+    same_evaluation(lines(run_dir)[3], lines(reference)[3])
+    for said in both.said():
+        assert set(re.findall(r"read \d+ of \d+ pictures", said)) == {"read 199 of 398 pictures"}, both.said()
     go_on_alone(run_dir)
     same_run(run_dir, reference)
 

@@ -18,9 +18,10 @@ from jaxrep.data import reader
 from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader
 from jaxrep.data.order import Uniform
-from jaxrep.data.prefetch import Prefetch, local_rows
+from jaxrep.data.prefetch import Prefetch
 from jaxrep.data.source import BadShard, Examples
 from jaxrep.errors import JaxrepError
+from jaxrep.mesh import local_rows
 from jaxrep.train import hosts, ledgers
 from jaxrep.train.run import Run
 
