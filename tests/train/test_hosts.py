@@ -116,16 +116,6 @@ def until_saved(launched: Launched, run_dir: Path, step: int) -> None:
         time.sleep(0.05)
 
 
-def same_run(found: Path, expected: Path) -> None:
-    """Every step once, with the same losses; and the same results, where near ties may fall otherwise."""
-    one, other = losses(found), losses(expected)
-    assert len(one) == len(other) == STEPS
-    assert one == pytest.approx(other, rel=TOLERANCE)
-    results = [json.loads((run_dir / "results.json").read_text()) for run_dir in (found, expected)]
-    fractions = [{name: value for name, value in each.items() if "rank" not in name} for each in results]
-    assert fractions[0] == pytest.approx(fractions[1], abs=0.02)
-
-
 def same_evaluation(found: dict[str, float], expected: dict[str, float]) -> None:
     """Of one step: the same rows in the same order, and metrics but for near ties."""
     for kind in ("read", "pixels"):
@@ -137,7 +127,15 @@ def same_evaluation(found: dict[str, float], expected: dict[str, float]) -> None
     assert found["read/images"] == pytest.approx(expected["read/images"], abs=0.1)
     for name, value in expected.items():
         if name.startswith("retrieval/") and "rank" not in name:
-            assert found[name] == pytest.approx(value, abs=0.01), name
+            assert found[name] == pytest.approx(value, abs=0.02), name
+
+
+def same_run(found: Path, expected: Path) -> None:
+    """Every step once, with the same losses; and the same results."""
+    one, other = losses(found), losses(expected)
+    assert len(one) == len(other) == STEPS
+    assert one == pytest.approx(other, rel=TOLERANCE)
+    same_evaluation(*(json.loads((run_dir / "results.json").read_text()) for run_dir in (found, expected)))
 
 
 def test_two_processes_train_as_one_stop_together_and_go_on_as_one(reference, tmp_path):
