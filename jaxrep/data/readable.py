@@ -1,7 +1,9 @@
 """Examples as a measure reads them: what cannot be read is left out, and told."""
 
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ MAX_BAD_SHARE = 0.01
 
 Row = dict[str, Any] | BadSample
 """The values of an example by column, or why it cannot be read."""
+
+_noted: ContextVar[set[str]] = ContextVar("noted")
 
 
 def blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
@@ -30,7 +34,7 @@ def blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
         check(bad, len(examples))
         if good := [row for row in found if not isinstance(row, BadSample)]:
             yield {name: stack([row[name] for row in good]) for name in good[0]}
-    tell(bad, len(examples))
+    go_without(bad, len(examples))
 
 
 def rows(examples: Examples, indices: np.ndarray) -> list[Row]:
@@ -49,13 +53,27 @@ def rows(examples: Examples, indices: np.ndarray) -> list[Row]:
 def check(bad: Sequence[BadSample], count: int) -> None:
     """That no more than ``MAX_BAD_SHARE`` of ``count`` examples could not be read. Raises JaxrepError."""
     if len(bad) > max(1, MAX_BAD_SHARE * count) or len(bad) == count:
-        raise JaxrepError(f"{_told(bad)}, more than {MAX_BAD_SHARE:.0%} of {count}") from bad[0]
+        told = f"{_told(bad)}, more than {MAX_BAD_SHARE:.0%} of {count}: repair them, and run the same command again"
+        raise JaxrepError(told) from bad[0]
 
 
-def tell(bad: Sequence[BadSample], count: int) -> None:
-    """Prints how many of ``count`` examples a measure goes without, if it does."""
-    if bad:
+def go_without(bad: Sequence[BadSample], count: int, *, aloud: bool = True) -> None:
+    """Notes which of ``count`` examples a measure goes without, and prints how many, if there are any."""
+    with contextlib.suppress(LookupError):  # nobody takes note
+        _noted.get().update(map(str, bad))
+    if bad and aloud:
         print(f"{_told(bad)} of {count}: the evaluation goes without", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[set[str]]:
+    """Within, what measures go without is added to the set: a sentence each."""
+    found: set[str] = set()
+    token = _noted.set(found)
+    try:
+        yield found
+    finally:
+        _noted.reset(token)
 
 
 def _told(bad: Sequence[BadSample]) -> str:

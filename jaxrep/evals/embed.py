@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data.decode import BadSample
-from jaxrep.data.readable import Row, check, rows, tell
+from jaxrep.data.readable import Row, check, go_without, rows
 from jaxrep.data.source import Examples
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.ranks import require_finite
@@ -80,8 +80,7 @@ def encoded(
         found = _outputs(model, image, pictures, count, want, unit)
         at = np.array([*good], np.int64) - start
         yield {name: x[at] for name, x in found.items()}, {c: [row[c] for row in good.values()] for c in columns}
-    if hosts.main():
-        tell(bad, len(examples))
+    go_without(bad, len(examples), aloud=hosts.main())
 
 
 def _read(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
+from jaxrep.data.readable import noted
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
@@ -31,15 +32,25 @@ class Eval:
 
 def clashes(evals: Iterable[Eval]) -> Iterator[str]:
     """A sentence for each name that two evaluations have: the metrics of one would hide those of the other."""
-    names = Counter(getattr(each, "name", type(each).__name__) for each in evals)
+    names = Counter(map(_name, evals))
     for name, count in names.items():
         if count > 1:
             yield f"{count} evaluations are named '{name}', and so would their metrics be: give each a name of its own"
 
 
 def measure(evals: Iterable[Eval], model: Model) -> dict[str, float]:
-    """The metrics of several evaluations, by name."""
-    return {name: value for each in evals for name, value in each.run(model).items()}
+    """The metrics of several evaluations, by name, and ``<name>/left_out``: how many examples one could not read."""
+    metrics: dict[str, float] = {}
+    for each in evals:
+        with noted() as left_out:
+            metrics |= each.run(model)
+        if left_out:
+            metrics[f"{_name(each)}/left_out"] = float(len(left_out))
+    return metrics
+
+
+def _name(each: Eval) -> str:
+    return getattr(each, "name", type(each).__name__)
 
 
 def table(metrics: Mapping[str, float]) -> str:

@@ -5,7 +5,7 @@ import pytest
 
 from jaxrep.data import readable
 from jaxrep.data.decode import BadSample
-from jaxrep.data.readable import blocks
+from jaxrep.data.readable import blocks, noted
 from jaxrep.data.source import Examples
 from jaxrep.errors import JaxrepError
 
@@ -35,13 +35,22 @@ def test_good_examples_come_in_their_order_and_bad_ones_are_told_once(capsys, si
     assert capsys.readouterr().err.startswith(said)
 
 
+def test_what_is_gone_without_is_noted_once():
+    with noted() as outer, noted() as found:
+        for _ in range(2):
+            list(blocks(Faulty(0, 299), 128))
+    assert found == {f"a.tar, member {index}.jpg: the picture is empty" for index in (0, 299)} and not outer
+
+
 def test_where_all_can_be_read_nothing_is_said(capsys):
     assert sum(len(columns["text"]) for columns in blocks(Faulty(), 128)) == 300
     assert capsys.readouterr().err == ""
 
 
 def test_more_than_a_hundredth_ends_the_evaluation(monkeypatch):
-    with pytest.raises(JaxrepError, match=r"^4 examples cannot be read \(the first: a.tar, .*, more than 1% of 300$"):
+    with pytest.raises(
+        JaxrepError, match=r"^4 examples cannot be read \(the first: a.tar, .*, more than 1% of 300: repair"
+    ):
         list(blocks(Faulty(5, 6, 7, 8), 1000))
     monkeypatch.setattr(readable, "MAX_BAD_SHARE", 0.0)
     assert len(list(blocks(Faulty(5), 300))) == 1  # one may be

@@ -47,6 +47,14 @@ def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tm
     assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/image_to_text/median_rank"] >= 1
 
 
+def test_one_bad_example_ends_no_run_and_is_counted_among_the_metrics(run, tmp_path, capsys):
+    go_on, _ = run
+    shard(tmp_path / "x.tar", "0003.png")
+    assert go_on() is Exit.DONE
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/left_out"] == 1
+    assert "member 0003.png: the picture cannot be decoded" in capsys.readouterr().err
+
+
 def test_a_shard_of_an_evaluation_that_is_gone_is_named(run, tmp_path):
     go_on, said = run
     with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
