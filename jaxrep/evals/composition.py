@@ -5,15 +5,14 @@ captioned pictures do: the wrong captions come from a grammar of swaps (``data/s
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
 from jaxrep.data import swaps
-from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
-from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.evals.eval import Eval
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.captioned import Captioned
+from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.ranks import TIE
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
@@ -24,7 +23,7 @@ Test = tuple[int, str, str, str]
 
 
 @spec
-class Composition(Eval):
+class Composition(Captioned):
     """Share of captions that score strictly above all their wrong ones with their picture, by kind of swap.
 
     ``<name>/replace/<kind>``: a phrase gives way to those that exclude it (skin_tone, gender, direction, colour);
@@ -34,38 +33,18 @@ class Composition(Eval):
     same.
     """
 
-    data: Source
-    """Pictures with one caption or a tuple of them."""
     lexicon: str = ""
     """A file of phrases that exclude one another, as ``jaxrep/data/swaps.txt``; empty: that file."""
     spacy: str = ""
     """The model of spaCy that finds parts of speech, as en_core_web_sm; empty: the words of the package's lexicon."""
     key: int = 0
     """Chooses among the orders of words."""
-    image: str = "image"
-    """Field of the pictures, and the model's tower for them."""
-    text: str = "text"
-    """Field of the captions, and the model's tower for them."""
     name: str = "composition"
     """First part of the metrics' names."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.image, self.text
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        fields = self.data.fields()
-        for field in (self.image, self.text):
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
-
     def run(self, model: Model) -> dict[str, float]:
-        image_id = f"{self.image}_id"
-        known = [image_id] if image_id in self.data.fields() else []
-        images, columns = embed_images(model, self.data.open(), self.image, [self.text, *known])
-        captions = [(text,) if isinstance(text, str) else text for text in columns[self.text]]
-        tests = self._tests(captions, columns[image_id] if known else range(len(images)))
+        (images, ids), captions, _ = self.pictures(model)
+        tests = self._tests(captions, ids)
         texts = list(dict.fromkeys(text for _, true, _, wrong in tests for text in (true, wrong)))
         row, embeddings = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts, self.text)
         won: dict[str, dict[tuple[int, str], bool]] = defaultdict(dict)
@@ -75,7 +54,7 @@ class Composition(Eval):
             won[metric][picture, true] = won[metric].get((picture, true), True) and bool(right > other + TIE)
         return {f"{self.name}/{metric}": Sample(np.array([*won[metric].values()])) for metric in sorted(won)}
 
-    def _tests(self, captions: list[tuple[str, ...]], ids: Sequence[int]) -> list[Test]:
+    def _tests(self, captions: list[tuple[str, ...]], ids: np.ndarray) -> list[Test]:
         wrong = Wrong(self.lexicon, self.spacy, self.key)
         true: dict[int, set[str]] = defaultdict(set)
         for group, number in zip(captions, ids, strict=True):

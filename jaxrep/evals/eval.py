@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
 from jaxrep.data.readable import noted
+from jaxrep.data.source import Source
+from jaxrep.errors import hint
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
@@ -28,6 +30,14 @@ class Eval:
         """Flat metrics, as ``retrieval/image_to_text/r1``; fractions from 0 to 1. One that sums up examples is a
         ``Sample``, so that its interval is known."""
         raise TypeError(f"{type(self).__name__} does not measure anything")
+
+
+def lacking(source: Source, *fields: str, where: str = "the data") -> Iterator[str]:
+    """A sentence for each field that a source has not."""
+    there = source.fields()
+    for field in fields:
+        if field not in there:
+            yield f"{where} has no field '{field}'; {hint(field, there)}"
 
 
 def clashes(evals: Iterable[Eval]) -> Iterator[str]:

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_texts, encoded
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.ranks import ranks, require_finite
 from jaxrep.evals.sample import Sample
 from jaxrep.evals.zeroshot import distinct
@@ -52,10 +52,7 @@ class Grounding(Eval):
             yield f"ks counts candidates, from 1, and is not {self.ks}"
         if any(not 0 < percent <= 100 for percent in self.percents):
             yield f"percents are from 1 to 100, and not {self.percents}"
-        fields = self.data.fields()
-        for field in (self.image, *FIELDS):
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
+        yield from lacking(self.data, self.image, *FIELDS)
 
     def run(self, model: Model) -> dict[str, float]:
         found, overlaps, names = self.regions(model)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import PIXELS, embed_images
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -53,10 +53,7 @@ class Labelled(Eval):
         if not self.ks or min(self.ks) < 1:
             yield f"ks counts classes, from 1, and is not {self.ks}"
         for where, source in self.sources().items():
-            fields = source.fields()
-            for field in (self.image, self.label):
-                if field not in fields:
-                    yield f"{where} has no field '{field}'; {hint(field, fields)}"
+            yield from lacking(source, self.image, self.label, where=where)
 
     def pictures(self, model: Model, source: Source, names: Sequence[str] = (), *, unit: bool = True) -> Pictures:
         """The pictures of ``source``.

@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
-from jaxrep.evals.eval import Eval
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.captioned import Captioned
 from jaxrep.evals.ranks import TIE, ranks
-from jaxrep.evals.retrieval import embed_pairs, right_pairs
+from jaxrep.evals.retrieval import right_pairs
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -26,7 +25,7 @@ Stage = tuple[int, int]
 
 
 @spec
-class Matryoshka(Eval):
+class Matryoshka(Captioned):
     """Recall at 1 by width, and of adaptive retrieval with its cost, both ways.
 
     ``<name>/<way>/<d>/r1``: with the first d coordinates, scaled to unit length; ``<name>/<way>/adaptive/r1``: in the
@@ -34,23 +33,13 @@ class Matryoshka(Eval):
     full width.
     """
 
-    data: Source
-    """The pairs, as of ``Retrieval``."""
     dims: tuple[int, ...]
     """Widths of the curve."""
     funnel: tuple[tuple[int, int], ...] = ()
     """Stages (dimensions, candidates that are kept): ((16, 200), (64, 50)) finds 200 at 16 dimensions and 50 of them at
     64; what is left is ranked at full width. Empty: no adaptive retrieval."""
-    image: str = "image"
-    """Field of the images; ``<image>_id`` is their id."""
-    text: str = "text"
-    """Field of the texts; ``<text>_id`` is their id."""
     name: str = "matryoshka"
     """First part of the metrics' names."""
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.image, self.text
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -59,13 +48,9 @@ class Matryoshka(Eval):
         widths, kept = ([stage[i] for stage in self.funnel] for i in (0, 1))
         if any(least < 1 for least in widths + kept) or widths != sorted(set(widths)) or kept != sorted(kept)[::-1]:
             yield f"funnel goes from few dimensions and many candidates to more and fewer, and is not {self.funnel}"
-        fields = self.data.fields()
-        for field in (self.image, self.text):
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
 
     def run(self, model: Model) -> dict[str, float]:
-        images, texts, pairs = embed_pairs(model, self.data, self.image, self.text)
+        images, texts, pairs = self.pairs(model)
         width, asked = images.embeddings.shape[1], [*self.dims, *(dims for dims, _ in self.funnel)]
         if max(asked) > width:
             raise JaxrepError(f"{self.name}: {max(asked)} dimensions are asked for, and the embeddings have {width}")

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrep.data import swaps
-from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
-from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.evals.eval import Eval
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.captioned import Captioned
+from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.ranks import graded_places
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
@@ -47,7 +46,7 @@ def compose(
 
 
 @spec
-class ComposedQueries(Eval):
+class ComposedQueries(Captioned):
     """Recall of the picture that a picture becomes by a swap of words, among all pictures but itself.
 
     For every caption that a replacement of the lexicon turns into the caption of another picture ("woman: dark skin
@@ -55,40 +54,22 @@ class ComposedQueries(Eval):
     ``<name>/<kind>/picture_alone/r<k>``: without the text, to compare with.
     """
 
-    data: Source
-    """Pictures with one caption or a tuple of them."""
     lexicon: str = ""
     """As of ``Composition``."""
     ks: tuple[int, ...] = (1, 5)
     """How many of the first pictures are looked at."""
     weight: float = 1.0
     """Of the text beside the picture (ALIGN adds them as they are)."""
-    image: str = "image"
-    """Field of the pictures, and the model's tower for them."""
-    text: str = "text"
-    """Field of the captions, and the model's tower for them."""
     name: str = "composed"
     """First part of the metrics' names."""
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.image, self.text
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if not self.ks or min(self.ks) < 1:
             yield f"ks counts pictures, from 1, and is not {self.ks}"
-        fields = self.data.fields()
-        for field in (self.image, self.text):
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
 
     def run(self, model: Model) -> dict[str, float]:
-        image_id = f"{self.image}_id"
-        known = [image_id] if image_id in self.data.fields() else []
-        images, columns = embed_images(model, self.data.open(), self.image, [self.text, *known])
-        ids = np.asarray(columns[image_id]) if known else np.arange(len(images))
-        captions = [(text,) if isinstance(text, str) else text for text in columns[self.text]]
+        (images, ids), captions, _ = self.pictures(model)
         owners = _owners(captions)
         queries = [query for query in self._queries(captions) if _others(owners[query.wanted], ids, ids[query.picture])]
         if not queries:

@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 
 from jaxrep.data.readable import blocks
 from jaxrep.data.source import Examples, Source
-from jaxrep.errors import JaxrepError, hint
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import PIXELS
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.logistic import Linear, Logistic
 from jaxrep.evals.ranks import require_finite
 from jaxrep.evals.sample import Sample
@@ -75,10 +75,8 @@ class Segmentation(Eval):
         if self.patches < 1 or self.max_iterations < 1:
             yield f"patches and max_iterations are at least 1, got {self.patches} and {self.max_iterations}"
         for where, source in (("train", self.train), ("data", self.data)):
+            yield from lacking(source, self.image, self.mask, where=where)
             fields = source.fields()
-            for field in (self.image, self.mask):
-                if field not in fields:
-                    yield f"{where} has no field '{field}'; {hint(field, fields)}"
             if self.mask in fields and (fields[self.mask].classes or 0) < 2:
                 yield f"{where} does not say how many classes '{self.mask}' has, two or more: set it in the source"
             elif {self.image, self.mask} <= fields.keys() and fields[self.mask].shape != fields[self.image].shape[:2]:

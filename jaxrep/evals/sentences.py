@@ -7,9 +7,9 @@ from jaxtyping import Bool, Float
 from scipy import stats
 
 from jaxrep.data.source import Source
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError
 from jaxrep.evals.embed import embed_texts
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -38,10 +38,7 @@ class TextPairs(Eval):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        fields = self.data.fields()
-        for field in (self.first, self.second):
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
+        yield from lacking(self.data, self.first, self.second)
 
     def judged(self, model: Model, column: str) -> tuple[np.ndarray, np.ndarray]:
         """Cosines [N] of the pairs, and the column's numbers [N]."""

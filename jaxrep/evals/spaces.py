@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxrep.data.select import Subset
 from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.geometry import effective_rank, gap_parts, linear_cka, mean_cosine, modality_gap, separability
 from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours
 from jaxrep.evals.sample import Sample
@@ -51,10 +51,7 @@ class Geometry(Eval):
             yield f"towers names at least one tower, each once, not {self.towers}"
         if self.examples < 0 or self.neighbours < 1:
             yield f"examples and neighbours count from 0 and from 1; they are {self.examples} and {self.neighbours}"
-        fields = self.data.fields()
-        for field in self.towers:
-            if field not in fields:
-                yield f"the data has no field '{field}'; {hint(field, fields)}"
+        yield from lacking(self.data, *self.towers)
 
     def run(self, model: Model) -> dict[str, float]:
         spaces = self._embed(model)

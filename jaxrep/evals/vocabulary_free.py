@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.errors import JaxrepError, hint
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.calibration import scale, softmax
 from jaxrep.evals.clustering import matched
 from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.evals.eval import Eval
+from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.knn import nearest
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
@@ -72,14 +72,8 @@ class VocabularyFree(Eval):
                 f"retrieved is at least 1, alpha from 0 to 1 and temperature 0 or more, got {self.retrieved}, "
                 f"{self.alpha} and {self.temperature}"
             )
-        for where, source, needs in (
-            ("data", self.data, (self.image, self.label)),
-            ("captions", self.captions, (self.caption,)),
-        ):
-            fields = source.fields()
-            for field in needs:
-                if field not in fields:
-                    yield f"{where} has no field '{field}'; {hint(field, fields)}"
+        yield from lacking(self.data, self.image, self.label, where="data")
+        yield from lacking(self.captions, self.caption, where="captions")
 
     def run(self, model: Model) -> dict[str, float]:
         examples = self.data.open()

@@ -61,6 +61,6 @@ def test_captions_that_no_swap_connects_are_an_error():
     with pytest.raises(JaxrepError, match="no swap of words turns one caption into that of another picture"):
         ComposedQueries(data=data).run(world(["man", "blue hat"]))
     assert [*ComposedQueries(data=data, ks=(0,), text="txt").problems()] == [
-        "ks counts pictures, from 1, and is not (0,)",
         "the data has no field 'txt'; did you mean text? there are: image, text",
+        "ks counts pictures, from 1, and is not (0,)",
     ]

@@ -135,8 +135,8 @@ def test_values_that_make_no_sense_are_named():
     data = given(image=images, text=texts)
     assert not [*Retrieval(data=data).problems()]
     assert [*Retrieval(data=data, text="txt", ks=(0,)).problems()] == [
-        "ks counts candidates, from 1, and is not (0,)",
         "the data has no field 'txt'; did you mean text? there are: image, text",
+        "ks counts candidates, from 1, and is not (0,)",
     ]
 
 
