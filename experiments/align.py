@@ -1,10 +1,10 @@
 """ALIGN: a dual encoder on noisy alt-texts, with little cleaning (Jia et al. 2021, arXiv:2102.05918)."""
 
-from jaxrep.data.crop import Squash
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.subwords import TokenizerFile
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tokenize import Words
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.pictures.crop import Squash
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.subwords import TokenizerFile
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.bert import Bert
 from jaxrep.encoders.efficientnet import EfficientNet
 from jaxrep.evals.retrieval import Retrieval

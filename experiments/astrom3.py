@@ -7,9 +7,9 @@ found, to three digits. Its learning rate falls where the validation loss stands
 from typing import Literal
 
 from experiments import clip
-from jaxrep.data.arrays import ArrayShards
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.partial import Apart, Partial
+from jaxrep.data.derived.partial import Apart, Partial
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.arrays import ArrayShards
 from jaxrep.encoders.series import Perceptron, SeriesConvolutions, SeriesTransformer
 from jaxrep.evals.retrieval import Retrieval
 from jaxrep.methods.dual import Dual

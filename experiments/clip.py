@@ -1,9 +1,9 @@
 """CLIP: predict which caption goes with which image (Radford et al. 2021, arXiv:2103.00020)."""
 
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.subwords import ClipBpe
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tokenize import Words
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.subwords import ClipBpe
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.stem import ConvStem
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT

@@ -5,8 +5,8 @@
 """
 
 from experiments import clip
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.tar import TarShards
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.evals.spaces import Geometry
 from jaxrep.methods.heads import LogitScale
 from jaxrep.objective import Contrastive

@@ -3,11 +3,11 @@
 from typing import Literal
 
 from experiments import clip
-from jaxrep.data.files import Folder
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.select import Shots
-from jaxrep.data.subwords import ClipBpe
+from jaxrep.data.derived.select import Shots
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.files import Folder
 from jaxrep.data.tables import ClassTexts
+from jaxrep.data.texts.subwords import ClipBpe
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT
 from jaxrep.evals.classification import Classification

@@ -1,9 +1,9 @@
 """DreamLIP: several sub-captions an image, and each grouped with its patches (Zheng et al. 2024, arXiv:2403.17007)."""
 
 from experiments import clip
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.sentences import SubCaptions
-from jaxrep.data.tar import TarShards
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.sentences import SubCaptions
 from jaxrep.encoders.vit import ViT
 from jaxrep.methods.grouping import Grouping
 from jaxrep.objective import Contrastive

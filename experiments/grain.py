@@ -8,12 +8,12 @@ others a region's, with its box. The boxes decide which query is of which descri
 from dataclasses import replace
 
 from experiments import clip
-from jaxrep.data.captions import OneCaption
-from jaxrep.data.openmoji_scenes import OpenMojiScenes
-from jaxrep.data.regions import Regions
-from jaxrep.data.subwords import ClipBpe
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tokenize import Words
+from jaxrep.data.derived.regions import Regions
+from jaxrep.data.openmoji.scenes import OpenMojiScenes
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.captions import OneCaption
+from jaxrep.data.texts.subwords import ClipBpe
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.query_decoder import QueryDecoder
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT

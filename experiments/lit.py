@@ -1,8 +1,8 @@
 """LiT: a text tower learns to read out a locked image tower (Zhai et al. 2022, arXiv:2111.07991)."""
 
 from experiments import clip
-from jaxrep.data.subwords import TokenizerFile
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.subwords import TokenizerFile
 from jaxrep.encoders.bert import Bert
 from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.vit import ViT

@@ -6,11 +6,11 @@ in them, their first principal components, with short ones.
 """
 
 from experiments import clip
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.sentences import FirstSentence
-from jaxrep.data.subwords import ClipBpe
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tokenize import Words
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.sentences import FirstSentence
+from jaxrep.data.texts.subwords import ClipBpe
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.methods.heads import LogitScale
 from jaxrep.objective import Contrastive
 from jaxrep.recipe import From, Pretrained

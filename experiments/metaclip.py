@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 
 from experiments import clip
-from jaxrep.data.balance import Balanced, Curated
-from jaxrep.data.match import spaced, vocabulary
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.select import Subset, Wrapped
-from jaxrep.data.tar import TarShards
+from jaxrep.data.curation.balance import Balanced, Curated
+from jaxrep.data.curation.match import spaced, vocabulary
+from jaxrep.data.derived.select import Subset, Wrapped
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT
 from jaxrep.evals.retrieval import Retrieval

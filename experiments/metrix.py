@@ -8,9 +8,9 @@ arXiv:2106.04990).
 from typing import Literal
 
 from experiments import clip
-from jaxrep.data.files import Folder
-from jaxrep.data.groups import Grouped
-from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.orders.groups import Grouped
+from jaxrep.data.sources.files import Folder
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.evals.same_class import SameClass, Utilisation
 from jaxrep.methods.heads import Linear

@@ -9,9 +9,9 @@ script, which are followed here.
 from functools import partial
 
 from experiments import clip
-from jaxrep.data.files import Folder
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.portion import Portion
+from jaxrep.data.derived.portion import Portion
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.files import Folder
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.evals.knn import Knn
 from jaxrep.evals.probe import Probe

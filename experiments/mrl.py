@@ -6,8 +6,8 @@ throughout.
 """
 
 from experiments import align, clip
-from jaxrep.data.files import Folder
-from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.files import Folder
 from jaxrep.encoders.bert import Bert
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.encoders.vit import ViT

@@ -6,11 +6,11 @@ negatives of every image; no image belongs to them. Pictures that look alike are
 """
 
 from experiments import clip
-from jaxrep.data.crop import RandomResizedCrop
-from jaxrep.data.groups import Grouped, Neighbours
-from jaxrep.data.negatives import WrongCaptions
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.tar import TarShards
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.orders.groups import Grouped, Neighbours
+from jaxrep.data.pictures.crop import RandomResizedCrop
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.negatives import WrongCaptions
 from jaxrep.evals.composition import Composition
 from jaxrep.objective import Contrastive
 from jaxrep.recipe import From, Pretrained

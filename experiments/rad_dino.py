@@ -10,11 +10,11 @@ of it (crops, rates, length) could not be checked. Left out: stochastic depth, w
 from math import sqrt
 
 from experiments import clip, mixed_barlow
-from jaxrep.data.files import Folder
-from jaxrep.data.label_maps import LabelMaps
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.openmoji_masks import OpenMojiMasks
-from jaxrep.data.openmoji_scenes import OpenMojiScenes
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.openmoji.masks import OpenMojiMasks
+from jaxrep.data.openmoji.scenes import OpenMojiScenes
+from jaxrep.data.sources.files import Folder
+from jaxrep.data.sources.label_maps import LabelMaps
 from jaxrep.encoders.stem import PatchStem, PixelNorm
 from jaxrep.encoders.vit import ViT
 from jaxrep.evals.segmentation import Segmentation

@@ -4,11 +4,11 @@ which sees more of a picture (Silva et al. 2024, arXiv:2410.23370)."""
 from typing import Literal
 
 from experiments import clip
-from jaxrep.data.captions import OneCaption
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.subwords import TokenizerFile
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tokenize import Words
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.captions import OneCaption
+from jaxrep.data.texts.subwords import TokenizerFile
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.bert import Bert
 from jaxrep.encoders.vit import ViT
 from jaxrep.evals.retrieval import Retrieval

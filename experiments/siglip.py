@@ -5,8 +5,8 @@ one, on which weight decay is off.
 """
 
 from experiments import clip, lit
-from jaxrep.data.subwords import SentencePieceModel
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.subwords import SentencePieceModel
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT
 from jaxrep.methods.dual import Dual

@@ -6,10 +6,10 @@ it is farther from its image than the right one. An encoder of the graph's tripl
 """
 
 from experiments import clip, negclip
-from jaxrep.data.crop import RandomResizedCrop
-from jaxrep.data.negatives import WrongCaptions
-from jaxrep.data.tar import TarShards
-from jaxrep.data.triples import Triples
+from jaxrep.data.pictures.crop import RandomResizedCrop
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.negatives import WrongCaptions
+from jaxrep.data.texts.triples import Triples
 from jaxrep.encoders.triples import TripleTransformer
 from jaxrep.methods.heads import Linear
 from jaxrep.objective import Contrastive

@@ -5,10 +5,10 @@ last one. The paper draws one nested width a step: here all of them are trained,
 that the expected gradient is the same. Its pairs are trained with AnglE's loss, here with its in-batch contrast alone.
 """
 
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.parquet import ParquetTable
-from jaxrep.data.subwords import TokenizerFile
-from jaxrep.data.tokenize import Words
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.parquet import ParquetTable
+from jaxrep.data.texts.subwords import TokenizerFile
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.bert import Bert
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.evals.layers import LayerMap

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field
-from jaxrep.data.picture import fitted, opened
+from jaxrep.data.pictures.picture import fitted, opened
 from jaxrep.data.tables import tables_of
-from jaxrep.data.tokenize import LoadedTokenizer
+from jaxrep.data.texts.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import ROWS, Mesh, local_rows, put, shardings
 from jaxrep.methods.method import STATISTICS

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import tyro
 
-from jaxrep.data.order import Order, Uniform
+from jaxrep.data.orders.order import Order, Uniform
 from jaxrep.data.source import Source
 from jaxrep.data.tables import Table
-from jaxrep.data.tokenize import Bytes, Tokenizer
+from jaxrep.data.texts.tokenize import Bytes, Tokenizer
 from jaxrep.evals.eval import Eval, clashes
 from jaxrep.mesh import Mesh
 from jaxrep.methods.method import Method

@@ -11,8 +11,8 @@ import pytest
 
 import jaxrep
 from jaxrep import cli
-from jaxrep.data.crop import Squash
-from jaxrep.data.tar import TarShards
+from jaxrep.data.pictures.crop import Squash
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.errors import JaxrepError
 from jaxrep.experiment import load
 from jaxrep.spec import difference, replace
@@ -173,7 +173,7 @@ def test_flags_change_the_fields_that_they_name_and_no_other(jaxrep_says, toy, t
 def test_another_source_keeps_the_size_and_the_crop_of_the_pictures(jaxrep_says, toy, trained):
     with open(toy, "a") as file:
         file.write(
-            "from jaxrep.data.crop import Squash\nfrom jaxrep.data.files import Folder\n"
+            "from jaxrep.data.pictures.crop import Squash\nfrom jaxrep.data.sources.files import Folder\n"
             "own = recipe.replace({'data.train': Folder(path='p', image_size=64, crop=Squash())})\n"
         )
     assert jaxrep_says(f"train {toy}:own --data.train a.tar")[0] == 0

@@ -8,10 +8,10 @@ from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import INFERENCE, Array, Field, Tick
-from jaxrep.data.mixture import Mixture, Reweight
+from jaxrep.data.derived.mixture import Mixture, Reweight
 from jaxrep.data.source import Columns, Examples, Source
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tokenize import Words
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.base import Encoded, Encoder
 from jaxrep.encoders.layers import dropout, normal
 from jaxrep.methods.dual import Dual

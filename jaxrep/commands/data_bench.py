@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.decode import BadSample
-from jaxrep.data.encoded import EncodedExamples
 from jaxrep.data.grammar import parse
 from jaxrep.data.loader import Loader, Tokenize
-from jaxrep.data.order import Uniform
+from jaxrep.data.orders.order import Uniform
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import Examples
-from jaxrep.data.subwords import TokenizerFile
+from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.sweep import read_text
-from jaxrep.data.tokenize import Bytes, LoadedTokenizer
+from jaxrep.data.texts.subwords import TokenizerFile
+from jaxrep.data.texts.tokenize import Bytes, LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError
 
 HELD = 256

@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from jaxrep.data.convert import Plan, convert
 from jaxrep.data.grammar import parse
-from jaxrep.data.writers import FORMATS
+from jaxrep.data.sources.convert import Plan, convert
+from jaxrep.data.sources.writers import FORMATS
 from jaxrep.errors import JaxrepError, UsageError, hint
 
 

@@ -10,15 +10,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxrep.data import curate_beam
-from jaxrep.data.balance import Curated, key_of
 from jaxrep.data.cache import whole
-from jaxrep.data.convert import Plan as Copy
-from jaxrep.data.convert import convert
-from jaxrep.data.curate import Plan, curate
+from jaxrep.data.curation import curate_beam
+from jaxrep.data.curation.balance import Curated, key_of
+from jaxrep.data.curation.curate import Plan, curate
 from jaxrep.data.grammar import parse
-from jaxrep.data.patterns import local
-from jaxrep.data.writers import FORMATS
+from jaxrep.data.sources.convert import Plan as Copy
+from jaxrep.data.sources.convert import convert
+from jaxrep.data.sources.patterns import local
+from jaxrep.data.sources.writers import FORMATS
 from jaxrep.errors import JaxrepError, UsageError, hint
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxrep.commands.models import check_out
-from jaxrep.data.dedup import Prints, groups, prints, shared
-from jaxrep.data.encoded import EncodedExamples
+from jaxrep.data.curation.dedup import Prints, groups, prints, shared
 from jaxrep.data.grammar import parse
 from jaxrep.data.source import Examples
-from jaxrep.data.storage import write_file
+from jaxrep.data.sources.encoded import EncodedExamples
+from jaxrep.data.sources.storage import write_file
 from jaxrep.errors import UsageError
 
 

@@ -5,9 +5,9 @@ import os
 import sys
 
 from jaxrep.data.grammar import parse
-from jaxrep.data.manifest import FEW, index
-from jaxrep.data.patterns import files
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.manifest import FEW, index
+from jaxrep.data.sources.patterns import files
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.errors import UsageError
 
 

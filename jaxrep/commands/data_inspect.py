@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxrep.commands.models import check_out
+from jaxrep.data.curation.survey import grid, survey
 from jaxrep.data.grammar import parse
-from jaxrep.data.storage import write_file
-from jaxrep.data.survey import grid, survey
+from jaxrep.data.sources.storage import write_file
 
 
 def main(args: list[str]) -> int:

@@ -9,9 +9,9 @@ from pathlib import Path
 from jaxrep.commands.models import check_out
 from jaxrep.data.grammar import parse
 from jaxrep.data.source import Examples
-from jaxrep.data.storage import write_file
+from jaxrep.data.sources.storage import write_file
 from jaxrep.data.sweep import read_text, reason, sweep
-from jaxrep.data.train_tokenizer import PAD, train
+from jaxrep.data.texts.train_tokenizer import PAD, train
 from jaxrep.errors import UsageError
 
 

@@ -18,14 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxrep.data.files import Csv, Folder, Lines
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.parquet import ParquetTable
-from jaxrep.data.patterns import local
-from jaxrep.data.records import ArrayRecords
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Source
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tfds import Tfds
+from jaxrep.data.sources.files import Csv, Folder, Lines
+from jaxrep.data.sources.parquet import ParquetTable
+from jaxrep.data.sources.patterns import local
+from jaxrep.data.sources.records import ArrayRecords
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import problems
 

@@ -14,10 +14,10 @@ import grain
 import numpy as np
 
 from jaxrep.data.ledger import EMPTY, Ledger
-from jaxrep.data.order import Indices
+from jaxrep.data.orders.order import Indices
 from jaxrep.data.reader import Reader
 from jaxrep.data.source import Examples
-from jaxrep.data.tokenize import LoadedTokenizer
+from jaxrep.data.texts.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.decode import BadSample
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import Examples, stack
 from jaxrep.errors import JaxrepError
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt64
 
-from jaxrep.data.decode import BadSample
 from jaxrep.data.ledger import Ledger, kind
-from jaxrep.data.order import Indices, mix
+from jaxrep.data.orders.order import Indices, mix
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import BadShard, Examples
 from jaxrep.errors import JaxrepError
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.decode import BadSample
-from jaxrep.data.order import Indices, Order
+from jaxrep.data.orders.order import Indices, Order
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.spec import spec
 

@@ -8,10 +8,10 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from jaxrep.data.decode import BadSample
-from jaxrep.data.encoded import EncodedExamples
 from jaxrep.data.ledger import kind
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import BadShard, Examples
+from jaxrep.data.sources.encoded import EncodedExamples
 
 T = TypeVar("T")
 CHUNK = 256

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples, Source
-from jaxrep.data.tokenize import LoadedTokenizer, Tokenizer
+from jaxrep.data.texts.tokenize import LoadedTokenizer, Tokenizer
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import spec
 

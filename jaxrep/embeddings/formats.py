@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data import tf_example
+from jaxrep.data.sources import tf_example
 from jaxrep.errors import UsageError
 
 Part = Mapping[str, np.ndarray]

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data import decode
-from jaxrep.data.decode import BadSample
-from jaxrep.data.encoded import EncodedExamples
 from jaxrep.data.ledger import Ledger, kind
-from jaxrep.data.picture import opened
+from jaxrep.data.pictures import decode
+from jaxrep.data.pictures.decode import BadSample
+from jaxrep.data.pictures.picture import opened
 from jaxrep.data.source import Examples
+from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.embeddings.formats import Part
 from jaxrep.model import Model
 

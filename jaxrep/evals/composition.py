@@ -1,7 +1,7 @@
 """Composition: whether a model tells a caption from the same with a word replaced, two exchanged, or all reordered.
 
 Yuksekgonul et al. 2023, When and Why Vision-Language Models Behave like Bags-of-Words (ARO, arXiv:2210.01936). Any
-captioned pictures do: the wrong captions come from a grammar of swaps (``data/swaps.py``).
+captioned pictures do: the wrong captions come from a grammar of swaps (``data/texts/swaps.py``).
 """
 
 from collections import defaultdict
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrep.data import swaps
+from jaxrep.data.texts import swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.captioned import Captioned
 from jaxrep.evals.embed import embed_texts
@@ -34,7 +34,7 @@ class Composition(Captioned):
     """
 
     lexicon: str = ""
-    """A file of phrases that exclude one another, as ``jaxrep/data/swaps.txt``; empty: that file."""
+    """A file of phrases that exclude one another, as ``jaxrep/data/texts/swaps.txt``; empty: that file."""
     spacy: str = ""
     """The model of spaCy that finds parts of speech, as en_core_web_sm; empty: the words of the package's lexicon."""
     key: int = 0

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.patterns import local
 from jaxrep.data.source import BadShard
-from jaxrep.data.storage import read
+from jaxrep.data.sources.patterns import local
+from jaxrep.data.sources.storage import read
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.ranks import ranks

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.decode import BadSample
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.readable import Row, check, go_without, rows
 from jaxrep.data.source import Examples
 from jaxrep.errors import JaxrepError

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrep.data.patterns import local
 from jaxrep.data.source import BadShard
-from jaxrep.data.storage import read
+from jaxrep.data.sources.patterns import local
+from jaxrep.data.sources.storage import read
 from jaxrep.errors import UsageError
 from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.eval import Eval

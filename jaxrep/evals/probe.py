@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrep.data.select import few_of_each
+from jaxrep.data.derived.select import few_of_each
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification import linear_ranks
 from jaxrep.evals.labelled import Fitted

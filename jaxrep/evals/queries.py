@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from jaxrep.data import swaps
+from jaxrep.data.texts import swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.captioned import Captioned
 from jaxrep.evals.embed import embed_texts

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrep.data.karpathy import Karpathy
+from jaxrep.data.sources.karpathy import Karpathy
 from jaxrep.evals.captioned import Captioned
 from jaxrep.evals.ranks import average_precision, join, places
 from jaxrep.evals.sample import Sample

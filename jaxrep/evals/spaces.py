@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrep.data.select import Subset
+from jaxrep.data.derived.select import Subset
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_images, embed_texts

@@ -7,9 +7,9 @@ names stand for two classes each: missile, and sunglasses.
 
 from importlib import resources
 
-from jaxrep.data.patterns import local
 from jaxrep.data.source import BadShard
-from jaxrep.data.storage import read
+from jaxrep.data.sources.patterns import local
+from jaxrep.data.sources.storage import read
 from jaxrep.errors import UsageError
 
 CLIP_SEVEN = (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.calibration import confidences, expected_calibration_error, scale
 from jaxrep.evals.embed import PIXELS, embed_texts

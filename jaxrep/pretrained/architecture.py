@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jaxrep.batch import Field
-from jaxrep.data.tokenize import Tokenizer
+from jaxrep.data.texts.tokenize import Tokenizer
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import Activation
 from jaxrep.encoders.stem import PixelNorm

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.subwords import TokenizerFile
+from jaxrep.data.texts.subwords import TokenizerFile
 from jaxrep.encoders.bert import Bert
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, single
 from jaxrep.pretrained.mapping import Row, Shape, Table, heads, linear, merged, norm, under

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.tokenize import LoadedTokenizer, Tokenizer
+from jaxrep.data.texts.tokenize import LoadedTokenizer, Tokenizer
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.stem import PatchStem, PixelNorm
 from jaxrep.encoders.text import TextTransformer

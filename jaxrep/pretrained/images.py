@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxrep.data.picture import opaque
+from jaxrep.data.pictures.picture import opaque
 from jaxrep.encoders.stem import PixelNorm
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.tensors import read_json

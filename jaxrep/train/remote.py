@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import jax
 
 from jaxrep.data import cache
-from jaxrep.data.storage import FINAL, remote, store, told
+from jaxrep.data.sources.storage import FINAL, remote, store, told
 from jaxrep.errors import JaxrepError, UsageError
 
 T = TypeVar("T")

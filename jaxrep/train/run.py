@@ -22,8 +22,8 @@ import jax
 
 from jaxrep.data.cache import in_words
 from jaxrep.data.ledger import Ledger
-from jaxrep.data.storage import remote
-from jaxrep.data.tokenize import LoadedTokenizer
+from jaxrep.data.sources.storage import remote
+from jaxrep.data.texts.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.evals import sample
 from jaxrep.experiment import Loaded, from_run

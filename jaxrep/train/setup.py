@@ -15,7 +15,7 @@ from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader, Tokenize
 from jaxrep.data.source import Examples
 from jaxrep.data.tables import read_tables
-from jaxrep.data.tokenize import LoadedTokenizer
+from jaxrep.data.texts.tokenize import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import Loaded
 from jaxrep.mesh import ROWS, local_rows

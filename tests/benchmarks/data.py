@@ -31,11 +31,11 @@ import grain
 import numpy as np
 from PIL import Image
 
-from jaxrep.data import jpeg, picture
-from jaxrep.data.crop import RandomResizedCrop
 from jaxrep.data.loader import Loader
-from jaxrep.data.order import Uniform
-from jaxrep.data.tar import TarShards
+from jaxrep.data.orders.order import Uniform
+from jaxrep.data.pictures import jpeg, picture
+from jaxrep.data.pictures.crop import RandomResizedCrop
+from jaxrep.data.sources.tar import TarShards
 from tests import photos
 
 SIZE, BATCH, WORKERS, SHARDS = 224, 64, 2, 4

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT

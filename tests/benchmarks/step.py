@@ -24,7 +24,7 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.commands.memory import with_large_pages
 from jaxrep.data.source import Columns, Examples, Source
-from jaxrep.data.tokenize import Words
+from jaxrep.data.texts.tokenize import Words
 from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT

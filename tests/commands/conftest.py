@@ -8,8 +8,8 @@ from harness import LOADED, RECIPE
 from PIL import Image
 
 from jaxrep import cli
-from jaxrep.data.files import Csv
-from jaxrep.data.tokenize import Bytes
+from jaxrep.data.sources.files import Csv
+from jaxrep.data.texts.tokenize import Bytes
 from jaxrep.evals.retrieval import Retrieval
 from jaxrep.train.loop import train
 

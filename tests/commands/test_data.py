@@ -11,8 +11,8 @@ import tokenizers
 from data.tars import pairs, picture, write
 from PIL import Image
 
-from jaxrep.data import manifest, tar_index
 from jaxrep.data.grammar import parse
+from jaxrep.data.sources import manifest, tar_index
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -111,7 +111,7 @@ def test_a_flipped_byte_in_a_jpeg_is_seen_or_bad(data, tmp_path, at):
 
 
 def test_a_shard_that_vanishes_while_it_is_read_is_counted(tmp_path):
-    from jaxrep.data.survey import survey
+    from jaxrep.data.curation.survey import survey
 
     for n in range(2):
         write(tmp_path / f"{n}.tar", pairs(range(3 * n, 3 * n + 3)))

@@ -5,9 +5,9 @@ import json
 import pytest
 from data.tars import picture, write
 
-from jaxrep.data.balance import Curated
+from jaxrep.data.curation.balance import Curated
 from jaxrep.data.grammar import parse
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.tar import TarShards
 
 pytestmark = pytest.mark.usefixtures("cache")
 TEXTS = [f"{'a photo' if n % 3 else ''} of {('a red fox', 'an owl', 'nothing')[n * n % 7 % 3]}, {n}" for n in range(60)]

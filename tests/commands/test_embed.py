@@ -15,8 +15,8 @@ from PIL import Image
 from pretrained.folders import folder
 
 import jaxrep
-from jaxrep.data.tar import TarShards
-from jaxrep.data.writers import FORMATS, row
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.writers import FORMATS, row
 
 NAMES = [f"{n:02}.png" for n in range(12)]
 ROUNDING = 2.4e-7

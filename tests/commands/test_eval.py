@@ -19,7 +19,7 @@ def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path
 
 
 OTHERS = """
-from jaxrep.data.files import Csv
+from jaxrep.data.sources.files import Csv
 from jaxrep.evals.retrieval import Retrieval
 from jaxrep.evals.vocabulary_free import VocabularyFree
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.recipe import Recipe
 from jaxrep.spec_json import to_json
 from jaxrep.train import restore, setup

@@ -17,8 +17,8 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrep.data.derived.select import First
 from jaxrep.data.loader import Loader
-from jaxrep.data.select import First
 from jaxrep.data.source import Source
 from jaxrep.encoders.transformer import Transformer
 from jaxrep.experiment import listing, load

@@ -3,7 +3,7 @@
 import pytest
 from data.tars import pairs, write
 
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.tar import TarShards
 
 
 @pytest.fixture

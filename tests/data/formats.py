@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from data.tars import write
 
-from jaxrep.data import tf_example
+from jaxrep.data.sources import tf_example
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from jaxrep.data.files import Csv, Folder, Lines
 from jaxrep.data.grammar import parse
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.parquet import ParquetTable
-from jaxrep.data.records import ArrayRecords
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tfds import Tfds
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.sources.files import Csv, Folder, Lines
+from jaxrep.data.sources.parquet import ParquetTable
+from jaxrep.data.sources.records import ArrayRecords
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import UsageError
 
 

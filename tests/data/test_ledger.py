@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from data.orders import positions
+from data.listed import positions
 
 from jaxrep.data import reader
-from jaxrep.data.decode import BadSample
+from jaxrep.data.derived.mixture import MixedExamples, Mixture
 from jaxrep.data.ledger import EMPTY, EXAMPLES, KINDS, OTHER, Ledger, kind
 from jaxrep.data.loader import Loader
-from jaxrep.data.mixture import MixedExamples, Mixture
-from jaxrep.data.order import Uniform
+from jaxrep.data.orders.order import Uniform
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import BadShard, Columns, Examples
 from jaxrep.errors import JaxrepError
 

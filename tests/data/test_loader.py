@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrep.data.loader import Loader, Tokenize, read
-from jaxrep.data.order import Uniform
+from jaxrep.data.orders.order import Uniform
 from jaxrep.data.source import Columns, Examples
-from jaxrep.data.tokenize import Bytes
+from jaxrep.data.texts.tokenize import Bytes
 from jaxrep.errors import JaxrepError, UsageError
 
 N = 37

@@ -6,15 +6,15 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from data.orders import Listed, listed, orders, positions
+from data.listed import Listed, listed, orders, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrep.data.groups import Grouped, Neighbours
-from jaxrep.data.lengths import ByLength
-from jaxrep.data.order import NEAR, Uniform
+from jaxrep.data.orders.groups import Grouped, Neighbours
+from jaxrep.data.orders.lengths import ByLength
+from jaxrep.data.orders.order import NEAR, Uniform
+from jaxrep.data.orders.windows import Windowed
 from jaxrep.data.source import Source
-from jaxrep.data.windows import Windowed
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Data
 

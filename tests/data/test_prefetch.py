@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxrep.data import prefetch
 from jaxrep.data.ledger import Ledger
-from jaxrep.data.order import Shuffled
+from jaxrep.data.orders.order import Shuffled
 from jaxrep.data.prefetch import Prefetch
 from jaxrep.mesh import AXES, ROWS
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrep.data import readable
-from jaxrep.data.decode import BadSample
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.readable import blocks, noted
 from jaxrep.data.source import Examples
 from jaxrep.errors import JaxrepError

@@ -8,10 +8,10 @@ import fsspec
 import pytest
 from PIL import Image
 
-from jaxrep.data import storage
-from jaxrep.data.files import Csv, Folder
 from jaxrep.data.source import BadShard
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources import storage
+from jaxrep.data.sources.files import Csv, Folder
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("cache")

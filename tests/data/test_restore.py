@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxrep.data.arrays import ArrayShards
-from jaxrep.data.crop import RandomResizedCrop
-from jaxrep.data.decode import BadSample
-from jaxrep.data.files import Csv, Folder, Lines
+from jaxrep.data.derived.mixture import Mixture, Reweight
+from jaxrep.data.derived.select import Fields
 from jaxrep.data.grammar import KINDS
 from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader, Tokenize
-from jaxrep.data.mixture import Mixture, Reweight
-from jaxrep.data.order import Order, Uniform
-from jaxrep.data.parquet import ParquetTable
-from jaxrep.data.records import ArrayRecords
-from jaxrep.data.select import Fields
-from jaxrep.data.tar import TarShards
-from jaxrep.data.tfds import Tfds
-from jaxrep.data.tokenize import Bytes
-from jaxrep.data.windows import Windowed
+from jaxrep.data.orders.order import Order, Uniform
+from jaxrep.data.orders.windows import Windowed
+from jaxrep.data.pictures.crop import RandomResizedCrop
+from jaxrep.data.pictures.decode import BadSample
+from jaxrep.data.sources.arrays import ArrayShards
+from jaxrep.data.sources.files import Csv, Folder, Lines
+from jaxrep.data.sources.parquet import ParquetTable
+from jaxrep.data.sources.records import ArrayRecords
+from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tfds import Tfds
+from jaxrep.data.texts.tokenize import Bytes
 
 COUNT, BATCH, STEPS = 11, 4, 8  # almost three epochs
 BAD = 5

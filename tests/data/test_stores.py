@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from data.tars import pairs, write
 
-from jaxrep.data import storage
 from jaxrep.data.loader import Loader
-from jaxrep.data.order import Uniform
+from jaxrep.data.orders.order import Uniform
 from jaxrep.data.source import BadShard
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources import storage
+from jaxrep.data.sources.tar import TarShards
 
 pytestmark = pytest.mark.usefixtures("cache")
 

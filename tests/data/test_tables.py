@@ -6,7 +6,7 @@ import pytest
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.tables import ClassTexts, read_tables, table_fields
-from jaxrep.data.tokenize import Bytes
+from jaxrep.data.texts.tokenize import Bytes
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
 

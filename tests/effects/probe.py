@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flax import nnx
 
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.portion import Portion
+from jaxrep.data.derived.portion import Portion
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.evals.intervals import interval
 from jaxrep.evals.probe import Probe
 from jaxrep.model import Model

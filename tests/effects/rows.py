@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from experiments import clip, coop, metaclip, mixed_barlow, rad_dino
 from experiments.mixed_barlow import half
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.sentences import FirstSentence
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.texts.sentences import FirstSentence
 from jaxrep.evals.eval import Eval
 from jaxrep.evals.probe import Probe
 from jaxrep.evals.retrieval import Retrieval

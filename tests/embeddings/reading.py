@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxrep.data import tf_example
+from jaxrep.data.sources import tf_example
 
 
 def columns(path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from harness import RECIPE, drawn, traced
 
-from jaxrep.data.decode import BadSample
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import BadShard, Examples
 from jaxrep.embeddings.rows import Embedder
 from jaxrep.mesh import Mesh

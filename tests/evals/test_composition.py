@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evals.fake import FakeModel, given, pictures, unit
 
-from jaxrep.data.openmoji import OpenMoji
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.composition import Composition
 
@@ -88,7 +88,7 @@ def test_captions_without_anything_to_swap_are_an_error():
 
 
 def test_the_names_of_emojis_hold_all_kinds_of_swaps():
-    from jaxrep.data.openmoji import emojis
+    from jaxrep.data.openmoji.emoji import emojis
     from jaxrep.evals.composition import Wrong
 
     wrong = Wrong("", "", 0)

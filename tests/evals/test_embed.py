@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from evals.fake import TABLES, FakeModel, given, pictures, unit
 
-from jaxrep.data.decode import BadSample
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import Columns
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.retrieval import Retrieval

@@ -8,7 +8,7 @@ import pytest
 from evals.fake import FakeModel, given, pictures
 from sklearn.linear_model import LogisticRegression
 
-from jaxrep.data.select import few_of_each
+from jaxrep.data.derived.select import few_of_each
 from jaxrep.errors import JaxrepError
 from jaxrep.evals import logistic
 from jaxrep.evals.logistic import Logistic, search

@@ -6,8 +6,8 @@ from evals.fake import FakeModel, given, unit
 from scipy import stats
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, precision_recall_curve
 
-from jaxrep.data.files import Csv
-from jaxrep.data.openmoji_pairs import EmojiPairs
+from jaxrep.data.openmoji.pairs import EmojiPairs
+from jaxrep.data.sources.files import Csv
 from jaxrep.errors import UsageError
 from jaxrep.evals.sentences import PairClassification, SentenceSimilarity, threshold_metrics
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 import jaxrep
 from jaxrep.cli import main
-from jaxrep.data.tokenize import Bytes, Words
+from jaxrep.data.texts.tokenize import Bytes, Words
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.encoders.stem import ConvStem
 from jaxrep.pretrained.tokenizer_writer import pipeline

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from harness import LOADED, RECIPE, drawn
 
-from jaxrep.data.subwords import ClipBpe
+from jaxrep.data.texts.subwords import ClipBpe
 from jaxrep.encoders.stem import PatchStem, PixelNorm
 from jaxrep.encoders.text import TextTransformer
 from jaxrep.encoders.vit import ViT

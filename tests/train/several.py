@@ -5,9 +5,9 @@ import zlib
 import numpy as np
 
 from experiments.clip import tiny
-from jaxrep.data.decode import BadSample
-from jaxrep.data.openmoji import OpenMoji
-from jaxrep.data.select import WrappedExamples
+from jaxrep.data.derived.select import WrappedExamples
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import Source
 from jaxrep.evals.embed import embed_images
 from jaxrep.evals.eval import Eval

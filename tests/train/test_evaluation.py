@@ -7,7 +7,7 @@ import pytest
 from data.tars import pairs, write
 from harness import LOADED, RECIPE
 
-from jaxrep.data.tar import TarShards
+from jaxrep.data.sources.tar import TarShards
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.retrieval import Retrieval
 from jaxrep.train.exits import Exit

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from harness import LOADED, RECIPE, drawn, tiny
 
-from jaxrep.data.tokenize import Bytes
+from jaxrep.data.texts.tokenize import Bytes
 from jaxrep.errors import UsageError
 from jaxrep.methods.dual import Dual
 from jaxrep.methods.method import SELF

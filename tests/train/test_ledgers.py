@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxrep.data import reader
 from jaxrep.data.ledger import EMPTY, Ledger
 from jaxrep.data.loader import Loader
-from jaxrep.data.order import Uniform
+from jaxrep.data.orders.order import Uniform
 from jaxrep.data.prefetch import Prefetch
 from jaxrep.data.source import BadShard, Examples
 from jaxrep.errors import JaxrepError

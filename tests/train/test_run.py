@@ -10,7 +10,7 @@ import platform
 import pytest
 from harness import LOADED, RECIPE
 
-from jaxrep.data.tokenize import Bytes
+from jaxrep.data.texts.tokenize import Bytes
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Logging
 from jaxrep.spec import difference

@@ -1,0 +1,45 @@
+"""Scenes of several emojis with the class of every pixel, known from how they were composed."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from jaxrep.batch import Field
+from jaxrep.data.openmoji.emoji import ATTRIBUTION, CLASSES
+from jaxrep.data.openmoji.scenes import OpenMojiScenes, Scenes
+from jaxrep.data.source import Examples, Source
+from jaxrep.spec import spec
+
+
+@spec
+class OpenMojiMasks(Source):
+    """Scenes: ``image``, and ``mask`` int32 [H,W], where 0 is the background and k + 1 what is drawn of group k."""
+
+    attribution: ClassVar[str] = ATTRIBUTION
+
+    scenes: OpenMojiScenes = OpenMojiScenes()
+    """What is composed."""
+
+    def fields(self) -> dict[str, Field]:
+        image = self.scenes.fields()["image"]
+        return {"image": image, "mask": Field(image.shape[:2], "int32", CLASSES["group"] + 1)}
+
+    def open(self) -> Examples:
+        return MaskedScenes(self.scenes.open())
+
+
+class MaskedScenes(Examples):
+    """Scenes with the groups of the pictures that they show."""
+
+    def __init__(self, scenes: Scenes):
+        self._scenes, groups = scenes, scenes.pictures.column("group")
+        self._classes = np.append(groups + 1, 0).astype(np.int32)  # the last one is that of no picture, -1
+        self.classes: dict[str, Sequence[str]] = {"mask": ["background", *scenes.pictures.classes["group"]]}
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        image, shown = self._scenes.shown(index)
+        return {"image": image, "mask": self._classes[shown]}

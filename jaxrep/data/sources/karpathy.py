@@ -1,0 +1,99 @@
+"""Karpathy's splits of COCO, Flickr30k and Flickr8k: one JSON file that lists pictures, captions and splits.
+
+Karpathy & Fei-Fei 2015, Deep Visual-Semantic Alignments for Generating Image Descriptions, section 4; the files
+``dataset_coco.json``, ``dataset_flickr30k.json`` and ``dataset_flickr8k.json``. Beside it lie the pictures, in the
+folders that the file names (COCO: ``train2014``, ``val2014``) or in one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxrep.batch import Field
+from jaxrep.data.pictures.decode import BadSample
+from jaxrep.data.source import BadShard, Examples
+from jaxrep.data.sources.encoded import Encoded, EncodedExamples, read_file
+from jaxrep.data.sources.patterns import local
+from jaxrep.data.sources.storage import read
+from jaxrep.errors import UsageError, hint
+from jaxrep.spec import spec
+
+
+@spec
+class Karpathy(Encoded):
+    """The pictures of one split, each with a tuple of captions."""
+
+    path: str
+    """The JSON file, or its URL."""
+    images: str
+    """The folder of the pictures, or its URL."""
+    split: str = "test"
+    """train, restval, val or test; train+restval takes both."""
+    captions_per_image: int = 5
+    """The first so many captions of a picture are taken, as results are reported; 0: all, 5 to 7 in COCO."""
+
+    def parts(self) -> tuple[str, ...]:
+        return ("image",)
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.captions_per_image < 0:
+            yield f"captions_per_image counts captions, 0 for all; it is not {self.captions_per_image}"
+
+    def fields(self) -> dict[str, Field]:
+        shape = (self.captions_per_image,) if self.captions_per_image else ()
+        return super().fields() | {"text": Field(shape, "str")}
+
+    def open(self) -> Examples:
+        path = local(self.path)
+        try:
+            listed = json.loads(read(path))["images"]
+            rows = [(_file(row), row["split"], [s["raw"].strip() for s in row["sentences"]]) for row in listed]
+        except BadShard as error:
+            raise UsageError(f"the list of pictures {error}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path} is not laid out as Karpathy's dataset_coco.json ({error!r})") from error
+        wanted = self.split.split("+")
+        if unknown := sorted(set(wanted) - {split for _, split, _ in rows}):
+            raise UsageError(f"{path} has no split '{unknown[0]}'; {hint(unknown[0], {split for _, split, _ in rows})}")
+        return KarpathyExamples(self, [(file, texts) for file, split, texts in rows if split in wanted])
+
+
+def _file(row: Mapping[str, Any]) -> str:
+    return "/".join(part for part in (row.get("filepath", ""), row["filename"]) if part)
+
+
+class KarpathyExamples(EncodedExamples):
+    """Pictures (path below the folder, captions)."""
+
+    def __init__(self, source: Karpathy, rows: Sequence[tuple[str, Sequence[str]]]):
+        super().__init__(source)
+        self._folder, self._rows = local(source.images).rstrip("/"), rows
+        self._most = source.captions_per_image or None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def key(self, index: int) -> str:
+        return self._rows[index][0]
+
+    def shard(self, index: int) -> str:
+        return self.place(index, "image")
+
+    def place(self, index: int, part: str) -> str:
+        return f"{self._folder}/{self._rows[index][0]}"
+
+    def content(self, index: int, part: str) -> bytes:
+        return read_file(self.place(index, part), self.place(index, part))
+
+    def field(self, index: int, name: str) -> Any:
+        return self._captions(index) if name == "text" else super().field(index, name)
+
+    def _value(self, name: str, index: int, contents: Mapping[str, bytes], *drawn: Any) -> Any:
+        return self._captions(index) if name == "text" else super()._value(name, index, contents, *drawn)
+
+    def _captions(self, index: int) -> tuple[str, ...]:
+        file, texts = self._rows[index]
+        if len(texts) < (self._most or 1):
+            raise BadSample(file, f"it has {len(texts)} captions, and {self._most or 1} are read")
+        return tuple(texts[: self._most])

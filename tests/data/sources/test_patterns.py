@@ -1,0 +1,66 @@
+"""Patterns of files mean what they mean elsewhere: braces as in a shell, globs sorted, URLs likewise."""
+
+import os
+
+import fsspec
+import pytest
+
+from jaxrep.data.sources.patterns import braces, files
+from jaxrep.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{8..11}", ["8", "9", "10", "11"]),
+        ("x-{008..011}.tar", ["x-008.tar", "x-009.tar", "x-010.tar", "x-011.tar"]),
+        ("{a,b}{1..2}", ["a1", "a2", "b1", "b2"]),
+        ("t{,est}", ["t", "test"]),
+        ("{a,{1..2}}", ["a", "1", "2"]),
+    ],
+)
+def test_braces_expand_as_in_a_shell(pattern, expected):
+    assert braces(pattern) == expected
+
+
+@pytest.mark.parametrize(("pattern", "why"), [("{0..", "half"), ("{9..0}", "rising range"), ("{}", "{00..99}")])
+def test_a_brace_that_means_nothing_is_refused(pattern, why):
+    with pytest.raises(UsageError, match=why):
+        braces(pattern)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("b.tar", "a.tar", "c0.tar", "c1.tar", "odd[0].tar", "d.txt"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+def test_files_come_in_the_order_given_and_globs_sorted(folder):
+    found = files((f"{folder}/c{{0..1}}.tar", f"{folder}/?.tar", f"{folder}/odd[0].tar"))
+    assert [os.path.basename(path) for path in found] == ["c0.tar", "c1.tar", "a.tar", "b.tar", "odd[0].tar"]
+    assert [os.path.basename(path) for path in files(f"{folder}/d.txt")] == ["d.txt"]
+
+
+def test_a_file_that_is_not_there_is_named(folder):
+    with pytest.raises(UsageError, match=r"there is no file .*c2.tar, which the pattern '.*c\{0..2\}.tar' names"):
+        files(f"{folder}/c{{0..2}}.tar")
+    with pytest.raises(UsageError, match=r"no file matches .*\*.zip"):
+        files(f"{folder}/*.zip")
+
+
+def test_urls_are_taken_as_they_are_and_their_globs_sorted():
+    assert files("gs://bucket/{00000..41455}.tar")[-1] == "gs://bucket/41455.tar"  # no store is asked
+    assert files("https://host/a.tar?token=1") == ["https://host/a.tar?token=1"]
+    store = fsspec.filesystem("memory")
+    for file in ("b.tar", "a.tar", "c.txt"):
+        store.pipe(f"/patterns/{file}", b"")
+    assert [os.path.basename(path) for path in files("memory://patterns/*.tar")] == ["a.tar", "b.tar"]
+    with pytest.raises(UsageError, match=r"no file matches 'memory://patterns/\*.zip'"):
+        files("memory://patterns/*.zip")
+
+
+def test_a_store_without_its_driver_says_what_to_install():
+    with pytest.raises(UsageError, match=r"nosuch://bucket/\*.tar cannot be reached: Protocol not known: nosuch"):
+        files("nosuch://bucket/*.tar")
