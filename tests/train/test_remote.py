@@ -51,7 +51,17 @@ def bucket():
     """gs://bucket, of an emulator that orbax, tensorstore and gcsfs talk to."""
     if not all(importlib.util.find_spec(name) for name in ("gcsfs", "gcp_storage_emulator")):
         pytest.skip("needs the extra gcs, and gcp-storage-emulator")
+    from gcp_storage_emulator.handlers import objects  # pyright: ignore[reportMissingImports]
     from gcp_storage_emulator.server import create_server  # pyright: ignore[reportMissingImports]
+
+    download = objects.download
+
+    def with_generation(request, response, storage, *rest):
+        """The real store names a file's generation, by which it is written again; the emulator does not."""
+        download(request, response, storage, *rest)
+        if response.status.value < 300:
+            found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
+            response["x-goog-generation"] = found["generation"]
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -60,6 +70,7 @@ def bucket():
         for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
             patch.setenv(name, f"http://127.0.0.1:{port}")
         patch.setenv("GOOGLE_CLOUD_PROJECT", "none")
+        patch.setattr(objects, "download", with_generation)
         server = create_server("127.0.0.1", port, in_memory=True, default_bucket="bucket")
         server.start()
         yield "gs://bucket"
