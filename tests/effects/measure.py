@@ -8,6 +8,7 @@ import json
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Effect:
 
     def side(self, name: str, seed: int) -> tuple[Recipe, Loaded]:
         """What is trained: ``baseline`` or ``method``. What it starts from has the same seed."""
-        loaded = load(str(ROOT / "experiments" / self.recipe))
+        loaded = _loaded(self.recipe)
         recipe = loaded.recipe
         if self.steps:
             recipe = recipe.replace(examples=self.steps * recipe.data.batch_size, epochs=0)
@@ -95,6 +96,11 @@ def run(name: str, effect: Effect, folder: Path, say: Callable[[str], None]) -> 
     KEPT.mkdir(exist_ok=True)
     write_json(KEPT / f"{name}.json", row)
     return row
+
+
+@cache
+def _loaded(name: str) -> Loaded:
+    return load(str(ROOT / "experiments" / name))
 
 
 def _seeded(origin: From | Pretrained, seed: int) -> From | Pretrained:
