@@ -68,11 +68,12 @@ class Launched:
                 self.all.append(subprocess.Popen(own, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT))
 
     def wait(self, seconds: float = 400) -> list[int]:
-        """Exit statuses; where one process fails the others, which wait for it, are ended."""
+        """Exit statuses; where one process fails the others, which wait for it, are ended after a moment in which they
+        may leave for the same reason."""
         deadline = time.time() + seconds
         while (running := [p for p in self.all if p.poll() is None]) and time.time() < deadline:
             if any(p.poll() not in (None, 0, Exit.PREEMPTED, Exit.USAGE) for p in self.all):
-                break
+                deadline = min(deadline, time.time() + 5)
             time.sleep(0.1)
         for process in running:
             process.kill()
