@@ -14,7 +14,7 @@ from jaxrep.recipe import From, Pretrained
 from jaxrep.schedules import Constant, Harmonic, WarmupCosine
 from jaxrep.terms.mixup import MixedNegatives, MixedPairs
 from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay
+from jaxrep.train.rules import Decay, Freeze
 
 EPOCHS = 9
 STEPS = EPOCHS * 29_000 // 128  # the training pictures of Flickr30k
@@ -62,11 +62,12 @@ m2 = recipe.replace(
 )
 
 tiny = clip.tiny.replace(
-    {"method.scale": FIXED},
+    # As above the temperature is the trained CLIP's, and stays.
+    {"optimizer.rules": (Freeze(path="scale/**"),)},
     objective={**recipe.objective, "contrastive": clip.tiny.objective["contrastive"]},
     schedule=WarmupCosine(peak=5e-4, warmup_steps=30),
     examples=300 * 256,
-    init={part: From(clip.tiny) for part in PARTS},
+    init={part: From(clip.tiny) for part in (*PARTS, "scale")},
     seed=1,
     evals=(*clip.tiny.evals, Geometry(data=OpenMoji(image_size=48, part="test"))),
 )
