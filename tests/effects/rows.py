@@ -136,8 +136,8 @@ EFFECTS: dict[str, Effect] = {
         baseline="long captions alone, as long",
         metrics={
             "retrieval/image_to_text/r1": "image to long text R@1",
-            "short/image_to_text/r1": "image to short text R@1",
-            "short/text_to_image/r1": "short text to image R@1",
+            "short/image_to_short/r1": "image to short text R@1",
+            "short/short_to_image/r1": "short text to image R@1",
         },
         steps=TUNED,
         evals=(Retrieval(data=FirstSentence(source=UNSEEN, end=": "), text="short", name="short"),),
