@@ -170,18 +170,21 @@ def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
 
 
 def inherited(recipe: Recipe) -> LoadedTokenizer | None:
-    """The tokenizer of the run or the recipe that a part starts from, where both declare the same one: its embeddings
-    are those of that vocabulary."""
+    """The tokenizer of the run or the recipe that a part starts from, where both declare the same one, of whatever
+    length: its embeddings are those of that vocabulary."""
+    ours = recipe.data.tokenizer
     for origin in recipe.init.values():
         if not isinstance(origin, From):
             continue
         run = None if isinstance(origin.source, Recipe) else Run(Path(origin.source))
         theirs = origin.source if run is None else run.recipe()
-        if theirs.data.tokenizer != recipe.data.tokenizer:
+        if dataclasses.replace(theirs.data.tokenizer, length=ours.length) != ours:
             continue
         if run is not None:
-            return run.tokenizer(theirs, tuple)
-        return inherited(theirs) or theirs.data.tokenizer.load(texts_of(theirs, theirs.data.train.open()))
+            found = run.tokenizer(theirs, tuple)
+        else:
+            found = inherited(theirs) or theirs.data.tokenizer.load(texts_of(theirs, theirs.data.train.open()))
+        return ours.restore(found.state)
     return None
 
 

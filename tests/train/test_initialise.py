@@ -77,6 +77,9 @@ def test_a_run_that_starts_from_another_has_its_vocabulary(run, tmp_path):
     for source in (run[0], WITH_EMA):  # a run, and a recipe that is trained first
         found = setups.inherited(RECIPE.replace(init={"text": From(source)}))
         assert found is not None and found.state == learnt.state
+    longer = RECIPE.data.tokenizer.length + 5
+    found = setups.inherited(few.replace({"data.tokenizer.length": longer}))
+    assert found is not None and found.state == learnt.state and found(["red"]).ids.shape == (1, longer)
     assert setups.inherited(RECIPE) is None
     other = few.replace({"data.tokenizer": Bytes(length=6)})
     assert setups.inherited(other) is None
