@@ -7,6 +7,7 @@ import os
 import sys
 from importlib import metadata
 
+import fsspec
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -45,3 +46,12 @@ def cache(tmp_path, monkeypatch):
     """A cache of the test's own."""
     monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def memory():
+    """The store behind memory://."""
+    files = fsspec.filesystem("memory")
+    yield files
+    files.store.clear()
+    files.pseudo_dirs[:] = [""]

@@ -3,7 +3,6 @@
 import json
 import re
 
-import fsspec
 import numpy as np
 import pytest
 from report import made
@@ -11,15 +10,6 @@ from report import made
 from jaxrep.evals.sample import Sample
 
 HITS = np.arange(60) % 3
-
-
-@pytest.fixture
-def memory():
-    """The store behind memory://."""
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture

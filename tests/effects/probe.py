@@ -10,15 +10,12 @@ from pathlib import Path
 
 from flax import nnx
 
-from jaxrep.data.derived.portion import Portion
-from jaxrep.data.openmoji.emoji import OpenMoji
+from experiments.mixed_barlow import half
 from jaxrep.evals.intervals import interval
 from jaxrep.evals.probe import Probe
 from jaxrep.model import Model
 from jaxrep.train.partition import split
 from jaxrep.train.restore import load_run
-
-EMOJI = OpenMoji(image_size=48, part="all")
 
 
 def main() -> None:
@@ -35,8 +32,8 @@ def main() -> None:
         ("raw pixels", trained, "pixels"),
     ):
         probe = Probe(
-            train=Portion(source=EMOJI, share=0.5, by="concept"),
-            data=Portion(source=EMOJI, share=0.5, by="concept", rest=True),
+            train=half(False),
+            data=half(True),
             label=given.label,
             output=output,
             max_iterations=200,

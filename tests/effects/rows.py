@@ -124,7 +124,7 @@ EFFECTS: dict[str, Effect] = {
     "m2mix": Effect(
         claim="mixtures on the sphere as negatives and pairs make the space uniform and aligned",
         recipe="m2mix.py:tiny",
-        without=lambda recipe: recipe.replace(objective={"contrastive": recipe.objective["contrastive"]}),
+        without=first_term,
         baseline="CLIP's loss, fine-tuned as long",
         metrics=SPACE,
         steps=TUNED,

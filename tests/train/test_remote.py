@@ -37,15 +37,6 @@ def machine(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "WAITS", (0.0, 0.0))
 
 
-@pytest.fixture
-def memory():
-    """The store behind memory://."""
-    files = fsspec.filesystem("memory")
-    yield files
-    files.store.clear()
-    files.pseudo_dirs[:] = [""]
-
-
 @pytest.fixture(scope="module")
 def bucket():
     """gs://bucket, of an emulator that orbax, tensorstore and gcsfs talk to."""
