@@ -1,6 +1,8 @@
 """Every experiment, at a micro size: presets are valid, tiny trains, is saved, restored, embeds and is evaluated.
 
-A new file in experiments/ joins by being there. What a recipe needs to deviate in stands in EXCEPTIONS with the reason.
+A new file in experiments/ joins by being there: its presets are checked in every run of the tests, and its tiny trains
+in those marked slow (`pytest -m "" tests/conformance -k NAME`) unless it stands in ALWAYS. What a recipe needs to deviate
+in stands in EXCEPTIONS with the reason.
 """
 
 import contextlib
@@ -51,6 +53,24 @@ class Exceptions:
     untouched: tuple[str, ...] = ()
     """Patterns of trained leaves that a gradient need not reach, each with its reason beside it."""
 
+
+# Trained in every run of the tests: one for each method, start, and kind of missing or repeated part. The others are
+# variations of theirs and take a quarter of a minute each.
+ALWAYS = (
+    "clip.tiny",
+    "astrom3.tiny",
+    "coop.tiny",
+    "dreamlip.tiny",
+    "grain.tiny",
+    "metrix.tiny",
+    "mixed_barlow.tiny",
+    "mrl.tiny_classifier",
+    "negclip.tiny",
+    "rad_dino.tiny",
+    "rs_m_clip.tiny",
+    "siglip.tiny",
+    "two_d_matryoshka.tiny",
+)
 
 EXCEPTIONS = {
     # One tower alone learns, to tell apart what the other has nearly alike before its own training.
@@ -155,7 +175,13 @@ def test_a_preset_is_valid_and_as_it_was_kept(target: str, request: pytest.Fixtu
     check(recipe)
 
 
-@pytest.fixture(scope="module", params=[name for name in presets() if name.partition(":")[2].startswith("tiny")])
+def tinies() -> list[Any]:
+    targets = [target for target in presets() if target.partition(":")[2].startswith("tiny")]
+    always = [target.replace(".py:", ".") in ALWAYS for target in targets]
+    return [pytest.param(t, marks=() if each else pytest.mark.slow) for t, each in zip(targets, always, strict=True)]
+
+
+@pytest.fixture(scope="module", params=tinies())
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """(experiment, micro recipe, exceptions, run directory) after training."""
     name = request.param.replace(".py:", ".")
