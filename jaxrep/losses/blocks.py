@@ -130,7 +130,7 @@ def _entering(how: How, a: Side, b: Side) -> tuple[Array | None, Array | None]:
 
 
 def pieces(how: How, x: Array, a: Side, b: Side) -> tuple[Stats, Stats | None]:
-    """Statistics of one block of logits ``x``, of its rows a and of its columns b."""
+    """Statistics of one block of logits ``x`` [A,B]: [A] of its rows a, and [B] of its columns b."""
     rows, columns = (x if k is None else jnp.where(k, x, how.reduction.drop) for k in _entering(how, a, b))
     return how.reduction.piece(rows, 1), how.reduction.piece(columns, 0) if how.columns else None
 
@@ -140,7 +140,7 @@ Pull = tuple[Array, Array] | None
 
 
 def slopes(how: How, x: Array, a: Side, b: Side, rows: Pull, columns: Pull) -> Array:
-    """The loss's derivatives by one block of logits ``x``, by way of its rows a and of its columns b."""
+    """The loss's derivatives [A,B] by one block of logits ``x`` [A,B], by way of its rows a and of its columns b."""
     parts = []
     for axis, pull, enters in zip((1, 0), (rows, columns), _entering(how, a, b), strict=True):
         if pull is not None:
@@ -156,7 +156,7 @@ def own(how: How, tree: Any) -> Any:
 
 
 def nothing(how: How, count: int) -> Stats:
-    """Statistics of no logits, for ``count`` rows."""
+    """Statistics [count] of no logits."""
     return own(how, how.reduction.piece(jnp.zeros((0, count)), 0))
 
 
@@ -175,7 +175,7 @@ def _over_blocks(step: Callable, carry: Any, rows: Any, size: int) -> tuple[Any,
 
 
 def forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stats | None]:
-    """Statistics of the rows of a, and of the rows of b."""
+    """Statistics of the rows of a [A,D], each [A], and of the rows of b [B,D], each [B] (None without ``columns``)."""
 
     def step(columns, block):
         rows, more = pieces(how, _logits(block, b, bias), block, b)
@@ -187,7 +187,7 @@ def forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stat
 
 
 def backward(how: How, a: Side, b: Side, bias: Array | None, rows: Pull, columns: Pull) -> tuple[Array, Array, Any]:
-    """Derivatives by ``a.x``, ``b.x`` and the bias."""
+    """Derivatives by ``a.x`` [A,D], ``b.x`` [B,D] and the bias (None without one), from what each side passes back."""
 
     def step(carry, inputs):
         block, pull = inputs

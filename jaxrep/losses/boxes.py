@@ -15,7 +15,7 @@ EPSILON = 1e-9
 
 
 def l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
-    """Sum of the four absolute differences."""
+    """Sum of the four absolute differences, in shares of the image's sides (DETR, section 3.1)."""
     return jnp.sum(jnp.abs(a - b), axis=-1)
 
 
@@ -32,7 +32,7 @@ def giou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"
 
 
 def corners(boxes: Float[Array, "*B 4"]) -> tuple[Float[Array, "*B 2"], Float[Array, "*B 2"]]:
-    """Lowest and highest x and y."""
+    """Lowest and highest x and y, as shares of the image's sides."""
     middle, half = boxes[..., :2], boxes[..., 2:] / 2
     return middle - half, middle + half
 

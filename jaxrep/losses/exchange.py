@@ -1,7 +1,8 @@
 """How rows that lie over a mesh meet all rows of the other side: gathered, or passed around a ring.
 
-Each device holds its own rows of a and of b, and these functions run inside ``shard_map``. Both ways give what
-``kernel.forward`` and ``kernel.backward`` give on one device, in the same signature.
+Each of n devices holds its own rows of a [B/n,D] and of b [B/n,D], and these functions run inside ``shard_map`` over
+``how.axes``. Both ways give a device, for its own rows, what ``kernel.forward`` and ``kernel.backward`` give on one
+device of all rows, in the same signature.
 
 - *Gather*: every device receives all rows of b; a device's part of what belongs to b is scattered back to its owner.
 - *Ring*: rows of b travel from device to device, and what belongs to them (statistics, derivatives) travels with
@@ -19,6 +20,7 @@ from jaxrep.losses.blocks import How, Pull, Side, Stats
 
 
 def gather_forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stats | None]:
+    """Statistics [B/n] of this device's rows of a, and of its rows of b; b is gathered."""
     rows, columns = kernel.forward(how, a, _gather(how, b), bias)
     if columns is None:
         return rows, None
@@ -32,11 +34,14 @@ def gather_forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stat
 def gather_backward(
     how: How, a: Side, b: Side, bias: Array | None, rows: Pull, columns: Pull
 ) -> tuple[Array, Array, Any]:
+    """Derivatives by this device's rows of a and of b [B/n,D], and by the bias; b is gathered."""
     d_a, d_b, d_bias = kernel.backward(how, a, _gather(how, b), bias, rows, _gather(how, columns))
     return d_a, jax.lax.psum_scatter(d_b, how.axes, tiled=True), jax.lax.psum(d_bias, how.axes)
 
 
 def ring_forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stats | None]:
+    """Statistics [B/n] of this device's rows of a, and of its rows of b; b travels n hops."""
+
     def hop(carry, _):
         rows, visitor, columns = carry
         # Sent before the work on it, so that the transfer can hide behind the work.
@@ -54,6 +59,8 @@ def ring_forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats,
 def ring_backward(
     how: How, a: Side, b: Side, bias: Array | None, rows: Pull, columns: Pull
 ) -> tuple[Array, Array, Any]:
+    """Derivatives by this device's rows of a and of b [B/n,D], and by the bias; b travels n hops."""
+
     def hop(carry, _):
         d_a, (visitor, pull), d_b, d_bias = carry
         onward = _pass_on(how, (visitor, pull))
@@ -68,6 +75,7 @@ def ring_backward(
 
 
 def _devices(how: How) -> int:
+    """n."""
     return jax.lax.axis_size(how.axes)
 
 

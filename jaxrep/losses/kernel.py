@@ -49,14 +49,14 @@ def pays(a: Side, b: Side) -> bool:
 
 
 def forward(how: How, a: Side, b: Side, bias: Array | None) -> tuple[Stats, Stats | None]:
-    """Statistics of the rows of a, and of the rows of b."""
+    """As ``blocks.forward``."""
     if not pays(a, b):
         return blocks.forward(how, a, b, bias)
     return _statistics(how, a, b, bias), _statistics(how, b, a, bias) if how.columns else None
 
 
 def backward(how: How, a: Side, b: Side, bias: Array | None, rows: Pull, columns: Pull) -> tuple[Array, Array, Any]:
-    """Derivatives by ``a.x``, ``b.x`` and the bias."""
+    """As ``blocks.backward``."""
     if not pays(a, b):
         return blocks.backward(how, a, b, bias, rows, columns)
     d_a, sums = _derivatives(how, a, b, bias, rows, columns)

@@ -120,5 +120,5 @@ def cut(rows: Any, block_size: int) -> Any:
 
 
 def joined(blocks: Float[Array, "n size"]) -> Float[Array, " R"]:
-    """The inverse of ``cut``."""
+    """The inverse of ``cut``: [n,size] -> [R]."""
     return jnp.swapaxes(blocks, 0, 1).reshape(-1)

@@ -25,7 +25,7 @@ def side(
 
 
 def extra(x: Extra) -> Side | None:
-    """Rows that one side meets besides the other, if there are any."""
+    """Rows [E,D] that one side meets besides the other, if there are any."""
     return None if x is None else side(*x) if isinstance(x, Side) else side(x)
 
 
@@ -69,7 +69,8 @@ def over_sum(total: Float[Array, ""], weights: Float[Array, " B"]) -> Float[Arra
 def check_pairs(
     a: Any, b: Any, *, ids: Any, weights: Any, present: Any, extras: tuple[Any, Any], block_size: int | None
 ) -> None:
-    """One sentence on the first thing that does not fit."""
+    """Raises ValueError, one sentence on the first thing that does not fit: a and b are [B,D], ids, weights and present
+    are of B rows, extra rows [E,D] are as wide, and the block size and the mesh fit B."""
     check_matrix("a", a)
     check_matrix("b", b)
     if a.shape != b.shape:
@@ -92,6 +93,7 @@ def check_pairs(
 
 
 def check_extra(name: str, extra: Any, a: Any, ids: Any) -> None:
+    """Extra rows are [E,D], as wide as a, with as many arrays of ids as the pairs have, or none. Raises ValueError."""
     x, own, present = extra if isinstance(extra, Side) else Side(extra)
     check_matrix(name, x)
     check_width(name, x, a)
@@ -106,7 +108,7 @@ def check_extra(name: str, extra: Any, a: Any, ids: Any) -> None:
 
 
 def check_blocks(count: int, block_size: int | None) -> None:
-    """The block size is positive, and the mesh divides the rows."""
+    """The block size is positive, and the mesh divides the rows. Raises ValueError."""
     if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
         raise ValueError(f"block_size is {block_size}, expected a positive number of rows, or None to choose it")
     if count % row_devices():
@@ -117,32 +119,37 @@ def check_blocks(count: int, block_size: int | None) -> None:
 
 
 def check_matrix(name: str, x: Any) -> None:
+    """Floating-point rows [B,D]. Raises ValueError."""
     if x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"{name} is {x.dtype}{list(x.shape)}, expected floating-point rows [B,D]")
 
 
 def check_width(name: str, x: Any, a: Any) -> None:
+    """Rows as wide as those of a. Raises ValueError."""
     if x.shape[1] != a.shape[1]:
         raise ValueError(f"{name} is {x.shape[1]} wide and the rows it meets are {a.shape[1]} wide, expected one width")
 
 
 def check_column(name: str, x: Any, count: int, kind: Any) -> None:
+    """One value a row, of one kind of dtype. Raises ValueError."""
     if x.shape != (count,) or not jnp.issubdtype(x.dtype, kind):
         raise ValueError(f"{name} is {x.dtype}{list(x.shape)}, expected {_KINDS[kind]} [{count}], one a row")
 
 
 def check_share(name: str, value: float) -> None:
+    """From 0 to below 1. Raises ValueError."""
     if not 0 <= value < 1:
         raise ValueError(f"{name} is {value}, expected a share from 0 to below 1")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """One of the choices. Raises ValueError."""
     if value not in choices:
         raise ValueError(f"{name} is '{value}', expected one of {', '.join(choices)}")
 
 
 def check_positives(positives: str, ids: tuple, choices: Sequence[str]) -> None:
-    """Ids and the choice of what they mean come together."""
+    """Ids and the choice of what they mean come together. Raises ValueError."""
     check_choice("positives", positives, choices)
     if (positives == "pair") != (not ids):
         raise ValueError(
