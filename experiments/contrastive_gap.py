@@ -37,7 +37,6 @@ recipe = clip.vit_b32.replace(
     objective={**CUA, "uniformity_across": Uniformity("image", "text")},
     optimizer=AdamW(b2=0.99, weight_decay=Constant(value=0.1), rules=(Decay(path="**", factor=1.0),)),
     schedule=WarmupConstant(peak=1e-6),
-    examples=0,
     epochs=9,
     init={part: Pretrained("clip-vit-base-patch32") for part in ("image", "text")},
 )

@@ -36,7 +36,6 @@ recipe = clip.recipe.replace(
         "grouping": AllViews(Contrastive("image/grouped", "text")),
     },
     schedule=WarmupCosine(peak=5e-4, warmup_steps=10_000),
-    examples=0,
     epochs=32,
 )
 

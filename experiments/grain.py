@@ -104,7 +104,6 @@ tiny = recipe.replace(
         ),
     },
     schedule=WarmupCosine(peak=2e-3, warmup_steps=30),
-    epochs=0,
     examples=400 * 64,
     # From fresh towers as many steps stay where they begin: scenes are learnt after their parts.
     init={part: From(clip.tiny, stretch_after=8) for part in ("image", "text", "text_head")},

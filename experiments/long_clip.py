@@ -43,7 +43,6 @@ recipe = clip.vit_l14.replace(
     },
     optimizer=AdamW(weight_decay=Constant(value=1e-2), rules=(Decay(path="**", factor=1.0),)),
     schedule=WarmupCosine(peak=1e-6, warmup_steps=200),
-    examples=0,
     epochs=6,
     init={
         "text": Pretrained("clip-vit-large-patch14", stretch_after=KEPT),

@@ -52,7 +52,6 @@ recipe = clip.vit_b32.replace(
     },
     optimizer=AdamW(weight_decay=Constant(value=0.2), rules=(Decay(path="**", factor=1.0),)),
     schedule=WarmupCosine(peak=1e-5, warmup_steps=STEPS // 10),
-    examples=0,
     epochs=EPOCHS,
     init={part: Pretrained("clip-vit-base-patch32") for part in PARTS},
 )

@@ -14,7 +14,7 @@ from jaxrep.data.sources.files import Folder
 from jaxrep.encoders.resnet import ResNet
 from jaxrep.evals.same_class import SameClass, Utilisation
 from jaxrep.methods.heads import Linear
-from jaxrep.methods.mixing import Mixed, Mixing
+from jaxrep.methods.mixing import Mixing
 from jaxrep.recipe import Data, Pretrained, Recipe
 from jaxrep.schedules import Constant, WarmupConstant
 from jaxrep.terms.metric import Metric, MixedMetric
@@ -22,6 +22,7 @@ from jaxrep.train.optim import AdamW
 from jaxrep.train.rules import Rate
 from jaxrep.views.crop import RandomResizedCrop
 from jaxrep.views.geometry import Flip, Shift
+from jaxrep.views.mix import MixWithin
 
 CLASSES, WEIGHT = 100, Constant(value=0.4)  # section 4.1: w = 0.4, Beta(2, 2)
 
@@ -56,7 +57,7 @@ recipe = Recipe(
 )
 
 feature = recipe.replace({"method.level": "feature"})
-input = recipe.replace({"method.level": "input"}, views=(*recipe.views, Mixed("image")))
+input = recipe.replace({"method.level": "input"}, views=(*recipe.views, MixWithin("image")))
 contrastive = recipe.replace(objective=terms("contrastive"))
 proxy_anchor = recipe.replace(
     {"method.proxies": CLASSES, "optimizer.rules": (Rate(path="proxy_table/**", factor=100.0),)},
@@ -76,7 +77,6 @@ tiny = recipe.replace(
     ),
     objective=terms("multi_similarity", "concept"),
     schedule=WarmupConstant(peak=1e-3, warmup_steps=50),
-    epochs=0,
     examples=600 * 128,
     init={},
     evals=(SameClass(data=TEST, label="concept"), Utilisation(train=TRAIN, data=TEST, label="concept")),

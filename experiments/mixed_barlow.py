@@ -101,7 +101,6 @@ tiny = recipe.replace(
     },
     optimizer=AdamW(weight_decay=Constant(value=0.05), clip_norm=1.0),
     schedule=WarmupCosine(peak=1e-3, warmup_steps=50),
-    epochs=0,
     examples=500 * 256,
     evals=tuple(
         kind(train=train, data=data, label=label, name=name + label)

@@ -74,7 +74,6 @@ tiny_classifier = imagenet.replace(
     ),
     objective={f"d{d}": CrossEntropy("image", f"classes/{d}", label="group") for d in TINY_WIDTHS},
     schedule=WarmupLinear(peak=0.1, warmup_steps=50),
-    epochs=0,
     examples=300 * 256,
     evals=(Classification(data=OpenMoji(image_size=48, part="test"), label="group", dims=TINY_WIDTHS),),
 )

@@ -39,7 +39,6 @@ recipe = clip.vit_b32.replace(
     views=(),
     objective={"contrastive": Contrastive("image", "text", extra_b="negative")},
     schedule=WarmupCosine(peak=1e-6, warmup_steps=50),
-    examples=0,
     epochs=2 * 5,
     init={part: Pretrained("clip-vit-base-patch32") for part in PARTS},
 )

@@ -80,7 +80,6 @@ recipe = clip.vit_b32.replace(
     ),
     objective=objective(Contrastive("image", "text")),
     schedule=WarmupCosine(peak=1e-5, warmup_steps=1_000),
-    examples=0,
     epochs=20,
     init={
         **{part: Pretrained("CLIP-ViT-B-32-laion2B-s34B-b79K") for part in ("image", "image_head")},

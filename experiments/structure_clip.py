@@ -56,7 +56,6 @@ recipe = clip.vit_b32.replace(
     },
     optimizer=AdamW(weight_decay=Constant(value=0.1), rules=(Decay(path="**", factor=1.0),)),
     schedule=Constant(value=5e-6),
-    examples=0,
     epochs=10,
     init={
         **{part: Pretrained("clip-vit-base-patch32") for part in negclip.PARTS},

@@ -71,7 +71,6 @@ tiny = recipe.replace(
     objective=objective(128, TINY_WIDTHS),
     schedule=WarmupCosine(peak=2e-3, warmup_steps=50),
     init={},
-    epochs=0,
     examples=300 * 256,
     evals=(
         LayerMap(

@@ -192,8 +192,16 @@ class Recipe:
     """Steps in a row with a non-finite loss or gradient after which the run stops as diverged."""
 
     def replace(self, changes: Mapping[str, Any] | None = None, **fields: Any) -> "Recipe":
-        """A copy with some fields changed; ``changes`` reaches inside by dotted path: {"method.dim": 64}."""
-        return replace(self, changes or {}, **fields)
+        """A copy with some fields changed; ``changes`` reaches inside by dotted path: {"method.dim": 64}.
+
+        A length in examples takes the place of one in epochs, and the other way round.
+        """
+        changes = {**(changes or {}), **fields}
+        if changes.get("examples"):
+            changes.setdefault("epochs", 0.0)
+        if changes.get("epochs"):
+            changes.setdefault("examples", 0)
+        return replace(self, changes)
 
     def total_steps(self, dataset_size: int) -> int:
         """Updates in the whole training."""

@@ -18,7 +18,7 @@ from jaxrep.shapes import Shapes, shapes
 from jaxrep.train import microbatch
 from jaxrep.train.run import Run
 from jaxrep.train.setup import Setup
-from jaxrep.train.step import reads
+from jaxrep.train.step import kept_outputs
 
 LOADED = load(str(Path(__file__).with_name("tiny.py")))
 tiny: Any = LOADED.module
@@ -79,7 +79,7 @@ def computed(recipe: Recipe, sizes: tuple[int, ...], spread: float = 1.0):
     parameters, drawn with a standard deviation of ``spread``."""
     found = traced(recipe)
     params = found.trained(found.updater(recipe))
-    keep = reads(recipe, found)
+    keep = kept_outputs(recipe)
     values = {path: np.asarray(spread * value, value.dtype) for path, value in drawn(found.arrays).items()}
     rest = {path: value for path, value in values.items() if path not in params}
 

@@ -221,6 +221,14 @@ def test_a_wrong_command_line_is_status_2_and_trains_nothing(jaxrep_says, toy, t
     assert "Traceback" not in err
 
 
+def test_a_length_takes_the_place_of_the_files_own(jaxrep_says, toy):
+    recipe = load(toy).recipe
+    assert recipe.examples and not recipe.epochs
+    _, out, _ = jaxrep_says(f"show {toy} --json --epochs 3")
+    assert json.loads(out) == to_json(recipe.replace(epochs=3.0)) == to_json(recipe.replace(epochs=3.0, examples=0))
+    assert recipe.replace(epochs=3.0).replace(examples=64) == recipe.replace(examples=64)
+
+
 # List, show, diff
 
 

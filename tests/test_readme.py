@@ -20,13 +20,15 @@ def test_the_complete_recipe_trains(tmp_path: Path):
     file = tmp_path / "experiments" / "mine.py"
     file.write_text(example)
     experiment = load(str(file))
-    short = experiment.recipe.replace(examples=2 * 128, epochs=0.0)
+    short = experiment.recipe.replace(examples=2 * 128)
     ended = train(short, tmp_path / "run", experiment, say=lambda _: None, devices=jax.devices()[:1])
     assert ended is Exit.DONE
     assert (tmp_path / "run" / "results.json").exists()
 
 
 def test_every_preset_of_the_table_exists():
-    for file, presets in re.findall(r"^\| `(\w+\.py)` \| (.*?) \|", README, re.MULTILINE):
+    rows = re.findall(r"^\| `(\w+\.py)` \| (.*?) \|", README, re.MULTILINE)
+    assert len(rows) == 6
+    for file, presets in rows:
         for name in re.findall(r"`(\w+)`", presets):
             load(str(Path(__file__).parents[1] / "experiments" / file) + f":{name}")

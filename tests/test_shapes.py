@@ -155,7 +155,7 @@ def test_heads_that_do_not_divide_the_width_are_a_static_mistake():
 
 
 def test_static_mistakes_of_a_recipe_are_all_told():
-    recipe = RECIPE.replace({"data.batch_size": 10}, microbatch_size=4, epochs=1.0, objective={})
+    recipe = RECIPE.replace({"data.batch_size": 10}, microbatch_size=4, examples=80, epochs=1.0, objective={})
     assert problems(recipe) == [
         "the length is examples or epochs, one of them: got examples=80, epochs=1.0",
         "objective has no term: nothing would be learnt",

@@ -45,7 +45,13 @@ def override(loaded: Loaded, args: list[str], prog: str, more: str = "") -> Load
     source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
     description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
     recipe = tyro.cli(Recipe, args=args, default=loaded.recipe, prog=prog, description=description)
-    return dataclasses.replace(loaded, recipe=recipe)
+    return dataclasses.replace(loaded, recipe=_of_one_length(recipe, loaded.recipe))
+
+
+def _of_one_length(recipe: "Recipe", before: "Recipe") -> "Recipe":
+    """A length in epochs that was given takes the place of the file's in examples, and the other way round."""
+    given = {name for name in ("examples", "epochs") if getattr(recipe, name) != getattr(before, name)}
+    return recipe.replace({name: getattr(recipe, name) for name in given}) if len(given) == 1 else recipe
 
 
 def _reading(recipe: "Recipe", text: str) -> "Recipe":

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,10 @@ from jaxrep.train.exits import Exit
 from jaxrep.train.metrics import Reporter, memory
 from jaxrep.train.profiling import Profiler
 from jaxrep.train.run import Run
-from jaxrep.train.setup import Setup, set_up
+from jaxrep.train.setup import Say, Setup, set_up
 from jaxrep.train.signals import Interrupts
 from jaxrep.train.watchdog import Watchdog
 
-Say = Callable[[str], None]
 DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 

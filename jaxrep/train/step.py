@@ -29,7 +29,7 @@ def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int
     """The step of a recipe; pure, to be jitted by the caller with the state donated."""
     computation = shapes.computation
     state_parts = tuple(name for name, value in vars(recipe.method).items() if isinstance(value, StatePart))
-    keep = reads(recipe, shapes)
+    keep = kept_outputs(recipe)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
         tick = Tick(
@@ -97,8 +97,8 @@ def with_tokens(batch: Mapping[str, Any], texts: Sequence[str], tokens: int) -> 
     return {key: leaf.update(shape=(*leaf.shape[:-1], tokens)) if key in own else leaf for key, leaf in batch.items()}
 
 
-def reads(recipe: Recipe, shapes: Shapes) -> Callable[[str], bool]:
-    """Which outputs of the rows must be kept for the whole batch: those that joint terms read, or all where parts join.
+def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
+    """Whether an output of the rows is kept for the whole batch, by name: where joint terms read it, or parts join all.
 
     A separable term's own outputs exist for a microbatch only.
     """

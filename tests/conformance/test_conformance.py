@@ -1,8 +1,8 @@
 """Every experiment, at a micro size: presets are valid, tiny trains, is saved, restored, embeds and is evaluated.
 
 A new file in experiments/ joins by being there: its presets are checked in every run of the tests, and its tiny trains
-in those marked slow (`pytest -m "" tests/conformance -k NAME`) unless it stands in ALWAYS. What a recipe needs to deviate
-in stands in EXCEPTIONS with the reason.
+in those marked slow (`pytest -m "" tests/conformance -k NAME`) unless it stands in ALWAYS. What a recipe needs to
+deviate in stands in EXCEPTIONS with the reason.
 """
 
 import contextlib
@@ -129,7 +129,6 @@ def micro(recipe: Recipe, exceptions: Exceptions) -> Recipe:
         },
         schedule=Constant(value=exceptions.learning_rate),
         examples=STEPS * BATCH,
-        epochs=0.0,
         microbatch_size=0,
         method=rebuilt(recipe.method, Transformer, narrow) if exceptions.narrow else recipe.method,
         evals=rebuilt(recipe.evals, Source, lambda source: First(source=source, count=EVALUATED)),
@@ -177,8 +176,12 @@ def test_a_preset_is_valid_and_as_it_was_kept(target: str, request: pytest.Fixtu
 
 def tinies() -> list[Any]:
     targets = [target for target in presets() if target.partition(":")[2].startswith("tiny")]
-    always = [target.replace(".py:", ".") in ALWAYS for target in targets]
-    return [pytest.param(t, marks=() if each else pytest.mark.slow) for t, each in zip(targets, always, strict=True)]
+    names = [target.replace(".py:", ".") for target in targets]
+    assert {*ALWAYS, *EXCEPTIONS} <= {*names}, "ALWAYS and EXCEPTIONS name experiments that are there"
+    return [
+        pytest.param(target, marks=() if name in ALWAYS else pytest.mark.slow)
+        for target, name in zip(targets, names, strict=True)
+    ]
 
 
 @pytest.fixture(scope="module", params=tinies())
@@ -219,7 +222,7 @@ def test_the_restored_model_embeds(trained):
     batch = next(first_batches(setup))
     fields = {name: value for name, value in batch.items() if name != "position"}
     rows = setup.shapes.rows
-    names = [name for term in recipe.objective.values() for name in term.embeddings if name in rows]
+    names = [name for term in recipe.objective.values() for name in term.embeddings if name in rows] or ["image"]
     for name, embedding in model.encode(fields, names).items():
         assert np.isfinite(embedding).all(), name
         np.testing.assert_allclose(np.linalg.norm(embedding, axis=-1), 1, atol=1e-5)

@@ -55,7 +55,7 @@ class Effect:
         loaded = _loaded(self.recipe)
         recipe = loaded.recipe
         if self.steps:
-            recipe = recipe.replace(examples=self.steps * recipe.data.batch_size, epochs=0)
+            recipe = recipe.replace(examples=self.steps * recipe.data.batch_size)
         recipe = self.without(recipe) if self.without and name == "baseline" else recipe
         origins = {part: _seeded(origin, seed) for part, origin in recipe.init.items()}
         return recipe.replace(seed=seed, init=origins, evals=()), loaded

@@ -27,7 +27,7 @@ from jaxrep.objective import Contrastive, Sigmoid
 from jaxrep.shapes import shapes
 from jaxrep.spec import spec
 from jaxrep.train import microbatch
-from jaxrep.train.step import reads
+from jaxrep.train.step import kept_outputs
 from jaxrep.views.geometry import Flip
 
 B, D, SCALE, BIAS, DROPPED = 32, 3, 10.0, -5.0, 0.3
@@ -109,7 +109,7 @@ def computed(term, mesh, microbatches, batch=BATCH):
     recipe = RECIPE.replace(method=Pair(), objective={"pair": term}, views=(Flip(),))
     fields = {name: Field(x.shape[1:], str(x.dtype), classes=8) for name, x in batch.items()}
     traced = shapes(recipe.replace({"data.batch_size": B}), fields)
-    keep, of = reads(recipe, traced), traced.computation
+    keep, of = kept_outputs(recipe), traced.computation
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, batch):

@@ -270,9 +270,11 @@ class Filtered(Wrapped):
 
 
 class Subset(Examples):
-    """The examples at ``indices`` [N], which ascend."""
+    """The examples at ``indices`` [N], which ascend. Raises UsageError: there are none."""
 
     def __init__(self, examples: Examples, indices: np.ndarray):
+        if not len(indices):
+            raise UsageError(f"none of {len(examples)} examples is left: a selection needs at least one")
         self._inner, self.classes = examples, examples.classes
         self._indices = indices.astype(np.uint32 if indices[-1] < 2**32 else np.int64)
 

@@ -189,3 +189,12 @@ def test_examples_in_memory_are_weighted_too():
 
     found = Weighted(source=Held(), column="score").open().gather(np.array([1, 0]))
     assert found["caption"] == ["b", "a"] and found["weight"].tolist() == [3.0, 2.0]
+
+
+def test_a_selection_of_nothing_is_told():
+    class Unlabelled(Pairs):
+        def open(self):
+            return Columns({"label": np.array([-1, -1])})
+
+    with pytest.raises(UsageError, match="none of 2 examples is left"):
+        Shots(source=Unlabelled(), count=3).open()
