@@ -4,10 +4,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Float, Int
 
 from jaxrep.batch import Array, Batch, Field, Outputs, Tick
 from jaxrep.encoders.base import Encoder
@@ -17,38 +14,7 @@ from jaxrep.methods.heads import Head, Linear
 from jaxrep.methods.method import STATISTICS, Method
 from jaxrep.objective import normalise
 from jaxrep.spec import Part, spec
-from jaxrep.views.view import View, to_float
-
-
-def pairing(tick: Tick, rows: int, b: float) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
-    """Another row for each row, and the share of the row itself: Beta(b, b), drawn for each."""
-    shift = jax.random.randint(tick.draw("partner"), (), 1, max(rows, 2))
-    share = jax.vmap(lambda key: jax.random.beta(key, b, b))(tick.keys("share"))
-    return ((jnp.arange(rows) + shift) % rows).astype(jnp.int32), share.astype(jnp.float32)
-
-
-def mix(x: Float[Array, "B ..."], partner: Int[Array, " B"], share: Float[Array, " B"]) -> Float[Array, "B ..."]:
-    """``share`` of each row and the rest of its partner."""
-    share = share.reshape(-1, *(1,) * (x.ndim - 1))
-    return share * x + (1 - share) * x[partner]
-
-
-@spec
-class Mixed(View):
-    """The field ``<name>`` of images mixed in pairs, with ``<name>/partner`` and ``<name>/share``."""
-
-    couples_rows: ClassVar[bool] = True
-
-    name: str = "mixed"
-    """Field that is added."""
-    b: float = 2.0
-    """Of the Beta distribution of the shares."""
-
-    def __call__(self, batch: Batch, tick: Tick) -> Batch:
-        images = to_float(batch[self.of])
-        partner, share = pairing(tick, len(images), self.b)
-        added = {self.name: mix(images, partner, share), f"{self.name}/partner": partner, f"{self.name}/share": share}
-        return {**batch, **added}
+from jaxrep.views.mix import mix, pairing
 
 
 @spec
@@ -85,10 +51,10 @@ class Mixing(Method):
     head: Head = Linear(features=512, bias=True)
     """The projection to the embedding."""
     level: Literal["none", "input", "feature", "embedding"] = "none"
-    """What is mixed: the pictures (by the view ``Mixed``), the encoder's features before the projection, or the unit
-    embeddings."""
-    b: float = 2.0
-    """Of the Beta distribution of the shares, for features and embeddings."""
+    """What is mixed: the pictures (by the view ``MixWithin``), the encoder's features before the projection, or
+    the unit embeddings."""
+    beta: float = 2.0
+    """Shares are drawn from Beta(beta, beta), for features and embeddings."""
     proxies: int = 0
     """Number of classes that have a proxy."""
 
@@ -97,8 +63,8 @@ class Mixing(Method):
     proxy_table: ClassVar[Callable[[], Array]]  # and the proxies
 
     def problems(self) -> Iterator[str]:
-        if self.b <= 0:
-            yield f"b is above 0, got {self.b}"
+        if self.beta <= 0:
+            yield f"beta is the parameter of a Beta distribution: above 0, got {self.beta}"
         if self.proxies < 0:
             yield f"proxies counts classes: 0 or more, got {self.proxies}"
 
@@ -106,14 +72,14 @@ class Mixing(Method):
         needed = ("image", "mixed") if self.level == "input" else ("image",)
         for name in needed:
             if name not in inputs:
-                view = ", which the view Mixed adds" if name == "mixed" else ""
+                view = ", which the view MixWithin adds" if name == "mixed" else ""
                 raise ValueError(f"Mixing reads the field '{name}'{view}; the batch has {', '.join(sorted(inputs))}")
         width = self.head.width(self.image.features)
         parts = {"image": (self.image, inputs["image"]), "image_head": (self.head, self.image.features)}
         return {**parts, "proxy_table": (Proxies(classes=self.proxies), width)} if self.proxies else parts
 
     def static(self) -> dict[str, Any]:
-        return {"rank": self.image.rank, "level": self.level, "b": self.b}
+        return {"rank": self.image.rank, "level": self.level, "beta": self.beta}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
         out, statistics = encode_rows(self, "image", self.rank, batch, tick)
@@ -126,11 +92,10 @@ class Mixing(Method):
             return {}
         if self.level == "input":
             return {name: batch[name] for name in ("mixed/partner", "mixed/share")}
-        partner, share = pairing(tick, len(outputs["image"]), self.b)
-        if self.level == "feature":
-            mixed = self.image_head(mix(outputs["image/pooled"], partner, share))
-        else:
-            mixed = mix(normalise(outputs["image"]), partner, share)
+        partner, share = pairing(tick, len(outputs["image"]), self.beta)
+        x = outputs["image/pooled"] if self.level == "feature" else normalise(outputs["image"])
+        mixed = mix(x, x, partner, share)
+        mixed = self.image_head(mixed) if self.level == "feature" else mixed
         return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:

@@ -11,7 +11,7 @@ from jaxrep.objective import Metrics, Term, normalise
 
 
 @dataclass(frozen=True)
-class Mixing(Term):
+class Mixup(Term):
     """Abstract: what the two have in common."""
 
     a: str
@@ -51,7 +51,7 @@ class Mixing(Term):
 
 
 @dataclass(frozen=True)
-class MixedNegatives(Mixing):
+class MixedNegatives(Mixup):
     """m2-Mix: the mixtures of other pairs are the negatives."""
 
     _: KW_ONLY
@@ -64,7 +64,7 @@ class MixedNegatives(Mixing):
 
 
 @dataclass(frozen=True)
-class MixedPairs(Mixing):
+class MixedPairs(Mixup):
     """V-Mix, L-Mix and VL-Mix: mixtures of rows of one side, or of both, with soft targets."""
 
     _: KW_ONLY

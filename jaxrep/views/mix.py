@@ -1,43 +1,81 @@
-"""Mixing of the rows of a batch (Zhang et al. 2018, mixup, arXiv:1710.09412)."""
+"""Rows of a batch mixed with rows of it (Zhang et al. 2018, mixup, arXiv:1710.09412)."""
 
 from collections.abc import Iterator
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
-from jaxrep.batch import Batch, Tick
+from jaxrep.batch import Array, Batch, Tick
 from jaxrep.spec import spec
 from jaxrep.views.several import require
 from jaxrep.views.view import View, to_float
 
 
 @spec
-class Mix(View):
-    """A further field: each row of one field, mixed with a row of another one (Bandara et al. 2023, section 3).
-
-    ``<out>`` = share * of + (1 - share) * other[partner], with one share and one permutation a step, kept a row as
-    ``<out>/share`` float32 [B] and ``<out>/partner`` int32 [B].
-    """
+class RowMix(View):
+    """Abstract: adds ``<out>``, and how it was mixed: ``<out>/partner`` int32 [B] and ``<out>/share`` float32 [B], the
+    share of the row itself."""
 
     couples_rows: ClassVar[bool] = True
 
-    other: str
-    """Field whose rows are mixed in."""
     out: str = "mixed"
     """Name of the new field."""
-    alpha: float = 1.0
-    """The share is drawn from Beta(alpha, alpha); 1: uniformly."""
+    beta: float = 1.0
+    """Shares are drawn from Beta(beta, beta); 1: uniformly."""
 
     def problems(self) -> Iterator[str]:
-        if self.alpha <= 0:
-            yield f"alpha is above 0, and not {self.alpha}"
+        if self.beta <= 0:
+            yield f"beta is the parameter of a Beta distribution: above 0, got {self.beta}"
+
+    def added(self, x: Array, y: Array, partner: Array, share: Array) -> dict[str, Array]:
+        """The three new fields."""
+        return {self.out: mix(x, y, partner, share), f"{self.out}/partner": partner, f"{self.out}/share": share}
+
+
+@spec
+class Mix(RowMix):
+    """Each row of one field, mixed with a row of another one (Bandara et al. 2023, section 3).
+
+    One share and one permutation a step.
+    """
+
+    other: str
+    """Field whose rows are mixed in."""
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
         for name in (self.of, self.other):
             require(batch, name, "Mix")
         x, y = to_float(batch[self.of]), to_float(batch[self.other])
-        share = jax.random.beta(tick.draw("share"), self.alpha, self.alpha)
+        share = jax.random.beta(tick.draw("share"), self.beta, self.beta)
         partner = jax.random.permutation(tick.draw("partner"), jnp.arange(len(x), dtype=jnp.int32))
-        how = {f"{self.out}/share": jnp.full(len(x), share, jnp.float32), f"{self.out}/partner": partner}
-        return {**batch, self.out: share * x + (1 - share) * y[partner], **how}
+        return {**batch, **self.added(x, y, partner, jnp.full(len(x), share, jnp.float32))}
+
+
+@spec
+class MixWithin(RowMix):
+    """Each row of a field, mixed with another row of the same one, by a share of its own (``pairing``)."""
+
+    beta: float = 2.0
+    """Shares are drawn from Beta(beta, beta)."""
+
+    def __call__(self, batch: Batch, tick: Tick) -> Batch:
+        require(batch, self.of, "MixWithin")
+        x = to_float(batch[self.of])
+        return {**batch, **self.added(x, x, *pairing(tick, len(x), self.beta))}
+
+
+def pairing(tick: Tick, rows: int, beta: float) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    """Another row for each row, and the share of the row itself: Beta(beta, beta), drawn for each."""
+    shift = jax.random.randint(tick.draw("partner"), (), 1, max(rows, 2))
+    share = jax.vmap(lambda key: jax.random.beta(key, beta, beta))(tick.keys("share"))
+    return ((jnp.arange(rows) + shift) % rows).astype(jnp.int32), share.astype(jnp.float32)
+
+
+def mix(
+    x: Float[Array, "B ..."], y: Float[Array, "B ..."], partner: Int[Array, " B"], share: Float[Array, " B"]
+) -> Float[Array, "B ..."]:
+    """``share`` of each row of x, and the rest of its partner, a row of y."""
+    share = share.reshape(-1, *(1,) * (x.ndim - 1))
+    return share * x + (1 - share) * y[partner]

@@ -1,17 +1,15 @@
 """Mixtures at three levels: what is mixed, with which labels, and that microbatches change nothing."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import RECIPE, exact, tick, tiny
 
 from jaxrep.methods.heads import Linear
-from jaxrep.methods.mixing import Mixed, Mixing, mix, pairing
+from jaxrep.methods.mixing import Mixing
 from jaxrep.schedules import Constant
 from jaxrep.terms.metric import Metric, MixedMetric
+from jaxrep.views.mix import MixWithin
 
 TERMS = {
     "clean": Metric("image", kind="contrastive"),
@@ -28,23 +26,10 @@ def test_microbatches_and_devices_give_the_gradients_of_the_whole_batch(level, p
     recipe = RECIPE.replace(
         method=Mixing(image=tiny.Patches(dropout=0.2), head=Linear(features=4), level=level, proxies=proxies),
         objective=PROXY if proxies else TERMS,
-        views=(Mixed("image"),) if level == "input" else (),
+        views=(MixWithin("image"),) if level == "input" else (),
     )
     _, metrics, _ = exact(recipe, size=4, devices=2)
     assert metrics["loss/mixed"] != metrics["loss/clean"]
-
-
-def test_a_row_never_meets_itself_and_shares_are_of_the_beta_distribution():
-    here = tick(0)
-    partners, shares = jax.vmap(lambda step: pairing(dataclasses.replace(here, step=step), 8, 2.0))(jnp.arange(400))
-    assert (np.asarray(partners) != np.arange(8)).all()
-    assert set(np.unique((np.asarray(partners) - np.arange(8)) % 8)) == set(range(1, 8))
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), jnp.float32)
-    share = np.asarray(shares[0])[:, None]
-    np.testing.assert_allclose(mix(x, partners[0], shares[0]), share * x + (1 - share) * x[partners[0]], rtol=1e-6)
-    places = jnp.stack([jnp.zeros(4000, jnp.uint32), jnp.arange(4000, dtype=jnp.uint32)], axis=1)
-    many = pairing(dataclasses.replace(here, positions=places), 4000, 2.0)[1]
-    assert np.mean(many) == pytest.approx(0.5, abs=0.02) and np.var(many) == pytest.approx(0.05, abs=0.005)
 
 
 def test_mixtures_count_for_an_anchor_by_how_far_they_are_of_its_class():

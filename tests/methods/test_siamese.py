@@ -15,7 +15,6 @@ from jaxrep.encoders.stem import PatchStem
 from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.methods.siamese import Projector, Siamese
-from jaxrep.spec import problems
 from jaxrep.terms.correlation import BarlowTwins, MixedTwins
 from jaxrep.views.colour import ColourJitter
 from jaxrep.views.geometry import Flip
@@ -53,18 +52,6 @@ def test_the_projector_is_batch_norm_over_the_whole_batch():
     hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
     hidden = hidden * np.float64(module.projector.scales[0][...]) + np.float64(module.projector.biases[0][...])
     np.testing.assert_allclose(module.projector(x), np.maximum(hidden, 0) @ second, rtol=1e-5, atol=1e-5)  # float32
-
-
-def test_mixing_is_one_share_and_one_permutation_a_step_and_is_kept():
-    fields = {name: np.random.default_rng(i).random((8, 4, 4, 3), np.float32) for i, name in enumerate("ab")}
-    mixed = Mix("a", other="b")(fields, harness.tick())
-    share, partner = np.asarray(mixed["mixed/share"]), np.asarray(mixed["mixed/partner"])
-    assert len(set(share)) == 1 and 0 < share[0] < 1 and sorted(partner) == list(range(8))
-    expected = share[0] * fields["a"] + (1 - share[0]) * fields["b"][partner]
-    np.testing.assert_allclose(mixed["mixed"], expected, rtol=1e-6, atol=1e-6)
-    other = Mix("a", other="b")(fields, harness.tick(1))
-    assert other["mixed/share"][0] != share[0] and list(other["mixed/partner"]) != list(partner)
-    assert problems(Mix("a", other="b", alpha=0.0)) == ["alpha is above 0, and not 0.0"]
 
 
 def test_batch_norm_inside_the_encoder_moves_by_the_mean_of_the_views_and_is_refused_under_microbatches():
