@@ -23,7 +23,6 @@ from jaxrep.train.rules import Rate
 from jaxrep.views.crop import RandomResizedCrop
 from jaxrep.views.geometry import Flip, Shift
 from jaxrep.views.mix import MixWithin
-from jaxrep.views.mix import MixWithin
 
 CLASSES, WEIGHT = 100, Constant(value=0.4)  # section 4.1: w = 0.4, Beta(2, 2)
 
