@@ -14,7 +14,7 @@ import contextlib
 import functools
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,8 +29,6 @@ STATISTICS = "statistics"
 @spec
 class Method:
     """Abstract. A concrete method is final: parts are composed, bodies are not overridden."""
-
-    SHARED: ClassVar[frozenset[str]] = frozenset()
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
         raise TypeError(f"{type(self).__name__} does not say what it computes for a row")
