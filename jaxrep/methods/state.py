@@ -4,11 +4,11 @@ parts."""
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Outputs, Tick
-from jaxrep.methods.method import SELF
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
@@ -23,8 +23,6 @@ class StatePart:
 
     ``update`` runs once a step, after the optimizer, on the whole batch, and not on a skipped step.
     """
-
-    reads = SELF
 
     def build(self, rngs: nnx.Rngs, *, inputs: nnx.Module) -> nnx.Module:
         """The module. ``inputs``: the method's module with the other parts built."""
@@ -69,19 +67,25 @@ class Average(nnx.Module):
 
     def update(self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], tick: Tick) -> dict[str, Array]:
         """New averages, by path below this part."""
-        share = self.momentum(tick)
-        new = {}
-        for name in self.of:
-            old, now = (
-                dict(nnx.to_flat_state(nnx.state(part))) for part in (getattr(self, name), getattr(method, name))
-            )
-            for path, average in old.items():
-                value = now[path][...]
-                floating = jnp.issubdtype(value.dtype, jnp.floating)
-                new["/".join((name, *map(str, path)))] = (
-                    share * average[...] + (1 - share) * value if floating else value
-                )
-        return new
+        old, now = (
+            {
+                "/".join((name, *map(str, path))): leaf[...]
+                for name in self.of
+                for path, leaf in nnx.to_flat_state(nnx.state(getattr(owner, name)))
+            }
+            for owner in (self, method)
+        )
+        return averaged(old, now, self.momentum(tick))
+
+
+def averaged(average: Any, new: Any, momentum: Array | float) -> Any:
+    """``momentum * average + (1 - momentum) * new``, leaf by leaf; of what is no float (a count), the new value."""
+
+    # As a correction of the average: where both are equal they stay so exactly, whatever the rounding of the momentum.
+    def moved(a: Array, x: Array) -> Array:
+        return a + (1 - momentum) * (x - a) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(moved, average, new)
 
 
 def remembered(part: nnx.Module) -> nnx.Module:

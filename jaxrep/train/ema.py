@@ -6,15 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Tick
+from jaxrep.batch import Tick
+from jaxrep.methods.state import averaged
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
-
-
-def ema_update(average: Any, params: Any, momentum: Array | float) -> Any:
-    """``momentum * average + (1 - momentum) * params``, leaf by leaf."""
-    # As a correction of the average: where both are equal they stay so exactly, whatever the rounding of the momentum.
-    return jax.tree.map(lambda a, p: a + (1 - momentum) * (p - a), average, params)
 
 
 @spec
@@ -71,7 +66,7 @@ class ParameterEma(ParameterAverage):
         momentum = self.momentum(tick)
         if self.warmup:
             momentum = jnp.minimum(momentum, (1 + tick.step) / (10 + tick.step))
-        return ema_update(average, params, momentum)
+        return averaged(average, params, momentum)
 
     def weights(self, average: Any, params: Any) -> Any:
         return average if self.evaluate else params

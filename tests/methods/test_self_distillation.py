@@ -7,6 +7,7 @@ from typing import Any
 
 import harness
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import QUICK, RECIPE, batch
@@ -17,7 +18,7 @@ from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.mesh import ROWS, Mesh
 from jaxrep.methods.self_distillation import PrototypeHead, SelfDistillation
-from jaxrep.methods.state import Ema
+from jaxrep.methods.state import Ema, averaged
 from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
 from jaxrep.terms.distillation import Dino, Ibot, KoLeo
@@ -186,6 +187,12 @@ def test_the_teacher_is_the_average_and_no_optimizer_has_it():
         student = after.params[path.removeprefix("teacher/")]
         np.testing.assert_allclose(value, 0.7 * before.rest[path] + 0.3 * student, rtol=1e-5, atol=1e-7)
     assert not any("teacher" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(after.optimizer))
+
+
+def test_an_average_of_equal_values_stays_exactly_there_and_counts_are_taken_as_they_are():
+    old = {"kernel": jnp.float32(0.1), "count": jnp.int32(3)}
+    new = averaged(old, {**old, "count": jnp.int32(5)}, jnp.float32(0.996))
+    assert new["kernel"] == old["kernel"] and new["count"] == 5
 
 
 def test_prototypes_stand_still_at_first_and_then_move():
