@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxrep import mesh
 from jaxrep.batch import Array
 from jaxrep.losses.blocks import BLOCK_SIZE, FLOOR
-from jaxrep.losses.pairwise import row_devices
+from jaxrep.losses.cut import cut, joined
 
 
 def sinkhorn(
@@ -95,30 +94,10 @@ def prototype_losses(
         return -jnp.sum(wanted * predicted, axis=(1, 2))
 
     blocks = cut((student, teacher), max(block_size // max(pairs.shape), 1))
-    return joined(jax.lax.map(losses, blocks))
+    return joined(jax.lax.map(losses, blocks), len(student))
 
 
 def logits(x: Float[Array, "*n E"], table: Float[Array, "K E"], temperature: Array | float) -> Float[Array, "*n K"]:
     """Dot products with the prototypes, by the temperature, in float32."""
     x = x.astype(jnp.float32) / temperature
     return jnp.matmul(x, table.astype(jnp.float32).T, precision=jax.lax.Precision.HIGHEST)
-
-
-def cut(rows: Any, block_size: int) -> Any:
-    """[R,...] -> [R/n,n,...] with the largest n up to ``block_size`` that divides R, each block made of every device's
-    own rows where that can be."""
-    count, devices = len(jax.tree.leaves(rows)[0]), row_devices()
-    unit = devices if count % devices == 0 else 1
-    whole = count // unit
-    size = unit * max(n for n in range(1, max(block_size // unit, 1) + 1) if whole % n == 0)
-
-    def one(x: Array) -> Array:
-        x = jnp.swapaxes(x.reshape(size, -1, *x.shape[1:]), 0, 1)
-        return mesh.constrain(x, jax.P(None, *mesh.ROWS)) if unit == devices else x
-
-    return jax.tree.map(one, rows)
-
-
-def joined(blocks: Float[Array, "n size"]) -> Float[Array, " R"]:
-    """The inverse of ``cut``: [n,size] -> [R]."""
-    return jnp.swapaxes(blocks, 0, 1).reshape(-1)

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
 from jaxrep.losses.blocks import BLOCK_SIZE
-from jaxrep.losses.prototypes import cut, joined
+from jaxrep.losses.cut import cut, joined
 
 
 def koleo(x: Float[Array, "B D"], *, epsilon: float = 1e-8, block_size: int = BLOCK_SIZE) -> Float[Array, ""]:
@@ -19,11 +19,11 @@ def koleo(x: Float[Array, "B D"], *, epsilon: float = 1e-8, block_size: int = BL
         raise ValueError(f"the nearest other row is one of [B,D] with B at least 2, and x is {x.shape}")
     x = x.astype(jnp.float32)
     x = x / jnp.maximum(jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-24)), epsilon)
-    distance = jnp.sqrt(jnp.sum((x - x[nearest(x, block_size)] + epsilon) ** 2, axis=1))
+    distance = jnp.sqrt(jnp.sum((x - x[nearest_other(x, block_size)] + epsilon) ** 2, axis=1))
     return -jnp.mean(jnp.log(distance + epsilon))
 
 
-def nearest(x: Float[Array, "B D"], block_size: int = BLOCK_SIZE) -> Int[Array, " B"]:
+def nearest_other(x: Float[Array, "B D"], block_size: int = BLOCK_SIZE) -> Int[Array, " B"]:
     """Index of the other row of highest dot product with each row, a block of rows at a time."""
     x = jax.lax.stop_gradient(x)
 
@@ -32,4 +32,4 @@ def nearest(x: Float[Array, "B D"], block_size: int = BLOCK_SIZE) -> Int[Array, 
         products = jnp.matmul(rows, x.T, precision=jax.lax.Precision.HIGHEST)
         return jnp.argmax(jnp.where(own[:, None] == jnp.arange(len(x)), -jnp.inf, products), axis=1)
 
-    return joined(jax.lax.map(find, cut((x, jnp.arange(len(x))), block_size)))
+    return joined(jax.lax.map(find, cut((x, jnp.arange(len(x))), block_size)), len(x))

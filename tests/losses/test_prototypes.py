@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.losses.prototypes import cut, joined, prototype_losses, sinkhorn
-from jaxrep.losses.spread import koleo, nearest
+from jaxrep.losses.prototypes import prototype_losses, sinkhorn
+from jaxrep.losses.spread import koleo
 from jaxrep.mesh import ROWS, Mesh
 
-R, S, T, E, K = 16, 3, 2, 4, 6
+R, S, T, E, K = 24, 3, 2, 4, 6
 RNG = np.random.default_rng(0)
 
 
@@ -41,7 +41,7 @@ def softmax(x):
 
 def dino_by_hand(student, table, targets):
     """[R] by loops over pairs."""
-    total = np.zeros(R, student.dtype)
+    total = np.zeros(len(student), student.dtype)
     for s in range(S):
         for t in range(T):
             total = total - PAIRS[s, t] * (targets[:, t] * np.log(softmax(student[:, s] @ table.T / 0.1))).sum(-1)
@@ -69,23 +69,35 @@ def test_factors_of_the_prototypes_make_the_targets_of_sinkhorn_knopp(iterations
     np.testing.assert_allclose(found, by_scaling(logits, 0.05, iterations), **CLOSE)
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
-def test_cross_entropy_over_prototypes_in_value_and_gradient(devices):
+@pytest.mark.parametrize(
+    ("devices", "count", "block_size"),
+    [
+        pytest.param(1, 16, 12, id="whole blocks"),
+        pytest.param(1, 13, 12, id="blocks filled up"),
+        pytest.param(8, 24, 24, id="whole blocks of each device"),
+        pytest.param(8, 24, 48, id="blocks of each device filled up"),
+        pytest.param(8, 13, 12, id="rows that devices do not divide"),
+    ],
+)
+def test_cross_entropy_over_prototypes_in_value_and_gradient(devices, count, block_size):
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
-    rows, whole = jax.NamedSharding(mesh, ROWS), jax.NamedSharding(mesh, jax.P())
+    whole = jax.NamedSharding(mesh, jax.P())
+    rows = jax.NamedSharding(mesh, ROWS) if count % devices == 0 else whole
 
     def loss(student, table, teacher, theirs):
-        factors = sinkhorn(teacher.reshape(-1, E), theirs, 0.07)
+        factors = sinkhorn(teacher.reshape(-1, E), theirs, 0.07, block_size=block_size)
         how = dict(pairs=PAIRS, student_temperature=0.1, teacher_temperature=0.07)
-        losses = prototype_losses(student, table, teacher, theirs, factors, **how, block_size=12)
+        losses = prototype_losses(student, table, teacher, theirs, factors, **how, block_size=block_size)
         return jnp.mean(losses), losses
 
+    student, teacher = STUDENT[:count], TEACHER[:count]
     with jax.set_mesh(mesh):
-        args = (*jax.device_put((STUDENT,), rows), *jax.device_put((TABLE,), whole), *jax.device_put((TEACHER,), rows))
-        given = (*args, jax.device_put(THEIRS, whole))
+        given = (
+            jax.device_put(x, at) for x, at in zip((student, TABLE, teacher, THEIRS), (rows, whole) * 2, strict=True)
+        )
         (_, losses), slopes = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))(*given)
-    targets = by_scaling(np.float64(TEACHER.reshape(-1, E)) @ np.float64(THEIRS).T, 0.07, 3).reshape(R, T, K)
-    student, table = np.float64(STUDENT), np.float64(TABLE)
+    targets = by_scaling(np.float64(teacher.reshape(-1, E)) @ np.float64(THEIRS).T, 0.07, 3).reshape(count, T, K)
+    student, table = np.float64(student), np.float64(TABLE)
     np.testing.assert_allclose(losses, dino_by_hand(student, table, targets), **CLOSE)
     by_student = slope(lambda x: dino_by_hand(x, table, targets).mean(), student)
     by_table = slope(lambda x: dino_by_hand(student, x, targets).mean(), table)
@@ -94,27 +106,19 @@ def test_cross_entropy_over_prototypes_in_value_and_gradient(devices):
     assert all(np.abs(slopes[i]).max() == 0 for i in (2, 3))  # the teacher is told nothing
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_koleo_in_value_and_gradient(devices):
-    x = 3 * RNG.normal(size=(R, E))
+@pytest.mark.parametrize(("devices", "count", "block_size"), [(1, 16, 512), (1, 13, 4), (8, 24, 16), (8, 13, 4)])
+def test_koleo_in_value_and_gradient(devices, count, block_size):
+    x = 3 * RNG.normal(size=(count, E))
 
     def by_hand(x):
         x = x / np.sqrt((x * x).sum(1, keepdims=True))
-        products = (x @ x.T).real - 9 * np.eye(R)
+        products = (x @ x.T).real - 9 * np.eye(count)
         return -np.mean(np.log(np.sqrt(((x - x[products.argmax(1)] + 1e-8) ** 2).sum(1)) + 1e-8))
 
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        placed = jax.device_put(np.float32(x), jax.NamedSharding(mesh, ROWS))
-        value, slopes = jax.jit(jax.value_and_grad(koleo))(placed)
+        rows = jax.NamedSharding(mesh, ROWS if count % devices == 0 else jax.P())
+        placed = jax.device_put(np.float32(x), rows)
+        value, slopes = jax.jit(jax.value_and_grad(lambda x: koleo(x, block_size=block_size)))(placed)
     np.testing.assert_allclose(value, by_hand(x), rtol=1e-5)
     np.testing.assert_allclose(slopes, slope(by_hand, x), rtol=1e-4, atol=1e-5)  # of small distances
-    np.testing.assert_array_equal(nearest(np.float32(x), block_size=3), nearest(np.float32(x)))
-
-
-def test_blocks_hold_every_row_once_and_come_back_in_order():
-    rows = np.arange(24)
-    for block_size in (1, 5, 8, 100):
-        blocks = cut(rows, block_size)
-        assert blocks.shape[1] <= block_size and sorted(blocks.reshape(-1).tolist()) == rows.tolist()
-        np.testing.assert_array_equal(joined(blocks), rows)
