@@ -35,7 +35,8 @@ BOX = Constant(value=1.5)
 # The sum of the losses for image and caption, boxes, and regions and descriptions is the paper's; all numbers are those
 # of the released code and its command, and could not be checked against the paper's text. As in the code, regions look
 # for descriptions and not the reverse, and boxes of the last block alone have a loss. There the image tower normalises
-# queries and keys, the decoder reads the class token too, and negatives of a region are those of one GPU.
+# queries and keys, the decoder reads the class token too, dropout acts inside attention and MLPs as well, and
+# negatives of a region are those of one GPU.
 recipe = Recipe(
     data=Data(
         # Beside picture and caption a caption by a language model, as .synthetic, and as .regions up to five lines of a

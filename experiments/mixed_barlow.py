@@ -3,7 +3,8 @@
 Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) with a regulariser: the features of mixed inputs correlate as mixed
 features would. Numbers are those of the authors' code (wgcban/mix-bt, main_imagenet.py and README, section 3.3); the
 paper's own tables could not be checked. In one line that code's ImageNet script differs from its README and its CIFAR
-script, which are followed here.
+script, which are followed here; the half before the regulariser is the ImageNet script's alone. Unlike there, gains of
+the residual branches begin at 1 and not at 0, and crops are resized bilinearly.
 """
 
 from functools import partial
@@ -76,7 +77,8 @@ recipe = Recipe(
 )
 
 
-# The encoder of clip.tiny, which has no batch norm; the weights of the terms are those of CIFAR-10.
+# The encoder of clip.tiny, which has no batch norm; the weights of the terms are those of CIFAR-10, whose script has 4
+# where the term here has half of 8.
 def half(rest: bool) -> Portion:
     """Half of the concepts of all pictures, or the other half."""
     return Portion(source=OpenMoji(image_size=48, part="all"), share=0.5, by="concept", rest=rest)
@@ -97,7 +99,7 @@ tiny = recipe.replace(
     ),
     objective={
         "twins": BarlowTwins("a", "b", redundancy=0.0078125),
-        "mixed": MixedTwins("mixed", "a", "b", redundancy=0.0078125, weight=Constant(value=4.0)),
+        "mixed": MixedTwins("mixed", "a", "b", redundancy=0.0078125, weight=Constant(value=8.0)),
     },
     optimizer=AdamW(weight_decay=Constant(value=0.05), clip_norm=1.0),
     schedule=WarmupCosine(peak=1e-3, warmup_steps=50),

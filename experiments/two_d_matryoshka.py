@@ -2,7 +2,8 @@
 
 A step trains the last layer and one other, drawn anew, each at full width and at nested ones; the other follows the
 last one. The paper draws one nested width a step: here all of them are trained, each with its share of the weight, so
-that the expected gradient is the same. Its pairs are trained with AnglE's loss, here with its in-batch contrast alone.
+that the expected gradient is the same. Its pairs are trained with AnglE's loss, here with its in-batch contrast alone,
+in which the rows of one side are no negatives of one another.
 """
 
 from jaxrep.data.openmoji.emoji import OpenMoji
@@ -16,7 +17,7 @@ from jaxrep.methods.heads import LogitScale
 from jaxrep.methods.sentences import Sentences
 from jaxrep.objective import Contrastive, Matryoshka, Term
 from jaxrep.recipe import Checkpointing, Data, Pretrained, Recipe
-from jaxrep.schedules import WarmupCosine, WarmupLinear
+from jaxrep.schedules import Constant, WarmupCosine, WarmupLinear
 from jaxrep.terms.layers import LayerAlignment, SampledLayer
 from jaxrep.train.optim import AdamW
 from jaxrep.views.several import Stack
@@ -26,19 +27,22 @@ TINY_WIDTHS = (4, 8, 16, 32, 64)
 
 
 def objective(width: int, widths: tuple[int, ...]) -> dict[str, Term]:
-    """The four losses of sections 3.2 to 3.4 and the alignment, all of weight 1."""
+    """The four losses of sections 3.2 to 3.4 and the alignment, all of weight 1; the alignment is one mean over the
+    rows of both sides."""
+    half = Constant(value=0.5)
     nested = Matryoshka(Contrastive("a", "b"), (width, *widths), weights=(1.0, *(1 / len(widths) for _ in widths)))
     return {
         "last": nested,
         "sampled": SampledLayer(nested),
-        "align_a": LayerAlignment("a"),
-        "align_b": LayerAlignment("b"),
+        "align_a": LayerAlignment("a", weight=half),
+        "align_b": LayerAlignment("b", weight=half),
     }
 
 
 # Of the data, MultiNLI and SNLI as in the paper, the entailed pairs. Batch size, rate, epochs, warm-up and length are
 # those of the reproduction by Wang et al. 2024 (ielab/2DMSE-Reproduce), temperature and pooling those of AnglE's code;
-# the paper's own could not be checked.
+# the paper's own could not be checked. The reproduction adds up the gradients of 128 such batches before an update, so
+# its rate and warm-up are of far larger, and fewer, updates.
 recipe = Recipe(
     data=Data(
         train=ParquetTable(files="all-nli/pair/train-*.parquet", image="", text="anchor", captions=("positive",)),

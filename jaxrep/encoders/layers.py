@@ -103,10 +103,18 @@ class Attention(nnx.Module):
         self.value = Dense(rngs, (width,), split, bias=qkv_bias)
         self.out = Dense(rngs, split, (width,), std=out_std)
 
-    def __call__(self, x: Array, context: Array, mask: Array | None = None, bias: Array | None = None) -> Array:
-        """x [B,N,D] asks, context [B,M,D] answers. Broadcast to [B,H,N,M]: ``mask`` bool, where attention may go, and
-        ``bias``, which is added to the logits."""
-        query, key, value = self.query(x), self.key(context), self.value(context)
+    def __call__(
+        self,
+        x: Array,
+        context: Array,
+        mask: Array | None = None,
+        bias: Array | None = None,
+        *,
+        values: Array | None = None,
+    ) -> Array:
+        """x [B,N,D] asks, context [B,M,D] answers, with ``values`` [B,M,D] where they are not the context. Broadcast to
+        [B,H,N,M]: ``mask`` bool, where attention may go, and ``bias``, which is added to the logits."""
+        query, key, value = self.query(x), self.key(context), self.value(context if values is None else values)
         return self.out(jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask))
 
 

@@ -89,7 +89,8 @@ class QueryDecoderModule(nnx.Module):
 
 class DecoderBlock(nnx.Module):
     """Attention among the queries, attention to the tokens, and an MLP: residual branches that normalise what they
-    read. The learnt queries are added to what asks, in each block anew."""
+    read. The learnt queries are added to what asks and to what is asked for among the queries, in each block anew, and
+    not to what is answered."""
 
     def __init__(self, spec: QueryDecoder, rngs: nnx.Rngs):
         width, hidden = spec.width, round(spec.width * spec.mlp_ratio)
@@ -111,7 +112,7 @@ class DecoderBlock(nnx.Module):
             return h + dropout(layer(norm(h)), self.dropout, fold_keys(keys, site))
 
         def among(x: Array) -> Array:
-            return self.attention(x + queries, x + queries)
+            return self.attention(x + queries, x + queries, values=x)
 
         h = branch(h, self.norm1, among, 0)
         h = branch(h, self.norm2, lambda x: self.cross_attention(x + queries, tokens), 1)

@@ -32,12 +32,12 @@ def test_it_is_the_plain_loop_over_blocks(decoder):
         y = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
         return y * values[f"{name}/scale"][layer] + values[f"{name}/bias"][layer]
 
-    def attention(x, context, name, layer):
+    def attention(x, context, name, layer, values_of):
         def split(x, part):
             kernel, bias = (values[f"blocks/{name}/{part}/{kind}"][layer] for kind in ("kernel", "bias"))
             return np.einsum("bnd,dhe->bhne", x, kernel) + bias[:, None]
 
-        query, key, value = split(x, "query"), split(context, "key"), split(context, "value")
+        query, key, value = split(x, "query"), split(context, "key"), split(values_of, "value")
         logits = np.exp(query @ key.swapaxes(-1, -2) / np.sqrt(query.shape[-1]))
         mean = logits / logits.sum(-1, keepdims=True) @ value
         kernel, bias = (values[f"blocks/{name}/out/{kind}"][layer] for kind in ("kernel", "bias"))
@@ -49,9 +49,9 @@ def test_it_is_the_plain_loop_over_blocks(decoder):
     memory = norm(tokens @ values["project/kernel"], "token_norm")
     queries, h = values["queries"], np.zeros((2, 4, 8))
     for layer in range(2):
-        x = norm(h, "blocks/norm1", layer) + queries
-        h = h + attention(x, x, "attention", layer)
-        h = h + attention(norm(h, "blocks/norm2", layer) + queries, memory, "cross_attention", layer)
+        x = norm(h, "blocks/norm1", layer)
+        h = h + attention(x + queries, x + queries, "attention", layer, x)
+        h = h + attention(norm(h, "blocks/norm2", layer) + queries, memory, "cross_attention", layer, memory)
         x = np.maximum(dense(norm(h, "blocks/norm3", layer), "blocks/mlp/up", layer), 0)
         h = h + dense(x, "blocks/mlp/down", layer)
     h = norm(h, "norm")
