@@ -41,7 +41,7 @@ class Knn(Fitted):
         most = max(self.neighbours)
         if most > len(train.labels):
             raise JaxrepError(f"{self.name}: {most} neighbours are asked for, and train holds {len(train.labels)}")
-        similarity, index = nearest(data.features, train.features, most)
+        similarity, index = most_similar(data.features, train.features, most)
         weights = np.exp((similarity - 1) / self.temperature)  # a common factor changes no vote, and 1 is the largest
         metrics = {}
         for k in self.neighbours:
@@ -52,7 +52,7 @@ class Knn(Fitted):
         return metrics
 
 
-def nearest(
+def most_similar(
     queries: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "G D"], k: int, *, block_size: int = 2048
 ) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
     """The k candidates of highest dot product with each query: similarities float32, the highest first, and indices.

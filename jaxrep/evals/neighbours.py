@@ -8,7 +8,7 @@ from jaxrep.errors import JaxrepError
 BLOCK_SIZE = 1024
 
 
-def nearest(x: Float[np.ndarray, "N D"], k: int, *, block_size: int = BLOCK_SIZE) -> Int[np.ndarray, "N k"]:
+def nearest_euclidean(x: Float[np.ndarray, "N D"], k: int, *, block_size: int = BLOCK_SIZE) -> Int[np.ndarray, "N k"]:
     """Each row's k nearest other rows by Euclidean distance, the nearest first; memory is ``block_size * N``."""
     if k >= len(x):
         raise JaxrepError(f"{k} neighbours of a row are asked for among {len(x)} rows: there are {len(x) - 1} others")
@@ -36,7 +36,7 @@ def intrinsic_dimension(x: Float[np.ndarray, "N D"], *, kept: float = 0.9) -> fl
     x = np.unique(x, axis=0).astype(np.float64)
     if len(x) < 3:
         raise JaxrepError(f"an intrinsic dimension needs three different embeddings, and there are {len(x)}")
-    near = nearest(x, 2)
+    near = nearest_euclidean(x, 2)
     # From differences: those of squares have lost the digits of close neighbours.
     first, second = (np.linalg.norm(x - x[near[:, i]], axis=1) for i in (0, 1))
     mu = np.sort(np.log(np.maximum(first, second)) - np.log(np.minimum(first, second)))
@@ -53,5 +53,5 @@ def mutual_neighbours(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"], 
     Its mean is the alignment of Huh et al. 2024 (The Platonic Representation Hypothesis, arXiv:2405.07987, section 2);
     of unit rows, for that is what they compare.
     """
-    one, other = nearest(x, k), nearest(y, k)
+    one, other = nearest_euclidean(x, k), nearest_euclidean(y, k)
     return (one[:, :, None] == other[:, None, :]).any(axis=2).mean(axis=1)

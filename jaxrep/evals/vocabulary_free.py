@@ -16,7 +16,7 @@ from jaxrep.evals.calibration import scale, softmax
 from jaxrep.evals.clustering import matched
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval, lacking
-from jaxrep.evals.knn import nearest
+from jaxrep.evals.knn import most_similar
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -100,7 +100,7 @@ class VocabularyFree(Eval):
         """A word for each of the embeddings [N,D] of pictures."""
         texts = self._captions()
         captions = embed_texts(model, texts, self.text)
-        _, index = nearest(images, captions, min(self.retrieved, len(texts)))
+        _, index = most_similar(images, captions, min(self.retrieved, len(texts)))
         words = [candidates([texts[i] for i in row]) for row in index]
         vocabulary = sorted({word for each in words for word in each})
         place = {word: i for i, word in enumerate(vocabulary)}

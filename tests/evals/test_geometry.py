@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.geometry import gap_parts, linear_cka, mean_cosine, separability
-from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours, nearest
+from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours, nearest_euclidean
 from jaxrep.evals.spaces import Geometry
 from jaxrep.losses.geometry import uniformity
 
@@ -89,12 +89,12 @@ def test_intrinsic_dimension_is_that_of_the_cube_that_was_laid_into_a_larger_spa
 def test_neighbours_and_what_two_spaces_share_of_them_equal_a_plain_search():
     x, y = cloud(50, 5), cloud(50, 3, seed=1)
     lists = [NearestNeighbors(n_neighbors=5).fit(z).kneighbors(return_distance=False) for z in (x, y)]
-    np.testing.assert_array_equal(nearest(x, 5, block_size=7), lists[0])
+    np.testing.assert_array_equal(nearest_euclidean(x, 5, block_size=7), lists[0])
     expected = [len({*one} & {*other}) / 5 for one, other in zip(*lists, strict=True)]
     np.testing.assert_allclose(mutual_neighbours(x, y, 5), expected)
     assert mutual_neighbours(x, -x, 5).mean() == 1
     with pytest.raises(JaxrepError, match="50 neighbours of a row are asked for among 50 rows"):
-        nearest(x, 50)
+        nearest_euclidean(x, 50)
 
 
 def test_an_evaluation_reports_every_tower_and_every_pair_of_them():

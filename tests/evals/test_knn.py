@@ -5,7 +5,7 @@ import pytest
 from evals.fake import FakeModel, given, pictures, unit
 from sklearn.neighbors import KNeighborsClassifier
 
-from jaxrep.evals.knn import Knn, nearest, vote_ranks
+from jaxrep.evals.knn import Knn, most_similar, vote_ranks
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def test_the_nearest_are_found_whatever_the_block():
     queries, gallery = unit(random.normal(size=(30, 6))), unit(random.normal(size=(101, 6)))
     order = np.argsort(-(queries.astype(float) @ gallery.T.astype(float)), axis=1)[:, :9]
     for block_size in (4, 16, 1000):
-        similarity, index = nearest(queries, gallery, 9, block_size=block_size)
+        similarity, index = most_similar(queries, gallery, 9, block_size=block_size)
         np.testing.assert_array_equal(index, order)
         np.testing.assert_allclose(similarity, np.einsum("qd,qkd->qk", queries, gallery[order]), atol=1e-6)  # float32
     same = np.repeat(gallery[:1], 5, axis=0)
-    np.testing.assert_array_equal(nearest(same[:1], same, 5, block_size=2)[1], [[0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(most_similar(same[:1], same, 5, block_size=2)[1], [[0, 1, 2, 3, 4]])
 
 
 def test_a_class_without_a_vote_is_last():
