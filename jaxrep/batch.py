@@ -19,11 +19,13 @@ it back.
 
 import dataclasses
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from jaxrep.errors import hint
 
 Array = jax.Array
 Batch = Mapping[str, Array]
@@ -37,6 +39,14 @@ class Field:
     shape: tuple[int, ...]
     dtype: str
     classes: int | None = None
+
+
+def require(fields: Iterable[str], who: str, *names: str) -> None:
+    """That a batch with these fields has what ``who`` reads. Raises ValueError."""
+    fields = sorted(fields)
+    for name in names:
+        if name not in fields:
+            raise ValueError(f"{who} reads the field '{name}', which the batch lacks: {hint(name, fields)}")
 
 
 @jax.tree_util.register_dataclass

@@ -108,7 +108,7 @@ def test_an_evaluation_that_reads_what_nobody_emits_is_told_before_the_training_
 
 def test_a_view_of_a_field_that_the_batch_lacks_is_told():
     assert told(RECIPE.replace(views=(RandomSquareCrop("imge", size=6),))).startswith(
-        "views: RandomSquareCrop changes 'imge', which the batch lacks: did you mean image? there are: "
+        "views: RandomSquareCrop reads the field 'imge', which the batch lacks: did you mean image? there are: "
     )
 
 

@@ -12,7 +12,7 @@ from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.readable import Row, check, go_without, rows
 from jaxrep.data.source import Examples
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.ranks import require_finite
+from jaxrep.evals.ranks import require_finite, unit_rows
 from jaxrep.model import Model
 from jaxrep.train import hosts
 
@@ -111,7 +111,7 @@ def _outputs(
     if PIXELS not in want:
         return model.of_share({image: pictures}, count, want, unit=unit)
     pixels = model.gathered(pictures, count).reshape(count, -1).astype(np.float32) / 255
-    return {PIXELS: pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12) if unit else pixels}
+    return {PIXELS: unit_rows(pixels) if unit else pixels}
 
 
 def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:

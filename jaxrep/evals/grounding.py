@@ -9,7 +9,7 @@ from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_texts, encoded
 from jaxrep.evals.eval import Eval, lacking
-from jaxrep.evals.ranks import ranks, require_finite
+from jaxrep.evals.ranks import ranks, require_finite, unit_rows
 from jaxrep.evals.sample import Sample
 from jaxrep.evals.zeroshot import distinct
 from jaxrep.losses.boxes import iou, match
@@ -74,7 +74,7 @@ class Grounding(Eval):
         if not len(queries):
             raise JaxrepError(f"{self.name}: no example has a region")
         require_finite(queries, lambda i: f"the query that is matched with region {i}")
-        return queries / np.linalg.norm(queries, axis=1, keepdims=True), overlaps, list(names)
+        return unit_rows(queries), overlaps, list(names)
 
 
 @jax.jit

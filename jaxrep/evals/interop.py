@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrep.errors import UsageError
+from jaxrep.evals.ranks import unit_rows
 from jaxrep.model import Model
 
 if TYPE_CHECKING:
@@ -148,5 +149,4 @@ def _tensor(x: np.ndarray) -> "torch.Tensor":
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    rows = np.atleast_2d(x).astype(np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit_rows(np.atleast_2d(x).astype(np.float32))

@@ -8,7 +8,7 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.eval import Eval
-from jaxrep.evals.ranks import places
+from jaxrep.evals.ranks import places, unit_rows
 from jaxrep.evals.retrieval import right_pairs
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
@@ -54,7 +54,7 @@ class LayerMap(Eval):
         found = {}
         for layer in range(first.shape[1]):
             for dim in self.dims:
-                a, b = (unit(features[:, layer, :dim]) for features in (first, second))
+                a, b = (unit_rows(features[:, layer, :dim]) for features in (first, second))
                 found[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(places(a, b, right, 1)[:, 0] <= 1)
         return found
 
@@ -63,8 +63,3 @@ class LayerMap(Eval):
         tokens = model.tokenize(texts)
         batch = {self.text: tokens["text"], f"{self.text}/valid": tokens["text/valid"]}
         return model.outputs(batch, self.reads)[self.reads[0]]
-
-
-def unit(rows: np.ndarray) -> np.ndarray:
-    """Rows of unit length; a row of zeros stays."""
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.captioned import Captioned
-from jaxrep.evals.ranks import TIE, ranks
+from jaxrep.evals.ranks import TIE, ranks, unit_rows
 from jaxrep.evals.retrieval import right_pairs
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
@@ -73,8 +73,7 @@ class Matryoshka(Captioned):
 
 def first(x: Float[np.ndarray, "N D"], dims: int) -> Float[np.ndarray, "N dims"]:
     """The first coordinates, scaled to unit length; zeros stay zeros."""
-    cut = x[:, :dims].astype(np.float64)
-    return (cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit_rows(x[:, :dims].astype(np.float64)).astype(np.float32)
 
 
 def adaptive(

@@ -15,7 +15,7 @@ from jaxrep.data.texts import swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.captioned import Captioned
 from jaxrep.evals.embed import embed_texts
-from jaxrep.evals.ranks import graded_places
+from jaxrep.evals.ranks import graded_places, unit_rows
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -42,7 +42,7 @@ def compose(
     total = images.astype(np.float64)
     total = total + weight * plus if plus is not None else total
     total = total - weight * minus if minus is not None else total
-    return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    return unit_rows(total).astype(np.float32)
 
 
 @spec

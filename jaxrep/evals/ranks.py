@@ -145,6 +145,11 @@ def join(left: Shaped[np.ndarray, " Q"], right: Shaped[np.ndarray, " G"]) -> tup
     return i, order[first[i] + within]
 
 
+def unit_rows(x: Float[np.ndarray, "*N D"]) -> Float[np.ndarray, "*N D"]:
+    """Rows of unit length, in the type they have; a row of zeros stays zero."""
+    return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
 def require_finite(embeddings: Float[np.ndarray, "N D"], describe: Callable[[int], str]) -> None:
     """Refuses embeddings with a NaN or infinity: no comparison with them is true, so they would seem to rank first."""
     parts = [np.flatnonzero(~np.isfinite(embeddings[cut]).all(1)) + cut.start for cut in _blocks(len(embeddings), 4096)]

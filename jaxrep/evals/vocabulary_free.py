@@ -131,8 +131,7 @@ def candidate_scores(
 ) -> np.ndarray:
     """float64 [C]: ``alpha softmax(image . words) + (1 - alpha) softmax(centroid of captions . words)`` of unit
     embeddings: image [D], captions [n,D], words [C,D]."""
-    centroid = captions.mean(axis=0, dtype=np.float64)
-    centroid /= max(np.linalg.norm(centroid), 1e-12)
+    centroid = unit_rows(captions.mean(axis=0, dtype=np.float64))
     by_image, by_captions = softmax(scale * np.stack([words @ image, words @ centroid]))
     return alpha * by_image + (1 - alpha) * by_captions
 

@@ -13,7 +13,7 @@ from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.calibration import confidences, expected_calibration_error, scale
 from jaxrep.evals.embed import PIXELS, embed_texts
 from jaxrep.evals.labelled import Labelled, Pictures
-from jaxrep.evals.ranks import ranks, require_finite
+from jaxrep.evals.ranks import ranks, unit_rows
 from jaxrep.evals.templates import clip_80, imagenet_classes, lines
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -131,7 +131,7 @@ def template_problems(templates: Sequence[str]) -> Iterator[str]:
 def class_embeddings(model: Model, names: Sequence[str], templates: Sequence[str], text: str = "text") -> np.ndarray:
     """float32 [K,D]: the mean over templates of each class's unit embeddings, scaled to unit length again."""
     total = sum(embed_texts(model, [template.format(name) for name in names], text) for template in templates)
-    with np.errstate(invalid="ignore"):
-        prototypes = total / np.linalg.norm(total, axis=1, keepdims=True)
-    require_finite(prototypes, lambda i: f"the class '{names[i]}'")
-    return prototypes
+    cancelled = np.flatnonzero(~np.any(total, axis=1))
+    if len(cancelled):
+        raise JaxrepError(f"the embeddings of the sentences of class '{names[cancelled[0]]}' add up to zero, so it has no direction: take other templates, or look for where training collapsed")
+    return unit_rows(total)

@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, fold, unfold
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require, unfold
 from jaxrep.encoders.base import Encoder
-from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.methods.encode import encode_field, statistics
+from jaxrep.methods.method import Method
 from jaxrep.spec import spec
 
 
@@ -27,8 +28,7 @@ class Classifier(Method):
     dims: tuple[int, ...] = ()
     """Widths of nested heads, each over the first d features; empty: one head over all."""
 
-    image: ClassVar[Encoder]  # of the built method: the encoder's module,
-    rank: ClassVar[int]  # the axes of its input,
+    rank: ClassVar[int]  # of the built method: the axes of the encoder's input,
     tables: ClassVar[tuple[str, ...]]  # and the names of the heads
 
     def problems(self) -> Iterator[str]:
@@ -43,8 +43,7 @@ class Classifier(Method):
         return {f"classes/{dim}": dim for dim in self.dims} or {"classes": self.encoder.features}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        if "image" not in inputs:
-            raise ValueError(f"a Classifier reads the field 'image'; the batch has {', '.join(sorted(inputs))}")
+        require(inputs, "Classifier", "image")
         heads = {attribute(name): (ClassTable(classes=self.classes), width) for name, width in self.heads().items()}
         return {"image": (self.encoder, inputs["image"]), **heads}
 
@@ -52,10 +51,8 @@ class Classifier(Method):
         return {"rank": self.encoder.rank, "tables": tuple(self.heads())}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        x, views = fold(batch["image"], self.rank)
-        encoded = self.image(x, tick=tick.at("image").repeat(views))
-        out: Outputs = {"image": unfold(encoded.pooled, views)}
-        return out if encoded.statistics is None else {**out, STATISTICS: {"image": encoded.statistics}}
+        encoded, views = encode_field(self, "image", self.rank, batch, tick)
+        return {"image": unfold(encoded.pooled, views), **statistics("image", encoded)}
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
         out: Outputs = {}

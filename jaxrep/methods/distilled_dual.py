@@ -2,10 +2,10 @@
 picture (Naeem et al. 2023, SILC, arXiv:2310.13355; Silva et al. 2024, RS-M-CLIP, arXiv:2410.23370)."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxrep.batch import Batch, Field, Outputs, Tick, fold, unfold
-from jaxrep.methods.dual import Dual
+from jaxrep.methods.dual import Dual, dual_rows, dual_shared
 from jaxrep.methods.method import SELF, Method
 from jaxrep.methods.self_distillation import PrototypeHead
 from jaxrep.methods.state import Ema
@@ -32,6 +32,8 @@ class DistilledDual(Method):
     teacher: Ema = Ema(of=("image", "head"))
     """The teacher: the average of the tower and of the head."""
 
+    distilled: ClassVar[tuple[str, str, int]]  # of the built method: both fields, and the axes of the tower's input
+
     def problems(self) -> Iterator[str]:
         if self.of not in self.dual.towers or self.dual.also.get(self.local) != self.of:
             yield f"local views are read by the tower '{self.of}': dual.also has to give '{self.local}': '{self.of}'"
@@ -47,8 +49,8 @@ class DistilledDual(Method):
     def static(self) -> dict[str, Any]:
         return {**self.dual.static(), "distilled": (self.of, self.local, self.dual.towers[self.of].rank)}
 
-    def rows(self: Any, batch: Batch, tick: Tick) -> Outputs:
-        out = Dual.rows(self, batch, tick)
+    def rows(self, batch: Batch, tick: Tick) -> Outputs:
+        out = dual_rows(self, batch, tick)
         of, local, rank = self.distilled
         if local not in batch:
             return out
@@ -57,6 +59,6 @@ class DistilledDual(Method):
         student = {"student": self.head(out[f"{of}/pooled"]), "student/local": self.head(out[f"{local}/pooled"])}
         return {**out, **student, "teacher": unfold(teacher, count)}
 
-    def shared(self: Any, tables: Mapping[str, Any], tick: Tick) -> Outputs:
+    def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
         prototypes = {"prototypes": self.head.table(), "teacher/prototypes": self.teacher.head.table()}
-        return {**Dual.shared(self, tables, tick), **prototypes}
+        return {**dual_shared(self), **prototypes}

@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from typing import Any, ClassVar
 
-import jax
-
-from jaxrep.batch import Batch, Field, Outputs, Tick, fold, unfold
+from jaxrep.batch import Batch, Field, Outputs, Tick, require
 from jaxrep.encoders.base import Encoder
+from jaxrep.methods.encode import encode_rows, together
 from jaxrep.methods.grouping import Grouping, NoGrouping
 from jaxrep.methods.heads import Head, Linear, LogitBias, LogitScale, NoBias
-from jaxrep.methods.method import STATISTICS, Method, naming
+from jaxrep.methods.method import Method
 from jaxrep.spec import spec
 
 
@@ -67,13 +66,14 @@ class Dual(Method):
         """The projection of one tower."""
         return self.heads.get(name, Linear(features=self.dim))
 
+    @property
+    def encoded(self) -> dict[str, str]:
+        """The tower of each field."""
+        return {**{name: name for name in self.towers}, **self.also}
+
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        for name in (*self.towers, *self.also):
-            if name not in inputs:
-                raise ValueError(
-                    f"tower '{self.also.get(name, name)}' reads the field '{name}', which the batch lacks; it has "
-                    f"{', '.join(sorted(inputs))}"
-                )
+        for name, tower in self.encoded.items():
+            require(inputs, f"tower '{tower}'", name)
         parts: dict[str, tuple[Any, Any]] = {}
         for name, tower in self.towers.items():  # a second axis [B,V,...] is none of the encoder's
             shape = inputs[name].shape[-(tower.rank - 1) :]
@@ -85,42 +85,26 @@ class Dual(Method):
         return parts if isinstance(self.bias, NoBias) else {**parts, "bias": (self.bias, None)}
 
     def static(self) -> dict[str, Any]:
-        reads = {**{name: name for name in self.towers}, **self.also}
         return {
             "scales": ("scale", *self.scales),
-            "reads": tuple((field, tower, self.towers[tower].rank) for field, tower in reads.items()),
+            "reads": tuple((field, tower, self.towers[tower].rank) for field, tower in self.encoded.items()),
         }
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        out: Outputs = {}
-        statistics = {}
-        for name, tower, rank in self.reads:
-            if name not in batch:  # a query needs the towers of its own fields only
-                continue
-            found, new = encode_rows(self, name, rank, batch, tick, tower=tower)
-            out |= found
-            if new is not None and name == tower:  # running statistics are those of the tower's own field
-                statistics[name] = new
-        if hasattr(self, "grouping"):
-            out |= self.grouping(out)
-        return {**out, STATISTICS: statistics} if statistics else out
+        return dual_rows(self, batch, tick)
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
-        scales = {name: getattr(self, name)() for name in self.scales}
-        return {**scales, **({"bias": self.bias()} if hasattr(self, "bias") else {})}
+        return dual_shared(self)
 
 
-def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick, *, tower: str = "") -> tuple[Outputs, Any]:
-    """What a tower and its head make of a field: ``<name>``, ``<name>/pooled`` and ``<name>/tokens``; and new
-    statistics, or None. ``tower``: the tower's name where it is not the field's."""
-    tower = tower or name
-    x, views = fold(batch[name], rank)
-    valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
-    with naming(name):
-        encoded = getattr(module, tower)(x, valid=valid, hide=hide, tick=tick.at(name).repeat(views))
-    with jax.named_scope(f"{tower}_head"):
-        out: Outputs = {name: unfold(getattr(module, f"{tower}_head")(encoded.pooled), views)}
-    out[f"{name}/pooled"] = unfold(encoded.pooled, views)
-    if encoded.tokens is not None:
-        out[f"{name}/tokens"] = unfold(encoded.tokens, views)
-    return out, encoded.statistics
+def dual_rows(module: Any, batch: Batch, tick: Tick) -> Outputs:
+    """What the module of a Dual emits a row: of the fields that are there, for a query has those of one tower alone."""
+    reads = [read for read in module.reads if read[0] in batch]
+    out = together(*(encode_rows(module, name, rank, batch, tick, tower=tower) for name, tower, rank in reads))
+    return out | module.grouping(out) if hasattr(module, "grouping") else out
+
+
+def dual_shared(module: Any) -> Outputs:
+    """What it emits once a step."""
+    scales = {name: getattr(module, name)() for name in module.scales}
+    return {**scales, **({"bias": module.bias()} if hasattr(module, "bias") else {})}

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxrep.batch import Batch, Field, Outputs, Tick
+from jaxrep.batch import Batch, Field, Outputs, Tick, require
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.query_decoder import QueryDecoder
 from jaxrep.losses.boxes import match
-from jaxrep.methods.dual import encode_rows
+from jaxrep.methods.encode import encode_rows, statistics, together
 from jaxrep.methods.heads import Linear, LogitScale
-from jaxrep.methods.method import STATISTICS, Method, naming
+from jaxrep.methods.method import Method, naming
 from jaxrep.spec import spec
 
 TEXTS = ("text", "region")
@@ -57,9 +57,7 @@ class Grounded(Method):
             yield f"costs are 0 or more and one is above, got l1_cost {self.l1_cost}, giou_cost {self.giou_cost}"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        for name in ("image", "text"):
-            if name not in inputs:
-                raise ValueError(f"Grounded reads the field '{name}'; the batch has {', '.join(sorted(inputs))}")
+        require(inputs, "Grounded", "image", "text")
         if "boxes" in inputs and (regions := inputs["boxes"].shape[0]) > self.decoder.queries:
             raise ValueError(f"{regions} regions need as many queries: decoder.queries is {self.decoder.queries}")
         return {
@@ -77,11 +75,9 @@ class Grounded(Method):
         return {"text_rank": self.text.rank, "costs": costs}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        out: Outputs = {}
-        for name in TEXTS:
-            if name in batch:
-                out |= encode_rows(self, name, self.text_rank, batch, tick, tower="text")[0]
-        return {**out, **self.regions(batch, tick)} if "image" in batch else out
+        there = [name for name in TEXTS if name in batch]
+        texts = [encode_rows(self, name, self.text_rank, batch, tick, tower="text") for name in there]
+        return together(*texts, self.regions(batch, tick)) if "image" in batch else together(*texts)
 
     def regions(self, batch: Batch, tick: Tick) -> Outputs:
         """What is seen in the images, and which query is of which region."""
@@ -103,7 +99,7 @@ class Grounded(Method):
             which = match(found.boxes, *(batch[name] for name in BOXES), l1_cost=l1, giou_cost=giou)[..., None]
             out["matched"] = jnp.take_along_axis(out["query"], which, axis=1)
             out["matched/boxes"] = jnp.take_along_axis(found.boxes, which, axis=1)
-        return out if encoded.statistics is None else {**out, STATISTICS: {"image": encoded.statistics}}
+        return out | statistics("image", encoded)
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
         return {"scale": self.scale()}

@@ -6,12 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
-from jaxrep.methods.dual import encode_rows
+from jaxrep.methods.encode import encode_rows
 from jaxrep.methods.heads import Head, Linear
-from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.methods.method import Method
 from jaxrep.objective import normalise
 from jaxrep.spec import Part, spec
 from jaxrep.views.mix import mix, pairing
@@ -69,11 +69,9 @@ class Mixing(Method):
             yield f"proxies counts classes: 0 or more, got {self.proxies}"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        needed = ("image", "mixed") if self.level == "input" else ("image",)
-        for name in needed:
-            if name not in inputs:
-                view = ", which the view MixWithin adds" if name == "mixed" else ""
-                raise ValueError(f"Mixing reads the field '{name}'{view}; the batch has {', '.join(sorted(inputs))}")
+        require(inputs, "Mixing", "image")
+        if self.level == "input":
+            require(inputs, "Mixing of inputs, as the view MixWithin makes it,", "mixed")
         width = self.head.width(self.image.features)
         parts = {"image": (self.image, inputs["image"]), "image_head": (self.head, self.image.features)}
         return {**parts, "proxy_table": (Proxies(classes=self.proxies), width)} if self.proxies else parts
@@ -82,10 +80,10 @@ class Mixing(Method):
         return {"rank": self.image.rank, "level": self.level, "beta": self.beta}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        out, statistics = encode_rows(self, "image", self.rank, batch, tick)
+        out = encode_rows(self, "image", self.rank, batch, tick)
         if self.level == "input" and "mixed" in batch:
-            out["mixed"] = encode_rows(self, "mixed", self.rank, batch, tick, tower="image")[0]["mixed"]
-        return out if statistics is None else {**out, STATISTICS: {"image": statistics}}
+            out["mixed"] = encode_rows(self, "mixed", self.rank, batch, tick, tower="image")["mixed"]
+        return out
 
     def join(self, outputs: Outputs, batch: Batch, tick: Tick) -> Outputs:
         if self.level == "none":

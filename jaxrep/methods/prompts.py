@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require
 from jaxrep.data.tables import TABLES
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
 from jaxrep.encoders.text import TextTransformer, TextTransformerModule
-from jaxrep.methods.dual import encode_rows
+from jaxrep.methods.encode import encode_rows
 from jaxrep.methods.heads import Head, Linear, LogitScale
-from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.methods.method import Method
 from jaxrep.objective import normalise
 from jaxrep.spec import Part, spec
 
@@ -89,8 +89,7 @@ class PromptLearner(Method):
             raise ValueError(
                 f"a PromptLearner reads the table '{self.table}' of class texts, which data.tables does not have"
             )
-        if "image" not in inputs:
-            raise ValueError(f"a PromptLearner reads the field 'image'; the batch has {', '.join(sorted(inputs))}")
+        require(inputs, "PromptLearner", "image")
         classes, length = inputs[name].shape
         texts = dataclasses.replace(inputs[name], shape=(length + self.context.tokens,))
         heads = {name: self.heads.get(name, Linear(features=self.dim)) for name in ("image", "text")}
@@ -107,9 +106,8 @@ class PromptLearner(Method):
         return {"rank": self.image.rank, "names": (self.table, f"{self.table}/valid"), "first": self.after}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        out, statistics = encode_rows(self, "image", self.rank, batch, tick)
-        out["image"] = normalise(out["image"])
-        return out if statistics is None else {**out, STATISTICS: {"image": statistics}}
+        out = encode_rows(self, "image", self.rank, batch, tick)
+        return {**out, "image": normalise(out["image"])}
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
         ids, valid = (tables[name] for name in self.names)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, fold, unfold
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, fold, require, unfold
 from jaxrep.encoders.layers import Dense, gelu, normal
 from jaxrep.encoders.vit import ViT
 from jaxrep.methods.method import SELF, Method, naming
@@ -89,9 +89,8 @@ class SelfDistillation(Method):
             yield f"teacher averages all parts, image, head and patch_head, and not {', '.join(self.teacher.of)} alone"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        for name in ("image", *(f"{crop}{field}" for crop in "ab" for field in ("", "/hide", "/hidden"))):
-            if name not in inputs:
-                raise ValueError(f"SelfDistillation reads '{name}', which the batch lacks; it has {', '.join(inputs)}")
+        crops = (f"{crop}{field}" for crop in "ab" for field in ("", "/hide", "/hidden"))
+        require(inputs, "SelfDistillation", "image", *crops)
         heads = {name: (getattr(self, name), self.image.features) for name in ("head", "patch_head")}
         read = replace(inputs["a"], dtype=inputs["image"].dtype)
         return {"image": (self.image, read), **heads, "teacher": (self.teacher, SELF)}

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Batch, Field, Outputs, Tick, fold, unfold
+from jaxrep.batch import Batch, Field, Outputs, Tick, require, unfold
 from jaxrep.encoders.transformer import Transformer
+from jaxrep.methods.encode import encode_field
 from jaxrep.methods.heads import LogitScale
-from jaxrep.methods.method import Method, naming
+from jaxrep.methods.method import Method
 from jaxrep.spec import spec
 
 
@@ -29,8 +30,7 @@ class Sentences(Method):
     depth: ClassVar[int]  # of the built method: the number of blocks
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        if "text" not in inputs:
-            raise ValueError(f"Sentences reads the field 'text', which the batch lacks; it has {', '.join(inputs)}")
+        require(inputs, "Sentences", "text")
         one = replace(inputs["text"], shape=inputs["text"].shape[-1:])
         return {"text": (self.text, one), "scale": (self.scale, None)}
 
@@ -38,10 +38,7 @@ class Sentences(Method):
         return {"depth": self.text.depth}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        x, views = fold(batch["text"], 2)
-        valid = fold(batch["text/valid"], 2)[0] if "text/valid" in batch else None
-        with naming("text"):
-            encoded = self.text(x, valid=valid, taps=tuple(range(self.depth)), tick=tick.at("text").repeat(views))
+        encoded, views = encode_field(self, "text", 2, batch, tick, taps=tuple(range(self.depth)))
         layers = jnp.stack([encoded.taps[layer] for layer in range(self.depth)], axis=1)
         out: Outputs = {"text": unfold(encoded.pooled, views), "text/layers": unfold(layers, views)}
         if views is not None and views > 1:

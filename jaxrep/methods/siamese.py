@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import Dense
 from jaxrep.methods.method import STATISTICS, Method, naming
@@ -69,9 +69,7 @@ class Siamese(Method):
     """What stands between features and loss."""
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        for name in ("image", *VIEWS[:2]):
-            if name not in inputs:
-                raise ValueError(f"Siamese reads the field '{name}', which the batch lacks; it has {', '.join(inputs)}")
+        require(inputs, "Siamese", "image", *VIEWS[:2])
         read = replace(inputs["a"], dtype=inputs["image"].dtype)
         return {"image": (self.image, read), "projector": (self.projector, self.image.features)}
 

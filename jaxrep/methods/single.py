@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from jaxrep.batch import Batch, Field, Outputs, Tick
+from jaxrep.batch import Batch, Field, Outputs, Tick, require
 from jaxrep.encoders.base import Encoder
-from jaxrep.methods.dual import encode_rows
+from jaxrep.methods.encode import encode_rows
 from jaxrep.methods.heads import Head, Identity
-from jaxrep.methods.method import STATISTICS, Method
+from jaxrep.methods.method import Method
 from jaxrep.spec import spec
 
 
@@ -34,8 +34,7 @@ class Single(Method):
             yield f"name is '{self.name}': the name of a field, as image"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        if self.name not in inputs:
-            raise ValueError(f"a Single reads the field '{self.name}'; the batch has {', '.join(sorted(inputs))}")
+        require(inputs, "Single", self.name)
         read = replace(inputs[self.name], shape=inputs[self.name].shape[-(self.encoder.rank - 1) :])
         return {self.name: (self.encoder, read), f"{self.name}_head": (self.head, self.encoder.features)}
 
@@ -43,5 +42,4 @@ class Single(Method):
         return {"field": self.name, "rank": self.encoder.rank}
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        out, statistics = encode_rows(self, self.field, self.rank, batch, tick)
-        return out if statistics is None else {**out, STATISTICS: {self.field: statistics}}
+        return encode_rows(self, self.field, self.rank, batch, tick)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.eval import Eval
-from jaxrep.evals.ranks import TIE, require_finite
+from jaxrep.evals.ranks import TIE, require_finite, unit_rows
 from jaxrep.evals.zeroshot import ZeroShot, class_embeddings
 from jaxrep.model import Model
 from jaxrep.recipe import Recipe
@@ -205,9 +205,8 @@ def _nearest_mean(image: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]
     """The class whose mean is nearest, without the example itself."""
     members = np.eye(labels.max() + 1)[labels]
     sums, counts = members.T @ image, members.sum(0)
-    similar = image @ (sums / np.linalg.norm(sums, axis=1, keepdims=True).clip(1e-12)).T
-    own = sums[labels] - image
+    similar = image @ unit_rows(sums).T
+    others = unit_rows(sums[labels] - image)
     alone = counts[labels] == 1
-    unit = own / np.linalg.norm(own, axis=1, keepdims=True).clip(1e-12)
-    similar[np.arange(len(labels)), labels] = np.where(alone, -np.inf, np.einsum("nd,nd->n", image, unit))
+    similar[np.arange(len(labels)), labels] = np.where(alone, -np.inf, np.einsum("nd,nd->n", image, others))
     return similar.argmax(1)

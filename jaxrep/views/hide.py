@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool
 
-from jaxrep.batch import Array, Batch, Tick
+from jaxrep.batch import Array, Batch, Tick, require
 from jaxrep.spec import spec
-from jaxrep.views.several import require
 from jaxrep.views.view import View
 
 ATTEMPTS = 32
@@ -46,7 +45,7 @@ class HideBlocks(View):
             yield f"shape is a ratio above 0 and up to 1, and not {self.shape}"
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
-        require(batch, self.of, "HideBlocks")
+        require(batch, "HideBlocks", self.of)
         height, width = batch[self.of].shape[1:3]
         if height % self.patch or width % self.patch:
             raise ValueError(

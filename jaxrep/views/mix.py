@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxrep.batch import Array, Batch, Tick
+from jaxrep.batch import Array, Batch, Tick, require
 from jaxrep.spec import spec
-from jaxrep.views.several import require
 from jaxrep.views.view import View, to_float
 
 
@@ -45,8 +44,7 @@ class Mix(RowMix):
     """Field whose rows are mixed in."""
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
-        for name in (self.of, self.other):
-            require(batch, name, "Mix")
+        require(batch, "Mix", self.of, self.other)
         x, y = to_float(batch[self.of]), to_float(batch[self.other])
         share = jax.random.beta(tick.draw("share"), self.beta, self.beta)
         partner = jax.random.permutation(tick.draw("partner"), jnp.arange(len(x), dtype=jnp.int32))
@@ -61,7 +59,7 @@ class MixWithin(RowMix):
     """Shares are drawn from Beta(beta, beta)."""
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
-        require(batch, self.of, "MixWithin")
+        require(batch, "MixWithin", self.of)
         x = to_float(batch[self.of])
         return {**batch, **self.added(x, x, *pairing(tick, len(x), self.beta))}
 

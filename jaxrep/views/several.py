@@ -5,8 +5,7 @@ from collections.abc import Iterator
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Batch, Tick
-from jaxrep.errors import hint
+from jaxrep.batch import Batch, Tick, require
 from jaxrep.spec import spec
 from jaxrep.views.view import View
 
@@ -25,7 +24,7 @@ class Copy(View):
             yield f"count is a number of copies, or 0 for one without a second axis, and not {self.count}"
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
-        require(batch, self.of, "Copy")
+        require(batch, "Copy", self.of)
         x = batch[self.of]
         many = jnp.broadcast_to(x[:, None], (len(x), self.count, *x.shape[1:])) if self.count else x
         return {**batch, self.out: many}
@@ -41,14 +40,7 @@ class Stack(View):
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
         names = (self.of, *self.also)
-        for name in names:
-            require(batch, name, "Stack")
+        require(batch, "Stack", *names)
         suffixes = [suffix for suffix in ("", "/valid") if f"{self.of}{suffix}" in batch]
         stacked = {f"{self.of}{suffix}": jnp.stack([batch[f"{x}{suffix}"] for x in names], 1) for suffix in suffixes}
         return {**batch, **stacked}
-
-
-def require(batch: Batch, name: str, who: str) -> None:
-    """That the batch has a field. Raises ValueError."""
-    if name not in batch:
-        raise ValueError(f"{who} reads '{name}', which the batch lacks: {hint(name, batch)}")

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Num, Shaped
 
-from jaxrep.batch import Array, Batch, Tick
-from jaxrep.errors import hint
+from jaxrep.batch import Array, Batch, Tick, require
 from jaxrep.spec import spec
 
 
@@ -42,10 +41,7 @@ class ImageView(View):
         raise TypeError(f"{type(self).__name__} does not say how it changes an image")
 
     def __call__(self, batch: Batch, tick: Tick) -> Batch:
-        if self.of not in batch:
-            raise ValueError(
-                f"{type(self).__name__} changes '{self.of}', which the batch lacks: {hint(self.of, batch)}"
-            )
+        require(batch, type(self).__name__, self.of)
         images, keys, augment = batch[self.of], tick.keys(type(self).__name__), jax.vmap(self.augment)
         if images.ndim not in (4, 5):
             raise ValueError(f"'{self.of}' has shape {images.shape}, where a view expects [B,H,W,C] or [B,V,H,W,C]")

@@ -86,7 +86,10 @@ EXCEPTIONS = {
     # Four losses at once, of which those of the boxes fall slowly; the first block's queries tell one another zeros.
     "grain.tiny": Exceptions(
         falls_by=0.25,
-        untouched=("decoder/blocks/norm[12]/scale", *(f"decoder/blocks/attention/{x}" for x in ("query/*", "*/kernel"))),
+        untouched=(
+            "decoder/blocks/norm[12]/scale",
+            *(f"decoder/blocks/attention/{x}" for x in ("query/*", "*/kernel")),
+        ),
     ),
     # Half of the loss is that of a teacher, as above.
     "rs_m_clip.tiny": Exceptions(falls_by=0.25),

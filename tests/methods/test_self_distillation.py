@@ -205,5 +205,5 @@ def test_prototypes_stand_still_at_first_and_then_move():
 def test_what_is_missing_is_told():
     told = problems(SelfDistillation(image=dataclasses.replace(VIT, any_size=False), teacher=Ema(of=("image",))))
     assert len(told) == 2 and "set mask_token and any_size" in told[0] and "averages all parts" in told[1]
-    with pytest.raises(UsageError, match="reads 'a/hide', which the batch lacks"):
+    with pytest.raises(UsageError, match="reads the field 'a/hide', which the batch lacks"):
         harness.traced(DINO.replace(views=CROPS))

@@ -51,5 +51,5 @@ def test_a_row_never_meets_itself_and_shares_are_of_the_beta_distribution():
 @pytest.mark.parametrize("view", [Mix("a", other="b", beta=0.0), MixWithin("a", beta=0.0)])
 def test_mistakes_are_told(view):
     assert problems(view) == ["beta is the parameter of a Beta distribution: above 0, got 0.0"]
-    with pytest.raises(ValueError, match="reads 'a', which the batch lacks"):
+    with pytest.raises(ValueError, match="reads the field 'a', which the batch lacks"):
         view({"b": FIELDS["b"]}, tick())

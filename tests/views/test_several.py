@@ -38,5 +38,5 @@ def test_fields_side_by_side_with_what_is_real_of_them():
     for i, name in enumerate(("text", "positive")):
         np.testing.assert_array_equal(batch["text"][:, i], rows[name])
         np.testing.assert_array_equal(batch["text/valid"][:, i], valid[f"{name}/valid"])
-    with pytest.raises(ValueError, match="Stack reads 'other', which the batch lacks"):
+    with pytest.raises(ValueError, match="Stack reads the field 'other', which the batch lacks"):
         Stack("text", also=("other",))(batch, tick())
