@@ -17,6 +17,7 @@ from jaxrep.evals.clustering import matched
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.knn import most_similar
+from jaxrep.evals.ranks import unit_rows
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec

@@ -129,9 +129,15 @@ def template_problems(templates: Sequence[str]) -> Iterator[str]:
 
 
 def class_embeddings(model: Model, names: Sequence[str], templates: Sequence[str], text: str = "text") -> np.ndarray:
-    """float32 [K,D]: the mean over templates of each class's unit embeddings, scaled to unit length again."""
+    """float32 [K,D]: the mean over templates of each class's unit embeddings, scaled to unit length again.
+
+    Raises JaxrepError: an embedding is not finite, or those of a class add up to zero.
+    """
     total = sum(embed_texts(model, [template.format(name) for name in names], text) for template in templates)
     cancelled = np.flatnonzero(~np.any(total, axis=1))
     if len(cancelled):
-        raise JaxrepError(f"the embeddings of the sentences of class '{names[cancelled[0]]}' add up to zero, so it has no direction: take other templates, or look for where training collapsed")
-    return unit_rows(total)
+        raise JaxrepError(
+            f"the embeddings of the sentences of class '{names[cancelled[0]]}' add up to zero, so it has no direction: "
+            "take other templates, or look for where training collapsed"
+        )
+    return unit_rows(np.asarray(total))

@@ -53,6 +53,16 @@ def test_each_region_is_measured_by_the_query_whose_box_is_matched_with_it():
     assert len(found) == 4
 
 
+def test_a_query_without_a_direction_finds_nothing():
+    class Blind(Finder):
+        def of_share(self, own, rows, want, *, unit):
+            found = super().of_share(own, rows, want, unit=unit)
+            return {name: x * (name != "query") for name, x in found.items()}
+
+    found = Grounding(data=scenes(), ks=(2, 3)).run(Blind(None, TEXTS))  # pyright: ignore[reportArgumentType]
+    assert (found["grounding/r2"], found["grounding/r3"]) == (0, 1)  # all three names are as near
+
+
 def test_data_without_regions_are_refused():
     with pytest.raises(JaxrepError, match="no example has a region"):
         Grounding(data=scenes(np.zeros((2, 2), bool))).run(Finder(None, TEXTS))  # pyright: ignore[reportArgumentType]

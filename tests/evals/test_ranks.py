@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals import ranks as module
-from jaxrep.evals.ranks import TIE, at_least, average_precision, join, places, ranks
+from jaxrep.evals.ranks import TIE, at_least, average_precision, join, places, ranks, unit_rows
 
 
 def oracle(queries, gallery, right):
@@ -48,6 +48,13 @@ def test_a_model_that_embeds_everything_alike_ranks_last(width):
     vector = np.random.default_rng(0).normal(size=width).astype(np.float32)
     same = np.tile(vector / np.linalg.norm(vector), (37, 1))
     assert ranks(same, same, (np.arange(37), np.arange(37)), block_size=10).tolist() == [37] * 37
+
+
+def test_rows_are_scaled_to_unit_length_in_their_own_type_and_zeros_stay():
+    for kind in (np.float32, np.float64):
+        found = unit_rows(np.array([[3, 4], [0, 0]], kind))
+        assert found.dtype == kind
+        np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)  # float32
 
 
 def test_right_candidates_do_not_compete():
