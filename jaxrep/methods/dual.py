@@ -68,7 +68,7 @@ class Dual(Method):
 
     @property
     def encoded(self) -> dict[str, str]:
-        """The tower of each field."""
+        """The fields that are read, each with its tower."""
         return {**{name: name for name in self.towers}, **self.also}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,10 @@ class PrototypeHead(Part):
     """Width E of what meets the prototypes."""
     layers: int = 3
     """Dense layers of the MLP."""
+
+    if TYPE_CHECKING:  # in the body of a method ``self.head`` is the module
+
+        def table(self) -> Array: ...
 
     def problems(self) -> Iterator[str]:
         for name in ("prototypes", "hidden", "width", "layers"):

@@ -154,7 +154,9 @@ def test_only_the_towers_of_the_given_fields_are_called():
 
 
 def test_a_tower_without_its_field_is_told():
-    with pytest.raises(ValueError, match="tower 'sound' reads the field 'sound', which the batch lacks: there are: image"):
+    with pytest.raises(
+        ValueError, match="tower 'sound' reads the field 'sound', which the batch lacks: there are: image"
+    ):
         built(Dual(towers={"sound": tiny.Ids(), **TOWERS}, dim=4))
 
 
