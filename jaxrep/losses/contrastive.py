@@ -76,7 +76,11 @@ def info_nce(
         ValueError: shapes or types that do not fit, or a batch that the mesh does not divide.
     """
     rows.check_pairs(a, b, ids=ids, weights=weights, present=present, extras=(extra_a, extra_b), block_size=block_size)
+    rows.check_number("scale", scale)
     rows.check_choice("direction", direction, get_args(Direction))
+    for way, name, extra in (("a_to_b", "extra_a", extra_a), ("b_to_a", "extra_b", extra_b)):
+        if direction == way and extra is not None:
+            raise ValueError(f"direction='{way}' has no use for {name}: leave it out, or take direction='mean'")
     rows.check_share("label_smoothing", label_smoothing)
     rows.check_positives(positives, ids, get_args(Positives))
     left, right = (rows.side(x, ids, here) for x, here in zip((a, b), present, strict=True))
@@ -114,7 +118,7 @@ def _targets(left: Side, right: Side, own: Array, positives: str, over: Callable
     """Of each row, the logit that the loss raises, in each direction."""
     if positives == "mean_of_logs":
         sums, counts = over(SUM, left, right, among="alike"), _counts(left, right, "alike", over)
-        return [total / count for total, count in zip(sums, counts, strict=True)]
+        return [total / jnp.maximum(count, 1) for total, count in zip(sums, counts, strict=True)]
     if positives == "log_of_sum":
         return over(LOG_SUM_EXP, left, right, among="alike")
     return own, own
@@ -142,7 +146,7 @@ def _means(
 
 def _counts(left: Side, right: Side, among: str, over: Callable) -> list[Array]:
     """How many rows enter, by the sum of logits that are all 1."""
-    return [jnp.maximum(n, 1) for n in over(SUM, _ones(left), _ones(right), among=among)]
+    return list(over(SUM, _ones(left), _ones(right), among=among))
 
 
 def _ones(side: Side) -> Side:

@@ -1,5 +1,6 @@
 """What losses on pairs of rows share: checks before anything is compiled, absent rows, and weights."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,10 @@ def side(
 
 
 def extra(x: Extra) -> Side | None:
-    """Rows [E,D] that one side meets besides the other, if there are any."""
-    return None if x is None else side(*x) if isinstance(x, Side) else side(x)
+    """Rows [E,D] that one side meets besides the other; None where there are none."""
+    if x is None or not len(x.x if isinstance(x, Side) else x):
+        return None
+    return side(*x) if isinstance(x, Side) else side(x)
 
 
 def over_extra(reduction: Reduction, query: Side, extra: Side, *args: Any, **options: Any) -> Float[Array, " B"]:
@@ -43,15 +46,15 @@ def scaled(side: Any, scale: Float[Array, ""] | float) -> Any:
 def weights_of(
     count: int, weights: Float[Array, " B"] | None, *present: Bool[Array, " B"] | None
 ) -> Float[Array, " B"]:
-    """Weights of rows (1 without any): 0 where one of ``present`` is false."""
-    weights = jnp.ones(count) if weights is None else weights
+    """Weights of rows in float32 (1 without any): 0 where one of ``present`` is false."""
+    weights = jnp.ones(count) if weights is None else weights.astype(jnp.float32)
     for here in present:
         weights = weights if here is None else jnp.where(here, weights, 0.0)
     return weights
 
 
 def weighted_sum(losses: Float[Array, " B"], weights: Float[Array, " B"]) -> Float[Array, ""]:
-    """A loss of weight 0 may be anything."""
+    """A loss of weight 0 may be anything, NaN too: it is left out, with the derivative by that weight."""
     return jnp.sum(jnp.where(weights == 0, 0.0, weights * losses))
 
 
@@ -108,8 +111,10 @@ def check_extra(name: str, extra: Any, a: Any, ids: Any) -> None:
 
 
 def check_blocks(count: int, block_size: int | None) -> None:
-    """The block size is positive, and the mesh divides the rows. Raises ValueError."""
-    if block_size is not None and (not isinstance(block_size, int) or block_size < 1):
+    """There are rows, the block size is positive, and the mesh divides the rows. Raises ValueError."""
+    if not count:
+        raise ValueError("there are no rows: a loss needs a batch of one or more")
+    if block_size is not None and (not isinstance(block_size, numbers.Integral) or block_size < 1):
         raise ValueError(f"block_size is {block_size}, expected a positive number of rows, or None to choose it")
     if count % row_devices():
         raise ValueError(
@@ -134,6 +139,12 @@ def check_column(name: str, x: Any, count: int, kind: Any) -> None:
     """One value a row, of one kind of dtype. Raises ValueError."""
     if x.shape != (count,) or not jnp.issubdtype(x.dtype, kind):
         raise ValueError(f"{name} is {x.dtype}{list(x.shape)}, expected {_KINDS[kind]} [{count}], one a row")
+
+
+def check_number(name: str, value: Any) -> None:
+    """One number, not one a row or column. Raises ValueError."""
+    if jnp.ndim(value):
+        raise ValueError(f"{name} is an array of shape {list(jnp.shape(value))}, expected one number")
 
 
 def check_share(name: str, value: float) -> None:

@@ -70,6 +70,8 @@ def sigmoid(
         ValueError: shapes or types that do not fit, or a batch that the mesh does not divide.
     """
     rows.check_pairs(a, b, ids=ids, weights=weights, present=present, extras=(extra_a, extra_b), block_size=block_size)
+    rows.check_number("scale", scale)
+    rows.check_number("bias", bias)
     rows.check_positives(positives, ids, get_args(Positives))
     bias = jnp.asarray(bias, jnp.float32)
     alike = ids or (jnp.arange(len(a), dtype=jnp.int32),)

@@ -43,7 +43,7 @@ def table_losses(
     rows.check_column("labels", labels, len(x), jnp.integer)
     rows.check_share("label_smoothing", label_smoothing)
     rows.check_blocks(len(x), block_size)
-    query, targets = rows.scaled(rows.side(x), scale), rows.side(table)
+    query, targets = rows.scaled(rows.side(x, present=labels >= 0), scale), rows.side(table)
     (lse,) = pairwise(LOG_SUM_EXP, query, targets, columns=False, block_size=block_size)
     right = targets.x.at[jnp.maximum(labels, 0)].get(mode="fill", fill_value=jnp.nan)
     target = jnp.sum(query.x * right, -1)

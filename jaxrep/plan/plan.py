@@ -84,7 +84,8 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
         state, batch = abstract(recipe, shapes, updater, mesh), abstract_batch(shapes, mesh)
         traced = trace(recipe, shapes, updater, steps, state, batch)
         lowered = traced.lower()
-    needed, refused, text = _compile(lowered, _bytes((state, batch)))
+    held = _bytes((state, batch))
+    needed, refused, text = _compile(lowered, held)
     return Plan(
         device=devices[0].device_kind,
         mesh=dict(mesh.shape),
@@ -103,14 +104,14 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
 def _compile(lowered: jax.stages.Lowered, held: int) -> tuple[tuple[int, int], bool, str | None]:
     """((temporaries, total) in bytes on a device, whether the compiler refused the step, the program's text).
 
-    ``held``: bytes of what goes in, which a refusal does not count.
+    ``held``: bytes of what goes in, of which a refusal tells the sum with the temporaries alone.
     """
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if (temporaries := refused_temporaries(str(error))) is None:
+        if (total := refused_total(str(error))) is None:
             raise
-        return (temporaries, temporaries + held), True, None
+        return (total - held, total), True, None
     found: Any = compiled.memory_analysis()
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     total = found.argument_size_in_bytes + outputs + found.temp_size_in_bytes + found.generated_code_size_in_bytes
@@ -124,8 +125,9 @@ def _compile(lowered: jax.stages.Lowered, held: int) -> tuple[tuple[int, int], b
 REFUSED = re.compile(r"RESOURCE_EXHAUSTED.*HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM", re.DOTALL)
 
 
-def refused_temporaries(message: str) -> int | None:
-    """Bytes of temporaries in the words by which the compiler refuses what does not fit; None for other words."""
+def refused_total(message: str) -> int | None:
+    """Bytes in all in the words by which the compiler refuses what does not fit; None for other words. What it calls
+    temporaries is their sum with the arguments."""
     found = REFUSED.search(message)
     return None if found is None else int(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
 

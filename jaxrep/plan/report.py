@@ -110,7 +110,8 @@ def verdict(recipe: Recipe, plan: Plan) -> str | None:
 def _ways_out(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Flags by which a step takes less memory, those for the larger part first."""
     rows = plan.mesh["data"] * plan.mesh["fsdp"]
-    smaller = (plan.microbatch_size or plan.batch_size) // 2 // rows * rows
+    now = plan.microbatch_size or plan.batch_size
+    smaller = max((size for size in range(rows, now // 2 + 1, rows) if plan.batch_size % size == 0), default=0)
     if plan.mesh["data"] > 1 and plan.memory.params + plan.memory.optimizer > plan.memory.temporaries:
         yield f"--mesh.fsdp {rows}"
     for path, part in walk(recipe):

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from jaxrep.batch import Array, Batch, Outputs, Tick
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
 from jaxrep.mesh import ROWS
 from jaxrep.methods.state import StatePart
-from jaxrep.objective import normalise
 from jaxrep.recipe import Recipe
 from jaxrep.shapes import Shapes
 from jaxrep.train import microbatch
@@ -98,15 +97,18 @@ def with_tokens(batch: Mapping[str, Any], texts: Sequence[str], tokens: int) -> 
 
 
 def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
-    """Whether an output of the rows is kept for the whole batch, by name: where joint terms read it, or parts join all.
+    """Whether an output of the rows is kept for the whole batch, by name: all where parts join them, else those that
+    joint terms and the health panel read.
 
     A separable term's own outputs exist for a microbatch only.
     """
     method = type(recipe.method)
     if method.join is not _abstract(method).join or any(isinstance(v, StatePart) for v in vars(recipe.method).values()):
         return lambda name: True
-    joint = {name for term in recipe.objective.values() if not term.separable for name in term.reads}
-    return lambda name: name in joint
+    kept = {name for term in recipe.objective.values() if not term.separable for name in term.reads}
+    if recipe.log.health:
+        kept |= {name for term in recipe.objective.values() for name in term.embeddings}
+    return lambda name: name in kept
 
 
 def _abstract(method: type) -> Any:

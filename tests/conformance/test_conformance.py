@@ -34,6 +34,8 @@ from jaxrep.train.loop import train
 from jaxrep.train.restore import load_run
 from jaxrep.train.run import Run
 from jaxrep.train.setup import check, set_up
+from jaxrep.train.state import abstract
+from jaxrep.train.step import abstract_batch, trace
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).parent / "kept"
@@ -219,6 +221,17 @@ def test_a_run_that_is_cut_goes_on_to_the_same_end(trained, tmp_path: Path):
     (tmp_path / "run" / "results.json").unlink()
     assert train(recipe, tmp_path / "run", experiment, say=lambda _: None, devices=jax.devices()[:1]) is Exit.DONE
     assert (tmp_path / "run" / "results.json").read_text() == (folder / "results.json").read_text()
+
+
+def test_its_step_takes_microbatches(trained):
+    _, recipe, _, _ = trained
+    halves = recipe.replace({"log.health": True}, microbatch_size=BATCH // 2)
+    shapes, mesh = check(halves), halves.mesh.build(jax.devices()[:1])
+    updater = shapes.updater(halves)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        state, batch = abstract(halves, shapes, updater, mesh), abstract_batch(shapes, mesh)
+        metrics = trace(halves, shapes, updater, STEPS, state, batch).out_info[1]
+    assert {"loss", *(f"loss/{name}" for name in recipe.objective)} <= set(metrics)
 
 
 def test_the_restored_model_embeds(trained):

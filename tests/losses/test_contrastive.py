@@ -30,6 +30,19 @@ CASES = {
     "extra": {"extra": True, "label_smoothing": 0.1},
     "masked": {"positives": "masked", **IDS},
     "masked, smoothing": {"positives": "masked", "label_smoothing": 0.1, "extra": True, **IDS},
+    "masked, no other": {"positives": "masked", "label_smoothing": 0.1, "ids": (np.zeros(B, np.int32),)},
+    "masked, extra alone": {
+        "positives": "masked",
+        "label_smoothing": 0.1,
+        "extra": True,
+        "ids": (np.zeros(B, np.int32),),
+    },
+    "masked, the other absent": {
+        "positives": "masked",
+        "label_smoothing": 0.1,
+        "ids": (np.array([1] + [0] * (B - 1), np.int32),),
+        "present": (np.arange(B) > 0, np.arange(B) > 0),
+    },
     "mean of logs": {"positives": "mean_of_logs", "label_smoothing": 0.1, **IDS},
     "log of sum": {"positives": "log_of_sum", "ids": (NAMES,)},
     "weights": {"weights": WEIGHTS},
@@ -55,7 +68,9 @@ def arguments(extra=False):
 
 def loss(options, a, b, scale, *extra, marks=(oracle.NOTHING, oracle.NOTHING)):
     extra_a, extra_b = (Side(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
-    return info_nce(a, b, scale, extra_a=extra_a, extra_b=extra_b, **options)
+    used = {"extra_a": extra_a, "extra_b": extra_b}
+    used.pop({"a_to_b": "extra_a", "b_to_a": "extra_b"}.get(options.get("direction"), ""), None)
+    return info_nce(a, b, scale, **used, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -105,6 +120,19 @@ def test_a_large_scale_neither_overflows_nor_loses_digits():
     oracle.assert_close(jax.jit(jax.value_and_grad(info_nce, (0, 1, 2)))(a, b, 100.0), want, 100.0)
 
 
+def test_weights_of_half_precision_are_summed_in_float32():
+    a, b, scale = arguments()
+    heavy = np.full(B, 6000, np.float16)  # their sum is beyond float16
+    half, full = (info_nce(a, b, scale, weights=heavy.astype(kind)) for kind in (np.float16, np.float32))
+    np.testing.assert_array_equal(half, full)
+
+
+def test_no_extra_rows_are_none():
+    a, b, scale = arguments()
+    for nothing in (b[:0], Side(b[:0])):
+        assert info_nce(a, b, scale, extra_b=nothing) == info_nce(a, b, scale)
+
+
 def test_weights_have_derivatives_too():
     a, b, scale = arguments()
     want = oracle.value_and_derivatives(lambda w: weighted_oracle(a, b, scale, w), WEIGHTS)
@@ -139,6 +167,10 @@ def weighted_oracle(a, b, scale, weights):
         ({"weights": np.ones(B, np.int32)}, r"weights is int32\[12\], expected floats"),
         ({"present": (np.ones(B), None)}, r"present\[0\] is float64\[12\], expected booleans"),
         ({"block_size": 0}, "block_size is 0, expected a positive number of rows"),
+        ({"a": np.zeros((0, D)), "b": np.zeros((0, D))}, "there are no rows"),
+        ({"scale": np.ones(D)}, r"scale is an array of shape \[4\], expected one number"),
+        ({"extra_a": np.zeros((3, D)), "direction": "a_to_b"}, "direction='a_to_b' has no use for extra_a"),
+        ({"extra_b": np.zeros((3, D)), "direction": "b_to_a"}, "direction='b_to_a' has no use for extra_b"),
     ],
 )
 def test_bad_input_is_one_sentence(change, sentence):

@@ -37,6 +37,13 @@ def test_losses_of_rows_are_those_of_one_row_at_a_time():
         oracle.assert_close((got[i], []), (want, []), SCALE)
 
 
+def test_what_is_in_a_row_without_a_label_is_not_read():
+    x, table, scale = arguments()
+    broken = np.where(LABELS[:, None] < 0, np.nan, x)
+    function = jax.jit(jax.value_and_grad(lambda x, table: table_cross_entropy(x, table, LABELS, scale), (0, 1)))
+    jax.tree.map(np.testing.assert_array_equal, function(broken, table), function(x, table))
+
+
 def test_a_label_beyond_the_table_is_not_a_number():
     x, table, _ = arguments()
     assert np.isnan(table_cross_entropy(x, table, np.full(B, K, np.int32)))

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 from harness import LOADED, RECIPE, batch, set_up
 
@@ -17,7 +18,7 @@ from jaxrep.experiment import load
 from jaxrep.mesh import Mesh, platform
 from jaxrep.plan import plan as plans
 from jaxrep.plan.collectives import by_kind
-from jaxrep.plan.plan import largest, largest_batch, plan, refused_temporaries
+from jaxrep.plan.plan import largest, largest_batch, plan, refused_total
 from jaxrep.plan.report import in_words, verdict
 from jaxrep.plan.topology import devices, memory_bytes, prepare
 from jaxrep.train.setup import check
@@ -95,14 +96,19 @@ def test_what_does_not_fit_is_a_sentence_with_the_numbers_and_the_flags_that_hel
     assert verdict(RECIPE, planned) is None
 
 
+def test_the_microbatch_that_would_help_divides_the_batch(planned):
+    found = dataclasses.replace(planned, batch_size=40, available=1000, mesh={"data": 8, "fsdp": 1, "tensor": 1})
+    assert "--microbatch-size 8" in (verdict(RECIPE, found) or "")  # 16 is at most half of 40, and does not divide it
+
+
 def test_a_refusal_of_the_compiler_is_read():
     words = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (33.84G) exceeds "
         "available HBM (15.75G)."
     )
-    assert refused_temporaries(words) == int(33.84 * 2**30)
-    assert refused_temporaries(words.replace("33.84G", "512.00M")) == 512 * MIB
-    assert refused_temporaries("INTERNAL: something else") is None
+    assert refused_total(words) == int(33.84 * 2**30)
+    assert refused_total(words.replace("33.84G", "512.00M")) == 512 * MIB
+    assert refused_total("INTERNAL: something else") is None
 
 
 @pytest.mark.parametrize(
@@ -215,6 +221,21 @@ def test_the_tpu_compiler_plans_a_step():
     assert found.device == "TPU v5 lite" and found.devices == 4 and found.fits
     assert found.seconds == found.flops / 4 / 197e12
     assert found.traffic is not None and found.traffic["all-reduce", 4].bytes > 0
+
+
+@TPU
+def test_what_the_tpu_compiler_calls_temporaries_is_their_sum_with_the_arguments():
+    chip = jax.sharding.SingleDeviceSharding(devices("v5e:1x1")[0])
+    held = jax.ShapeDtypeStruct((6 * 2**10, 2**18), jnp.float32, sharding=chip)  # 6 GiB
+
+    def step(x):
+        made = jax.lax.broadcasted_iota(jnp.float32, (12 * 2**10, 2**18), 0) * x[0]  # 12 GiB, kept by the barrier
+        made = jax.lax.optimization_barrier(made)
+        return made[0] + made[1] + x[-1]
+
+    with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
+        jax.jit(step).lower(held).compile()
+    assert refused_total(str(refusal.value)) == 18 * 2**30
 
 
 @TPU
