@@ -123,3 +123,10 @@ def fold(x: Array, rank: int) -> tuple[Array, int | None]:
 def unfold(tree: Any, views: int | None) -> Any:
     """[B*V,...] -> [B,V,...] for every array of ``tree``; the inverse of ``fold``."""
     return tree if views is None else jax.tree.map(lambda x: x.reshape(-1, views, *x.shape[1:]), tree)
+
+
+def normalise(x: Array) -> Array:
+    """Rows of unit length, float32. A row of zeros stays zero and has a finite gradient."""
+    x = x.astype(jnp.float32)
+    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x / jnp.sqrt(jnp.maximum(square, 1e-24))

@@ -17,14 +17,13 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from jaxrep.batch import INFERENCE, Field
+from jaxrep.batch import INFERENCE, Field, normalise
 from jaxrep.data.pictures.picture import fitted, opened
 from jaxrep.data.tables import tables_of
 from jaxrep.data.texts.tokenize import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import ROWS, Mesh, local_rows, put, shardings
 from jaxrep.methods.method import STATISTICS
-from jaxrep.objective import normalise
 from jaxrep.train.digest import digests
 from jaxrep.train.partition import Arrays, Structure
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, fold
+from jaxrep.batch import Array, Batch, Outputs, Tick, fold, normalise
 from jaxrep.losses import contrastive, sigmoid
 from jaxrep.losses.blocks import Side
 from jaxrep.losses.table import table_losses
@@ -19,13 +19,6 @@ from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
 Metrics = dict[str, Array]
-
-
-def normalise(x: Array) -> Array:
-    """Rows of unit length, float32. A row of zeros stays zero and has a finite gradient."""
-    x = x.astype(jnp.float32)
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x / jnp.sqrt(jnp.maximum(square, 1e-24))
 
 
 @spec

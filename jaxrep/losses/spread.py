@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxrep.batch import Array
+from jaxrep.batch import Array, normalise
 from jaxrep.losses.blocks import BLOCK_SIZE
 from jaxrep.losses.cut import cut, joined
 
@@ -17,8 +17,7 @@ def koleo(x: Float[Array, "B D"], *, epsilon: float = 1e-8, block_size: int = BL
     """
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"the nearest other row is one of [B,D] with B at least 2, and x is {x.shape}")
-    x = x.astype(jnp.float32)
-    x = x / jnp.maximum(jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), 1e-24)), epsilon)
+    x = normalise(x)
     distance = jnp.sqrt(jnp.sum((x - x[nearest_other(x, block_size)] + epsilon) ** 2, axis=1))
     return -jnp.mean(jnp.log(distance + epsilon))
 

@@ -6,10 +6,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Outputs
+from jaxrep.batch import Outputs, normalise
 from jaxrep.losses.grouping import grouped
 from jaxrep.methods.heads import Linear
-from jaxrep.objective import normalise
 from jaxrep.spec import Part, spec
 
 

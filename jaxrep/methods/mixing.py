@@ -6,13 +6,12 @@ from typing import Any, ClassVar, Literal
 
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalise, require
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
 from jaxrep.methods.encode import encode_rows
 from jaxrep.methods.heads import Head, Linear
 from jaxrep.methods.method import Method
-from jaxrep.objective import normalise
 from jaxrep.spec import Part, spec
 from jaxrep.views.mix import mix, pairing
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalise, require
 from jaxrep.data.tables import TABLES
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
@@ -17,7 +17,6 @@ from jaxrep.encoders.text import TextTransformer, TextTransformerModule
 from jaxrep.methods.encode import encode_rows
 from jaxrep.methods.heads import Head, Linear, LogitScale
 from jaxrep.methods.method import Method
-from jaxrep.objective import normalise
 from jaxrep.spec import Part, spec
 
 

@@ -5,8 +5,8 @@ from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Batch, Outputs, Tick
-from jaxrep.objective import Metrics, Wrapper, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.objective import Metrics, Wrapper
 
 
 @dataclass(frozen=True)

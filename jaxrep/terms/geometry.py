@@ -2,9 +2,9 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from jaxrep.batch import Array, Batch, Outputs, Tick
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
 from jaxrep.losses import geometry
-from jaxrep.objective import Metrics, Term, normalise
+from jaxrep.objective import Metrics, Term
 
 
 @dataclass(frozen=True)

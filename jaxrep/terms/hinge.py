@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from jaxrep.batch import Array, Batch, Outputs, Tick
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
 from jaxrep.losses.hinge import hinge
-from jaxrep.objective import Term, normalise
+from jaxrep.objective import Term
 
 
 @dataclass(frozen=True)

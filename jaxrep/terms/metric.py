@@ -5,9 +5,9 @@ from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Batch, Outputs, Tick
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
 from jaxrep.losses.metric import Kind, metric_losses
-from jaxrep.objective import Metrics, Term, named, normalise
+from jaxrep.objective import Metrics, Term, named
 
 
 @dataclass(frozen=True)

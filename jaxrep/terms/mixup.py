@@ -5,9 +5,9 @@ from dataclasses import KW_ONLY, dataclass
 
 import jax
 
-from jaxrep.batch import Array, Batch, Outputs, Tick
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
 from jaxrep.losses import mixup
-from jaxrep.objective import Metrics, Term, normalise
+from jaxrep.objective import Metrics, Term
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,9 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
 
 def plain(one: str, other: str) -> Any:
     """The term of the plain loss, with the whole matrix of logits."""
+    from jaxrep.batch import normalise
     from jaxrep.losses.contrastive import plain_info_nce
-    from jaxrep.objective import Contrastive, normalise
+    from jaxrep.objective import Contrastive
 
     @dataclass(frozen=True)
     class Plain(Contrastive):

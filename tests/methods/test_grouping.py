@@ -10,13 +10,13 @@ import numpy as np
 from flax import nnx
 from harness import QUICK, RECIPE, tiny
 
-from jaxrep.batch import INFERENCE, Field, Tick
+from jaxrep.batch import INFERENCE, Field, Tick, normalise
 from jaxrep.losses.grouping import grouped
 from jaxrep.mesh import ROWS, Mesh
 from jaxrep.methods.dual import Dual
 from jaxrep.methods.grouping import Grouping
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objective import Contrastive, normalise
+from jaxrep.objective import Contrastive
 from jaxrep.shapes import shapes
 from jaxrep.spec import problems
 from jaxrep.terms.components import PrimaryComponents

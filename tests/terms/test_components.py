@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.batch import Tick
+from jaxrep.batch import Tick, normalise
 from jaxrep.losses.components import principal
 from jaxrep.losses.contrastive import info_nce
-from jaxrep.objective import Contrastive, normalise
+from jaxrep.objective import Contrastive
 from jaxrep.spec import problems
 from jaxrep.terms.components import PrimaryComponents
 

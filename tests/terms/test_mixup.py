@@ -7,9 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.batch import Tick
+from jaxrep.batch import Tick, normalise
 from jaxrep.losses import mixup
-from jaxrep.objective import normalise
 from jaxrep.spec import problems
 from jaxrep.terms.mixup import MixedNegatives, MixedPairs
 
