@@ -21,7 +21,7 @@ from jaxrep.methods.heads import LogitBias
 from jaxrep.objective import Sigmoid
 from jaxrep.plan.plan import plan
 from jaxrep.train import microbatch
-from jaxrep.train.step import reads
+from jaxrep.train.step import kept_outputs
 
 TRANSFORMER: Any = ViT(width=8, depth=2, heads=2, gated=True, stem=PatchStem(patch=4))
 VIT = RECIPE.replace(method=Dual(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4))
@@ -156,7 +156,7 @@ def gradients(recipe, mesh, size):
     """(loss, gradients by path) of one batch on a mesh, as ``recipe.mesh`` lays out the parameters."""
     found = harness.traced(recipe)
     params = {path: 0.3 * value for path, value in drawn(found.arrays).items()}
-    of, keep = found.computation, reads(recipe, found)
+    of, keep = found.computation, kept_outputs(recipe)
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def both(params, batch):

@@ -24,7 +24,7 @@ from jaxrep.terms.geometry import Alignment, Uniformity
 from jaxrep.terms.mixup import MixedNegatives, MixedPairs
 from jaxrep.terms.views import AllViews, EachView
 from jaxrep.train import microbatch
-from jaxrep.train.step import reads
+from jaxrep.train.step import kept_outputs
 
 B, V, L = 16, 3, 5
 METHOD = Dual(
@@ -68,7 +68,7 @@ def computed(devices, size):
     """Loss and gradients of all terms, with the rows over ``devices``, in microbatches of ``size``."""
     recipe = RECIPE.replace({"data.batch_size": B}, method=METHOD, objective=OBJECTIVE)
     traced = shapes(recipe, FIELDS)
-    mesh, keep = Mesh(data=devices).build(jax.devices()[:devices]), reads(recipe, traced)
+    mesh, keep = Mesh(data=devices).build(jax.devices()[:devices]), kept_outputs(recipe)
     params = harness.drawn(traced.arrays) | {"scale/log": np.float32(np.log(5))}
 
     @functools.partial(jax.jit, compiler_options=QUICK)
