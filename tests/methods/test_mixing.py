@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 from harness import RECIPE, exact, tick, tiny
 
+from jaxrep.batch import Field
 from jaxrep.methods.heads import Linear
 from jaxrep.methods.mixing import Mixing
 from jaxrep.schedules import Constant
+from jaxrep.spec import problems
 from jaxrep.terms.metric import Metric, MixedMetric
 from jaxrep.views.mix import MixWithin
 
@@ -56,3 +58,12 @@ def test_mixtures_count_for_an_anchor_by_how_far_they_are_of_its_class():
     }
     found, _ = TERMS["mixed"](outputs, {"label": jnp.asarray(label)}, tick())
     np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)  # float32
+
+
+def test_mixtures_of_inputs_ask_for_their_view():
+    inputs = {"image": Field((8, 8, 3), "uint8")}
+    with pytest.raises(ValueError, match="as the view MixWithin makes it, reads the field 'mixed', which the batch"):
+        Mixing(image=tiny.Patches(), level="input").parts(inputs)
+    assert problems(Mixing(image=tiny.Patches(), beta=-1.0)) == [
+        "beta is the parameter of a Beta distribution: above 0, got -1.0"
+    ]
