@@ -61,7 +61,11 @@ def table_cross_entropy(
     weights: Float[Array, " B"] | None = None,
     block_size: int | None = None,
 ) -> Float[Array, ""]:
-    """The weighted mean of ``table_losses`` over the rows whose label is not negative; 0 if there is none."""
+    """The weighted mean of ``table_losses`` over the rows whose label is not negative; 0 if there is none.
+
+    The whole loss in one call, for a training loop of one's own. The term ``CrossEntropy`` takes ``table_losses``: its
+    mean is over a batch that comes in microbatches.
+    """
     losses = table_losses(x, table, labels, scale, label_smoothing=label_smoothing, block_size=block_size)
     if weights is not None:
         rows.check_column("weights", weights, len(x), jnp.floating)
