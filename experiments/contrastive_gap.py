@@ -24,11 +24,11 @@ CUA = {
 }
 FIXED = LogitScale(init=100.0, learnt=False)  # a temperature of 0.01
 
-# The numbers are those of the authors' released configuration; they could not be checked against the paper's text. As
-# there, the towers are pretrained and the projections are new.
+# The numbers are those of the authors' released configuration, the dimension that of its sweep; they could not be
+# checked against the paper's text. As there, the towers are pretrained and the projections are new.
 recipe = clip.vit_b32.replace(
     {
-        # The pictures of MS COCO, with the first caption of each: point this at shards of your own.
+        # The pictures of MS COCO, with the second caption of each: point this at shards of your own.
         "data.train": TarShards(shards="gs://YOUR-BUCKET/coco-train2017/{00000..00118}.tar", image_size=224),
         "data.batch_size": 64,
         "method.scale": FIXED,

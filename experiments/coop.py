@@ -55,6 +55,17 @@ recipe = Recipe(
 class_specific = recipe.replace({"method.context.class_specific": True})
 
 
+def few(shots: int) -> Recipe:
+    """The same with fewer shots; 1e-5 is held for an epoch of them."""
+    return recipe.replace({"data.train.count": shots, "schedule.warmup_steps": shots * CLASSES // BATCH})
+
+
+shots_1 = few(1)
+shots_2 = few(2)
+shots_4 = few(4)
+shots_8 = few(8)
+
+
 def emoji(part: Literal["train", "test"]) -> OpenMoji:
     """At random, as what is held out of the other split is of one group; CLIP has seen pictures of both parts, with
     names and not with groups."""

@@ -11,18 +11,21 @@ from jaxrep.schedules import WarmupCosine
 from jaxrep.terms.views import AllViews, EachView
 from jaxrep.views.crop import RandomResizedCrop
 
-LONG = ("instructblip", "llava", "sharegpt4v")
+DESCRIBED = tuple(f"{model}_{kind}" for model in ("instructblip", "llava", "sharegpt4v") for kind in ("short", "long"))
 
 # The towers are the paper's; the other numbers are the defaults of the released code, and could not be checked against
 # the paper's text, nor could the threshold of grouping (here one over the number of patches, as the code offers), the
 # batch size of 1,024, and how patches are projected (here by a matrix of their own: the code has left it out).
-# As in the code, what a sub-caption's patches are told apart from are all other sub-captions of the batch.
+# As in the code, what a sub-caption's patches are told apart from are all other sub-captions of the batch; there the
+# temperature of grouping is a parameter of its own.
 recipe = clip.recipe.replace(
     {
-        # CC3M with long captions by three models: point this at shards of your own.
+        # CC3M with short and long captions by three models: point this at shards of your own.
         "data.train": SubCaptions(
-            source=TarShards(shards="gs://YOUR-BUCKET/cc3m-long/{00000..00331}.tar", image_size=256, captions=LONG),
-            of=LONG,
+            source=TarShards(
+                shards="gs://YOUR-BUCKET/cc3m-long/{00000..00331}.tar", image_size=256, captions=DESCRIBED
+            ),
+            of=DESCRIBED,
             count=6,
         ),
         "data.batch_size": 1_024,

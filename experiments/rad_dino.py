@@ -4,7 +4,9 @@ arXiv:2304.07193). The teacher is what is evaluated.
 Of RAD-DINO, the model card states the pictures' size, their pixels' mean and deviation, 40 pictures on each of 64 GPUs
 and the start from DINOv2; the size of the released head is that of 65,536 prototypes of width 256. All else is as in
 DINOv2's released code (configs/ssl_default_config.yaml), with its balancing and separate heads; what the paper changes
-of it (crops, rates, length) could not be checked. Left out: stochastic depth, which transformers here have not.
+of it (crops, rates, length) could not be checked. Unlike there, the gradient is clipped as a whole and not by part,
+crops are resized bilinearly, each global crop is masked by chance and not every second one, KoLeo is over the whole
+batch, and there is no stochastic depth.
 """
 
 from math import sqrt
@@ -17,6 +19,8 @@ from jaxrep.data.sources.files import Folder
 from jaxrep.data.sources.label_maps import LabelMaps
 from jaxrep.encoders.stem import PatchStem, PixelNorm
 from jaxrep.encoders.vit import ViT
+from jaxrep.evals.knn import Knn
+from jaxrep.evals.probe import Probe
 from jaxrep.evals.segmentation import Segmentation
 from jaxrep.methods.self_distillation import PrototypeHead, SelfDistillation
 from jaxrep.methods.state import Ema
@@ -26,7 +30,7 @@ from jaxrep.schedules import Constant, Cosine, Ramp, WarmupCosine
 from jaxrep.spec import replace
 from jaxrep.terms.distillation import Dino, Ibot, KoLeo
 from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import LayerDecay, Rate, RateOver
+from jaxrep.train.rules import Decay, LayerDecay, Rate, RateOver
 from jaxrep.views.blur import Blur
 from jaxrep.views.colour import ColourJitter, Solarise
 from jaxrep.views.crop import RandomResizedCrop
@@ -37,6 +41,7 @@ from jaxrep.views.view import View
 
 BATCH, PICTURES = 40 * 64, 882_775
 EPOCH = PICTURES // BATCH  # steps
+FINDINGS = Folder(path="findings/train", image_size=518, classes=2)  # point this at pictures of your own
 
 
 def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count: int, hide: HideBlocks) -> list[View]:
@@ -90,12 +95,20 @@ recipe = Recipe(
     optimizer=AdamW(
         weight_decay=Cosine(start=0.04, end=0.4),
         clip_norm=3.0,
-        rules=(Rate(path="image/stem/**", factor=0.2), LayerDecay(path="image", factor=0.9), *last_layer(EPOCH)),
+        rules=(
+            *(Decay(path=f"image/{token}", factor=1.0) for token in ("class_token", "mask_token")),
+            Rate(path="image/stem/**", factor=0.2),
+            LayerDecay(path="image", factor=0.9),
+            *last_layer(EPOCH),
+        ),
     ),
     schedule=WarmupCosine(peak=0.004 * sqrt(BATCH / 1024), warmup_steps=10 * EPOCH, end=1e-6),
     examples=100 * EPOCH * BATCH,
     init={"image": Pretrained("dinov2-base")},
-    evals=(Segmentation(train=outlines("train"), data=outlines("test"), background=False),),
+    evals=(
+        Segmentation(train=outlines("train"), data=outlines("test"), background=False),
+        *(kind(train=FINDINGS, data=replace(FINDINGS, path="findings/test")) for kind in (Probe, Knn)),
+    ),
     checkpoint=Checkpointing(every_steps=1_000),
 )
 

@@ -17,6 +17,8 @@ from jaxrep.schedules import Constant, WarmupCosine
 from jaxrep.train.optim import AdamW
 from jaxrep.train.rules import Decay
 
+KERNELS = tuple(Decay(path=path, factor=0.0) for path in ("*/positions", "text/embedding"))
+"""Only kernels are decayed, as by big_vision's rule."""
 SCALE, BIAS = LogitScale(init=10.0, max=1_000.0), LogitBias(init=-10.0)  # section 3.2, algorithm 1; no limit is stated
 
 # Loss, start of scale and bias, batch size, b2 and towers are the paper's. Learning rate, weight decay, warm-up and
@@ -40,7 +42,7 @@ recipe = clip.recipe.replace(
             bias=BIAS,
         ),
         # 1e-4 at a learning rate of 1e-3, which does not multiply it there; b2 against instability (section 4).
-        "optimizer": AdamW(b2=0.95, weight_decay=Constant(value=0.1), clip_norm=1.0),
+        "optimizer": AdamW(b2=0.95, weight_decay=Constant(value=0.1), clip_norm=1.0, rules=KERNELS),
     },
     views=(),
     objective={"sigmoid": Sigmoid("image", "text")},  # equation 1
@@ -60,7 +62,7 @@ fine_tune = recipe.replace(
     {
         "data.batch_size": 16_384,
         "method.towers.image": ViT.b16(norm_epsilon=1e-6),  # with its class token
-        "optimizer.rules": (Decay(path="image/**", factor=0.0),),
+        "optimizer.rules": (*KERNELS, Decay(path="image/**", factor=0.0)),
     },
     init={"image": Pretrained("vit_base_patch16_224.augreg_in21k")},
     examples=2_400_000_000,

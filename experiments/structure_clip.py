@@ -22,10 +22,12 @@ from jaxrep.train.rules import Decay
 
 TEXTS = ("text", "negative", "knowledge")
 
-# The numbers, the sum of parts in a triple and the texts without knowledge in the hinge are those of the released code
-# and script; they could not be checked against the paper's text. The contrast is the paper's, a cross-entropy; in the
-# released code it is a hinge of 0.2 on the hardest of the batch, there without normalising the sum again. There triples
-# have BERT's tokens, here CLIP's, whose embeddings start anew; the layers start as BERT's in both.
+# The numbers, the parts of a triple (subject and relation, less the object) and the texts without knowledge in the
+# hinge are those of the released code and script; they could not be checked against the paper's text. The contrast is
+# the paper's, a cross-entropy; in the released code it is a hinge of 0.2 on the hardest of the batch, there without
+# normalising the sum again. There triples have BERT's tokens, padding among them in their mean, and single tokens are
+# dropped out; here they have CLIP's, whose embeddings start anew, and whole triples are dropped out; the layers start
+# as BERT's in both.
 recipe = clip.vit_b32.replace(
     {
         # 100 thousand pairs of COCO; members ``.triples`` hold what a parser of scene graphs finds in a caption, a line

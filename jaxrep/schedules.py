@@ -62,6 +62,25 @@ class Ramp(Schedule):
 
 
 @spec
+class Stairs(Schedule):
+    """start, then ``factor`` of it, then ``factor`` of that and so on, at equal distances."""
+
+    start: float
+    """Value at first."""
+    factor: float = 0.1
+    """What the value is multiplied by at each stair."""
+    every: int
+    """Steps from one to the next."""
+
+    def problems(self):
+        if self.every < 1:
+            yield f"every counts steps: at least 1, got {self.every}"
+
+    def __call__(self, tick: Tick) -> Array:
+        return self.start * jnp.float32(self.factor) ** (tick.step // self.every)
+
+
+@spec
 class Cosine(Schedule):
     """From start to end along half a cosine over the whole training."""
 

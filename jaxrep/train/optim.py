@@ -69,6 +69,22 @@ class AdamW(Optimizer):
 
 
 @spec
+class Adam(Optimizer):
+    """Adam, whose gradients weight decay enters as an L2 penalty does, before their moments (Kingma & Ba 2015,
+    arXiv:1412.6980; PyTorch's Adam)."""
+
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the mean square."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(add_decay(), optax.scale_by_adam(self.b1, self.b2, self.eps))
+
+
+@spec
 class Sgd(Optimizer):
     """Stochastic gradient descent with momentum, which weight decay enters as an L2 penalty does (PyTorch's SGD)."""
 

@@ -1,8 +1,8 @@
 """Rules by path: how fast each parameter, or each layer of a stack, learns and decays.
 
 Every parameter starts with a rate of 1. Its decay starts, as the habit of the field has it, at 0 if it is a vector, a
-number or a bias (so gains of norms and the logit scale are spared) and at 1 otherwise (so class token and positions
-decay). Rules change that in their order; a later one wins.
+number or a bias (so gains of norms, the logit scale and a class token are spared) and at 1 otherwise (so embeddings
+and positions decay). Rules change that in their order; a later one wins.
 """
 
 import dataclasses

@@ -11,7 +11,7 @@ import pytest
 
 from jaxrep.batch import Tick
 from jaxrep.schedules import Constant, Linear
-from jaxrep.train.optim import Adafactor, AdamW, Lamb, Lars, Optimizer, Sgd
+from jaxrep.train.optim import Adafactor, Adam, AdamW, Lamb, Lars, Optimizer, Sgd
 from jaxrep.train.rules import Decay, Freeze, LayerDecay, Rate, RateOver
 
 RATE, DECAY, STEPS, DEPTH = 0.05, 0.1, 3, 3
@@ -25,6 +25,7 @@ SHAPES = {
 }
 OPTIMIZERS = {
     "adamw": AdamW(b2=0.98, eps=1e-6, weight_decay=Constant(value=DECAY)),
+    "adam": Adam(b1=0.8, weight_decay=Constant(value=DECAY)),
     "sgd": Sgd(weight_decay=Constant(value=DECAY), nesterov=True),
     "lamb": Lamb(weight_decay=Constant(value=DECAY)),
     "lars": Lars(weight_decay=Constant(value=DECAY), trust=0.1),
@@ -33,6 +34,7 @@ OPTIMIZERS = {
 MATRICES = {path: path.endswith("kernel") for path in SHAPES}
 OPTAX = {
     "adamw": optax.adamw(RATE, b2=0.98, eps=1e-6, weight_decay=DECAY, mask=MATRICES),
+    "adam": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.adam(RATE, b1=0.8)),
     "sgd": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.sgd(RATE, 0.9, nesterov=True)),
     "lamb": optax.lamb(RATE, weight_decay=DECAY, mask=MATRICES),
     "lars": optax.lars(RATE, DECAY, MATRICES, trust_coefficient=0.1, trust_ratio_mask=MATRICES, momentum=0.9),

@@ -29,7 +29,8 @@ class FirstSentence(Wrapped):
     name: str = "short"
     """Field of its beginning."""
     end: str = ". "
-    """What the first sentence ends with (Zhang et al. 2024, Long-CLIP, released code)."""
+    """What the first sentence ends with, where line breaks are read as spaces (Zhang et al. 2024, Long-CLIP, released
+    code)."""
 
     def texts(self) -> tuple[str, ...]:
         return (self.of,)
@@ -62,7 +63,7 @@ class ShortenedExamples(WrappedExamples):
         return self._short(self.inner.column(self._of)) if name == self._name else self.inner.column(name)
 
     def _short(self, texts: Any) -> list[str]:
-        return [text.partition(self._end)[0] for text in texts]
+        return [text.replace("\n", " ").partition(self._end)[0] for text in texts]
 
 
 @spec
