@@ -7,6 +7,7 @@
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.sources.tar import TarShards
+from jaxrep.evals.queries import ComposedQueries
 from jaxrep.evals.spaces import Geometry
 from jaxrep.methods.heads import LogitScale
 from jaxrep.objective import Contrastive
@@ -57,5 +58,9 @@ tiny = clip.tiny.replace(
     examples=300 * 256,
     init={part: From(clip.tiny) for part in ("image", "text", "image_head", "text_head")},
     seed=1,
-    evals=(*clip.tiny.evals, Geometry(data=OpenMoji(image_size=48, part="test"))),
+    evals=(
+        *clip.tiny.evals,
+        Geometry(data=OpenMoji(image_size=48, part="test")),
+        ComposedQueries(data=OpenMoji(image_size=48, part="test")),  # image arithmetic
+    ),
 )

@@ -6,6 +6,7 @@
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.sources.tar import TarShards
+from jaxrep.evals.queries import ComposedQueries
 from jaxrep.evals.spaces import Geometry
 from jaxrep.losses.mixup import Mixed
 from jaxrep.methods.heads import LogitScale
@@ -68,5 +69,9 @@ tiny = clip.tiny.replace(
     examples=300 * 256,
     init={part: From(clip.tiny) for part in (*PARTS, "scale")},
     seed=1,
-    evals=(*clip.tiny.evals, Geometry(data=OpenMoji(image_size=48, part="test"))),
+    evals=(
+        *clip.tiny.evals,
+        Geometry(data=OpenMoji(image_size=48, part="test")),
+        ComposedQueries(data=OpenMoji(image_size=48, part="test")),  # image arithmetic
+    ),
 )

@@ -6,6 +6,7 @@ it is farther from its image than the right one. An encoder of the graph's tripl
 """
 
 from experiments import clip, negclip
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.pictures.crop import RandomResizedCrop
 from jaxrep.data.sources.tar import TarShards
 from jaxrep.data.texts.negatives import WrongCaptions
@@ -65,10 +66,22 @@ recipe = clip.vit_b32.replace(
     },
 )
 
-# The names of emojis are read as triples: "woman: red hair" says that a woman has red hair.
+# The names of emojis are read as triples: "woman: red hair" says that a woman has red hair. They say two skin tones or
+# genders without whose: those change places by the words.
 tiny = negclip.tiny.replace(
     {
-        "data.train": Triples(source=negclip.tiny.data.train, of="text", form="names", count=4),
+        "data.train": Triples(
+            source=WrongCaptions(
+                source=OpenMoji(image_size=48),
+                ways=("graph", "exchange"),
+                kinds=("object", "skin_tone", "gender"),
+                triples="text",
+                form="names",
+            ),
+            of="text",
+            form="names",
+            count=4,
+        ),
         "data.texts": TEXTS,
         "data.order": clip.tiny.data.order,
         "method.towers": {

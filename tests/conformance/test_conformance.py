@@ -23,6 +23,7 @@ from jaxrep.data.derived.select import First
 from jaxrep.data.loader import Loader
 from jaxrep.data.source import Source
 from jaxrep.encoders.transformer import Transformer
+from jaxrep.errors import UsageError
 from jaxrep.experiment import listing, load
 from jaxrep.paths import stack_of
 from jaxrep.recipe import From, Recipe
@@ -226,6 +227,10 @@ def test_a_run_that_is_cut_goes_on_to_the_same_end(trained, tmp_path: Path):
 def test_its_step_takes_microbatches(trained):
     _, recipe, _, _ = trained
     halves = recipe.replace({"log.health": True}, microbatch_size=BATCH // 2)
+    if check(recipe).statistics:
+        with pytest.raises(UsageError, match="is a statistic over the batch inside"):
+            check(halves)
+        return
     shapes, mesh = check(halves), halves.mesh.build(jax.devices()[:1])
     updater = shapes.updater(halves)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

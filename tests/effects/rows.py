@@ -34,6 +34,8 @@ SPACE = {
     "geometry/image_text/modality_gap": "modality gap",
     "geometry/image_text/alignment": "distance of pairs",
     "geometry/image/uniformity": "uniformity of images",
+    "composed/gender/r1": "picture - man + woman R@1",
+    "composed/skin_tone/r1": "picture - one skin tone + another R@1",
     "retrieval/image_to_text/r1": "image to text R@1",
 }
 FEATURES = {
@@ -91,7 +93,7 @@ def features(
 
 EFFECTS: dict[str, Effect] = {
     "siglip": Effect(
-        claim="the sigmoid loss is as good as the softmax, better where batches are small",
+        claim="the sigmoid loss is as good as the softmax",
         recipe="siglip.py:tiny",
         without=clip_alone,
         baseline="CLIP",
@@ -105,8 +107,16 @@ EFFECTS: dict[str, Effect] = {
         metrics=COMPOSITION,
         steps=TUNED,
     ),
+    "negclip_before": Effect(
+        claim="and what the CLIP knew of that before",
+        recipe="negclip.py:tiny",
+        without=lambda recipe: clip.tiny,
+        baseline="CLIP as it was fine-tuned from",
+        metrics=COMPOSITION,
+        steps=TUNED,
+    ),
     "structure_clip": Effect(
-        claim="a margin to wrong captions and triples beside the text teach what words belong to",
+        claim="a margin to wrong captions and triples beside the text teach what words belong to (texts are read alone)",
         recipe="structure_clip.py:tiny",
         without=fine_tuned,
         baseline="CLIP, fine-tuned as long",

@@ -16,7 +16,8 @@ from jaxrep.data.derived.select import Wrapped, WrappedExamples
 from jaxrep.data.orders.order import mix
 from jaxrep.data.pictures.decode import content_id
 from jaxrep.data.source import Examples
-from jaxrep.data.texts import swaps, triples
+from jaxrep.data.texts import swaps
+from jaxrep.data.texts.triples import FORMS, Form, exchanges
 from jaxrep.spec import spec
 
 SITE = np.uint64(zlib.crc32(b"wrong caption"))
@@ -51,7 +52,9 @@ class WrongCaptions(Wrapped):
     spacy: str = ""
     """The model of spaCy that finds parts of speech, as en_core_web_sm; empty: the words of the package's lexicon."""
     triples: str = "triples"
-    """Field of what a caption says, for the way graph: a line ``subject | relation | object`` each."""
+    """Field of what a caption says, for the way graph."""
+    form: Form = "lines"
+    """What that field holds: lines ``subject | relation | object``, or names "subject: detail, detail"."""
 
     def texts(self) -> tuple[str, ...]:
         return (self.of, self.triples) if "graph" in self.ways else (self.of,)
@@ -76,7 +79,7 @@ class WrongCaptions(Wrapped):
         if "exchange" in self.ways:
             found += swaps.exchanges(caption, [*swaps.phrases(caption, groups), *_tagger(self.spacy)(caption)])
         if "graph" in self.ways:
-            found += triples.exchanges(caption, triples.parse(said))
+            found += exchanges(caption, FORMS[self.form](said))
         return [negative for negative in found if not self.kinds or negative.kind in self.kinds]
 
 

@@ -57,7 +57,9 @@ def exchanges(caption: str, triples: list[Triple]) -> list[swaps.Negative]:
     return list(dict.fromkeys(found))
 
 
-FORMS: Mapping[str, Callable[[str], list[Triple]]] = {"lines": parse, "names": of_name}
+Form = Literal["lines", "names"]
+"""Lines ``subject | relation | object``, or names "subject: detail, detail"."""
+FORMS: Mapping[Form, Callable[[str], list[Triple]]] = {"lines": parse, "names": of_name}
 
 
 @spec
@@ -70,7 +72,7 @@ class Triples(Wrapped):
 
     of: str = "triples"
     """Field that they are read from."""
-    form: Literal["lines", "names"] = "lines"
+    form: Form = "lines"
     """What the field holds: lines ``subject | relation | object``, or names "subject: detail, detail"."""
     name: str = "knowledge"
     """Field of the texts."""

@@ -57,6 +57,11 @@ def test_a_graph_says_what_changes_places():
     assert found[5] == {"A mat sits on a cat"} and found[1] == {""}
 
 
+def test_the_graph_of_a_name_is_read_off_it():
+    found = drawn(ways=("graph",), triples="text", form="names")
+    assert found[0] == {"a blue book on a red ball"} and found[1] == {""}
+
+
 def test_only_captions_that_are_right_elsewhere_where_that_is_asked_for():
     found = drawn(ways=("replace",), only_known=True)
     assert found[1:3] == [{"woman: light skin tone", "man: dark skin tone"}, {"man: light skin tone"}]
