@@ -22,9 +22,10 @@ Kind = Literal["contrastive", "multi_similarity", "proxy_anchor"]
 MARGIN = 0.5
 """Contrastive: similarity up to which an item of another class costs nothing."""
 PULL, PUSH, CENTRE = 18.0, 75.0, 0.77
-"""Multi-similarity: sharpness of both parts and the similarity between them (as its released configuration for CUB)."""
+"""Multi-similarity: sharpness of both parts and the similarity between them (Venkataramanan et al., section 4.1, from
+memory; the released code of the loss has 2, 40 and 0.5)."""
 PROXY_SHARPNESS, PROXY_MARGIN = 32.0, 0.1
-"""Proxy-anchor (Kim et al. 2020, arXiv:2003.13911, section 4.2)."""
+"""Proxy-anchor (Kim et al. 2020, arXiv:2003.13911, equation 4 and section 4.2)."""
 
 
 def metric_losses(
@@ -35,7 +36,10 @@ def metric_losses(
     *,
     kind: Kind,
 ) -> Float[Array, " A"]:
-    """The loss of each anchor.
+    """The loss of each anchor; the mean over anchors is the loss.
+
+    Proxies pull as many as have an item of their class, and all push: there the pull of each is scaled up, so that its
+    mean is over those that pull.
 
     Args:
         anchors, items: normalised rows; anchors of ``proxy_anchor`` are proxies of the classes.
@@ -51,7 +55,9 @@ def metric_losses(
         return jnp.sum(unlike * jax.nn.relu(s - MARGIN) - like * s, axis=1)
     if kind == "multi_similarity":
         return _soft(like, -(s - CENTRE), PULL) + _soft(unlike, s - CENTRE, PUSH)
-    return _soft(like, PROXY_MARGIN - s, PROXY_SHARPNESS) + _soft(unlike, s + PROXY_MARGIN, PROXY_SHARPNESS)
+    pulling = jnp.sum(jnp.any(like > 0, axis=1))
+    pull = _soft(like, PROXY_MARGIN - s, PROXY_SHARPNESS) * len(s) / jnp.maximum(pulling, 1)
+    return PROXY_SHARPNESS * (pull + _soft(unlike, s + PROXY_MARGIN, PROXY_SHARPNESS))
 
 
 def _soft(weights: Array, x: Array, sharpness: float) -> Array:

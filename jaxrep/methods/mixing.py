@@ -50,8 +50,8 @@ class Mixing(Method):
     head: Head = Linear(features=512, bias=True)
     """The projection to the embedding."""
     level: Literal["none", "input", "feature", "embedding"] = "none"
-    """What is mixed: the pictures (by the view ``MixWithin``), the encoder's features before the projection, or
-    the unit embeddings."""
+    """What is mixed: the pictures (by the view ``MixWithin``), the encoder's pooled features before the projection, or
+    the unit embeddings. A linear projection of mixed features is the mixture of embeddings of any length."""
     beta: float = 2.0
     """Shares are drawn from Beta(beta, beta), for features and embeddings."""
     proxies: int = 0

@@ -116,7 +116,7 @@ EFFECTS: dict[str, Effect] = {
         steps=TUNED,
     ),
     "structure_clip": Effect(
-        claim="a margin to wrong captions and triples beside the text teach what words belong to (texts are read alone)",
+        claim="a margin to wrong captions and triples beside the text teach what words belong to (texts read alone)",
         recipe="structure_clip.py:tiny",
         without=fine_tuned,
         baseline="CLIP, fine-tuned as long",

@@ -21,9 +21,15 @@ TARGETS = RANDOM.choice([0.0, 1.0, 0.3], size=(A, N))
 ENTERS = RANDOM.random((A, N)) < 0.8
 
 
+TARGETS[2] = np.minimum(TARGETS[2], 0)  # an anchor without an item of its class
+
+
 def plain(anchors, items, kind):
-    """Pair by pair, as the paper's table 1 has the functions."""
+    """Pair by pair, as the paper's table 1 has the functions; proxies as Kim et al. 2020, equation 4."""
     losses = []
+    pulling = sum(
+        any(y > 0 and here for y, here in zip(*row, strict=True)) for row in zip(TARGETS, ENTERS, strict=True)
+    )
     for a, targets, enters in zip(anchors, TARGETS, ENTERS, strict=True):
         pull = push = 0.0
         for v, y, here in zip(items, targets, enters, strict=True):
@@ -36,8 +42,12 @@ def plain(anchors, items, kind):
                 pull, push = pull + y * np.exp(-18 * (s - 0.77)), push + (1 - y) * np.exp(75 * (s - 0.77))
             else:
                 pull, push = pull + y * np.exp(-32 * (s - 0.1)), push + (1 - y) * np.exp(32 * (s + 0.1))
-        sharp = {"multi_similarity": (18, 75), "proxy_anchor": (32, 32)}.get(kind)
-        losses.append(pull + push if sharp is None else np.log(1 + pull) / sharp[0] + np.log(1 + push) / sharp[1])
+        if kind == "contrastive":
+            losses.append(pull + push)
+        elif kind == "multi_similarity":
+            losses.append(np.log(1 + pull) / 18 + np.log(1 + push) / 75)
+        else:
+            losses.append(np.log(1 + pull) * A / pulling + np.log(1 + push))
     return np.array(losses)
 
 

@@ -34,30 +34,40 @@ def test_microbatches_and_devices_give_the_gradients_of_the_whole_batch(level, p
     assert metrics["loss/mixed"] != metrics["loss/clean"]
 
 
-def test_mixtures_count_for_an_anchor_by_how_far_they_are_of_its_class():
-    """Against a loop over anchors and mixtures."""
+@pytest.mark.parametrize("proxies", [0, 4])
+@pytest.mark.parametrize("name", ["clean", "mixed"])
+def test_terms_are_loops_over_anchors_and_items(name, proxies):
+    """Rows and proxies as anchors; rows, and mixtures by how far they are of the anchor's class, as items."""
     random = np.random.default_rng(0)
-    label = np.array([0, 0, 1, 1, 2, 0])
+    label = np.array([0, 0, 1, 1, 2, 0])  # of four classes: the last has no row
     partner = np.array([2, 3, 4, 5, 0, 1])
     share = random.random(6)
-    x, mixed = (random.normal(size=(6, 4)) for _ in range(2))
-    a, v = (y / np.linalg.norm(y, axis=1, keepdims=True) for y in (x, mixed))
-    expected = np.zeros(6)
-    for i in range(6):
+    x, mixed, table = (random.normal(size=(n, 4)) for n in (6, 6, 4))
+    unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
+    anchors, classes = (unit(table), np.arange(4)) if proxies else (unit(x), label)
+    items = unit(x if name == "clean" else mixed)
+    pulls, pushes = np.zeros(len(anchors)), np.zeros(len(anchors))
+    for i in range(len(anchors)):
         for j in range(6):
-            parts = (j, partner[j])
-            same = [label[part] == label[i] for part in parts]
-            if i in parts or sum(same) != 1:
+            parts = (j,) if name == "clean" else (j, partner[j])
+            same = [label[part] == classes[i] for part in parts]
+            if (not proxies and i in parts) or (name == "mixed" and sum(same) != 1):
                 continue
-            y = share[j] if same[0] else 1 - share[j]
-            s = a[i] @ v[j]
-            expected[i] += -y * s + (1 - y) * max(s - 0.5, 0)
-    outputs = {"image": x, "mixed": mixed, "mixed/partner": partner, "mixed/share": share}
-    outputs = {
-        name: jnp.asarray(value, jnp.int32 if "partner" in name else jnp.float32) for name, value in outputs.items()
-    }
-    found, _ = TERMS["mixed"](outputs, {"label": jnp.asarray(label)}, tick())
-    np.testing.assert_allclose(found, expected.mean(), rtol=1e-5)  # float32
+            y = float(same[0]) if name == "clean" else share[j] if same[0] else 1 - share[j]
+            s = anchors[i] @ items[j]
+            if proxies:
+                pulls[i] += y * np.exp(-32 * (s - 0.1))
+                pushes[i] += (1 - y) * np.exp(32 * (s + 0.1))
+            else:
+                pulls[i] -= y * s
+                pushes[i] += (1 - y) * max(s - 0.5, 0)
+    of_proxies = np.log1p(pulls[pulls > 0]).mean() + np.log1p(pushes).mean()  # Kim et al. 2020, equation 4
+    expected = of_proxies if proxies else (pulls + pushes).mean()
+    outputs = {"image": x, "proxies": table, "mixed": mixed, "mixed/share": share}
+    outputs = {key: jnp.asarray(value, jnp.float32) for key, value in outputs.items()}
+    outputs["mixed/partner"] = jnp.asarray(partner, jnp.int32)
+    found, _ = (PROXY if proxies else TERMS)[name](outputs, {"label": jnp.asarray(label)}, tick())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32
 
 
 def test_mixtures_of_inputs_ask_for_their_view():
