@@ -1,7 +1,8 @@
 """A recipe is data: frozen dataclass trees that can be walked, replaced by path, compared and written as JSON.
 
-A *spec* declares one part. It is a frozen dataclass with keyword-only fields; presets are class methods. A spec may
-define ``problems(self) -> Iterator[str]``, sentences on what is wrong with its values (static: no device, no file).
+A *spec* declares one part. It is a frozen dataclass with keyword-only fields (terms, starts of a part and stacked views
+take the names of what they read by position); presets are class methods. A spec may define ``problems(self) ->
+Iterator[str]``, sentences on what is wrong with its values (static: no device, no file).
 
 Specs hold numbers, strings, None, tuples, mappings with names as keys, and specs. A dotted path leads to each of them:
 ``method.towers.image.width`` through a mapping, ``views.0.ratio`` through a tuple. JSON is in ``jaxrep.spec_json``.

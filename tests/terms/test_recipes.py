@@ -77,12 +77,14 @@ def test_m3_mix_is_the_sum_of_its_mixtures(step):
         own = np.sum(a * b, axis=1)
         logits = np.where(np.eye(B), own[:, None], query @ hard.T) / 0.07
         total += 0.01 * cross_entropy(logits)
-    v, l, vl = (share(name, f"pairs/{side}") for name, side in (("v_mix", "a"), ("l_mix", "b"), ("vl_mix", "both")))
+    v_share, l_share, vl_share = (
+        share(name, f"pairs/{side}") for name, side in (("v_mix", "a"), ("l_mix", "b"), ("vl_mix", "both"))
+    )
     both = np.eye(B), np.eye(B)[::-1]
     for weight, x, y, parts in (
-        (0.05, arc(a, a[::-1], v), b, (v, 1 - v)),
-        (0.05, a, arc(b, b[::-1], l), (l, 1 - l)),
-        (0.1, arc(a, a[::-1], vl), arc(b, b[::-1], vl), (1, 1)),
+        (0.05, arc(a, a[::-1], v_share), b, (v_share, 1 - v_share)),
+        (0.05, a, arc(b, b[::-1], l_share), (l_share, 1 - l_share)),
+        (0.1, arc(a, a[::-1], vl_share), arc(b, b[::-1], vl_share), (1, 1)),
     ):
         target = parts[0] * both[0] + parts[1] * both[1]
         logits = 7.0 * x @ y.T
