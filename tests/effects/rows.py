@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from experiments import clip, coop, metaclip, mixed_barlow, rad_dino
+from experiments import astrom3, clip, coop, metaclip, mixed_barlow, rad_dino
 from experiments.mixed_barlow import half
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.texts.sentences import FirstSentence
@@ -30,6 +30,7 @@ COMPOSITION = {
     "composition/exchange/skin_tone": "whose skin tone",
     "retrieval/image_to_text/r1": "image to text R@1",
 }
+SUBGROUPS = Probe(train=half(False), data=half(True), label="subgroup", max_iterations=20, name="probe/subgroup")
 SPACE = {
     "geometry/image_text/modality_gap": "modality gap",
     "geometry/image_text/alignment": "distance of pairs",
@@ -180,7 +181,8 @@ EFFECTS: dict[str, Effect] = {
             "retrieval/image_to_text/r1": "image to text R@1",
         },
         steps=SCRATCH,
-        evals=(Probe(train=half(False), data=half(True), label="subgroup", max_iterations=20, name="probe/subgroup"),),
+        evals=(SUBGROUPS,),
+        baseline_evals=(Retrieval(data=astrom3.emoji("test")), SUBGROUPS),  # it has no tower for German
     ),
     "coop": Effect(
         claim="16 shots of learnt context beat a prompt by hand",
