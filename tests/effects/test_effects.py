@@ -8,8 +8,9 @@ from jaxrep.recipe import From
 from tests.effects import measure
 from tests.effects.rows import EFFECTS, untrained
 
-# CoOp is beside what it starts from, which is not trained any longer.
-COMPARED = [name for name, effect in EFFECTS.items() if effect.without is not untrained and name != "coop"]
+# These are beside what they start from, which is not trained any longer.
+BESIDE_THEIR_START = ("coop", "negclip_before")
+COMPARED = [name for name, each in EFFECTS.items() if each.without is not untrained and name not in BESIDE_THEIR_START]
 
 
 @pytest.mark.parametrize("name", COMPARED)

@@ -140,6 +140,7 @@ def write_tars(folder: Path) -> None:
                         tar.addfile(member, io.BytesIO(content))
 
 
+@pytest.mark.slow
 def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp_path_factory):
     write_tars(tmp_path)
     env = environment(tmp_path_factory) | {"PYTHONPATH": str(ROOT), "JAXREP_CACHE": str(tmp_path / "cache")}
