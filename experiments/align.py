@@ -14,7 +14,7 @@ from jaxrep.objective import Contrastive
 from jaxrep.recipe import Checkpointing, Data, Recipe
 from jaxrep.schedules import Constant, WarmupLinear
 from jaxrep.train.optim import Lamb
-from jaxrep.views.colour import ColourJitter
+from jaxrep.views.color import ColorJitter
 from jaxrep.views.crop import RandomSquareCrop
 from jaxrep.views.geometry import Flip, Shift
 
@@ -33,7 +33,7 @@ recipe = Recipe(
         towers={"image": EfficientNet.l2(head_conv=False), "text": Bert.large(pool="cls")},
         heads={"image": Identity()},
         dim=1376,
-        scale=LogitScale(init=1.0, max=1_000.0),  # the temperature is learnt and starts at 1; no limit is stated
+        scale=LogitScale(init=1.0, max=1_000.0),  # the temperature is learned and starts at 1; no limit is stated
     ),
     objective={"contrastive": Contrastive("image", "text", direction="sum", label_smoothing=0.1)},  # eq. 1 + eq. 2
     optimizer=Lamb(weight_decay=Constant(value=1e-5)),
@@ -44,7 +44,7 @@ recipe = Recipe(
 
 tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=256, tokenizer=Words(length=16)),
-    views=(Shift("image", pixels=3), ColourJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
+    views=(Shift("image", pixels=3), ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
     method=Dual(
         towers={
             "image": EfficientNet(width_factor=0.5, depth_factor=0.33, stages=5, head_conv=False),

@@ -35,7 +35,7 @@ def pairs(a: str, b: str, c: str, **changes) -> dict[str, Contrastive]:
 
 recipe = Recipe(
     data=Data(
-        # ASAS-SN's light curves, LAMOST's spectra and the catalogue's columns, as arrays in .npz files of your own.
+        # ASAS-SN's light curves, LAMOST's spectra and the catalog's columns, as arrays in .npz files of your own.
         train=ArrayShards(shards="astrom3/train-{00..16}.npz", shapes=SHAPES, kinds={"photometry/valid": "bool"}),
         batch_size=BATCH,
         texts=(),

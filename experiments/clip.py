@@ -15,7 +15,7 @@ from jaxrep.objective import Contrastive
 from jaxrep.recipe import Checkpointing, Data, From, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
 from jaxrep.train.optim import AdamW
-from jaxrep.views.colour import ColourJitter
+from jaxrep.views.color import ColorJitter
 from jaxrep.views.crop import RandomSquareCrop
 from jaxrep.views.geometry import Shift
 
@@ -81,7 +81,7 @@ TINY_TEXT = TextTransformer(width=128, depth=2, heads=4, activation="relu", caus
 tiny = recipe.replace(
     {"optimizer.weight_decay": Constant(value=0.1), "optimizer.clip_norm": 1.0},
     data=Data(train=OpenMoji(image_size=48), batch_size=256, tokenizer=Words(length=16)),
-    views=(Shift("image", pixels=3), ColourJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
+    views=(Shift("image", pixels=3), ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
     method=Dual(
         towers={"image": TINY_IMAGE, "text": TINY_TEXT},
         dim=128,

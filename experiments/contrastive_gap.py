@@ -23,7 +23,7 @@ CUA = {
     "uniformity_text": Uniformity("text", weight=Constant(value=0.5)),
     "alignment": Alignment("image", "text"),
 }
-FIXED = LogitScale(init=100.0, learnt=False)  # a temperature of 0.01
+FIXED = LogitScale(init=100.0, learned=False)  # a temperature of 0.01
 
 # The numbers are those of the authors' released configuration, the dimension that of its sweep; they could not be
 # checked against the paper's text. As there, the towers are pretrained and the projections are new.

@@ -1,4 +1,4 @@
-"""CoOp: learnt vectors in place of a prompt's words, all else frozen (Zhou et al. 2022, arXiv:2109.01134)."""
+"""CoOp: learned vectors in place of a prompt's words, all else frozen (Zhou et al. 2022, arXiv:2109.01134)."""
 
 from typing import Literal
 
@@ -23,7 +23,7 @@ from jaxrep.views.geometry import Flip
 
 TOWERS = ("image", "image_head", "text", "text_head", "scale")
 FROZEN = tuple(Freeze(path=f"{part}/**") for part in TOWERS)
-"""Only the context is learnt (section 3.2)."""
+"""Only the context is learned (section 3.2)."""
 
 SHOTS, CLASSES, BATCH = 16, 1_000, 32  # the batch and the weight decay are the released code's
 CLIP = "clip-vit-base-patch16"  # a public checkpoint, in a folder of this name
@@ -80,7 +80,7 @@ tiny = recipe.replace(
         tables={"classes": ClassTexts(label="group", room=4)},
     ),
     views=clip.tiny.views,
-    # A context of each class: in so small a text tower one for all moves the names alike, and nothing is learnt.
+    # A context of each class: in so small a text tower one for all moves the names alike, and nothing is learned.
     method=PromptLearner(
         image=clip.TINY_IMAGE,
         text=clip.TINY_TEXT,

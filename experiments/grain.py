@@ -1,7 +1,7 @@
 """GRAIN: a CLIP that learns where in an image its parts lie and what each is called (Halbe et al. 2024,
 arXiv:2412.04429).
 
-Learnt queries read the tokens of the image: one gives the image's embedding, which meets the caption's, and each of the
+Learned queries read the tokens of the image: one gives the image's embedding, which meets the caption's, and each of the
 others a region's, with its box. The boxes decide which query is of which description.
 """
 
@@ -27,14 +27,14 @@ from jaxrep.schedules import Constant, WarmupCosine
 from jaxrep.terms.boxes import Boxes
 from jaxrep.terms.views import AllViews
 from jaxrep.train.optim import AdamW
-from jaxrep.views.colour import ColourJitter
+from jaxrep.views.color import ColorJitter
 
 PAIRS, BATCH = 12_423_374, 16 * 128  # Conceptual 12M as it was published; 128 on each of 16 GPUs
 BOX = Constant(value=1.5)
 
 # The sum of the losses for image and caption, boxes, and regions and descriptions is the paper's; all numbers are those
 # of the released code and its command, and could not be checked against the paper's text. As in the code, regions look
-# for descriptions and not the reverse, and boxes of the last block alone have a loss. There the image tower normalises
+# for descriptions and not the reverse, and boxes of the last block alone have a loss. There the image tower normalizes
 # queries and keys, the decoder reads the class token too, dropout acts inside attention and MLPs as well, and
 # negatives of a region are those of one GPU.
 recipe = Recipe(
@@ -90,7 +90,7 @@ tiny = recipe.replace(
         tokenizer=Words(length=24),
         texts=("text", "region"),
     ),
-    views=(ColourJitter("image", brightness=0.02, contrast=0.02, saturation=0.02),),
+    views=(ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02),),
     method=Grounded(
         image=clip.TINY_IMAGE,
         text=clip.TINY_TEXT,
@@ -106,7 +106,7 @@ tiny = recipe.replace(
     },
     schedule=WarmupCosine(peak=2e-3, warmup_steps=30),
     examples=400 * 64,
-    # From fresh towers as many steps stay where they begin: scenes are learnt after their parts.
+    # From fresh towers as many steps stay where they begin: scenes are learned after their parts.
     init={part: From(clip.tiny, stretch_after=8) for part in ("image", "text", "text_head")},
     evals=(Retrieval(data=SCENES), Retrieval(data=SINGLE, name="recognition"), Grounding(data=SCENES)),
 )

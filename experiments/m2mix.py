@@ -19,7 +19,7 @@ from jaxrep.train.rules import Decay, Freeze
 
 EPOCHS = 9
 STEPS = EPOCHS * 29_000 // 128  # the training pictures of Flickr30k
-FIXED = LogitScale(init=100.0, learnt=False)  # a temperature of 0.01
+FIXED = LogitScale(init=100.0, learned=False)  # a temperature of 0.01
 PARTS = ("image", "text", "image_head", "text_head")
 
 

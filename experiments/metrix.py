@@ -12,7 +12,7 @@ from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.orders.groups import Grouped
 from jaxrep.data.sources.files import Folder
 from jaxrep.encoders.resnet import ResNet
-from jaxrep.evals.same_class import SameClass, Utilisation
+from jaxrep.evals.same_class import SameClass, Utilization
 from jaxrep.methods.heads import Linear
 from jaxrep.methods.mixing import Mixing
 from jaxrep.recipe import Data, Pretrained, Recipe
@@ -89,5 +89,5 @@ tiny = recipe.replace(
     schedule=WarmupConstant(peak=1e-3, warmup_steps=50),
     examples=600 * 128,
     init={},
-    evals=(SameClass(data=TEST, label="concept"), Utilisation(train=TRAIN, data=TEST, label="concept")),
+    evals=(SameClass(data=TEST, label="concept"), Utilization(train=TRAIN, data=TEST, label="concept")),
 )

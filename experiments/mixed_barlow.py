@@ -1,9 +1,9 @@
 """Mixed Barlow Twins: mixed inputs guard against overfitting (Bandara et al. 2023, arXiv:2312.02151).
 
-Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) with a regulariser: the features of mixed inputs correlate as mixed
+Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) with a regularizer: the features of mixed inputs correlate as mixed
 features would. Numbers are those of the authors' code (wgcban/mix-bt, main_imagenet.py and README, section 3.3); the
 paper's own tables could not be checked. In one line that code's ImageNet script differs from its README and its CIFAR
-script, which are followed here; the half before the regulariser is the ImageNet script's alone. Unlike there, gains of
+script, which are followed here; the half before the regularizer is the ImageNet script's alone. Unlike there, gains of
 the residual branches begin at 1 and not at 0, and crops are resized bilinearly.
 """
 
@@ -23,7 +23,7 @@ from jaxrep.terms.correlation import BarlowTwins, MixedTwins
 from jaxrep.train.optim import AdamW, Lars
 from jaxrep.train.rules import Rate
 from jaxrep.views.blur import Blur
-from jaxrep.views.colour import ColourJitter, Grey, Solarise
+from jaxrep.views.color import ColorJitter, Grey, Solarize
 from jaxrep.views.crop import RandomResizedCrop
 from jaxrep.views.geometry import Flip
 from jaxrep.views.mix import Mix
@@ -33,8 +33,8 @@ from jaxrep.views.view import View
 BATCH, EPOCH = 1_024, 1_281_167 // 1_024  # steps of an epoch of ImageNet
 
 
-def views(size: int, smallest: float, blur: tuple[float, float], solarise: float) -> tuple[View, ...]:
-    """Both views and their mixture (Zbontar et al., appendix A); they differ in blur and solarisation alone."""
+def views(size: int, smallest: float, blur: tuple[float, float], solarize: float) -> tuple[View, ...]:
+    """Both views and their mixture (Zbontar et al., appendix A); they differ in blur and solarization alone."""
     both = tuple(
         view
         for name, chance in zip("ab", blur, strict=True)
@@ -42,19 +42,19 @@ def views(size: int, smallest: float, blur: tuple[float, float], solarise: float
             Copy("image", out=name),
             RandomResizedCrop(name, size=size, scale=(smallest, 1.0)),
             Flip(name),
-            ColourJitter(name, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
+            ColorJitter(name, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
             Grey(name, p=0.2),
             Blur(name, p=chance, radius=6),
         )
     )
-    return (*both, Solarise("b", p=solarise), Mix("a", other="b"))
+    return (*both, Solarize("b", p=solarize), Mix("a", other="b"))
 
 
 recipe = Recipe(
     data=Data(
         train=Folder(path="imagenet/train", image_size=256, classes=1_000), batch_size=BATCH, workers=16, texts=()
     ),
-    views=views(224, 0.08, blur=(1.0, 0.1), solarise=0.2),
+    views=views(224, 0.08, blur=(1.0, 0.1), solarize=0.2),
     # Batch norm in the encoder is over the whole batch: this recipe takes no microbatches.
     method=Siamese(image=ResNet.resnet50(), projector=Projector(widths=(8_192, 8_192, 8_192))),
     objective={
@@ -92,7 +92,7 @@ HELD_OUT = {
 
 tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=256, texts=()),
-    views=views(48, 0.3, blur=(0.5, 0.1), solarise=0.0),
+    views=views(48, 0.3, blur=(0.5, 0.1), solarize=0.0),
     method=Siamese(
         image=clip.TINY_IMAGE,
         projector=Projector(widths=(256, 256)),

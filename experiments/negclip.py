@@ -7,7 +7,7 @@ negatives of every image; no image belongs to them. Pictures that look alike are
 
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.orders.groups import Grouped, Neighbours
+from jaxrep.data.orders.groups import Grouped, Neighbors
 from jaxrep.data.pictures.crop import RandomResizedCrop
 from jaxrep.data.sources.tar import TarShards
 from jaxrep.data.texts.negatives import WrongCaptions
@@ -24,7 +24,7 @@ PARTS = ("image", "text", "image_head", "text_head", "scale")
 # here every example comes once an epoch, after or before its nearest ones, so that ten epochs are five of theirs.
 recipe = clip.vit_b32.replace(
     {
-        # COCO's training captions, each with its picture; and in the metadata, as ``neighbours``, the indices of the
+        # COCO's training captions, each with its picture; and in the metadata, as ``neighbors``, the indices of the
         # three examples with the nearest pictures, by the embeddings of ``jaxrep embed``: point this at your own.
         "data.train": WrongCaptions(
             source=TarShards(shards="gs://YOUR-BUCKET/coco-train/{00000..00112}.tar", crop=RandomResizedCrop()),
@@ -33,7 +33,7 @@ recipe = clip.vit_b32.replace(
         ),
         "data.batch_size": 2 * 256,
         "data.texts": ("text", "negative"),
-        "data.order": Neighbours(k=3),
+        "data.order": Neighbors(k=3),
         "method.also": {"negative": "text"},
     },
     views=(),
@@ -50,7 +50,7 @@ tiny = clip.tiny.replace(
         "data.train": WrongCaptions(
             source=OpenMoji(image_size=48),
             ways=("replace", "exchange"),
-            kinds=("skin_tone", "gender", "direction", "colour"),
+            kinds=("skin_tone", "gender", "direction", "color"),
             only_known=True,
         ),
         "data.texts": ("text", "negative"),

@@ -32,7 +32,7 @@ from jaxrep.terms.distillation import Dino, Ibot, KoLeo
 from jaxrep.train.optim import AdamW
 from jaxrep.train.rules import Decay, LayerDecay, Rate, RateOver
 from jaxrep.views.blur import Blur
-from jaxrep.views.colour import ColourJitter, Solarise
+from jaxrep.views.color import ColorJitter, Solarize
 from jaxrep.views.crop import RandomResizedCrop
 from jaxrep.views.geometry import Flip
 from jaxrep.views.hide import HideBlocks
@@ -45,7 +45,7 @@ FINDINGS = Folder(path="findings/train", image_size=518, classes=2)  # point thi
 
 
 def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count: int, hide: HideBlocks) -> list[View]:
-    """Two global crops with hidden patches and some local ones. The pictures are grey: of DINOv2's colour jitter what
+    """Two global crops with hidden patches and some local ones. The pictures are grey: of DINOv2's color jitter what
     changes saturation and hue is left out."""
     found: list[View] = []
     for name, blur, local in (("a", 1.0, 0), ("b", 0.1, 0), ("local", 0.5, 1)):
@@ -53,10 +53,10 @@ def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count
             Copy("image", out=name, count=count * local),
             RandomResizedCrop(name, size=sizes[local], scale=scales[local]),
             Flip(name),
-            ColourJitter(name, brightness=0.4, contrast=0.4, p=0.8),
+            ColorJitter(name, brightness=0.4, contrast=0.4, p=0.8),
             Blur(name, p=blur),
         ]
-    return [*found, Solarise("b", p=0.2), *(replace(hide, {"of": name}) for name in "ab")]
+    return [*found, Solarize("b", p=0.2), *(replace(hide, {"of": name}) for name in "ab")]
 
 
 def objective(warmup: int) -> dict[str, Term]:

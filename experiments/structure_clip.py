@@ -26,7 +26,7 @@ TEXTS = ("text", "negative", "knowledge")
 # The numbers, the parts of a triple (subject and relation, less the object) and the texts without knowledge in the
 # hinge are those of the released code and script; they could not be checked against the paper's text. The contrast is
 # the paper's, a cross-entropy; in the released code it is a hinge of 0.2 on the hardest of the batch, there without
-# normalising the sum again. There triples have BERT's tokens, padding among them in their mean, and single tokens are
+# normalizing the sum again. There triples have BERT's tokens, padding among them in their mean, and single tokens are
 # dropped out; here they have CLIP's, whose embeddings start anew, and whole triples are dropped out; the layers start
 # as BERT's in both.
 recipe = clip.vit_b32.replace(

@@ -51,7 +51,7 @@ recipe = Recipe(
         texts=("text", "positive"),
     ),
     views=(Stack("text", also=("positive",)),),
-    method=Sentences(text=Bert.base(pool="cls"), scale=LogitScale(init=20.0, learnt=False)),
+    method=Sentences(text=Bert.base(pool="cls"), scale=LogitScale(init=20.0, learned=False)),
     objective=objective(768, WIDTHS),
     optimizer=AdamW(clip_norm=1.0),
     schedule=WarmupLinear(peak=5e-5, warmup_steps=50),
@@ -70,7 +70,7 @@ tiny = recipe.replace(
     views=(),
     method=Sentences(
         text=TextTransformer(width=128, depth=4, heads=4, activation="relu", causal=False, pool="mean"),
-        scale=LogitScale(init=20.0, learnt=False),
+        scale=LogitScale(init=20.0, learned=False),
     ),
     objective=objective(128, TINY_WIDTHS),
     schedule=WarmupCosine(peak=2e-3, warmup_steps=50),

@@ -125,7 +125,7 @@ def unfold(tree: Any, views: int | None) -> Any:
     return tree if views is None else jax.tree.map(lambda x: x.reshape(-1, views, *x.shape[1:]), tree)
 
 
-def normalise(x: Array) -> Array:
+def normalize(x: Array) -> Array:
     """Rows of unit length, float32. A row of zeros stays zero and has a finite gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(x * x, axis=-1, keepdims=True)

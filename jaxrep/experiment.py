@@ -1,8 +1,8 @@
 """Experiment files: plain Python modules whose module-level recipes are presets.
 
 A file ``experiments/clip.py`` becomes the module ``experiments.clip``, as if it had been imported from the folder
-above: then ``from experiments import align`` finds its neighbours, and its classes pickle by that name. Names are
-looked up in the folder above and in the current one (where a run's copy finds the neighbours of its original); both
+above: then ``from experiments import align`` finds its neighbors, and its classes pickle by that name. Names are
+looked up in the folder above and in the current one (where a run's copy finds the neighbors of its original); both
 stay at the end of ``sys.path``, since worker processes inherit it.
 """
 
@@ -156,7 +156,7 @@ def _importable(*folders: Path) -> Iterator[None]:
 
 
 def _make_way(package: str, folder: Path) -> None:
-    """Forgets experiments of another folder of that name (another checkout), which would be taken for neighbours."""
+    """Forgets experiments of another folder of that name (another checkout), which would be taken for neighbors."""
     if getattr(sys.modules.get(package), "__file__", None):
         return  # an ordinary package: none of its modules is an experiment
     for name, module in list(sys.modules.items()):

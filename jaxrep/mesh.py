@@ -171,7 +171,7 @@ def local_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
     if sum(stop - start for start, stop in held) != stop - first:
         raise ValueError(
             f"the devices of process {jax.process_index()} hold separate ranges of rows, {sorted(held)}: "
-            "order the mesh so that a process's devices are neighbours along the axes of the batch"
+            "order the mesh so that a process's devices are neighbors along the axes of the batch"
         )
     return slice(first, stop)
 

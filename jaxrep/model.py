@@ -17,7 +17,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from jaxrep.batch import INFERENCE, Field, normalise
+from jaxrep.batch import INFERENCE, Field, normalize
 from jaxrep.data.pictures.picture import fitted, opened
 from jaxrep.data.tables import tables_of
 from jaxrep.data.texts.tokenize import LoadedTokenizer
@@ -32,7 +32,7 @@ Transform = Callable[[Image.Image], np.ndarray]
 
 
 class Model:
-    """``model.encode(batch, want)`` gives normalised embeddings; nothing of the loss is needed for it."""
+    """``model.encode(batch, want)`` gives normalized embeddings; nothing of the loss is needed for it."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Model:
         return self._in_blocks(batch, tuple(want), unit=True)
 
     def outputs(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
-        """As ``encode``, but as the method emits them, not normalised."""
+        """As ``encode``, but as the method emits them, not normalized."""
         return self._in_blocks(batch, tuple(want), unit=False)
 
     def shared(self, want: Sequence[str]) -> dict[str, np.ndarray]:
@@ -122,7 +122,7 @@ class Model:
     def of_share(
         self, own: Mapping[str, np.ndarray], rows: int, want: Sequence[str], *, unit: bool
     ) -> dict[str, np.ndarray]:
-        """Outputs of a block of ``rows``, of which ``own`` holds this host's ``share``; normalised where ``unit``.
+        """Outputs of a block of ``rows``, of which ``own`` holds this host's ``share``; normalized where ``unit``.
 
         All hosts call it, and every one has the outputs of all rows.
         """
@@ -205,21 +205,21 @@ class Model:
         return transform(picture) if transform else fitted(picture, height, width)
 
     def pixels(self, arrays: np.ndarray, name: str = "image") -> np.ndarray:
-        """Images that are normalised already, float [n,3,H,W] or [n,H,W,3], as float32 [n,H,W,3] in [0,1].
+        """Images that are normalized already, float [n,3,H,W] or [n,H,W,3], as float32 [n,H,W,3] in [0,1].
 
-        The encoder normalises them again, so the model sees what it was given (to the rounding of float32).
+        The encoder normalizes them again, so the model sees what it was given (to the rounding of float32).
         """
         height, width, channels = self.picture_shape(name)
         if arrays.shape[1:] == (channels, height, width):
             arrays = arrays.transpose(0, 2, 3, 1)
         if arrays.shape[1:] != (height, width, channels):
             raise UsageError(
-                f"images as an array of floats are normalised and of shape [n,{channels},{height},{width}] or "
+                f"images as an array of floats are normalized and of shape [n,{channels},{height},{width}] or "
                 f"[n,{height},{width},{channels}], and these are of shape {list(arrays.shape)}"
             )
         norm = getattr(getattr(self._structure.merge(self._arrays), name), "pixels", None)
         if norm is None:
-            raise UsageError(f"the encoder of '{name}' does not say how it normalises pixels: give it uint8 images")
+            raise UsageError(f"the encoder of '{name}' does not say how it normalizes pixels: give it uint8 images")
         return arrays.astype(np.float32) * np.float32(norm.std) + np.float32(norm.mean)
 
     def encode_text(
@@ -256,7 +256,7 @@ class Model:
         self, pictures: Sequence[Any] | np.ndarray, name: str = "image", *, output: str = "", unit: bool = True
     ) -> np.ndarray:
         """Embeddings [n,D], rows of unit length, of pictures: paths, PIL images, uint8 arrays [H,W,3], or one array of
-        floats that are normalised already, [n,3,H,W] or [n,H,W,3].
+        floats that are normalized already, [n,3,H,W] or [n,H,W,3].
 
         ``output``: another output of the method's rows than ``name``, as image/pooled; not ``unit``: as it is emitted.
         """
@@ -296,7 +296,7 @@ def _rows(
     """``whole``: the layout of an array of which every device has all, where there are several devices."""
     outputs = structure.merge(arrays).rows(batch, INFERENCE)
     found = {name: _named(outputs, name, f"the model, given {', '.join(batch)},") for name in want}
-    found = {name: normalise(x) if unit else x.astype("float32") for name, x in found.items()}
+    found = {name: normalize(x) if unit else x.astype("float32") for name, x in found.items()}
     return found if whole is None else jax.lax.with_sharding_constraint(found, whole)
 
 

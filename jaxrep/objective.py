@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, fold, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, fold, normalize
 from jaxrep.losses import contrastive, sigmoid
 from jaxrep.losses.blocks import Side
 from jaxrep.losses.table import table_losses
@@ -105,8 +105,8 @@ class Pairs(Term):
     def arguments(self, outputs: Outputs, batch: Batch) -> dict[str, Any]:
         """What every loss on pairs is given."""
         return {
-            "a": normalise(outputs[self.a]),
-            "b": normalise(outputs[self.b]),
+            "a": normalize(outputs[self.a]),
+            "b": normalize(outputs[self.b]),
             "scale": outputs[self.scale],
             "positives": self.positives,
             "ids": tuple(batch[name] for name in self.ids),
@@ -123,7 +123,7 @@ class Pairs(Term):
         present = batch.get(f"{name}/present")
         own = batch.get(f"{name}_id") if beside in self.ids else None
         return Side(
-            normalise(fold(outputs[name], 2)[0]),
+            normalize(fold(outputs[name], 2)[0]),
             () if own is None else tuple(own.reshape(-1) if x == beside else jnp.full(own.size, -1) for x in self.ids),
             None if present is None else present.reshape(-1),
         )
@@ -240,7 +240,7 @@ class Wrapper(Term):
 
 @dataclass(frozen=True)
 class Matryoshka(Wrapper):
-    """A term at several widths: each embedding cut to its first d numbers, then normalised (Kusupati et al. 2022, eq.
+    """A term at several widths: each embedding cut to its first d numbers, then normalized (Kusupati et al. 2022, eq.
     1)."""
 
     dims: tuple[int, ...]

@@ -28,7 +28,7 @@ from jaxrep.views.view import View
 
 @spec
 class Data:
-    """What is learnt from, and how it becomes batches."""
+    """What is learned from, and how it becomes batches."""
 
     train: Source
     """The examples."""
@@ -37,7 +37,7 @@ class Data:
     tokenizer: Tokenizer = Bytes(length=64)
     """How texts become token ids."""
     texts: tuple[str, ...] = ("text",)
-    """Fields of an example that are tokenised; other strings stay on the host."""
+    """Fields of an example that are tokenized; other strings stay on the host."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """What a method reads once a step and not by example, as the texts of all classes, by name."""
     order: Order = Uniform()
@@ -126,7 +126,7 @@ class From:
     weights: Literal["auto", "raw", "ema"] = "auto"
     """Which of the run's weights: the last ones, their average, or those that its evaluations used."""
     stretch_after: int = 0
-    """Where texts are longer here: how many of their learnt positions stay, while the others are stretched to the new
+    """Where texts are longer here: how many of their learned positions stay, while the others are stretched to the new
     length (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20); 0: longer texts are refused."""
 
 
@@ -134,7 +134,7 @@ class From:
 class Pretrained:
     """A public checkpoint in which a part starts, resized where its grid of patches or its patches are of another size.
 
-    The folder is looked at where a run starts. What it has not stays as it was initialised, and is told.
+    The folder is looked at where a run starts. What it has not stays as it was initialized, and is told.
     """
 
     path: str
@@ -146,7 +146,7 @@ class Pretrained:
     """How kernels of another patch size are resized: so that resized patches give the same tokens (Beyer et al. 2022,
     FlexiViT, arXiv:2212.08013, section 3.4), or as pictures are."""
     stretch_after: int = 0
-    """Where texts are longer here: how many of their learnt positions stay, while the others are stretched to the new
+    """Where texts are longer here: how many of their learned positions stay, while the others are stretched to the new
     length (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20); 0: longer texts are refused."""
 
 
@@ -155,13 +155,13 @@ class Recipe:
     """The whole declaration of a training run."""
 
     data: Data
-    """What is learnt from."""
+    """What is learned from."""
     views: tuple[View, ...] = ()
     """Augmentations on the device, in this order."""
     method: Method
     """What is computed from a batch."""
     objective: Mapping[str, Term]
-    """What is minimised: a weighted sum of terms."""
+    """What is minimized: a weighted sum of terms."""
     optimizer: Optimizer
     """How parameters follow the gradient, with its exceptions by path."""
     schedule: Schedule
@@ -220,7 +220,7 @@ class Recipe:
             if origin.stretch_after < 0:
                 yield f"init.{path}: stretch_after counts positions, 0 or more, got {origin.stretch_after}"
         if not self.objective:
-            yield "objective has no term: nothing would be learnt"
+            yield "objective has no term: nothing would be learned"
         if not 0 <= self.seed < 2**32:
             yield f"seed is a whole number from 0 to 2**32 - 1, got {self.seed}"
         if self.max_skipped_steps < 1:

@@ -1,6 +1,6 @@
 """Tests run on eight simulated CPU devices, so that what is written for a mesh is tested on one everywhere.
 
-Nearly all of their time is compilation, so programs are compiled without LLVM's optimisations: slower, and as exact.
+Nearly all of their time is compilation, so programs are compiled without LLVM's optimizations: slower, and as exact.
 """
 
 import os

@@ -69,7 +69,7 @@ def tick(step: Any = 0, total_steps: int = 10) -> Tick:
 
 
 def drawn(arrays: Any, seed: int = 0) -> dict[str, np.ndarray]:
-    """Values for arrays that are known by shape: no initialiser is compiled."""
+    """Values for arrays that are known by shape: no initializer is compiled."""
     rng = np.random.default_rng(seed)
     return {path: np.asarray(rng.normal(size=leaf.shape), leaf.dtype) for path, leaf in arrays.items()}
 

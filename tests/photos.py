@@ -35,7 +35,7 @@ def pictures(count: int, width: int, height: int, seed: int = 0) -> Iterator[Ima
 
 
 def jpegs(count: int, width: int, height: int, quality: int = 90, seed: int = 0) -> Iterator[bytes]:
-    """``pictures`` as JPEG files, with colours at half the resolution, as most are."""
+    """``pictures`` as JPEG files, with colors at half the resolution, as most are."""
     for picture in pictures(count, width, height, seed):
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=quality)

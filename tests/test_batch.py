@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.batch import INFERENCE, Tick, fold, normalise, unfold
+from jaxrep.batch import INFERENCE, Tick, fold, normalize, unfold
 
 POSITIONS = np.array([[0, 0], [0, 1], [0, 7], [0, 2**32 - 1], [1, 0], [1, 7], [200, 7]], np.uint32)
 TICK = Tick(step=np.int32(3), key=jax.random.key(0), positions=POSITIONS, total_steps=12, batch_size=2**30)
@@ -74,9 +74,9 @@ def test_a_second_axis_is_folded_into_rows_and_given_back():
         fold(texts, 4)
 
 
-def test_rows_are_normalised_and_a_row_of_zeros_has_a_finite_gradient():
+def test_rows_are_normalized_and_a_row_of_zeros_has_a_finite_gradient():
     x = np.array([[3.0, 4.0], [0.0, 0.0], [1e-20, 0.0]], np.float32)
-    np.testing.assert_allclose(normalise(x)[0], [0.6, 0.8], rtol=1e-6)
-    np.testing.assert_array_equal(normalise(x)[1], 0)
-    assert normalise(x.astype(jnp.bfloat16)).dtype == jnp.float32
-    assert np.isfinite(jax.grad(lambda x: normalise(x).sum())(x)).all()
+    np.testing.assert_allclose(normalize(x)[0], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_array_equal(normalize(x)[1], 0)
+    assert normalize(x.astype(jnp.bfloat16)).dtype == jnp.float32
+    assert np.isfinite(jax.grad(lambda x: normalize(x).sum())(x)).all()

@@ -66,7 +66,7 @@ def test_notebooks_are_stripped_and_install_first(path):
     first = "".join(code[0]["source"])
     assert first.startswith("# @title Install\n") and 'find_spec("jaxrep") is None' in first
     assert '"pip", "install"' in first and re.search(r'^REPOSITORY = ".*"  # @param {type:"string"}$', first, re.M)
-    assert "openmoji.org" in cells(path, "markdown")[0], "the pictures' licence asks for a name"
+    assert "openmoji.org" in cells(path, "markdown")[0], "the pictures' license asks for a name"
 
 
 def test_the_tour_finds_names_by_meaning():
@@ -84,7 +84,7 @@ def test_the_tour_finds_names_by_meaning():
         assert names[found["search"](question)[0]] == answer
     assert found["same"] < 1e-6  # float32, in blocks of another size
     np.testing.assert_allclose(
-        found["plane"].var(axis=0).sum() / found["centred"].var(axis=0).sum(), found["explained"].sum(), rtol=1e-4
+        found["plane"].var(axis=0).sum() / found["centerd"].var(axis=0).sum(), found["explained"].sum(), rtol=1e-4
     )
 
 
@@ -118,7 +118,7 @@ def test_the_space_is_explored(trained):
     image, text, held_out = found["image"], found["text"], found["held_out"]
     assert image.shape == text.shape == (791, 64) and held_out.sum() == 91
     place = int(found["shown"][0])
-    nearest = found["neighbours"](place)
+    nearest = found["neighbors"](place)
     distances = np.linalg.norm(image - image[place], axis=1)
     assert place not in nearest
     others = np.delete(distances, place)

@@ -42,8 +42,8 @@ tiny = recipe.replace({"data.batch_size": 4})
 own = recipe.replace({"data.train": Toy(size=3)})
 number = 3
 '''
-NEIGHBOUR = '''
-"""Its neighbour."""
+NEIGHBOR = '''
+"""Its neighbor."""
 from experiments import clip
 
 recipe = clip.tiny.replace(seed=5)
@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
     folder = tmp_path / "experiments"
     folder.mkdir()
     (folder / "clip.py").write_text(CLIP.lstrip())
-    (folder / "align.py").write_text(NEIGHBOUR.lstrip())
+    (folder / "align.py").write_text(NEIGHBOR.lstrip())
     return folder
 
 
@@ -77,10 +77,10 @@ def test_a_file_gives_its_presets_and_recipe_is_the_default(folder):
     assert load(f"{folder}/clip.py").recipe.data.batch_size == 64
 
 
-def test_an_experiment_imports_its_neighbour_as_the_same_module(folder):
-    neighbour = load(f"{folder}/align.py")
-    assert neighbour.recipe == load(f"{folder}/clip.py:tiny").recipe.replace(seed=5)
-    assert vars(neighbour.module)["clip"] is load(f"{folder}/clip.py").module
+def test_an_experiment_imports_its_neighbor_as_the_same_module(folder):
+    neighbor = load(f"{folder}/align.py")
+    assert neighbor.recipe == load(f"{folder}/clip.py:tiny").recipe.replace(seed=5)
+    assert vars(neighbor.module)["clip"] is load(f"{folder}/clip.py").module
 
 
 def test_two_folders_of_one_name_do_not_mix(folder, tmp_path):
@@ -90,7 +90,7 @@ def test_two_folders_of_one_name_do_not_mix(folder, tmp_path):
     (other / "clip.py").write_text(
         CLIP.replace("batch_size=64", "batch_size=32").replace('batch_size": 4', 'batch_size": 2')
     )
-    (other / "align.py").write_text(NEIGHBOUR)
+    (other / "align.py").write_text(NEIGHBOR)
     assert load(f"{other}/align.py").recipe.data.batch_size == 2
     assert load(f"{folder}/align.py").recipe.data.batch_size == 4
 
@@ -179,7 +179,7 @@ def test_a_run_uses_its_own_copy_of_the_experiment(folder, tmp_path):
     assert again.doc == loaded.doc
 
 
-def test_the_copy_of_a_run_finds_the_neighbours_of_the_original(folder, tmp_path, monkeypatch):
+def test_the_copy_of_a_run_finds_the_neighbors_of_the_original(folder, tmp_path, monkeypatch):
     run = tmp_path / "runs" / "mine"
     run.parent.mkdir()
     write(folder, "mine.py", CLIP + "\nfrom experiments import align\n")
@@ -230,7 +230,7 @@ def test_listing_reads_docstrings_and_presets_and_executes_nothing(folder):
     )
     write(folder, "helper.py", '"""No experiment."""\n')
     assert listing(folder) == [
-        (folder / "align.py", "Its neighbour.", ["recipe"]),
+        (folder / "align.py", "Its neighbor.", ["recipe"]),
         (folder / "clip.py", "Toy CLIP: which caption goes with which picture.", ["recipe", "tiny", "own"]),
         (folder / "made.py", "", ["small", "big", "same"]),
     ]

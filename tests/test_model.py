@@ -26,7 +26,7 @@ def whole():
     return MODEL.encode(ROWS, BOTH)
 
 
-def test_embeddings_are_those_of_the_method_normalised(whole):
+def test_embeddings_are_those_of_the_method_normalized(whole):
     module = TRACED.structure.merge(drawn(TRACED.arrays))
     kernel, head = np.float64(module.image.kernel[...]), np.float64(module.image_head.kernel[...])
     patches = (ROWS["image"] / 255).reshape(16, 2, 4, 2, 4, 3).transpose(0, 1, 3, 2, 4, 5).reshape(16, 4, 48)
@@ -126,7 +126,7 @@ def test_without_a_tokenizer_texts_are_refused():
 
 def test_a_picture_is_resized_by_its_shorter_side_and_cut_in_the_middle():
     picture = np.zeros((16, 48, 3), np.uint8)
-    picture[:, 16:32] = (10, 200, 90)  # the middle square; its neighbours reach a pixel into it, by bicubic weights
+    picture[:, 16:32] = (10, 200, 90)  # the middle square; its neighbors reach a pixel into it, by bicubic weights
     found = MODEL.image(picture)
     assert (found.shape, found.dtype) == ((8, 8, 3), np.uint8)
     np.testing.assert_array_equal(found[:, 2:-2], np.broadcast_to(np.uint8([10, 200, 90]), (8, 4, 3)))

@@ -106,7 +106,7 @@ def info_nce_with_extra(width=D):
     return -sum(np.diag(log_softmax(x, 1)).mean() for x in with_extra(width)) / 2
 
 
-def test_extra_rows_of_any_shape_are_normalised_and_are_negatives():
+def test_extra_rows_of_any_shape_are_normalized_and_are_negatives():
     close(value(Contrastive("image", "text", **EXTRA)), info_nce_with_extra())
     pairs = np.log1p(np.exp(-(2 * np.eye(B) - 1) * (logits() - 2))).sum()
     negatives = sum(np.log1p(np.exp(x[:, B:] - 2)).sum() for x in with_extra())
@@ -150,7 +150,7 @@ def test_sigmoid_takes_pairs_of_equal_ids_for_partners():
     close(value(Sigmoid("image", "text", positives="shared", ids=("text_id",))), each.sum() / B)
 
 
-def test_matryoshka_is_the_weighted_sum_over_widths_each_normalised_anew():
+def test_matryoshka_is_the_weighted_sum_over_widths_each_normalized_anew():
     term = Matryoshka(Contrastive("image", "text"), (2, 4, 6), (1.0, 0.5, 2.0))
     each = [info_nce(logits(width)) for width in (2, 4, 6)]
     loss, metrics = jax.jit(term)(OUTPUTS, BATCH, tick())

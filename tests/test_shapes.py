@@ -158,7 +158,7 @@ def test_static_mistakes_of_a_recipe_are_all_told():
     recipe = RECIPE.replace({"data.batch_size": 10}, microbatch_size=4, examples=80, epochs=1.0, objective={})
     assert problems(recipe) == [
         "the length is examples or epochs, one of them: got examples=80, epochs=1.0",
-        "objective has no term: nothing would be learnt",
+        "objective has no term: nothing would be learned",
         "microbatch_size 4 does not divide the batch of 10: take a divisor, or 0 for none",
     ]
 

@@ -1,4 +1,4 @@
-"""Measures how many examples a second a source gives: read, decoded, tokenised, and as batches of the loader.
+"""Measures how many examples a second a source gives: read, decoded, tokenized, and as batches of the loader.
 
 The first three stages are measured in one thread, each alone; the loader does all of them in parallel. Where the loader
 gives more than a step takes, training does not wait for data. Beside the clock stands the processor time of an example:
@@ -28,7 +28,7 @@ from jaxrep.data.texts.tokenize import Bytes, LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError
 
 HELD = 256
-"""Examples that are decoded and tokenised over and over, so that reading them takes no time."""
+"""Examples that are decoded and tokenized over and over, so that reading them takes no time."""
 
 
 def main(args: list[str]) -> int:
@@ -91,7 +91,7 @@ def stages(examples: Examples, tokenizer: LoadedTokenizer, seconds: float) -> di
         found["decode"] = rate(lambda pair: examples.decoded(*pair), held, seconds)
     if "text" in examples[good[0]]:
         texts = [text for index in good for text in read_text(examples, index)[:1]]
-        found["tokenise"] = rate(tokenizer, [texts], seconds).times(len(texts))
+        found["tokenize"] = rate(tokenizer, [texts], seconds).times(len(texts))
     return found
 
 

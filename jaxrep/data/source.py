@@ -111,7 +111,7 @@ class Source:
     """Abstract: the declaration of a data set or of a part of one."""
 
     attribution: ClassVar[str] = ""
-    """Licence and authors, as reports that show or measure the data must name them."""
+    """License and authors, as reports that show or measure the data must name them."""
 
     def open(self) -> Examples:
         """Random access to the examples; the first call may take time (download, index, cache)."""

@@ -1,4 +1,4 @@
-"""BERT's encoder (Devlin et al. 2019, arXiv:1810.04805): bidirectional, normalised after each residual sum."""
+"""BERT's encoder (Devlin et al. 2019, arXiv:1810.04805): bidirectional, normalized after each residual sum."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal, Self
@@ -22,7 +22,7 @@ class Bert(Transformer):
     rank: ClassVar[int] = 2
 
     norm: Literal["pre", "post"] = "post"
-    """Where a block normalises: what its branches read (pre; and once after all blocks), or the sums (post: BERT)."""
+    """Where a block normalizes: what its branches read (pre; and once after all blocks), or the sums (post: BERT)."""
     norm_epsilon: float = 1e-12
     """Added to the variance under the root of every norm."""
     embed_norm: bool = True
@@ -30,9 +30,9 @@ class Bert(Transformer):
     dropout: float = 0.1
     """Share of values that are dropped from the embedding and from the output of each branch, in training."""
     segments: int = 2
-    """Number of token types (BERT's sentences A and B), each with a learnt vector; 0: there are none."""
+    """Number of token types (BERT's sentences A and B), each with a learned vector; 0: there are none."""
     distances: int = 0
-    """Buckets of distances between tokens, each with a learnt bias of attention's logits a head, which all blocks share
+    """Buckets of distances between tokens, each with a learned bias of attention's logits a head, which all blocks share
     (MPNet: 32; Raffel et al. 2020, arXiv:1910.10683, section 2.1); 0: there are none."""
     pad: int = 0
     """Id of padding (RoBERTa: 1): where the batch does not say, a text ends with the last id that is another."""

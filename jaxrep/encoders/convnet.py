@@ -35,7 +35,7 @@ class ConvNet(Encoder):
     stochastic_depth: float = 0.0
     """Share of rows for which the last residual branch is left out in training; linear from 0 at the first block."""
     pixels: PixelNorm = PixelNorm.imagenet()
-    """Normalisation of the pixels."""
+    """Normalization of the pixels."""
     dtype: Precision = "auto"
     """Type of activations and convolutions; auto: bfloat16 on accelerators, float32 on CPU."""
     remat: bool = execution(False)
@@ -106,7 +106,7 @@ class ConvNetModule(nnx.Module):
 
 
 def run_block(block: nnx.Module, h: Array, training: bool, keys: Array | None) -> Array:
-    """The block as a plain function, for rematerialisation."""
+    """The block as a plain function, for rematerialization."""
     return block(h, training, keys)
 
 

@@ -19,7 +19,7 @@ from jaxrep.spec import spec
 
 @spec
 class Norm:
-    """Abstract: how activations are normalised after a convolution."""
+    """Abstract: how activations are normalized after a convolution."""
 
     def build(self, width: int) -> nnx.Module:
         """A module called as ``norm(x [B,H,W,width], training)``."""
@@ -72,7 +72,7 @@ class GroupNorm(Norm):
 
 
 class BatchNormLayer(nnx.Module):
-    """Batch normalisation; the running variance is of the biased kind (divided by the count)."""
+    """Batch normalization; the running variance is of the biased kind (divided by the count)."""
 
     def __init__(self, width: int, momentum: float, epsilon: float):
         self.momentum, self.epsilon = momentum, epsilon
@@ -95,7 +95,7 @@ class BatchNormLayer(nnx.Module):
 
 
 class GroupNormLayer(nnx.Module):
-    """Group normalisation; the same in training and at inference."""
+    """Group normalization; the same in training and at inference."""
 
     def __init__(self, width: int, groups: int, epsilon: float):
         self.groups, self.epsilon = groups, epsilon

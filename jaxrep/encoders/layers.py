@@ -79,7 +79,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis (Ba et al. 2016), with statistics in float32."""
+    """Layer normalization over the last axis (Ba et al. 2016), with statistics in float32."""
 
     def __init__(self, width: int, epsilon: float):
         self.epsilon = epsilon

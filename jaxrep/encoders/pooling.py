@@ -36,7 +36,7 @@ POOLS: Mapping[str, Callable[[Array, Array | None], Array]] = {"cls": first, "eo
 
 
 class AttentionPool(nnx.Module):
-    """A learnt query attends to all tokens, then a residual MLP (Zhai et al. 2022, arXiv:2106.04560, section 3.2)."""
+    """A learned query attends to all tokens, then a residual MLP (Zhai et al. 2022, arXiv:2106.04560, section 3.2)."""
 
     def __init__(self, spec: Transformer, rngs: nnx.Rngs):
         width, std = spec.width, spec.width**-0.5

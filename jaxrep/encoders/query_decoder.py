@@ -1,4 +1,4 @@
-"""A decoder whose learnt queries read an encoder's tokens (Carion et al. 2020, DETR, arXiv:2005.12872, section 3.2)."""
+"""A decoder whose learned queries read an encoder's tokens (Carion et al. 2020, DETR, arXiv:2005.12872, section 3.2)."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -88,8 +88,8 @@ class QueryDecoderModule(nnx.Module):
 
 
 class DecoderBlock(nnx.Module):
-    """Attention among the queries, attention to the tokens, and an MLP: residual branches that normalise what they
-    read. The learnt queries are added to what asks and to what is asked for among the queries, in each block anew, and
+    """Attention among the queries, attention to the tokens, and an MLP: residual branches that normalize what they
+    read. The learned queries are added to what asks and to what is asked for among the queries, in each block anew, and
     not to what is answered."""
 
     def __init__(self, spec: QueryDecoder, rngs: nnx.Rngs):

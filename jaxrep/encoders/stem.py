@@ -1,4 +1,4 @@
-"""From pixels to tokens: normalisation, and the stem that cuts an image into patches."""
+"""From pixels to tokens: normalization, and the stem that cuts an image into patches."""
 
 import math
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ class PixelNorm:
         """uint8, or float in [0,1], [B,H,W,C] -> float32."""
         if x.shape[-1] != len(self.mean):
             raise ValueError(
-                f"images of shape {x.shape} have {x.shape[-1]} channels and the pixel normalisation {len(self.mean)}: "
+                f"images of shape {x.shape} have {x.shape[-1]} channels and the pixel normalization {len(self.mean)}: "
                 "give it a mean and a std for each channel"
             )
         scale = 255.0 if jnp.issubdtype(x.dtype, jnp.integer) else 1.0
@@ -148,11 +148,11 @@ class Convolutions(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         for convolution in self.convolutions:
-            x = ACTIVATIONS[self.activation](convolution(neighbourhoods(x)))
+            x = ACTIVATIONS[self.activation](convolution(neighborhoods(x)))
         return self.patches(x)
 
 
-def neighbourhoods(x: Array) -> Array:
+def neighborhoods(x: Array) -> Array:
     """[B,H,W,C] -> [B,H/2,W/2,3,3,C]: the 3 x 3 pixels under a convolution of stride 2, with zeros around the image.
 
     So a convolution is a product of matrices, whose gradients are quicker on CPU than those of XLA's convolution.

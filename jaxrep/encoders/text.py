@@ -23,7 +23,7 @@ class TextTransformer(Transformer):
     causal: bool = True
     """A token attends to those before it only; otherwise to all."""
     pool: Literal["eos", "cls", "mean", "attention"] = "eos"
-    """The last real token, the first token, the mean of the real ones, or a learnt query that attends to them."""
+    """The last real token, the first token, the mean of the real ones, or a learned query that attends to them."""
     end: int | Literal["zeros", "highest", "never"] = "zeros"
     """Which token is a text's last real one, where the batch does not say: the last id that is not 0, the highest id
     (CLIP's released code) or the first of this id; never: padding is read as text, whatever the batch says (SigLIP)."""

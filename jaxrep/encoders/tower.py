@@ -17,7 +17,7 @@ from jaxrep.encoders.transformer import Remat, Transformer, run_blocks, stack_bl
 class TransformerModule(nnx.Module):
     """Abstract: a concrete one makes the parameters of its embedding in ``__init__`` and says ``embed``.
 
-    ``class_token`` and ``registers`` (Darcet et al. 2024) are learnt tokens before the embedded ones; they are not
+    ``class_token`` and ``registers`` (Darcet et al. 2024) are learned tokens before the embedded ones; they are not
     among the tokens of the output. ``drop``: share of embedded tokens left out in training (Li et al. 2023, FLIP).
     """
 
@@ -105,7 +105,7 @@ class TransformerModule(nnx.Module):
 
     @property
     def _prefix(self) -> int:
-        """Number of learnt tokens before the embedded ones."""
+        """Number of learned tokens before the embedded ones."""
         return (self.class_token is not None) + (0 if self.registers is None else self.registers.shape[0])
 
     def _hide(self, h: Array, hide: Array | None) -> Array:
@@ -132,9 +132,9 @@ class TransformerModule(nnx.Module):
         """Class token and registers before h, and which of all these tokens are real."""
         if not self._prefix:
             return h, valid
-        learnt = [] if self.class_token is None else [self.class_token[...][None]]
-        learnt += [] if self.registers is None else [self.registers[...]]
-        prefix = jnp.concatenate(learnt).astype(h.dtype)
+        learned = [] if self.class_token is None else [self.class_token[...][None]]
+        learned += [] if self.registers is None else [self.registers[...]]
+        prefix = jnp.concatenate(learned).astype(h.dtype)
         h = jnp.concatenate([jnp.broadcast_to(prefix, (h.shape[0], *prefix.shape)), h], axis=1)
         return h, None if valid is None else jnp.pad(valid, ((0, 0), (self._prefix, 0)), constant_values=True)
 

@@ -44,7 +44,7 @@ class Transformer(Encoder):
     gated: bool = False
     """A third layer in the MLP whose activation multiplies the first one (SwiGLU: gated with silu; Shazeer 2020)."""
     norm: Literal["pre", "post"] = "pre"
-    """Where a block normalises: what its branches read (pre; and once after all blocks), or the sums (post: BERT)."""
+    """Where a block normalizes: what its branches read (pre; and once after all blocks), or the sums (post: BERT)."""
     norm_epsilon: float = 1e-5
     """Added to the variance under the root of every norm."""
     embed_norm: bool = False
@@ -52,11 +52,11 @@ class Transformer(Encoder):
     qkv_bias: bool = True
     """Biases on query, key and value."""
     layer_scale: float = 0.0
-    """Initial value of a learnt factor a channel on each branch (Touvron et al. 2021, CaiT); 0: there is none."""
+    """Initial value of a learned factor a channel on each branch (Touvron et al. 2021, CaiT); 0: there is none."""
     dropout: float = 0.0
     """Share of values that are dropped from the embedding and from the output of each branch, in training."""
     mask_token: bool = False
-    """A learnt token that replaces those that ``hide`` names."""
+    """A learned token that replaces those that ``hide`` names."""
     dtype: Precision = "auto"
     """Type of activations and matrix products; auto: bfloat16 on accelerators, float32 on CPU."""
     remat: Remat = execution("dots")

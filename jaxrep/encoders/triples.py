@@ -30,7 +30,7 @@ class TripleTransformer(Transformer):
     rank: ClassVar[int] = 3
 
     norm: Literal["pre", "post"] = "post"
-    """Where a block normalises, as of every transformer."""
+    """Where a block normalizes, as of every transformer."""
     norm_epsilon: float = 1e-12
     """Added to the variance under the root of every norm; the tokens' embeddings have one, too."""
     tokens: int = 5

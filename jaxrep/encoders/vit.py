@@ -26,17 +26,17 @@ class ViT(Transformer):
     stem: Stem = PatchStem()
     """What makes tokens of pixels."""
     pool: Literal["cls", "mean", "attention"] = "cls"
-    """The class token (which only ``cls`` adds), the mean of the patches, or a learnt query that attends to them."""
-    positions: Literal["learnt", "sincos"] = "learnt"
-    """Learnt positions, or fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3)."""
+    """The class token (which only ``cls`` adds), the mean of the patches, or a learned query that attends to them."""
+    positions: Literal["learned", "sincos"] = "learned"
+    """Learned positions, or fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3)."""
     any_size: bool = False
-    """Images of other sizes are read too: learnt positions are resized to their grid, as pictures are (bicubic)."""
+    """Images of other sizes are read too: learned positions are resized to their grid, as pictures are (bicubic)."""
     registers: int = 0
-    """Learnt tokens that are read by nobody (Darcet et al. 2024)."""
+    """Learned tokens that are read by nobody (Darcet et al. 2024)."""
     patch_dropout: float = 0.0
     """Share of the patches that is left out in training, drawn for each image (Li et al. 2023, FLIP)."""
     pixels: PixelNorm = PixelNorm()
-    """Normalisation of the pixels."""
+    """Normalization of the pixels."""
 
     @classmethod
     def ti16(cls, **changes: Any) -> Self:
@@ -70,7 +70,7 @@ class ViT(Transformer):
 
     @classmethod
     def so400m14(cls, **changes: Any) -> Self:
-        """The shape-optimised SoViT-400m/14 (Alabdulmohsin et al. 2023, table 1): 412 M parameters."""
+        """The shape-optimized SoViT-400m/14 (Alabdulmohsin et al. 2023, table 1): 412 M parameters."""
         shape = cls(width=1152, depth=27, heads=16, mlp_ratio=4304 / 1152, stem=PatchStem(patch=14))
         return dataclasses.replace(shape, **changes)
 
@@ -118,8 +118,8 @@ class VisionTransformer(TransformerModule):
         self.shape, self.grid, self.pixels = shape, spec.stem.grid(shape), spec.pixels
         self.grid_of = spec.stem.grid if spec.any_size else None
         self.stem = spec.stem.build(rngs, inputs=shape, width=spec.width)
-        learnt = spec.positions == "learnt"
-        self.positions = normal(rngs, (self.grid[0] * self.grid[1], spec.width), 0.02) if learnt else None
+        learned = spec.positions == "learned"
+        self.positions = normal(rngs, (self.grid[0] * self.grid[1], spec.width), 0.02) if learned else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
         """Images -> patches h [B,N,D], their positions [N,D], and None: every patch is real."""

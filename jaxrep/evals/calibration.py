@@ -8,16 +8,16 @@ from jaxrep.model import Model
 
 
 def scale(model: Model, temperature: float = 0.0) -> float:
-    """What similarities are multiplied by before a softmax: 1 / ``temperature``; 0: what the model has learnt.
+    """What similarities are multiplied by before a softmax: 1 / ``temperature``; 0: what the model has learned.
 
-    Raises UsageError: the model has learnt none.
+    Raises UsageError: the model has learned none.
     """
     if temperature:
         return 1 / temperature
     try:
         return float(model.shared(("scale",))["scale"])
     except UsageError as error:
-        raise UsageError(f"{error}: it has not learnt how sure it is, so give a temperature, as 0.01") from None
+        raise UsageError(f"{error}: it has not learned how sure it is, so give a temperature, as 0.01") from None
 
 
 def softmax(logits: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:

@@ -3,14 +3,14 @@
 import numpy as np
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.labelled import Labelled
+from jaxrep.evals.labeled import Labeled
 from jaxrep.evals.ranks import ranks
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
 
 @spec
-class Classification(Labelled):
+class Classification(Labeled):
     """Top-k accuracy of each linear head: ``classification/top1``, or ``classification/<d>/top1`` for nested heads."""
 
     dims: tuple[int, ...] = ()

@@ -1,6 +1,6 @@
 """Clustering: whether groups that k-means finds in the features are the classes.
 
-k-means by Lloyd's steps from k-means++ seeds (Arthur and Vassilvitskii 2007); normalised mutual information and the
+k-means by Lloyd's steps from k-means++ seeds (Arthur and Vassilvitskii 2007); normalized mutual information and the
 adjusted Rand index (Hubert and Arabie 1985) compare clusters with labels, whatever their numbers.
 """
 
@@ -12,7 +12,7 @@ import scipy.optimize
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.labelled import Labelled
+from jaxrep.evals.labeled import Labeled
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -21,7 +21,7 @@ BLOCK = 4096
 
 
 @spec
-class Clustering(Labelled):
+class Clustering(Labeled):
     """``clustering/nmi``, ``clustering/ari`` and ``clustering/accuracy``: the share that is right where each cluster
     stands for one class, as many as can be."""
 
@@ -54,7 +54,7 @@ class Clustering(Labelled):
         tries = [k_means(features, clusters, random, max_iterations=self.max_iterations) for random in starts]
         found = min(tries, key=lambda each: each.inertia).clusters
         return {
-            f"{self.name}/nmi": normalised_mutual_information(found, labels),
+            f"{self.name}/nmi": normalized_mutual_information(found, labels),
             f"{self.name}/ari": adjusted_rand_index(found, labels),
             f"{self.name}/accuracy": Sample(matched(found, labels)),
         }
@@ -64,8 +64,8 @@ class Clusters(NamedTuple):
     """What k-means found."""
 
     clusters: np.ndarray  # int64 [N]: of each example
-    centres: np.ndarray  # float64 [K,D]
-    inertia: float  # sum of the squared distances to the centres
+    centers: np.ndarray  # float64 [K,D]
+    inertia: float  # sum of the squared distances to the centers
 
 
 def k_means(
@@ -73,43 +73,43 @@ def k_means(
 ) -> Clusters:
     """Lloyd's algorithm from one k-means++ start, until no example changes its cluster. An empty cluster stays where it
     is."""
-    centres = seeds(features, clusters, random)
+    centers = seeds(features, clusters, random)
     before = None
     for _ in range(max_iterations):
-        found, inertia = _assign(features, centres)
+        found, inertia = _assign(features, centers)
         if before is not None and np.array_equal(found, before):
             break
         before = found
         counts = np.bincount(found, minlength=clusters)
         filled = counts > 0
-        centres[filled] = _sums(features, found, clusters)[filled] / counts[filled, None]
-    found, inertia = _assign(features, centres)
-    return Clusters(found, centres, inertia)
+        centers[filled] = _sums(features, found, clusters)[filled] / counts[filled, None]
+    found, inertia = _assign(features, centers)
+    return Clusters(found, centers, inertia)
 
 
 def seeds(features: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:
     """k-means++: float64 [K,D], each drawn from the examples by the squared distance to the nearest one before."""
     chosen = features[random.integers(len(features))].astype(np.float64)
-    centres, distance = [chosen], np.full(len(features), np.inf)
+    centers, distance = [chosen], np.full(len(features), np.inf)
     for _ in range(clusters - 1):
-        distance = np.minimum(distance, _distances(features, centres[-1][None])[:, 0])
+        distance = np.minimum(distance, _distances(features, centers[-1][None])[:, 0])
         total = distance.sum()
         share = distance / total if total > 0 else None  # fewer different examples than clusters
-        centres.append(features[random.choice(len(features), p=share)].astype(np.float64))
-    return np.stack(centres)
+        centers.append(features[random.choice(len(features), p=share)].astype(np.float64))
+    return np.stack(centers)
 
 
-def _distances(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
+def _distances(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
     """Squared, float64 [n,K], at least 0."""
-    square = np.einsum("nd,nd->n", features, features, dtype=np.float64)[:, None] + (centres**2).sum(axis=1)
-    return np.maximum(square - 2 * (features @ centres.T), 0)
+    square = np.einsum("nd,nd->n", features, features, dtype=np.float64)[:, None] + (centers**2).sum(axis=1)
+    return np.maximum(square - 2 * (features @ centers.T), 0)
 
 
-def _assign(features: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, float]:
-    """Each example's nearest centre, and the sum of squared distances to them."""
+def _assign(features: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Each example's nearest center, and the sum of squared distances to them."""
     found, inertia = [], 0.0
     for start in range(0, len(features), BLOCK):
-        distance = _distances(features[start : start + BLOCK], centres)
+        distance = _distances(features[start : start + BLOCK], centers)
         found.append(distance.argmin(axis=1))
         inertia += float(distance.min(axis=1).sum())
     return np.concatenate(found), inertia
@@ -130,7 +130,7 @@ def contingency(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> Int[np.nd
     return np.bincount(i * len(second) + j, minlength=len(first) * len(second)).reshape(len(first), len(second))
 
 
-def normalised_mutual_information(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> float:
+def normalized_mutual_information(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> float:
     """``I(a; b)`` over the mean of the two entropies, from 0 to 1; 1 where both are one group."""
     joint = contingency(a, b) / len(a)
     entropies = [_entropy(joint.sum(axis=1)), _entropy(joint.sum(axis=0))]

@@ -26,7 +26,7 @@ Test = tuple[int, str, str, str]
 class Composition(Captioned):
     """Share of captions that score strictly above all their wrong ones with their picture, by kind of swap.
 
-    ``<name>/replace/<kind>``: a phrase gives way to those that exclude it (skin_tone, gender, direction, colour);
+    ``<name>/replace/<kind>``: a phrase gives way to those that exclude it (skin_tone, gender, direction, color);
     ``<name>/exchange/<kind>``: two phrases of a kind change places (these kinds, and parts of speech);
     ``<name>/order/<kind>``: other orders of all words. A tie is lost, so a model that sees words without their order
     has 0 in what only moves them. A caption of the same picture is not wrong; pictures of one ``<image>_id`` are the

@@ -31,7 +31,7 @@ class Frechet(Named):
     observed: tuple[int, ...] = ()
     """Labels of the classes that have a probability; empty: all."""
     temperature: float = 0.0
-    """Temperature of the probabilities; 0: what the model has learnt."""
+    """Temperature of the probabilities; 0: what the model has learned."""
     name: str = "frechet"
     """First part of the metrics' names."""
 

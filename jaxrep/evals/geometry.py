@@ -1,7 +1,7 @@
 """How embeddings lie in their space: collapse, spread, towers apart, two spaces alike. Pure functions.
 
 The first two are traced in training as well (``train/health.py``) and are for float32 arrays of JAX; the others run on
-the host in float64. Rows are embeddings; where it says unit rows, of length 1. Neighbours are in ``neighbours.py``,
+the host in float64. Rows are embeddings; where it says unit rows, of length 1. Neighbors are in ``neighbors.py``,
 alignment and uniformity, which are losses too, in ``losses/geometry.py``.
 """
 
@@ -89,14 +89,14 @@ def separability(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]) -> np
 def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> float:
     """Similarity of two spaces whose rows belong together, from 0 to 1; rotations and one scale do not matter.
 
-    ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms, of centred columns (Kornblith et al. 2019, arXiv:1905.00414,
+    ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms, of centerd columns (Kornblith et al. 2019, arXiv:1905.00414,
     equation 3 and section 3.3).
     """
     return float(_ratio(_cross(x, y) ** 2, _cross(x, x) * _cross(y, y)))
 
 
 def _cross(x: np.ndarray, y: np.ndarray, block_size: int = 8192) -> float:
-    """Frobenius norm of the D x E products of centred columns, in blocks of rows."""
+    """Frobenius norm of the D x E products of centerd columns, in blocks of rows."""
     means = [z.mean(0, dtype=np.float64) for z in (x, y)]
     total = np.zeros((x.shape[1], y.shape[1]))
     for start in range(0, len(x), block_size):

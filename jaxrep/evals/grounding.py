@@ -1,4 +1,4 @@
-"""Whether regions are found and recognised (the tasks of DETR, arXiv:2005.12872, and of region classification)."""
+"""Whether regions are found and recognized (the tasks of DETR, arXiv:2005.12872, and of region classification)."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Information retrieval: documents that answer a query, with graded judgements, over a whole corpus.
+"""Information retrieval: documents that answer a query, with graded judgments, over a whole corpus.
 
 Thakur et al. 2021, BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of Information Retrieval Models
 (arXiv:2104.08663): its folders are read as they are.
@@ -32,21 +32,21 @@ class Judged(NamedTuple):
 
 
 @spec
-class Judgements:
-    """Abstract: the declaration of queries, documents and judgements."""
+class Judgments:
+    """Abstract: the declaration of queries, documents and judgments."""
 
     def load(self) -> Judged:
-        raise TypeError(f"{type(self).__name__} does not load judgements")
+        raise TypeError(f"{type(self).__name__} does not load judgments")
 
 
 @spec
-class Beir(Judgements):
+class Beir(Judgments):
     """A folder as BEIR lays it out: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv."""
 
     path: str
     """The folder, or its URL."""
     split: str = "test"
-    """Which judgements."""
+    """Which judgments."""
 
     def load(self) -> Judged:
         root = local(self.path).rstrip("/")
@@ -93,7 +93,7 @@ class InformationRetrieval(Eval):
     document that has the id of the query is left out, as in BEIR.
     """
 
-    data: Judgements
+    data: Judgments
     """Queries, documents and which are right."""
     ks: tuple[int, ...] = (10, 100)
     """How many of the first documents are looked at."""
@@ -134,7 +134,7 @@ class InformationRetrieval(Eval):
 def judged_pairs(judged: Judged, name: str) -> tuple[list[str], tuple[np.ndarray, np.ndarray], np.ndarray]:
     """Queries that have a right document, (query, document) indices of what is right or left out, and its grades.
 
-    Raises UsageError: a judgement names what is not there, no query has a right document.
+    Raises UsageError: a judgment names what is not there, no query has a right document.
     """
     row = {document: number for number, document in enumerate(judged.documents)}
     names, pairs = [], []
@@ -143,7 +143,7 @@ def judged_pairs(judged: Judged, name: str) -> tuple[list[str], tuple[np.ndarray
         if missing := [document for document in right if document not in row] or [query] * (
             query not in judged.queries
         ):
-            raise UsageError(f"{name}: the judgements name '{missing[0]}', which is none of the queries or documents")
+            raise UsageError(f"{name}: the judgments name '{missing[0]}', which is none of the queries or documents")
         if right:
             left_out = {query: 0} if query in row else {}
             pairs += [(len(names), row[document], grade) for document, grade in {**right, **left_out}.items()]

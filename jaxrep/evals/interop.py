@@ -38,7 +38,7 @@ class MtebEncoder:
     ):
         """
         Args:
-            name: how results are filed, "organisation/model".
+            name: how results are filed, "organization/model".
             revision: which weights, for the same purpose.
             prompts: what is put before a text, by the type of prompt: {"query": "query: ", "document": "passage: "}.
             text, image: the model's towers.

@@ -1,4 +1,4 @@
-"""k nearest neighbours: the class of a picture by votes of the training pictures that are most similar to it.
+"""k nearest neighbors: the class of a picture by votes of the training pictures that are most similar to it.
 
 Weighted as in Wu et al. 2018 (arXiv:1805.01978, section 3.4) and Caron et al. 2021 (DINO), and plain.
 """
@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.labelled import Fitted
+from jaxrep.evals.labeled import Fitted
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
@@ -22,8 +22,8 @@ class Knn(Fitted):
     A tie of votes counts against the model.
     """
 
-    neighbours: tuple[int, ...] = (20,)
-    """Numbers k of neighbours that vote."""
+    neighbors: tuple[int, ...] = (20,)
+    """Numbers k of neighbors that vote."""
     temperature: float = 0.07
     """Of the weights."""
     name: str = "knn"
@@ -31,20 +31,20 @@ class Knn(Fitted):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not self.neighbours or min(self.neighbours) < 1:
-            yield f"neighbours counts pictures, from 1, and is not {self.neighbours}"
+        if not self.neighbors or min(self.neighbors) < 1:
+            yield f"neighbors counts pictures, from 1, and is not {self.neighbors}"
         if self.temperature <= 0:
             yield f"temperature is above 0, and not {self.temperature}"
 
     def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.both(model)
-        most = max(self.neighbours)
+        most = max(self.neighbors)
         if most > len(train.labels):
-            raise JaxrepError(f"{self.name}: {most} neighbours are asked for, and train holds {len(train.labels)}")
+            raise JaxrepError(f"{self.name}: {most} neighbors are asked for, and train holds {len(train.labels)}")
         similarity, index = most_similar(data.features, train.features, most)
         weights = np.exp((similarity - 1) / self.temperature)  # a common factor changes no vote, and 1 is the largest
         metrics = {}
-        for k in self.neighbours:
+        for k in self.neighbors:
             voters = train.labels[index[:, :k]]
             for name, each in ((f"{k}", weights[:, :k]), (f"{k}/majority", np.ones_like(weights[:, :k]))):
                 found = vote_ranks(voters, each, data.labels, classes)
@@ -95,7 +95,7 @@ def vote_ranks(
     *,
     block_size: int = 4096,
 ) -> Int[np.ndarray, " N"]:
-    """Rank of each picture's class by the sum of the weights of its neighbours, of classes ``voters``, from 1."""
+    """Rank of each picture's class by the sum of the weights of its neighbors, of classes ``voters``, from 1."""
     found = []
     for start in range(0, len(labels), block_size):
         cut = slice(start, start + block_size)

@@ -39,7 +39,7 @@ class Logistic:
         max_iterations: int = 1000,
     ):
         n, width = features.shape
-        # Centred and scaled features have the same minimum, as the bias has no penalty, and float32 loses less of them.
+        # Centerd and scaled features have the same minimum, as the bias has no penalty, and float32 loses less of them.
         self._mean = features.mean(axis=0, dtype=np.float64)
         self._scale = max(float(np.sqrt(features.var(axis=0, dtype=np.float64).mean())), 1e-12)
         size = min(BLOCK, 1 << max(n - 1, 0).bit_length())

@@ -6,7 +6,7 @@ Mensink et al. 2013 (Distance-based image classification); no parameter is fitte
 import numpy as np
 
 from jaxrep.evals.classification import linear_ranks
-from jaxrep.evals.labelled import Fitted
+from jaxrep.evals.labeled import Fitted
 from jaxrep.model import Model
 from jaxrep.spec import spec
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxrep.data.derived.select import few_of_each
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification import linear_ranks
-from jaxrep.evals.labelled import Fitted
+from jaxrep.evals.labeled import Fitted
 from jaxrep.evals.logistic import Linear, Logistic, search
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model

@@ -1,9 +1,9 @@
-"""What metric learning is measured by: whether neighbours are of one class, and how well the space is used."""
+"""What metric learning is measured by: whether neighbors are of one class, and how well the space is used."""
 
 import numpy as np
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.labelled import Fitted, Labelled
+from jaxrep.evals.labeled import Fitted, Labeled
 from jaxrep.evals.ranks import NEVER, graded_places, join
 from jaxrep.evals.sample import Sample
 from jaxrep.model import Model
@@ -11,14 +11,14 @@ from jaxrep.spec import spec
 
 
 @spec
-class SameClass(Labelled):
-    """Recall at k, ``same_class/r<k>``: the share of pictures that have one of their class among their k neighbours.
+class SameClass(Labeled):
+    """Recall at k, ``same_class/r<k>``: the share of pictures that have one of their class among their k neighbors.
 
-    A picture is no neighbour of itself; one that is alone in its class asks nothing.
+    A picture is no neighbor of itself; one that is alone in its class asks nothing.
     """
 
     ks: tuple[int, ...] = (1, 2, 4, 8)
-    """Neighbours that are looked at."""
+    """Neighbors that are looked at."""
     name: str = "same_class"
     """First part of the metrics' names."""
 
@@ -35,11 +35,11 @@ class SameClass(Labelled):
 
 
 @spec
-class Utilisation(Fitted):
-    """The mean squared distance of a test picture to its nearest training picture, ``utilisation``: low where training
+class Utilization(Fitted):
+    """The mean squared distance of a test picture to its nearest training picture, ``utilization``: low where training
     has explored the places at which unseen classes lie (Venkataramanan et al. 2022, arXiv:2106.04990, section 4.4)."""
 
-    name: str = "utilisation"
+    name: str = "utilization"
     """Name of the metric."""
 
     def run(self, model: Model) -> dict[str, float]:

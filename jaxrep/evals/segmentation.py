@@ -30,7 +30,7 @@ EPSILON = 1e-5
 class Segmentation(Eval):
     """A linear map from frozen patch tokens to classes gives logits of a low resolution, which are upsampled to pixels.
 
-    Tokens are standardised, where DINOv2's head has a batch norm, and the map is fitted by logistic regression: to the
+    Tokens are standardized, where DINOv2's head has a batch norm, and the map is fitted by logistic regression: to the
     shares of the classes in each patch, which is cross-entropy over pixels that have the logits of their patch. On
     ``data`` logits are upsampled bilinearly. Pictures are read at the size that the data give them.
 
@@ -113,7 +113,7 @@ class Segmentation(Eval):
         targets = np.concatenate(targets)
         if not targets.any():
             raise JaxrepError(f"{self.name}: no pixel of train has a class")
-        return standardised(np.concatenate(features), targets, self.l2, self.max_iterations)
+        return standardized(np.concatenate(features), targets, self.l2, self.max_iterations)
 
     def _blocks(self, model: Model, examples: Examples, where: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Patches float32 [n,r,c,D] of some pictures after some, and their maps int32 [n,H,W], where K is no class.
@@ -188,7 +188,7 @@ def shares(
     return (counts[..., :classes] / by_patch.shape[1]).astype(np.float32)
 
 
-def standardised(
+def standardized(
     features: Float[np.ndarray, "N D"], targets: Float[np.ndarray, "N K"], l2: float, max_iterations: int
 ) -> Linear:
     """Logistic regression on features of mean 0 and deviation 1, written as a map of the features themselves."""

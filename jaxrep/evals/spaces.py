@@ -13,7 +13,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.evals.eval import Eval, lacking
 from jaxrep.evals.geometry import effective_rank, gap_parts, linear_cka, mean_cosine, modality_gap, separability
-from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours
+from jaxrep.evals.neighbors import intrinsic_dimension, mutual_neighbors
 from jaxrep.evals.sample import Sample
 from jaxrep.losses.geometry import uniformity
 from jaxrep.model import Model
@@ -25,9 +25,9 @@ class Geometry(Eval):
     """Measures of each tower's space, and of each two, on paired examples; towers named as fields of the data.
 
     ``<name>/<tower>/``: effective_rank, intrinsic_dimension, uniformity, anisotropy (mean cosine of others).
-    ``<name>/<tower>_<tower>/``: cka and mutual_neighbours (comparable between any two spaces); and where both have one
+    ``<name>/<tower>_<tower>/``: cka and mutual_neighbors (comparable between any two spaces); and where both have one
     width: alignment, uniformity across, modality_gap, gap_of_variance, gap_of_alignment, separability,
-    mean_cosine of what is no pair. ``evals/geometry.py`` and ``evals/neighbours.py`` define them.
+    mean_cosine of what is no pair. ``evals/geometry.py`` and ``evals/neighbors.py`` define them.
     """
 
     data: Source
@@ -35,8 +35,8 @@ class Geometry(Eval):
     towers: tuple[str, ...] = ("image", "text")
     """Fields of the data, pictures or texts, each read by the model's tower of this name."""
     examples: int = 4096
-    """At most so many, evenly spaced over the data; nearest neighbours take time with their square. 0: all."""
-    neighbours: int = 10
+    """At most so many, evenly spaced over the data; nearest neighbors take time with their square. 0: all."""
+    neighbors: int = 10
     """Of each example, the nearest ones that two spaces should share."""
     name: str = "geometry"
     """First part of the metrics' names."""
@@ -49,23 +49,23 @@ class Geometry(Eval):
         yield from super().problems()
         if not self.towers or len(set(self.towers)) < len(self.towers):
             yield f"towers names at least one tower, each once, not {self.towers}"
-        if self.examples < 0 or self.neighbours < 1:
-            yield f"examples and neighbours count from 0 and from 1; they are {self.examples} and {self.neighbours}"
+        if self.examples < 0 or self.neighbors < 1:
+            yield f"examples and neighbors count from 0 and from 1; they are {self.examples} and {self.neighbors}"
         yield from lacking(self.data, *self.towers)
 
     def run(self, model: Model) -> dict[str, float]:
         spaces = self._embed(model)
         metrics = {f"{self.name}/{t}/{what}": value for t, x in spaces.items() for what, value in one_space(x).items()}
         for (a, x), (b, y) in itertools.combinations(spaces.items(), 2):
-            both = two_spaces(x, y, self.neighbours) | (towers_apart(x, y) if x.shape == y.shape else {})
+            both = two_spaces(x, y, self.neighbors) | (towers_apart(x, y) if x.shape == y.shape else {})
             metrics |= {f"{self.name}/{a}_{b}/{what}": value for what, value in both.items()}
         return metrics
 
     def _embed(self, model: Model) -> dict[str, np.ndarray]:
         examples, fields = self.data.open(), self.data.fields()
         count = min(self.examples or len(examples), len(examples))
-        if count <= max(self.neighbours, 2):
-            raise JaxrepError(f"{self.name}: {count} examples are too few for {self.neighbours} neighbours of each")
+        if count <= max(self.neighbors, 2):
+            raise JaxrepError(f"{self.name}: {count} examples are too few for {self.neighbors} neighbors of each")
         examples = Subset(examples, np.linspace(0, len(examples) - 1, count).astype(np.int64))
         texts = [tower for tower in self.towers if fields[tower].dtype == "str"]
         spaces: dict[str, Any] = dict.fromkeys(self.towers)
@@ -89,9 +89,9 @@ def one_space(x: np.ndarray) -> dict[str, float]:
     }
 
 
-def two_spaces(x: np.ndarray, y: np.ndarray, neighbours: int = 10) -> dict[str, float]:
+def two_spaces(x: np.ndarray, y: np.ndarray, neighbors: int = 10) -> dict[str, float]:
     """How alike two spaces [N,D] and [N,E] are whose rows belong together: of two towers, two layers, two models."""
-    return {"cka": linear_cka(x, y), "mutual_neighbours": Sample(mutual_neighbours(x, y, neighbours))}
+    return {"cka": linear_cka(x, y), "mutual_neighbors": Sample(mutual_neighbors(x, y, neighbors))}
 
 
 def towers_apart(a: np.ndarray, b: np.ndarray) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Names of classes and the sentences around them: ImageNet's as CLIP was measured with, and files of a user's own.
 
 Both lists were published with CLIP (Radford et al. 2021; openai/CLIP, notebooks/Prompt_Engineering_for_ImageNet.ipynb,
-MIT licence): names of the 1,000 classes of ImageNet-1k that are clearer than those of WordNet, and 80 templates. Two
+MIT license): names of the 1,000 classes of ImageNet-1k that are clearer than those of WordNet, and 80 templates. Two
 names stand for two classes each: missile, and sunglasses.
 """
 

@@ -42,7 +42,7 @@ class VocabularyFree(Eval):
     ``vocabulary_free/cluster_accuracy``: the share that is right where each predicted word stands for one class."""
 
     data: Source
-    """Labelled pictures that are measured."""
+    """Labeled pictures that are measured."""
     captions: Source
     """The texts among which captions are retrieved."""
     label: str = "label"
@@ -54,7 +54,7 @@ class VocabularyFree(Eval):
     alpha: float = 0.7
     """Weight of the similarity to the picture; the rest is that of the similarity to the captions."""
     temperature: float = 0.0
-    """Temperature of the scores; 0: what the model has learnt."""
+    """Temperature of the scores; 0: what the model has learned."""
     image: str = "image"
     """Field of the images, and the model's tower for them."""
     text: str = "text"

@@ -12,7 +12,7 @@ from jaxrep.data.sources.tar import TarShards
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.calibration import confidences, expected_calibration_error, scale
 from jaxrep.evals.embed import PIXELS, embed_texts
-from jaxrep.evals.labelled import Labelled, Pictures
+from jaxrep.evals.labeled import Labeled, Pictures
 from jaxrep.evals.ranks import ranks, unit_rows
 from jaxrep.evals.templates import clip_80, imagenet_classes, lines
 from jaxrep.model import Model
@@ -20,7 +20,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class Named(Labelled):
+class Named(Labeled):
     """Abstract: classes are known by their names alone."""
 
     classes: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class ZeroShot(Named):
     templates: tuple[str, ...] = ("{}",)
     """Sentences with {} for the name; embeddings of a class's sentences are averaged."""
     temperature: float = 0.0
-    """Temperature of the probabilities; 0: what the model has learnt."""
+    """Temperature of the probabilities; 0: what the model has learned."""
     name: str = "zeroshot"
     """First part of the metrics' names."""
 
@@ -111,7 +111,7 @@ def distinct(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
 
 
 def clip_benchmark_tars(folder: str, image_size: int, classes: int, split: str = "test") -> TarShards:
-    """The labelled pictures of a split of CLIP_benchmark's layout. Raises UsageError."""
+    """The labeled pictures of a split of CLIP_benchmark's layout. Raises UsageError."""
     written = lines(f"{folder}/{split}/nshards.txt")[0]
     if not written.isdigit() or int(written) < 1:
         raise UsageError(f"{folder}/{split}/nshards.txt holds {written!r}, not the number of shards")

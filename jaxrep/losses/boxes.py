@@ -26,7 +26,7 @@ def iou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]
 
 
 def giou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
-    """Generalised intersection over union, from -1 to 1 (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1)."""
+    """Generalized intersection over union, from -1 to 1 (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1)."""
     inner, union, hull = _areas(a, b)
     return inner / jnp.maximum(union, EPSILON) - (hull - union) / jnp.maximum(hull, EPSILON)
 

@@ -23,9 +23,9 @@ def principal(x: Float[Array, "B D"], count: int) -> Float[Array, "B D"]:
     if count >= min(len(x) - 1, x.shape[1]):
         return x
     mean = jnp.mean(x, axis=0)
-    centred = x - mean
+    centerd = x - mean
     product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    return product(centred, projection(product(centred.T, centred), count)) + mean
+    return product(centerd, projection(product(centerd.T, centerd), count)) + mean
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

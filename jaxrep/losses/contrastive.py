@@ -51,8 +51,8 @@ def info_nce(
     batch.
 
     Args:
-        a: normalised rows, one side of B pairs.
-        b: normalised rows, the other side.
+        a: normalized rows, one side of B pairs.
+        b: normalized rows, the other side.
         scale: the inverse temperature that multiplies the cosines.
         direction: the mean of both directions, their sum (ALIGN), or one of them.
         label_smoothing: share of the target's mass that is spread evenly over all candidates that are not masked.
@@ -62,7 +62,7 @@ def info_nce(
             log-probabilities are averaged (Khosla et al., 2020, arXiv:2004.11362, equation 2). ``log_of_sum``: the
             target is any of them: the logarithm of the sum of their probabilities (Miech et al., 2020,
             arXiv:1912.06430, equation 1).
-        extra_a: normalised rows [E,D] that are negatives of every row of b (a queue, hard examples). As a ``Side`` they
+        extra_a: normalized rows [E,D] that are negatives of every row of b (a queue, hard examples). As a ``Side`` they
             may be absent, or alike by ids that stand for ``ids`` in order: then they are no candidates.
         extra_b: the same for every row of a, [F,D].
         weights: of a pair, not negative; the loss is divided by their sum.

@@ -1,6 +1,6 @@
 """Losses on the correlations of features over a batch: the matrix is [D,D], a sum over rows, whatever the batch.
 
-Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) and its regulariser by mixed inputs (Bandara et al. 2023,
+Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) and its regularizer by mixed inputs (Bandara et al. 2023,
 arXiv:2312.02151). Under a mesh rows may lie anywhere: all that crosses devices are sums over rows.
 """
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from jaxrep.batch import Array
 
 
-def standardised(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+def standardized(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
     """Columns of mean 0 and unbiased variance 1, float32; a column of one value becomes zeros."""
     x = x.astype(jnp.float32)
     x = x - jnp.mean(x, axis=0)
@@ -28,7 +28,7 @@ def barlow_twins(a: Float[Array, "B D"], b: Float[Array, "B D"], redundancy: flo
     """The squared distance of the correlations of a and b from 1 on the diagonal, and from 0 elsewhere, the latter
     times ``redundancy`` (Zbontar et al., equation 1). Rows are as they leave the projector."""
     check(a, b)
-    c = correlation(standardised(a), standardised(b))
+    c = correlation(standardized(a), standardized(b))
     own = jnp.diagonal(c)
     return jnp.sum((1 - own) ** 2) + redundancy * (jnp.sum(c * c) - jnp.sum(own * own))
 
@@ -47,7 +47,7 @@ def mixed_twins(
     """
     check(a, b)
     check(mixed, a)
-    a, b, mixed = standardised(a), standardised(b), standardised(mixed)
+    a, b, mixed = standardized(a), standardized(b), standardized(mixed)
     expected = share[:, None] * a + (1 - share[:, None]) * b[partner]
     off = mixed - expected
     return 0.5 * (jnp.sum(correlation(off, a) ** 2) + jnp.sum(correlation(off, b) ** 2))

@@ -12,7 +12,7 @@ def hinge(
 ) -> Float[Array, " B"]:
     """Of each row ``max(0, margin - a·right + a·wrong)``, float32.
 
-    Rows are normalised, so that the products are cosines. Where the margin is kept, and at its edge, the derivative
+    Rows are normalized, so that the products are cosines. Where the margin is kept, and at its edge, the derivative
     is 0.
     """
     return jax.nn.relu(margin - jnp.sum(a * (right - wrong), axis=-1))

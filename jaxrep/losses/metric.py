@@ -21,7 +21,7 @@ Kind = Literal["contrastive", "multi_similarity", "proxy_anchor"]
 
 MARGIN = 0.5
 """Contrastive: similarity up to which an item of another class costs nothing."""
-PULL, PUSH, CENTRE = 18.0, 75.0, 0.77
+PULL, PUSH, CENTER = 18.0, 75.0, 0.77
 """Multi-similarity: sharpness of both parts and the similarity between them (Venkataramanan et al., section 4.1, from
 memory; the released code of the loss has 2, 40 and 0.5)."""
 PROXY_SHARPNESS, PROXY_MARGIN = 32.0, 0.1
@@ -42,7 +42,7 @@ def metric_losses(
     mean is over those that pull.
 
     Args:
-        anchors, items: normalised rows; anchors of ``proxy_anchor`` are proxies of the classes.
+        anchors, items: normalized rows; anchors of ``proxy_anchor`` are proxies of the classes.
         targets: how far an item is of the anchor's class, from 0 to 1.
         enters: pairs that take part.
         kind: ``contrastive`` (Hadsell et al. 2006, with similarities), ``multi_similarity`` (Wang et al. 2019, without
@@ -54,7 +54,7 @@ def metric_losses(
     if kind == "contrastive":
         return jnp.sum(unlike * jax.nn.relu(s - MARGIN) - like * s, axis=1)
     if kind == "multi_similarity":
-        return _soft(like, -(s - CENTRE), PULL) + _soft(unlike, s - CENTRE, PUSH)
+        return _soft(like, -(s - CENTER), PULL) + _soft(unlike, s - CENTER, PUSH)
     pulling = jnp.sum(jnp.any(like > 0, axis=1))
     pull = _soft(like, PROXY_MARGIN - s, PROXY_SHARPNESS) * len(s) / jnp.maximum(pulling, 1)
     return PROXY_SHARPNESS * (pull + _soft(unlike, s + PROXY_MARGIN, PROXY_SHARPNESS))

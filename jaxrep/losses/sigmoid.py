@@ -48,14 +48,14 @@ def sigmoid(
     batch.
 
     Args:
-        a: normalised rows, one side of B pairs.
-        b: normalised rows, the other side.
+        a: normalized rows, one side of B pairs.
+        b: normalized rows, the other side.
         scale: the inverse temperature that multiplies the cosines.
         bias: what is added to every logit.
         ids: arrays in any of which two pairs that are equal are alike (the same picture, the same name).
         positives: what becomes of the rows that are alike. ``pair``: z = -1 as for all others, and there are no ids.
             ``masked``: they are left out. ``shared``: z = 1.
-        extra_a: normalised rows [E,D] with z = -1 against every row of b (a queue, hard examples). As a ``Side`` they
+        extra_a: normalized rows [E,D] with z = -1 against every row of b (a queue, hard examples). As a ``Side`` they
             may be absent, or alike by ids that stand for ``ids`` in order: then they are left out.
         extra_b: the same against every row of a, [F,D].
         weights: of an example, not negative. Two rows weigh the mean of their weights, a row against an extra one its

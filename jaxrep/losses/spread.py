@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jaxrep.batch import Array, normalise
+from jaxrep.batch import Array, normalize
 from jaxrep.losses.blocks import BLOCK_SIZE
 from jaxrep.losses.cut import cut, joined
 
@@ -17,7 +17,7 @@ def koleo(x: Float[Array, "B D"], *, epsilon: float = 1e-8, block_size: int = BL
     """
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"the nearest other row is one of [B,D] with B at least 2, and x is {x.shape}")
-    x = normalise(x)
+    x = normalize(x)
     distance = jnp.sqrt(jnp.sum((x - x[nearest_other(x, block_size)] + epsilon) ** 2, axis=1))
     return -jnp.mean(jnp.log(distance + epsilon))
 

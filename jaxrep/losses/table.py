@@ -27,7 +27,7 @@ def table_losses(
     Under an ambient mesh the rows of x lie over its axes ``data`` and ``fsdp``; K may be any number.
 
     Args:
-        x: rows, as they are (cosines are had from rows and a table that are normalised).
+        x: rows, as they are (cosines are had from rows and a table that are normalized).
         table: targets. A bias a class is one column more of it, against a column of ones of x.
         labels: row of the table that is right; a negative one has loss 0, one beyond the table NaN.
         scale: the inverse temperature.

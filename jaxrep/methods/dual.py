@@ -30,11 +30,11 @@ class Dual(Method):
     heads: Mapping[str, Head] = field(default_factory=dict)
     """A projection other than the linear one without bias, by tower."""
     scale: LogitScale = LogitScale()
-    """The learnt inverse temperature."""
+    """The learned inverse temperature."""
     scales: Mapping[str, LogitScale] = field(default_factory=dict)
     """Further inverse temperatures, by the name that terms read: one a pair of towers."""
     bias: LogitBias = NoBias()
-    """The learnt bias of the logits, for losses that read one."""
+    """The learned bias of the logits, for losses that read one."""
     grouping: Grouping = NoGrouping()
     """Pools the tokens of one tower by the embeddings of another, for losses on parts of an image."""
 

@@ -1,4 +1,4 @@
-"""Grounded: images and their regions, found by learnt queries, beside captions and descriptions of regions (Halbe et
+"""Grounded: images and their regions, found by learned queries, beside captions and descriptions of regions (Halbe et
 al. 2024, GRAIN, arXiv:2412.04429)."""
 
 from collections.abc import Iterator, Mapping
@@ -39,11 +39,11 @@ class Grounded(Method):
     dim: int = 512
     """Width of the joint space."""
     scale: LogitScale = LogitScale()
-    """The learnt inverse temperature."""
+    """The learned inverse temperature."""
     l1_cost: float = 5.0
     """Factor of the L1 distance in what a match costs."""
     giou_cost: float = 2.0
-    """Factor of the generalised IoU in what a match costs."""
+    """Factor of the generalized IoU in what a match costs."""
 
     text_rank: ClassVar[int]  # of the built method, as what follows: the axes of a batch of texts
     costs: ClassVar[tuple[float, float]]

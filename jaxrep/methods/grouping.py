@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Outputs, normalise
+from jaxrep.batch import Outputs, normalize
 from jaxrep.losses.grouping import grouped
 from jaxrep.methods.heads import Linear
 from jaxrep.spec import Part, spec
@@ -54,6 +54,6 @@ class Groups(nnx.Module):
             return {}
         if tokens.ndim != 3:
             raise ValueError(f"tokens of one image an example are grouped, [B,N,D], and these are {tokens.shape}")
-        local = normalise(self.project(tokens.astype(jnp.float32)))
+        local = normalize(self.project(tokens.astype(jnp.float32)))
         texts = texts if texts.ndim == 3 else texts[:, None]
-        return {f"{self.tokens}/grouped": grouped(local, normalise(texts), self.threshold)}
+        return {f"{self.tokens}/grouped": grouped(local, normalize(texts), self.threshold)}

@@ -1,4 +1,4 @@
-"""Small parts between an encoder and a loss: projections, the learnt scale and bias."""
+"""Small parts between an encoder and a loss: projections, the learned scale and bias."""
 
 import math
 from collections.abc import Iterator
@@ -89,7 +89,7 @@ class _Identity(nnx.Module):
 
 @spec
 class LogitScale(Part):
-    """The learnt factor of the logits, an inverse temperature, kept as its logarithm (Radford et al. 2021, section
+    """The learned factor of the logits, an inverse temperature, kept as its logarithm (Radford et al. 2021, section
     2.5)."""
 
     init: float = 1 / 0.07
@@ -98,7 +98,7 @@ class LogitScale(Part):
     """The parameter is held at or below this after every update."""
     min: float = 1e-3
     """The parameter is held at or above this after every update."""
-    learnt: bool = True
+    learned: bool = True
     """Whether it is trained; otherwise it stays at its start."""
 
     def problems(self) -> Iterator[str]:
@@ -113,7 +113,7 @@ class Scale(nnx.Module):
     """exp of a scalar parameter."""
 
     def __init__(self, spec: LogitScale):
-        kind = nnx.Param if spec.learnt else Fixed
+        kind = nnx.Param if spec.learned else Fixed
         self.log = kind(jnp.log(jnp.float32(spec.init)), limits=(math.log(spec.min), math.log(spec.max)))
 
     def __call__(self) -> Array:
@@ -126,7 +126,7 @@ class Fixed(nnx.Variable):
 
 @spec
 class LogitBias(Part):
-    """The learnt number added to all logits (Zhai et al. 2023, section 3.2)."""
+    """The learned number added to all logits (Zhai et al. 2023, section 3.2)."""
 
     init: float = -10.0
     """Value at the start."""

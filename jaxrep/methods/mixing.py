@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalise, require
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalize, require
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
 from jaxrep.methods.encode import encode_rows
@@ -18,7 +18,7 @@ from jaxrep.views.mix import mix, pairing
 
 @spec
 class Proxies(Part):
-    """A learnt vector a class (Movshovitz-Attias et al. 2017, arXiv:1703.07464)."""
+    """A learned vector a class (Movshovitz-Attias et al. 2017, arXiv:1703.07464)."""
 
     classes: int
     """Number of classes K; 0: there are none."""
@@ -90,7 +90,7 @@ class Mixing(Method):
         if self.level == "input":
             return {name: batch[name] for name in ("mixed/partner", "mixed/share")}
         partner, share = pairing(tick, len(outputs["image"]), self.beta)
-        x = outputs["image/pooled"] if self.level == "feature" else normalise(outputs["image"])
+        x = outputs["image/pooled"] if self.level == "feature" else normalize(outputs["image"])
         mixed = mix(x, x, partner, share)
         mixed = self.image_head(mixed) if self.level == "feature" else mixed
         return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}

@@ -1,4 +1,4 @@
-"""Prompts: a classifier whose classes are texts with learnt vectors in them (Zhou et al. 2022, CoOp)."""
+"""Prompts: a classifier whose classes are texts with learned vectors in them (Zhou et al. 2022, CoOp)."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalise, require
+from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalize, require
 from jaxrep.data.tables import TABLES
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
@@ -22,7 +22,7 @@ from jaxrep.spec import Part, spec
 
 @spec
 class Context(Part):
-    """The learnt vectors in front of a class's name (section 3.2)."""
+    """The learned vectors in front of a class's name (section 3.2)."""
 
     tokens: int = 16
     """How many there are."""
@@ -71,11 +71,11 @@ class PromptLearner(Method):
     scale: LogitScale = LogitScale()
     """The inverse temperature."""
     context: Context = Context()
-    """The learnt vectors."""
+    """The learned vectors."""
     table: str = "classes"
     """The table of the texts, ``ClassTexts(room=context.tokens)``."""
     after: int = 1
-    """Tokens of a text before the learnt vectors: 1 where texts begin with a token of their own."""
+    """Tokens of a text before the learned vectors: 1 where texts begin with a token of their own."""
 
     rank: ClassVar[int]  # of the built method: axes of a batch of pictures,
     text_head: ClassVar[Callable[[Array], Array]]  # the projection of texts,
@@ -106,17 +106,17 @@ class PromptLearner(Method):
 
     def rows(self, batch: Batch, tick: Tick) -> Outputs:
         out = encode_rows(self, "image", self.rank, batch, tick)
-        return {**out, "image": normalise(out["image"])}
+        return {**out, "image": normalize(out["image"])}
 
     def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
         ids, valid = (tables[name] for name in self.names)
         with jax.named_scope("class_texts"):
             texts = self.text_head(self.prompted(ids, valid, tick).pooled)
         scale = self.scale()
-        return {"scale": scale, "classes": scale * normalise(texts), "classes/bias": jnp.zeros(len(ids), jnp.float32)}
+        return {"scale": scale, "classes": scale * normalize(texts), "classes/bias": jnp.zeros(len(ids), jnp.float32)}
 
     def prompted(self, ids: Array, valid: Array, tick: Tick) -> Any:
-        """The text tower on the classes' texts, with the learnt vectors after the first ``after`` tokens."""
+        """The text tower on the classes' texts, with the learned vectors after the first ``after`` tokens."""
         context, text = self.context(), cast(TextTransformerModule, self.text)
         h, _, _ = text.embed(ids)
         h = jnp.concatenate([h[:, : self.first], context.astype(h.dtype), h[:, self.first :]], axis=1)

@@ -20,7 +20,7 @@ from jaxrep.spec import Part, spec
 
 @spec
 class PrototypeHead(Part):
-    """An MLP with GELU, rows of unit length, and prototypes of learnt direction and length (Caron et al. 2021, DINO,
+    """An MLP with GELU, rows of unit length, and prototypes of learned direction and length (Caron et al. 2021, DINO,
     arXiv:2104.14294, appendix C)."""
 
     prototypes: int = 65_536

@@ -24,7 +24,7 @@ class Sentences(Method):
 
     text: Transformer
     """The encoder of texts."""
-    scale: LogitScale = LogitScale(init=20.0, learnt=False)
+    scale: LogitScale = LogitScale(init=20.0, learned=False)
     """The inverse temperature."""
 
     depth: ClassVar[int]  # of the built method: the number of blocks

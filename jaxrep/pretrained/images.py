@@ -21,7 +21,7 @@ FILTERS: tuple[Filter, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box
 
 @spec
 class ImageTransform:
-    """Resize, cut out the middle, normalise. What is transparent becomes white, and EXIF turns the picture."""
+    """Resize, cut out the middle, normalize. What is transparent becomes white, and EXIF turns the picture."""
 
     height: int
     """Height of the result in pixels."""
@@ -34,14 +34,14 @@ class ImageTransform:
     half: Literal["down", "even"] = "down"
     """Where the middle begins at half a pixel: at the one before (transformers), or at the even one (torchvision)."""
     pixels: PixelNorm = PixelNorm()
-    """Normalisation, which the encoder applies."""
+    """Normalization, which the encoder applies."""
 
     def problems(self) -> Iterator[str]:
         if min(self.height, self.width) < 1 or self.shorter < 0:
             yield f"height, width and shorter count pixels, and are {self.height}, {self.width} and {self.shorter}"
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """uint8 [height,width,3], before the normalisation."""
+        """uint8 [height,width,3], before the normalization."""
         picture = opaque(ImageOps.exif_transpose(picture))
         resample = Image.Resampling(FILTERS.index(self.filter))
         if not self.shorter:

@@ -1,4 +1,4 @@
-"""Parameters of another resolution: learnt positions, resized by cubic convolution (Keys 1981) as torch's bicubic
+"""Parameters of another resolution: learned positions, resized by cubic convolution (Keys 1981) as torch's bicubic
 interpolation does, and the kernels of patches."""
 
 import numpy as np
@@ -35,7 +35,7 @@ def resize_kernel(kernel: np.ndarray, patch: int, to: int, *, pseudo_inverse: bo
 
 
 def linear_weights(old: int, new: int) -> np.ndarray:
-    """[new, old]: how much of each old value makes a new one, linearly; pixel centres lie at halves."""
+    """[new, old]: how much of each old value makes a new one, linearly; pixel centers lie at halves."""
     place = np.clip((np.arange(new) + 0.5) * (old / new) - 0.5, 0, old - 1)
     return np.maximum(1 - np.abs(place[:, None] - np.arange(old)), 0)
 
@@ -43,14 +43,14 @@ def linear_weights(old: int, new: int) -> np.ndarray:
 def cubic_weights(old: int, new: int, *, antialias: bool = False) -> np.ndarray:
     """[new, old]: how much of each old value makes a new one; rows sum to one.
 
-    Pixel centres lie at halves. Beyond the ends the outermost value is repeated, or left out with ``antialias``.
+    Pixel centers lie at halves. Beyond the ends the outermost value is repeated, or left out with ``antialias``.
     """
     step = old / new
     stretch = max(step, 1.0) if antialias else 1.0
-    centre = (np.arange(new) + 0.5) * step - 0.5
+    center = (np.arange(new) + 0.5) * step - 0.5
     reach = int(np.ceil(2 * stretch)) + 1
-    place = np.floor(centre)[:, None] + np.arange(-reach, reach + 1)
-    weight = _keys((place - centre[:, None]) / stretch, -0.5 if antialias else -0.75)
+    place = np.floor(center)[:, None] + np.arange(-reach, reach + 1)
+    weight = _keys((place - center[:, None]) / stretch, -0.5 if antialias else -0.75)
     if antialias:
         weight = np.where((place >= 0) & (place < old), weight, 0)
     found = np.zeros((new, old))

@@ -33,7 +33,7 @@ HEAD: Table = (
     *linear("mlp.fc1", "mlp/up"),
     *linear("mlp.fc2", "mlp/down"),
 )
-"""A learnt query attends to the patches."""
+"""A learned query attends to the patches."""
 
 
 def image_table(patch: int) -> Table:

@@ -60,10 +60,10 @@ class Fit:
         return resize_kernel(value, old[0], new[0], pseudo_inverse=self.origin.patches == "pseudo_inverse")
 
     def account(self) -> str:
-        """What was loaded, resized, left as initialised and unused, a line each."""
+        """What was loaded, resized, left as initialized and unused, a line each."""
         lines = [f"{len(self.taken)} arrays from {self.origin.path}"]
         lines += [f"resized {path} from {_times(old)} to {_times(new)}" for path, (old, new) in self.resized.items()]
-        lines += [f"left as initialised: {_some(self.left)}"] if self.left else []
+        lines += [f"left as initialized: {_some(self.left)}"] if self.left else []
         lines += [f"unused: {_some(self.unused)}"] if self.unused else []
         lines += [f"trained with another {line}" for line in self.differences.splitlines()]
         return "\n  ".join(lines)
@@ -108,11 +108,11 @@ def _below(part: str, paths: Any) -> list[str]:
 
 
 def _sizes(method: Method, fields: Mapping[str, Field]) -> dict[str, Size]:
-    """Sizes of what is laid out in a picture or a text, by path: learnt positions, and kernels of patches."""
+    """Sizes of what is laid out in a picture or a text, by path: learned positions, and kernels of patches."""
     found = {}
     for name, (part, reads) in method.parts(fields).items():
         if isinstance(part, ViT):
-            if part.positions == "learnt":
+            if part.positions == "learned":
                 found[f"{name}/positions"] = part.stem.grid(reads.shape)
             if isinstance(part.stem, PatchStem):
                 found[f"{name}/stem/project/kernel"] = (part.stem.patch, part.stem.patch)

@@ -1,4 +1,4 @@
-"""Learnt positions for longer texts (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2)."""
+"""Learned positions for longer texts (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""The figures of a page, as plotly's JSON: what they show. How they look (fonts, colours of the page) is the page's."""
+"""The figures of a page, as plotly's JSON: what they show. How they look (fonts, colors of the page) is the page's."""
 
 import fnmatch
 import json
@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from jaxrep.report.gather import Line, RunFacts
 from jaxrep.report.space import Labels, Space
 
-COLOURS = ("#3d6fb4", "#d0643c", "#3f927a", "#8f6bb5", "#b58a1b", "#c25a86", "#5b7f95", "#7d8a35")
-"""Of runs, one after the other; told apart by people who are colour-blind, on white and on black."""
+COLORS = ("#3d6fb4", "#d0643c", "#3f927a", "#8f6bb5", "#b58a1b", "#c25a86", "#5b7f95", "#7d8a35")
+"""Of runs, one after the other; told apart by people who are color-blind, on white and on black."""
 POINTS = 2_000
 """Of a curve, at most about so many."""
 SHOWN = 40
@@ -23,7 +23,7 @@ HEAT = "Cividis"
 CURVES: Mapping[str, tuple[str, ...]] = {
     "Loss": ("loss", "loss/*"),
     "Scale and steps": ("scale", "bias", "learning_rate", "*_norm", "skipped"),
-    "Rates": ("*_per_second", "*_wait", "flops_utilisation", "memory/*", "data/*"),
+    "Rates": ("*_per_second", "*_wait", "flops_utilization", "memory/*", "data/*"),
     "Geometry over training": ("health/*", "geometry/*"),
     "Evaluations over training": ("*/*",),
     "Further": ("*",),
@@ -45,12 +45,12 @@ def curves(runs: Sequence[RunFacts]) -> dict[str, dict[str, str]]:
 def curve(name: str, runs: Sequence[RunFacts]) -> str:
     """One metric against the step, a line a run; empty where none has two points."""
     figure = go.Figure(layout={"template": {}})
-    for run, colour in zip(runs, colours_of(len(runs)), strict=True):
+    for run, color in zip(runs, colors_of(len(runs)), strict=True):
         step, value = series(run.lines, name)
         if len(step) < 2 or not value.any():
             continue
         mode = "lines+markers" if len(step) < 12 else "lines"
-        line = {"color": colour, "width": 1.6}
+        line = {"color": color, "width": 1.6}
         figure.add_scatter(x=step, y=value, mode=mode, name=run.name, line=line, marker={"size": 5})
     return _json(figure) if figure.data else ""
 
@@ -126,21 +126,21 @@ class Points:
     name: str
     at: np.ndarray
     """Which ones, of all."""
-    colour: str
+    color: str
     symbol: str = "circle"
 
 
-def neighbours_map(space: Space, ids: Sequence[int]) -> str:
+def neighbors_map(space: Space, ids: Sequence[int]) -> str:
     """Pictures in two dimensions, near ones near (t-SNE, van der Maaten & Hinton 2008), by class."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30, (len(space.image) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(space.image)
-    parts = [Points("pictures", np.arange(len(flat)), COLOURS[0])]
+    parts = [Points("pictures", np.arange(len(flat)), COLORS[0])]
     if space.labels:
-        colours = colours_of(len(space.labels.names))
-        of = [np.flatnonzero(space.labels.right == k) for k in range(len(colours))]
-        parts = [Points(*part) for part in zip(space.labels.names, of, colours, strict=True)]
+        colors = colors_of(len(space.labels.names))
+        of = [np.flatnonzero(space.labels.right == k) for k in range(len(colors))]
+        parts = [Points(*part) for part in zip(space.labels.names, of, colors, strict=True)]
     return _map(flat, parts, list(zip(ids, space.texts, strict=True)))
 
 
@@ -151,8 +151,8 @@ def gap_map(space: Space, ids: Sequence[int]) -> str:
     both = both - both.mean(0)
     axes = np.linalg.svd(both, full_matrices=False)[2][:2]
     parts = [
-        Points("pictures", np.arange(n), COLOURS[0]),
-        Points("texts", np.arange(n, 2 * n), COLOURS[1], "diamond"),
+        Points("pictures", np.arange(n), COLORS[0]),
+        Points("texts", np.arange(n, 2 * n), COLORS[1], "diamond"),
     ]
     return _map(both @ axes.T, parts, 2 * list(zip(ids, space.texts, strict=True)))
 
@@ -162,7 +162,7 @@ def _map(flat: np.ndarray, parts: Sequence[Points], about: Sequence[tuple[int, s
     hover = np.array(about, object)
     figure = go.Figure(layout={"template": {}})
     for part in parts:
-        marker = {"size": 7, "symbol": part.symbol, "color": part.colour, "opacity": 0.8}
+        marker = {"size": 7, "symbol": part.symbol, "color": part.color, "opacity": 0.8}
         x, y = flat[part.at].T
         figure.add_scatter(
             x=x, y=y, name=part.name, customdata=hover[part.at], mode="markers", marker=marker, hoverinfo="none"
@@ -173,10 +173,10 @@ def _map(flat: np.ndarray, parts: Sequence[Points], about: Sequence[tuple[int, s
     return _json(figure)
 
 
-def colours_of(count: int) -> list[str]:
+def colors_of(count: int) -> list[str]:
     """One each, repeated only beyond a circle of hues."""
-    if count <= len(COLOURS):
-        return list(COLOURS[:count])
+    if count <= len(COLORS):
+        return list(COLORS[:count])
     return [f"hsl({360 * i / count:.0f},55%,{45 + 12 * (i % 2)}%)" for i in range(count)]
 
 

@@ -3,13 +3,13 @@ const read = (id) => JSON.parse(document.getElementById(id).textContent);
 const pictures = read("pictures");
 for (const img of document.querySelectorAll("img[data-picture]")) img.src = pictures[img.dataset.picture];
 
-const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /* What a figure looks like follows the page, light or dark; what it shows was said by whoever made it. */
 function look() {
-  const axis = { gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), linecolor: colour("--rule") };
-  const card = { bgcolor: colour("--card"), bordercolor: colour("--rule"), font: { color: colour("--ink") } };
-  const font = { family: colour("--sans"), size: 11.5, color: colour("--muted") };
+  const axis = { gridcolor: color("--rule"), zerolinecolor: color("--rule"), linecolor: color("--rule") };
+  const card = { bgcolor: color("--card"), bordercolor: color("--rule"), font: { color: color("--ink") } };
+  const font = { family: color("--sans"), size: 11.5, color: color("--muted") };
   return { font, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hoverlabel: card, xaxis: axis, yaxis: axis };
 }
 function merged(layout) {

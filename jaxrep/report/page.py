@@ -51,15 +51,15 @@ class Seen:
 def page(seen: Sequence[Seen]) -> str:
     """The HTML of a page. Several runs are overlaid."""
     runs, album, ids = [each.facts for each in seen], Album(), itertools.count()
-    colours = dict(zip([run.name for run in runs], figures.colours_of(len(runs)), strict=True))
-    spaces = [_space(each.facts.name, colours, space, album) for each in seen for space in each.spaces]
-    table = _table(runs, colours)
+    colors = dict(zip([run.name for run in runs], figures.colors_of(len(runs)), strict=True))
+    spaces = [_space(each.facts.name, colors, space, album) for each in seen for space in each.spaces]
+    table = _table(runs, colors)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["brief"] = brief
     return environment.from_string(_file("page.html")).render(
-        title=" · ".join(colours) if len(runs) < 4 else f"{runs[0].name} and {len(runs) - 1} more runs",
+        title=" · ".join(colors) if len(runs) < 4 else f"{runs[0].name} and {len(runs) - 1} more runs",
         sections=SECTIONS.items(),
-        runs=[_run(run, runs[0], colours) for run in runs],
+        runs=[_run(run, runs[0], colors) for run in runs],
         left_out=[each.left_out for each in seen if each.left_out] + _unfinished(runs),
         table=table,
         compared=len({row["cells"][1] for row in table}) > 1,
@@ -96,16 +96,16 @@ def _unfinished(runs: Sequence[RunFacts]) -> list[str]:
     ]
 
 
-def _table(runs: Sequence[RunFacts], colours: dict[str, str]) -> list[dict[str, Any]]:
+def _table(runs: Sequence[RunFacts], colors: dict[str, str]) -> list[dict[str, Any]]:
     """Rows as the template writes them."""
     finished = [run for run in runs if run.results]
     groups = grouped(finished)
-    by_name = {group.name: colours[group.runs[0].name] for group in groups}
+    by_name = {group.name: colors[group.runs[0].name] for group in groups}
     found, before = [], ""
     for row in rows(groups) if groups else []:
         first, before = row.metric != before, row.metric
         bar = _bar(row) if _fraction(row.metric, finished) else None
-        found.append({"cells": cells(row), "first": first, "colour": by_name[row.group], "bar": bar})
+        found.append({"cells": cells(row), "first": first, "color": by_name[row.group], "bar": bar})
     return found
 
 
@@ -127,12 +127,12 @@ def _bar(row: Row) -> tuple[float, ...]:
 # Runs ----------------------------------------------------------------------------------------------------------------
 
 
-def _run(run: RunFacts, first: RunFacts, colours: dict[str, str]) -> dict[str, Any]:
+def _run(run: RunFacts, first: RunFacts, colors: dict[str, str]) -> dict[str, Any]:
     faults = sorted(((shard, why, count) for (shard, why), count in run.ledger.bad.items()), key=lambda x: -x[2])
     device = run.environment.get("devices", {})
     return {
         "facts": run,
-        "colour": colours[run.name],
+        "color": colors[run.name],
         "state": f"{'at its end' if run.results is not None else 'not at its end'}, step {run.step:,}",
         "about": {
             "batch": f"{run.recipe.data.batch_size:,}",
@@ -158,7 +158,7 @@ def _time(run: RunFacts) -> dict[str, str]:
     batch = run.recipe.data.batch_size
     seconds = sum(batch * n / rate for n, rate in zip(each, rates, strict=True) if rate)
     known = [rate for rate in rates if rate]
-    utilisation = _last(run, "flops_utilisation")
+    utilization = _last(run, "flops_utilization")
     peak = _last(run, "memory/device_peak_bytes") or _last(run, "memory/process_peak_bytes")
     return {
         "steps": f"{run.step:,}",
@@ -167,7 +167,7 @@ def _time(run: RunFacts) -> dict[str, str]:
         "examples/s (median)": number(statistics.median(known)) if known else "—",
         "waiting for data": _share(run, "data_wait"),
         "for checkpoints": _share(run, "checkpoint_wait"),
-        "peak FLOPs used": f"{utilisation:.1%}" if utilisation else "—",
+        "peak FLOPs used": f"{utilization:.1%}" if utilization else "—",
         "peak memory": f"{peak / 2**30:.1f} GiB" if peak else "—",
     }
 
@@ -195,12 +195,12 @@ def _attributions(runs: Sequence[RunFacts]) -> list[tuple[str, str]]:
 # Spaces --------------------------------------------------------------------------------------------------------------
 
 
-def _space(run: str, colours: dict[str, str], space: Space, album: Album) -> dict[str, Any]:
+def _space(run: str, colors: dict[str, str], space: Space, album: Album) -> dict[str, Any]:
     """A space as the template writes it."""
     ids = [album.add(picture) for picture in space.pictures]
     many = len(ids) > 3
     shown: dict[str, Any] = {f.name: getattr(space, f.name) for f in fields(space)}
-    shown |= {"run": run, "colour": colours[run], "ids": ids, "by_text": None, "similarity": "", "gap": ""}
+    shown |= {"run": run, "color": colors[run], "ids": ids, "by_text": None, "similarity": "", "gap": ""}
     if space.text is not None:
         shown["by_text"] = search(space.text, space.image, space.match.T)
         shown["by_picture"] = search(space.image, space.text, space.match)
@@ -208,5 +208,5 @@ def _space(run: str, colours: dict[str, str], space: Space, album: Album) -> dic
         shown["gap"] = figures.gap_map(space, ids) if many else ""
     matrices = [*space.zeroshot, *([space.labels] if space.labels else [])]
     shown["confusions"] = [(figures.confusion(labels), labels) for labels in matrices]
-    shown["neighbours"] = figures.neighbours_map(space, ids) if many else ""
+    shown["neighbors"] = figures.neighbors_map(space, ids) if many else ""
     return shown

@@ -12,7 +12,7 @@ from jaxrep.objective import Contrastive, Metrics, Wrapper
 class PrimaryComponents(Wrapper):
     """A contrastive term whose first embedding is rebuilt from the batch's principal components (section 3.3).
 
-    What is rebuilt is not normalised again, as in the released code.
+    What is rebuilt is not normalized again, as in the released code.
     """
 
     term: Contrastive

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalize
 from jaxrep.objective import Metrics, Wrapper
 
 
@@ -37,7 +37,7 @@ class Fused(Wrapper):
         return (*self.term.embeddings, self.by)
 
     def __call__(self, outputs: Outputs, batch: Batch, tick: Tick) -> tuple[Array, Metrics]:
-        x, more = normalise(outputs[self.x]), self.factor * normalise(outputs[self.by])
+        x, more = normalize(outputs[self.x]), self.factor * normalize(outputs[self.by])
         if (present := batch.get(f"{self.by}/present")) is not None:
             more = jnp.where(present[:, None], more, 0.0)
         return self.term({**outputs, self.x: x + more}, batch, tick)

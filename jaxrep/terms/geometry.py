@@ -2,7 +2,7 @@
 
 from dataclasses import KW_ONLY, dataclass
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalize
 from jaxrep.losses import geometry
 from jaxrep.objective import Metrics, Term
 
@@ -25,7 +25,7 @@ class Alignment(Term):
         return (self.a, self.b)
 
     def __call__(self, outputs: Outputs, batch: Batch, tick: Tick) -> tuple[Array, Metrics]:
-        a, b = (normalise(outputs[name]) for name in (self.a, self.b))
+        a, b = (normalize(outputs[name]) for name in (self.a, self.b))
         return geometry.alignment(a, b, present=(batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present"))), {}
 
 
@@ -56,8 +56,8 @@ class Uniformity(Term):
     def __call__(self, outputs: Outputs, batch: Batch, tick: Tick) -> tuple[Array, Metrics]:
         a, b = self.a, self.b or self.a
         loss = geometry.uniformity(
-            normalise(outputs[a]),
-            normalise(outputs[b]),
+            normalize(outputs[a]),
+            normalize(outputs[b]),
             ids=tuple(batch[name] for name in self.ids),
             present=(batch.get(f"{a}/present"), batch.get(f"{b}/present")),
         )

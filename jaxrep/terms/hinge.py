@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalize
 from jaxrep.losses.hinge import hinge
 from jaxrep.objective import Term
 
@@ -38,7 +38,7 @@ class Hinge(Term):
         return (self.a, self.b, self.wrong)
 
     def rows(self, outputs: Outputs, batch: Batch, tick: Tick) -> Array:
-        a, right, wrong = (normalise(outputs[name]) for name in self.embeddings)
+        a, right, wrong = (normalize(outputs[name]) for name in self.embeddings)
         return hinge(a, right, wrong, self.margin)
 
     def row_weights(self, batch: Batch) -> Array:

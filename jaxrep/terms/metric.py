@@ -1,11 +1,11 @@
-"""Metric learning on labelled rows, and on mixtures of two of them: ``jaxrep.losses.metric`` bound by name."""
+"""Metric learning on labeled rows, and on mixtures of two of them: ``jaxrep.losses.metric`` bound by name."""
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalize
 from jaxrep.losses.metric import Kind, metric_losses
 from jaxrep.objective import Metrics, Term, named
 
@@ -43,15 +43,15 @@ class Metric(Term):
     def anchors(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
         """Unit rows [A,D] and their classes [A]."""
         if not self.proxies:
-            return normalise(outputs[self.x]), batch[self.label]
-        table = normalise(outputs[self.proxies])
+            return normalize(outputs[self.x]), batch[self.label]
+        table = normalize(outputs[self.proxies])
         return table, jnp.arange(len(table))
 
     def __call__(self, outputs: Outputs, batch: Batch, tick: Tick) -> tuple[Array, Metrics]:
         anchors, classes = self.anchors(outputs, batch)
         same = classes[:, None] == batch[self.label]
         enters = jnp.ones_like(same) if self.proxies else ~jnp.eye(len(same), dtype=bool)
-        losses = metric_losses(anchors, normalise(outputs[self.x]), same.astype(jnp.float32), enters, kind=self.kind)
+        losses = metric_losses(anchors, normalize(outputs[self.x]), same.astype(jnp.float32), enters, kind=self.kind)
         return jnp.mean(losses), {}
 
 
@@ -80,5 +80,5 @@ class MixedMetric(Metric):
             row = jnp.arange(len(classes))
             enters &= (row[:, None] != row) & (row[:, None] != partner)
         targets = share * first + (1 - share) * second
-        losses = metric_losses(anchors, normalise(outputs[self.mixed]), targets, enters, kind=self.kind)
+        losses = metric_losses(anchors, normalize(outputs[self.mixed]), targets, enters, kind=self.kind)
         return jnp.mean(losses), {}

@@ -5,7 +5,7 @@ from dataclasses import KW_ONLY, dataclass
 
 import jax
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalize
 from jaxrep.losses import mixup
 from jaxrep.objective import Metrics, Term
 
@@ -43,7 +43,7 @@ class Mixup(Term):
                 raise ValueError(
                     f"{type(self).__name__} mixes all rows of '{name}', and '{name}/present' leaves some out"
                 )
-        return normalise(outputs[self.a]), normalise(outputs[self.b])
+        return normalize(outputs[self.a]), normalize(outputs[self.b])
 
     def share(self, tick: Tick, site: str) -> Array:
         """The share of this step; a term draws at a site of its own."""

@@ -17,6 +17,6 @@ def keep_compiled() -> None:
 
 
 def run_once(function: Callable[[], Any], out_shardings: Any = None) -> Any:
-    """The value of a function that is worth no optimisation: on CPUs it compiles four times as fast without."""
+    """The value of a function that is worth no optimization: on CPUs it compiles four times as fast without."""
     options: Any = {"xla_backend_optimization_level": 0} if platform() == "cpu" else None
     return jax.jit(function, out_shardings=out_shardings).lower().compile(compiler_options=options)()

@@ -23,7 +23,7 @@ def health(
     *,
     block_size: int = BLOCK_SIZE,
 ) -> dict[str, Float[Array, ""]]:
-    """Geometry of a pair of normalised embeddings in which row i of one belongs to row i of the other.
+    """Geometry of a pair of normalized embeddings in which row i of one belongs to row i of the other.
 
     Args:
         a, b: unit rows.

@@ -130,7 +130,7 @@ class Reporter:
         own = {"examples_per_second": steps * self._batch / seconds, "data_wait": self._waited / seconds}
         own["checkpoint_wait"] = self._saved / seconds
         if peak := peak_flops():
-            own["flops_utilisation"] = self._flops / seconds / (peak * jax.device_count())
+            own["flops_utilization"] = self._flops / seconds / (peak * jax.device_count())
         self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, 0.0
         if step % self._every:  # logged for its evaluation, or as the last: its health was not measured
             metrics = {name: value for name, value in metrics.items() if not name.startswith("health/")}

@@ -19,7 +19,7 @@ Weights = Literal["auto", "raw", "ema"]
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run has learnt."""
+    """What a run has learned."""
 
     recipe: Recipe
     arrays: Arrays  # by path

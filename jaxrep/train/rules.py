@@ -121,7 +121,7 @@ class LayerDecay(Rule):
     """
 
     factor: float = 0.75
-    """Ratio of the rates of two neighbouring layers."""
+    """Ratio of the rates of two neighboring layers."""
     after: tuple[str, ...] = ("norm", "pool")
     """Names, directly below the encoder, of what follows the blocks."""
 

@@ -1,4 +1,4 @@
-"""A run directory: what a run leaves behind and how it is recognised.
+"""A run directory: what a run leaves behind and how it is recognized.
 
 ``recipe.json``, the experiment file, ``environment.json``, ``tokenizer.json`` (the vocabulary), ``metrics.jsonl``,
 ``data_ledger.json`` (what could not be read), ``results.json`` and the values an example that it sums up
@@ -95,7 +95,7 @@ class Run:
             if hosts.main():  # the processes of one run share its directory
                 self._held.enter_context(locked(self.path / "lock"))
             if self.exists():
-                self._recognise(recipe, say)
+                self._recognize(recipe, say)
             if not hosts.main():
                 return
             experiment = self._keep(loaded.path) if loaded and loaded.path.is_file() else None
@@ -119,7 +119,7 @@ class Run:
             shutil.copyfile(experiment, copy)
         return copy.name
 
-    def _recognise(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+    def _recognize(self, recipe: Recipe, say: Callable[[str], None]) -> None:
         before = self.recipe()
         changes = difference(before, recipe)
         if fingerprint(before) != fingerprint(recipe):
@@ -141,7 +141,7 @@ class Run:
         texts: Callable[[], Iterable[str]],
         inherited: Callable[[], LoadedTokenizer | None] = lambda: None,
     ) -> LoadedTokenizer:
-        """The run's tokenizer; its vocabulary is inherited, or learnt of texts or read, once, and kept."""
+        """The run's tokenizer; its vocabulary is inherited, or learned of texts or read, once, and kept."""
         path = self.path / "tokenizer.json"
         if path.exists():
             return recipe.data.tokenizer.restore(read_json(path))

@@ -25,7 +25,7 @@ from jaxrep.spec import problems
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.compilation import run_once
 from jaxrep.train.flops import count
-from jaxrep.train.initialise import check_origins, start_from
+from jaxrep.train.initialize import check_origins, start_from
 from jaxrep.train.metrics import check_reporters
 from jaxrep.train.optim import Updater
 from jaxrep.train.run import Run

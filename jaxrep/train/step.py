@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding
 
-from jaxrep.batch import Array, Batch, Outputs, Tick, normalise
+from jaxrep.batch import Array, Batch, Outputs, Tick, normalize
 from jaxrep.mesh import ROWS
 from jaxrep.methods.state import StatePart
 from jaxrep.recipe import Recipe
@@ -133,7 +133,7 @@ def panel(recipe: Recipe, shapes: Shapes, outputs: Outputs, batch: Batch, step: 
         return {
             f"health/{a}-{b}/{name}": value
             for a, b in pairs
-            for name, value in health(normalise(outputs[a]), normalise(outputs[b]), ids or None).items()
+            for name, value in health(normalize(outputs[a]), normalize(outputs[b]), ids or None).items()
         }
 
     blank = jax.eval_shape(measure)

@@ -103,11 +103,11 @@ def resize(
 def bilinear_weights(size: int, pixels: int, start: Array, extent: Array) -> Float[Array, "size pixels"]:
     """Weights by which the pixels ``start`` to ``start + extent`` of an axis make ``size`` new ones; rows sum to one.
 
-    A triangle about each new pixel's centre, one old pixel wide either way, or one new pixel where it shrinks.
+    A triangle about each new pixel's center, one old pixel wide either way, or one new pixel where it shrinks.
     """
     step = extent / size
-    centre = start + (jnp.arange(size)[:, None] + 0.5) * step
+    center = start + (jnp.arange(size)[:, None] + 0.5) * step
     place = jnp.arange(pixels) + 0.5
-    weights = jnp.maximum(1 - jnp.abs(place - centre) / jnp.maximum(step, 1), 0)
+    weights = jnp.maximum(1 - jnp.abs(place - center) / jnp.maximum(step, 1), 0)
     weights = jnp.where((place > start) & (place < start + extent), weights, 0)
     return weights / weights.sum(1, keepdims=True)

@@ -44,7 +44,7 @@ class Shift(ImageView):
 
 @spec
 class Rotate(ImageView):
-    """Turned about the centre by a uniform draw, interpolated bilinearly."""
+    """Turned about the center by a uniform draw, interpolated bilinearly."""
 
     degrees: float
     """Largest angle either way."""
@@ -62,7 +62,7 @@ class Rotate(ImageView):
 
 @spec
 class CutOut(ImageView):
-    """A square covered, its centre uniform over the image, so it may stick out (DeVries & Taylor 2017, section 3.2)."""
+    """A square covered, its center uniform over the image, so it may stick out (DeVries & Taylor 2017, section 3.2)."""
 
     size: int
     """Side of the square in pixels."""
@@ -86,7 +86,7 @@ def shift(image: Float[Array, "H W C"], down: Array, right: Array, fill: float) 
 
 
 def rotate(image: Float[Array, "H W C"], degrees: Array, fill: float) -> Float[Array, "H W C"]:
-    """Turned anticlockwise about the centre; bilinear, and beyond the border pixels of value ``fill``."""
+    """Turned anticlockwise about the center; bilinear, and beyond the border pixels of value ``fill``."""
     height, width = image.shape[:2]
     sin, cos = jnp.sin(jnp.deg2rad(degrees)), jnp.cos(jnp.deg2rad(degrees))
     y = jnp.arange(height)[:, None] - (height - 1) / 2

@@ -7,7 +7,7 @@ the others do not, runs without end and hands out batches of 64; counted is what
 loaders take turns, all as long, and the best turn counts, so that what else runs on the machine disturbs all alike.
 
 What the peers do to a picture is what torchvision's transforms do to one from Pillow, in open_clip's order:
-decode, crop, bicubic antialiased resize. ``floats``: as in open_clip's training they also convert to normalised
+decode, crop, bicubic antialiased resize. ``floats``: as in open_clip's training they also convert to normalized
 float32, which jaxrep does on the device.
 """
 
@@ -181,7 +181,7 @@ class Members:
 
 
 def as_torchvision(content: bytes, scale: Scale, floats: bool = False) -> Any:
-    """RandomResizedCrop on a picture of Pillow, uint8 [224,224,3]; as normalised float32 [3,224,224] if asked."""
+    """RandomResizedCrop on a picture of Pillow, uint8 [224,224,3]; as normalized float32 [3,224,224] if asked."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     pixels = np.array(cropped(image, *torchvision_box(image.width, image.height, scale)))
     if not floats:

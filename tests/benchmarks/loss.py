@@ -57,7 +57,7 @@ def measure(loss: str, batch: int, given: argparse.Namespace) -> list[dict[str, 
     shape = jax.ShapeDtypeStruct((batch, given.width), jnp.float32)
     scalars = SCALARS[loss]
     timed = batch <= given.timed_to
-    a, b = (normalised(seed, batch, given.width) for seed in (0, 1)) if timed else (shape, shape)
+    a, b = (normalized(seed, batch, given.width) for seed in (0, 1)) if timed else (shape, shape)
     memory: dict[str, int | None] = {}
     runs: dict[str, Callable[[], Any]] = {}
     for form, function in FORMS[loss].items():
@@ -114,7 +114,7 @@ def best_times(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, fl
     return {name: min(values) for name, values in times.items()}
 
 
-def normalised(seed: int, batch: int, width: int) -> jax.Array:
+def normalized(seed: int, batch: int, width: int) -> jax.Array:
     x = jax.random.normal(jax.random.key(seed), (batch, width))
     return x / jnp.linalg.norm(x, axis=1, keepdims=True)
 

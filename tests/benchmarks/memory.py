@@ -72,14 +72,14 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
 
 def plain(one: str, other: str) -> Any:
     """The term of the plain loss, with the whole matrix of logits."""
-    from jaxrep.batch import normalise
+    from jaxrep.batch import normalize
     from jaxrep.losses.contrastive import plain_info_nce
     from jaxrep.objective import Contrastive
 
     @dataclass(frozen=True)
     class Plain(Contrastive):
         def __call__(self, outputs, batch, tick):
-            return plain_info_nce(normalise(outputs[self.a]), normalise(outputs[self.b]), outputs[self.scale]), {}
+            return plain_info_nce(normalize(outputs[self.a]), normalize(outputs[self.b]), outputs[self.scale]), {}
 
     return Plain(one, other)
 

@@ -193,7 +193,7 @@ def main() -> None:
         found["ratio"] = median(times[PEER]) / median(times["jaxrep"])
     if peak := peak_flops(kind):
         flops = model_flops(recipe)
-        found["flops_utilisation"] = {name: flops / median(values) / peak for name, values in times.items()}
+        found["flops_utilization"] = {name: flops / median(values) / peak for name, values in times.items()}
     given.out.write_text(json.dumps(found, indent=1))
     print(json.dumps({name: value for name, value in found.items() if name != "seconds"}, indent=1))
     if given.plot:

@@ -212,7 +212,7 @@ def test_bench_gives_a_rate_for_each_stage(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(9)), ("x.png", b""), ("x.txt", b"empty picture")])
     args = ("--seconds", "0.05", "--batch-size", "4")
     rates = json.loads(data("bench", f"{tmp_path}/x.tar,image_size=8", *args, "--json")[0])
-    assert list(rates) == ["read", "decode", "tokenise", "loader"] and min(rates.values()) > 0
+    assert list(rates) == ["read", "decode", "tokenize", "loader"] and min(rates.values()) > 0
     assert data("bench", f"{tmp_path}/x.tar,text=,image_size=8", *args)[0].count("examples/s") == 3
 
 

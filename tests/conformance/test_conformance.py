@@ -118,7 +118,7 @@ def loaded(target: str):
 def micro(recipe: Recipe, exceptions: Exceptions) -> Recipe:
     """The same recipe at a size that takes seconds: narrow, few small batches, a constant learning rate, no decay.
 
-    Without decay a parameter moves only where a gradient reaches it. Tests run unoptimised code, whose time is that of
+    Without decay a parameter moves only where a gradient reaches it. Tests run unoptimized code, whose time is that of
     the updates of parameters: hence the narrow towers.
     """
     small = recipe.replace(

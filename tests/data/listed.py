@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.orders.groups import Grouped, Neighbours
+from jaxrep.data.orders.groups import Grouped, Neighbors
 from jaxrep.data.orders.lengths import ByLength
 from jaxrep.data.orders.order import Order, Uniform
 from jaxrep.data.orders.windows import Windowed
@@ -28,12 +28,12 @@ class Listed:
 
 
 def listed(length: int, seed: int) -> Listed:
-    """Examples in uneven shards, some of them empty, of classes of uneven size, with random neighbours."""
+    """Examples in uneven shards, some of them empty, of classes of uneven size, with random neighbors."""
     rng = np.random.default_rng(seed)
     ends = np.append(np.sort(rng.integers(0, length + 1, rng.integers(0, 9))), length)
     label = rng.integers(0, rng.integers(1, 12), length) ** 2
     text = rng.integers(0, rng.integers(1, 99), length)
-    return Listed(length, ends, label=label, text=text, neighbours=rng.integers(-1, length, (length, 3)))
+    return Listed(length, ends, label=label, text=text, neighbors=rng.integers(-1, length, (length, 3)))
 
 
 def orders(seed: int, size: int) -> list[Order]:
@@ -42,7 +42,7 @@ def orders(seed: int, size: int) -> list[Order]:
         Uniform(seed=seed),
         Windowed(seed=seed, shards=size),
         Grouped(seed=seed, per_group=size),
-        Neighbours(seed=seed, k=size),
+        Neighbors(seed=seed, k=size),
         ByLength(seed=seed, buckets=((20, 8), (60, 16))),
     ]
 

@@ -37,7 +37,7 @@ def test_a_name_is_a_source(text, source):
     assert parse(text) == source
 
 
-def test_a_folder_is_recognised_and_defaults_give_way(tmp_path):
+def test_a_folder_is_recognized_and_defaults_give_way(tmp_path):
     defaults = {"image_size": 8, "labels_from_folders": False, "text": "caption"}
     assert parse(str(tmp_path), defaults) == Folder(path=str(tmp_path), image_size=8, labels_from_folders=False)
     assert parse("x.tar,text=txt", defaults) == TarShards(shards="x.tar", text="txt", image_size=8)

@@ -10,7 +10,7 @@ from data.listed import Listed, listed, orders, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrep.data.orders.groups import Grouped, Neighbours
+from jaxrep.data.orders.groups import Grouped, Neighbors
 from jaxrep.data.orders.lengths import ByLength
 from jaxrep.data.orders.order import NEAR, Uniform
 from jaxrep.data.orders.windows import Windowed
@@ -48,7 +48,7 @@ def test_epochs_and_seeds_differ(kind):
         np.arange(10, 1_010, 10),
         label=np.arange(1_000) % 50,
         text=np.arange(1_000) % 99,
-        neighbours=np.arange(1, 1_001)[:, None] % 1_000,
+        neighbors=np.arange(1, 1_001)[:, None] % 1_000,
     )
     made = [orders(seed, 5)[kind].over(examples, 5)(positions(0, 3_000)).reshape(3, -1) for seed in (0, 1, 2**63)]
     every = np.concatenate(made)
@@ -87,25 +87,25 @@ def test_values_may_be_words():
     assert sorted(a for a, b in pairs if a == b) == ["cat", "dog", "dog"]
 
 
-def test_neighbours_stand_side_by_side():
-    n, k = 2_000, 4  # points on a ring, with two neighbours on each side
+def test_neighbors_stand_side_by_side():
+    n, k = 2_000, 4  # points on a ring, with two neighbors on each side
     offsets = np.array([-2, -1, 1, 2])
     ring = np.random.default_rng(0).permutation(n)  # index of the point at a place
-    neighbours = np.empty((n, k), np.int64)
-    neighbours[ring] = ring[(np.arange(n)[:, None] + offsets) % n]
-    order = Neighbours(k=k).over(Listed(n, neighbours=neighbours), 1)
+    neighbors = np.empty((n, k), np.int64)
+    neighbors[ring] = ring[(np.arange(n)[:, None] + offsets) % n]
+    order = Neighbors(k=k).over(Listed(n, neighbors=neighbors), 1)
     for epoch in range(2):
         indices = order(positions(epoch * n, n))
-        near = [set(neighbours[index]) & set(indices[max(at - 4, 0) : at + 5]) for at, index in enumerate(indices)]
+        near = [set(neighbors[index]) & set(indices[max(at - 4, 0) : at + 5]) for at, index in enumerate(indices)]
         assert np.mean([bool(found) for found in near]) > 0.9  # by chance 1.6%
-    cliques = Neighbours().over(Listed(60, neighbours=np.arange(60)[:, None] // 6 * 6 + np.arange(6)), 1)
+    cliques = Neighbors().over(Listed(60, neighbors=np.arange(60)[:, None] // 6 * 6 + np.arange(6)), 1)
     assert all(len(set(rows)) == 1 for rows in cliques(positions(0, 60)).reshape(10, 6) // 6)
 
 
-def test_neighbours_that_do_not_exist_are_refused():
+def test_neighbors_that_do_not_exist_are_refused():
     for wrong in (np.zeros(3, int), np.full((3, 1), 3), np.full((3, 1), -2)):
-        with pytest.raises(UsageError, match=r"'neighbours' holds indices of neighbours, \[N,K\] from 0 to 2"):
-            Neighbours().over(Listed(3, neighbours=wrong), 1)
+        with pytest.raises(UsageError, match=r"'neighbors' holds indices of neighbors, \[N,K\] from 0 to 2"):
+            Neighbors().over(Listed(3, neighbors=wrong), 1)
 
 
 def test_what_stands_in_is_near_and_a_function_of_the_position():
@@ -140,12 +140,12 @@ def test_ten_million_examples_start_at_once_in_little_memory(order):
 
 
 @pytest.mark.slow
-def test_neighbours_of_ten_million_examples_take_eight_bytes_an_example_beside_their_column():
+def test_neighbors_of_ten_million_examples_take_eight_bytes_an_example_beside_their_column():
     examples = Listed(
-        10_000_000, neighbours=np.random.default_rng(0).integers(0, 10_000_000, (10_000_000, 8), np.int32)
+        10_000_000, neighbors=np.random.default_rng(0).integers(0, 10_000_000, (10_000_000, 8), np.int32)
     )
     tracemalloc.start()
-    order = Neighbours().over(examples, 256)
+    order = Neighbors().over(examples, 256)
     assert tracemalloc.get_traced_memory()[0] < 1e6  # planned when the first batch is read
     whole = np.concatenate([order(positions(start, 10_000_000)) for start in (0, 10_000_000)]).reshape(2, -1)
     held = tracemalloc.get_traced_memory()[0] - whole.nbytes
@@ -155,11 +155,11 @@ def test_neighbours_of_ten_million_examples_take_eight_bytes_an_example_beside_t
 
 
 def test_what_an_order_cannot_do_is_said():
-    wrong = (Uniform(seed=-1), Windowed(shards=0), Grouped(per_group=0), Neighbours(k=0))
+    wrong = (Uniform(seed=-1), Windowed(shards=0), Grouped(per_group=0), Neighbors(k=0))
     assert [len(list(order.problems())) for order in wrong] == [1] * 4
     for order in orders(0, 3):
         with pytest.raises(ValueError, match="no examples"):
-            order.over(Listed(0, label=np.zeros(0, int), neighbours=np.full((0, 1), -1)), 8)
+            order.over(Listed(0, label=np.zeros(0, int), neighbors=np.full((0, 1), -1)), 8)
     assert Uniform(seed=1).at("a") == Uniform(seed=1).at("a") != Uniform(seed=1).at("b")
 
 

@@ -41,9 +41,9 @@ SPACE = {
 }
 FEATURES = {
     "probe/group/top1": "linear probe, 10 groups of new concepts",
-    "knn/group/20/top1": "20 neighbours, groups",
+    "knn/group/20/top1": "20 neighbors, groups",
     "probe/concept/top1": "linear probe, concepts of new pictures",
-    "knn/concept/20/top1": "20 neighbours, concepts",
+    "knn/concept/20/top1": "20 neighbors, concepts",
 }
 
 
@@ -185,7 +185,7 @@ EFFECTS: dict[str, Effect] = {
         baseline_evals=(Retrieval(data=astrom3.emoji("test")), SUBGROUPS),  # it has no tower for German
     ),
     "coop": Effect(
-        claim="16 shots of learnt context beat a prompt by hand",
+        claim="16 shots of learned context beat a prompt by hand",
         recipe="coop.py:tiny",
         without=lambda recipe: clip.tiny,
         baseline="CLIP, zero-shot with the names of the groups",
@@ -215,7 +215,7 @@ EFFECTS: dict[str, Effect] = {
         steps=60,
     ),
     "grain": Effect(
-        claim="regions grounded in their descriptions help to recognise what is seen",
+        claim="regions grounded in their descriptions help to recognize what is seen",
         recipe="grain.py:tiny",
         without=first_term,
         baseline="the same queries with captions alone",
@@ -230,7 +230,7 @@ EFFECTS: dict[str, Effect] = {
         recipe="metrix.py:tiny",
         without=first_term,
         baseline="the multi-similarity loss alone",
-        metrics={"same_class/r1": "R@1 of concepts", "utilisation": "utilisation (less is better)", **FEATURES},
+        metrics={"same_class/r1": "R@1 of concepts", "utilization": "utilization (less is better)", **FEATURES},
         steps=SCRATCH,
         evals=mixed_barlow.tiny.evals,
     ),

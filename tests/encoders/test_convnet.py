@@ -67,7 +67,7 @@ def test_batch_statistics_are_returned_and_the_module_stays_as_it_was(spec):
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, nnx.state(module)))
     assert jax.tree.structure(statistics) == jax.tree.structure(nnx.state(module, nnx.BatchStat))
 
-    # the first batch norm reads what can be computed apart: the first convolution of the normalised pixels
+    # the first batch norm reads what can be computed apart: the first convolution of the normalized pixels
     stem, new, keep = module.stem.layer, statistics["stem"]["layer"]["norm"], spec.norm.momentum
     h = np.asarray(stem.conv(module.pixels(X)), np.float64)
     for name, batch in (("mean", h.mean((0, 1, 2))), ("variance", h.var((0, 1, 2)))):
@@ -105,7 +105,7 @@ def test_stochastic_depth_follows_the_position_of_a_row():
     assert changed.any() and not changed.all()
 
 
-def test_rematerialised_blocks_give_the_same_gradients_and_statistics_have_none():
+def test_rematerialized_blocks_give_the_same_gradients_and_statistics_have_none():
     def gradients(remat, weight):
         @functools.partial(jax.jit, static_argnums=1)
         @functools.partial(jax.grad, has_aux=True)

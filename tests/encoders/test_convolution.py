@@ -12,7 +12,7 @@ RNG = np.random.default_rng(0)
 X = RNG.normal(3, 2, (4, 5, 6, 8))
 
 
-def test_batch_norm_normalises_by_the_batch_and_moves_the_running_statistics_towards_it():
+def test_batch_norm_normalizes_by_the_batch_and_moves_the_running_statistics_towards_it():
     norm = BatchNorm(momentum=0.9, epsilon=1e-3).build(8)
     norm.scale[...], norm.bias[...] = scale, bias = jnp.array(RNG.normal(size=(2, 8)), jnp.float32)
     y = norm(jnp.array(X, jnp.float32), True)
@@ -33,7 +33,7 @@ def test_batch_norm_at_inference_uses_the_running_statistics_and_leaves_them():
     np.testing.assert_allclose(norm.variance[...], variance, rtol=1e-6)
 
 
-def test_group_norm_normalises_each_row_by_groups_of_channels():
+def test_group_norm_normalizes_each_row_by_groups_of_channels():
     norm = GroupNorm(groups=4, epsilon=1e-3).build(8)
     y = norm(jnp.array(X, jnp.float32), True)
     groups = X.reshape(4, 5, 6, 4, 2)

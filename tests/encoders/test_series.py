@@ -55,7 +55,7 @@ def test_the_series_transformer_embeds_by_a_ring_and_shows_padding_to_nobody():
     changed = x.copy()
     changed[0, 4] += 1  # beyond the reach of the convolution from a real moment
     np.testing.assert_allclose(module(changed, valid=valid).pooled, found, atol=1e-6)
-    # One norm more after blocks that normalise their sums: unit variance of each token but for its gain and bias.
+    # One norm more after blocks that normalize their sums: unit variance of each token but for its gain and bias.
     tokens = module(x).tokens
     plain = (np.asarray(tokens) - arrays["last/bias"]) / arrays["last/scale"]
     np.testing.assert_allclose(plain.mean(axis=-1), 0, atol=1e-4)

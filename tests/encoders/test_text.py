@@ -86,7 +86,7 @@ def module_with(module, table):
 
 
 def test_tokens_enter_between_embedding_and_blocks():
-    """A prompt of learnt vectors before the words is a text whose first embeddings are those vectors."""
+    """A prompt of learned vectors before the words is a text whose first embeddings are those vectors."""
     module = built()
     ids = jnp.array([[3, 4, 5, 6, 29]])
     h, positions, valid = module.embed(ids)

@@ -1,4 +1,4 @@
-"""Blocks: a plain oracle, scanned as unrolled, rematerialised as not, taps, dropout by row, precision."""
+"""Blocks: a plain oracle, scanned as unrolled, rematerialized as not, taps, dropout by row, precision."""
 
 import dataclasses
 import functools

@@ -56,12 +56,12 @@ def test_the_convolutional_stem_is_convolutions_then_patches(size):
     np.testing.assert_allclose(jax.jit(stem.__call__)(x), expected, **SAME)
 
 
-def test_pixels_are_normalised_whether_bytes_or_fractions():
+def test_pixels_are_normalized_whether_bytes_or_fractions():
     norm = PixelNorm.imagenet()
     expected = (np.asarray(IMAGES, np.float64) / 255 - norm.mean) / norm.std
     np.testing.assert_allclose(norm(IMAGES), expected, **SAME)
     np.testing.assert_allclose(norm(IMAGES / 255.0), expected, **SAME)
-    with pytest.raises(ValueError, match="have 1 channels and the pixel normalisation 3"):
+    with pytest.raises(ValueError, match="have 1 channels and the pixel normalization 3"):
         norm(IMAGES[..., :1])
 
 

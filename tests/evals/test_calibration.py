@@ -33,8 +33,8 @@ def test_confidences_are_those_of_the_softmax_whatever_the_block():
     np.testing.assert_allclose(softmax(np.array([[1e4, 1e4 - 1]])), [[0.731059, 0.268941]], atol=1e-6)
 
 
-def test_the_scale_is_learnt_or_given():
+def test_the_scale_is_learned_or_given():
     assert scale(FakeModel([], {}, scale=np.float32(50))) == 50
     assert scale(FakeModel([], {}), temperature=0.5) == 2
-    with pytest.raises(UsageError, match="has not learnt how sure it is, so give a temperature"):
+    with pytest.raises(UsageError, match="has not learned how sure it is, so give a temperature"):
         scale(FakeModel([], {}))

@@ -11,7 +11,7 @@ from jaxrep.evals.clustering import (
     adjusted_rand_index,
     k_means,
     matched,
-    normalised_mutual_information,
+    normalized_mutual_information,
     seeds,
 )
 
@@ -30,9 +30,9 @@ CASES = [
 
 @pytest.mark.parametrize("a, b", CASES)
 def test_scores_equal_those_of_scikit_learn(a, b):
-    assert normalised_mutual_information(a, b) == pytest.approx(metrics.normalized_mutual_info_score(a, b), abs=1e-12)
+    assert normalized_mutual_information(a, b) == pytest.approx(metrics.normalized_mutual_info_score(a, b), abs=1e-12)
     assert adjusted_rand_index(a, b) == pytest.approx(metrics.adjusted_rand_score(a, b), abs=1e-12)
-    assert normalised_mutual_information(b, a) == pytest.approx(normalised_mutual_information(a, b), abs=1e-12)
+    assert normalized_mutual_information(b, a) == pytest.approx(normalized_mutual_information(a, b), abs=1e-12)
 
 
 def blobs(spread, seed=0):
@@ -54,7 +54,7 @@ def test_a_start_ends_where_scikit_learn_ends_from_the_same_seeds():
     oracle = KMeans(6, init=start.astype(np.float32), n_init=1, tol=0).fit(features)
     found = k_means(features, 6, np.random.default_rng(3))
     np.testing.assert_array_equal(found.clusters, oracle.labels_)
-    np.testing.assert_allclose(found.centres, oracle.cluster_centers_, rtol=1e-4, atol=1e-4)  # scikit-learn's float32
+    np.testing.assert_allclose(found.centers, oracle.cluster_centers_, rtol=1e-4, atol=1e-4)  # scikit-learn's float32
     assert found.inertia == pytest.approx(oracle.inertia_, rel=1e-5)
 
 

@@ -39,9 +39,9 @@ def test_a_model_that_reads_order_wins_where_one_of_words_alone_ties():
     assert not [*evaluation.problems()]
     reader, bag = evaluation.run(Words(CAPTIONS, True)), evaluation.run(Words(CAPTIONS, False))
     assert set(reader) == set(bag)
-    for kind in ("colour", "direction", "gender", "skin_tone"):
+    for kind in ("color", "direction", "gender", "skin_tone"):
         assert reader[f"composition/replace/{kind}"] == bag[f"composition/replace/{kind}"] == 1
-    assert len(bag["composition/replace/colour"].values) == 2
+    assert len(bag["composition/replace/color"].values) == 2
     moved = [name for name in bag if "/replace/" not in name]
     assert {"composition/exchange/direction", "composition/order/trigrams", "composition/order/within_trigrams"} <= {
         *moved
@@ -52,14 +52,14 @@ def test_a_model_that_reads_order_wins_where_one_of_words_alone_ties():
 
 
 def test_one_wrong_caption_that_scores_as_high_loses_the_test():
-    texts = {f"{colour} heart": unit([1, i]) for i, colour in enumerate(["red", "orange", "yellow", "green", "blue"])}
-    texts |= {f"{colour} heart": unit([0, 1]) for colour in ["purple", "brown", "black", "white"]}
+    texts = {f"{color} heart": unit([1, i]) for i, color in enumerate(["red", "orange", "yellow", "green", "blue"])}
+    texts |= {f"{color} heart": unit([0, 1]) for color in ["purple", "brown", "black", "white"]}
     texts |= {f"heart {text.split()[0]}": unit([0, 1]) for text in [*texts]}
     data = given(image=pictures([0, 1]), text=["red heart", "blue heart"])
     images = np.stack([texts["red heart"], texts["blue heart"]])
-    assert Composition(data=data).run(FakeModel(images, texts))["composition/replace/colour"] == 1
+    assert Composition(data=data).run(FakeModel(images, texts))["composition/replace/color"] == 1
     texts["green heart"] = texts["blue heart"]
-    found = Composition(data=data).run(FakeModel(images, texts))["composition/replace/colour"]
+    found = Composition(data=data).run(FakeModel(images, texts))["composition/replace/color"]
     assert found.values.tolist() == [1, 0]
 
 
@@ -93,6 +93,6 @@ def test_the_names_of_emojis_hold_all_kinds_of_swaps():
 
     wrong = Wrong("", "", 0)
     kinds = {metric for emoji in emojis()[::7] for metric, _ in wrong(emoji.name)}
-    assert {f"replace/{kind}" for kind in ("skin_tone", "gender", "direction", "colour")} <= kinds
+    assert {f"replace/{kind}" for kind in ("skin_tone", "gender", "direction", "color")} <= kinds
     assert {"exchange/skin_tone", "order/trigrams", "order/nouns_and_adjectives"} <= kinds
     assert not [*Composition(data=OpenMoji()).problems()]

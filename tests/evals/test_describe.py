@@ -16,13 +16,13 @@ NAMES = tuple(DESCRIPTORS)
 def world(n=60):
     random = np.random.default_rng(0)
     labels = random.integers(3, size=n).astype(np.int32)
-    centres = random.normal(size=(3, 8))
+    centers = random.normal(size=(3, 8))
     texts = {
-        f"{name} which has {each}": unit(centres[k] + 1.5 * random.normal(size=8))
+        f"{name} which has {each}": unit(centers[k] + 1.5 * random.normal(size=8))
         for k, name in enumerate(NAMES)
         for each in DESCRIPTORS[name]
     }
-    images = unit(centres[labels] + 2 * random.normal(size=(n, 8)))
+    images = unit(centers[labels] + 2 * random.normal(size=(n, 8)))
     return FakeModel(images, texts), given({"label": NAMES}, image=pictures(range(n)), label=labels), labels
 
 

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.geometry import gap_parts, linear_cka, mean_cosine, separability
-from jaxrep.evals.neighbours import intrinsic_dimension, mutual_neighbours, nearest_euclidean
+from jaxrep.evals.neighbors import intrinsic_dimension, mutual_neighbors, nearest_euclidean
 from jaxrep.evals.spaces import Geometry
 from jaxrep.losses.geometry import uniformity
 
@@ -70,8 +70,8 @@ def test_cka_is_one_up_to_rotation_and_scale_and_equals_its_definition():
     x, y = random.normal(size=(30, 6)), random.normal(size=(30, 4)) + 2
     rotation = np.linalg.qr(random.normal(size=(6, 6)))[0]
     assert linear_cka(x, 3 * x @ rotation + 1) == pytest.approx(1)
-    centre = np.eye(30) - 1 / 30
-    k, m = centre @ x @ x.T @ centre, centre @ y @ y.T @ centre
+    center = np.eye(30) - 1 / 30
+    k, m = center @ x @ x.T @ center, center @ y @ y.T @ center
     expected = np.sum(k * m) / np.sqrt(np.sum(k * k) * np.sum(m * m))  # Kornblith et al., equations 2 and 3
     assert linear_cka(x, y) == pytest.approx(expected)
     assert np.isnan(linear_cka(x, np.ones((30, 4))))
@@ -86,14 +86,14 @@ def test_intrinsic_dimension_is_that_of_the_cube_that_was_laid_into_a_larger_spa
     assert found == pytest.approx(dimension, rel=0.06)
 
 
-def test_neighbours_and_what_two_spaces_share_of_them_equal_a_plain_search():
+def test_neighbors_and_what_two_spaces_share_of_them_equal_a_plain_search():
     x, y = cloud(50, 5), cloud(50, 3, seed=1)
     lists = [NearestNeighbors(n_neighbors=5).fit(z).kneighbors(return_distance=False) for z in (x, y)]
     np.testing.assert_array_equal(nearest_euclidean(x, 5, block_size=7), lists[0])
     expected = [len({*one} & {*other}) / 5 for one, other in zip(*lists, strict=True)]
-    np.testing.assert_allclose(mutual_neighbours(x, y, 5), expected)
-    assert mutual_neighbours(x, -x, 5).mean() == 1
-    with pytest.raises(JaxrepError, match="50 neighbours of a row are asked for among 50 rows"):
+    np.testing.assert_allclose(mutual_neighbors(x, y, 5), expected)
+    assert mutual_neighbors(x, -x, 5).mean() == 1
+    with pytest.raises(JaxrepError, match="50 neighbors of a row are asked for among 50 rows"):
         nearest_euclidean(x, 50)
 
 
@@ -112,18 +112,18 @@ def test_an_evaluation_reports_every_tower_and_every_pair_of_them():
     assert found["geometry/text/anisotropy"] > 0.5 > found["geometry/image/anisotropy"]
     assert 1 < found["geometry/text/effective_rank"] < found["geometry/image/effective_rank"] <= 6
     assert {name.rpartition("/")[2] for name in found} == {
-        *("effective_rank", "intrinsic_dimension", "uniformity", "anisotropy", "cka", "mutual_neighbours", "alignment"),
+        *("effective_rank", "intrinsic_dimension", "uniformity", "anisotropy", "cka", "mutual_neighbors", "alignment"),
         *("mean_cosine", "modality_gap", "gap_of_variance", "gap_of_alignment", "separability"),
     }
     few = Geometry(data=data, examples=20).run(model)
     assert len(few["geometry/image_text/alignment"].values) == 20
-    with pytest.raises(JaxrepError, match="10 examples are too few for 10 neighbours"):
+    with pytest.raises(JaxrepError, match="10 examples are too few for 10 neighbors"):
         Geometry(data=data, examples=10).run(model)
 
 
 def test_values_that_make_no_sense_are_named():
     data = given(image=pictures(range(3)), text=["a", "b", "c"])
     assert not [*Geometry(data=data).problems()]
-    found = [*Geometry(data=data, towers=("image", "txt"), neighbours=0).problems()]
+    found = [*Geometry(data=data, towers=("image", "txt"), neighbors=0).problems()]
     assert [sentence.split()[0] for sentence in found] == ["examples", "the"]
     assert next(Geometry(data=data, towers=()).problems()).startswith("towers names at least one")

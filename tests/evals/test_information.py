@@ -98,8 +98,8 @@ def test_prefixes_are_put_before_what_is_embedded(folder):
     [
         ("qrels/test.tsv", "q0\td1\n", "line 1: query, document and grade"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td1\tgood\n", "line 2: query, document and grade"),
-        ("qrels/test.tsv", "q0\td99\t1\n", "the judgements name 'd99'"),
-        ("qrels/test.tsv", "q99\td1\t1\n", "the judgements name 'q99'"),
+        ("qrels/test.tsv", "q0\td99\t1\n", "the judgments name 'd99'"),
+        ("qrels/test.tsv", "q99\td1\t1\n", "the judgments name 'q99'"),
         ("qrels/test.tsv", "q0\td1\t0\n", "no query has a right document"),
         ("queries.jsonl", '{"_id": "q0"}\n', "line 1: no object with _id and text"),
     ],

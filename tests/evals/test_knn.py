@@ -1,4 +1,4 @@
-"""Votes of neighbours, against scikit-learn."""
+"""Votes of neighbors, against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -20,14 +20,14 @@ def world():
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_the_weighted_vote_is_that_of_scikit_learn(world, k):
     model, features, labels, train, data = world
-    found = Knn(train=train, data=data, neighbours=(1, 5, 20), ks=(1, 2)).run(model)
+    found = Knn(train=train, data=data, neighbors=(1, 5, 20), ks=(1, 2)).run(model)
     weigh = lambda distance: np.exp((1 - distance) / 0.07)  # noqa: E731
     oracle = KNeighborsClassifier(k, metric="cosine", weights=weigh).fit(features[:120], labels[:120])
     votes = oracle.predict_proba(features[120:])
     order = np.argsort(-votes, axis=1)
     held = labels[120:]
     assert found[f"knn/{k}/top1"] == np.mean(order[:, 0] == held)
-    if k > 1:  # of one neighbour, all classes but its own tie
+    if k > 1:  # of one neighbor, all classes but its own tie
         assert found[f"knn/{k}/top2"] == np.mean((order[:, :2] == held[:, None]).any(1) & (votes[range(80), held] > 0))
         assert 0.5 < found[f"knn/{k}/top1"] < found[f"knn/{k}/top2"] < 1
     np.testing.assert_array_equal(found[f"knn/{k}/top1"].values, order[:, 0] == held)
@@ -35,7 +35,7 @@ def test_the_weighted_vote_is_that_of_scikit_learn(world, k):
 
 def test_the_plain_vote_is_that_of_scikit_learn_where_no_votes_tie(world):
     model, features, labels, train, data = world
-    found = Knn(train=train, data=data, neighbours=(15,)).run(model)["knn/15/majority/top1"].values
+    found = Knn(train=train, data=data, neighbors=(15,)).run(model)["knn/15/majority/top1"].values
     oracle = KNeighborsClassifier(15, metric="cosine").fit(features[:120], labels[:120])
     votes = np.sort(oracle.predict_proba(features[120:]), axis=1)
     clear = votes[:, -1] > votes[:, -2]

@@ -9,7 +9,7 @@ from jaxrep.evals.queries import ComposedQueries, compose
 
 PARTS = {name: x for name, x in zip(("man", "woman", "red", "blue", "hat", "coat"), np.eye(6), strict=True)}
 CAPTIONS = [
-    f"{who} in a {colour} {what}" for who in ("man", "woman") for colour in ("red", "blue") for what in ("hat", "coat")
+    f"{who} in a {color} {what}" for who in ("man", "woman") for color in ("red", "blue") for what in ("hat", "coat")
 ]
 
 
@@ -34,9 +34,9 @@ def test_the_text_leads_to_the_picture_that_differs_in_it():
     assert not [*ComposedQueries(data=data).problems()]
     found = ComposedQueries(data=data).run(world())
     assert set(found) == {
-        f"composed/{kind}/{way}r{k}" for kind in ("colour", "gender") for way in ("", "picture_alone/") for k in (1, 5)
+        f"composed/{kind}/{way}r{k}" for kind in ("color", "gender") for way in ("", "picture_alone/") for k in (1, 5)
     }
-    assert found["composed/gender/r1"] == found["composed/colour/r1"] == 1
+    assert found["composed/gender/r1"] == found["composed/color/r1"] == 1
     assert len(found["composed/gender/r1"].values) == 8
     # Alone, a picture is as near to two others as to the one that is wanted: ties are lost.
     assert found["composed/gender/picture_alone/r1"] == 0

@@ -97,15 +97,15 @@ def test_join_finds_all_equal_pairs():
     block_size=st.integers(1, 60),
     kind=st.sampled_from([np.float32, np.float32, np.float16, np.float64]),
 )
-def test_counts_are_those_of_float64_among_duplicates_and_neighbours_one_rounding_apart(
+def test_counts_are_those_of_float64_among_duplicates_and_neighbors_one_rounding_apart(
     seed, width, ulps, exponent, block_size, kind
 ):
     random = np.random.default_rng(seed)
-    centres = random.normal(size=(5, width)).astype(np.float32)
-    gallery = centres[random.integers(5, size=50)]
+    centers = random.normal(size=(5, width)).astype(np.float32)
+    gallery = centers[random.integers(5, size=50)]
     for _ in range(ulps):  # candidates whose similarities differ by far less than float32 products do
         gallery = np.nextafter(gallery, gallery + random.integers(-1, 2, size=gallery.shape), dtype=np.float32)
-    queries = np.concatenate([centres, random.normal(size=(8, width))])
+    queries = np.concatenate([centers, random.normal(size=(8, width))])
     exponent = 0 if kind is np.float16 else exponent
     queries, gallery = ((x * 10.0**exponent).astype(kind) for x in (queries, gallery))
     similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T

@@ -1,11 +1,11 @@
-"""Recall of a picture's class among its neighbours, and how far test pictures are from training ones."""
+"""Recall of a picture's class among its neighbors, and how far test pictures are from training ones."""
 
 import numpy as np
 import pytest
 from evals.fake import FakeModel, given, pictures, unit
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.same_class import SameClass, Utilisation
+from jaxrep.evals.same_class import SameClass, Utilization
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3], np.int32)
 EMBEDDED = unit(np.random.default_rng(3).normal(size=(10, 3)))
@@ -30,12 +30,12 @@ def test_a_tie_with_another_class_counts_against_the_picture():
     assert found == {"same_class/r2": 0.0, "same_class/r3": 1.0}
 
 
-def test_utilisation_is_the_squared_distance_to_the_nearest_training_picture():
+def test_utilization_is_the_squared_distance_to_the_nearest_training_picture():
     train = given(image=pictures(range(6)), label=LABELS[:6])
     data = given(image=pictures(range(6, 10)), label=LABELS[6:])
-    found = Utilisation(train=train, data=data).run(FakeModel(EMBEDDED, {}))
+    found = Utilization(train=train, data=data).run(FakeModel(EMBEDDED, {}))
     distances = ((EMBEDDED[6:, None] - EMBEDDED[None, :6]) ** 2).sum(axis=2)
-    assert found["utilisation"] == pytest.approx(distances.min(axis=1).mean(), rel=1e-5)
+    assert found["utilization"] == pytest.approx(distances.min(axis=1).mean(), rel=1e-5)
 
 
 def test_classes_of_one_picture_each_are_told():

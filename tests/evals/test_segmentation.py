@@ -208,8 +208,8 @@ def test_pixels_of_patches_are_features_of_their_own():
 
 def test_of_many_patches_as_many_of_each_picture_are_fitted_to(monkeypatch):
     seen = []
-    fit = segmentation.standardised
-    monkeypatch.setattr(segmentation, "standardised", lambda x, *rest: (seen.append(x), fit(x, *rest))[1])
+    fit = segmentation.standardized
+    monkeypatch.setattr(segmentation, "standardized", lambda x, *rest: (seen.append(x), fit(x, *rest))[1])
     images, masks = made(20, seed=0)
     images[:] = (10 * np.arange(20))[:, None, None, None]  # a picture is known by its tokens
     run(Segmentation(train=maps(images, masks), data=maps(images, masks), patches=70), Towers())

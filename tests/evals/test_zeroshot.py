@@ -22,11 +22,11 @@ TEMPLATES = ("a {}.", "my {}!")
 def world(n=30, seed=0):
     random = np.random.default_rng(seed)
     labels = random.integers(3, size=n).astype(np.int32)  # no fish
-    centres = random.normal(size=(4, 6))
+    centers = random.normal(size=(4, 6))
     texts = {
-        t.format(name): unit(centres[k] + random.normal(size=6)) for k, name in enumerate(NAMES) for t in TEMPLATES
+        t.format(name): unit(centers[k] + random.normal(size=6)) for k, name in enumerate(NAMES) for t in TEMPLATES
     }
-    images = unit(centres[labels] + random.normal(size=(n, 6)))
+    images = unit(centers[labels] + random.normal(size=(n, 6)))
     return FakeModel(images, texts, scale=np.float32(10)), pictures(range(n)), labels
 
 
@@ -51,7 +51,7 @@ def test_accuracies_equal_the_definition():
     assert given_names.run(model) == found
 
 
-def test_an_ensemble_is_the_renormalised_mean_of_unit_embeddings():
+def test_an_ensemble_is_the_renormalized_mean_of_unit_embeddings():
     model, *_ = world()
     found = class_embeddings(model, NAMES, TEMPLATES)
     for k, name in enumerate(NAMES):
@@ -117,36 +117,36 @@ def benchmark(tmp_path):
     (tmp_path / "classnames.txt").write_text("red\ngreen\nblue\n")
     (tmp_path / "zeroshot_classification_templates.txt").write_text("a {c}.\nmy {c}!\n")
     (tmp_path / "test/nshards.txt").write_text("2")
-    for shard, colours in enumerate([(0, 1, 2), (2, 1)]):
+    for shard, colors in enumerate([(0, 1, 2), (2, 1)]):
         with tarfile.open(tmp_path / f"test/{shard}.tar", "w") as tar:
-            for i, colour in enumerate(colours):
+            for i, color in enumerate(colors):
                 picture = io.BytesIO()
-                Image.fromarray(np.eye(3, dtype=np.uint8)[[[colour]]].repeat(4, 0).repeat(4, 1) * 255).save(
+                Image.fromarray(np.eye(3, dtype=np.uint8)[[[color]]].repeat(4, 0).repeat(4, 1) * 255).save(
                     picture, "webp"
                 )
-                for name, content in ((f"s{i}.webp", picture.getvalue()), (f"s{i}.cls", str(colour).encode())):
+                for name, content in ((f"s{i}.webp", picture.getvalue()), (f"s{i}.cls", str(color).encode())):
                     info = tarfile.TarInfo(name)
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
     return tmp_path
 
 
-class Colours(FakeModel):
-    """Sees the mean colour of a picture."""
+class Colors(FakeModel):
+    """Sees the mean color of a picture."""
 
     def encode_image(self, pictures, name="image", *, output="", unit=True):
         return np.stack([picture.mean((0, 1)) / np.linalg.norm(picture.mean((0, 1))) for picture in pictures])
 
 
 def test_a_folder_of_clip_benchmark_is_measured_as_it_is(benchmark):
-    found = ZeroShot.of_clip_benchmark(str(benchmark), image_size=4, name="colours")
+    found = ZeroShot.of_clip_benchmark(str(benchmark), image_size=4, name="colors")
     assert (found.classes, found.templates) == (("red", "green", "blue"), ("a {}.", "my {}!"))
     assert not [*found.problems()]
     texts = {t.format(c): row for row, c in zip(np.eye(3), found.classes, strict=True) for t in TEMPLATES}
-    model = Colours([], texts, scale=np.float32(1))
+    model = Colors([], texts, scale=np.float32(1))
     model.fields["image"] = Field((4, 4, 3), "uint8")
     metrics = found.run(model)
-    assert metrics["colours/top1"] == 1 and len(metrics["colours/top1"].values) == 5
+    assert metrics["colors/top1"] == 1 and len(metrics["colors/top1"].values) == 5
 
 
 def test_a_folder_that_clip_benchmark_did_not_write_is_one_sentence(benchmark):

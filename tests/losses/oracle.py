@@ -9,7 +9,7 @@ import numpy as np
 
 
 def rows(seed, count, width):
-    """Normalised float32 rows."""
+    """Normalized float32 rows."""
     x = np.random.default_rng(seed).normal(size=(count, width))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 

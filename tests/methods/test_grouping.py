@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from harness import QUICK, RECIPE, tiny
 
-from jaxrep.batch import INFERENCE, Field, Tick, normalise
+from jaxrep.batch import INFERENCE, Field, Tick, normalize
 from jaxrep.losses.grouping import grouped
 from jaxrep.mesh import ROWS, Mesh
 from jaxrep.methods.dual import Dual
@@ -57,8 +57,8 @@ OBJECTIVE = {
 def test_each_caption_has_the_group_of_the_projected_tokens_of_its_image():
     module: Any = METHOD.build(nnx.Rngs(0), inputs=FIELDS)
     found = module.rows(BATCH, INFERENCE)
-    local = normalise(found["image/tokens"] @ module.grouping.project.kernel[...])
-    expected = grouped(local, normalise(found["captions"]), 0.1)
+    local = normalize(found["image/tokens"] @ module.grouping.project.kernel[...])
+    expected = grouped(local, normalize(found["captions"]), 0.1)
     np.testing.assert_allclose(found["image/grouped"], expected, atol=1e-6)
     assert found["image/grouped"].shape == (B, V, 4)
     assert "image/grouped" not in module.rows({"image": BATCH["image"]}, INFERENCE)

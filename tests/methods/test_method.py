@@ -173,8 +173,8 @@ def test_mistakes_of_a_dual_are_told():
     ]
 
 
-def test_an_identity_head_and_a_scale_that_is_not_learnt_have_nothing_to_train():
-    method = Dual(towers=TOWERS, dim=6, heads={"text": Identity()}, scale=LogitScale(init=5.0, learnt=False))
+def test_an_identity_head_and_a_scale_that_is_not_learned_have_nothing_to_train():
+    method = Dual(towers=TOWERS, dim=6, heads={"text": Identity()}, scale=LogitScale(init=5.0, learned=False))
     structure, arrays = built(method)
     assert arrays.keys() - structure.trainable == {"scale/log"}
     assert arrays.keys() == {"image/kernel", "image_head/kernel", "text/embedding", "scale/log"}

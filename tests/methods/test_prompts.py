@@ -1,4 +1,4 @@
-"""Learnt prompts: vectors stand where words would, and are all that learns."""
+"""Learned prompts: vectors stand where words would, and are all that learns."""
 
 import dataclasses
 
@@ -31,7 +31,7 @@ def built(method):
 
 def test_a_class_is_what_the_text_tower_makes_of_a_text_whose_words_have_these_vectors():
     structure, arrays = built(METHOD)
-    # The same prompt in words: three new ones, 13 to 15, whose embeddings are the learnt vectors.
+    # The same prompt in words: three new ones, 13 to 15, whose embeddings are the learned vectors.
     words = arrays["text/embedding"].at[13:16].set(arrays["context/vectors"])
     prompt = np.concatenate([IDS[:, :1], np.tile([13, 14, 15], (5, 1)), IDS[:, 1:]], axis=1)
     module = structure.merge({**arrays, "text/embedding": words})

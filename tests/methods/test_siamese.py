@@ -16,13 +16,13 @@ from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.methods.siamese import Projector, Siamese
 from jaxrep.terms.correlation import BarlowTwins, MixedTwins
-from jaxrep.views.colour import ColourJitter
+from jaxrep.views.color import ColorJitter
 from jaxrep.views.geometry import Flip
 from jaxrep.views.mix import Mix
 from jaxrep.views.several import Copy
 
 VIEWS = (
-    *(view for x in "ab" for view in (Copy("image", out=x), Flip(x), ColourJitter(x, brightness=0.5))),
+    *(view for x in "ab" for view in (Copy("image", out=x), Flip(x), ColorJitter(x, brightness=0.5))),
     Mix("a", other="b"),
 )
 VIT = ViT(width=8, depth=1, heads=2, mlp_ratio=1.0, stem=PatchStem(patch=4), pool="mean")

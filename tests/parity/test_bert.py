@@ -17,12 +17,12 @@ WIDTH, DEPTH, HEADS, LENGTH, WORDS = 32, 3, 4, 9, 50
 SPLIT = (HEADS, WIDTH // HEADS)
 
 
-def randomised(model):
+def randomized(model):
     """A torch model in which no parameter is one or zero by chance; its parameters as NumPy arrays by name."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
-            centre = 1.0 if "LayerNorm.weight" in name else 0.0
-            value.copy_(torch.tensor(centre + RNG.normal(0, 0.2, value.shape)))
+            center = 1.0 if "LayerNorm.weight" in name else 0.0
+            value.copy_(torch.tensor(center + RNG.normal(0, 0.2, value.shape)))
     return model.eval(), {name: value.numpy().copy() for name, value in model.state_dict().items()}
 
 
@@ -74,7 +74,7 @@ def test_bert(pool):
     segments = RNG.integers(0, 2, ids.shape)
     ids = np.where(valid, ids, 0)
     with torch.no_grad():
-        model, w = randomised(transformers.BertModel(config))
+        model, w = randomized(transformers.BertModel(config))
         theirs = model(torch.tensor(ids), torch.tensor(valid), torch.tensor(segments))
 
     spec = Bert(width=WIDTH, depth=DEPTH, heads=HEADS, pool=pool)

@@ -21,12 +21,12 @@ PIXELS = PixelNorm(mean=(0.0,) * 3, std=(1.0,) * 3)
 CLOSE = dict(atol=1e-5, rtol=1e-5)  # float32 sums in another order; features are of size one
 
 
-def randomised(model):
+def randomized(model):
     """A torch model in which no parameter is one or zero by chance; its parameters as NumPy arrays by name."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
-            centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-            value.copy_(torch.tensor(centre + RNG.normal(0, 0.2, value.shape)))
+            center = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+            value.copy_(torch.tensor(center + RNG.normal(0, 0.2, value.shape)))
     return model.eval(), {name: value.numpy().copy() for name, value in model.state_dict().items()}
 
 
@@ -83,7 +83,7 @@ def layer_norm(x, w, source):
 def test_the_image_tower_is_clips():
     config = transformers.CLIPVisionConfig(**SIZE, image_size=12, patch_size=4, hidden_act="quick_gelu")
     with torch.no_grad():
-        model, w = randomised(transformers.CLIPVisionModel(config))
+        model, w = randomized(transformers.CLIPVisionModel(config))
         images = RNG.uniform(size=(3, 12, 12, 3)).astype(np.float32)
         theirs = model(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
 
@@ -112,7 +112,7 @@ def test_the_text_tower_is_clips():
         **SIZE, vocab_size=50, max_position_embeddings=9, hidden_act="quick_gelu", eos_token_id=49, bos_token_id=48
     )
     with torch.no_grad():
-        model, w = randomised(transformers.CLIPTextModel(config))
+        model, w = randomized(transformers.CLIPTextModel(config))
         ids = RNG.integers(1, 48, (4, 9)).astype(np.int32)
         ends = [8, 5, 2, 3]
         for row, end in enumerate(ends):
@@ -141,7 +141,7 @@ def test_the_text_tower_is_clips():
 def test_attention_pooling_is_siglips():
     config = transformers.SiglipVisionConfig(**SIZE, image_size=12, patch_size=4, layer_norm_eps=1e-5)
     with torch.no_grad():
-        model, w = randomised(transformers.SiglipVisionModel(config))
+        model, w = randomized(transformers.SiglipVisionModel(config))
         images = RNG.uniform(size=(3, 12, 12, 3)).astype(np.float32)
         theirs = model(torch.tensor(images.transpose(0, 3, 1, 2)))
 

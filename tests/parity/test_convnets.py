@@ -19,7 +19,7 @@ PIXELS = PixelNorm(mean=(0.0,) * 3, std=(1.0,) * 3)
 FIELD = Field(shape=(32, 32, 3), dtype="float32")
 
 
-def randomised(model):
+def randomized(model):
     """Every parameter and running statistic of a torch model random, so that none is one or zero by chance."""
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
@@ -80,7 +80,7 @@ def efficientnet_block(block, source):
 @pytest.mark.parametrize("head_conv", [True, False])
 def test_efficientnet(head_conv):
     spec = EfficientNet(width_factor=0.5, depth_factor=0.3, head_conv=head_conv, pixels=PIXELS)
-    model = randomised(
+    model = randomized(
         transformers.EfficientNetModel(
             transformers.EfficientNetConfig(width_coefficient=0.5, depth_coefficient=0.3, hidden_dim=640, image_size=32)
         )
@@ -109,7 +109,7 @@ def resnet_layer(layer, source):
 def test_resnet(bottleneck):
     spec = ResNet(depths=(2, 2, 1), width=8, bottleneck=bottleneck, pixels=PIXELS)
     widths = [8 * 2**stage * spec.expansion for stage in range(3)]
-    model = randomised(
+    model = randomized(
         transformers.ResNetModel(
             transformers.ResNetConfig(
                 embedding_size=8,

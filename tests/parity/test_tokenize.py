@@ -31,7 +31,7 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def merges():
-    """Byte-level merges with CLIP's end of word, learnt from the texts."""
+    """Byte-level merges with CLIP's end of word, learned from the texts."""
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     split, byte_level = pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])

@@ -245,7 +245,7 @@ def test_axes_of_a_mesh_may_be_parts_of_those_of_the_chips(topology):
     assert dict(mesh.shape) == {"data": 2, "fsdp": 4, "tensor": 2}
     places = [tuple(device.coords) for device in mesh.devices.ravel()]
     assert len(set(places)) == 16
-    # Those of ``tensor``, which exchange most, are neighbours.
+    # Those of ``tensor``, which exchange most, are neighbors.
     for one, other in mesh.devices.reshape(8, 2):
         assert sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1
 

@@ -130,14 +130,14 @@ def test_pictures_are_embedded_as_their_pixels(tmp_path):
     picture.save(tmp_path / "picture.png")
     pixels = np.asarray(picture.resize((15, 10), Image.Resampling.BILINEAR).crop((3, 1, 11, 9)))
     np.testing.assert_array_equal(model.image(picture), pixels)
-    normalised = ((pixels / 255 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4)).astype(np.float32)
+    normalized = ((pixels / 255 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4)).astype(np.float32)
     expected = model.encode_image([picture])
     for given in (
         [tmp_path / "picture.png"],
         [str(tmp_path / "picture.png")],
         pixels[None],
-        normalised[None],
-        normalised.transpose(2, 0, 1)[None],
+        normalized[None],
+        normalized.transpose(2, 0, 1)[None],
     ):
         np.testing.assert_allclose(model.encode_image(given), expected, atol=1e-6)
     with pytest.raises(UsageError, match=r"\[n,3,8,8\] or \[n,8,8,3\], and these are of shape \[1, 9, 8, 3\]"):

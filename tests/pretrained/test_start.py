@@ -26,7 +26,7 @@ from jaxrep.recipe import Pretrained
 from jaxrep.spec import problems, spec
 from jaxrep.spec_json import from_json, to_json
 from jaxrep.train.exits import Exit
-from jaxrep.train.initialise import start_from
+from jaxrep.train.initialize import start_from
 from jaxrep.train.loop import train
 from jaxrep.train.restore import restore
 from jaxrep.train.rules import Freeze
@@ -81,7 +81,7 @@ def test_what_one_side_lacks_is_left_or_unused_and_told(clip):
     found = fitted("image", Pretrained(path), recipe(other))
     assert found.left == ["image/blocks/scale1", "image/blocks/scale2", "image/stem/project/bias"]
     assert found.unused == ["image/class_token", "image/embed_norm/bias", "image/embed_norm/scale"]
-    assert "left as initialised: image/blocks/scale1, image/blocks/scale2, image/stem/project/bias" in found.account()
+    assert "left as initialized: image/blocks/scale1, image/blocks/scale2, image/stem/project/bias" in found.account()
     assert "unused: image/class_token, image/embed_norm/bias, image/embed_norm/scale" in found.account()
     np.testing.assert_array_equal(found.arrays()["image/positions"], theirs["image/positions"])
 
@@ -128,7 +128,7 @@ def test_a_longer_text_has_stretched_positions_where_that_is_asked_for(clip):
 
 
 def linearly(x, size):
-    """A picture [h,w] resized by NumPy's interpolation between pixel centres, an axis after the other."""
+    """A picture [h,w] resized by NumPy's interpolation between pixel centers, an axis after the other."""
     for _ in range(2):
         old = np.arange(len(x)) + 0.5
         new = (np.arange(size) + 0.5) * len(x) / size
@@ -213,7 +213,7 @@ def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_pa
     assert train(mine, tmp_path / "run", loaded, say=said.append, devices=devices) is Exit.DONE
     first, second = (text for text in said if text.startswith("init."))
     assert first.startswith(f"init.image: 15 arrays from {tmp_path / 'resnet'}\n")
-    assert "unused: image/blocks/1/layers/0/conv/kernel" in first and "left as initialised" not in first
+    assert "unused: image/blocks/1/layers/0/conv/kernel" in first and "left as initialized" not in first
     assert second == f"init.text/blocks: 16 arrays from {tmp_path / 'bert'}"
     after, start = restore(tmp_path / "run").arrays, theirs["resnet"] | theirs["bert"]
     started = [name for name in start if name in after and name.startswith(("image/", "text/blocks/"))]

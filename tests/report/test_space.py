@@ -78,9 +78,9 @@ def test_a_matrix_of_pairs_has_their_cosines_and_leads_to_their_pictures(space):
 
 def test_every_picture_has_its_place_on_the_maps(space):
     ids = list(range(100, 112))
-    neighbours = json.loads(figures.neighbours_map(space, ids))["data"]
-    assert [part["name"] for part in neighbours] == ["cat", "dog", "none of these"]
-    shown = [about[0] for part in neighbours for about in part["customdata"]]
+    neighbors = json.loads(figures.neighbors_map(space, ids))["data"]
+    assert [part["name"] for part in neighbors] == ["cat", "dog", "none of these"]
+    shown = [about[0] for part in neighbors for about in part["customdata"]]
     assert sorted(shown) == ids
     gap = json.loads(figures.gap_map(space, ids))["data"]
     assert [len(part["customdata"]) for part in gap] == [12, 12]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.batch import Tick, normalise
+from jaxrep.batch import Tick, normalize
 from jaxrep.losses.components import principal
 from jaxrep.losses.contrastive import info_nce
 from jaxrep.objective import Contrastive
@@ -20,8 +20,8 @@ OUTPUTS: dict[str, Any] = {name: RNG.normal(size=(6, 4)).astype(np.float32) for 
 TERM = PrimaryComponents(Contrastive("image", "short", label_smoothing=0.1), count=2)
 
 
-def test_what_is_rebuilt_is_not_normalised_again():
-    a, b = normalise(OUTPUTS["image"]), normalise(OUTPUTS["short"])
+def test_what_is_rebuilt_is_not_normalized_again():
+    a, b = normalize(OUTPUTS["image"]), normalize(OUTPUTS["short"])
     expected = info_nce(principal(a, 2), b, 5.0, label_smoothing=0.1)
     found = jax.jit(lambda outputs: TERM(outputs, {}, Tick())[0])(OUTPUTS)
     np.testing.assert_allclose(found, expected, rtol=1e-6)

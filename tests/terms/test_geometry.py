@@ -1,4 +1,4 @@
-"""Terms on geometry read raw embeddings by name, normalise them, and leave out what the batch says."""
+"""Terms on geometry read raw embeddings by name, normalize them, and leave out what the batch says."""
 
 from typing import Any
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.batch import Tick, normalise
+from jaxrep.batch import Tick, normalize
 from jaxrep.losses import mixup
 from jaxrep.spec import problems
 from jaxrep.terms.mixup import MixedNegatives, MixedPairs
@@ -35,7 +35,7 @@ def test_the_share_is_one_a_step_and_differs_between_steps_and_terms():
 
 
 def test_terms_are_their_losses_of_unit_rows_at_the_share_of_the_step():
-    a, b = normalise(OUTPUTS["image"]), normalise(OUTPUTS["text"])
+    a, b = normalize(OUTPUTS["image"]), normalize(OUTPUTS["text"])
     for step in (0, 3):
         share = TERM.share(tick(step), "pairs/a")
         expected = mixup.mixed_pairs(a, b, 5.0, share, mixed="a")

@@ -29,7 +29,7 @@ def test_exchanged_elements_are_told_and_another_name_is_not():
     assert digests({"x": changed})["x"] != digests({"x": ARRAY})["x"] == digests({"y": ARRAY})["y"]
 
 
-def test_two_hundred_thousand_digests_of_neighbouring_values_hardly_meet():
+def test_two_hundred_thousand_digests_of_neighboring_values_hardly_meet():
     """As many collisions as random numbers would have, about 4.7 expected."""
     values = jnp.arange(200_000, dtype=jnp.int32)
     found = jax.vmap(lambda x: digest_of(x))(values)

@@ -34,7 +34,7 @@ def test_the_gradient_of_a_chain_of_products_costs_twice_the_value_on_top_of_it(
         return jnp.sum(x)
 
     assert flops(jax.value_and_grad(chain, argnums=(0, 1, 2, 3)), X, W, W, W) == 3 * flops(chain, X, W, W, W)
-    # With rematerialisation the forward pass comes again.
+    # With rematerialization the forward pass comes again.
     remat = jax.checkpoint(chain)
     assert flops(jax.value_and_grad(remat, argnums=(0, 1, 2, 3)), X, W, W, W) == 4 * 3 * ONE
 

@@ -23,11 +23,11 @@ from jaxrep.objective import Contrastive, Matryoshka, Sigmoid, Term
 from jaxrep.schedules import Schedule
 from jaxrep.spec import spec
 from jaxrep.train.partition import split
-from jaxrep.views.colour import ColourJitter
+from jaxrep.views.color import ColorJitter
 from jaxrep.views.geometry import Flip
 from jaxrep.views.view import View
 
-VIEWS = (ColourJitter(brightness=0.3), Flip())
+VIEWS = (ColorJitter(brightness=0.3), Flip())
 
 
 @spec
@@ -74,13 +74,13 @@ class Several(Method):
 
 @spec
 class Joined(Several):
-    """Centres the images on the mean of the whole batch and mixes rows by a draw."""
+    """Centers the images on the mean of the whole batch and mixes rows by a draw."""
 
     def join(self, outputs, batch, tick):
         order = jax.random.permutation(tick.draw("mix"), len(batch["position"]))
-        centred = outputs["image"] - outputs["image"].mean(0)
-        mixed = 0.7 * centred + 0.3 * centred[order]
-        return {"mixed": jnp.where(outputs["codes"][:, None] > 0, mixed, outputs["scale"] * centred)}
+        centerd = outputs["image"] - outputs["image"].mean(0)
+        mixed = 0.7 * centerd + 0.3 * centerd[order]
+        return {"mixed": jnp.where(outputs["codes"][:, None] > 0, mixed, outputs["scale"] * centerd)}
 
 
 @spec
@@ -172,7 +172,7 @@ def test_the_gradient_of_what_is_shared_is_counted_once(many):
 
 
 def test_the_draws_above_do_something(many):
-    """The same rows at other positions are dropped, flipped and coloured otherwise."""
+    """The same rows at other positions are dropped, flipped and colored otherwise."""
     later = many("plain", {**batch(), "position": batch()["position"] + 8})
     assert abs(later[0][0] - many("plain")[0][0]) > 1e-3
 

@@ -109,17 +109,17 @@ def test_a_directory_is_one_process_at_a_time(tmp_path):
     assert claimed(tmp_path) == []
 
 
-def test_a_vocabulary_is_learnt_once_and_kept(tmp_path):
+def test_a_vocabulary_is_learned_once_and_kept(tmp_path):
     run = Run(tmp_path)
     texts = RECIPE.data.train.open().column("text")
-    learnt = run.tokenizer(RECIPE, lambda: texts)
+    learned = run.tokenizer(RECIPE, lambda: texts)
 
     def never():
         raise AssertionError("the texts are read a second time")
 
     again = run.tokenizer(RECIPE, never)
-    assert again.state == learnt.state
-    assert (again(texts).ids == learnt(texts).ids).all()
+    assert again.state == learned.state
+    assert (again(texts).ids == learned(texts).ids).all()
     assert len(json.loads((tmp_path / "tokenizer.json").read_text())["words"]) == 8
     other = Run(tmp_path / "other")
     other.path.mkdir()

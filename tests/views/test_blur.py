@@ -1,4 +1,4 @@
-"""The blur is SciPy's Gaussian filter, and solarisation Pillow's."""
+"""The blur is SciPy's Gaussian filter, and solarization Pillow's."""
 
 import jax
 import numpy as np
@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from jaxrep.batch import Tick
 from jaxrep.spec import problems
 from jaxrep.views.blur import Blur, blur
-from jaxrep.views.colour import ColourJitter, Solarise
+from jaxrep.views.color import ColorJitter, Solarize
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (64, 12, 9, 3), dtype=np.uint8)
 FLOATS = PICTURES.astype(np.float32) / 255
@@ -39,18 +39,18 @@ def test_some_images_are_blurred_each_by_its_own_width():
     assert problems(Blur(sigma=(0.0, 1.0))) == ["sigma is a range (low, high) of numbers above 0, and not (0.0, 1.0)"]
 
 
-def test_solarisation_equals_pillows():
-    found = seen(Solarise(p=1.0))
+def test_solarization_equals_pillows():
+    found = seen(Solarize(p=1.0))
     for picture, ours in zip(PICTURES[:4], found, strict=False):
         theirs = np.asarray(ImageOps.solarize(Image.fromarray(picture), 128))
         np.testing.assert_allclose(ours, theirs.astype(np.float32) / 255, atol=1e-6)
-    some = seen(Solarise(p=0.5))
+    some = seen(Solarize(p=0.5))
     changed = np.array([np.abs(a - b).max() > 1e-6 for a, b in zip(some, FLOATS, strict=True)])
     assert 16 < changed.sum() < 48
 
 
 def test_jitter_spares_some_images_and_changes_the_others_as_ever():
-    always, some = seen(ColourJitter(brightness=0.4)), seen(ColourJitter(brightness=0.4, p=0.8))
+    always, some = seen(ColorJitter(brightness=0.4)), seen(ColorJitter(brightness=0.4, p=0.8))
     changed = np.array([np.abs(a - b).max() > 1e-6 for a, b in zip(some, FLOATS, strict=True)])
     assert 38 < changed.sum() < 64
     np.testing.assert_allclose(some[changed], always[changed], atol=1e-6)

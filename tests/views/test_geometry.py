@@ -85,7 +85,7 @@ def test_cut_out_covers_its_square_and_nothing_else(top, left):
     np.testing.assert_array_equal(cut_out(jnp.asarray(IMAGE), top, left, 4, 0.5), expected)
 
 
-def test_cut_out_centres_lie_anywhere_in_the_image():
+def test_cut_out_centers_lie_anywhere_in_the_image():
     keys = jax.random.split(jax.random.key(0), 2000)
     images = augmented(CutOut(size=1, fill=2.0), keys, jnp.asarray(IMAGE[:4, :5]))
     counts = (np.asarray(images)[..., 0] == 2).sum(0)

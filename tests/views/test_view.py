@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import INFERENCE, Tick
-from jaxrep.views.colour import ColourJitter, Grey
+from jaxrep.views.color import ColorJitter, Grey
 from jaxrep.views.crop import RandomResizedCrop, RandomSquareCrop
 from jaxrep.views.geometry import CutOut, Flip, Rotate, Shift
 from jaxrep.views.view import View
@@ -14,7 +14,7 @@ from jaxrep.views.view import View
 VIEWS = (
     RandomResizedCrop(size=6),
     RandomSquareCrop(size=6),
-    ColourJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
+    ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1),
     Grey(p=0.5),
     Flip(),
     Shift(pixels=3),

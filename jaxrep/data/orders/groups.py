@@ -1,7 +1,7 @@
 """Orders that put examples side by side which belong together: of one class or concept, or hard to tell apart.
 
 Every example still comes once an epoch. Both read a whole column when they are opened: four bytes an example for
-``Grouped``; the neighbours themselves, and one epoch's order, for ``Neighbours``.
+``Grouped``; the neighbors themselves, and one epoch's order, for ``Neighbors``.
 """
 
 from collections.abc import Iterator
@@ -93,14 +93,14 @@ def _within(before: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 @spec
-class Neighbours(Order):
-    """Hard examples side by side: those that share a near neighbour follow one another; each epoch in another order.
+class Neighbors(Order):
+    """Hard examples side by side: those that share a near neighbor follow one another; each epoch in another order.
 
     Each epoch ranks all examples at random. An example goes to the one of the lowest rank among itself and its
-    neighbours; who goes to the same one stands together.
+    neighbors; who goes to the same one stands together.
     """
 
-    column: str = "neighbours"
+    column: str = "neighbors"
     """Column [N,K] of the indices of each example's nearest ones; -1 where there are fewer."""
     k: int = 8
     """How many of them are used."""
@@ -108,27 +108,27 @@ class Neighbours(Order):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.k < 1:
-            yield f"k counts neighbours and is at least 1, not {self.k}"
+            yield f"k counts neighbors and is at least 1, not {self.k}"
 
     def over(self, examples: Indexed, batch_size: int) -> Indices:
-        last, neighbours = some(examples) - 1, np.asarray(examples.column(self.column))
-        if neighbours.ndim != 2 or neighbours.min() < -1 or neighbours.max() > last:
+        last, neighbors = some(examples) - 1, np.asarray(examples.column(self.column))
+        if neighbors.ndim != 2 or neighbors.min() < -1 or neighbors.max() > last:
             raise UsageError(
-                f"the column '{self.column}' holds indices of neighbours, [N,K] from 0 to {last} or -1 for "
-                f"none; it is {neighbours.dtype} {list(neighbours.shape)}, {neighbours.min()} to {neighbours.max()}"
+                f"the column '{self.column}' holds indices of neighbors, [N,K] from 0 to {last} or -1 for "
+                f"none; it is {neighbors.dtype} {list(neighbors.shape)}, {neighbors.min()} to {neighbors.max()}"
             )
-        return SideBySide(self.seed, neighbours[:, : self.k])
+        return SideBySide(self.seed, neighbors[:, : self.k])
 
 
 class SideBySide(Indices):
-    """``Neighbours`` by indices [N,K]."""
+    """``Neighbors`` by indices [N,K]."""
 
-    def __init__(self, seed: int, neighbours: Int[np.ndarray, "N K"]):
-        self._seed, self._neighbours = seed, neighbours
+    def __init__(self, seed: int, neighbors: Int[np.ndarray, "N K"]):
+        self._seed, self._neighbors = seed, neighbors
         self._epochs: Near[np.ndarray] = Near(EPOCHS)
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-        epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(len(self._neighbours)))
+        epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(len(self._neighbors)))
         indices = np.empty(places.shape, np.int64)
         for epoch in np.unique(epochs):
             indices[epochs == epoch] = self._plan(int(epoch))[places[epochs == epoch]]
@@ -140,7 +140,7 @@ class SideBySide(Indices):
     def _epoch(self, epoch: int) -> np.ndarray:
         """All indices in the order of an epoch."""
         (key,) = epoch_keys(self._seed, np.array([epoch], np.uint64))
-        length = len(self._neighbours)
+        length = len(self._neighbors)
         by_rank = np.empty(length, np.uint32 if length <= 2**32 else np.uint64)
         for start in range(0, length, AT_ONCE):
             ranks = np.arange(start, min(start + AT_ONCE, length), dtype=np.uint64)
@@ -148,7 +148,7 @@ class SideBySide(Indices):
         rank = np.empty_like(by_rank)
         rank[by_rank] = np.arange(length, dtype=by_rank.dtype)
         leader = rank.copy()
-        for column in self._neighbours.T:
+        for column in self._neighbors.T:
             np.minimum(leader, np.where(column < 0, rank, rank[column]), out=leader)
         # who leads may go to another one itself: then both their followings stand together
         return np.lexsort((rank, leader, leader[by_rank[leader]])).astype(by_rank.dtype)

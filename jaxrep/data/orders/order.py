@@ -148,7 +148,7 @@ def _rounds(values: np.ndarray, a: np.ndarray, b: np.ndarray, keys: np.ndarray) 
 
 
 def mix(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
-    """SplitMix64's step and finaliser (Steele, Lea & Flood 2014): 64 bits to 64 bits, every bit depends on all."""
+    """SplitMix64's step and finalizer (Steele, Lea & Flood 2014): 64 bits to 64 bits, every bit depends on all."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -43,7 +43,7 @@ class Squash(HostCrop):
 
 
 @spec
-class CentreCrop(HostCrop):
+class CenterCrop(HostCrop):
     """The largest box of the right shape, from the middle."""
 
     def box(self, width: int, height: int, shape: float, key: int | None) -> Box:
@@ -55,7 +55,7 @@ class RandomResizedCrop(HostCrop):
     """A box of random area and shape (Szegedy et al. 2015, Going deeper with convolutions, section 6).
 
     Boxes are drawn as torchvision's ``RandomResizedCrop`` draws them: the first of ten attempts that fits, else the
-    largest central box of an allowed shape. Where nothing is random (evaluations), it is ``CentreCrop``.
+    largest central box of an allowed shape. Where nothing is random (evaluations), it is ``CenterCrop``.
     """
 
     scale: tuple[float, float] = (0.9, 1.0)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxrep.errors import JaxrepError
 
 MAX_TEXT_BYTES = 2**20
-"""Of a text; more is no caption but a mistake, and would be tokenised as a whole."""
+"""Of a text; more is no caption but a mistake, and would be tokenized as a whole."""
 
 
 class BadSample(JaxrepError):

@@ -12,7 +12,7 @@ FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def plain_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG in colours or grey without EXIF; None: of what Pillow has to look at more closely.
+    """Width and height of a JPEG in colors or grey without EXIF; None: of what Pillow has to look at more closely.
 
     Three times as fast as Pillow's reading of the header, which counts where a picture takes a millisecond.
     """

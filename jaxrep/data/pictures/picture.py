@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from PIL import ExifTags, Image
 
 from jaxrep.data.pictures import jpeg
-from jaxrep.data.pictures.crop import Box, CentreCrop, HostCrop
+from jaxrep.data.pictures.crop import Box, CenterCrop, HostCrop
 
 T = TypeVar("T")
 
@@ -34,14 +34,14 @@ ORIENTATIONS = range(1, 9)  # EXIF's
 UPRIGHT, TRANSPOSED = 1, 5  # from 5 on rows and columns are exchanged
 UPSIDE_DOWN, MIRRORED = (3, 4, 6, 7), (2, 3, 7, 8)
 
-CENTRE = CentreCrop()
+CENTER = CenterCrop()
 
 
 def image(
     content: bytes,
     height: int,
     width: int,
-    crop: HostCrop = CENTRE,
+    crop: HostCrop = CENTER,
     key: int | None = None,
     into: UInt8[np.ndarray, "height width 3"] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -64,7 +64,7 @@ def image(
 
 
 def label_map(
-    content: bytes, height: int, width: int, crop: HostCrop = CENTRE, key: int | None = None
+    content: bytes, height: int, width: int, crop: HostCrop = CENTER, key: int | None = None
 ) -> Int32[np.ndarray, "height width"]:
     """The class numbers in the box of a picture of one channel, or of a palette, each pixel the nearest one's.
 
@@ -124,7 +124,7 @@ def fitted(
     picture: Image.Image,
     height: int,
     width: int,
-    crop: HostCrop = CENTRE,
+    crop: HostCrop = CENTER,
     key: int | None = None,
     content: bytes = b"",
 ) -> UInt8[np.ndarray, "height width 3"]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.pictures import decode
-from jaxrep.data.pictures.crop import CentreCrop, HostCrop
+from jaxrep.data.pictures.crop import CenterCrop, HostCrop
 from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.pictures.picture import image, label_map
 from jaxrep.data.source import BadShard, Examples, Instead, Source, stack, tried
@@ -27,7 +27,7 @@ class Encoded(Source):
 
     image_size: int = 224
     """Height and width of the pictures in pixels."""
-    crop: HostCrop = CentreCrop()
+    crop: HostCrop = CenterCrop()
     """Which part of a picture is cut out and resized to this size; what is drawn is drawn in training only."""
     classes: int = 0
     """How many values a label takes, of a picture or of a pixel; 0: not said. A classifier's width follows from it."""

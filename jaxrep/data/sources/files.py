@@ -70,7 +70,7 @@ def _below(root: str) -> Iterator[str]:
 
 
 class FolderExamples(EncodedExamples):
-    """The pictures ``names`` below ``root``, labelled by ``folders`` where these are given."""
+    """The pictures ``names`` below ``root``, labeled by ``folders`` where these are given."""
 
     def __init__(self, source: Encoded, root: str, names: Sequence[str], folders: Sequence[str]):
         super().__init__(source)

@@ -1,7 +1,7 @@
 """From texts to token ids: what a tokenizer is, and the two that need no file, bytes and words.
 
 A tokenizer is declared by a spec. What decides its ids beyond the spec (a vocabulary) is its *state*, plain JSON
-values: learnt from the training texts or read from a file once, kept with a run, and given back to ``restore``, so that
+values: learned from the training texts or read from a file once, kept with a run, and given back to ``restore``, so that
 a run outlives its data and its files.
 """
 
@@ -103,7 +103,7 @@ class Tokenizer:
         return Field((self.length,), "int32", self.vocab_size)
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        """What decides the ids, as JSON values: learnt from ``texts`` (those of training) or read from a file."""
+        """What decides the ids, as JSON values: learned from ``texts`` (those of training) or read from a file."""
         raise TypeError(f"{type(self).__name__} does not say what its vocabulary is")
 
     def restore(self, state: State) -> LoadedTokenizer:

@@ -19,7 +19,7 @@ SCORES = np.where(np.arange(N) == 5, np.nan, np.arange(N) / 10)
 
 @spec
 class Pairs(Source):
-    """Pictures, a caption each and three more, a score and a licence as metadata."""
+    """Pictures, a caption each and three more, a score and a license as metadata."""
 
     def fields(self):
         number, text = Field((), "int32"), Field((), "str")
@@ -30,7 +30,7 @@ class Pairs(Source):
         return PairExamples()
 
 
-METADATA = {"score": SCORES, "licence": ["by", "by-sa", ""] * 4}
+METADATA = {"score": SCORES, "license": ["by", "by-sa", ""] * 4}
 CAPTIONS = [f"c{i}" for i in range(N)]
 MORE = [tuple(f"m{i}-{view}" for view in range(3)) for i in range(N)]
 
@@ -103,14 +103,14 @@ def test_shots_are_as_many_of_each_class_and_fewer_are_among_more():
     TABLE["examples"] = Columns({"label": labels})
     drawn = {}
     for count in (1, 3, 40):
-        few = Shots(source=Labelled(), count=count, seed=5).open()
+        few = Shots(source=Labeled(), count=count, seed=5).open()
         kept = np.asarray(few.column("label"))
         assert dict(zip(*np.unique(kept, return_counts=True), strict=True)) == {
             k: min(count, int(np.sum(labels == k))) for k in range(4)
         }
         drawn[count] = set(few._indices.tolist())
     assert drawn[1] < drawn[3] < drawn[40]
-    other = Shots(source=Labelled(), count=3, seed=6).open()
+    other = Shots(source=Labeled(), count=3, seed=6).open()
     assert set(other._indices.tolist()) != drawn[3]
 
 
@@ -118,7 +118,7 @@ TABLE = {}
 
 
 @spec
-class Labelled(Source):
+class Labeled(Source):
     def fields(self):
         return {"label": Field((), "int32", 4)}
 
@@ -138,7 +138,7 @@ def test_what_stands_in_for_a_bad_sample_brings_its_own_weight():
 
 
 def test_rows_are_those_that_fulfil_all_conditions():
-    where = (Where(column="score", at_least=0.2, at_most=0.9), Where(column="licence", among=("by", "by-sa")))
+    where = (Where(column="score", at_least=0.2, at_most=0.9), Where(column="license", among=("by", "by-sa")))
     examples = Filtered(source=Pairs(), where=where).open()
     taken = [i for i in range(N) if i != 5 and 0.2 <= i / 10 <= 0.9 and i % 3 < 2]
     assert examples.column("caption") == [f"c{i}" for i in taken] and len(examples) == len(taken)
@@ -192,9 +192,9 @@ def test_examples_in_memory_are_weighted_too():
 
 
 def test_a_selection_of_nothing_is_told():
-    class Unlabelled(Pairs):
+    class Unlabeled(Pairs):
         def open(self):
             return Columns({"label": np.array([-1, -1])})
 
     with pytest.raises(UsageError, match="none of 2 examples is left"):
-        Shots(source=Unlabelled(), count=3).open()
+        Shots(source=Unlabeled(), count=3).open()

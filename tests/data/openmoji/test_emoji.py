@@ -112,13 +112,13 @@ def test_names_in_other_languages_are_those_of_unicode(everything):
     assert all(german)
 
 
-def test_a_picture_is_drawn_in_its_colours_on_white(everything):
+def test_a_picture_is_drawn_in_its_colors_on_white(everything):
     apple = everything[everything.column("text").index("red apple")]["image"]
     assert (apple[[0, 0, -1, -1], [0, -1, 0, -1]] == 255).all()
     np.testing.assert_array_equal(apple[40, 24], [0xEA, 0x5A, 0x47])  # OpenMoji's red
 
 
-def test_the_black_style_has_no_colour():
+def test_the_black_style_has_no_color():
     files = openmoji.svg_files()
     for code in ("1F34E", "1F469-1F3FD-200D-1F692", "1F1E9-1F1EA"):
         picture = openmoji.draw(files[code], 48, "black")
@@ -133,5 +133,5 @@ def test_impossible_values_are_named():
     assert "each once" in " ".join(OpenMoji(languages=("en", "en")).problems())
 
 
-def test_licence_and_authors_are_named():
+def test_license_and_authors_are_named():
     assert "OpenMoji" in OpenMoji.attribution and "CC BY-SA 4.0" in OpenMoji.attribution

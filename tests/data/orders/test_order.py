@@ -54,7 +54,7 @@ def test_ten_billion_examples_are_ordered_without_being_listed():
 
 
 @pytest.mark.parametrize("length", [2, 3, 5, 6, 7])
-def test_pairs_of_neighbours_are_equally_likely_over_epochs(length):
+def test_pairs_of_neighbors_are_equally_likely_over_epochs(length):
     epochs = 20_000
     orders = Shuffled(1, length)(_positions(0, epochs * length)).reshape(epochs, length)
     counts = np.zeros((length, length))

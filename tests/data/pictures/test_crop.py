@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from jaxrep.data.pictures.crop import Box, CentreCrop, RandomResizedCrop, Squash
+from jaxrep.data.pictures.crop import Box, CenterCrop, RandomResizedCrop, Squash
 from jaxrep.data.sources.files import Folder
 from jaxrep.spec import problems
 
@@ -13,7 +13,7 @@ def test_the_middle_is_the_one_that_pillow_cuts_out():
     for width, height, shape in ((640, 480, 1.0), (30, 90, 1.0), (100, 100, 0.5), (64, 48, 4 / 3)):
         columns = Image.fromarray(np.tile(np.arange(width, dtype=np.float32), (height, 1)))
         rows = Image.fromarray(np.tile(np.arange(height, dtype=np.float32)[:, None], (1, width)))
-        box = CentreCrop().box(width, height, shape, None)
+        box = CenterCrop().box(width, height, shape, None)
         size = (box.right - box.left, box.bottom - box.top)
         assert size[0] / size[1] == pytest.approx(shape)
         assert np.asarray(ImageOps.fit(columns, size))[0, 0] == box.left

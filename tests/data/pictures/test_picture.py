@@ -32,7 +32,7 @@ def test_crop_keeps_the_middle_and_squash_keeps_everything():
     wide = _bytes(_bands(40, 120))
     cropped, squashed = image(wide, 20, 20), image(wide, 24, 24, Squash())
     assert cropped.shape == (20, 20, 3) and cropped.dtype == np.uint8
-    np.testing.assert_array_equal(cropped[:, 2:-2], np.broadcast_to(GREEN, (20, 16, 3)))  # edges see their neighbours
+    np.testing.assert_array_equal(cropped[:, 2:-2], np.broadcast_to(GREEN, (20, 16, 3)))  # edges see their neighbors
     inside = squashed[:, [3, 12, 20]]  # away from the edges of the bands, over which the resizing blurs
     np.testing.assert_array_equal(inside, np.broadcast_to([RED, GREEN, BLUE], (24, 3, 3)))
 
@@ -137,13 +137,13 @@ def test_a_box_of_a_turned_jpeg_is_the_box_of_the_upright_picture(orientation):
     assert np.abs(found.astype(float) - expected).mean() <= 2  # two ways to shrink a smooth picture by two
 
 
-def test_a_jpeg_of_four_inks_has_the_colours_that_pillow_gives_it():
+def test_a_jpeg_of_four_inks_has_the_colors_that_pillow_gives_it():
     content = _bytes(next(photos.pictures(1, 40, 40)).convert("CMYK"), "JPEG", quality=95)
     np.testing.assert_array_equal(image(content, 40, 40), np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
 def test_of_an_animation_the_first_frame_is_read():
-    frames = [Image.new("RGB", (8, 8), colour) for colour in (BLUE, RED)]
+    frames = [Image.new("RGB", (8, 8), color) for color in (BLUE, RED)]
     for kind, options in (("GIF", {}), ("WEBP", {"lossless": True})):
         content = _bytes(frames[0], kind, save_all=True, append_images=frames[1:], **options)
         np.testing.assert_array_equal(image(content, 8, 8), np.broadcast_to(BLUE, (8, 8, 3)))

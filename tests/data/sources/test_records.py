@@ -136,7 +136,7 @@ def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
             examples[index]
 
 
-def test_a_row_group_is_read_once_for_its_neighbours(tmp_path, monkeypatch):
+def test_a_row_group_is_read_once_for_its_neighbors(tmp_path, monkeypatch):
     formats.parquet(tmp_path / "x", _rows(range(6)), group=3)
     examples = ParquetTable(files=f"{tmp_path}/x", image_size=SIZE).open()
     reads, read = [], type(examples)._read

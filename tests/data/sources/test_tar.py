@@ -261,7 +261,7 @@ def test_tars_without_an_example_are_refused(shards):
 
 def test_metadata_are_columns(tmp_path):
     members = [
-        ("a.json", b'{"score": 0.5, "licence": "by"}'),
+        ("a.json", b'{"score": 0.5, "license": "by"}'),
         ("b.json", b'{"score": 2}'),
         ("d.json", b"{broken"),
         ("only.json", b'{"score": 9}'),  # no example
@@ -269,7 +269,7 @@ def test_metadata_are_columns(tmp_path):
     write(tmp_path / "x.tar", [(f"{key}.txt", key.encode()) for key in "abcd"] + members)
     examples = TarShards(shards=f"{tmp_path}/x.tar", image=()).open()
     np.testing.assert_array_equal(examples.column("score"), [0.5, 2, np.nan, np.nan])
-    assert examples.column("licence") == ["by", "", "", ""]
+    assert examples.column("license") == ["by", "", "", ""]
     with pytest.raises(UsageError, match=r"no column 'scores'; did you mean score\? there are: "):
         examples.column("scores")
 

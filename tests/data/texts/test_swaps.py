@@ -40,7 +40,7 @@ def texts(negatives, kind):
         ("woman: curly hair", "gender", ["man: curly hair"]),
         ("the manual of a Roman", "gender", []),
         ("man’s shoe", "gender", ["woman’s shoe"]),
-        ("no words of the lexicon", "colour", []),
+        ("no words of the lexicon", "color", []),
     ],
 )
 def test_a_phrase_gives_way_to_all_that_exclude_it(caption, kind, wrong):
@@ -52,8 +52,8 @@ def test_the_longest_phrase_is_taken_as_a_whole():
     assert found == [f"person: {tone} skin tone" for tone in ("light", "medium", "medium-dark", "dark")]
 
 
-def test_every_replacement_of_colours_is_another_colour():
-    found = texts(replacements("red apple beside a blue book", GROUPS), "colour")
+def test_every_replacement_of_colors_is_another_color():
+    found = texts(replacements("red apple beside a blue book", GROUPS), "color")
     assert len(found) == len(set(found)) == 16
     assert all(("red" in text.split()) != ("blue" in text.split()) or "apple" in text for text in found)
     assert "green apple beside a blue book" in found

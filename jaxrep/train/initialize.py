@@ -106,7 +106,7 @@ def find_run(origin: From, setup: "Setup") -> Path:
     if not isinstance(origin.source, Recipe):
         return opened(origin.source)
     name, spool = f"recipe-{fingerprint(origin.source)}", setup.run.spool
-    if spool:  # neighbours in a store would have to be fetched to be known
+    if spool:  # neighbors in a store would have to be fetched to be known
         folder = f"{spool.url.rpartition('/')[0]}/{name}"
     else:
         beside = setup.run.path.absolute().parent

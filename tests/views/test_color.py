@@ -1,4 +1,4 @@
-"""Colour views do what torchvision's formulae say, written out here in NumPy and Python's colorsys."""
+"""Color views do what torchvision's formulae say, written out here in NumPy and Python's colorsys."""
 
 import colorsys
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from jaxrep.views.colour import ColourJitter, Grey, brighten, luma, rotate_hue, saturate, stretch
+from jaxrep.views.color import ColorJitter, Grey, brighten, luma, rotate_hue, saturate, stretch
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
 IMAGE = PICTURE.astype(np.float32) / 255
@@ -52,7 +52,7 @@ def test_hue_equals_colorsys(turns):
 
 
 def test_jitter_composes_its_parts_with_factors_in_their_ranges():
-    view = ColourJitter(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1)
+    view = ColorJitter(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1)
 
     def parts(key, image):
         draws = jax.random.uniform(key, (4,), minval=-1.0)
@@ -67,7 +67,7 @@ def test_brightness_is_uniform_in_its_range_and_a_change_above_one_does_not_go_b
     grey = jnp.full((1, 1, 3), 0.25)
     keys = jax.random.split(jax.random.key(0), 4000)
     for change, low, high in ((0.5, 0.5, 1.5), (2.0, 0.0, 3.0)):
-        augment = ColourJitter(brightness=change).augment
+        augment = ColorJitter(brightness=change).augment
         factors = jax.jit(jax.vmap(augment, (0, None)))(keys, grey)[:, 0, 0, 0] / 0.25
         assert factors.min() >= low - 1e-6
         assert factors.max() <= high + 1e-6
@@ -93,7 +93,7 @@ def test_an_image_without_three_channels_is_refused():
 
 
 def test_values_that_make_no_sense_are_named():
-    assert "at most 0.5" in " ".join(ColourJitter(hue=0.7).problems())
-    assert "zero or more" in " ".join(ColourJitter(contrast=-1.0).problems())
+    assert "at most 0.5" in " ".join(ColorJitter(hue=0.7).problems())
+    assert "zero or more" in " ".join(ColorJitter(contrast=-1.0).problems())
     assert "probability" in " ".join(Grey(p=1.2).problems())
-    assert not [*ColourJitter(brightness=0.02).problems(), *Grey().problems()]
+    assert not [*ColorJitter(brightness=0.02).problems(), *Grey().problems()]

@@ -25,7 +25,7 @@ from jaxrep.train import setup as setups
 from jaxrep.train.checkpoint import Checkpoints
 from jaxrep.train.ema import ParameterEma
 from jaxrep.train.exits import Exit
-from jaxrep.train.initialise import start_from, take
+from jaxrep.train.initialize import start_from, take
 from jaxrep.train.loop import train
 from jaxrep.train.restore import load_run, restore
 from jaxrep.train.run import Run, write_json
@@ -35,7 +35,7 @@ WITH_EMA = RECIPE.replace(ema=ParameterEma(momentum=Constant(value=0.9)))
 
 
 def state_of(setup, seed=0) -> TrainState:
-    """A state whose arrays are drawn, the average's too: no initialiser is compiled."""
+    """A state whose arrays are drawn, the average's too: no initializer is compiled."""
     values = jax.tree.map(jax.numpy.asarray, drawn(setup.shapes.arrays, seed))
     params = {path: values[path] for path in setup.shapes.trained(setup.updater)}
     whole = setup.recipe.ema.init(params)
@@ -73,13 +73,13 @@ def run(tmp_path_factory):
 
 def test_a_run_that_starts_from_another_has_its_vocabulary(run, tmp_path):
     few = RECIPE.replace(init={"text": From(run[0])}, seed=3)
-    learnt = Run(run[0]).tokenizer(WITH_EMA, tuple)
+    learned = Run(run[0]).tokenizer(WITH_EMA, tuple)
     for source in (run[0], WITH_EMA):  # a run, and a recipe that is trained first
         found = setups.inherited(RECIPE.replace(init={"text": From(source)}))
-        assert found is not None and found.state == learnt.state
+        assert found is not None and found.state == learned.state
     longer = RECIPE.data.tokenizer.length + 5
     found = setups.inherited(few.replace({"data.tokenizer.length": longer}))
-    assert found is not None and found.state == learnt.state and found(["red"]).ids.shape == (1, longer)
+    assert found is not None and found.state == learned.state and found(["red"]).ids.shape == (1, longer)
     assert setups.inherited(RECIPE) is None
     other = few.replace({"data.tokenizer": Bytes(length=6)})
     assert setups.inherited(other) is None

@@ -1,4 +1,4 @@
-"""Labelled pictures: any output of a model or the pixels, and one sentence on what cannot be measured."""
+"""Labeled pictures: any output of a model or the pixels, and one sentence on what cannot be measured."""
 
 import numpy as np
 import pytest
@@ -53,14 +53,14 @@ def test_what_cannot_be_measured_is_one_sentence():
     assert told(lambda: NearestMean(train=two, data=of([0, 3], ("a", "b"))).run(MODEL)) == (
         "nearest_mean: 'label' of example 1 is 3, and there are 2 names"
     )
-    assert told(lambda: Knn(train=two, data=two).run(MODEL)) == "knn: 20 neighbours are asked for, and train holds 2"
+    assert told(lambda: Knn(train=two, data=two).run(MODEL)) == "knn: 20 neighbors are asked for, and train holds 2"
     assert told(lambda: Clustering(data=two, clusters=3).run(MODEL)) == (
         "clustering: 3 clusters are asked for, and there are 2 pictures"
     )
 
 
 def test_labels_that_mean_another_class_in_train_are_refused():
-    run = lambda train: Knn(train=of([0, 1], train), data=of([0, 1], ("cat", "dog")), neighbours=(1,)).run(MODEL)  # noqa: E731
+    run = lambda train: Knn(train=of([0, 1], train), data=of([0, 1], ("cat", "dog")), neighbors=(1,)).run(MODEL)  # noqa: E731
     assert run(("cat", "dog"))["knn/1/top1"] == 1
     assert told(lambda: run(("cat", "cow"))).endswith("the same in both: 1 is 'cow' in train and 'dog' in data")
     assert told(lambda: run(("cat", "dog", "elk"))).endswith("the same in both: 2 is 'elk' in train and None in data")
@@ -79,6 +79,6 @@ def test_what_a_model_does_not_have_is_one_sentence():
 
 
 def test_values_that_make_no_sense_are_named():
-    found = [*Knn(train=of([0]), data=of([0]), label="lable", ks=(), neighbours=(), temperature=0).problems()]
-    assert [sentence.split()[0] for sentence in found] == ["ks", "train", "data", "neighbours", "temperature"]
+    found = [*Knn(train=of([0]), data=of([0]), label="lable", ks=(), neighbors=(), temperature=0).problems()]
+    assert [sentence.split()[0] for sentence in found] == ["ks", "train", "data", "neighbors", "temperature"]
     assert found[1] == "train has no field 'lable'; did you mean label? there are: image, label"

@@ -1,4 +1,4 @@
-"""Views that change colours: jitter and grey (Chen et al. 2020, SimCLR, appendix A), and solarisation."""
+"""Views that change colors: jitter and grey (Chen et al. 2020, SimCLR, appendix A), and solarization."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 @spec
-class ColourJitter(ImageView):
+class ColorJitter(ImageView):
     """Brightness, contrast, saturation and hue, each by a factor of its own, in this order.
 
     The formulae are torchvision's ``ColorJitter``, which shuffles the order; a fixed one costs a quarter and keeps the
@@ -59,7 +59,7 @@ class ColourJitter(ImageView):
 
 @spec
 class Grey(ImageView):
-    """Some images without their colours; three equal channels remain."""
+    """Some images without their colors; three equal channels remain."""
 
     p: float = 0.2
     """Probability that an image becomes grey."""
@@ -73,11 +73,11 @@ class Grey(ImageView):
 
 
 @spec
-class Solarise(ImageView):
+class Solarize(ImageView):
     """Some images with their bright values inverted (Grill et al. 2020, BYOL, arXiv:2006.07733, appendix B)."""
 
     p: float = 0.2
-    """Probability that an image is solarised."""
+    """Probability that an image is solarized."""
     threshold: float = 0.5
     """Values from this on are inverted."""
 
@@ -98,7 +98,7 @@ def _factor(draw: Array, change: float) -> Array:
 def luma(image: Float[Array, "*n 3"]) -> Float[Array, "*n 1"]:
     """Grey of each pixel (ITU-R BT.601)."""
     if image.shape[-1] != 3:
-        raise ValueError(f"an image of shape {image.shape} has {image.shape[-1]} channels, where colours need 3")
+        raise ValueError(f"an image of shape {image.shape} has {image.shape[-1]} channels, where colors need 3")
     red, green, blue = (weight * image[..., i, None] for i, weight in enumerate(LUMA))
     return red + green + blue
 

@@ -1,4 +1,4 @@
-"""What nearest neighbours say of a space: how many dimensions it has, and whether another has the same neighbours."""
+"""What nearest neighbors say of a space: how many dimensions it has, and whether another has the same neighbors."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,7 +11,7 @@ BLOCK_SIZE = 1024
 def nearest_euclidean(x: Float[np.ndarray, "N D"], k: int, *, block_size: int = BLOCK_SIZE) -> Int[np.ndarray, "N k"]:
     """Each row's k nearest other rows by Euclidean distance, the nearest first; memory is ``block_size * N``."""
     if k >= len(x):
-        raise JaxrepError(f"{k} neighbours of a row are asked for among {len(x)} rows: there are {len(x) - 1} others")
+        raise JaxrepError(f"{k} neighbors of a row are asked for among {len(x)} rows: there are {len(x) - 1} others")
     x = x.astype(np.float64)
     squares = np.einsum("nd,nd->n", x, x)
     found = np.empty((len(x), k), np.int64)
@@ -27,7 +27,7 @@ def nearest_euclidean(x: Float[np.ndarray, "N D"], k: int, *, block_size: int = 
 
 
 def intrinsic_dimension(x: Float[np.ndarray, "N D"], *, kept: float = 0.9) -> float:
-    """TwoNN: the dimension that explains how much farther second neighbours are than first ones.
+    """TwoNN: the dimension that explains how much farther second neighbors are than first ones.
 
     The ratio mu of both distances has the distribution F = 1 - mu^-d, so -log(1 - F) is a line in log mu whose slope,
     fitted through the origin to the share ``kept`` of smallest ratios, is d (Facco et al. 2017, arXiv:1803.06992,
@@ -37,7 +37,7 @@ def intrinsic_dimension(x: Float[np.ndarray, "N D"], *, kept: float = 0.9) -> fl
     if len(x) < 3:
         raise JaxrepError(f"an intrinsic dimension needs three different embeddings, and there are {len(x)}")
     near = nearest_euclidean(x, 2)
-    # From differences: those of squares have lost the digits of close neighbours.
+    # From differences: those of squares have lost the digits of close neighbors.
     first, second = (np.linalg.norm(x - x[near[:, i]], axis=1) for i in (0, 1))
     mu = np.sort(np.log(np.maximum(first, second)) - np.log(np.minimum(first, second)))
     fitted = slice(0, max(int(kept * len(mu)), 1))
@@ -47,8 +47,8 @@ def intrinsic_dimension(x: Float[np.ndarray, "N D"], *, kept: float = 0.9) -> fl
     return float(np.sum(mu[fitted] * line)) / flat if flat else float("inf")
 
 
-def mutual_neighbours(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"], k: int = 10) -> np.ndarray:
-    """Share of each row's k nearest neighbours in one space that are so in the other as well, float64 [N].
+def mutual_neighbors(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"], k: int = 10) -> np.ndarray:
+    """Share of each row's k nearest neighbors in one space that are so in the other as well, float64 [N].
 
     Its mean is the alignment of Huh et al. 2024 (The Platonic Representation Hypothesis, arXiv:2405.07987, section 2);
     of unit rows, for that is what they compare.

@@ -1,4 +1,4 @@
-"""Labelled pictures as evaluations see them: features, labels, names; and the accuracies that come of ranks."""
+"""Labeled pictures as evaluations see them: features, labels, names; and the accuracies that come of ranks."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -16,7 +16,7 @@ from jaxrep.spec import spec
 
 
 class Pictures(NamedTuple):
-    """Labelled pictures, embedded."""
+    """Labeled pictures, embedded."""
 
     features: np.ndarray  # float32 [N,D]
     labels: np.ndarray  # int64 [N], from 0
@@ -24,11 +24,11 @@ class Pictures(NamedTuple):
 
 
 @spec
-class Labelled(Eval):
-    """Abstract: a measure on labelled pictures."""
+class Labeled(Eval):
+    """Abstract: a measure on labeled pictures."""
 
     data: Source
-    """Labelled pictures that are measured."""
+    """Labeled pictures that are measured."""
     label: str = "label"
     """Field of the labels, integers from 0."""
     image: str = "image"
@@ -87,11 +87,11 @@ class Labelled(Eval):
 
 
 @spec
-class Fitted(Labelled):
-    """Abstract: a classifier is fitted to labelled pictures and measured on others."""
+class Fitted(Labeled):
+    """Abstract: a classifier is fitted to labeled pictures and measured on others."""
 
     train: Source
-    """Labelled pictures that it is fitted to."""
+    """Labeled pictures that it is fitted to."""
 
     def sources(self) -> dict[str, Source]:
         return {"train": self.train, "data": self.data}
