@@ -1,34 +1,34 @@
 """ALIGN: a dual encoder on noisy alt-texts, with little cleaning (Jia et al. 2021, arXiv:2102.05918)."""
 
+from jaxrep.data.images.crop import HostResize
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.pictures.crop import Squash
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.subwords import TokenizerFile
-from jaxrep.data.texts.tokenize import Words
-from jaxrep.encoders.bert import Bert
-from jaxrep.encoders.efficientnet import EfficientNet
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.methods.dual import Dual
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.base import Words
+from jaxrep.data.tokenizers.subwords import TokenizerFile
+from jaxrep.encoders.image.efficientnet import EfficientNet
+from jaxrep.encoders.text.bert import Bert
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Identity, LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.optim.optimizers import Lamb
 from jaxrep.recipe import Checkpointing, Data, Recipe
 from jaxrep.schedules import Constant, WarmupLinear
-from jaxrep.train.optim import Lamb
 from jaxrep.views.color import ColorJitter
 from jaxrep.views.crop import RandomSquareCrop
-from jaxrep.views.geometry import Flip, Shift
+from jaxrep.views.geometry import RandomHorizontalFlip, RandomTranslate
 
 STEPS, BATCH = 1_200_000, 16_384  # section 5
 
 recipe = Recipe(
     data=Data(
         # 1.8 billion alt-texts, which are not public: point this at shards of your own.
-        train=TarShards(shards="gs://YOUR-BUCKET/alt-text/{00000..89999}.tar", image_size=346, crop=Squash()),
+        train=TarShards(shards="gs://YOUR-BUCKET/alt-text/{00000..89999}.tar", image_size=346, crop=HostResize()),
         batch_size=BATCH,
         tokenizer=TokenizerFile(path="wordpiece-100k.json", length=64, entries=100_000),  # sections 4.1 and 5
     ),
-    views=(RandomSquareCrop("image", size=289), Flip("image")),  # section 5
-    method=Dual(
+    views=(RandomSquareCrop("image", size=289), RandomHorizontalFlip("image")),  # section 5
+    method=DualEncoder(
         # Pooled features without the last 1 x 1 convolution; BERT's class token and a linear layer (section 4.1).
         towers={"image": EfficientNet.l2(head_conv=False), "text": Bert.large(pool="cls")},
         heads={"image": Identity()},
@@ -44,8 +44,8 @@ recipe = Recipe(
 
 tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=256, tokenizer=Words(length=16)),
-    views=(Shift("image", pixels=3), ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
-    method=Dual(
+    views=(RandomTranslate("image", pixels=3), ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
+    method=DualEncoder(
         towers={
             "image": EfficientNet(width_factor=0.5, depth_factor=0.33, stages=5, head_conv=False),
             "text": Bert(width=128, depth=2, heads=4, pool="cls"),

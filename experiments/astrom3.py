@@ -9,18 +9,18 @@ each branch's output has it.
 from typing import Literal
 
 from experiments import clip
-from jaxrep.data.derived.partial import Apart, Partial
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.sources.arrays import ArrayShards
-from jaxrep.encoders.series import Perceptron, SeriesConvolutions, SeriesTransformer
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.methods.dual import Dual
+from jaxrep.data.transforms.modalities import DropModalities, SplitCaptions
+from jaxrep.encoders.series.series import Perceptron, SeriesConvolutions, SeriesTransformer
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Linear, LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.optim.optimizers import Adam
+from jaxrep.optim.rules import WeightDecay
 from jaxrep.recipe import Data, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.train.optim import Adam
-from jaxrep.train.rules import Decay
 
 STARS, BATCH, EPOCHS, WARMUP = 17_045, 512, 100, 10  # about 17,000 of the 21,440 stars train
 SCALE = LogitScale(init=100.0, min=1.0, max=100.0)
@@ -40,7 +40,7 @@ recipe = Recipe(
         batch_size=BATCH,
         texts=(),
     ),
-    method=Dual(
+    method=DualEncoder(
         towers={
             # The authors' attention is Informer's sparse one; here it is full, and padding is not attended to.
             "photometry": SeriesTransformer(length=200, width=128, depth=8, heads=4, pool="flatten", dropout=0.245),
@@ -54,7 +54,7 @@ recipe = Recipe(
     ),
     objective=pairs("photometry", "spectrum", "metadata"),
     optimizer=Adam(
-        b1=0.926, weight_decay=Constant(value=4.67e-3), clip_norm=45.0, rules=(Decay(path="**", factor=1.0),)
+        b1=0.926, weight_decay=Constant(value=4.67e-3), clip_norm=45.0, rules=(WeightDecay(path="**", factor=1.0),)
     ),
     schedule=WarmupCosine(peak=3.92e-3, warmup_steps=WARMUP * STARS // BATCH),
     epochs=EPOCHS,
@@ -63,15 +63,15 @@ recipe = Recipe(
 MODALITIES = ("image", "text", "german")
 
 
-def emoji(part: Literal["train", "test"]) -> Apart:
+def emoji(part: Literal["train", "test"]) -> SplitCaptions:
     """Pictures, their English and their German names."""
-    return Apart(source=OpenMoji(image_size=48, part=part, languages=("en", "de")), names=MODALITIES[1:])
+    return SplitCaptions(source=OpenMoji(image_size=48, part=part, languages=("en", "de")), names=MODALITIES[1:])
 
 
 # A third of the rows lack one of the three; beyond the paper, which keeps complete ones, they take part in the others.
 tiny = clip.tiny.replace(
     {
-        "data.train": Partial(source=emoji("train"), names=MODALITIES, share=1 / 3),
+        "data.train": DropModalities(source=emoji("train"), names=MODALITIES, share=1 / 3),
         "data.texts": MODALITIES[1:],
         "method.towers": {"image": clip.TINY_IMAGE, "text": clip.TINY_TEXT, "german": clip.TINY_TEXT},
         "method.scales": {"scale_second": LogitScale(), "scale_third": LogitScale()},

@@ -1,23 +1,23 @@
 """CLIP: predict which caption goes with which image (Radford et al. 2021, arXiv:2103.00020)."""
 
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.subwords import ClipBpe
-from jaxrep.data.texts.tokenize import Words
-from jaxrep.encoders.stem import ConvStem
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.evals.zeroshot import ZeroShot
-from jaxrep.methods.dual import Dual
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.base import Words
+from jaxrep.data.tokenizers.subwords import ClipBpe
+from jaxrep.encoders.image.stem import ConvStem
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.evals.classification.zero_shot import ZeroShot
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.optim.optimizers import AdamW
 from jaxrep.recipe import Checkpointing, Data, From, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.train.optim import AdamW
 from jaxrep.views.color import ColorJitter
 from jaxrep.views.crop import RandomSquareCrop
-from jaxrep.views.geometry import Shift
+from jaxrep.views.geometry import RandomTranslate
 
 PAIRS = 400_000_000  # section 2.2
 
@@ -34,7 +34,7 @@ recipe = Recipe(
         tokenizer=ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),  # 49,408 ids
     ),
     views=(RandomSquareCrop("image", size=224),),  # section 2.3: the only augmentation
-    method=Dual(
+    method=DualEncoder(
         towers={"image": ViT.b16().as_clip(), "text": TextTransformer.clip_b()},  # table 20, section 2.4
         dim=512,
         scale=LogitScale(init=1 / 0.07, max=100),  # section 2.5, table 18
@@ -81,8 +81,8 @@ TINY_TEXT = TextTransformer(width=128, depth=2, heads=4, activation="relu", caus
 tiny = recipe.replace(
     {"optimizer.weight_decay": Constant(value=0.1), "optimizer.clip_norm": 1.0},
     data=Data(train=OpenMoji(image_size=48), batch_size=256, tokenizer=Words(length=16)),
-    views=(Shift("image", pixels=3), ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
-    method=Dual(
+    views=(RandomTranslate("image", pixels=3), ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)),
+    method=DualEncoder(
         towers={"image": TINY_IMAGE, "text": TINY_TEXT},
         dim=128,
     ),

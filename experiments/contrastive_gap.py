@@ -6,16 +6,16 @@
 
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.evals.queries import ComposedQueries
-from jaxrep.evals.spaces import Geometry
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.evals.embedding_space import EmbeddingSpace
+from jaxrep.evals.retrieval.composed import ComposedQueries
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.geometry import Alignment, Uniformity
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.optim.rules import WeightDecay
 from jaxrep.recipe import From, Pretrained
 from jaxrep.schedules import Constant, WarmupConstant, WarmupCosine
-from jaxrep.terms.geometry import Alignment, Uniformity
-from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay
 
 CUA = {
     "contrastive": Contrastive("image", "text"),
@@ -36,7 +36,7 @@ recipe = clip.vit_b32.replace(
     },
     views=(),
     objective={**CUA, "uniformity_across": Uniformity("image", "text")},
-    optimizer=AdamW(b2=0.99, weight_decay=Constant(value=0.1), rules=(Decay(path="**", factor=1.0),)),
+    optimizer=AdamW(b2=0.99, weight_decay=Constant(value=0.1), rules=(WeightDecay(path="**", factor=1.0),)),
     schedule=WarmupConstant(peak=1e-6),
     epochs=9,
     init={part: Pretrained("clip-vit-base-patch32") for part in ("image", "text")},
@@ -60,7 +60,7 @@ tiny = clip.tiny.replace(
     seed=1,
     evals=(
         *clip.tiny.evals,
-        Geometry(data=OpenMoji(image_size=48, part="test")),
+        EmbeddingSpace(data=OpenMoji(image_size=48, part="test")),
         ComposedQueries(data=OpenMoji(image_size=48, part="test")),  # image arithmetic
     ),
 )

@@ -3,23 +3,23 @@
 from typing import Literal
 
 from experiments import clip
-from jaxrep.data.derived.select import Shots
+from jaxrep.data.class_texts import ClassTexts
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.files import Folder
-from jaxrep.data.tables import ClassTexts
-from jaxrep.data.texts.subwords import ClipBpe
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
-from jaxrep.evals.classification import Classification
+from jaxrep.data.sources.files import ImageFolder
+from jaxrep.data.tokenizers.subwords import ClipBpe
+from jaxrep.data.transforms.select import FewShot
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.evals.classification.classification import Classification
+from jaxrep.methods.dual_encoder.prompts import Context, PromptLearner
 from jaxrep.methods.heads import LogitScale
-from jaxrep.methods.prompts import Context, PromptLearner
-from jaxrep.objective import CrossEntropy
+from jaxrep.objectives.classification import CrossEntropy
+from jaxrep.optim.optimizers import Sgd
+from jaxrep.optim.rules import Freeze
 from jaxrep.recipe import Data, From, Pretrained, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.train.optim import Sgd
-from jaxrep.train.rules import Freeze
 from jaxrep.views.crop import RandomResizedCrop
-from jaxrep.views.geometry import Flip
+from jaxrep.views.geometry import RandomHorizontalFlip
 
 TOWERS = ("image", "image_head", "text", "text_head", "scale")
 FROZEN = tuple(Freeze(path=f"{part}/**") for part in TOWERS)
@@ -30,13 +30,13 @@ CLIP = "clip-vit-base-patch16"  # a public checkpoint, in a folder of this name
 
 recipe = Recipe(
     data=Data(
-        train=Shots(source=Folder(path="imagenet/train", image_size=256, classes=CLASSES), count=SHOTS),
+        train=FewShot(source=ImageFolder(path="imagenet/train", image_size=256, classes=CLASSES), count=SHOTS),
         batch_size=BATCH,
         tokenizer=ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),
         texts=(),
         tables={"classes": ClassTexts(template="{}.", room=16)},  # the name ends the prompt (section 3.2)
     ),
-    views=(RandomResizedCrop("image", size=224), Flip("image")),
+    views=(RandomResizedCrop("image", size=224), RandomHorizontalFlip("image")),
     method=PromptLearner(
         image=ViT.b16().as_clip(),  # one of the paper's four backbones; most of its tables have ResNet-50
         text=TextTransformer.clip_b(),
@@ -49,7 +49,7 @@ recipe = Recipe(
     schedule=WarmupCosine(peak=2e-3, warmup_steps=SHOTS * CLASSES // BATCH, held=1e-5),
     epochs=50,
     init={part: Pretrained(CLIP) for part in TOWERS},
-    evals=(Classification(data=Folder(path="imagenet/val", image_size=224, classes=CLASSES)),),
+    evals=(Classification(data=ImageFolder(path="imagenet/val", image_size=224, classes=CLASSES)),),
 )
 
 class_specific = recipe.replace({"method.context.class_specific": True})
@@ -74,7 +74,7 @@ def emoji(part: Literal["train", "test"]) -> OpenMoji:
 
 tiny = recipe.replace(
     data=Data(
-        train=Shots(source=emoji("train"), count=SHOTS, label="group"),
+        train=FewShot(source=emoji("train"), count=SHOTS, label="group"),
         batch_size=BATCH,
         tokenizer=clip.tiny.data.tokenizer,
         tables={"classes": ClassTexts(label="group", room=4)},

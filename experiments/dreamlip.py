@@ -2,13 +2,13 @@
 
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.sentences import SubCaptions
-from jaxrep.encoders.vit import ViT
-from jaxrep.methods.grouping import Grouping
-from jaxrep.objective import Contrastive
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.transforms.sentences import SubCaptions
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.methods.dual_encoder.token_grouping import TokenGrouping
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.views import AllViews, EachView
 from jaxrep.schedules import WarmupCosine
-from jaxrep.terms.views import AllViews, EachView
 from jaxrep.views.crop import RandomResizedCrop
 
 DESCRIBED = tuple(f"{model}_{kind}" for model in ("instructblip", "llava", "sharegpt4v") for kind in ("short", "long"))
@@ -31,7 +31,7 @@ recipe = clip.recipe.replace(
         "data.batch_size": 1_024,
         "method.towers.image": ViT.b16(),
         "method.towers.text.activation": "gelu",
-        "method.grouping": Grouping(threshold=1 / 196),
+        "method.grouping": TokenGrouping(threshold=1 / 196),
     },
     views=(RandomResizedCrop("image", size=224, scale=(0.9, 1.0)),),
     objective={
@@ -47,7 +47,7 @@ tiny = clip.tiny.replace(
     {
         "data.train": OpenMoji(image_size=48, languages=("en", "de", "fr")),
         "data.tokenizer.max_words": 8192,
-        "method.grouping": Grouping(threshold=1 / 16),
+        "method.grouping": TokenGrouping(threshold=1 / 16),
     },
     objective={
         "multi_positive": EachView(Contrastive("image", "text", positives="masked", ids=("image_id", "text_id"))),

@@ -8,25 +8,25 @@ others a region's, with its box. The boxes decide which query is of which descri
 from dataclasses import replace
 
 from experiments import clip
-from jaxrep.data.derived.regions import Regions
 from jaxrep.data.openmoji.scenes import OpenMojiScenes
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.captions import OneCaption
-from jaxrep.data.texts.subwords import ClipBpe
-from jaxrep.data.texts.tokenize import Words
-from jaxrep.encoders.query_decoder import QueryDecoder
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
-from jaxrep.evals.grounding import Grounding
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.methods.grounded import Grounded
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.base import Words
+from jaxrep.data.tokenizers.subwords import ClipBpe
+from jaxrep.data.transforms.captions import SampleCaption
+from jaxrep.data.transforms.regions import Regions
+from jaxrep.encoders.decoders.query_decoder import QueryDecoder
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.evals.dense.grounding import Grounding
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.methods.dual_encoder.grounded import GroundedDualEncoder
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.boxes import BoxLoss
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.views import AllViews
+from jaxrep.optim.optimizers import AdamW
 from jaxrep.recipe import Data, From, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.terms.boxes import Boxes
-from jaxrep.terms.views import AllViews
-from jaxrep.train.optim import AdamW
 from jaxrep.views.color import ColorJitter
 
 PAIRS, BATCH = 12_423_374, 16 * 128  # Conceptual 12M as it was published; 128 on each of 16 GPUs
@@ -41,7 +41,7 @@ recipe = Recipe(
     data=Data(
         # Beside picture and caption a caption by a language model, as .synthetic, and as .regions up to five lines of a
         # box and a description, the best first: point this at shards of your own.
-        train=OneCaption(
+        train=SampleCaption(
             source=Regions(
                 source=TarShards(
                     shards="gs://YOUR-BUCKET/cc12m/{00000..01242}.tar",
@@ -56,7 +56,7 @@ recipe = Recipe(
         tokenizer=ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),
         texts=("text", "region"),
     ),
-    method=Grounded(
+    method=GroundedDualEncoder(
         image=ViT.b16(norm_epsilon=1e-6),
         text=TextTransformer.clip_b(),
         decoder=QueryDecoder(queries=5, width=512, depth=6, heads=8, dropout=0.1),
@@ -68,8 +68,8 @@ recipe = Recipe(
     objective={
         "captions": Contrastive("image", "text"),
         "regions": AllViews(Contrastive("matched", "region", direction="a_to_b")),
-        "l1": Boxes("matched/boxes", kind="l1", weight=BOX),
-        "giou": Boxes("matched/boxes", kind="giou", weight=BOX),
+        "l1": BoxLoss("matched/boxes", kind="l1", weight=BOX),
+        "giou": BoxLoss("matched/boxes", kind="giou", weight=BOX),
     },
     optimizer=AdamW(b2=0.98, eps=1e-8, weight_decay=Constant(value=0.1)),
     schedule=WarmupCosine(peak=1e-3, warmup_steps=PAIRS // BATCH, end=1e-5),  # one epoch of 35
@@ -91,7 +91,7 @@ tiny = recipe.replace(
         texts=("text", "region"),
     ),
     views=(ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02),),
-    method=Grounded(
+    method=GroundedDualEncoder(
         image=clip.TINY_IMAGE,
         text=clip.TINY_TEXT,
         decoder=QueryDecoder(queries=4, width=128, depth=2, heads=4),

@@ -1,19 +1,19 @@
 """LiT: a text tower learns to read out a locked image tower (Zhai et al. 2022, arXiv:2111.07991)."""
 
 from experiments import clip
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.subwords import TokenizerFile
-from jaxrep.encoders.bert import Bert
-from jaxrep.encoders.stem import PatchStem
-from jaxrep.encoders.vit import ViT
-from jaxrep.methods.dual import Dual
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.subwords import TokenizerFile
+from jaxrep.encoders.image.stem import PatchStem
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.bert import Bert
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Identity, LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.optim.optimizers import Adafactor
+from jaxrep.optim.rules import Freeze
 from jaxrep.recipe import Checkpointing, Data, From, Pretrained, Recipe
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.train.optim import Adafactor
-from jaxrep.train.rules import Freeze
-from jaxrep.views.geometry import Flip
+from jaxrep.views.geometry import RandomHorizontalFlip
 
 STEPS, BATCH = 60_000, 16_384  # the released models on public data
 
@@ -30,8 +30,8 @@ recipe = Recipe(
         batch_size=BATCH,
         tokenizer=TokenizerFile(path="bert-large-uncased/tokenizer.json", length=16, entries=30_522, clean="lower"),
     ),
-    views=(Flip("image"),),
-    method=Dual(
+    views=(RandomHorizontalFlip("image"),),
+    method=DualEncoder(
         # The locked tower has no head: the space is that of its features.
         towers={"image": ViT.l14(stem=PatchStem(patch=16), norm_epsilon=1e-12), "text": Bert.large(pool="cls")},
         heads={"image": Identity()},

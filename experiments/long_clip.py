@@ -7,17 +7,17 @@ in them, their first principal components, with short ones.
 
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.sentences import FirstSentence
-from jaxrep.data.texts.subwords import ClipBpe
-from jaxrep.data.texts.tokenize import Words
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.base import Words
+from jaxrep.data.tokenizers.subwords import ClipBpe
+from jaxrep.data.transforms.sentences import FirstSentence
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.primary_components import PrimaryComponents
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.optim.rules import WeightDecay
 from jaxrep.recipe import From, Pretrained
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.terms.components import PrimaryComponents
-from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay
 
 KEPT = 20  # section 3.1: the effective length of CLIP's texts
 PARTS = ("image", "image_head", "text_head")
@@ -41,7 +41,7 @@ recipe = clip.vit_l14.replace(
         "long": Contrastive("image", "text", label_smoothing=0.1),
         "short": PrimaryComponents(Contrastive("image", "short", label_smoothing=0.1), count=32),
     },
-    optimizer=AdamW(weight_decay=Constant(value=1e-2), rules=(Decay(path="**", factor=1.0),)),
+    optimizer=AdamW(weight_decay=Constant(value=1e-2), rules=(WeightDecay(path="**", factor=1.0),)),
     schedule=WarmupCosine(peak=1e-6, warmup_steps=200),
     epochs=6,
     init={

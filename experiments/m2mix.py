@@ -5,17 +5,18 @@
 
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.evals.queries import ComposedQueries
-from jaxrep.evals.spaces import Geometry
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.evals.embedding_space import EmbeddingSpace
+from jaxrep.evals.retrieval.composed import ComposedQueries
 from jaxrep.losses.mixup import Mixed
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objective import Contrastive, Term
+from jaxrep.objectives.base import Term
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.mixup import MixedNegatives, MixedPairs
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.optim.rules import Freeze, WeightDecay
 from jaxrep.recipe import From, Pretrained
 from jaxrep.schedules import Constant, Harmonic, WarmupCosine
-from jaxrep.terms.mixup import MixedNegatives, MixedPairs
-from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay, Freeze
 
 EPOCHS = 9
 STEPS = EPOCHS * 29_000 // 128  # the training pictures of Flickr30k
@@ -51,7 +52,7 @@ recipe = clip.vit_b32.replace(
         "l_mix": pairs("b", 0.05),
         "vl_mix": pairs("both", 0.1),
     },
-    optimizer=AdamW(weight_decay=Constant(value=0.2), rules=(Decay(path="**", factor=1.0),)),
+    optimizer=AdamW(weight_decay=Constant(value=0.2), rules=(WeightDecay(path="**", factor=1.0),)),
     schedule=WarmupCosine(peak=1e-5, warmup_steps=STEPS // 10),
     epochs=EPOCHS,
     init={part: Pretrained("clip-vit-base-patch32") for part in PARTS},
@@ -71,7 +72,7 @@ tiny = clip.tiny.replace(
     seed=1,
     evals=(
         *clip.tiny.evals,
-        Geometry(data=OpenMoji(image_size=48, part="test")),
+        EmbeddingSpace(data=OpenMoji(image_size=48, part="test")),
         ComposedQueries(data=OpenMoji(image_size=48, part="test")),  # image arithmetic
     ),
 )

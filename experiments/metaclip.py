@@ -15,15 +15,15 @@ from typing import Literal
 import numpy as np
 
 from experiments import clip
-from jaxrep.data.curation.balance import Balanced, Curated
-from jaxrep.data.curation.match import spaced, vocabulary
-from jaxrep.data.derived.select import Subset, Wrapped
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.evals.zeroshot import ZeroShot
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.transforms.balanced import Balanced, Curated
+from jaxrep.data.transforms.entry_matcher import spaced, vocabulary
+from jaxrep.data.transforms.select import Subset, WrappedSource
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.evals.classification.zero_shot import ZeroShot
+from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.spec import spec
 
 
@@ -53,7 +53,7 @@ vit_h14 = vit_l14.replace(
 
 
 @spec
-class HeavyTailed(Wrapped):
+class HeavyTailed(WrappedSource):
     """Examples drawn with replacement, as a crawl of the web would hold them: most of them show a few concepts.
 
     The words of all texts are put in a random order, and the word at place r is drawn 1 / r as often as the first; an

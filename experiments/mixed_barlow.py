@@ -10,25 +10,25 @@ the residual branches begin at 1 and not at 0, and crops are resized bilinearly.
 from functools import partial
 
 from experiments import clip
-from jaxrep.data.derived.portion import Portion
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.files import Folder
-from jaxrep.encoders.resnet import ResNet
-from jaxrep.evals.knn import Knn
-from jaxrep.evals.probe import Probe
-from jaxrep.methods.siamese import Projector, Siamese
+from jaxrep.data.sources.files import ImageFolder
+from jaxrep.data.transforms.fraction import Fraction
+from jaxrep.encoders.image.resnet import ResNet
+from jaxrep.evals.classification.knn import Knn
+from jaxrep.evals.classification.linear_probe import LinearProbe
+from jaxrep.methods.self_supervised.siamese import Projector, Siamese
+from jaxrep.objectives.correlation import BarlowTwins, MixedTwins
+from jaxrep.optim.optimizers import AdamW, Lars
+from jaxrep.optim.rules import LearningRate
 from jaxrep.recipe import Data, Recipe
 from jaxrep.schedules import Constant, Ramp, WarmupCosine
-from jaxrep.terms.correlation import BarlowTwins, MixedTwins
-from jaxrep.train.optim import AdamW, Lars
-from jaxrep.train.rules import Rate
-from jaxrep.views.blur import Blur
-from jaxrep.views.color import ColorJitter, Grey, Solarize
+from jaxrep.views.base import View
+from jaxrep.views.blur import GaussianBlur
+from jaxrep.views.color import ColorJitter, Grayscale, Solarize
+from jaxrep.views.copies import Copy
 from jaxrep.views.crop import RandomResizedCrop
-from jaxrep.views.geometry import Flip
-from jaxrep.views.mix import Mix
-from jaxrep.views.several import Copy
-from jaxrep.views.view import View
+from jaxrep.views.geometry import RandomHorizontalFlip
+from jaxrep.views.mixup import MixUp
 
 BATCH, EPOCH = 1_024, 1_281_167 // 1_024  # steps of an epoch of ImageNet
 
@@ -41,18 +41,18 @@ def views(size: int, smallest: float, blur: tuple[float, float], solarize: float
         for view in (
             Copy("image", out=name),
             RandomResizedCrop(name, size=size, scale=(smallest, 1.0)),
-            Flip(name),
+            RandomHorizontalFlip(name),
             ColorJitter(name, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
-            Grey(name, p=0.2),
-            Blur(name, p=chance, radius=6),
+            Grayscale(name, p=0.2),
+            GaussianBlur(name, p=chance, radius=6),
         )
     )
-    return (*both, Solarize("b", p=solarize), Mix("a", other="b"))
+    return (*both, Solarize("b", p=solarize), MixUp("a", other="b"))
 
 
 recipe = Recipe(
     data=Data(
-        train=Folder(path="imagenet/train", image_size=256, classes=1_000), batch_size=BATCH, workers=16, texts=()
+        train=ImageFolder(path="imagenet/train", image_size=256, classes=1_000), batch_size=BATCH, workers=16, texts=()
     ),
     views=views(224, 0.08, blur=(1.0, 0.1), solarize=0.2),
     # Batch norm in the encoder is over the whole batch: this recipe takes no microbatches.
@@ -63,25 +63,27 @@ recipe = Recipe(
     },
     optimizer=Lars(
         weight_decay=Constant(value=1e-6),
-        rules=tuple(Rate(path=f"**/{name}", factor=0.0048 / 0.2) for name in ("scale", "bias", "scales/*", "biases/*")),
+        rules=tuple(
+            LearningRate(path=f"**/{name}", factor=0.0048 / 0.2) for name in ("scale", "bias", "scales/*", "biases/*")
+        ),
     ),
     schedule=WarmupCosine(peak=0.2 * BATCH / 256, warmup_steps=10 * EPOCH, end=0.2 * BATCH / 256 * 0.001),
     epochs=300,
     evals=tuple(
         kind(
-            train=Folder(path="imagenet/train", image_size=224, classes=1_000),
-            data=Folder(path="imagenet/val", image_size=224, classes=1_000),
+            train=ImageFolder(path="imagenet/train", image_size=224, classes=1_000),
+            data=ImageFolder(path="imagenet/val", image_size=224, classes=1_000),
         )
-        for kind in (Probe, Knn)
+        for kind in (LinearProbe, Knn)
     ),
 )
 
 
 # The encoder of clip.tiny, which has no batch norm; the weights of the terms are those of CIFAR-10, whose script has 4
 # where the term here has half of 8.
-def half(rest: bool) -> Portion:
+def half(rest: bool) -> Fraction:
     """Half of the concepts of all pictures, or the other half."""
-    return Portion(source=OpenMoji(image_size=48, part="all"), share=0.5, by="concept", rest=rest)
+    return Fraction(source=OpenMoji(image_size=48, part="all"), share=0.5, by="concept", rest=rest)
 
 
 # The group is asked of pictures of new concepts: among variants of one drawing raw pixels find it.
@@ -107,6 +109,6 @@ tiny = recipe.replace(
     evals=tuple(
         kind(train=train, data=data, label=label, name=name + label)
         for label, (train, data) in HELD_OUT.items()
-        for name, kind in (("probe/", partial(Probe, max_iterations=20)), ("knn/", Knn))
+        for name, kind in (("probe/", partial(LinearProbe, max_iterations=20)), ("knn/", Knn))
     ),
 )

@@ -6,13 +6,13 @@ negatives of every image; no image belongs to them. Pictures that look alike are
 """
 
 from experiments import clip
+from jaxrep.data.images.crop import HostRandomResizedCrop
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.orders.groups import Grouped, Neighbors
-from jaxrep.data.pictures.crop import RandomResizedCrop
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.negatives import WrongCaptions
-from jaxrep.evals.composition import Composition
-from jaxrep.objective import Contrastive
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.transforms.hard_negatives import HardNegativeCaptions
+from jaxrep.evals.retrieval.composition import Composition
+from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.recipe import From, Pretrained
 from jaxrep.schedules import WarmupCosine
 
@@ -26,8 +26,8 @@ recipe = clip.vit_b32.replace(
     {
         # COCO's training captions, each with its picture; and in the metadata, as ``neighbors``, the indices of the
         # three examples with the nearest pictures, by the embeddings of ``jaxrep embed``: point this at your own.
-        "data.train": WrongCaptions(
-            source=TarShards(shards="gs://YOUR-BUCKET/coco-train/{00000..00112}.tar", crop=RandomResizedCrop()),
+        "data.train": HardNegativeCaptions(
+            source=TarShards(shards="gs://YOUR-BUCKET/coco-train/{00000..00112}.tar", crop=HostRandomResizedCrop()),
             kinds=("noun_phrase", "noun", "adjective", "adverb", "verb"),
             spacy="en_core_web_sm",
         ),
@@ -47,7 +47,7 @@ recipe = clip.vit_b32.replace(
 # it is none by itself; where that picture is in the batch it is no negative of it.
 tiny = clip.tiny.replace(
     {
-        "data.train": WrongCaptions(
+        "data.train": HardNegativeCaptions(
             source=OpenMoji(image_size=48),
             ways=("replace", "exchange"),
             kinds=("skin_tone", "gender", "direction", "color"),

@@ -15,36 +15,36 @@ from experiments import clip, mixed_barlow
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.openmoji.masks import OpenMojiMasks
 from jaxrep.data.openmoji.scenes import OpenMojiScenes
-from jaxrep.data.sources.files import Folder
+from jaxrep.data.sources.files import ImageFolder
 from jaxrep.data.sources.label_maps import LabelMaps
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.vit import ViT
-from jaxrep.evals.knn import Knn
-from jaxrep.evals.probe import Probe
-from jaxrep.evals.segmentation import Segmentation
-from jaxrep.methods.self_distillation import PrototypeHead, SelfDistillation
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.evals.classification.knn import Knn
+from jaxrep.evals.classification.linear_probe import LinearProbe
+from jaxrep.evals.dense.segmentation import Segmentation
+from jaxrep.methods.self_supervised.self_distillation import PrototypeHead, SelfDistillation
 from jaxrep.methods.state import Ema
-from jaxrep.objective import Term
+from jaxrep.objectives.base import Term
+from jaxrep.objectives.distillation import Dino, Ibot, KoLeo
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.optim.rules import LayerDecay, LearningRate, LearningRateSchedule, WeightDecay
 from jaxrep.recipe import Checkpointing, Data, Pretrained, Recipe
 from jaxrep.schedules import Constant, Cosine, Ramp, WarmupCosine
 from jaxrep.spec import replace
-from jaxrep.terms.distillation import Dino, Ibot, KoLeo
-from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay, LayerDecay, Rate, RateOver
-from jaxrep.views.blur import Blur
+from jaxrep.views.base import View
+from jaxrep.views.blur import GaussianBlur
 from jaxrep.views.color import ColorJitter, Solarize
+from jaxrep.views.copies import Copy
 from jaxrep.views.crop import RandomResizedCrop
-from jaxrep.views.geometry import Flip
-from jaxrep.views.hide import HideBlocks
-from jaxrep.views.several import Copy
-from jaxrep.views.view import View
+from jaxrep.views.geometry import RandomHorizontalFlip
+from jaxrep.views.mask import BlockMask
 
 BATCH, PICTURES = 40 * 64, 882_775
 EPOCH = PICTURES // BATCH  # steps
-FINDINGS = Folder(path="findings/train", image_size=518, classes=2)  # point this at pictures of your own
+FINDINGS = ImageFolder(path="findings/train", image_size=518, classes=2)  # point this at pictures of your own
 
 
-def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count: int, hide: HideBlocks) -> list[View]:
+def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count: int, hide: BlockMask) -> list[View]:
     """Two global crops with hidden patches and some local ones. The pictures are grey: of DINOv2's color jitter what
     changes saturation and hue is left out."""
     found: list[View] = []
@@ -52,9 +52,9 @@ def views(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], count
         found += [
             Copy("image", out=name, count=count * local),
             RandomResizedCrop(name, size=sizes[local], scale=scales[local]),
-            Flip(name),
+            RandomHorizontalFlip(name),
             ColorJitter(name, brightness=0.4, contrast=0.4, p=0.8),
-            Blur(name, p=blur),
+            GaussianBlur(name, p=blur),
         ]
     return [*found, Solarize("b", p=0.2), *(replace(hide, {"of": name}) for name in "ab")]
 
@@ -66,10 +66,10 @@ def objective(warmup: int) -> dict[str, Term]:
     return {"dino": Dino(teacher_temperature=warm), "ibot": Ibot(teacher_temperature=warm), "koleo": koleo}
 
 
-def last_layer(steps: int) -> tuple[RateOver, ...]:
+def last_layer(steps: int) -> tuple[LearningRateSchedule, ...]:
     """The prototypes stand still at first."""
     names = (f"{head}/{part}" for head in ("head", "patch_head") for part in ("prototypes", "lengths"))
-    return tuple(RateOver(path=name, factor=Ramp(start=0.0, end=1.0, after=steps)) for name in names)
+    return tuple(LearningRateSchedule(path=name, factor=Ramp(start=0.0, end=1.0, after=steps)) for name in names)
 
 
 def outlines(part: str) -> LabelMaps:
@@ -78,9 +78,11 @@ def outlines(part: str) -> LabelMaps:
 
 
 recipe = Recipe(
-    data=Data(train=Folder(path="chest-x-rays", image_size=518, labels_from_folders=False), batch_size=BATCH, texts=()),
+    data=Data(
+        train=ImageFolder(path="chest-x-rays", image_size=518, labels_from_folders=False), batch_size=BATCH, texts=()
+    ),
     # Local crops have the size of DINOv2's, 98 pixels to global ones of 224.
-    views=tuple(views((518, 224), ((0.32, 1.0), (0.05, 0.32)), count=8, hide=HideBlocks(patch=14))),
+    views=tuple(views((518, 224), ((0.32, 1.0), (0.05, 0.32)), count=8, hide=BlockMask(patch=14))),
     method=SelfDistillation(
         image=ViT.b16(
             stem=PatchStem(patch=14),
@@ -96,8 +98,8 @@ recipe = Recipe(
         weight_decay=Cosine(start=0.04, end=0.4),
         clip_norm=3.0,
         rules=(
-            *(Decay(path=f"image/{token}", factor=1.0) for token in ("class_token", "mask_token")),
-            Rate(path="image/stem/**", factor=0.2),
+            *(WeightDecay(path=f"image/{token}", factor=1.0) for token in ("class_token", "mask_token")),
+            LearningRate(path="image/stem/**", factor=0.2),
             LayerDecay(path="image", factor=0.9),
             *last_layer(EPOCH),
         ),
@@ -107,14 +109,14 @@ recipe = Recipe(
     init={"image": Pretrained("dinov2-base")},
     evals=(
         Segmentation(train=outlines("train"), data=outlines("test"), background=False),
-        *(kind(train=FINDINGS, data=replace(FINDINGS, path="findings/test")) for kind in (Probe, Knn)),
+        *(kind(train=FINDINGS, data=replace(FINDINGS, path="findings/test")) for kind in (LinearProbe, Knn)),
     ),
     checkpoint=Checkpointing(every_steps=1_000),
 )
 
 tiny = recipe.replace(
     data=Data(train=OpenMoji(image_size=48), batch_size=128, texts=()),
-    views=tuple(views((48, 24), ((0.5, 1.0), (0.2, 0.5)), count=4, hide=HideBlocks(patch=12, smallest=1))),
+    views=tuple(views((48, 24), ((0.5, 1.0), (0.2, 0.5)), count=4, hide=BlockMask(patch=12, smallest=1))),
     method=SelfDistillation(
         image=replace(clip.TINY_IMAGE, pool="cls", mask_token=True, any_size=True),
         head=PrototypeHead(prototypes=256, hidden=128, width=64),

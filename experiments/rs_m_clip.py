@@ -5,27 +5,28 @@ from typing import Literal
 
 from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.captions import OneCaption
-from jaxrep.data.texts.subwords import TokenizerFile
-from jaxrep.data.texts.tokenize import Words
-from jaxrep.encoders.bert import Bert
-from jaxrep.encoders.vit import ViT
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.methods.distilled_dual import DistilledDual
-from jaxrep.methods.dual import Dual
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.base import Words
+from jaxrep.data.tokenizers.subwords import TokenizerFile
+from jaxrep.data.transforms.captions import SampleCaption
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.bert import Bert
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.methods.dual_encoder.distilled import DistilledDualEncoder
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitScale
-from jaxrep.methods.self_distillation import PrototypeHead
+from jaxrep.methods.self_supervised.self_distillation import PrototypeHead
 from jaxrep.methods.state import Ema
-from jaxrep.objective import Contrastive, Term
+from jaxrep.objectives.base import Term
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.distillation import Dino
+from jaxrep.objectives.views import EachView
 from jaxrep.recipe import Data, Pretrained
 from jaxrep.schedules import Constant, WarmupCosine
 from jaxrep.spec import replace
-from jaxrep.terms.distillation import Dino
-from jaxrep.terms.views import EachView
+from jaxrep.views.base import View
+from jaxrep.views.copies import Copy
 from jaxrep.views.crop import RandomResizedCrop
-from jaxrep.views.several import Copy
-from jaxrep.views.view import View
 
 LANGUAGES = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
 
@@ -54,7 +55,7 @@ def objective(contrastive: Term) -> dict[str, Term]:
 recipe = clip.vit_b32.replace(
     {
         # Pictures of remote sensing, each with a caption a language in .en, .pt …: point this at shards of your own.
-        "data.train": OneCaption(
+        "data.train": SampleCaption(
             source=TarShards(
                 shards="gs://YOUR-BUCKET/rs-captions/{00000..00099}.tar", image_size=256, captions=LANGUAGES
             ),
@@ -67,8 +68,8 @@ recipe = clip.vit_b32.replace(
         "optimizer.weight_decay": Constant(value=0.1),
     },
     views=views((224, 96), ((0.4, 1.0), (0.05, 0.4)), local=8),
-    method=DistilledDual(
-        dual=Dual(
+    method=DistilledDualEncoder(
+        dual=DualEncoder(
             towers={
                 "image": replace(ViT.b32().as_clip(), {"activation": "gelu", "any_size": True}),
                 "text": Bert.base(segments=1, pad=1, norm_epsilon=1e-5, pool="mean"),
@@ -97,13 +98,13 @@ def named(part: Literal["train", "test"], *languages: str) -> OpenMoji:
 
 tiny = clip.tiny.replace(
     data=Data(
-        train=OneCaption(source=named("train", *EMOJI), probabilities={"text": 1.0}),
+        train=SampleCaption(source=named("train", *EMOJI), probabilities={"text": 1.0}),
         batch_size=256,
         tokenizer=Words(length=24, max_words=16_384),  # all words of the ten languages
     ),
     views=views((48, 24), ((0.5, 1.0), (0.2, 0.5)), local=4),
-    method=DistilledDual(
-        dual=Dual(
+    method=DistilledDualEncoder(
+        dual=DualEncoder(
             towers={"image": replace(clip.TINY_IMAGE, any_size=True), "text": clip.TINY_TEXT},
             also={"local": "image"},
             dim=128,

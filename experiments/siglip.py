@@ -5,19 +5,19 @@ one, on which weight decay is off.
 """
 
 from experiments import clip, lit
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.subwords import SentencePieceModel
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
-from jaxrep.methods.dual import Dual
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.subwords import SentencePieceModel
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Identity, Linear, LogitBias, LogitScale
-from jaxrep.objective import Sigmoid
+from jaxrep.objectives.contrastive import Sigmoid
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.optim.rules import WeightDecay
 from jaxrep.recipe import Pretrained
 from jaxrep.schedules import Constant, WarmupCosine
-from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay
 
-KERNELS = tuple(Decay(path=path, factor=0.0) for path in ("*/positions", "text/embedding"))
+KERNELS = tuple(WeightDecay(path=path, factor=0.0) for path in ("*/positions", "text/embedding"))
 """Only kernels are decayed, as by big_vision's rule."""
 SCALE, BIAS = LogitScale(init=10.0, max=1_000.0), LogitBias(init=-10.0)  # section 3.2, algorithm 1; no limit is stated
 
@@ -28,7 +28,7 @@ recipe = clip.recipe.replace(
         # The English pairs of WebLI, which are not public: point this at shards of your own.
         "data.train": TarShards(shards="gs://YOUR-BUCKET/webli-en/{00000..89999}.tar", image_size=224),
         "data.tokenizer": SentencePieceModel(path="c4-en-32k.model", length=64, entries=32_000, clean="canonical"),
-        "method": Dual(
+        "method": DualEncoder(
             towers={
                 "image": ViT.b16(pool="attention", norm_epsilon=1e-6),
                 # Padding is read as text, and the last token, whatever it is, makes the features.
@@ -62,7 +62,7 @@ fine_tune = recipe.replace(
     {
         "data.batch_size": 16_384,
         "method.towers.image": ViT.b16(norm_epsilon=1e-6),  # with its class token
-        "optimizer.rules": (*KERNELS, Decay(path="image/**", factor=0.0)),
+        "optimizer.rules": (*KERNELS, WeightDecay(path="image/**", factor=0.0)),
     },
     init={"image": Pretrained("vit_base_patch16_224.augreg_in21k")},
     examples=2_400_000_000,

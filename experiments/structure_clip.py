@@ -6,20 +6,20 @@ it is farther from its image than the right one. An encoder of the graph's tripl
 """
 
 from experiments import clip, negclip
+from jaxrep.data.images.crop import HostRandomResizedCrop
 from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.pictures.crop import RandomResizedCrop
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.texts.negatives import WrongCaptions
-from jaxrep.data.texts.triples import Triples
-from jaxrep.encoders.triples import TripleTransformer
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.transforms.hard_negatives import HardNegativeCaptions
+from jaxrep.data.transforms.triples import Triples
+from jaxrep.encoders.text.triple_transformer import TripleTransformer
 from jaxrep.methods.heads import Linear
-from jaxrep.objective import Contrastive
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.fusion import Fused
+from jaxrep.objectives.hinge import Hinge
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.optim.rules import WeightDecay
 from jaxrep.recipe import Pretrained
 from jaxrep.schedules import Constant
-from jaxrep.terms.fusion import Fused
-from jaxrep.terms.hinge import Hinge
-from jaxrep.train.optim import AdamW
-from jaxrep.train.rules import Decay
 
 TEXTS = ("text", "negative", "knowledge")
 
@@ -34,11 +34,11 @@ recipe = clip.vit_b32.replace(
         # 100 thousand pairs of COCO; members ``.triples`` hold what a parser of scene graphs finds in a caption, a line
         # ``subject | relation | object`` each, attributes as ``subject | is | attribute``: point this at your own.
         "data.train": Triples(
-            source=WrongCaptions(
+            source=HardNegativeCaptions(
                 source=TarShards(
                     shards="gs://YOUR-BUCKET/coco-graphs/{00000..00099}.tar",
                     captions=("triples",),
-                    crop=RandomResizedCrop(),
+                    crop=HostRandomResizedCrop(),
                 ),
                 ways=("graph",),
             ),
@@ -57,7 +57,7 @@ recipe = clip.vit_b32.replace(
         "contrastive": Fused(Contrastive("image", "text"), "text", "knowledge", factor=0.2),
         "hinge": Hinge("image", "text", "negative", margin=0.1, weight=Constant(value=5.0)),
     },
-    optimizer=AdamW(weight_decay=Constant(value=0.1), rules=(Decay(path="**", factor=1.0),)),
+    optimizer=AdamW(weight_decay=Constant(value=0.1), rules=(WeightDecay(path="**", factor=1.0),)),
     schedule=Constant(value=5e-6),
     epochs=10,
     init={
@@ -71,7 +71,7 @@ recipe = clip.vit_b32.replace(
 tiny = negclip.tiny.replace(
     {
         "data.train": Triples(
-            source=WrongCaptions(
+            source=HardNegativeCaptions(
                 source=OpenMoji(image_size=48),
                 ways=("graph", "exchange"),
                 kinds=("object", "skin_tone", "gender"),

@@ -8,19 +8,21 @@ in which the rows of one side are no negatives of one another.
 
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.sources.parquet import ParquetTable
-from jaxrep.data.texts.subwords import TokenizerFile
-from jaxrep.data.texts.tokenize import Words
-from jaxrep.encoders.bert import Bert
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.evals.layers import LayerMap
+from jaxrep.data.tokenizers.base import Words
+from jaxrep.data.tokenizers.subwords import TokenizerFile
+from jaxrep.encoders.text.bert import Bert
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.evals.retrieval.layer_map import LayerMap
 from jaxrep.methods.heads import LogitScale
-from jaxrep.methods.sentences import Sentences
-from jaxrep.objective import Contrastive, Matryoshka, Term
+from jaxrep.methods.sentence_encoder import SentenceEncoder
+from jaxrep.objectives.base import Term
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.layers import LayerAlignment, SampledLayer
+from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.optim.optimizers import AdamW
 from jaxrep.recipe import Checkpointing, Data, Pretrained, Recipe
 from jaxrep.schedules import Constant, WarmupCosine, WarmupLinear
-from jaxrep.terms.layers import LayerAlignment, SampledLayer
-from jaxrep.train.optim import AdamW
-from jaxrep.views.several import Stack
+from jaxrep.views.copies import Stack
 
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)  # doubled from 8 on, as in the authors' released code
 TINY_WIDTHS = (4, 8, 16, 32, 64)
@@ -51,7 +53,7 @@ recipe = Recipe(
         texts=("text", "positive"),
     ),
     views=(Stack("text", also=("positive",)),),
-    method=Sentences(text=Bert.base(pool="cls"), scale=LogitScale(init=20.0, learned=False)),
+    method=SentenceEncoder(text=Bert.base(pool="cls"), scale=LogitScale(init=20.0, learned=False)),
     objective=objective(768, WIDTHS),
     optimizer=AdamW(clip_norm=1.0),
     schedule=WarmupLinear(peak=5e-5, warmup_steps=50),
@@ -68,7 +70,7 @@ tiny = recipe.replace(
         tokenizer=Words(length=16, max_words=8_192),
     ),
     views=(),
-    method=Sentences(
+    method=SentenceEncoder(
         text=TextTransformer(width=128, depth=4, heads=4, activation="relu", causal=False, pool="mean"),
         scale=LogitScale(init=20.0, learned=False),
     ),

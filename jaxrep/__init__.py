@@ -17,8 +17,8 @@ def load(path: str | PathLike[str]) -> "Model":
     """
     # Here, so that the program's help need not import JAX.
     from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
-    from jaxrep.train.remote import opened
-    from jaxrep.train.restore import load_run
+    from jaxrep.runs.remote import fetch_run
+    from jaxrep.runs.restore import load_run
 
-    folder = opened(path)
+    folder = fetch_run(path)
     return load_checkpoint(folder) if is_checkpoint(folder) else load_run(folder)[0]

@@ -1,4 +1,4 @@
-"""What flows through a step: named arrays, and the Tick that says where in training we are.
+"""What flows through a step: named arrays, and the StepContext that says where in training we are.
 
 A batch is a mapping from names to arrays that lead with B. The vocabulary:
 
@@ -41,7 +41,7 @@ class Field:
     classes: int | None = None
 
 
-def require(fields: Iterable[str], who: str, *names: str) -> None:
+def require_fields(fields: Iterable[str], who: str, *names: str) -> None:
     """That a batch with these fields has what ``who`` reads. Raises ValueError."""
     fields = sorted(fields)
     for name in names:
@@ -51,7 +51,7 @@ def require(fields: Iterable[str], who: str, *names: str) -> None:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Tick:
+class StepContext:
     """Where in training we are, and the randomness there.
 
     Every draw is a function of seed, site and (a row's) position in the global order, or the step; so it depends
@@ -67,11 +67,11 @@ class Tick:
     site: str = dataclasses.field(default="", metadata={"static": True})
     training: bool = dataclasses.field(default=True, metadata={"static": True})
 
-    def at(self, name: str | int) -> "Tick":
+    def at(self, name: str | int) -> "StepContext":
         """The same moment, at a site of its own."""
         return dataclasses.replace(self, site=f"{self.site}/{name}")
 
-    def repeat(self, views: int | None) -> "Tick":
+    def repeat(self, views: int | None) -> "StepContext":
         """The same moment for the rows of a folded batch [B*V]: each view draws for itself."""
         if views is None or self.positions is None:
             return self
@@ -105,7 +105,7 @@ class Tick:
         return jax.random.fold_in(self.key, zlib.crc32(f"{self.site}/{site}".encode()))
 
 
-INFERENCE = Tick(training=False)
+INFERENCE = StepContext(training=False)
 """No randomness, running statistics, nothing dropped."""
 
 

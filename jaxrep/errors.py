@@ -16,6 +16,21 @@ class UsageError(JaxrepError):
     status = 2
 
 
+class BadSample(JaxrepError):
+    """An example that cannot be read: ``place`` (shard and member, or file) and ``reason``."""
+
+    def __init__(self, place: str, reason: str):
+        super().__init__(place, reason)
+        self.place, self.reason = place, reason
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+class BadShard(JaxrepError):
+    """A shard that cannot be read as a whole, now or for good: it vanished, its server does not answer."""
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """The end of a sentence on an unknown name: the nearest spelling, if one is near, and the names that exist."""
     known = list(known)

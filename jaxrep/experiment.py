@@ -30,7 +30,7 @@ RECIPE = "recipe.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Loaded:
+class LoadedExperiment:
     """A recipe and where it is from."""
 
     recipe: "Recipe"
@@ -44,7 +44,7 @@ class Loaded:
     """The experiment's module; None for a run whose recipe needs none."""
 
 
-def load(target: str) -> Loaded:
+def load(target: str) -> LoadedExperiment:
     """The recipe at ``FILE[:NAME]``; NAME is ``recipe`` where it is not given. Raises ``UsageError``."""
     file, _, name = target.partition(":")
     module, name = load_module(Path(file)), name or "recipe"
@@ -56,7 +56,7 @@ def load(target: str) -> Loaded:
                 f"{file}:{name}: {path} is a {type(part).__name__} of {home}; a recipe's parts come from jaxrep and "
                 "from its own file, so move a part that two files use into jaxrep"
             )
-    return Loaded(recipe, name, Path(file), _first_line(module.__doc__), module)
+    return LoadedExperiment(recipe, name, Path(file), _first_line(module.__doc__), module)
 
 
 def _preset(module: ModuleType, name: str, file: str) -> "Recipe":
@@ -72,7 +72,7 @@ def _preset(module: ModuleType, name: str, file: str) -> "Recipe":
     return found
 
 
-def from_run(run_dir: str | Path) -> Loaded:
+def from_run(run_dir: str | Path) -> LoadedExperiment:
     """The recipe of a run directory. Its copy of the experiment is executed only for classes that the recipe needs."""
     folder = Path(run_dir)
     try:
@@ -92,7 +92,9 @@ def from_run(run_dir: str | Path) -> Loaded:
         raise UsageError(f"{folder / RECIPE}: {error}") from None
     if type(recipe).__name__ != "Recipe":
         raise UsageError(f"{folder / RECIPE} holds a {type(recipe).__name__}, not a Recipe")
-    return Loaded(recipe, folder.resolve().name, folder, _first_line(module.__doc__ if module else None), module)
+    return LoadedExperiment(
+        recipe, folder.resolve().name, folder, _first_line(module.__doc__ if module else None), module
+    )
 
 
 def _copy_in(folder: Path) -> Path:
@@ -169,7 +171,7 @@ def _make_way(package: str, folder: Path) -> None:
 # Listing -------------------------------------------------------------------------------------------------------------
 
 
-def listing(folder: str | Path) -> list[tuple[Path, str, list[str]]]:
+def list_experiments(folder: str | Path) -> list[tuple[Path, str, list[str]]]:
     """File, first line of its docstring, and names of its presets, of each experiment in ``folder``; executes none."""
     if not Path(folder).is_dir():
         raise UsageError(f"{folder} is not a folder of experiments")

@@ -176,7 +176,7 @@ def local_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
     return slice(first, stop)
 
 
-def put(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, count: int) -> dict[str, jax.Array]:
+def put_batch(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, count: int) -> dict[str, jax.Array]:
     """Global arrays [count,...], laid out by ``sharding``, of this process's ``local_rows`` of each."""
     if jax.process_count() == 1:  # all fields in one call, several times as fast
         return jax.device_put(dict(batch), sharding)
@@ -186,7 +186,7 @@ def put(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, count:
     }
 
 
-def ambient() -> jax.sharding.AbstractMesh | None:
+def current_mesh() -> jax.sharding.AbstractMesh | None:
     """The mesh that ``jax.set_mesh`` has made current, or None."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh
@@ -195,7 +195,7 @@ def ambient() -> jax.sharding.AbstractMesh | None:
 def platform() -> str:
     """What the computation that is traced will run on, ``cpu``, ``gpu`` or ``tpu``: the devices of the ambient mesh,
     which a plan has and this machine may not; without a mesh, this machine's."""
-    mesh = ambient()
+    mesh = current_mesh()
     device = None if mesh is None else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform
 
@@ -205,4 +205,4 @@ def constrain(x: Array, spec: P = ROWS) -> Array:
 
     Called at the boundary of blocks, inside the scan: without it the compiler is free to replicate activations.
     """
-    return x if ambient() is None else jax.lax.with_sharding_constraint(x, spec)
+    return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, spec)

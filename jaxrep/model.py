@@ -18,14 +18,13 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field, normalize
-from jaxrep.data.pictures.picture import fitted, opened
-from jaxrep.data.tables import tables_of
-from jaxrep.data.texts.tokenize import LoadedTokenizer
+from jaxrep.data.class_texts import tables_of
+from jaxrep.data.images.image import fitted, opened
+from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
-from jaxrep.mesh import ROWS, Mesh, local_rows, put, shardings
-from jaxrep.methods.method import STATISTICS
-from jaxrep.train.digest import digests
-from jaxrep.train.partition import Arrays, Structure
+from jaxrep.mesh import ROWS, Mesh, local_rows, put_batch, shardings
+from jaxrep.methods.base import BATCH_STATS
+from jaxrep.params import Arrays, Structure, digests
 
 Transform = Callable[[Image.Image], np.ndarray]
 """From a picture to uint8 [H,W,3] of the size that a model reads."""
@@ -143,7 +142,7 @@ class Model:
         held, mesh = self._held(size), self._mesh()
         places = slots[self.share(rows)] - held.start
         block = {name: _dealt(value, places, held.stop - held.start) for name, value in own.items()}
-        return block if mesh is None else put(block, NamedSharding(mesh, ROWS), size), slots
+        return block if mesh is None else put_batch(block, NamedSharding(mesh, ROWS), size), slots
 
     def _slots(self, rows: int) -> tuple[int, np.ndarray]:
         """The size of a block of so many rows, a power of two on each device so that few shapes occur, and where in it
@@ -302,7 +301,7 @@ def _rows(
 
 def _named(outputs: Mapping[str, Any], name: str, who: str) -> Any:
     if name not in outputs:
-        raise UsageError(f"{who} does not emit '{name}'; {hint(name, [key for key in outputs if key != STATISTICS])}")
+        raise UsageError(f"{who} does not emit '{name}'; {hint(name, [key for key in outputs if key != BATCH_STATS])}")
     return outputs[name]
 
 

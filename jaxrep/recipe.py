@@ -11,19 +11,19 @@ from typing import Any, Literal
 
 import tyro
 
-from jaxrep.data.orders.order import Order, Uniform
+from jaxrep.data.class_texts import Table
+from jaxrep.data.orders.base import Order, Shuffle
 from jaxrep.data.source import Source
-from jaxrep.data.tables import Table
-from jaxrep.data.texts.tokenize import Bytes, Tokenizer
-from jaxrep.evals.eval import Eval, clashes
+from jaxrep.data.tokenizers.base import Bytes, Tokenizer
+from jaxrep.evals.base import Eval, name_conflicts
 from jaxrep.mesh import Mesh
-from jaxrep.methods.method import Method
-from jaxrep.objective import Term
+from jaxrep.methods.base import Method
+from jaxrep.objectives.base import Term
+from jaxrep.optim.ema import NoEma, ParameterAverage
+from jaxrep.optim.optimizers import Optimizer
 from jaxrep.schedules import Schedule
 from jaxrep.spec import execution, replace, spec
-from jaxrep.train.ema import NoEma, ParameterAverage
-from jaxrep.train.optim import Optimizer
-from jaxrep.views.view import View
+from jaxrep.views.base import View
 
 
 @spec
@@ -40,7 +40,7 @@ class Data:
     """Fields of an example that are tokenized; other strings stay on the host."""
     tables: Mapping[str, Table] = field(default_factory=dict)
     """What a method reads once a step and not by example, as the texts of all classes, by name."""
-    order: Order = Uniform()
+    order: Order = Shuffle()
     """The order of the examples, a pure function of the seed and the position."""
     workers: int = execution(0)
     """Worker processes that decode; 0: threads of this process."""
@@ -87,7 +87,7 @@ class Logging:
     health: bool = True
     """Whether the geometry of each pair of embeddings is measured on logged steps."""
     tensorboard: bool = True
-    """Whether TensorBoard files are written."""
+    """Whether TensorBoardWriter files are written."""
     wandb: str = ""
     """Project of Weights & Biases to report to (extra: wandb); empty: none."""
     hang_seconds: float = 1800.0
@@ -215,7 +215,7 @@ class Recipe:
             yield f"examples={self.examples} is less than one batch of {self.data.batch_size}: no step would be made"
         if self.checkpoint.best and not self.evals:
             yield f"checkpoint.best is '{self.checkpoint.best}', and there are no evals that would measure it"
-        yield from clashes(self.evals)
+        yield from name_conflicts(self.evals)
         for path, origin in self.init.items():
             if origin.stretch_after < 0:
                 yield f"init.{path}: stretch_after counts positions, 0 or more, got {origin.stretch_after}"

@@ -1,8 +1,8 @@
-"""What varies in time: a schedule maps a Tick to a number (float32 scalar)."""
+"""What varies in time: a schedule maps a StepContext to a number (float32 scalar)."""
 
 import jax.numpy as jnp
 
-from jaxrep.batch import Array, Tick
+from jaxrep.batch import Array, StepContext
 from jaxrep.spec import spec
 
 
@@ -10,7 +10,7 @@ from jaxrep.spec import spec
 class Schedule:
     """Abstract: a number that may vary over training."""
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         raise TypeError(f"{type(self).__name__} is not a schedule: it does not say its value at a tick")
 
 
@@ -21,7 +21,7 @@ class Constant(Schedule):
     value: float = 1.0
     """The number."""
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         return jnp.float32(self.value)
 
 
@@ -34,7 +34,7 @@ class Linear(Schedule):
     end: float
     """Value at the end of training."""
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         return jnp.float32(self.start + (self.end - self.start) * tick.fraction)
 
 
@@ -55,7 +55,7 @@ class Ramp(Schedule):
         if self.steps < 0 or self.after < 0:
             yield "steps and after count steps: they are zero or more"
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         since = tick.step - self.after
         done = jnp.clip(since / self.steps, 0, 1) if self.steps else since >= 0
         return jnp.float32(self.start + (self.end - self.start) * done)
@@ -76,7 +76,7 @@ class Stairs(Schedule):
         if self.every < 1:
             yield f"every counts steps: at least 1, got {self.every}"
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         return self.start * jnp.float32(self.factor) ** (tick.step // self.every)
 
 
@@ -89,7 +89,7 @@ class Cosine(Schedule):
     end: float
     """Value at the end of training."""
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         return jnp.float32(self.end + (self.start - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * tick.fraction)))
 
 
@@ -106,7 +106,7 @@ class Harmonic(Schedule):
         if self.epochs < 1:
             yield f"epochs is at least 1, got {self.epochs}"
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         return jnp.float32(self.start / (1 + tick.step * self.epochs // tick.total_steps))
 
 
@@ -127,15 +127,15 @@ class Warmup(Schedule):
         if self.warmup_steps < 0 or self.cooldown_steps < 0:
             yield "warmup_steps and cooldown_steps count steps: they are zero or more"
 
-    def decay(self, tick: Tick) -> Array:
+    def decay(self, tick: StepContext) -> Array:
         """Factor in [0, 1] after the warm-up."""
         raise TypeError(f"{type(self).__name__} does not say how it decays")
 
-    def progress(self, tick: Tick) -> Array:
+    def progress(self, tick: StepContext) -> Array:
         """Share of the steps after the warm-up that is done."""
         return jnp.clip((tick.step - self.warmup_steps) / max(tick.total_steps - self.warmup_steps, 1), 0.0, 1.0)
 
-    def __call__(self, tick: Tick) -> Array:
+    def __call__(self, tick: StepContext) -> Array:
         first = self.held / self.peak if self.held else (tick.step + 1) / max(self.warmup_steps, 1)
         rise = jnp.where(tick.step < self.warmup_steps, first, 1.0)
         fall = jnp.minimum((tick.total_steps - tick.step) / self.cooldown_steps, 1.0) if self.cooldown_steps else 1.0
@@ -146,7 +146,7 @@ class Warmup(Schedule):
 class WarmupConstant(Warmup):
     """Warm-up, then constant."""
 
-    def decay(self, tick: Tick) -> Array:
+    def decay(self, tick: StepContext) -> Array:
         return jnp.float32(1.0)
 
 
@@ -157,7 +157,7 @@ class WarmupCosine(Warmup):
     end: float = 0.0
     """Value at the end of training."""
 
-    def decay(self, tick: Tick) -> Array:
+    def decay(self, tick: StepContext) -> Array:
         floor = self.end / self.peak
         return floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * self.progress(tick)))
 
@@ -169,7 +169,7 @@ class WarmupLinear(Warmup):
     end: float = 0.0
     """Value at the end of training."""
 
-    def decay(self, tick: Tick) -> Array:
+    def decay(self, tick: StepContext) -> Array:
         return 1 + (self.end / self.peak - 1) * self.progress(tick)
 
 
@@ -180,7 +180,7 @@ class WarmupReciprocal(Warmup):
     timescale_steps: int
     """Steps after which the value has halved."""
 
-    def decay(self, tick: Tick) -> Array:
+    def decay(self, tick: StepContext) -> Array:
         return self.timescale_steps / (self.timescale_steps + jnp.maximum(tick.step - self.warmup_steps, 0))
 
 
@@ -191,5 +191,5 @@ class WarmupInverseSqrt(Warmup):
     timescale_steps: int
     """Steps in the unit under the root."""
 
-    def decay(self, tick: Tick) -> Array:
+    def decay(self, tick: StepContext) -> Array:
         return 1 / jnp.sqrt(1 + jnp.maximum(tick.step - self.warmup_steps, 0) / self.timescale_steps)

@@ -49,7 +49,7 @@ def is_spec(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def executes(node: Any) -> frozenset[str]:
+def execution_fields(node: Any) -> frozenset[str]:
     """Names of the fields of ``node`` that ``execution`` made."""
     fields = dataclasses.fields(node) if is_spec(node) else ()
     return frozenset(f.name for f in fields if f.metadata.get("execution"))
@@ -64,7 +64,7 @@ def children(node: Any) -> dict[str, Any]:
     return {str(i): value for i, value in enumerate(node)} if isinstance(node, tuple) else {}
 
 
-def below(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     """The dotted path of ``name`` in the part at ``path``."""
     return f"{path}.{name}" if path else name
 
@@ -73,7 +73,7 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every part and value of the tree with its dotted path; the root (an empty path) first, a part before its own."""
     yield path, node
     for name, child in children(node).items():
-        yield from walk(child, below(path, name))
+        yield from walk(child, join_path(path, name))
 
 
 # Replace -------------------------------------------------------------------------------------------------------------
@@ -126,7 +126,7 @@ class Change:
 
 
 def type_name(cls: type) -> str:
-    """``jaxrep.encoders.vit:ViT``; the same for a class of an experiment file and of a run's copy of that file."""
+    """``jaxrep.encoders.image.vit:ViT``; the same for a class of an experiment file and of a run's copy of that file."""
     inside = cls.__module__.partition(".")[0] == "jaxrep"
     return f"{cls.__module__ if inside else 'experiment'}:{cls.__qualname__}"
 
@@ -141,10 +141,10 @@ def _difference(a: Any, b: Any, path: str, execution: bool) -> Iterator[Change]:
         yield Change(path, a, b, execution)
         return
     left, right = children(a), children(b)
-    aside = executes(a) | executes(b)
+    aside = execution_fields(a) | execution_fields(b)
     for name in dict.fromkeys([*left, *right]):
         pair = left.get(name, ABSENT), right.get(name, ABSENT)
-        yield from _difference(*pair, below(path, name), execution or name in aside)
+        yield from _difference(*pair, join_path(path, name), execution or name in aside)
     if not (left or right or is_spec(a)) and a != b:  # a spec without fields is equal to its like of a run's copy
         yield Change(path, a, b, execution)
 
@@ -159,17 +159,17 @@ def _same_kind(a: Any, b: Any) -> bool:
 
 def render_difference(changes: list[Change]) -> str:
     """One line a change: ``method.towers.image.width: 768 -> 384``."""
-    return "\n".join(f"{c.path or 'recipe'}: {brief(c.a)} -> {brief(c.b)}" for c in changes)
+    return "\n".join(f"{c.path or 'recipe'}: {short_repr(c.a)} -> {short_repr(c.b)}" for c in changes)
 
 
-def brief(value: Any, limit: int = 100) -> str:
+def short_repr(value: Any, limit: int = 100) -> str:
     """A value in a few words: of a part, its type and the fields that are not at their defaults, cut to ``limit``."""
     if is_spec(value):
         text = f"{type(value).__name__}({', '.join(_stated(value))})"
     elif isinstance(value, Mapping):
-        text = "{" + ", ".join(f"{key}: {brief(child)}" for key, child in value.items()) + "}"
+        text = "{" + ", ".join(f"{key}: {short_repr(child)}" for key, child in value.items()) + "}"
     elif isinstance(value, tuple):
-        text = "(" + ", ".join(map(brief, value)) + ("," if len(value) == 1 else "") + ")"
+        text = "(" + ", ".join(map(short_repr, value)) + ("," if len(value) == 1 else "") + ")"
     else:
         text = repr(value)
     return text if len(text) <= limit else f"{text[: limit - 2]}…{text[-1]}"
@@ -180,7 +180,7 @@ def _stated(value: Any) -> Iterator[str]:
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         held = getattr(value, field.name)
         if default is dataclasses.MISSING or difference(default, held):
-            yield f"{field.name}={brief(held)}"
+            yield f"{field.name}={short_repr(held)}"
 
 
 # Problems ------------------------------------------------------------------------------------------------------------
@@ -191,10 +191,10 @@ def problems(obj: Any, path: str = "") -> list[str]:
 
     A part is asked for its own ``problems()`` only where every value in it has the right type.
     """
-    found = [s for name, child in children(obj).items() for s in problems(child, below(path, name))]
+    found = [s for name, child in children(obj).items() for s in problems(child, join_path(path, name))]
     if is_spec(obj):
         hints = _hints(type(obj))
-        found = [s for n, v in children(obj).items() for s in _misfits(v, hints[n], below(path, n))] + found
+        found = [s for n, v in children(obj).items() for s in _misfits(v, hints[n], join_path(path, n))] + found
         if not found and hasattr(obj, "problems"):
             found = [f"{path}: {sentence}" if path else sentence for sentence in obj.problems()]
     return found
@@ -211,14 +211,14 @@ def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
     if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         for key, child in value.items():
             yield from _misfits(key, args[0], f"{path} (the key {key!r})")
-            yield from _misfits(child, args[1], below(path, str(key)))
+            yield from _misfits(child, args[1], join_path(path, str(key)))
     elif origin is tuple and isinstance(value, tuple) and (args[1:] == (...,) or len(args) == len(value)):
         each = args[:1] * len(value) if args[1:] == (...,) else args
         for i, (child, annotation) in enumerate(zip(value, each, strict=True)):
-            yield from _misfits(child, annotation, below(path, str(i)))
+            yield from _misfits(child, annotation, join_path(path, str(i)))
     elif not _fits(value, expected, origin, args, path):
         names = expected.__name__ if isinstance(expected, type) and not args else str(expected).replace("typing.", "")
-        yield f"{path}: expected {names}, got {type(value).__name__}{'' if is_spec(value) else ' ' + brief(value)}"
+        yield f"{path}: expected {names}, got {type(value).__name__}{'' if is_spec(value) else ' ' + short_repr(value)}"
 
 
 def _fits(value: Any, expected: Any, origin: Any, args: tuple[Any, ...], path: str) -> bool:

@@ -1,6 +1,6 @@
 """Specs as JSON and back, and the identity by which a run directory knows its recipe.
 
-A spec is ``{"$type": "jaxrep.encoders.vit:ViT", field: value, …}``, a tuple is a list, a mapping an object, an infinite
+A spec is ``{"$type": "jaxrep.encoders.image.vit:ViT", field: value, …}``, a tuple is a list, a mapping an object, an infinite
 float ``{"$float": "inf"}``. A type is accepted from jaxrep and from one experiment file (``experiment:Class``), from
 nowhere else: reading a recipe runs no code but theirs.
 """
@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from jaxrep.errors import UsageError, hint
-from jaxrep.spec import below, children, executes, type_name
+from jaxrep.spec import children, execution_fields, join_path, type_name
 
 TYPE, FLOAT = "$type", "$float"
 _MODULE = re.compile(r"jaxrep(\.[a-z][a-z0-9_]*)+")
@@ -43,9 +43,9 @@ def _encode(value: Any, path: str, *, for_identity: bool) -> Any:
         return value
     if isinstance(value, float):
         return _encode_float(value, path, for_identity)
-    left_out = executes(value) if for_identity else frozenset()
+    left_out = execution_fields(value) if for_identity else frozenset()
     inner = {
-        name: _encode(child, below(path, name), for_identity=for_identity)
+        name: _encode(child, join_path(path, name), for_identity=for_identity)
         for name, child in children(value).items()
         if name not in left_out
     }
@@ -91,20 +91,20 @@ def from_json(data: Any, experiment: ModuleType | None = None) -> Any:
 
 def _decode(data: Any, path: str, experiment: ModuleType | None) -> Any:
     if isinstance(data, list):
-        return tuple(_decode(child, below(path, str(i)), experiment) for i, child in enumerate(data))
+        return tuple(_decode(child, join_path(path, str(i)), experiment) for i, child in enumerate(data))
     if not isinstance(data, dict):
         return data
     if FLOAT in data:
         if data not in ({FLOAT: "inf"}, {FLOAT: "-inf"}):
             raise UsageError(f"{path or 'value'}: {json.dumps(data)} is not a number that a recipe can hold")
         return float(data[FLOAT])
-    inner = {k: _decode(v, below(path, k), experiment) for k, v in data.items() if k != TYPE}
+    inner = {k: _decode(v, join_path(path, k), experiment) for k, v in data.items() if k != TYPE}
     if TYPE not in data:
         return inner
     cls = _find(data[TYPE], path, experiment)
     fields = [f.name for f in dataclasses.fields(cls)]
     if unknown := [name for name in inner if name not in fields]:
-        raise UsageError(f"{below(path, unknown[0])}: {data[TYPE]} has no such field; {hint(unknown[0], fields)}")
+        raise UsageError(f"{join_path(path, unknown[0])}: {data[TYPE]} has no such field; {hint(unknown[0], fields)}")
     # A field that came with a later version has its default in what an earlier one wrote.
     needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
     if missing := [name for name in needed if name not in inner]:

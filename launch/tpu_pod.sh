@@ -23,7 +23,7 @@ EXTRAS=${EXTRAS:-tpu,gcs}
 PYTHON=${PYTHON:-3.12}
 POLL_SECONDS=${POLL_SECONDS:-30}
 
-# jaxrep/train/exits.py, and launch/tpu_host.sh
+# jaxrep/runs/exit_codes.py, and launch/tpu_host.sh
 DONE=0 USAGE=2 DIVERGED=3 PREEMPTED=75 STOPPED=143
 
 dry=

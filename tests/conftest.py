@@ -4,7 +4,6 @@ Nearly all of their time is compilation, so programs are compiled without LLVM's
 """
 
 import os
-import sys
 from importlib import metadata
 
 import fsspec
@@ -20,9 +19,6 @@ FLAGS = (
 if metadata.version("jaxlib").startswith("0.10."):  # the older emitters, in half the time, while they are there
     FLAGS += ("--xla_cpu_use_fusion_emitters=false",)
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
-
-# Helpers that several test files share are imported from here, as ``losses.oracle``.
-sys.path.insert(0, os.path.dirname(__file__))
 
 
 def pytest_addoption(parser):

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.batch import INFERENCE, Tick, fold, normalize, unfold
+from jaxrep.batch import INFERENCE, StepContext, fold, normalize, unfold
 
 POSITIONS = np.array([[0, 0], [0, 1], [0, 7], [0, 2**32 - 1], [1, 0], [1, 7], [200, 7]], np.uint32)
-TICK = Tick(step=np.int32(3), key=jax.random.key(0), positions=POSITIONS, total_steps=12, batch_size=2**30)
+TICK = StepContext(step=np.int32(3), key=jax.random.key(0), positions=POSITIONS, total_steps=12, batch_size=2**30)
 
 
 def numbers(keys) -> list[tuple[int, ...]]:

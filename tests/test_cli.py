@@ -11,8 +11,8 @@ import pytest
 
 import jaxrep
 from jaxrep import cli
-from jaxrep.data.pictures.crop import Squash
-from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.images.crop import HostResize
+from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import JaxrepError
 from jaxrep.experiment import load
 from jaxrep.spec import difference, replace
@@ -20,19 +20,19 @@ from jaxrep.spec_json import to_json
 
 TOY = '''"""Toy CLIP: which caption goes with which picture."""
 from jaxrep.data.source import Source
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
-from jaxrep.methods.dual import Dual
-from jaxrep.objective import Contrastive
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
+from jaxrep.objectives.base import Contrastive
 from jaxrep.recipe import Data, From, Recipe
 from jaxrep.schedules import WarmupCosine
-from jaxrep.train.optim import AdamW
-from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.optim.optimizers import AdamW
+from jaxrep.views.crop import HostRandomResizedCrop
 
 recipe = Recipe(
     data=Data(train=Source(), batch_size=64),
-    views=(RandomResizedCrop(size=32, scale=(0.5, 1)),),
-    method=Dual(towers={"image": ViT.ti16(), "text": TextTransformer(width=64, depth=2, heads=4)}, dim=64),
+    views=(HostRandomResizedCrop(size=32, scale=(0.5, 1)),),
+    method=DualEncoder(towers={"image": ViT.ti16(), "text": TextTransformer(width=64, depth=2, heads=4)}, dim=64),
     objective={"contrastive": Contrastive("image", "text")},
     optimizer=AdamW(),
     schedule=WarmupCosine(peak=1),
@@ -57,7 +57,7 @@ def trained(monkeypatch):
     """What the loop was called with, in place of a training."""
     calls = []
     loop = types.SimpleNamespace(train=lambda *args: calls.append(args) or 0)
-    monkeypatch.setitem(sys.modules, "jaxrep.train.loop", loop)
+    monkeypatch.setitem(sys.modules, "jaxrep.training.loop", loop)
     return calls
 
 
@@ -173,11 +173,11 @@ def test_flags_change_the_fields_that_they_name_and_no_other(jaxrep_says, toy, t
 def test_another_source_keeps_the_size_and_the_crop_of_the_pictures(jaxrep_says, toy, trained):
     with open(toy, "a") as file:
         file.write(
-            "from jaxrep.data.pictures.crop import Squash\nfrom jaxrep.data.sources.files import Folder\n"
-            "own = recipe.replace({'data.train': Folder(path='p', image_size=64, crop=Squash())})\n"
+            "from jaxrep.data.images.crop import Squash\nfrom jaxrep.data.sources.files import Folder\n"
+            "own = recipe.replace({'data.train': ImageFolder(path='p', image_size=64, crop=HostResize())})\n"
         )
     assert jaxrep_says(f"train {toy}:own --data.train a.tar")[0] == 0
-    assert trained[0][0].data.train == TarShards(shards="a.tar", image_size=64, crop=Squash())
+    assert trained[0][0].data.train == TarShards(shards="a.tar", image_size=64, crop=HostResize())
 
 
 def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
@@ -246,7 +246,7 @@ def test_show_prints_the_json_that_a_run_keeps(jaxrep_says, toy):
 
 
 def test_show_prints_parts_values_and_the_summary(jaxrep_says, toy, monkeypatch):
-    monkeypatch.setattr("jaxrep.shapes.summary", lambda recipe: {"parameters": 1234567}, raising=False)
+    monkeypatch.setattr("jaxrep.step.shapes.summary", lambda recipe: {"parameters": 1234567}, raising=False)
     status, out, _ = jaxrep_says(f"show {toy}")
     assert status == 0
     for line in (

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from jaxrep.errors import UsageError
-from jaxrep.experiment import from_run, listing, load
+from jaxrep.experiment import from_run, list_experiments, load
 from jaxrep.spec_json import to_json
 
 CLIP = '''
@@ -18,11 +18,11 @@ CLIP = '''
 More words.
 """
 from jaxrep.data.source import Source
-from jaxrep.methods.method import Method
+from jaxrep.methods.base import Method
 from jaxrep.recipe import Data, Recipe
 from jaxrep.schedules import Constant
 from jaxrep.spec import spec
-from jaxrep.train.optim import Optimizer
+from jaxrep.optim.optimizers import Optimizer
 
 
 @spec
@@ -229,7 +229,7 @@ def test_listing_reads_docstrings_and_presets_and_executes_nothing(folder):
         "def make(n) -> Recipe: ...\n\nsmall = make(3)\nbig: Recipe = make(5)\nsame = big\nother = len('')\n",
     )
     write(folder, "helper.py", '"""No experiment."""\n')
-    assert listing(folder) == [
+    assert list_experiments(folder) == [
         (folder / "align.py", "Its neighbor.", ["recipe"]),
         (folder / "clip.py", "Toy CLIP: which caption goes with which picture.", ["recipe", "tiny", "own"]),
         (folder / "made.py", "", ["small", "big", "same"]),
@@ -238,4 +238,4 @@ def test_listing_reads_docstrings_and_presets_and_executes_nothing(folder):
 
 def test_listing_refuses_what_is_no_folder(tmp_path):
     with pytest.raises(UsageError, match="is not a folder"):
-        listing(tmp_path / "nowhere")
+        list_experiments(tmp_path / "nowhere")

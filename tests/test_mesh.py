@@ -4,27 +4,27 @@ device."""
 import functools
 from typing import Any
 
-import harness
 import jax
 import numpy as np
 import pytest
-from harness import QUICK, RECIPE, batch, drawn, tiny
 from jax.sharding import PartitionSpec as P
 
-from jaxrep.encoders.stem import PatchStem
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem
+from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
-from jaxrep.losses import pairwise
-from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, put, shardings
-from jaxrep.methods.dual import Dual
+from jaxrep.losses.pairwise import reduce
+from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, put_batch, shardings
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitBias
-from jaxrep.objective import Sigmoid
+from jaxrep.objectives.contrastive import Sigmoid
 from jaxrep.plan.plan import plan
-from jaxrep.train import microbatch
-from jaxrep.train.step import kept_outputs
+from jaxrep.step import grad_cache
+from jaxrep.step.train_step import kept_outputs
+from tests.helpers import harness
+from tests.helpers.harness import QUICK, RECIPE, batch, drawn, tiny
 
 TRANSFORMER: Any = ViT(width=8, depth=2, heads=2, gated=True, stem=PatchStem(patch=4))
-VIT = RECIPE.replace(method=Dual(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4))
+VIT = RECIPE.replace(method=DualEncoder(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4))
 MIXED = Mesh(data=2, fsdp=2, tensor=2, min_shard_size=1)
 
 
@@ -143,7 +143,7 @@ def test_a_process_reads_the_rows_that_its_devices_hold(devices, expected):
 def test_put_lays_out_every_array_by_rows():
     given = {"image": np.ones((8, 4, 4, 3), np.uint8), "label": np.arange(8, dtype=np.int32)}
     sharding = jax.NamedSharding(MIXED.build(), ROWS)
-    placed = put(given, sharding, 8)
+    placed = put_batch(given, sharding, 8)
     for name, values in given.items():
         assert placed[name].dtype == values.dtype and placed[name].sharding == sharding
         np.testing.assert_array_equal(placed[name], values)
@@ -162,7 +162,7 @@ def gradients(recipe, mesh, size):
     def both(params, batch):
         args = (params, {}, batch, harness.tick())
         if size:
-            return microbatch.value_and_grad(of, *args, size=size, keep=keep)
+            return grad_cache.value_and_grad(of, *args, size=size, keep=keep)
         return of.value_and_grad(*args)
 
     rows = jax.NamedSharding(mesh, ROWS)
@@ -179,7 +179,7 @@ def on_one(objective):
 
 
 SIGMOID = VIT.replace(
-    method=Dual(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4, bias=LogitBias(init=-1.0)),
+    method=DualEncoder(towers={"image": TRANSFORMER, "text": tiny.Ids()}, dim=4, bias=LogitBias(init=-1.0)),
     objective={"sigmoid": Sigmoid("image", "text")},
 )
 
@@ -188,7 +188,7 @@ SIGMOID = VIT.replace(
     ("way", "size", "objective"), [("gather", 0, "contrastive"), ("ring", 4, "contrastive"), ("ring", 0, "sigmoid")]
 )
 def test_on_data_fsdp_and_tensor_a_step_has_the_loss_and_gradients_of_one_device(way, size, objective, monkeypatch):
-    monkeypatch.setattr(pairwise, "GATHER_BYTES", 2**28 if way == "gather" else 0)
+    monkeypatch.setattr(reduce, "GATHER_BYTES", 2**28 if way == "gather" else 0)
     recipe = (VIT if objective == "contrastive" else SIGMOID).replace(mesh=MIXED)
     (loss, found), (expected, by_path) = gradients(recipe, MIXED.build(), size), on_one(objective)
     # Sums over rows, heads and hidden widths are taken in parts, in float32: a few units in the last place.

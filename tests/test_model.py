@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from harness import RECIPE, batch, drawn, traced
 from PIL import Image
 
 from jaxrep import model
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
+from tests.helpers.harness import RECIPE, batch, drawn, traced
 
 TRACED = traced(RECIPE)
 TOKENIZER = RECIPE.data.tokenizer.load(RECIPE.data.train.open().column("text"))

@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from jaxrep.experiment import load
-from jaxrep.train.exits import Exit
-from jaxrep.train.loop import train
+from jaxrep.runs.exit_codes import ExitCode
+from jaxrep.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,7 +25,7 @@ def test_the_complete_recipe_trains(tmp_path: Path):
     experiment = load(str(file))
     short = experiment.recipe.replace(examples=2 * 128)
     ended = train(short, tmp_path / "run", experiment, say=lambda _: None, devices=jax.devices()[:1])
-    assert ended is Exit.DONE
+    assert ended is ExitCode.DONE
     assert (tmp_path / "run" / "results.json").exists()
 
 

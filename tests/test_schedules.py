@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.batch import Tick
+from jaxrep.batch import StepContext
 from jaxrep.schedules import (
     Constant,
     Cosine,
@@ -61,7 +61,7 @@ def found():
     """{case: float32 [TOTAL]}, from one compilation."""
 
     def values(step):
-        tick = Tick(step=step, total_steps=TOTAL)
+        tick = StepContext(step=step, total_steps=TOTAL)
         return {name: schedule(tick) for name, (schedule, _) in CASES.items()}
 
     return jax.device_get(jax.jit(jax.vmap(values))(jnp.arange(TOTAL)))
@@ -81,9 +81,9 @@ def test_the_first_step_learns_and_the_last_one_does_too(found):
 
 
 def test_a_warm_up_of_no_length_and_one_of_all_steps_are_schedules_too():
-    at = Tick(step=jnp.int32(0), total_steps=4)
+    at = StepContext(step=jnp.int32(0), total_steps=4)
     assert float(WarmupCosine(peak=1.0)(at)) == 1.0
-    last = Tick(step=jnp.int32(3), total_steps=4)
+    last = StepContext(step=jnp.int32(3), total_steps=4)
     assert float(WarmupCosine(peak=1.0, warmup_steps=4)(last)) == 1.0
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 
-from jaxrep.data.grammar import FORMS
+from jaxrep.data.source_string import FORMS
 from jaxrep.errors import UsageError, hint
 
 TOOLS = {

@@ -16,16 +16,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.grammar import parse
-from jaxrep.data.loader import Loader, Tokenize
-from jaxrep.data.orders.order import Uniform
-from jaxrep.data.pictures.decode import BadSample
+from jaxrep.data.loading.loader import Loader, Tokenize
+from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.source import Examples
+from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.encoded import EncodedExamples
-from jaxrep.data.sweep import read_text
-from jaxrep.data.texts.subwords import TokenizerFile
-from jaxrep.data.texts.tokenize import Bytes, LoadedTokenizer
-from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.data.tokenizers.base import Bytes, LoadedTokenizer
+from jaxrep.data.tokenizers.subwords import TokenizerFile
+from jaxrep.data.tools.try_each import read_text
+from jaxrep.errors import BadSample, JaxrepError, UsageError
 
 HELD = 256
 """Examples that are decoded and tokenized over and over, so that reading them takes no time."""
@@ -44,7 +43,7 @@ def main(args: list[str]) -> int:
     given = parser.parse_args(args)
     if given.batch_size < 1 or given.seconds <= 0:
         raise UsageError("--batch-size is at least 1 and --seconds above 0")
-    source = parse(given.source)
+    source = parse_source(given.source)
     examples, tokenizer = source.open(), load(given.tokenizer)
     rates = stages(examples, tokenizer, given.seconds)
     rates["loader"] = loader(examples, Tokenize(tokenizer) if "text" in source.fields() else None, given)
@@ -79,7 +78,7 @@ def load(path: str | None) -> LoadedTokenizer:
 
 def stages(examples: Examples, tokenizer: LoadedTokenizer, seconds: float) -> dict[str, Rate]:
     """Examples a second of each stage alone, in one thread, at random places."""
-    order = Uniform().over(examples, 1)
+    order = Shuffle().over(examples, 1)
     places = order(np.arange(10_000, dtype=np.uint64)).tolist()
     read = examples.contents if isinstance(examples, EncodedExamples) else examples.__getitem__
     found = {"read": rate(read, places, seconds)}
@@ -118,7 +117,7 @@ def loader(examples: Examples, transform: Tokenize | None, given: argparse.Names
     """Of examples in batches, the first of which is not timed. What worker processes use is not counted."""
     batches = Loader(
         examples,
-        Uniform().over(examples, given.batch_size),
+        Shuffle().over(examples, given.batch_size),
         given.batch_size,
         transform=transform,
         workers=given.workers,

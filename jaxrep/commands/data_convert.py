@@ -9,9 +9,9 @@ import os
 import sys
 from pathlib import Path
 
-from jaxrep.data.grammar import parse
-from jaxrep.data.sources.convert import Plan, convert
-from jaxrep.data.sources.writers import FORMATS
+from jaxrep.data.source_string import parse_source
+from jaxrep.data.tools.convert import Plan, convert
+from jaxrep.data.tools.writers import FORMATS
 from jaxrep.errors import JaxrepError, UsageError, hint
 
 
@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
         )
     if given.per_shard < 1:
         raise UsageError(f"--per-shard counts examples and is at least 1, not {given.per_shard}")
-    source = parse(given.source)
+    source = parse_source(given.source)
     plan = Plan(source, kind, Path(folder).expanduser(), given.per_shard, len(source.open()))
     many = (os.cpu_count() or 1) if len(plan.shards) > 8 else 0
     found = convert(plan, many if given.workers is None else given.workers)

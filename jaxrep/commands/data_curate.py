@@ -10,22 +10,22 @@ import os
 from pathlib import Path
 from typing import Any
 
-from jaxrep.data.cache import whole
-from jaxrep.data.curation import curate_beam
-from jaxrep.data.curation.balance import Curated, key_of
-from jaxrep.data.curation.curate import Plan, curate
-from jaxrep.data.grammar import parse
-from jaxrep.data.sources.convert import Plan as Copy
-from jaxrep.data.sources.convert import convert
+from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.patterns import local
-from jaxrep.data.sources.writers import FORMATS
+from jaxrep.data.tools import curate_beam
+from jaxrep.data.tools.convert import Plan as Copy
+from jaxrep.data.tools.convert import convert
+from jaxrep.data.tools.curate import Plan, curate
+from jaxrep.data.tools.writers import FORMATS
+from jaxrep.data.transforms.balanced import Curated, key_of
+from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import JaxrepError, UsageError, hint
 
 
 def main(args: list[str]) -> int:
     """``jaxrep data curate SOURCE --metadata FILE … --out FOLDER [--t T] [--copy KIND:FOLDER] [--keys FILE] …``"""
     given = _parser().parse_args(args)
-    source = parse(given.source)
+    source = parse_source(given.source)
     _check(given, source.fields())
     many = (os.cpu_count() or 1) if given.workers is None else given.workers
     plan = Plan.of(source, tuple(given.metadata), local(given.out), given.t, given.seed, given.per_chunk)
@@ -94,5 +94,5 @@ def lines(report: dict[str, Any], folder: str) -> list[str]:
 def _write_keys(path: Path, curated: Curated) -> None:
     examples = curated.open()
     keys = (key_of(*examples.origin(index)) for index in range(len(examples)))
-    whole(path, lambda file: file.writelines(f"{key}\n".encode(errors="surrogateescape") for key in keys))
+    write_atomically(path, lambda file: file.writelines(f"{key}\n".encode(errors="surrogateescape") for key in keys))
     print(f"wrote {len(examples):,} keys to {path}")

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxrep.commands.models import check_out
-from jaxrep.data.curation.dedup import Prints, groups, prints, shared
-from jaxrep.data.grammar import parse
 from jaxrep.data.source import Examples
+from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.encoded import EncodedExamples
-from jaxrep.data.sources.storage import write_file
+from jaxrep.data.tools.dedup import Prints, groups, prints, shared
 from jaxrep.errors import UsageError
+from jaxrep.storage import write_file
 
 
 def main(args: list[str]) -> int:
@@ -28,7 +28,7 @@ def main(args: list[str]) -> int:
     check_out(given.out)
     if not 0 <= given.distance <= 16:
         raise UsageError(f"--distance counts bits, 0 to 16, not {given.distance}")
-    sources = [parse(name) for name in (given.source, given.against) if name]
+    sources = [parse_source(name) for name in (given.source, given.against) if name]
     for name, source in zip((given.source, given.against), sources, strict=False):
         if "image" not in source.fields():
             raise UsageError(f"{name} has no pictures")

@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 
-from jaxrep.data.grammar import parse
-from jaxrep.data.sources.manifest import FEW, index
+from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.patterns import files
-from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tar.manifest import FEW, index_shards
+from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import UsageError
 
 
@@ -20,12 +20,12 @@ def main(args: list[str]) -> int:
         "--workers", type=int, metavar="N", help="processes that read; 0: threads of one (default: one a core if many)"
     )
     given = parser.parse_args(args)
-    source = parse(given.source)
+    source = parse_source(given.source)
     if not isinstance(source, TarShards):
         raise UsageError(f"{given.source} needs no index: only tars do")
     paths = files(source.shards)
     workers = ((os.cpu_count() or 1) if len(paths) > FEW else 0) if given.workers is None else given.workers
-    rows = [row for _, row in index(paths, beside=given.beside, workers=workers, check=True)]
+    rows = [row for _, row in index_shards(paths, beside=given.beside, workers=workers, check=True)]
     extensions = list(source.extensions().values())
     damage = [(path, told) for path, row in zip(paths, rows, strict=True) for told in row.damage]
     count = sum(row.count(extensions) for row in rows) - len(damage)

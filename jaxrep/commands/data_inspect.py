@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxrep.commands.models import check_out
-from jaxrep.data.curation.survey import grid, survey
-from jaxrep.data.grammar import parse
-from jaxrep.data.sources.storage import write_file
+from jaxrep.data.source_string import parse_source
+from jaxrep.data.tools.survey import grid, survey
+from jaxrep.storage import write_file
 
 
 def main(args: list[str]) -> int:
@@ -19,7 +19,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--grid", metavar="FILE", type=Path, help="write 64 pictures, evenly spread, as a PNG")
     given = parser.parse_args(args)
     check_out(given.grid)
-    found = survey(parse(given.source).open())
+    found = survey(parse_source(given.source).open())
     if given.grid:
         write_file(str(given.grid), _png(found.pictures))
     print(json.dumps(found.summary, indent=1) if given.json else "\n".join(lines(found.summary)))

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jaxrep.commands.models import check_out
-from jaxrep.data.grammar import parse
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.storage import write_file
-from jaxrep.data.sweep import read_text, reason, sweep
-from jaxrep.data.texts.train_tokenizer import PAD, train
+from jaxrep.data.source_string import parse_source
+from jaxrep.data.tools.train_tokenizer import PAD, train
+from jaxrep.data.tools.try_each import read_text, reason, try_each
 from jaxrep.errors import UsageError
+from jaxrep.storage import write_file
 
 
 def main(args: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--keep-case", action="store_true", help="tell capital letters from small ones")
     given = parser.parse_args(args)
     check_out(given.out)
-    source = parse(given.source)
+    source = parse_source(given.source)
     if "text" not in source.fields():
         raise UsageError(f"{given.source} has no captions")
     bad: Counter[str] = Counter()
@@ -41,7 +41,7 @@ def main(args: list[str]) -> int:
 
 def texts(examples: Examples, bad: Counter[str]) -> Iterator[str]:
     """The captions, and into ``bad`` why others cannot be read."""
-    for found in sweep(lambda index: read_text(examples, index), len(examples), "reading captions"):
+    for found in try_each(lambda index: read_text(examples, index), len(examples), "reading captions"):
         if isinstance(found, tuple):
             yield from found
         else:

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxrep.commands.models import add_arguments, load
-from jaxrep.data.grammar import parse, read
 from jaxrep.data.source import Source
+from jaxrep.data.source_string import parse_source, read
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.spec_json import to_json
 
@@ -68,15 +68,15 @@ def _add(parser: argparse.ArgumentParser, name: str, default: int, told: str) ->
 def embed(given: argparse.Namespace) -> int:
     """Reads model and data, does the job, and says what became of it."""
     from jaxrep.embeddings import job as jobs
-    from jaxrep.embeddings.rows import Embedder
-    from jaxrep.train.remote import place_of
+    from jaxrep.embeddings.embedder import Embedder
+    from jaxrep.runs.remote import url_of
 
     target, share = jobs.target(given.out), _share(given)
     model = _model(given)
     source, parts = _source(given.data, model)
     examples = source.open()
     facts = {
-        "model": {"path": place_of(given.run), "digest": model.digest()},
+        "model": {"path": url_of(given.run), "digest": model.digest()},
         "data": to_json(source),
         "parts": list(parts),
         "length": len(examples),
@@ -95,7 +95,7 @@ def embed(given: argparse.Namespace) -> int:
 
 def _share(given: argparse.Namespace) -> tuple[int, int]:
     """The share of this process: its number and how many there are. Raises UsageError."""
-    from jaxrep.train import hosts
+    from jaxrep import hosts
 
     for name in ("per_shard", "fsdp"):
         if getattr(given, name) < 1:
@@ -139,7 +139,7 @@ def _source(text: str, model: "Model") -> tuple[Source, tuple[str, ...]]:
     for part in PARTS:
         if part not in model.fields and part in hints:
             fields[part] = "" if hints[part] is str else ()
-    source = parse(text, fields)
+    source = parse_source(text, fields)
     held = [part for part in PARTS if part in source.fields()]
     parts = tuple(part for part in held if part in model.fields)
     if not parts:

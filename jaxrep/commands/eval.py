@@ -12,7 +12,7 @@ from jaxrep.commands.models import add_arguments, check_out, load
 from jaxrep.errors import UsageError, hint
 
 if TYPE_CHECKING:
-    from jaxrep.evals.eval import Eval
+    from jaxrep.evals.base import Eval
     from jaxrep.model import Model
 
 
@@ -38,15 +38,15 @@ def main(args: list[str]) -> int:
     check_out(given.out)
     others = tuple(each for target in given.evals for each in declared(target))
     model, evals = _model(given, others)
-    from jaxrep.evals.eval import clashes, measure, table
+    from jaxrep.evals.base import format_results, name_conflicts, run_evals
 
-    if clash := next(clashes(evals), None):
+    if clash := next(name_conflicts(evals), None):
         raise UsageError(f"--evals: {clash}")
-    metrics = measure(evals, model)
-    print(table(metrics))
+    metrics = run_evals(evals, model)
+    print(format_results(metrics))
     if given.out:
-        from jaxrep.evals import sample
-        from jaxrep.train.run import write_json
+        from jaxrep.metrics import sample
+        from jaxrep.runs.layout import write_json
 
         sample.save(given.out.with_suffix(".npz"), metrics)
         write_json(given.out, metrics)
@@ -71,7 +71,7 @@ def declared(target: str) -> "tuple[Eval, ...]":
 
 def _evals(value: Any) -> "tuple[Eval, ...]":
     """The evaluations that a value of a module declares; none where it declares something else."""
-    from jaxrep.evals.eval import Eval
+    from jaxrep.evals.base import Eval
     from jaxrep.recipe import Recipe
 
     found = value.evals if isinstance(value, Recipe) else (value,) if isinstance(value, Eval) else value

@@ -54,9 +54,9 @@ def export(given: argparse.Namespace) -> None:
     from jaxrep.data.fields import batch_fields
     from jaxrep.pretrained import export as layouts
     from jaxrep.pretrained.tensors import write
-    from jaxrep.shapes import shapes
-    from jaxrep.train.restore import restore
-    from jaxrep.train.run import Run
+    from jaxrep.runs.restore import restore
+    from jaxrep.runs.run_dir import RunDir
+    from jaxrep.step.shapes import trace_shapes
 
     restored = restore(given.run, given.weights, given.checkpoint)
     arrays = {path: np.asarray(value) for path, value in restored.arrays.items()}
@@ -69,10 +69,10 @@ def export(given: argparse.Namespace) -> None:
     data = restored.recipe.data
     trained = layouts.Trained(
         method=restored.recipe.method,
-        fields=shapes(restored.recipe, batch_fields(data.train, data.tokenizer, data.texts)).fields,
+        fields=trace_shapes(restored.recipe, batch_fields(data.train, data.tokenizer, data.texts)).fields,
         arrays=arrays,
         tokenizer=data.tokenizer,
-        loaded=Run(given.run).tokenizer(restored.recipe, tuple),
+        loaded=RunDir(given.run).tokenizer(restored.recipe, tuple),
     )
     trained = layouts.tower_of(trained, given.part) if given.part else trained
     open_clip = given.to == "open_clip"

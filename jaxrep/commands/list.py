@@ -5,7 +5,7 @@ import argparse
 from rich.console import Console
 from rich.table import Table
 
-from jaxrep.experiment import listing
+from jaxrep.experiment import list_experiments
 
 
 def main(args: list[str]) -> int:
@@ -13,7 +13,7 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="jaxrep list", description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", nargs="?", default="experiments", help="(default: experiments)")
     table = Table("experiment", "presets", "what it is")
-    for file, doc, presets in listing(parser.parse_args(args).folder):
+    for file, doc, presets in list_experiments(parser.parse_args(args).folder):
         table.add_row(str(file), " ".join(presets), doc)
     Console(highlight=False, markup=False).print(table)
     return 0

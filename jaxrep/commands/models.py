@@ -30,14 +30,14 @@ def folder(run: str) -> Path:
     """
     if "://" not in run:
         return Path(run)
-    from jaxrep.train.remote import opened
+    from jaxrep.runs.remote import fetch_run
 
-    return opened(run)
+    return fetch_run(run)
 
 
 def load(given: argparse.Namespace) -> "tuple[Model, Recipe]":
     """The model that the arguments name, and the recipe of its run."""
-    from jaxrep.train.restore import load_run
+    from jaxrep.runs.restore import load_run
 
     return load_run(given.run, given.weights, given.checkpoint)
 

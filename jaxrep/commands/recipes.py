@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxrep.experiment import Loaded, from_run, load
+from jaxrep.experiment import LoadedExperiment, from_run, load
 from jaxrep.spec import children, replace
 
 if TYPE_CHECKING:
@@ -15,16 +15,16 @@ KEPT = ("image_size", "crop")
 """Of the source before, what the model and its views are made for."""
 
 
-def find(target: str) -> Loaded:
+def find(target: str) -> LoadedExperiment:
     """The recipe of a run directory, or of ``FILE[:NAME]``."""
     if "://" in target:
-        from jaxrep.train.remote import opened
+        from jaxrep.runs.remote import fetch_run
 
-        return from_run(opened(target))
+        return from_run(fetch_run(target))
     return from_run(target) if Path(target).is_dir() else load(target)
 
 
-def override(loaded: Loaded, args: list[str], prog: str, more: str = "") -> Loaded:
+def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "") -> LoadedExperiment:
     """The same with the fields changed that ``args`` name: ``--method.towers.image.width 384``.
 
     ``--data.train tar:pairs.tar`` takes another source, named as ``jaxrep data`` does (``data.grammar``), with the size
@@ -56,7 +56,7 @@ def _of_one_length(recipe: "Recipe", before: "Recipe") -> "Recipe":
 
 def _reading(recipe: "Recipe", text: str) -> "Recipe":
     """The recipe with another source of training data. Raises UsageError."""
-    from jaxrep.data.grammar import parse
+    from jaxrep.data.source_string import parse_source
 
     before = children(recipe.data.train)
-    return replace(recipe, {"data.train": parse(text, {name: before[name] for name in KEPT if name in before})})
+    return replace(recipe, {"data.train": parse_source(text, {name: before[name] for name in KEPT if name in before})})

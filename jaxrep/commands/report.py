@@ -59,7 +59,7 @@ def look(run: "RunFacts", models: bool) -> "Seen":
     """A run with what its model makes of its evaluation data; where that cannot be had, with the reason."""
     from jaxrep.report.page import Seen
     from jaxrep.report.space import spaces
-    from jaxrep.train.restore import load_run
+    from jaxrep.runs.restore import load_run
 
     if not models:
         return Seen(run, left_out=f"{run.name}: pictures and maps are left out, as asked (--no-model).")

@@ -9,7 +9,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from jaxrep.commands.recipes import find, override
-from jaxrep.spec import brief, children, is_spec
+from jaxrep.spec import children, is_spec, short_repr
 from jaxrep.spec_json import to_json
 
 
@@ -33,11 +33,11 @@ def main(args: list[str]) -> int:
         print(json.dumps(to_json(recipe), indent=1, ensure_ascii=False))
         return 0
 
-    from jaxrep.shapes import summary
+    from jaxrep.step.shapes import model_summary
 
     console = Console(highlight=False)
     console.print(tree(type(recipe).__name__, recipe))
-    for name, number in summary(recipe).items():
+    for name, number in model_summary(recipe).items():
         console.print(Text(f"{name.replace('_', ' ')}: {number:,}"))
     return 0
 
@@ -49,7 +49,7 @@ def tree(label: str, node: Any) -> Tree:
         if children(child) and not _flat(child):
             root.add(tree(f"{name}: {type(child).__name__}" if is_spec(child) else name, child))
         else:
-            root.add(Text(f"{name}: {brief(child)}"))
+            root.add(Text(f"{name}: {short_repr(child)}"))
     return root
 
 

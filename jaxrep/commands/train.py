@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jaxrep.commands.recipes import override
 from jaxrep.errors import UsageError
-from jaxrep.experiment import Loaded, load
+from jaxrep.experiment import LoadedExperiment, load
 
 
 def main(args: list[str]) -> int:
@@ -25,14 +25,14 @@ def main(args: list[str]) -> int:
     where = f"--run-dir DIR: where the run is kept, and found again; gs://BUCKET/RUN, too (default: {given.run_dir})"
     loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
 
-    from jaxrep.train import hosts
-    from jaxrep.train.alarm import leaving_together
-    from jaxrep.train.compilation import keep_compiled
-    from jaxrep.train.loop import train
+    from jaxrep import hosts
+    from jaxrep.training.compilation import enable_compilation_cache
+    from jaxrep.training.failures import propagate_failures
+    from jaxrep.training.loop import train
 
-    hosts.join()
-    keep_compiled()
-    with leaving_together():
+    hosts.initialize()
+    enable_compilation_cache()
+    with propagate_failures():
         return int(train(loaded.recipe, given.run_dir, loaded))
 
 
@@ -43,6 +43,6 @@ def run_dir(given: str) -> str | Path:
     return given if "://" in given else Path(given)
 
 
-def default_run_dir(loaded: Loaded) -> Path:
+def default_run_dir(loaded: LoadedExperiment) -> Path:
     """``runs/clip-tiny`` for the preset tiny of experiments/clip.py."""
     return Path("runs") / f"{loaded.path.stem}-{loaded.name}"

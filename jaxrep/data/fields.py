@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Source
-from jaxrep.data.texts.tokenize import Tokenizer
+from jaxrep.data.tokenizers.base import Tokenizer
 from jaxrep.errors import UsageError, hint
 
 

@@ -11,16 +11,11 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.order import Indices, Order
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.data.orders.base import Indices, Order
+from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
 
 T = TypeVar("T")
-
-
-class BadShard(JaxrepError):
-    """A shard that cannot be read as a whole, now or for good: it vanished, its server does not answer."""
 
 
 Instead = Callable[[int, BadSample | BadShard], int]

@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxrep.data.ledger import Ledger
+from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.embeddings.formats import FORMATS, Part, Stored
 from jaxrep.errors import UsageError
+from jaxrep.runs.run_dir import lock_file
 from jaxrep.spec import difference, render_difference
-from jaxrep.train.run import locked
 
-Embed = Callable[[range], tuple[Part | None, Ledger]]
+Embed = Callable[[range], tuple[Part | None, BadSampleReport]]
 WORK = ".jaxrep-embed"
 
 
@@ -109,7 +109,7 @@ class Told:
     """What became of a job, or of a share of it."""
 
     rows: int
-    ledger: Ledger
+    ledger: BadSampleReport
     whole: bool = True
     """Whether all shards are done, of all shares."""
 
@@ -122,7 +122,7 @@ class Told:
     def read(cls, path: Path) -> "Told":
         """The inverse, from a file."""
         found = json.loads(path.read_text())
-        return cls(found["rows"], Ledger.from_json(found["ledger"]))
+        return cls(found["rows"], BadSampleReport.from_json(found["ledger"]))
 
 
 def run(job: Job, embed: Embed, share: tuple[int, int] = (0, 1)) -> Told:
@@ -134,7 +134,7 @@ def run(job: Job, embed: Embed, share: tuple[int, int] = (0, 1)) -> Told:
         if _ended(job):
             return Told.read(job.target.summary)
         _claim(job)
-        with locked(job.target.work / f"share-{share[0]}-of-{share[1]}.lock", "--out"):
+        with lock_file(job.target.work / f"share-{share[0]}-of-{share[1]}.lock", "--out"):
             for shard in job.left(share):
                 _write(job, shard, *embed(job.rows(shard)))
             return _end(job, share)
@@ -183,7 +183,7 @@ def _same(job: Job, path: Path) -> None:
         raise UsageError(f"{job.target.path} holds another embedding, by {path}: {first}; name another --out")
 
 
-def _write(job: Job, shard: int, part: Part | None, ledger: Ledger) -> None:
+def _write(job: Job, shard: int, part: Part | None, ledger: BadSampleReport) -> None:
     """Writes one shard, then its note."""
     path = job.shard(shard)
     if part is not None:
@@ -211,7 +211,7 @@ def _end(job: Job, share: tuple[int, int]) -> Told:
 
 def _sum(job: Job, shards: range) -> Told:
     notes = [Told.read(job.note(shard)) for shard in shards]
-    return Told(sum(note.rows for note in notes), sum((note.ledger for note in notes), Ledger()))
+    return Told(sum(note.rows for note in notes), sum((note.ledger for note in notes), BadSampleReport()))
 
 
 def _whole(job: Job, path: Path, write: Callable[[Path], Any], own: str = "") -> None:

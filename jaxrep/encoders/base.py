@@ -12,7 +12,7 @@ from jaxrep.spec import Part, spec
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Encoded:
+class EncoderOutput:
     """Features of a batch. What an encoder does not have is None."""
 
     pooled: Any  # [B,D]

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.readable import Row, check, go_without, rows
+from jaxrep import hosts
+from jaxrep.data.loading.readable import Row, check, go_without, rows
 from jaxrep.data.source import Examples
-from jaxrep.errors import JaxrepError
-from jaxrep.evals.ranks import require_finite, unit_rows
+from jaxrep.errors import BadSample, JaxrepError
+from jaxrep.metrics.ranking import require_finite, unit_rows
 from jaxrep.model import Model
-from jaxrep.train import hosts
 
 PIXELS = "pixels"
 """In place of an output: the pixels of the picture that the model sees, from 0 to 1, as a baseline."""
@@ -72,15 +71,15 @@ def encoded(
         count = min(model.rows_at_once, len(examples) - start)
         places = np.arange(start, start + count)[model.share(count)]
         what = f"reading of '{image}' from example {start} on"
-        pictures, own = hosts.together(what, lambda: _read(model, examples, places, image, columns))  # noqa: B023
-        block = _of_all(hosts.gathered(what, own))
+        pictures, own = hosts.on_all_hosts(what, lambda: _read(model, examples, places, image, columns))  # noqa: B023
+        block = _of_all(hosts.all_gather_object(what, own))
         good = {place: row for place, row in block.items() if not isinstance(row, BadSample)}
         bad += [row for row in block.values() if isinstance(row, BadSample)]
         check(bad, len(examples))
         found = _outputs(model, image, pictures, count, want, unit)
         at = np.array([*good], np.int64) - start
         yield {name: x[at] for name, x in found.items()}, {c: [row[c] for row in good.values()] for c in columns}
-    go_without(bad, len(examples), aloud=hosts.main())
+    go_without(bad, len(examples), aloud=hosts.is_main())
 
 
 def _read(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrep.errors import UsageError
-from jaxrep.evals.ranks import unit_rows
+from jaxrep.metrics.ranking import unit_rows
 from jaxrep.model import Model
 
 if TYPE_CHECKING:

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.batch import Array
-from jaxrep.losses.assignment import assignment
+from jaxrep.losses.hungarian import linear_assignment
 
 EPSILON = 1e-9
 """Smallest area that is divided by: boxes of no size have a finite gradient."""
 
 
-def l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
+def box_l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
     """Sum of the four absolute differences, in shares of the image's sides (DETR, section 3.1)."""
     return jnp.sum(jnp.abs(a - b), axis=-1)
 
@@ -37,7 +37,7 @@ def corners(boxes: Float[Array, "*B 4"]) -> tuple[Float[Array, "*B 2"], Float[Ar
     return middle - half, middle + half
 
 
-def match(
+def match_boxes(
     predicted: Float[Array, "*B Q 4"],
     boxes: Float[Array, "*B R 4"],
     present: Bool[Array, "*B R"],
@@ -48,8 +48,8 @@ def match(
     """The predicted box of each true one, no two the same, at the least sum of costs (DETR, equation 1 without
     classes). True boxes that are not present take what is left. Raises ValueError: Q < R."""
     pairs = predicted[..., None, :, :], boxes[..., :, None, :]
-    cost = l1_cost * l1(*pairs) - giou_cost * giou(*pairs)
-    return assignment(jnp.where(present[..., None], cost, 0.0))
+    cost = l1_cost * box_l1(*pairs) - giou_cost * giou(*pairs)
+    return linear_assignment(jnp.where(present[..., None], cost, 0.0))
 
 
 def _areas(a: Array, b: Array) -> tuple[Array, Array, Array]:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
-from jaxrep.losses import rows
-from jaxrep.losses.blocks import LOG_SUM_EXP, SUM, Side
-from jaxrep.losses.pairwise import pairwise
+from jaxrep.losses.pairwise import checks
+from jaxrep.losses.pairwise.reduce import pairwise_reduce
+from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, SUM, Rows
 
 Direction = Literal["mean", "sum", "a_to_b", "b_to_a"]
 Positives = Literal["pair", "masked", "mean_of_logs", "log_of_sum"]
@@ -39,10 +39,10 @@ def info_nce(
     label_smoothing: float = 0.0,
     ids: tuple[Int[Array, " B"], ...] = (),
     positives: Positives = "pair",
-    extra_a: rows.Extra = None,
-    extra_b: rows.Extra = None,
+    extra_a: checks.Extra = None,
+    extra_b: checks.Extra = None,
     weights: Float[Array, " B"] | None = None,
-    present: rows.Present = (None, None),
+    present: checks.Present = (None, None),
     block_size: int | None = None,
 ) -> Float[Array, ""]:
     """Cross-entropy of finding row i of b from row i of a, and the reverse, in memory linear in B.
@@ -62,7 +62,7 @@ def info_nce(
             log-probabilities are averaged (Khosla et al., 2020, arXiv:2004.11362, equation 2). ``log_of_sum``: the
             target is any of them: the logarithm of the sum of their probabilities (Miech et al., 2020,
             arXiv:1912.06430, equation 1).
-        extra_a: normalized rows [E,D] that are negatives of every row of b (a queue, hard examples). As a ``Side`` they
+        extra_a: normalized rows [E,D] that are negatives of every row of b (a queue, hard examples). As a ``Rows`` they
             may be absent, or alike by ids that stand for ``ids`` in order: then they are no candidates.
         extra_b: the same for every row of a, [F,D].
         weights: of a pair, not negative; the loss is divided by their sum.
@@ -75,30 +75,32 @@ def info_nce(
     Raises:
         ValueError: shapes or types that do not fit, or a batch that the mesh does not divide.
     """
-    rows.check_pairs(a, b, ids=ids, weights=weights, present=present, extras=(extra_a, extra_b), block_size=block_size)
-    rows.check_number("scale", scale)
-    rows.check_choice("direction", direction, get_args(Direction))
+    checks.check_pairs(
+        a, b, ids=ids, weights=weights, present=present, extras=(extra_a, extra_b), block_size=block_size
+    )
+    checks.check_number("scale", scale)
+    checks.check_choice("direction", direction, get_args(Direction))
     for way, name, extra in (("a_to_b", "extra_a", extra_a), ("b_to_a", "extra_b", extra_b)):
         if direction == way and extra is not None:
             raise ValueError(f"direction='{way}' has no use for {name}: leave it out, or take direction='mean'")
-    rows.check_share("label_smoothing", label_smoothing)
-    rows.check_positives(positives, ids, get_args(Positives))
-    left, right = (rows.side(x, ids, here) for x, here in zip((a, b), present, strict=True))
-    left = rows.scaled(left, scale)
-    extras = [rows.extra(extra_b), rows.scaled(rows.extra(extra_a), scale)]
+    checks.check_share("label_smoothing", label_smoothing)
+    checks.check_positives(positives, ids, get_args(Positives))
+    left, right = (checks.side(x, ids, here) for x, here in zip((a, b), present, strict=True))
+    left = checks.scaled(left, scale)
+    extras = [checks.extra(extra_b), checks.scaled(checks.extra(extra_a), scale)]
     if direction == "b_to_a":
         left, right, extras = right, left, extras[::-1]
     if direction not in ("mean", "sum"):
         extras = extras[:1]
-    weights = rows.weights_of(len(a), weights, *present)
+    weights = checks.weights_of(len(a), weights, *present)
     losses = _losses(left, right, extras, positives, label_smoothing, block_size)
-    means = jnp.stack([rows.weighted_mean(loss, weights) for loss in losses])
+    means = jnp.stack([checks.weighted_mean(loss, weights) for loss in losses])
     return jnp.mean(means) if direction == "mean" else jnp.sum(means)
 
 
-def _losses(left: Side, right: Side, extras: list, positives: str, smoothing: float, block_size: int | None) -> list:
+def _losses(left: Rows, right: Rows, extras: list, positives: str, smoothing: float, block_size: int | None) -> list:
     """Losses [B] of the rows of left, and, if there are two entries of extras, of the rows of right."""
-    over = functools.partial(pairwise, columns=len(extras) == 2, block_size=block_size)
+    over = functools.partial(pairwise_reduce, columns=len(extras) == 2, block_size=block_size)
     own = jnp.sum(left.x * right.x, -1)
     if positives == "masked":
         candidates = [jnp.logaddexp(x, own) for x in over(LOG_SUM_EXP, left, right, among="unlike")]
@@ -109,12 +111,12 @@ def _losses(left: Side, right: Side, extras: list, positives: str, smoothing: fl
     losses = []
     for query, extra, lse, target, mean in zip((left, right), extras, candidates, targets, means, strict=False):
         if extra is not None:
-            lse = jnp.logaddexp(lse, rows.over_extra(LOG_SUM_EXP, query, extra, block_size=block_size))
+            lse = jnp.logaddexp(lse, checks.over_extra(LOG_SUM_EXP, query, extra, block_size=block_size))
         losses.append(lse - (1 - smoothing) * target - smoothing * mean)
     return losses
 
 
-def _targets(left: Side, right: Side, own: Array, positives: str, over: Callable) -> Sequence[Array]:
+def _targets(left: Rows, right: Rows, own: Array, positives: str, over: Callable) -> Sequence[Array]:
     """Of each row, the logit that the loss raises, in each direction."""
     if positives == "mean_of_logs":
         sums, counts = over(SUM, left, right, among="alike"), _counts(left, right, "alike", over)
@@ -125,7 +127,7 @@ def _targets(left: Side, right: Side, own: Array, positives: str, over: Callable
 
 
 def _means(
-    left: Side, right: Side, extras: list, own: Array, positives: str, over: Callable, block_size: int | None
+    left: Rows, right: Rows, extras: list, own: Array, positives: str, over: Callable, block_size: int | None
 ) -> list[Array]:
     """Of each row, the mean logit of its candidates, in each direction."""
     if positives == "masked":
@@ -138,16 +140,16 @@ def _means(
     means = []
     for query, extra, total, count in zip((left, right), extras, sums, counts, strict=False):
         if extra is not None:
-            total = total + rows.over_extra(SUM, query, extra, block_size=block_size)
-            count = count + rows.over_extra(SUM, _ones(query), _ones(extra), block_size=block_size)
+            total = total + checks.over_extra(SUM, query, extra, block_size=block_size)
+            count = count + checks.over_extra(SUM, _ones(query), _ones(extra), block_size=block_size)
         means.append(total / jnp.maximum(count, 1))
     return means
 
 
-def _counts(left: Side, right: Side, among: str, over: Callable) -> list[Array]:
+def _counts(left: Rows, right: Rows, among: str, over: Callable) -> list[Array]:
     """How many rows enter, by the sum of logits that are all 1."""
     return list(over(SUM, _ones(left), _ones(right), among=among))
 
 
-def _ones(side: Side) -> Side:
+def _ones(side: Rows) -> Rows:
     return side._replace(x=jnp.ones((len(side.x), 1)))

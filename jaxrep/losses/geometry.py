@@ -8,17 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
-from jaxrep.losses import rows
-from jaxrep.losses.blocks import LOG_SUM_EXP, SUM, Side
-from jaxrep.losses.pairwise import pairwise
+from jaxrep.losses.pairwise import checks
+from jaxrep.losses.pairwise.reduce import pairwise_reduce
+from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, SUM, Rows
 
 
 def alignment(
-    a: Float[Array, "B D"], b: Float[Array, "B D"], *, present: rows.Present = (None, None)
+    a: Float[Array, "B D"], b: Float[Array, "B D"], *, present: checks.Present = (None, None)
 ) -> Float[Array, ""]:
     """Mean squared distance of a pair (Wang & Isola, section 4.1.1, alpha = 2); ``present``: rows that exist."""
-    left, right = (rows.side(x, (), here).x for x, here in zip((a, b), present, strict=True))
-    return rows.weighted_mean(jnp.sum((left - right) ** 2, axis=1), rows.weights_of(len(a), None, *present))
+    left, right = (checks.side(x, (), here).x for x, here in zip((a, b), present, strict=True))
+    return checks.weighted_mean(jnp.sum((left - right) ** 2, axis=1), checks.weights_of(len(a), None, *present))
 
 
 def uniformity(
@@ -26,7 +26,7 @@ def uniformity(
     b: Float[Array, "B D"] | None = None,
     *,
     ids: tuple[Int[Array, " B"], ...] = (),
-    present: rows.Present = (None, None),
+    present: checks.Present = (None, None),
     block_size: int | None = None,
 ) -> Float[Array, ""]:
     """log of the mean of exp(-2 distance^2) over pairs of other unit rows (Wang & Isola, section 4.1.2, t = 2).
@@ -45,23 +45,23 @@ def uniformity(
         float32 scalar, at most 0; 0 if no pair is left.
     """
     b, present = (a, (present[0], present[0])) if b is None else (b, present)
-    rows.check_pairs(a, b, ids=ids, weights=None, present=present, extras=(None, None), block_size=block_size)
+    checks.check_pairs(a, b, ids=ids, weights=None, present=present, extras=(None, None), block_size=block_size)
     each = (jnp.arange(len(a), dtype=jnp.int32), *ids)
-    left, right = (rows.side(x, each, here) for x, here in zip((a, b), present, strict=True))
+    left, right = (checks.side(x, each, here) for x, here in zip((a, b), present, strict=True))
     # For unit rows the squared distance is 2 - 2 cosine.
-    four = rows.scaled(left, 4.0)
-    (sums,) = pairwise(LOG_SUM_EXP, four, right, among="unlike", columns=False, block_size=block_size)
+    four = checks.scaled(left, 4.0)
+    (sums,) = pairwise_reduce(LOG_SUM_EXP, four, right, among="unlike", columns=False, block_size=block_size)
     others = _others(left, right, block_size)
     found, pairs = jax.nn.logsumexp(sums, where=others > 0), jnp.sum(others)
     return jnp.where(pairs > 0, jnp.where(pairs > 0, found, 0.0) - 4 - jnp.log(jnp.maximum(pairs, 1)), 0.0)
 
 
-def _others(left: Side, right: Side, block_size: int | None) -> Float[Array, " B"]:
+def _others(left: Rows, right: Rows, block_size: int | None) -> Float[Array, " B"]:
     """With how many rows of right each row of left makes a pair that enters."""
     count = len(left.x)
     if len(left.ids) == 1 and left.present is None and right.present is None:
         return jnp.full(count, count - 1.0)
     ones = jnp.ones((count, 1))
     left, right = left._replace(x=ones), right._replace(x=ones)
-    (found,) = pairwise(SUM, left, right, among="unlike", columns=False, block_size=block_size)
+    (found,) = pairwise_reduce(SUM, left, right, among="unlike", columns=False, block_size=block_size)
     return found if left.present is None else jnp.where(left.present, found, 0.0)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from jaxrep.batch import Array
 
 
-def hinge(
+def hinge_loss(
     a: Float[Array, "B D"], right: Float[Array, "B D"], wrong: Float[Array, "B D"], margin: float
 ) -> Float[Array, " B"]:
     """Of each row ``max(0, margin - a·right + a·wrong)``, float32.

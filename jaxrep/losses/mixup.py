@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.losses import rows
-from jaxrep.losses.blocks import LOG_SUM_EXP
-from jaxrep.losses.pairwise import pairwise
+from jaxrep.losses.pairwise import checks
+from jaxrep.losses.pairwise.reduce import pairwise_reduce
+from jaxrep.losses.pairwise.scan import LOG_SUM_EXP
 
 Mixed = Literal["a", "b", "both"]
 NEAR = 1e-3
@@ -47,12 +47,12 @@ def mixed_negatives(
     """
     _check(a, b, block_size)
     each = (jnp.arange(len(a), dtype=jnp.int32),)
-    mixed = rows.side(geodesic(a, b, share), each)
+    mixed = checks.side(geodesic(a, b, share), each)
     own = scale * jnp.sum(a * b, axis=1)
     total = jnp.float32(0)
     for query in (a, b):
-        side = rows.scaled(rows.side(query, each), scale)
-        (others,) = pairwise(LOG_SUM_EXP, side, mixed, among="unlike", columns=False, block_size=block_size)
+        side = checks.scaled(checks.side(query, each), scale)
+        (others,) = pairwise_reduce(LOG_SUM_EXP, side, mixed, among="unlike", columns=False, block_size=block_size)
         total += jnp.mean(jnp.logaddexp(others, own) - own)
     return total
 
@@ -77,11 +77,11 @@ def mixed_pairs(
         mixed: the side that is mixed, or both.
     """
     _check(a, b, block_size)
-    rows.check_choice("mixed", mixed, get_args(Mixed))
+    checks.check_choice("mixed", mixed, get_args(Mixed))
     left, right = (geodesic(x, x[::-1], share) if mixed in (name, "both") else x for name, x in (("a", a), ("b", b)))
     first, second = (1.0, 1.0) if mixed == "both" else (share, 1 - share)
     left = left * scale
-    sums = pairwise(LOG_SUM_EXP, rows.side(left), rows.side(right), block_size=block_size)
+    sums = pairwise_reduce(LOG_SUM_EXP, checks.side(left), checks.side(right), block_size=block_size)
     candidates = (jnp.mean(sums[0]) + jnp.mean(sums[1])) / 2
     # The loss is linear in its target, and both directions have the same partners.
     partners = [jnp.mean(jnp.sum(left * partner, axis=1)) for partner in (right, right[::-1])]
@@ -89,4 +89,4 @@ def mixed_pairs(
 
 
 def _check(a: Array, b: Array, block_size: int | None) -> None:
-    rows.check_pairs(a, b, ids=(), weights=None, present=(None, None), extras=(None, None), block_size=block_size)
+    checks.check_pairs(a, b, ids=(), weights=None, present=(None, None), extras=(None, None), block_size=block_size)

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrep.batch import Array
-from jaxrep.losses.blocks import BLOCK_SIZE, FLOOR
-from jaxrep.losses.cut import cut, joined
+from jaxrep.losses.pairwise.chunks import from_chunks, to_chunks
+from jaxrep.losses.pairwise.scan import BLOCK_SIZE, FLOOR
 
 
 def sinkhorn(
@@ -49,7 +49,7 @@ def sinkhorn(
             scaled = jnp.where(here, own(scaled), FLOOR)[:, None] + scaled
             return jnp.logaddexp(total, jax.nn.logsumexp(scaled, axis=0)), None
 
-        return jax.lax.scan(add, jnp.full(len(table), FLOOR), cut((x, present), block_size))[0]
+        return jax.lax.scan(add, jnp.full(len(table), FLOOR), to_chunks((x, present), block_size))[0]
 
     factors = -column_sums(lambda z: jnp.zeros(len(z)))
     for _ in range(iterations - 1):
@@ -57,7 +57,7 @@ def sinkhorn(
     return factors
 
 
-def prototype_losses(
+def prototype_cross_entropy(
     student: Float[Array, "R S E"],
     table: Float[Array, "K E"],
     teacher: Float[Array, "R T E"],
@@ -93,8 +93,8 @@ def prototype_losses(
         wanted = jnp.einsum("st,rtk->rsk", jnp.asarray(pairs, jnp.float32), target)
         return -jnp.sum(wanted * predicted, axis=(1, 2))
 
-    blocks = cut((student, teacher), max(block_size // max(pairs.shape), 1))
-    return joined(jax.lax.map(losses, blocks), len(student))
+    blocks = to_chunks((student, teacher), max(block_size // max(pairs.shape), 1))
+    return from_chunks(jax.lax.map(losses, blocks), len(student))
 
 
 def logits(x: Float[Array, "*n E"], table: Float[Array, "K E"], temperature: Array | float) -> Float[Array, "*n K"]:

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, require, unfold
+from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, require_fields, unfold
 from jaxrep.encoders.base import Encoder
-from jaxrep.methods.encode import encode_field, statistics
-from jaxrep.methods.method import Method
+from jaxrep.methods.base import Method
+from jaxrep.methods.encode import batch_stats_output, encode_field
 from jaxrep.spec import spec
 
 
@@ -43,18 +43,18 @@ class Classifier(Method):
         return {f"classes/{dim}": dim for dim in self.dims} or {"classes": self.encoder.features}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        require(inputs, "Classifier", "image")
+        require_fields(inputs, "Classifier", "image")
         heads = {attribute(name): (ClassTable(classes=self.classes), width) for name, width in self.heads().items()}
         return {"image": (self.encoder, inputs["image"]), **heads}
 
     def static(self) -> dict[str, Any]:
         return {"rank": self.encoder.rank, "tables": tuple(self.heads())}
 
-    def rows(self, batch: Batch, tick: Tick) -> Outputs:
+    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
         encoded, views = encode_field(self, "image", self.rank, batch, tick)
-        return {"image": unfold(encoded.pooled, views), **statistics("image", encoded)}
+        return {"image": unfold(encoded.pooled, views), **batch_stats_output("image", encoded)}
 
-    def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
+    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
         out: Outputs = {}
         for name in self.tables:
             out[name], out[f"{name}/bias"] = getattr(self, attribute(name))()

@@ -4,12 +4,14 @@ from typing import Any
 
 import jax
 
-from jaxrep.batch import Batch, Outputs, Tick, fold, unfold
-from jaxrep.encoders.base import Encoded
-from jaxrep.methods.method import STATISTICS, naming
+from jaxrep.batch import Batch, Outputs, StepContext, fold, unfold
+from jaxrep.encoders.base import EncoderOutput
+from jaxrep.methods.base import BATCH_STATS, name_errors
 
 
-def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick, *, tower: str = "") -> Outputs:
+def encode_and_project(
+    module: Any, name: str, rank: int, batch: Batch, tick: StepContext, *, tower: str = ""
+) -> Outputs:
     """What a tower and its head make of a field: ``<name>``, ``<name>/pooled``, ``<name>/tokens`` and new statistics.
 
     ``tower``: the tower's name where it is not the field's; running statistics are those of the tower's own field.
@@ -21,28 +23,28 @@ def encode_rows(module: Any, name: str, rank: int, batch: Batch, tick: Tick, *, 
     out[f"{name}/pooled"] = unfold(encoded.pooled, views)
     if encoded.tokens is not None:
         out[f"{name}/tokens"] = unfold(encoded.tokens, views)
-    return out | statistics(tower, encoded) if name == tower else out
+    return out | batch_stats_output(tower, encoded) if name == tower else out
 
 
 def encode_field(
-    module: Any, name: str, rank: int, batch: Batch, tick: Tick, *, tower: str = "", taps: tuple[int, ...] = ()
-) -> tuple[Encoded, int | None]:
+    module: Any, name: str, rank: int, batch: Batch, tick: StepContext, *, tower: str = "", taps: tuple[int, ...] = ()
+) -> tuple[EncoderOutput, int | None]:
     """What a tower makes of a field, [B,...] or [B,V,...], and of what says which of its tokens are real or hidden:
     its features with B * V rows, and V or None."""
     x, views = fold(batch[name], rank)
     valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
-    with naming(name):
+    with name_errors(name):
         encoded = getattr(module, tower or name)(x, valid=valid, hide=hide, taps=taps, tick=tick.at(name).repeat(views))
     return encoded, views
 
 
-def statistics(part: str, encoded: Encoded) -> Outputs:
+def batch_stats_output(part: str, encoded: EncoderOutput) -> Outputs:
     """The new running statistics of a part under their reserved name, or nothing where it has none."""
-    return {} if encoded.statistics is None else {STATISTICS: {part: encoded.statistics}}
+    return {} if encoded.statistics is None else {BATCH_STATS: {part: encoded.statistics}}
 
 
-def together(*outputs: Outputs) -> Outputs:
+def merge_outputs(*outputs: Outputs) -> Outputs:
     """All outputs in one, with the new statistics of all parts."""
     out: Outputs = {name: x for each in outputs for name, x in each.items()}
-    new = {part: x for each in outputs for part, x in each.get(STATISTICS, {}).items()}
-    return {**out, STATISTICS: new} if new else out
+    new = {part: x for each in outputs for part, x in each.get(BATCH_STATS, {}).items()}
+    return {**out, BATCH_STATS: new} if new else out

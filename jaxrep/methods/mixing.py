@@ -6,14 +6,14 @@ from typing import Any, ClassVar, Literal
 
 from flax import nnx
 
-from jaxrep.batch import Array, Batch, Field, Outputs, Tick, normalize, require
+from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, normalize, require_fields
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
-from jaxrep.methods.encode import encode_rows
+from jaxrep.methods.base import Method
+from jaxrep.methods.encode import encode_and_project
 from jaxrep.methods.heads import Head, Linear
-from jaxrep.methods.method import Method
 from jaxrep.spec import Part, spec
-from jaxrep.views.mix import mix, pairing
+from jaxrep.views.mixup import mix_rows, pairing
 
 
 @spec
@@ -38,7 +38,7 @@ class ProxyTable(nnx.Module):
 
 
 @spec
-class Mixing(Method):
+class MixupEncoder(Method):
     """Embeds pictures, and mixtures of two of them.
 
     Emits ``image`` [B,D] (raw) and, with ``level``, ``mixed`` [B,D], ``mixed/partner`` and ``mixed/share`` [B]; shared,
@@ -50,7 +50,7 @@ class Mixing(Method):
     head: Head = Linear(features=512, bias=True)
     """The projection to the embedding."""
     level: Literal["none", "input", "feature", "embedding"] = "none"
-    """What is mixed: the pictures (by the view ``MixWithin``), the encoder's pooled features before the projection, or
+    """What is mixed: the pictures (by the view ``MixUpWithin``), the encoder's pooled features before the projection, or
     the unit embeddings. A linear projection of mixed features is the mixture of embeddings of any length."""
     beta: float = 2.0
     """Shares are drawn from Beta(beta, beta), for features and embeddings."""
@@ -68,9 +68,9 @@ class Mixing(Method):
             yield f"proxies counts classes: 0 or more, got {self.proxies}"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        require(inputs, "Mixing", "image")
+        require_fields(inputs, "MixupEncoder", "image")
         if self.level == "input":
-            require(inputs, "Mixing of inputs, as the view MixWithin makes it,", "mixed")
+            require_fields(inputs, "Mixing of inputs, as the view MixUpWithin makes it,", "mixed")
         width = self.head.width(self.image.features)
         parts = {"image": (self.image, inputs["image"]), "image_head": (self.head, self.image.features)}
         return {**parts, "proxy_table": (Proxies(classes=self.proxies), width)} if self.proxies else parts
@@ -78,22 +78,22 @@ class Mixing(Method):
     def static(self) -> dict[str, Any]:
         return {"rank": self.image.rank, "level": self.level, "beta": self.beta}
 
-    def rows(self, batch: Batch, tick: Tick) -> Outputs:
-        out = encode_rows(self, "image", self.rank, batch, tick)
+    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
+        out = encode_and_project(self, "image", self.rank, batch, tick)
         if self.level == "input" and "mixed" in batch:
-            out["mixed"] = encode_rows(self, "mixed", self.rank, batch, tick, tower="image")["mixed"]
+            out["mixed"] = encode_and_project(self, "mixed", self.rank, batch, tick, tower="image")["mixed"]
         return out
 
-    def join(self, outputs: Outputs, batch: Batch, tick: Tick) -> Outputs:
+    def join(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Outputs:
         if self.level == "none":
             return {}
         if self.level == "input":
             return {name: batch[name] for name in ("mixed/partner", "mixed/share")}
         partner, share = pairing(tick, len(outputs["image"]), self.beta)
         x = outputs["image/pooled"] if self.level == "feature" else normalize(outputs["image"])
-        mixed = mix(x, x, partner, share)
+        mixed = mix_rows(x, x, partner, share)
         mixed = self.image_head(mixed) if self.level == "feature" else mixed
         return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}
 
-    def shared(self, tables: Mapping[str, Any], tick: Tick) -> Outputs:
+    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
         return {"proxies": self.proxy_table()} if hasattr(self, "proxy_table") else {}

@@ -4,16 +4,16 @@ parts."""
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrep.batch import Array, Outputs, Tick
+from jaxrep.batch import Array, Outputs, StepContext
+from jaxrep.optim.ema import moving_average
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
 
-class Remembered(nnx.Variable):
+class NonTrainable(nnx.Variable):
     """A variable that belongs to a state part: saved and restored, and never seen by a gradient or an optimizer."""
 
 
@@ -57,15 +57,17 @@ class Ema(StatePart):
 
 
 class Average(nnx.Module):
-    """Copies of parts whose variables are all ``Remembered``."""
+    """Copies of parts whose variables are all ``NonTrainable``."""
 
     def __init__(self, spec: Ema, method: nnx.Module):
         self.of = spec.of
         self.momentum = spec.momentum
         for name in spec.of:
-            setattr(self, name, remembered(getattr(method, name)))
+            setattr(self, name, non_trainable_copy(getattr(method, name)))
 
-    def update(self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], tick: Tick) -> dict[str, Array]:
+    def update(
+        self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], tick: StepContext
+    ) -> dict[str, Array]:
         """New averages, by path below this part."""
         old, now = (
             {
@@ -75,24 +77,14 @@ class Average(nnx.Module):
             }
             for owner in (self, method)
         )
-        return averaged(old, now, self.momentum(tick))
+        return moving_average(old, now, self.momentum(tick))
 
 
-def averaged(average: Any, new: Any, momentum: Array | float) -> Any:
-    """``momentum * average + (1 - momentum) * new``, leaf by leaf; of what is no float (a count), the new value."""
-
-    # As a correction of the average: where both are equal they stay so exactly, whatever the rounding of the momentum.
-    def moved(a: Array, x: Array) -> Array:
-        return a + (1 - momentum) * (x - a) if jnp.issubdtype(x.dtype, jnp.floating) else x
-
-    return jax.tree.map(moved, average, new)
-
-
-def remembered(part: nnx.Module) -> nnx.Module:
-    """A copy of ``part``, in memory of its own, in which every variable is ``Remembered``."""
+def non_trainable_copy(part: nnx.Module) -> nnx.Module:
+    """A copy of ``part``, in memory of its own, in which every variable is ``NonTrainable``."""
     copy = nnx.clone(part)
     for _, module in list(nnx.iter_modules(copy)):
         for name, value in list(vars(module).items()):
             if isinstance(value, nnx.Variable):
-                setattr(module, name, Remembered(jnp.copy(value[...])))
+                setattr(module, name, NonTrainable(jnp.copy(value[...])))
     return copy

@@ -10,11 +10,11 @@ import jax
 
 from jaxrep.plan.collectives import Grouped, grouped
 from jaxrep.recipe import Recipe
-from jaxrep.train.flops import count
-from jaxrep.train.metrics import peak_flops
-from jaxrep.train.setup import check, check_devices
-from jaxrep.train.state import TrainState, abstract
-from jaxrep.train.step import abstract_batch, trace
+from jaxrep.step.flops import count_jaxpr_flops
+from jaxrep.step.train_state import TrainState, abstract_state
+from jaxrep.step.train_step import abstract_batch, trace_step
+from jaxrep.training.metric_writers import peak_flops
+from jaxrep.training.setup import check_devices, validate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,15 +74,15 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
     Raises UsageError where the recipe has mistakes or does not fit the mesh. A step that does not fit the memory is a
     plan that says so.
     """
-    shapes = check(recipe)
+    shapes = validate(recipe)
     mesh = recipe.mesh.build(devices)
     check_devices(recipe, mesh)
     recipe.mesh.check(shapes.arrays)
     updater = shapes.updater(recipe)
     steps = recipe.total_steps(recipe.data.batch_size)  # the data's length is not known: a number in the program
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        state, batch = abstract(recipe, shapes, updater, mesh), abstract_batch(shapes, mesh)
-        traced = trace(recipe, shapes, updater, steps, state, batch)
+        state, batch = abstract_state(recipe, shapes, updater, mesh), abstract_batch(shapes, mesh)
+        traced = trace_step(recipe, shapes, updater, steps, state, batch)
         lowered = traced.lower()
     held = _bytes((state, batch))
     needed, refused, text = _compile(lowered, held)
@@ -94,7 +94,7 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
         memory=_memory(state, batch, *needed),
         available=available,
         refused=refused,
-        flops=count(traced.jaxpr.jaxpr),
+        flops=count_jaxpr_flops(traced.jaxpr.jaxpr),
         peak=peak_flops(devices[0].device_kind),
         traffic=None if text is None else grouped(text),
         arrays=tuple(_lying(path, leaf) for path, leaf in {**state.arrays, **batch}.items()),

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jaxrep.batch import Field
-from jaxrep.data.texts.tokenize import Tokenizer
+from jaxrep.data.tokenizers.base import Tokenizer
 from jaxrep.encoders.base import Encoder
+from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.encoders.layers import Activation
-from jaxrep.encoders.stem import PixelNorm
 from jaxrep.errors import UsageError
-from jaxrep.methods.dual import Dual
+from jaxrep.methods.base import Method
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Head, Identity, LogitBias, LogitScale, NoBias
-from jaxrep.methods.method import Method
-from jaxrep.methods.single import Single
-from jaxrep.pretrained.images import ImageTransform
+from jaxrep.methods.single_encoder import SingleEncoder
+from jaxrep.pretrained.image_transform import ImageTransform
 from jaxrep.pretrained.mapping import Row, Table, under
 from jaxrep.pretrained.tensors import Tensors
 
@@ -51,7 +51,7 @@ class Tower:
 def single(name: str, tower: Tower, prefix: str = "", ignored: tuple[str, ...] = ()) -> Architecture:
     """One tower, which reads the field ``name``; ``prefix``: of the encoder's tensors."""
     return Architecture(
-        model=Single(name=name, encoder=tower.encoder, head=tower.head),
+        model=SingleEncoder(name=name, encoder=tower.encoder, head=tower.head),
         fields={name: tower.field},
         table=(*under(tower.table, prefix, f"{name}/"), *under(tower.projection, "", f"{name}_head/")),
         ignored=ignored,
@@ -75,7 +75,7 @@ def dual(
     scalar = source.tensors.entries.get("logit_scale")
     axes = "1 ->" if scalar and scalar.shape == (1,) else ""
     return Architecture(
-        model=Dual(
+        model=DualEncoder(
             towers={"image": image.encoder, "text": text.encoder},
             dim=dim,
             heads={"image": image.head, "text": text.head},

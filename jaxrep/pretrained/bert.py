@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.texts.subwords import TokenizerFile
-from jaxrep.encoders.bert import Bert
+from jaxrep.data.tokenizers.subwords import TokenizerFile
+from jaxrep.encoders.text.bert import Bert
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, single
 from jaxrep.pretrained.mapping import Row, Shape, Table, heads, linear, merged, norm, under
 from jaxrep.pretrained.tensors import read_json

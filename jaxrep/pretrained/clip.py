@@ -3,9 +3,9 @@
 from typing import Any
 
 from jaxrep.batch import Field
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.methods.heads import Identity, Linear, LogitScale
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, dual, single
 from jaxrep.pretrained.mapping import ClassPositions, Row, Table, heads, linear, merged, norm, patches, under

@@ -1,8 +1,8 @@
 """DINOv2 (Oquab et al. 2024, arXiv:2304.07193), with registers (Darcet et al. 2024, arXiv:2309.16588) or without."""
 
 from jaxrep.batch import Field
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, single
 from jaxrep.pretrained.mapping import Row, Table, linear, norm, under
 from jaxrep.pretrained.vit import ATTENTION, stem

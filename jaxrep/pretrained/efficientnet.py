@@ -4,8 +4,8 @@ TensorFlow, with its padding and the epsilon of its norms."""
 import math
 from collections.abc import Mapping
 
-from jaxrep.encoders.convolution import BatchNorm
-from jaxrep.encoders.efficientnet import STAGES, EfficientNet
+from jaxrep.encoders.image.convolution import BatchNorm
+from jaxrep.encoders.image.efficientnet import STAGES, EfficientNet
 from jaxrep.pretrained import timm
 from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.mapping import Row, Table, under

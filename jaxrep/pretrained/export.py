@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.texts.tokenize import LoadedTokenizer, Tokenizer
+from jaxrep.data.tokenizers.base import LoadedTokenizer, Tokenizer
 from jaxrep.encoders.base import Encoder
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.text import TextTransformer
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.encoders.transformer import Transformer
-from jaxrep.encoders.vit import ViT
 from jaxrep.errors import UsageError, hint
-from jaxrep.methods.dual import Dual
-from jaxrep.methods.method import Method
-from jaxrep.methods.single import Single
+from jaxrep.methods.base import Method
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
+from jaxrep.methods.single_encoder import SingleEncoder
 from jaxrep.pretrained import clip, mapping, open_clip, siglip, vit
 from jaxrep.pretrained.architecture import Architecture, Config, Source
-from jaxrep.pretrained.images import FILTERS, ImageTransform
+from jaxrep.pretrained.image_transform import FILTERS, ImageTransform
 from jaxrep.pretrained.tensors import Entry, Tensors, write
 from jaxrep.pretrained.tokenizer_writer import write_tokenizer
-from jaxrep.spec import brief, difference
+from jaxrep.spec import difference, short_repr
 
 INSTEAD = "--to safetensors writes any model"
 
@@ -70,7 +70,7 @@ def export(trained: Trained, layout: Layout, folder: Path) -> None:
     _same(method, found.model, layout)
     shapes = {path: value.shape for path, value in trained.arrays.items()}
     tensors = mapping.save(mapping.active(found.table, shapes, f"the layout of {layout.name}"), trained.arrays)
-    if isinstance(method, Dual):
+    if isinstance(method, DualEncoder):
         reads_padding = _towers(method)[1].end == "never"
         write_tokenizer(trained.tokenizer, trained.loaded, folder, reads_padding=reads_padding)
     write(folder, tensors, layout.stem)
@@ -81,11 +81,11 @@ def export(trained: Trained, layout: Layout, folder: Path) -> None:
 def comparable(trained: Trained) -> Method:
     """The method without what training alone reads, and with what it leaves to defaults."""
     method = trained.method
-    if isinstance(method, Single):
+    if isinstance(method, SingleEncoder):
         return dataclasses.replace(method, encoder=_settled(method.encoder, trained, "encoder"))
-    if not isinstance(method, Dual) or set(method.towers) != {"image", "text"}:
+    if not isinstance(method, DualEncoder) or set(method.towers) != {"image", "text"}:
         raise UsageError(
-            f"method is {brief(method)}, and a public layout has a Dual of an image and a text; --part image exports "
+            f"method is {short_repr(method)}, and a public layout has a DualEncoder of an image and a text; --part image exports "
             f"one tower, and {INSTEAD}"
         )
     towers = {name: _settled(tower, trained, f"towers.{name}") for name, tower in method.towers.items()}
@@ -117,7 +117,7 @@ def _same(ours: Method, theirs: Method, layout: Layout) -> None:
         starts = change.path.startswith("scale.") or change.path == "bias.init"  # values come with the weights
         if not (change.execution or starts):
             raise UsageError(
-                f"method.{change.path} is {brief(change.a)}, and the layout of {layout.name} has {brief(change.b)} "
+                f"method.{change.path} is {short_repr(change.a)}, and the layout of {layout.name} has {short_repr(change.b)} "
                 f"there: {INSTEAD}"
             )
 
@@ -173,7 +173,7 @@ def _text(tower: Any, trained: Trained) -> dict[str, Any]:
     return {**_size(tower), **own, "bos_token_id": trained.loaded.bos or 0}
 
 
-def _towers(method: Dual) -> tuple[ViT, TextTransformer]:
+def _towers(method: DualEncoder) -> tuple[ViT, TextTransformer]:
     image, text = method.towers["image"], method.towers["text"]
     assert isinstance(image, ViT) and isinstance(text, TextTransformer), "comparable has checked it"
     return image, text
@@ -184,7 +184,7 @@ def _end(text: TextTransformer) -> int:
     return text.end if isinstance(text.end, int) else clip.LEGACY_EOS
 
 
-def _clip(method: Dual, trained: Trained) -> dict[str, Any]:
+def _clip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
     image, text = _towers(method)
     return {
         "model_type": "clip",
@@ -195,7 +195,7 @@ def _clip(method: Dual, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _siglip(method: Dual, trained: Trained) -> dict[str, Any]:
+def _siglip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
     image, text = _towers(method)
     own = {"projection_size": method.dim, "eos_token_id": trained.loaded.eos or 1}
     return {
@@ -206,14 +206,14 @@ def _siglip(method: Dual, trained: Trained) -> dict[str, Any]:
     }
 
 
-def _vit(method: Single, trained: Trained) -> dict[str, Any]:
+def _vit(method: SingleEncoder, trained: Trained) -> dict[str, Any]:
     encoder = method.encoder
     assert isinstance(encoder, ViT), "comparable has checked it"
     own = {"model_type": "vit", "architectures": ["ViTModel"], "qkv_bias": encoder.qkv_bias}
     return {**own, **_image(encoder, trained)}
 
 
-def _open_clip(method: Dual, trained: Trained) -> dict[str, Any]:
+def _open_clip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
     image, text = _towers(method)
     field = trained.fields["text"]
     vision_cfg = {
@@ -271,9 +271,9 @@ OPEN_CLIP = Layout(
 
 def transformers_layout(method: Method) -> Layout:
     """The layout of transformers that is nearest to a method."""
-    if isinstance(method, Single):
+    if isinstance(method, SingleEncoder):
         return VIT
-    image = method.towers.get("image") if isinstance(method, Dual) else None
+    image = method.towers.get("image") if isinstance(method, DualEncoder) else None
     return SIGLIP if isinstance(image, ViT) and image.pool == "attention" else CLIP
 
 
@@ -289,4 +289,4 @@ def tower_of(trained: Trained, part: str) -> Trained:
         for path, value in trained.arrays.items()
         if path.startswith(f"{part}/")
     }
-    return dataclasses.replace(trained, method=Single(name="image", encoder=parts[part]), arrays=arrays)
+    return dataclasses.replace(trained, method=SingleEncoder(name="image", encoder=parts[part]), arrays=arrays)

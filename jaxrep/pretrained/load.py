@@ -13,12 +13,12 @@ from jax.sharding import NamedSharding
 from jaxrep.errors import UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
+from jaxrep.params import Structure, split
 from jaxrep.pretrained import bert, clip, dinov2, efficientnet, mapping, open_clip, resnet, sentence, siglip, vit
 from jaxrep.pretrained.architecture import Architecture, Config, Source
-from jaxrep.pretrained.images import read_transform
+from jaxrep.pretrained.image_transform import read_transform
 from jaxrep.pretrained.tensors import open_folder, read_json
 from jaxrep.spec import problems
-from jaxrep.train.partition import Structure, split
 
 READERS: Mapping[str, Callable[[Source], Architecture]] = {
     "clip": clip.read_dual,

@@ -1,13 +1,13 @@
 """open_clip's own layout of CLIP's towers (Ilharco et al. 2021, doi:10.5281/zenodo.5143773): open_clip_config.json."""
 
 from jaxrep.batch import Field
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, LogitScale
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, dual
-from jaxrep.pretrained.images import ImageTransform, channels
+from jaxrep.pretrained.image_transform import ImageTransform, channels
 from jaxrep.pretrained.mapping import ClassPositions, Row, Table, fused, linear, merged, norm, patches, under
 from jaxrep.pretrained.tokenizers import find_tokenizer
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from jaxrep.encoders.resnet import ResNet
+from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.pretrained import timm
 from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.mapping import Table, under

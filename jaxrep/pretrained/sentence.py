@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxrep.data.texts.subwords import TokenizerFile
+from jaxrep.data.tokenizers.subwords import TokenizerFile
 from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, Tanh
 from jaxrep.pretrained import bert

@@ -4,9 +4,9 @@ arXiv:2502.14786), which share one layout: both towers, or one of them."""
 import math
 
 from jaxrep.batch import Field
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.methods.heads import Linear, LogitScale
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, dual, single
 from jaxrep.pretrained.clip import BLOCKS, IGNORED, TEXT_TOWER

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import get_args
 
 from jaxrep.batch import Field
-from jaxrep.encoders.convnet import ConvNet
-from jaxrep.encoders.stem import PixelNorm
+from jaxrep.encoders.image.convnet import ConvNet
+from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, single
-from jaxrep.pretrained.images import Filter, ImageTransform, channels
+from jaxrep.pretrained.image_transform import Filter, ImageTransform, channels
 from jaxrep.pretrained.mapping import Row, Table
 
 DEFAULTS = dict(

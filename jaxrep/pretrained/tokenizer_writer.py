@@ -13,8 +13,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from jaxrep.data.texts.subwords import Clean, ClipBpe, SentencePieceModel, TokenizerFile, clip_pipeline
-from jaxrep.data.texts.tokenize import BOS, EOS, PAD, UNKNOWN, Bytes, LoadedTokenizer, Tokenizer, Words, word_pipeline
+from jaxrep.data.tokenizers.base import BOS, EOS, PAD, UNKNOWN, Bytes, LoadedTokenizer, Tokenizer, Words, word_pipeline
+from jaxrep.data.tokenizers.subwords import Clean, ClipBpe, SentencePieceModel, TokenizerFile, clip_pipeline
 from jaxrep.errors import UsageError
 
 SPECIAL = {"[pad]": PAD, "[start]": BOS, "[end]": EOS}

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from jaxrep.batch import Field
-from jaxrep.data.texts.subwords import SPECIAL, ClipBpe, SentencePieceModel, TokenizerFile
-from jaxrep.data.texts.tokenize import Tokenizer
+from jaxrep.data.tokenizers.base import Tokenizer
+from jaxrep.data.tokenizers.subwords import SPECIAL, ClipBpe, SentencePieceModel, TokenizerFile
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.tensors import read_json
 

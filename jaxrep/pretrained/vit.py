@@ -1,8 +1,8 @@
 """ViT (Dosovitskiy et al. 2021, arXiv:2010.11929) in the layout of transformers, with or without its classifier."""
 
 from jaxrep.batch import Field
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.mapping import ClassPositions, Table, heads, linear, merged, norm, patches, under
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from jaxrep.data.ledger import EMPTY, Ledger
+from jaxrep.data.bad_samples import EMPTY, BadSampleReport
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals import sample
-from jaxrep.evals.sample import Sample
 from jaxrep.experiment import from_run, load
+from jaxrep.metrics import sample
+from jaxrep.metrics.sample import Sample
 from jaxrep.recipe import Recipe
+from jaxrep.runs.layout import read_json
+from jaxrep.runs.remote import url_of
 from jaxrep.spec import Change, difference
-from jaxrep.train.remote import place_of
-from jaxrep.train.run import read_json
 
 Line = Mapping[str, float | None]
 
@@ -34,7 +34,7 @@ class RunFacts:
     lines: Sequence[Line] = ()
     """Of metrics.jsonl, by step; what was not finite is None."""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    ledger: Ledger = EMPTY
+    ledger: BadSampleReport = EMPTY
 
     @property
     def step(self) -> int:
@@ -66,16 +66,16 @@ def read(path: Path, name: str = "") -> RunFacts:
         samples={metric: kept for metric, kept in samples.items() if metric in (results or {})},
         lines=_lines(path / "metrics.jsonl"),
         environment=_json(path / "environment.json") or {},
-        ledger=EMPTY if ledger is None else Ledger.from_json(ledger),
+        ledger=EMPTY if ledger is None else BadSampleReport.from_json(ledger),
     )
 
 
 def read_all(paths: Sequence[Path]) -> list[RunFacts]:
     """Several runs, each with a name that no other has: as much of its path as it takes. Raises UsageError."""
-    places = [PurePath(place_of(path.resolve())) for path in paths]
+    places = [PurePath(url_of(path.resolve())) for path in paths]
     for at, place in enumerate(places):
         if place in places[:at]:
-            raise UsageError(f"{place_of(paths[at])} is given twice")
+            raise UsageError(f"{url_of(paths[at])} is given twice")
     return [read(path, _name(place, places)) for path, place in zip(paths, places, strict=True)]
 
 

@@ -14,13 +14,13 @@ from plotly.offline import get_plotlyjs
 
 from jaxrep import __version__
 from jaxrep.data.source import Source
-from jaxrep.evals.sample import Sample
+from jaxrep.metrics.sample import Sample
 from jaxrep.report import figures
 from jaxrep.report.gather import RunFacts, departure, grouped
 from jaxrep.report.pictures import Album
 from jaxrep.report.space import Space, search
 from jaxrep.report.table import Row, cells, number, rows
-from jaxrep.spec import brief, difference, walk
+from jaxrep.spec import difference, short_repr, walk
 from jaxrep.spec_json import to_json
 
 SECTIONS = {
@@ -55,7 +55,7 @@ def page(seen: Sequence[Seen]) -> str:
     spaces = [_space(each.facts.name, colors, space, album) for each in seen for space in each.spaces]
     table = _table(runs, colors)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters["brief"] = brief
+    environment.filters["brief"] = short_repr
     return environment.from_string(_file("page.html")).render(
         title=" · ".join(colors) if len(runs) < 4 else f"{runs[0].name} and {len(runs) - 1} more runs",
         sections=SECTIONS.items(),

@@ -10,12 +10,12 @@ from jaxtyping import Bool, Float, Int
 
 from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.eval import Eval
-from jaxrep.evals.ranks import TIE, require_finite, unit_rows
-from jaxrep.evals.zeroshot import ZeroShot, class_embeddings
+from jaxrep.evals.base import Eval
+from jaxrep.evals.classification.zero_shot import ZeroShot, class_embeddings
+from jaxrep.metrics.ranking import TIE, require_finite, unit_rows
 from jaxrep.model import Model
 from jaxrep.recipe import Recipe
-from jaxrep.spec import brief, children, difference
+from jaxrep.spec import children, difference, short_repr
 
 EXAMPLES = 1_500
 """Examples of a data set that are shown, evenly spread over it."""
@@ -89,7 +89,7 @@ def _field(each: Eval, role: str) -> str:
 def _space(model: Model, data: Source, evals: Sequence[Eval]) -> Space:
     examples = data.open()
     if not len(examples):
-        raise JaxrepError(f"{brief(data)} holds no example")
+        raise JaxrepError(f"{short_repr(data)} holds no example")
     rows = examples.gather(np.unique(np.linspace(0, len(examples) - 1, EXAMPLES).round().astype(int)))
     image = _field(evals[0], "image")
     pictures = rows[image]
@@ -104,7 +104,7 @@ def _space(model: Model, data: Source, evals: Sequence[Eval]) -> Space:
         placed = model.encode_text(texts, name)
         require_finite(placed, lambda i: f"the text {texts[i]!r}")
     return Space(
-        data=brief(data),
+        data=short_repr(data),
         total=len(examples),
         pictures=pictures,
         texts=texts,

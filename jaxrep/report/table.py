@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxrep.errors import UsageError, hint
-from jaxrep.evals.intervals import compare, interval, over_seeds, unpaired
-from jaxrep.evals.sample import Sample
+from jaxrep.metrics.intervals import compare, interval, over_seeds, unpaired
+from jaxrep.metrics.sample import Sample
 from jaxrep.report.gather import Group
 
 OVER_EXAMPLES, OVER_SEEDS = "permutation over examples", "t-test over seeds"

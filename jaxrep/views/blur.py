@@ -6,11 +6,11 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.spec import spec
-from jaxrep.views.view import ImageView, chosen
+from jaxrep.views.base import ImageView, random_apply
 
 
 @spec
-class Blur(ImageView):
+class GaussianBlur(ImageView):
     """Some images smoothed by a Gaussian whose standard deviation is drawn uniformly."""
 
     p: float = 0.5
@@ -31,7 +31,7 @@ class Blur(ImageView):
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         some, width = jax.random.split(key)
         sigma = jax.random.uniform(width, minval=self.sigma[0], maxval=self.sigma[1])
-        return chosen(some, self.p, blur(image, sigma, self.radius), image)
+        return random_apply(some, self.p, blur(image, sigma, self.radius), image)
 
 
 def blur(image: Float[Array, "H W C"], sigma: Array | float, radius: int) -> Float[Array, "H W C"]:

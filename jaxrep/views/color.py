@@ -6,7 +6,7 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.spec import spec
-from jaxrep.views.view import ImageView, chosen
+from jaxrep.views.base import ImageView, random_apply
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in ITU-R BT.601's luma."""
@@ -41,7 +41,7 @@ class ColorJitter(ImageView):
 
     def augment(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         changed = self.jitter(key, image)
-        return changed if self.p == 1 else chosen(jax.random.fold_in(key, 0), self.p, changed, image)
+        return changed if self.p == 1 else random_apply(jax.random.fold_in(key, 0), self.p, changed, image)
 
     def jitter(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         """The image, changed by the four factors that ``key`` draws."""
@@ -58,7 +58,7 @@ class ColorJitter(ImageView):
 
 
 @spec
-class Grey(ImageView):
+class Grayscale(ImageView):
     """Some images without their colors; three equal channels remain."""
 
     p: float = 0.2
@@ -69,7 +69,7 @@ class Grey(ImageView):
             yield f"p is a probability, and not {self.p}"
 
     def augment(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-        return chosen(key, self.p, jnp.broadcast_to(luma(image), image.shape), image)
+        return random_apply(key, self.p, jnp.broadcast_to(luma(image), image.shape), image)
 
 
 @spec
@@ -86,7 +86,7 @@ class Solarize(ImageView):
             yield f"p is a probability, and not {self.p}"
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        return chosen(key, self.p, jnp.where(image >= self.threshold, 1 - image, image), image)
+        return random_apply(key, self.p, jnp.where(image >= self.threshold, 1 - image, image), image)
 
 
 def _factor(draw: Array, change: float) -> Array:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.spec import spec
-from jaxrep.views.view import ImageView
+from jaxrep.views.base import ImageView
 
 ATTEMPTS = 10
 
@@ -21,7 +21,7 @@ ATTEMPTS = 10
 class RandomResizedCrop(ImageView):
     """A box of random area and shape, resized to a square (Szegedy et al. 2015, Going deeper with convolutions, 6).
 
-    Boxes are drawn as torchvision's ``RandomResizedCrop`` draws them: the first of ten attempts that fits, else the
+    Boxes are drawn as torchvision's ``HostRandomResizedCrop`` draws them: the first of ten attempts that fits, else the
     largest central box of an allowed shape.
     """
 

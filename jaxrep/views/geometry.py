@@ -6,11 +6,11 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.spec import spec
-from jaxrep.views.view import ImageView, chosen
+from jaxrep.views.base import ImageView, random_apply
 
 
 @spec
-class Flip(ImageView):
+class RandomHorizontalFlip(ImageView):
     """Some images mirrored, left for right."""
 
     p: float = 0.5
@@ -21,11 +21,11 @@ class Flip(ImageView):
             yield f"p is a probability, and not {self.p}"
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        return chosen(key, self.p, image[:, ::-1], image)
+        return random_apply(key, self.p, image[:, ::-1], image)
 
 
 @spec
-class Shift(ImageView):
+class RandomTranslate(ImageView):
     """Moved by whole pixels, down and right by one uniform draw each; what moves out is lost."""
 
     pixels: int
@@ -43,7 +43,7 @@ class Shift(ImageView):
 
 
 @spec
-class Rotate(ImageView):
+class RandomRotation(ImageView):
     """Turned about the center by a uniform draw, interpolated bilinearly."""
 
     degrees: float
@@ -61,7 +61,7 @@ class Rotate(ImageView):
 
 
 @spec
-class CutOut(ImageView):
+class Cutout(ImageView):
     """A square covered, its center uniform over the image, so it may stick out (DeVries & Taylor 2017, section 3.2)."""
 
     size: int
@@ -75,7 +75,7 @@ class CutOut(ImageView):
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         top, left = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2])) - self.size // 2
-        return cut_out(image, top, left, self.size, self.fill)
+        return cutout(image, top, left, self.size, self.fill)
 
 
 def shift(image: Float[Array, "H W C"], down: Array, right: Array, fill: float) -> Float[Array, "H W C"]:
@@ -96,7 +96,7 @@ def rotate(image: Float[Array, "H W C"], degrees: Array, fill: float) -> Float[A
     return _bilinear(image, from_y, from_x, fill)
 
 
-def cut_out(image: Float[Array, "H W C"], top: Array, left: Array, size: int, fill: float) -> Float[Array, "H W C"]:
+def cutout(image: Float[Array, "H W C"], top: Array, left: Array, size: int, fill: float) -> Float[Array, "H W C"]:
     """``fill`` in the square of side ``size`` whose upper left corner is (top, left)."""
     y, x = jnp.arange(image.shape[0]) - top, jnp.arange(image.shape[1]) - left
     covered = _within(y, size)[:, None, None] & _within(x, size)[:, None]

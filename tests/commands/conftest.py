@@ -4,14 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from harness import LOADED, RECIPE
 from PIL import Image
 
 from jaxrep import cli
 from jaxrep.data.sources.files import Csv
-from jaxrep.data.texts.tokenize import Bytes
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.train.loop import train
+from jaxrep.data.tokenizers.base import Bytes
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.training.loop import train
+from tests.helpers.harness import LOADED, RECIPE
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from report import made
 
-from jaxrep.evals.sample import Sample
+from jaxrep.metrics.sample import Sample
+from tests.helpers import made_runs as made
 
 HITS = np.arange(60) % 3
 

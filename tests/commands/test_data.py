@@ -8,11 +8,11 @@ import tarfile
 import numpy as np
 import pytest
 import tokenizers
-from data.tars import pairs, picture, write
 from PIL import Image
 
-from jaxrep.data.grammar import parse
-from jaxrep.data.sources import manifest, tar_index
+from jaxrep.data.source_string import parse_source
+from jaxrep.data.sources.tar import index, manifest
+from tests.helpers.tars import pairs, picture, write
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -111,11 +111,11 @@ def test_a_flipped_byte_in_a_jpeg_is_seen_or_bad(data, tmp_path, at):
 
 
 def test_a_shard_that_vanishes_while_it_is_read_is_counted(tmp_path):
-    from jaxrep.data.curation.survey import survey
+    from jaxrep.data.tools.survey import survey
 
     for n in range(2):
         write(tmp_path / f"{n}.tar", pairs(range(3 * n, 3 * n + 3)))
-    examples = parse(f"{tmp_path}/{{0..1}}.tar,image_size=4").open()
+    examples = parse_source(f"{tmp_path}/{{0..1}}.tar,image_size=4").open()
     (tmp_path / "1.tar").unlink()
     found = survey(examples).summary
     assert (found["examples"], found["bad"]) == (3, {"the shard cannot be read": 3})
@@ -131,13 +131,16 @@ def test_an_index_lies_beside_the_shards_or_in_the_cache(data, tmp_path, cache, 
     said, _ = data("index", f"{tmp_path}/{{0..2}}.tar", *["--beside"] * beside)
     assert said.startswith("3 shards hold 6 examples in ")
     assert (tmp_path / ".jaxrep-index/manifest.json").exists() == beside == (not cache.exists())
-    monkeypatch.setattr(tar_index, "scan", lambda path: pytest.fail(f"{path} is read again"))
-    assert len(parse(f"{tmp_path}/*.tar").open()) == 6 and parse(f"{tmp_path}/*.tar").open()[5]["text"] == "number 2"
+    monkeypatch.setattr(index, "scan", lambda path: pytest.fail(f"{path} is read again"))
+    assert (
+        len(parse_source(f"{tmp_path}/*.tar").open()) == 6
+        and parse_source(f"{tmp_path}/*.tar").open()[5]["text"] == "number 2"
+    )
 
 
 def test_an_interrupted_indexing_goes_on(tmp_path, monkeypatch):
     paths = [str(write(tmp_path / f"{n}.tar", pairs(range(n + 1)))) for n in range(4)]
-    scanned, scan = [], tar_index.scan
+    scanned, scan = [], index.scan
 
     def dies(path):
         scanned.append(path)
@@ -145,7 +148,7 @@ def test_an_interrupted_indexing_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return scan(path)
 
-    monkeypatch.setattr(tar_index, "scan", dies)
+    monkeypatch.setattr(index, "scan", dies)
     with pytest.raises(KeyboardInterrupt):
         manifest.index(paths)
     rows = [row for _, row in manifest.index(paths)]
@@ -163,7 +166,7 @@ def test_processes_index_alike_and_tell_of_damage(data, tmp_path):
 
 def test_a_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
     write(tmp_path / "x.tar", pairs(range(3)))
-    source = parse(f"{tmp_path}/x.tar")
+    source = parse_source(f"{tmp_path}/x.tar")
     manifest.index([f"{tmp_path}/x.tar"], beside=True)
     for name in ("x.tar.npz", "manifest.json"):
         (tmp_path / ".jaxrep-index" / name).write_bytes(b"damaged")
@@ -194,7 +197,7 @@ def test_convert_tells_what_it_left_out(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(3)), ("bad.png", b""), ("bad.txt", b"x")])
     said, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
     assert said == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the picture cannot be decoded" in err
-    assert len(parse(f"{tmp_path}/out/*.parquet").open()) == 3
+    assert len(parse_source(f"{tmp_path}/out/*.parquet").open()) == 3
 
 
 # tokenizer, bench, dedup

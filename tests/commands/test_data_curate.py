@@ -3,11 +3,11 @@
 import json
 
 import pytest
-from data.tars import picture, write
 
-from jaxrep.data.curation.balance import Curated
-from jaxrep.data.grammar import parse
-from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.source_string import parse_source
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.transforms.balanced import Curated
+from tests.helpers.tars import picture, write
 
 pytestmark = pytest.mark.usefixtures("cache")
 TEXTS = [f"{'a photo' if n % 3 else ''} of {('a red fox', 'an owl', 'nothing')[n * n % 7 % 3]}, {n}" for n in range(60)]
@@ -50,7 +50,7 @@ def test_tars_are_curated_read_and_copied_as_they_are(tmp_path, tars, metadata, 
     assert found.column("key") == keys and len(keys) == report["kept"] == len(found)
     numbers = [int(key.rpartition("/")[2]) for key in keys]
     assert [found[n]["text"] for n in range(len(found))] == [TEXTS[n].strip() for n in numbers]
-    copied = parse(f"{tmp_path}/copy/*.tar,image_size=4").open()
+    copied = parse_source(f"{tmp_path}/copy/*.tar,image_size=4").open()
     assert copied.column("text") == found.column("text")
     assert [copied.content(n, "image") for n in range(len(copied))] == [picture(n) for n in numbers]
 

@@ -10,13 +10,13 @@ import time
 
 import numpy as np
 import pytest
-from embeddings.reading import assert_equal, columns, joined
 from PIL import Image
-from pretrained.folders import folder
 
 import jaxrep
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.data.sources.writers import FORMATS, row
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tools.writers import FORMATS, row
+from tests.helpers.checkpoint_folders import folder
+from tests.helpers.embedding_files import assert_equal, columns, joined
 
 NAMES = [f"{n:02}.png" for n in range(12)]
 ROUNDING = 2.4e-7

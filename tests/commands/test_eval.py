@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrep.evals import sample
+from jaxrep.metrics import sample
 
 
 def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path):
@@ -20,8 +20,8 @@ def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path
 
 OTHERS = """
 from jaxrep.data.sources.files import Csv
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.evals.vocabulary_free import VocabularyFree
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.evals.classification.vocabulary_free import VocabularyFree
 
 source = Csv(path="{pictures}/pairs.csv", image_size=8)
 one = Retrieval(data=source, name="mine")
@@ -46,7 +46,7 @@ def test_other_evaluations_are_taken_from_a_file(jaxrep_says, run_dir, results, 
     assert {"vocabulary_free/iou", "vocabulary_free/cluster_accuracy"} < found.keys()
     assert float(sample.read(tmp_path / "metrics.npz")["mine/image_to_text/r1"]) == found["mine/image_to_text/r1"]
     assert len(sample.read(tmp_path / "metrics.npz")["mine/image_to_text/r1"].values) == 12
-    recipe = Path(__file__).parents[1] / "tiny.py"
+    recipe = Path(__file__).parents[1] / "helpers" / "tiny.py"
     for target in (f"{recipe}:measured", recipe):
         told = jaxrep_says("eval", run_dir, "--evals", target)[2]
         assert "has no evaluations named" in told and told.rstrip().endswith("there are none")

@@ -12,10 +12,10 @@ import subprocess
 import numpy as np
 import pytest
 from PIL import Image
-from report import made
 
-from jaxrep.evals.sample import Sample
+from jaxrep.metrics.sample import Sample
 from jaxrep.report.page import SECTIONS
+from tests.helpers import made_runs as made
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LOADS = {"src", "srcset", "data", "poster", "background", "action"}

@@ -9,8 +9,9 @@ import pytest
 
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.recipe import Recipe
+from jaxrep.runs import restore
 from jaxrep.spec_json import to_json
-from jaxrep.train import restore, setup
+from jaxrep.training import setup
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -19,24 +19,24 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.data.derived.select import First
-from jaxrep.data.loader import Loader
+from jaxrep.data.loading.loader import Loader
 from jaxrep.data.source import Source
+from jaxrep.data.transforms.select import Take
 from jaxrep.encoders.transformer import Transformer
 from jaxrep.errors import UsageError
-from jaxrep.experiment import listing, load
+from jaxrep.experiment import list_experiments, load
 from jaxrep.paths import stack_of
 from jaxrep.recipe import From, Recipe
+from jaxrep.runs.checkpoints import Checkpoints
+from jaxrep.runs.exit_codes import ExitCode
+from jaxrep.runs.restore import load_run
+from jaxrep.runs.run_dir import RunDir
 from jaxrep.schedules import Constant
 from jaxrep.spec_json import from_json, to_json
-from jaxrep.train.checkpoint import Checkpoints
-from jaxrep.train.exits import Exit
-from jaxrep.train.loop import train
-from jaxrep.train.restore import load_run
-from jaxrep.train.run import Run
-from jaxrep.train.setup import check, set_up
-from jaxrep.train.state import abstract
-from jaxrep.train.step import abstract_batch, trace
+from jaxrep.step.train_state import abstract_state
+from jaxrep.step.train_step import abstract_batch, trace_step
+from jaxrep.training.loop import train
+from jaxrep.training.setup import prepare, validate
 
 ROOT = Path(__file__).parents[2]
 KEPT = Path(__file__).parent / "kept"
@@ -107,7 +107,7 @@ def presets() -> list[str]:
 
 
 def preset_names(path: Path) -> list[str]:
-    (row,) = [row for row in listing(path.parent) if Path(row[0]).name == path.name]
+    (row,) = [row for row in list_experiments(path.parent) if Path(row[0]).name == path.name]
     return list(row[2])
 
 
@@ -134,7 +134,7 @@ def micro(recipe: Recipe, exceptions: Exceptions) -> Recipe:
         examples=STEPS * BATCH,
         microbatch_size=0,
         method=rebuilt(recipe.method, Transformer, narrow) if exceptions.narrow else recipe.method,
-        evals=rebuilt(recipe.evals, Source, lambda source: First(source=source, count=EVALUATED)),
+        evals=rebuilt(recipe.evals, Source, lambda source: Take(source=source, count=EVALUATED)),
     )
     init = {
         path: dataclasses.replace(start, source=micro(start.source, Exceptions(narrow=exceptions.narrow)))
@@ -174,7 +174,7 @@ def test_a_preset_is_valid_and_as_it_was_kept(target: str, request: pytest.Fixtu
         kept.write_text(json.dumps(encoded, indent=1, ensure_ascii=False) + "\n")
     assert kept.exists(), f"{target} is new: look at it, then run pytest --keep-recipes"
     assert json.loads(kept.read_text()) == encoded, "the recipe changed: if it should, run pytest --keep-recipes"
-    check(recipe)
+    validate(recipe)
 
 
 def tinies() -> list[Any]:
@@ -195,7 +195,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     experiment = loaded(request.param)
     recipe = micro(experiment.recipe, exceptions)
     folder = tmp_path_factory.getbasetemp() / "runs" / name  # beside the runs from which others start
-    assert train(recipe, folder, experiment, say=lambda _: None, devices=jax.devices()[:1]) is Exit.DONE
+    assert train(recipe, folder, experiment, say=lambda _: None, devices=jax.devices()[:1]) is ExitCode.DONE
     return experiment, recipe, exceptions, folder
 
 
@@ -214,29 +214,29 @@ def test_a_run_that_is_cut_goes_on_to_the_same_end(trained, tmp_path: Path):
     shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "checkpoints" / str(STEPS))
     (tmp_path / "run" / "results.json").unlink()
-    assert train(recipe, tmp_path / "run", experiment, say=lambda _: None, devices=jax.devices()[:1]) is Exit.DONE
+    assert train(recipe, tmp_path / "run", experiment, say=lambda _: None, devices=jax.devices()[:1]) is ExitCode.DONE
     assert (tmp_path / "run" / "results.json").read_text() == (folder / "results.json").read_text()
 
 
 def test_its_step_takes_microbatches(trained):
     _, recipe, _, _ = trained
     halves = recipe.replace({"log.health": True}, microbatch_size=BATCH // 2)
-    if check(recipe).statistics:
+    if validate(recipe).statistics:
         with pytest.raises(UsageError, match="is a statistic over the batch inside"):
-            check(halves)
+            validate(halves)
         return
-    shapes, mesh = check(halves), halves.mesh.build(jax.devices()[:1])
+    shapes, mesh = validate(halves), halves.mesh.build(jax.devices()[:1])
     updater = shapes.updater(halves)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        state, batch = abstract(halves, shapes, updater, mesh), abstract_batch(shapes, mesh)
-        metrics = trace(halves, shapes, updater, STEPS, state, batch).out_info[1]
+        state, batch = abstract_state(halves, shapes, updater, mesh), abstract_batch(shapes, mesh)
+        metrics = trace_step(halves, shapes, updater, STEPS, state, batch).out_info[1]
     assert {"loss", *(f"loss/{name}" for name in recipe.objective)} <= set(metrics)
 
 
 def test_the_restored_model_embeds(trained):
     _, recipe, _, folder = trained
     model, _ = load_run(folder)
-    setup = set_up(recipe, Run(folder), None, lambda _: None, jax.devices()[:1])
+    setup = prepare(recipe, RunDir(folder), None, lambda _: None, jax.devices()[:1])
     batch = next(first_batches(setup))
     fields = {name: value for name, value in batch.items() if name != "position"}
     rows = setup.shapes.rows
@@ -248,8 +248,8 @@ def test_the_restored_model_embeds(trained):
 
 def test_the_loss_falls_on_one_repeated_batch_and_gradients_reach_every_layer(trained):
     experiment, recipe, exceptions, folder = trained
-    run = Run(folder.with_name(f"{folder.name}-again"))
-    setup = set_up(recipe, run, experiment, lambda _: None, jax.devices()[:1])
+    run = RunDir(folder.with_name(f"{folder.name}-again"))
+    setup = prepare(recipe, run, experiment, lambda _: None, jax.devices()[:1])
     with (
         contextlib.closing(run),
         contextlib.closing(Checkpoints(run.path, recipe.checkpoint)) as none,

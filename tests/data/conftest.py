@@ -1,9 +1,9 @@
 """What tests of tars share."""
 
 import pytest
-from data.tars import pairs, write
 
-from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tar.shards import TarShards
+from tests.helpers.tars import pairs, write
 
 
 @pytest.fixture

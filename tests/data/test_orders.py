@@ -6,17 +6,17 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from data.listed import Listed, listed, orders, positions
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrep.data.orders.base import NEAR, Shuffle
 from jaxrep.data.orders.groups import Grouped, Neighbors
-from jaxrep.data.orders.lengths import ByLength
-from jaxrep.data.orders.order import NEAR, Uniform
+from jaxrep.data.orders.length_buckets import ByLength
 from jaxrep.data.orders.windows import Windowed
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Data
+from tests.helpers.listed_source import Listed, listed, orders, positions
 
 SEEDS = st.integers(0, 2**64 - 1)
 
@@ -120,7 +120,7 @@ def test_what_stands_in_is_near_and_a_function_of_the_position():
     assert {indices.instead(500_000, attempt) // 10**4 for attempt in range(1, 20)} <= window and NEAR < 140_000
 
 
-@pytest.mark.parametrize("order", [Uniform(), Windowed(), ByLength(), Grouped()])
+@pytest.mark.parametrize("order", [Shuffle(), Windowed(), ByLength(), Grouped()])
 def test_ten_million_examples_start_at_once_in_little_memory(order):
     examples = Listed(
         10_000_000,
@@ -141,9 +141,7 @@ def test_ten_million_examples_start_at_once_in_little_memory(order):
 
 @pytest.mark.slow
 def test_neighbors_of_ten_million_examples_take_eight_bytes_an_example_beside_their_column():
-    examples = Listed(
-        10_000_000, neighbors=np.random.default_rng(0).integers(0, 10_000_000, (10_000_000, 8), np.int32)
-    )
+    examples = Listed(10_000_000, neighbors=np.random.default_rng(0).integers(0, 10_000_000, (10_000_000, 8), np.int32))
     tracemalloc.start()
     order = Neighbors().over(examples, 256)
     assert tracemalloc.get_traced_memory()[0] < 1e6  # planned when the first batch is read
@@ -155,18 +153,18 @@ def test_neighbors_of_ten_million_examples_take_eight_bytes_an_example_beside_th
 
 
 def test_what_an_order_cannot_do_is_said():
-    wrong = (Uniform(seed=-1), Windowed(shards=0), Grouped(per_group=0), Neighbors(k=0))
+    wrong = (Shuffle(seed=-1), Windowed(shards=0), Grouped(per_group=0), Neighbors(k=0))
     assert [len(list(order.problems())) for order in wrong] == [1] * 4
     for order in orders(0, 3):
         with pytest.raises(ValueError, match="no examples"):
             order.over(Listed(0, label=np.zeros(0, int), neighbors=np.full((0, 1), -1)), 8)
-    assert Uniform(seed=1).at("a") == Uniform(seed=1).at("a") != Uniform(seed=1).at("b")
+    assert Shuffle(seed=1).at("a") == Shuffle(seed=1).at("a") != Shuffle(seed=1).at("b")
 
 
 def test_a_batch_holds_whole_groups():
     def said(**fields):
         return list(Data(train=Source(), **{"batch_size": 32, **fields}).problems())
 
-    assert not said(order=Grouped(per_group=8)) and not said(order=Uniform())
+    assert not said(order=Grouped(per_group=8)) and not said(order=Shuffle())
     assert said(order=Grouped(per_group=5))[0].startswith("batch_size is 32, which cuts groups of 5")
     assert said(max_bad_share=1.5) == ["max_bad_share is a share, from 0 to 1, got 1.5"]

@@ -8,11 +8,10 @@ import fsspec
 import pytest
 from PIL import Image
 
-from jaxrep.data.source import BadShard
-from jaxrep.data.sources import storage
-from jaxrep.data.sources.files import Csv, Folder
-from jaxrep.data.sources.tar import TarShards
-from jaxrep.errors import UsageError
+from jaxrep import storage
+from jaxrep.data.sources.files import Csv, ImageFolder
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.errors import BadShard, UsageError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -89,7 +88,7 @@ def store(tmp_path):
     files.rm(root, recursive=True)
 
 
-@pytest.mark.parametrize("make", [lambda root: Folder(path=root), lambda root: Csv(path=f"{root}/t.csv")])
+@pytest.mark.parametrize("make", [lambda root: ImageFolder(path=root), lambda root: Csv(path=f"{root}/t.csv")])
 def test_folders_and_tables_are_read_from_a_store(store, make):
     far, near = (make(root).open() for root in store)
     assert far.column("key") == near.column("key")

@@ -7,33 +7,33 @@ import pickle
 
 import numpy as np
 import pytest
-from data import formats
+from tests.helpers import data_formats as formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxrep.data.derived.mixture import Mixture, Reweight
-from jaxrep.data.derived.select import Fields
-from jaxrep.data.grammar import KINDS
-from jaxrep.data.ledger import EMPTY, Ledger
-from jaxrep.data.loader import Loader, Tokenize
-from jaxrep.data.orders.order import Order, Uniform
+from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.images.crop import HostRandomResizedCrop
+from jaxrep.data.loading.loader import Loader, Tokenize
+from jaxrep.data.orders.base import Order, Shuffle
 from jaxrep.data.orders.windows import Windowed
-from jaxrep.data.pictures.crop import RandomResizedCrop
-from jaxrep.data.pictures.decode import BadSample
+from jaxrep.data.source_string import KINDS
 from jaxrep.data.sources.arrays import ArrayShards
-from jaxrep.data.sources.files import Csv, Folder, Lines
+from jaxrep.data.sources.files import Csv, ImageFolder, TextLines
 from jaxrep.data.sources.parquet import ParquetTable
 from jaxrep.data.sources.records import ArrayRecords
-from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.sources.tfds import Tfds
-from jaxrep.data.texts.tokenize import Bytes
+from jaxrep.data.tokenizers.base import Bytes
+from jaxrep.data.transforms.mixture import Mixture, Reweight
+from jaxrep.data.transforms.select import SelectFields
+from jaxrep.errors import BadSample
 
 COUNT, BATCH, STEPS = 11, 4, 8  # almost three epochs
 BAD = 5
 """The example whose picture cannot be decoded."""
-PICTURE = {"image_size": 6, "crop": RandomResizedCrop(scale=(0.2, 1.0))}
-ORDERS = (Uniform(seed=1), Windowed(seed=2, shards=2))
+PICTURE = {"image_size": 6, "crop": HostRandomResizedCrop(scale=(0.2, 1.0))}
+ORDERS = (Shuffle(seed=1), Windowed(seed=2, shards=2))
 
 
 def rows(numbers):
@@ -66,13 +66,13 @@ def made(kind, folder):
             return Tfds(name="tiny", data_dir=str(folder), text="caption", **PICTURE)
         case "folder":
             formats.folder(folder / "pictures", every)
-            return Folder(path=f"{folder}/pictures", labels_from_folders=False, **PICTURE)
+            return ImageFolder(path=f"{folder}/pictures", labels_from_folders=False, **PICTURE)
         case "csv":
             formats.table(folder / "x.csv", every)
             return Csv(path=f"{folder}/x.csv", **PICTURE)
         case "lines":
             (folder / "x.txt").write_text("\n".join("" if n == BAD else every[n]["text"] for n in range(COUNT)))
-            return Lines(path=f"{folder}/x.txt")
+            return TextLines(path=f"{folder}/x.txt")
         case "arrays":
             np.savez(folder / "x.npz", series=np.random.default_rng(0).normal(size=(COUNT, 3)))
             return ArrayShards(shards=f"{folder}/x.npz", shapes={"series": (3,)})
@@ -84,7 +84,7 @@ def mixture(folder):
     names, parts = {"image": "image", "image_id": "image_id"}, {}
     for kind in ("tar", "arrayrecord", "parquet", "tfds", "folder", "csv"):
         (folder / kind).mkdir()
-        parts[kind] = Fields(source=made(kind, folder / kind), names=names)
+        parts[kind] = SelectFields(source=made(kind, folder / kind), names=names)
     inner = Mixture(sources={kind: parts.pop(kind) for kind in ("tar", "folder")}, weights={"tar": 2, "folder": 1})
     change = Reweight(at=BATCH * STEPS // 2, weights={"csv": 3, "inner": 1, "tfds": 1}, ramp=9)
     return Mixture(sources={**parts, "inner": inner}, changes=(change,))
@@ -98,11 +98,11 @@ class Run:
         self.transform = Tokenize(Bytes(length=12).load()) if "text" in source.fields() else None
         self.unbroken = {order: self.take(order, STEPS, (0, EMPTY)) for order in ORDERS}
 
-    def take(self, order: Order, count: int, at: tuple[int, Ledger], threads: int = 0):
+    def take(self, order: Order, count: int, at: tuple[int, BadSampleReport], threads: int = 0):
         """The next batches, and where the loader stands then."""
         position, ledger = at
         examples = pickle.loads(pickle.dumps(self.examples))  # nothing is left over from other loaders
-        ledger = Ledger.from_json(json.loads(json.dumps(ledger.to_json())))
+        ledger = BadSampleReport.from_json(json.loads(json.dumps(ledger.to_json())))
         settings = {"seed": 7, "max_bad_share": 1.0, "transform": self.transform, "threads": threads}
         loader = Loader(examples, examples.arranged(order, BATCH), BATCH, position=position, ledger=ledger, **settings)
         try:

@@ -13,13 +13,13 @@ import fsspec
 import fsspec.config
 import numpy as np
 import pytest
-from data.tars import pairs, write
 
-from jaxrep.data.loader import Loader
-from jaxrep.data.orders.order import Uniform
-from jaxrep.data.source import BadShard
-from jaxrep.data.sources import storage
-from jaxrep.data.sources.tar import TarShards
+from jaxrep import storage
+from jaxrep.data.loading.loader import Loader
+from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.errors import BadShard
+from tests.helpers.tars import pairs, write
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -76,7 +76,7 @@ def same(near, far):
     batches = []
     for source in (near, far):
         examples = source.open()
-        loader = Loader(examples, Uniform(seed=1).over(examples, 4), 4)
+        loader = Loader(examples, Shuffle(seed=1).over(examples, 4), 4)
         batches.append([next(loader) for _ in range(6)])
         loader.close()
     for one, other in zip(*batches, strict=True):

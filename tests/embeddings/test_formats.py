@@ -4,9 +4,9 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from embeddings.reading import assert_equal, columns
 
 from jaxrep.embeddings.formats import FORMATS, Stored, write_npz
+from tests.helpers.embedding_files import assert_equal, columns
 
 
 def part(first, count, width=5):

@@ -5,12 +5,12 @@ import os
 
 import numpy as np
 import pytest
-from embeddings.reading import assert_equal, columns, joined
 
-from jaxrep.data.ledger import Ledger
+from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.embeddings import job as module
 from jaxrep.embeddings.job import Job, run, target
 from jaxrep.errors import UsageError
+from tests.helpers.embedding_files import assert_equal, columns, joined
 
 
 class Embed:
@@ -23,7 +23,9 @@ class Embed:
         self.calls.append(rows.start)
         good = np.array([row for row in rows if row % 7 and row not in range(3, 6)])
         bad = len(rows) - len(good)
-        ledger = Ledger(len(rows), {("a.tar", "it is bad"): bad} if bad else {}, (f"{rows.start}: it is bad",) * bad)
+        ledger = BadSampleReport(
+            len(rows), {("a.tar", "it is bad"): bad} if bad else {}, (f"{rows.start}: it is bad",) * bad
+        )
         image = np.outer(good, [1, 0.5]).astype(np.float32)
         columns = {"key": np.array([f"k{row}" for row in good]), "index": good, "image": image}
         return (columns if len(good) else None), ledger

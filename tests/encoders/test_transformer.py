@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrep.batch import Field, Tick
-from jaxrep.encoders.text import TextTransformer
+from jaxrep.batch import Field, StepContext
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.encoders.transformer import Block
 
 TEXTS = Field((6,), "int32", classes=20)
@@ -32,7 +32,7 @@ def built(spec):
 
 def tick(rows=range(4), step=0):
     positions = jnp.stack([jnp.zeros(len(rows), jnp.uint32), jnp.array(list(rows), jnp.uint32)], axis=1)
-    return Tick(step=jnp.int32(step), key=jax.random.key(3), positions=positions, total_steps=10)
+    return StepContext(step=jnp.int32(step), key=jax.random.key(3), positions=positions, total_steps=10)
 
 
 @functools.cache

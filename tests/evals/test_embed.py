@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from evals.fake import TABLES, FakeModel, given, pictures, unit
 
-from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import Columns
-from jaxrep.errors import JaxrepError
-from jaxrep.evals.retrieval import Retrieval
-from jaxrep.evals.spaces import Geometry
+from jaxrep.errors import BadSample, JaxrepError
+from jaxrep.evals.embedding_space import EmbeddingSpace
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from tests.helpers.fake_model import TABLES, FakeModel, given, pictures, unit
 
 N = 40
 
@@ -32,7 +31,7 @@ def world(rows, table=Columns):
     return data, model
 
 
-@pytest.mark.parametrize("make", [Retrieval, Geometry])
+@pytest.mark.parametrize("make", [Retrieval, EmbeddingSpace])
 def test_figures_are_those_of_the_other_examples_and_it_is_told(make, capsys):
     data, model = world(np.arange(N), Damaged)
     whole, _ = world(np.delete(np.arange(N), 7))

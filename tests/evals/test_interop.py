@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from evals.fake import FakeModel, pictures, unit
 from PIL import Image
 from scipy import stats
 
 from jaxrep.errors import UsageError
 from jaxrep.evals.interop import ClipBenchmark, MtebEncoder
+from tests.helpers.fake_model import FakeModel, pictures, unit
 
 
 class Fake(FakeModel):

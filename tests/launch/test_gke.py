@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from jaxrep.train.exits import Exit
+from jaxrep.runs.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "launch" / "gke_jobset.yaml").read_text()
@@ -81,10 +81,10 @@ def action(jobset, status=None, condition=None):
 @pytest.mark.parametrize(
     "status, expected",
     [
-        (Exit.USAGE, "FailJobSet"),
-        (Exit.DIVERGED, "FailJobSet"),
-        (Exit.PREEMPTED, "RestartJobSetAndIgnoreMaxRestarts"),
-        (Exit.FAILED, "RestartJobSet"),
+        (ExitCode.USAGE, "FailJobSet"),
+        (ExitCode.DIVERGED, "FailJobSet"),
+        (ExitCode.PREEMPTED, "RestartJobSetAndIgnoreMaxRestarts"),
+        (ExitCode.FAILED, "RestartJobSet"),
         (CRASHED, "RestartJobSet"),
     ],
 )
@@ -99,7 +99,7 @@ def test_a_node_that_is_taken_counts_as_preemption(jobset):
 def test_exit_codes_in_patterns_are_those_of_the_rules(jobset):
     rules = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     codes = [set(rule["onExitCodes"]["values"]) for rule in rules if "onExitCodes" in rule]
-    assert codes == [{Exit.USAGE, Exit.DIVERGED}, {Exit.PREEMPTED}]
+    assert codes == [{ExitCode.USAGE, ExitCode.DIVERGED}, {ExitCode.PREEMPTED}]
 
 
 def test_a_failed_host_fails_its_job_at_once_and_all_hosts_of_a_slice_are_there(jobset):
@@ -124,4 +124,4 @@ def test_the_page_names_every_variable():
 
 def test_the_page_s_table_has_the_exit_statuses():
     rows = dict(re.findall(r"^\| (\d+) \| (\w+) \|", PAGE, re.MULTILINE))
-    assert {int(status): name for status, name in rows.items()} == {status: status.name.lower() for status in Exit}
+    assert {int(status): name for status, name in rows.items()} == {status: status.name.lower() for status in ExitCode}

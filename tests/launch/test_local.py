@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrep.train.exits import Exit
+from jaxrep.runs.exit_codes import ExitCode
 
 LAUNCHER = Path(__file__).parents[2] / "launch" / "local.py"
 HANGS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
@@ -65,7 +65,7 @@ def test_each_process_is_told_who_it_is_and_what_it_computes_on(tmp_path):
         arguments=(",".join(names), f"--run-dir={run_dir}"),
         env={"XLA_FLAGS": "--xla_dump_to=x", "JAX_PLATFORMS": ""},
     )
-    assert run.returncode == Exit.DONE, run.stderr
+    assert run.returncode == ExitCode.DONE, run.stderr
     outputs = [run.stdout, *((run_dir / f"process-{index}.log").read_text() for index in (1, 2))]
     told = [ast.literal_eval(output) for output in outputs]
     assert [one[:2] for one in told] == [["0", "3"], ["1", "3"], ["2", "3"]]
@@ -85,16 +85,16 @@ def test_the_platform_is_the_cpu_where_nothing_else_is_said(tmp_path, monkeypatc
 @pytest.mark.parametrize("arguments", [("train",), ("train", "--run-dir", "gs://bucket/run")])
 def test_without_a_run_directory_on_this_machine_output_goes_to_a_temporary_folder_that_is_named(tmp_path, arguments):
     run = launch(tmp_path, "print('zero')", "print('one')", arguments=arguments)
-    assert (run.returncode, run.stdout) == (Exit.DONE, "zero\n")
+    assert (run.returncode, run.stdout) == (ExitCode.DONE, "zero\n")
     named = re.search(r"the others to (.*)/process", run.stderr)
     assert named and named[1].startswith(str(tmp_path))
     assert (Path(named[1]) / "process-1.log").read_text() == "one\n"
 
 
 def test_one_that_fails_ends_the_others_with_its_last_lines_and_its_status(tmp_path):
-    fails = f"for line in range(100): print('line', line)\nsys.exit({Exit.DIVERGED})"
+    fails = f"for line in range(100): print('line', line)\nsys.exit({ExitCode.DIVERGED})"
     run = launch(tmp_path, WAITS, WAITS, fails)
-    assert run.returncode == Exit.DIVERGED
+    assert run.returncode == ExitCode.DIVERGED
     assert "process 2 ended with status 3" in run.stderr
     assert "line 99" in run.stderr
     assert "line 9\n" not in run.stderr
@@ -103,7 +103,7 @@ def test_one_that_fails_ends_the_others_with_its_last_lines_and_its_status(tmp_p
 
 def test_one_that_does_not_heed_sigterm_is_killed_after_the_grace_time(tmp_path):
     run = launch(tmp_path, "import time; time.sleep(0.5); sys.exit(1)", HANGS, options=("--grace", "0.2"))
-    assert run.returncode == Exit.FAILED
+    assert run.returncode == ExitCode.FAILED
 
 
 def test_a_signal_that_ends_a_process_is_told_as_shells_tell_it(tmp_path):
@@ -112,20 +112,20 @@ def test_a_signal_that_ends_a_process_is_told_as_shells_tell_it(tmp_path):
 
 
 def test_the_peers_of_one_that_was_preempted_leave_on_their_own(tmp_path):
-    saves = f"import time; time.sleep(0.5); print('saved'); sys.exit({Exit.PREEMPTED})"
-    run = launch(tmp_path, saves, f"sys.exit({Exit.PREEMPTED})", options=("--grace", "600"))
-    assert (run.returncode, run.stdout) == (Exit.PREEMPTED, "saved\n")
+    saves = f"import time; time.sleep(0.5); print('saved'); sys.exit({ExitCode.PREEMPTED})"
+    run = launch(tmp_path, saves, f"sys.exit({ExitCode.PREEMPTED})", options=("--grace", "600"))
+    assert (run.returncode, run.stdout) == (ExitCode.PREEMPTED, "saved\n")
     assert "ended with" not in run.stderr
 
 
 def test_the_peers_of_one_that_was_preempted_do_not_stay_for_ever(tmp_path):
-    run = launch(tmp_path, HANGS, f"sys.exit({Exit.PREEMPTED})", options=("--grace", "0.1"))
-    assert run.returncode == Exit.PREEMPTED
+    run = launch(tmp_path, HANGS, f"sys.exit({ExitCode.PREEMPTED})", options=("--grace", "0.1"))
+    assert run.returncode == ExitCode.PREEMPTED
 
 
 def test_one_that_is_done_ends_nobody(tmp_path):
     run = launch(tmp_path, "import time; time.sleep(0.5); print('evaluated')", "pass", options=("--grace", "0.1"))
-    assert (run.returncode, run.stdout) == (Exit.DONE, "evaluated\n")
+    assert (run.returncode, run.stdout) == (ExitCode.DONE, "evaluated\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -135,13 +135,13 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
         "for n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, lambda n, _: seen.append(n))",
         "while not seen: time.sleep(0.02)\n"
         "time.sleep(0.4)\n"
-        f"print([int(n) for n in seen], flush=True)\nsys.exit({Exit.PREEMPTED})",
+        f"print([int(n) for n in seen], flush=True)\nsys.exit({ExitCode.PREEMPTED})",
     )
     run_dir = tmp_path / "run"
     with launched(tmp_path, counts, counts, arguments=("train", "--run-dir", str(run_dir))) as (process, output):
         os.killpg(process.pid, number)  # a terminal signals the group
         assert output.read() == f"[{int(number)}]\n"
-        assert process.wait() == Exit.PREEMPTED
+        assert process.wait() == ExitCode.PREEMPTED
     assert (run_dir / "process-1.log").read_text() == f"[{int(number)}]\n"
 
 
@@ -161,5 +161,5 @@ def test_a_second_ctrl_c_is_passed_on_as_well(tmp_path):
 @pytest.mark.parametrize("arguments", [["--processes", "0", "--", "train"], ["--processes", "2"]])
 def test_a_wrong_command_line_is_refused(arguments):
     run = subprocess.run([sys.executable, str(LAUNCHER), *arguments], capture_output=True, text=True)
-    assert run.returncode == Exit.USAGE
+    assert run.returncode == ExitCode.USAGE
     assert "error: " in run.stderr

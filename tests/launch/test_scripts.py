@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxrep.train.exits import Exit
+from jaxrep.runs.exit_codes import ExitCode
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 SCRIPTS = [LAUNCH / name for name in ("slurm.sbatch", "tpu_pod.sh", "tpu_host.sh")]
@@ -57,8 +57,8 @@ def test_shellcheck_finds_nothing(script):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_use_the_exit_statuses_of_jaxrep(script):
     assigned = re.findall(r"\b([A-Z]+)=(\d+)\b", script.read_text())
-    known = {name: int(value) for name, value in assigned if name in Exit.__members__}
-    assert known == {name: Exit[name] for name in known}
+    known = {name: int(value) for name, value in assigned if name in ExitCode.__members__}
+    assert known == {name: ExitCode[name] for name in known}
     assert script.name == "tpu_host.sh" or "PREEMPTED" in known
 
 
@@ -70,17 +70,17 @@ def slurm(tmp_path, status, state="RUNNING", **environment):
     return bash("slurm.sbatch", *COMMAND, tmp_path=tmp_path, SLURM_JOB_ID=7, **environment)
 
 
-@pytest.mark.parametrize("status", [*Exit, 137])
+@pytest.mark.parametrize("status", [*ExitCode, 137])
 def test_a_slurm_job_is_queued_again_when_it_was_preempted_only(tmp_path, status):
     run = slurm(tmp_path, int(status))
     assert run.returncode == status
-    assert calls(tmp_path, "scontrol") == (["scontrol requeue 7"] if status == Exit.PREEMPTED else [])
+    assert calls(tmp_path, "scontrol") == (["scontrol requeue 7"] if status == ExitCode.PREEMPTED else [])
     assert "jaxrep train experiments/clip.py:tiny --run-dir gs://bucket/a run" in calls(tmp_path, "srun")[0]
     assert "hosts=auto" in calls(tmp_path)
 
 
 def test_a_slurm_job_that_was_cancelled_stays_ended(tmp_path):
-    assert slurm(tmp_path, int(Exit.PREEMPTED), state="COMPLETING").returncode == Exit.PREEMPTED
+    assert slurm(tmp_path, int(ExitCode.PREEMPTED), state="COMPLETING").returncode == ExitCode.PREEMPTED
     assert calls(tmp_path, "scontrol") == []
 
 
@@ -94,7 +94,7 @@ def test_a_slurm_job_that_is_told_of_its_end_tells_the_step_and_waits_for_it(tmp
     stand_in(tmp_path, "squeue", "echo RUNNING")
     stand_in(tmp_path, "scontrol")
     run = bash("slurm.sbatch", *COMMAND, tmp_path=tmp_path, SLURM_JOB_ID=7)
-    assert run.returncode == Exit.PREEMPTED
+    assert run.returncode == ExitCode.PREEMPTED
     assert calls(tmp_path, "scontrol") == ["scontrol requeue 7"]
 
 
@@ -116,7 +116,7 @@ def test_slurm_s_dry_run_prints_what_is_asked_for_and_run_and_runs_nothing(tmp_p
 )
 def test_a_wrong_command_line_is_told_how_it_should_be(tmp_path, script, arguments):
     run = bash(script, *arguments, tmp_path=tmp_path)
-    assert run.returncode == Exit.USAGE
+    assert run.returncode == ExitCode.USAGE
     assert "FILE[:NAME]" in run.stderr
 
 
@@ -139,14 +139,14 @@ def resume(tmp_path, *endings, states=("ACTIVE",)):
     return bash("tpu_pod.sh", "resume", *COMMAND, tmp_path=tmp_path, POLL_SECONDS=0.01)
 
 
-@pytest.mark.parametrize("status", [Exit.DONE, Exit.FAILED, Exit.USAGE, Exit.DIVERGED, STOPPED])
+@pytest.mark.parametrize("status", [ExitCode.DONE, ExitCode.FAILED, ExitCode.USAGE, ExitCode.DIVERGED, STOPPED])
 def test_a_run_on_a_tpu_slice_ends_with_its_status(tmp_path, status):
     assert resume(tmp_path, status).returncode == status
     assert len(calls(tmp_path, " start ")) == 1
 
 
 def test_a_run_on_a_tpu_slice_that_was_preempted_is_started_again_where_it_is(tmp_path):
-    assert resume(tmp_path, Exit.PREEMPTED, Exit.PREEMPTED, Exit.DONE).returncode == Exit.DONE
+    assert resume(tmp_path, ExitCode.PREEMPTED, ExitCode.PREEMPTED, ExitCode.DONE).returncode == ExitCode.DONE
     assert len(calls(tmp_path, " start ")) == 3
     assert calls(tmp_path, " create ") == []
 
@@ -154,7 +154,7 @@ def test_a_run_on_a_tpu_slice_that_was_preempted_is_started_again_where_it_is(tm
 def test_a_tpu_slice_that_was_taken_away_is_asked_for_again(tmp_path):
     lost = 255  # as ssh ends when the host is gone
     states = ("ACTIVE", "SUSPENDED", "SUSPENDED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
-    assert resume(tmp_path, lost, Exit.DONE, states=states).returncode == Exit.DONE
+    assert resume(tmp_path, lost, ExitCode.DONE, states=states).returncode == ExitCode.DONE
     verbs = [
         verb for call in calls(tmp_path, "gcloud") for verb in re.findall(r" (delete|create|scp|start|follow) ", call)
     ]
@@ -162,12 +162,12 @@ def test_a_tpu_slice_that_was_taken_away_is_asked_for_again(tmp_path):
 
 
 def test_the_first_resume_asks_for_the_slice_and_installs(tmp_path):
-    assert resume(tmp_path, Exit.DONE, states=("", "PROVISIONING", "ACTIVE")).returncode == Exit.DONE
+    assert resume(tmp_path, ExitCode.DONE, states=("", "PROVISIONING", "ACTIVE")).returncode == ExitCode.DONE
     assert len(calls(tmp_path, " create ")) == len(calls(tmp_path, " scp ")) + 1 == 2  # the slice and the bundle
 
 
 def test_a_slice_that_cannot_be_had_ends_the_attempt(tmp_path):
-    assert resume(tmp_path, Exit.DONE, states=("", "FAILED")).returncode == Exit.FAILED
+    assert resume(tmp_path, ExitCode.DONE, states=("", "FAILED")).returncode == ExitCode.FAILED
     assert calls(tmp_path, " start ") == []
 
 
@@ -203,8 +203,8 @@ class TestHost:
         stand_in(tmp_path, "jaxrep", 'echo "hosts=$JAXREP_HOSTS args=$#"; sleep 0.3; echo saved; exit 75')
         assert host(tmp_path, "start", *COMMAND).returncode == 0
         run = host(tmp_path, "follow")
-        assert (run.returncode, run.stdout) == (Exit.PREEMPTED, "hosts=auto args=4\nsaved\n")
-        assert host(tmp_path, "follow").returncode == Exit.PREEMPTED, "also when it is over"
+        assert (run.returncode, run.stdout) == (ExitCode.PREEMPTED, "hosts=auto args=4\nsaved\n")
+        assert host(tmp_path, "follow").returncode == ExitCode.PREEMPTED, "also when it is over"
 
     def test_a_run_is_started_once_and_stopped_by_sigterm(self, tmp_path):
         stand_in(tmp_path, "jaxrep", "trap 'echo saved; exit 75' TERM; for _ in {1..600}; do sleep 0.1; done")
@@ -220,4 +220,4 @@ class TestHost:
 
     def test_follow_says_where_nothing_was_started(self, tmp_path):
         run = host(tmp_path, "follow")
-        assert (run.returncode, run.stderr) == (Exit.FAILED, "nothing was started here\n")
+        assert (run.returncode, run.stderr) == (ExitCode.FAILED, "nothing was started here\n")

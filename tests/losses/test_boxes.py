@@ -7,14 +7,14 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from jaxrep.batch import INFERENCE
-from jaxrep.losses.assignment import assignment
-from jaxrep.losses.boxes import giou, iou, l1, match
-from jaxrep.terms.boxes import Boxes
+from jaxrep.losses.boxes import box_l1, giou, iou, match_boxes
+from jaxrep.losses.hungarian import linear_assignment
+from jaxrep.objectives.boxes import BoxLoss
 
 
 @pytest.fixture(scope="module")
 def solve():
-    return jax.jit(assignment)
+    return jax.jit(linear_assignment)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 9), (12, 12)])
@@ -41,7 +41,7 @@ def test_costs_that_are_no_numbers_end_in_an_assignment(solve):
 
 def test_more_rows_than_columns_are_refused():
     with pytest.raises(ValueError, match="3 rows"):
-        assignment(jnp.zeros((3, 2)))
+        linear_assignment(jnp.zeros((3, 2)))
 
 
 def boxes(random: np.random.Generator, *shape: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def slope(function, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
 def test_overlaps_and_distances_are_those_of_float64_in_value_and_gradient():
     random = np.random.default_rng(0)
     pairs = boxes(random, 20, 2)
-    for function, oracle in ((iou, iou_of), (giou, giou_of), (l1, lambda a, b: np.abs(a - b).sum())):
+    for function, oracle in ((iou, iou_of), (giou, giou_of), (box_l1, lambda a, b: np.abs(a - b).sum())):
         value, gradient = jax.jit(jax.vmap(jax.value_and_grad(function)))(pairs[:, 0], pairs[:, 1])
         for i, (a, b) in enumerate(pairs):
             # float32, with areas that are differences of areas
@@ -97,7 +97,7 @@ def test_a_match_is_the_cheapest_of_the_true_boxes_that_are_present():
     random = np.random.default_rng(2)
     predicted, true = boxes(random, 30, 5), boxes(random, 30, 4)
     present = np.arange(4) < random.integers(0, 5, size=(30, 1))
-    found = np.asarray(jax.jit(match)(predicted, np.where(present[..., None], true, 0), present))
+    found = np.asarray(jax.jit(match_boxes)(predicted, np.where(present[..., None], true, 0), present))
     for i in range(30):
         cost = np.array([[5 * np.abs(p - t).sum() - 2 * giou_of(p, t) for p in predicted[i]] for t in true[i]])
         count = present[i].sum()
@@ -117,7 +117,7 @@ def test_the_loss_is_the_mean_over_the_boxes_that_are_present(kind):
 
     true[~present] = 0
     batch = {"boxes": true.astype(np.float32), "region/present": present}
-    term = Boxes("matched/boxes", kind=kind)
+    term = BoxLoss("matched/boxes", kind=kind)
     loss = jax.value_and_grad(lambda x: term({"matched/boxes": x}, batch, INFERENCE)[0])
     value, gradient = loss(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(value, oracle(x), rtol=1e-5)  # float32

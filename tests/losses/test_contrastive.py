@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from losses import oracle
 
-from jaxrep.losses.blocks import Side
 from jaxrep.losses.contrastive import info_nce, plain_info_nce
+from jaxrep.losses.pairwise.scan import Rows
+from tests.helpers import loss_oracle as oracle
 
 B, D, SCALE = 12, 4, 10.0
 PICTURES = np.array([0, 1, 2, 0, 4, 5, 6, 7, 0, 9, 10, 11], np.int32)
@@ -67,7 +67,7 @@ def arguments(extra=False):
 
 
 def loss(options, a, b, scale, *extra, marks=(oracle.NOTHING, oracle.NOTHING)):
-    extra_a, extra_b = (Side(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
+    extra_a, extra_b = (Rows(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
     used = {"extra_a": extra_a, "extra_b": extra_b}
     used.pop({"a_to_b": "extra_a", "b_to_a": "extra_b"}.get(options.get("direction"), ""), None)
     return info_nce(a, b, scale, **used, **options)
@@ -129,7 +129,7 @@ def test_weights_of_half_precision_are_summed_in_float32():
 
 def test_no_extra_rows_are_none():
     a, b, scale = arguments()
-    for nothing in (b[:0], Side(b[:0])):
+    for nothing in (b[:0], Rows(b[:0])):
         assert info_nce(a, b, scale, extra_b=nothing) == info_nce(a, b, scale)
 
 
@@ -162,8 +162,8 @@ def weighted_oracle(a, b, scale, weights):
         ({"direction": "both"}, "direction is 'both', expected one of mean, sum"),
         ({"label_smoothing": 1.0}, "label_smoothing is 1.0, expected a share"),
         ({"extra_b": np.zeros((3, D + 1), np.float32)}, "extra_b is 5 wide"),
-        ({"extra_b": Side(np.zeros((3, D)), (NAMES[:3],))}, "extra_b has 1 arrays of ids and the pairs have 0"),
-        ({"extra_b": Side(np.zeros((3, D)), (), THERE)}, r"extra_b.present is bool\[12\], expected booleans \[3\]"),
+        ({"extra_b": Rows(np.zeros((3, D)), (NAMES[:3],))}, "extra_b has 1 arrays of ids and the pairs have 0"),
+        ({"extra_b": Rows(np.zeros((3, D)), (), THERE)}, r"extra_b.present is bool\[12\], expected booleans \[3\]"),
         ({"weights": np.ones(B, np.int32)}, r"weights is int32\[12\], expected floats"),
         ({"present": (np.ones(B), None)}, r"present\[0\] is float64\[12\], expected booleans"),
         ({"block_size": 0}, "block_size is 0, expected a positive number of rows"),

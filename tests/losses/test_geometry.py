@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from losses import oracle
 
 from jaxrep.losses.geometry import alignment, uniformity
 from jaxrep.mesh import ROWS, Mesh
+from tests.helpers import loss_oracle as oracle
 
 B, D = 8, 3
 IDS = (np.array([0, 1, 2, 0, 4, 5, 6, 7], np.int32), np.array([0, 1, 1, 3, 4, 4, 6, 7], np.int32))

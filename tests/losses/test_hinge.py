@@ -2,9 +2,9 @@
 
 import jax
 import numpy as np
-from losses import oracle
 
-from jaxrep.losses.hinge import hinge
+from jaxrep.losses.hinge import hinge_loss
+from tests.helpers import loss_oracle as oracle
 
 B, D, MARGIN = 6, 4, 0.3
 WEIGHTS = np.linspace(0.5, 2, B)
@@ -23,11 +23,11 @@ def test_value_and_derivatives_equal_the_oracle():
     want = oracle.value_and_derivatives(written_out, *values)
     kept = [not np.any(row) for row in want[1][1]]
     assert 0 < sum(kept) < B, "some rows keep the margin, and some do not"
-    got = jax.jit(jax.value_and_grad(lambda a, b, c: WEIGHTS @ hinge(a, b, c, MARGIN), (0, 1, 2)))(*values)
+    got = jax.jit(jax.value_and_grad(lambda a, b, c: WEIGHTS @ hinge_loss(a, b, c, MARGIN), (0, 1, 2)))(*values)
     oracle.assert_close(got, want, 1.0)
 
 
 def test_a_wrong_row_that_is_the_right_one_costs_the_margin():
     a, b = oracle.rows(0, B, D), oracle.rows(1, B, D)
-    np.testing.assert_allclose(hinge(a, b, b, MARGIN), MARGIN, rtol=1e-6)
-    np.testing.assert_array_equal(hinge(a, a, -a, MARGIN), 0)
+    np.testing.assert_allclose(hinge_loss(a, b, b, MARGIN), MARGIN, rtol=1e-6)
+    np.testing.assert_array_equal(hinge_loss(a, a, -a, MARGIN), 0)

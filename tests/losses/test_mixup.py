@@ -5,10 +5,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from losses import oracle
 
 from jaxrep.losses.mixup import geodesic, mixed_negatives, mixed_pairs
 from jaxrep.mesh import ROWS, Mesh
+from tests.helpers import loss_oracle as oracle
 
 B, D, SCALE = 8, 3, 10.0
 

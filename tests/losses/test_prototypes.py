@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.losses.prototypes import prototype_losses, sinkhorn
-from jaxrep.losses.spread import koleo
+from jaxrep.losses.koleo import koleo_loss
+from jaxrep.losses.prototypes import prototype_cross_entropy, sinkhorn
 from jaxrep.mesh import ROWS, Mesh
 
 R, S, T, E, K = 24, 3, 2, 4, 6
@@ -87,7 +87,7 @@ def test_cross_entropy_over_prototypes_in_value_and_gradient(devices, count, blo
     def loss(student, table, teacher, theirs):
         factors = sinkhorn(teacher.reshape(-1, E), theirs, 0.07, block_size=block_size)
         how = dict(pairs=PAIRS, student_temperature=0.1, teacher_temperature=0.07)
-        losses = prototype_losses(student, table, teacher, theirs, factors, **how, block_size=block_size)
+        losses = prototype_cross_entropy(student, table, teacher, theirs, factors, **how, block_size=block_size)
         return jnp.mean(losses), losses
 
     student, teacher = STUDENT[:count], TEACHER[:count]
@@ -119,6 +119,6 @@ def test_koleo_in_value_and_gradient(devices, count, block_size):
     with jax.set_mesh(mesh):
         rows = jax.NamedSharding(mesh, ROWS if count % devices == 0 else jax.P())
         placed = jax.device_put(np.float32(x), rows)
-        value, slopes = jax.jit(jax.value_and_grad(lambda x: koleo(x, block_size=block_size)))(placed)
+        value, slopes = jax.jit(jax.value_and_grad(lambda x: koleo_loss(x, block_size=block_size)))(placed)
     np.testing.assert_allclose(value, by_hand(x), rtol=1e-5)
     np.testing.assert_allclose(slopes, slope(by_hand, x), rtol=1e-4, atol=1e-5)  # of small distances

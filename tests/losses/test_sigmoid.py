@@ -3,10 +3,10 @@ import functools
 import jax
 import numpy as np
 import pytest
-from losses import oracle
 
-from jaxrep.losses.blocks import Side
-from jaxrep.losses.sigmoid import plain_sigmoid, sigmoid
+from jaxrep.losses.pairwise.scan import Rows
+from jaxrep.losses.sigmoid import pairwise_sigmoid, plain_pairwise_sigmoid
+from tests.helpers import loss_oracle as oracle
 
 B, D, SCALE, BIAS = 12, 4, 10.0, -5.0
 PICTURES = np.array([0, 1, 2, 0, 4, 5, 6, 7, 0, 9, 10, 11], np.int32)
@@ -43,8 +43,8 @@ def arguments(extra=False):
 
 
 def loss(options, a, b, scale, bias, *extra, marks=(oracle.NOTHING, oracle.NOTHING)):
-    extra_a, extra_b = (Side(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
-    return sigmoid(a, b, scale, bias, extra_a=extra_a, extra_b=extra_b, **options)
+    extra_a, extra_b = (Rows(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
+    return pairwise_sigmoid(a, b, scale, bias, extra_a=extra_a, extra_b=extra_b, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -59,14 +59,14 @@ def test_value_and_derivatives_equal_the_oracle(case):
 
 def test_the_plain_form_equals_the_oracle():
     want = oracle.value_and_derivatives(oracle.sigmoid, *arguments())
-    oracle.assert_close(jax.jit(jax.value_and_grad(plain_sigmoid, (0, 1, 2, 3)))(*arguments()), want, SCALE)
+    oracle.assert_close(jax.jit(jax.value_and_grad(plain_pairwise_sigmoid, (0, 1, 2, 3)))(*arguments()), want, SCALE)
 
 
 def test_pairs_that_are_told_apart_well_keep_the_digits_of_their_derivatives():
     """Partners at a logit of +15, others at -15: a sigmoid of 3e-7 minus 1, plus 1, would have no digit left."""
     a = np.eye(4, dtype=np.float32)
     want = oracle.value_and_derivatives(oracle.sigmoid, a, a, 30.0, -15.0)
-    oracle.assert_close(jax.jit(jax.value_and_grad(sigmoid, (0, 1, 2, 3)))(a, a, 30.0, -15.0), want, 30.0)
+    oracle.assert_close(jax.jit(jax.value_and_grad(pairwise_sigmoid, (0, 1, 2, 3)))(a, a, 30.0, -15.0), want, 30.0)
 
 
 def test_what_is_in_an_absent_row_is_not_read():
@@ -86,4 +86,4 @@ def test_no_pair_left_is_no_loss():
 
 def test_positives_and_ids_come_together():
     with pytest.raises(ValueError, match="'masked' and 'shared' need at least one"):
-        sigmoid(*arguments(), positives="masked")
+        pairwise_sigmoid(*arguments(), positives="masked")

@@ -7,21 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import QUICK, RECIPE, batch, set_up, tiny
 
 from jaxrep.errors import UsageError
+from jaxrep.methods.base import SELF, Method
 from jaxrep.methods.heads import Linear, LogitScale
-from jaxrep.methods.method import SELF, Method
 from jaxrep.methods.state import Ema
-from jaxrep.objective import Contrastive, Term
+from jaxrep.objectives.base import Term
+from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.recipe import Checkpointing
+from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.schedules import Constant
 from jaxrep.schedules import Linear as Line
 from jaxrep.spec import problems, spec
-from jaxrep.train.checkpoint import Checkpoints
-from jaxrep.train.state import initial
-from jaxrep.train.step import make_step
-from jaxrep.views.view import View
+from jaxrep.step.train_state import initial_state
+from jaxrep.step.train_step import make_step
+from jaxrep.views.base import View
+from tests.helpers.harness import QUICK, RECIPE, batch, set_up, tiny
 
 MOMENTUM = Line(start=0.5, end=0.9)
 
@@ -91,7 +92,7 @@ def trained():
     """The set-up, and the state before each step and after the last."""
     setup = set_up(METHOD)
     step = jax.jit(make_step(METHOD, setup.shapes, setup.updater, setup.total_steps), compiler_options=QUICK)
-    state = jax.jit(lambda: initial(METHOD, setup.shapes, setup.updater), compiler_options=QUICK)()
+    state = jax.jit(lambda: initial_state(METHOD, setup.shapes, setup.updater), compiler_options=QUICK)()
     states, metrics = [state], []
     for number in range(STEPS):
         state, found = step(state, batch(number))

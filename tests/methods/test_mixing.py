@@ -3,32 +3,32 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import RECIPE, exact, tick, tiny
 
 from jaxrep.batch import Field
 from jaxrep.methods.heads import Linear
-from jaxrep.methods.mixing import Mixing
+from jaxrep.methods.mixing import MixupEncoder
+from jaxrep.objectives.metric_learning import MetricLearning, MixedMetricLearning
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems
-from jaxrep.terms.metric import Metric, MixedMetric
-from jaxrep.views.mix import MixWithin
+from jaxrep.views.mixup import MixUpWithin
+from tests.helpers.harness import RECIPE, exact, tick, tiny
 
 TERMS = {
-    "clean": Metric("image", kind="contrastive"),
-    "mixed": MixedMetric("image", kind="contrastive", weight=Constant(value=0.4)),
+    "clean": MetricLearning("image", kind="contrastive"),
+    "mixed": MixedMetricLearning("image", kind="contrastive", weight=Constant(value=0.4)),
 }
 PROXY = {
-    "clean": Metric("image", kind="proxy_anchor", proxies="proxies"),
-    "mixed": MixedMetric("image", kind="proxy_anchor", proxies="proxies"),
+    "clean": MetricLearning("image", kind="proxy_anchor", proxies="proxies"),
+    "mixed": MixedMetricLearning("image", kind="proxy_anchor", proxies="proxies"),
 }
 
 
 @pytest.mark.parametrize(("level", "proxies"), [("input", 0), ("feature", 0), ("embedding", 3)])
 def test_microbatches_and_devices_give_the_gradients_of_the_whole_batch(level, proxies):
     recipe = RECIPE.replace(
-        method=Mixing(image=tiny.Patches(dropout=0.2), head=Linear(features=4), level=level, proxies=proxies),
+        method=MixupEncoder(image=tiny.Patches(dropout=0.2), head=Linear(features=4), level=level, proxies=proxies),
         objective=PROXY if proxies else TERMS,
-        views=(MixWithin("image"),) if level == "input" else (),
+        views=(MixUpWithin("image"),) if level == "input" else (),
     )
     _, metrics, _ = exact(recipe, size=4, devices=2)
     assert metrics["loss/mixed"] != metrics["loss/clean"]
@@ -72,8 +72,8 @@ def test_terms_are_loops_over_anchors_and_items(name, proxies):
 
 def test_mixtures_of_inputs_ask_for_their_view():
     inputs = {"image": Field((8, 8, 3), "uint8")}
-    with pytest.raises(ValueError, match="as the view MixWithin makes it, reads the field 'mixed', which the batch"):
-        Mixing(image=tiny.Patches(), level="input").parts(inputs)
-    assert problems(Mixing(image=tiny.Patches(), beta=-1.0)) == [
+    with pytest.raises(ValueError, match="as the view MixUpWithin makes it, reads the field 'mixed', which the batch"):
+        MixupEncoder(image=tiny.Patches(), level="input").parts(inputs)
+    assert problems(MixupEncoder(image=tiny.Patches(), beta=-1.0)) == [
         "beta is the parameter of a Beta distribution: above 0, got -1.0"
     ]

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
-from jaxrep.encoders.bert import Bert
+from jaxrep.encoders.text.bert import Bert
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
-from jaxrep.encoders.stem import PatchStem, PixelNorm
-from jaxrep.encoders.text import TextTransformer
-from jaxrep.encoders.vit import ViT
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")

@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
-from jaxrep.encoders.efficientnet import EfficientNet
-from jaxrep.encoders.resnet import ResNet
-from jaxrep.encoders.stem import PixelNorm
+from jaxrep.encoders.image.efficientnet import EfficientNet
+from jaxrep.encoders.image.resnet import ResNet
+from jaxrep.encoders.image.stem import PixelNorm
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")

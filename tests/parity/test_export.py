@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from parity.pretrained import assert_embeddings
-from pretrained.trained import CLIP, SIGLIP, VIT, clip_tokenizer, finished
 
 from jaxrep.commands.export import main
-from jaxrep.train.restore import load_run
+from jaxrep.runs.restore import load_run
+from tests.helpers.parity import assert_embeddings
+from tests.helpers.trained_model import CLIP, SIGLIP, VIT, clip_tokenizer, finished
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")

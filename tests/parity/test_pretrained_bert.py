@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import RNG, assert_embeddings, assert_layers, saved
+
+from tests.helpers.parity import RNG, assert_embeddings, assert_layers, saved
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import RNG, assert_embeddings, assert_layers, pictures, wiggled
 
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import write
+from tests.helpers.parity import RNG, assert_embeddings, assert_layers, pictures, wiggled
 
 torch = pytest.importorskip("torch", reason="parity with open_clip needs the extra 'parity' (torch)")
 open_clip = pytest.importorskip("open_clip", reason="parity with open_clip needs open_clip_torch and torchvision")

@@ -4,9 +4,9 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import RNG, assert_embeddings, assert_layers, pictures, saved
 
 from jaxrep.pretrained.load import load_checkpoint
+from tests.helpers.parity import RNG, assert_embeddings, assert_layers, pictures, saved
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")

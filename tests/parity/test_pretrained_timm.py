@@ -5,13 +5,13 @@ import json
 
 import numpy as np
 import pytest
-from parity.pretrained import assert_embeddings, assert_near, maps, pictures, wiggled
 from PIL import Image
 
 from jaxrep.pretrained import load
 from jaxrep.pretrained.architecture import Config, Source
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import Entry, Tensors
+from tests.helpers.parity import assert_embeddings, assert_near, maps, pictures, wiggled
 
 torch = pytest.importorskip("torch", reason="parity with timm needs the extra 'parity' (torch)")
 timm = pytest.importorskip("timm", reason="parity with timm needs the extra 'parity' (timm)")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from parity.pretrained import EMBEDDING, unit, wiggled
 
 import jaxrep
+from tests.helpers.parity import EMBEDDING, unit, wiggled
 
 torch = pytest.importorskip("torch", reason="parity with sentence-transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity needs the extra 'parity'")

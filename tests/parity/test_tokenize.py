@@ -6,7 +6,7 @@ import random
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-from jaxrep.data.texts.subwords import ClipBpe, clip_clean
+from jaxrep.data.tokenizers.subwords import ClipBpe, clip_clean
 
 transformers = pytest.importorskip(
     "transformers", reason="the public port is in transformers: pip install -e '.[parity]'"

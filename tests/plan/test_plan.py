@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from harness import LOADED, RECIPE, batch, set_up
 
 from jaxrep import cli
 from jaxrep.encoders.layers import compute_dtype
@@ -21,8 +20,9 @@ from jaxrep.plan.collectives import by_kind
 from jaxrep.plan.plan import largest, largest_batch, plan, refused_total
 from jaxrep.plan.report import in_words, verdict
 from jaxrep.plan.topology import devices, memory_bytes, prepare
-from jaxrep.train.setup import check
-from jaxrep.train.state import initial
+from jaxrep.step.train_state import initial_state
+from jaxrep.training.setup import validate
+from tests.helpers.harness import LOADED, RECIPE, batch, set_up
 
 MIB = 2**20
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu: no libtpu here")
@@ -36,7 +36,7 @@ def planned():
 def test_a_plan_counts_what_a_device_will_hold(planned):
     """Each part as the arrays of a real state and batch on one device, of two that split the rows."""
     setup = set_up(RECIPE)
-    state = jax.eval_shape(lambda: initial(RECIPE, setup.shapes, setup.updater))
+    state = jax.eval_shape(lambda: initial_state(RECIPE, setup.shapes, setup.updater))
 
     def size(tree):
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -261,7 +261,7 @@ def test_the_tiny_clip_compiles_for_chips_and_moves_no_more_than_it_should():
     found = plan(recipe, chips, memory_bytes(chips[0]))
     assert found.fits and found.traffic is not None
     moved = {kind: part.bytes for kind, part in by_kind(found.traffic).items()}
-    params = 4 * sum(math.prod(leaf.shape) for leaf in check(recipe).arrays.values())
+    params = 4 * sum(math.prod(leaf.shape) for leaf in validate(recipe).arrays.values())
     activations = 2 * (256 // 2) * 16 * 128  # bfloat16, of a device's rows; both towers have 16 tokens of width 128
     assert moved["all-gather"] < 2 * params  # over fsdp, forward and backward
     assert moved["reduce-scatter"] < params  # gradients over fsdp

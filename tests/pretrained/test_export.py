@@ -4,16 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from pretrained.trained import CLIP, VIT, clip_tokenizer, finished
 from safetensors.numpy import load_file
 
 import jaxrep
 from jaxrep.cli import main
-from jaxrep.data.texts.tokenize import Bytes, Words
-from jaxrep.encoders.resnet import ResNet
-from jaxrep.encoders.stem import ConvStem
+from jaxrep.data.tokenizers.base import Bytes, Words
+from jaxrep.encoders.image.resnet import ResNet
+from jaxrep.encoders.image.stem import ConvStem
 from jaxrep.pretrained.tokenizer_writer import pipeline
-from jaxrep.train.restore import load_run, restore
+from jaxrep.runs.restore import load_run, restore
+from tests.helpers.trained_model import CLIP, VIT, clip_tokenizer, finished
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
 
@@ -66,7 +66,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
     assert main(["export", str(run), "--to", "safetensors", "--out", str(run)]) == 2
     assert "name a folder that is new or empty" in capsys.readouterr().err
     assert main(["export", str(run), "--to", "transformers", "--out", str(tmp_path / "o"), "--part", "img"]) == 2
-    assert "--part img names no encoder of Dual; did you mean image?" in capsys.readouterr().err
+    assert "--part img names no encoder of DualEncoder; did you mean image?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("spec", [Words(length=8), Bytes(length=64)])

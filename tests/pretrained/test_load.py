@@ -10,13 +10,13 @@ import pytest
 import sentencepiece
 import tokenizers
 from PIL import Image
-from pretrained.folders import folder
 from tokenizers import models, pre_tokenizers, processors
 
 import jaxrep
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.pretrained.images import ImageTransform, read_transform
+from jaxrep.pretrained.image_transform import ImageTransform, read_transform
 from jaxrep.pretrained.tensors import write
+from tests.helpers.checkpoint_folders import folder
 
 TEXTS = ["A red fox.", "two", "A red fox"]
 
@@ -191,8 +191,8 @@ folder = Path({str(tmp_path)!r})
         + """
 from flax import nnx
 from jaxrep.batch import Field
-from jaxrep.encoders.vit import ViT
-from jaxrep.train.partition import split
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.params import split
 spec = ViT(width=768, depth=4, heads=12)
 _, arrays = split(nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=Field((32, 32, 3), "uint8"))))
 arrays = {path: np.ones(leaf.shape, np.float32) for path, leaf in arrays.items()}

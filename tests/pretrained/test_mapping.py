@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
-from pretrained.folders import CONFIGS, folder, parameters
 
 from jaxrep.errors import UsageError
 from jaxrep.mesh import Mesh
@@ -11,6 +10,7 @@ from jaxrep.pretrained import load, mapping
 from jaxrep.pretrained.mapping import ClassPositions, Row, fused, heads, linear, merged, patches, under
 from jaxrep.pretrained.resize import resize_positions
 from jaxrep.pretrained.tensors import Tensors, open_folder, write
+from tests.helpers.checkpoint_folders import CONFIGS, folder, parameters
 
 RANDOM = np.random.default_rng(0)
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from pretrained.folders import folder
 from tokenizers import models, pre_tokenizers, processors
 
 import jaxrep
@@ -13,6 +12,7 @@ from jaxrep.errors import UsageError
 from jaxrep.pretrained import load, mapping
 from jaxrep.pretrained.sentence import IDENTITY, TANH, open_modules
 from jaxrep.pretrained.tensors import write
+from tests.helpers.checkpoint_folders import folder
 
 RANDOM = np.random.default_rng(0)
 IDS = np.array([[2, 7, 9, 3, 0, 0], [2, 8, 3, 0, 0, 0], [2, 30, 31, 32, 33, 3]])

@@ -6,12 +6,12 @@ import struct
 
 import numpy as np
 import pytest
-from pretrained.folders import CONFIGS, folder, parameters
 from safetensors.numpy import load_file, save_file
 
 import jaxrep
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.pretrained import load
+from tests.helpers.checkpoint_folders import CONFIGS, folder, parameters
 
 QUERY = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
 

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import pytest
 from flax import nnx
-from pretrained.folders import CONFIGS, folder
 from safetensors.numpy import load_file, save_file
 
 import jaxrep
 from jaxrep.errors import UsageError
 from jaxrep.pretrained import load
 from jaxrep.pretrained.architecture import Config, Source
-from jaxrep.pretrained.images import ImageTransform
+from jaxrep.pretrained.image_transform import ImageTransform
 from jaxrep.pretrained.tensors import Tensors
+from tests.helpers.checkpoint_folders import CONFIGS, folder
 
 PUBLISHED = {  # with a classifier of 1000 classes, as torchvision's model pages say
     "resnet18": 11_689_512,

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from report import made
 
 from jaxrep.errors import UsageError
-from jaxrep.evals.sample import Sample
+from jaxrep.metrics.sample import Sample
 from jaxrep.report.gather import departure, grouped, read, read_all
+from tests.helpers import made_runs as made
 
 HITS = {"retrieval/r1": Sample(np.array([1, 0, 1, 1])), "plain": 0.25}
 

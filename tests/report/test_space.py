@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxrep.evals.ranks import ranks
+from jaxrep.metrics.ranking import ranks
 from jaxrep.report import figures
 from jaxrep.report.space import Labels, Space, _nearest_mean, matches, search
 

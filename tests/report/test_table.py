@@ -6,14 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from report import made
 from scipy import stats
 
 from jaxrep.errors import UsageError
-from jaxrep.evals.intervals import compare, interval
-from jaxrep.evals.sample import Sample
+from jaxrep.metrics.intervals import compare, interval
+from jaxrep.metrics.sample import Sample
 from jaxrep.report import table
 from jaxrep.report.gather import grouped, read_all
+from tests.helpers import made_runs as made
 
 RANDOM = np.random.default_rng(0)
 A, B = Sample(RANDOM.random(80) < 0.8), Sample(RANDOM.random(80) < 0.4)

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter1d
 
-from jaxrep.batch import Tick
+from jaxrep.batch import StepContext
 from jaxrep.spec import problems
-from jaxrep.views.blur import Blur, blur
+from jaxrep.views.blur import GaussianBlur, blur
 from jaxrep.views.color import ColorJitter, Solarize
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (64, 12, 9, 3), dtype=np.uint8)
@@ -17,7 +17,9 @@ FLOATS = PICTURES.astype(np.float32) / 255
 
 def seen(view):
     positions = np.stack([np.zeros(64), np.arange(64)], 1).astype(np.uint32)
-    return np.asarray(view({"image": PICTURES}, Tick(step=0, key=jax.random.key(0), positions=positions))["image"])
+    return np.asarray(
+        view({"image": PICTURES}, StepContext(step=0, key=jax.random.key(0), positions=positions))["image"]
+    )
 
 
 @pytest.mark.parametrize(("sigma", "radius"), [(0.3, 2), (1.7, 4)])
@@ -31,12 +33,14 @@ def test_the_blur_is_a_gaussian_mirrored_at_the_border(sigma, radius):
 
 
 def test_some_images_are_blurred_each_by_its_own_width():
-    found = seen(Blur(p=0.5, sigma=(0.5, 2.0)))
+    found = seen(GaussianBlur(p=0.5, sigma=(0.5, 2.0)))
     changed = np.array([np.abs(a - b).max() > 1e-6 for a, b in zip(found, FLOATS, strict=True)])
     assert 16 < changed.sum() < 48  # 4 standard deviations about the half
     left = found[changed].std((1, 2, 3))
     assert left.max() > 1.5 * left.min()  # noise that is smoothed more varies less
-    assert problems(Blur(sigma=(0.0, 1.0))) == ["sigma is a range (low, high) of numbers above 0, and not (0.0, 1.0)"]
+    assert problems(GaussianBlur(sigma=(0.0, 1.0))) == [
+        "sigma is a range (low, high) of numbers above 0, and not (0.0, 1.0)"
+    ]
 
 
 def test_solarization_equals_pillows():

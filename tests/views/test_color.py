@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from jaxrep.views.color import ColorJitter, Grey, brighten, luma, rotate_hue, saturate, stretch
+from jaxrep.views.color import ColorJitter, Grayscale, brighten, luma, rotate_hue, saturate, stretch
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (6, 7, 3), dtype=np.uint8)
 IMAGE = PICTURE.astype(np.float32) / 255
@@ -80,7 +80,7 @@ def test_brightness_is_uniform_in_its_range_and_a_change_above_one_does_not_go_b
 
 def test_grey_makes_the_declared_share_of_images_grey():
     keys = jax.random.split(jax.random.key(0), 1000)
-    images = jax.jit(jax.vmap(Grey(p=0.3).augment, (0, None)))(keys, IMAGE)
+    images = jax.jit(jax.vmap(Grayscale(p=0.3).augment, (0, None)))(keys, IMAGE)
     grey = np.asarray(np.ptp(images, axis=-1).max((1, 2)) == 0)
     assert 0.3 - 0.06 < grey.mean() < 0.3 + 0.06  # four standard errors
     np.testing.assert_allclose(images[grey][0][..., 0], luma(jnp.asarray(IMAGE))[..., 0], atol=FLOAT32)
@@ -95,5 +95,5 @@ def test_an_image_without_three_channels_is_refused():
 def test_values_that_make_no_sense_are_named():
     assert "at most 0.5" in " ".join(ColorJitter(hue=0.7).problems())
     assert "zero or more" in " ".join(ColorJitter(contrast=-1.0).problems())
-    assert "probability" in " ".join(Grey(p=1.2).problems())
-    assert not [*ColorJitter(brightness=0.02).problems(), *Grey().problems()]
+    assert "probability" in " ".join(Grayscale(p=1.2).problems())
+    assert not [*ColorJitter(brightness=0.02).problems(), *Grayscale().problems()]

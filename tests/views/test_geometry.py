@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrep.views.geometry import CutOut, Flip, Rotate, Shift, cut_out, rotate, shift
+from jaxrep.views.geometry import Cutout, RandomHorizontalFlip, RandomRotation, RandomTranslate, cutout, rotate, shift
 
 IMAGE = np.random.default_rng(0).random((9, 7, 3), dtype=np.float32)
 turned = jax.jit(rotate)
@@ -29,7 +29,7 @@ def test_shift_draws_every_offset_equally_often():
     dot = np.zeros((5, 5, 1), np.float32)
     dot[2, 2] = 1
     keys = jax.random.split(jax.random.key(0), 2500)
-    images = augmented(Shift(pixels=2, fill=0.0), keys, jnp.asarray(dot))
+    images = augmented(RandomTranslate(pixels=2, fill=0.0), keys, jnp.asarray(dot))
     assert np.asarray(images).sum((1, 2, 3)).tolist() == [1] * 2500
     counts = np.asarray(images).sum((0, 3))
     assert counts.min() > 60  # each of 25 places has 100, with a standard deviation of 10
@@ -38,7 +38,7 @@ def test_shift_draws_every_offset_equally_often():
 
 def test_flip_mirrors_the_declared_share():
     keys = jax.random.split(jax.random.key(1), 1000)
-    images = augmented(Flip(p=0.25), keys, jnp.asarray(IMAGE))
+    images = augmented(RandomHorizontalFlip(p=0.25), keys, jnp.asarray(IMAGE))
     mirrored = np.array([np.array_equal(image, IMAGE[:, ::-1]) for image in images])
     assert 0.25 - 0.055 < mirrored.mean() < 0.25 + 0.055  # four standard errors
     assert all(np.array_equal(image, IMAGE) for image in images[~mirrored])
@@ -70,7 +70,7 @@ def test_rotation_turns_the_way_pillows_does():
 def test_rotation_stays_within_its_angle():
     step = jnp.asarray(np.repeat(np.arange(65, dtype=np.float32)[:, None, None] / 64, 65, 1))
     keys = jax.random.split(jax.random.key(0), 500)
-    images = augmented(Rotate(degrees=30.0), keys, step)
+    images = augmented(RandomRotation(degrees=30.0), keys, step)
     angles = np.rad2deg(
         np.asarray(jnp.arcsin(jnp.clip((images[:, 32, 42, 0] - images[:, 32, 22, 0]) * 64 / 20, -1, 1)))
     )
@@ -82,17 +82,17 @@ def test_rotation_stays_within_its_angle():
 def test_cut_out_covers_its_square_and_nothing_else(top, left):
     expected = IMAGE.copy()
     expected[max(top, 0) : top + 4, max(left, 0) : left + 4] = 0.5
-    np.testing.assert_array_equal(cut_out(jnp.asarray(IMAGE), top, left, 4, 0.5), expected)
+    np.testing.assert_array_equal(cutout(jnp.asarray(IMAGE), top, left, 4, 0.5), expected)
 
 
 def test_cut_out_centers_lie_anywhere_in_the_image():
     keys = jax.random.split(jax.random.key(0), 2000)
-    images = augmented(CutOut(size=1, fill=2.0), keys, jnp.asarray(IMAGE[:4, :5]))
+    images = augmented(Cutout(size=1, fill=2.0), keys, jnp.asarray(IMAGE[:4, :5]))
     counts = (np.asarray(images)[..., 0] == 2).sum(0)
     assert counts.sum() == 2000
     assert counts.min() > 60  # each of 20 places has 100, with a standard deviation of 10
 
 
 def test_values_that_make_no_sense_are_named():
-    for view in (Shift(pixels=-1), Rotate(degrees=-1.0), CutOut(size=0), Flip(p=2.0)):
+    for view in (RandomTranslate(pixels=-1), RandomRotation(degrees=-1.0), Cutout(size=0), RandomHorizontalFlip(p=2.0)):
         assert len([*view.problems()]) == 1

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.batch import Field
-from jaxrep.data.cache import cached
 from jaxrep.data.source import Columns, Examples, Source
+from jaxrep.disk_cache import cached
 from jaxrep.spec import spec
 
 ATTRIBUTION = "OpenMoji, the open-source emoji and icon project (openmoji.org), CC BY-SA 4.0"

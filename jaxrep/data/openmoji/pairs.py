@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.openmoji.emoji import ATTRIBUTION, LANGUAGES, emojis, held_out, names, same
-from jaxrep.data.orders.order import mix
+from jaxrep.data.orders.base import mix
 from jaxrep.data.source import Columns, Examples, Source
 from jaxrep.spec import spec
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from jaxrep.data.near import Near
-from jaxrep.data.orders.order import EPOCHS, Indexed, Indices, Order, epoch_keys, mix, permute, some
+from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.orders.base import EPOCHS, Indexed, Indices, Order, epoch_keys, mix, permute, some
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
 
@@ -125,7 +125,7 @@ class SideBySide(Indices):
 
     def __init__(self, seed: int, neighbors: Int[np.ndarray, "N K"]):
         self._seed, self._neighbors = seed, neighbors
-        self._epochs: Near[np.ndarray] = Near(EPOCHS)
+        self._epochs: LruCache[np.ndarray] = LruCache(EPOCHS)
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(len(self._neighbors)))

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from jaxrep.data.near import Near
-from jaxrep.data.orders.order import EPOCHS, Indexed, Indices, Order, epoch_keys, mix, permute, some
+from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.orders.base import EPOCHS, Indexed, Indices, Order, epoch_keys, mix, permute, some
 from jaxrep.spec import spec
 
 
@@ -38,7 +38,7 @@ class ShuffledWindows(Indices):
     def __init__(self, seed: int, ends: Int[np.ndarray, "S"], shards: int):
         self._seed, self._shards = seed, shards
         self._starts = np.concatenate([[0], ends])  # of each shard among the examples
-        self._epochs: Near[_Epoch] = Near(EPOCHS)
+        self._epochs: LruCache[_Epoch] = LruCache(EPOCHS)
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(self._starts[-1]))

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.near import Near
-from jaxrep.data.source import BadShard, Examples, Source
+from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.source import Examples, Source
 from jaxrep.data.sources.patterns import files
-from jaxrep.data.sources.storage import ranges
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import BadShard, UsageError, hint
 from jaxrep.spec import spec
+from jaxrep.storage import ranges
 
 NEAR_SHARDS = 4
 """Shards that are kept in memory."""
@@ -51,7 +51,7 @@ class ShardedArrays(Examples):
     def __init__(self, source: ArrayShards, shards: Sequence[str]):
         self._fields, self._shards = source.fields(), shards
         self._ends = np.cumsum([self._count(path) for path in shards])
-        self._near: Near[dict[str, np.ndarray]] = Near(NEAR_SHARDS)
+        self._near: LruCache[dict[str, np.ndarray]] = LruCache(NEAR_SHARDS)
 
     def _count(self, path: str) -> int:
         """The rows of a shard, from the headers of its arrays alone. Raises UsageError: they are not as declared."""

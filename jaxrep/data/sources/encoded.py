@@ -11,23 +11,22 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.pictures import decode
-from jaxrep.data.pictures.crop import CenterCrop, HostCrop
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.pictures.picture import image, label_map
-from jaxrep.data.source import BadShard, Examples, Instead, Source, stack, tried
-from jaxrep.data.sources.storage import read
-from jaxrep.errors import UsageError, hint
+from jaxrep.data import values
+from jaxrep.data.images.crop import HostCenterCrop, HostCrop
+from jaxrep.data.images.image import image, label_map
+from jaxrep.data.source import Examples, Instead, Source, stack, tried
+from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
+from jaxrep.storage import read
 
 
 @spec
-class Encoded(Source):
+class EncodedSource(Source):
     """Abstract: examples whose parts are decoded from files."""
 
     image_size: int = 224
     """Height and width of the pictures in pixels."""
-    crop: HostCrop = CenterCrop()
+    crop: HostCrop = HostCenterCrop()
     """Which part of a picture is cut out and resized to this size; what is drawn is drawn in training only."""
     classes: int = 0
     """How many values a label takes, of a picture or of a pixel; 0: not said. A classifier's width follows from it."""
@@ -63,7 +62,7 @@ class EncodedExamples(Examples):
     It pickles, and threads may read at the same time: no file stays open between two reads.
     """
 
-    def __init__(self, source: Encoded):
+    def __init__(self, source: EncodedSource):
         self.source = source
         self._names = tuple(source.fields())
 
@@ -167,12 +166,12 @@ class EncodedExamples(Examples):
                 case "image":
                     return image(content, size, size, self.source.crop, key, into)
                 case "image_id":
-                    return decode.content_id(content)
+                    return values.content_id(content)
                 case "label":
-                    return decode.label(content, self.source.classes)
+                    return values.decode_label(content, self.source.classes)
                 case "mask":
                     return label_map(content, size, size, self.source.crop, key)
-            return decode.text(content) if name == part else decode.text_id(content)
+            return values.decode_text(content) if name == part else values.text_id(content)
         except ValueError as error:
             raise BadSample(self.place(index, part), str(error)) from error
 

@@ -7,20 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.source import BadShard, Examples
-from jaxrep.data.sources.encoded import Encoded, EncodedExamples, read_file
+from jaxrep.data.source import Examples
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
 from jaxrep.data.sources.patterns import local
-from jaxrep.data.sources.storage import read, remote, store, told
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
+from jaxrep.storage import read, remote, store, told
 
 PICTURES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 """File names that end so are pictures."""
 
 
 @spec
-class Folder(Encoded):
+class ImageFolder(EncodedSource):
     """The pictures in a folder and below it, in the order of their names."""
 
     path: str
@@ -37,7 +36,7 @@ class Folder(Encoded):
         if not names:
             raise UsageError(f"{root} holds no picture: no file that ends in {', '.join(sorted(PICTURES))}")
         if not self.labels_from_folders:
-            return FolderExamples(self, root, names, [])
+            return ImageFolderExamples(self, root, names, [])
         if bare := [name for name in names if "/" not in name]:
             raise UsageError(
                 f"{root}/{bare[0]} lies in no sub-folder, so it has no label: set labels_from_folders=False"
@@ -45,7 +44,7 @@ class Folder(Encoded):
         folders = sorted({name.partition("/")[0] for name in names})
         if self.classes not in (0, len(folders)):
             raise UsageError(f"{root} holds {len(folders)} folders of pictures, and classes says {self.classes}")
-        return FolderExamples(self, root, names, folders)
+        return ImageFolderExamples(self, root, names, folders)
 
 
 def pictures(root: str) -> list[str]:
@@ -69,10 +68,10 @@ def _below(root: str) -> Iterator[str]:
         yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names)
 
 
-class FolderExamples(EncodedExamples):
+class ImageFolderExamples(EncodedExamples):
     """The pictures ``names`` below ``root``, labeled by ``folders`` where these are given."""
 
-    def __init__(self, source: Encoded, root: str, names: Sequence[str], folders: Sequence[str]):
+    def __init__(self, source: EncodedSource, root: str, names: Sequence[str], folders: Sequence[str]):
         super().__init__(source)
         self._root, self._keys = root, names
         self._labels = {folder: number for number, folder in enumerate(folders)}
@@ -97,7 +96,7 @@ class FolderExamples(EncodedExamples):
 
 
 @spec
-class Csv(Encoded):
+class Csv(EncodedSource):
     """A table with a line of column names, then an example a line; open_clip's layout, with its separator a comma."""
 
     path: str
@@ -153,7 +152,7 @@ class CsvExamples(EncodedExamples):
 
     def __init__(
         self,
-        source: Encoded,
+        source: EncodedSource,
         path: str,
         rows: Sequence[tuple[int, Sequence[str]]],
         header: Sequence[str],
@@ -208,7 +207,7 @@ def _number(value: str) -> str | float | None:
 
 
 @spec
-class Lines(Encoded):
+class TextLines(EncodedSource):
     """The lines of a text file, a text each; an example's key is its line."""
 
     path: str
@@ -223,13 +222,13 @@ class Lines(Encoded):
             lines = read(path).decode("utf-8-sig").removesuffix("\n").split("\n")
         except (BadShard, UnicodeDecodeError) as error:
             raise UsageError(f"{path} cannot be read as lines of UTF-8: {error}") from error
-        return LineExamples(self, path, lines)
+        return TextLineExamples(self, path, lines)
 
 
-class LineExamples(EncodedExamples):
+class TextLineExamples(EncodedExamples):
     """Lines of the file ``path``."""
 
-    def __init__(self, source: Encoded, path: str, lines: Sequence[str]):
+    def __init__(self, source: EncodedSource, path: str, lines: Sequence[str]):
         super().__init__(source)
         self._path, self._lines = path, lines
 

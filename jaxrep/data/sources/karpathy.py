@@ -10,17 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxrep.batch import Field
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.source import BadShard, Examples
-from jaxrep.data.sources.encoded import Encoded, EncodedExamples, read_file
+from jaxrep.data.source import Examples
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
 from jaxrep.data.sources.patterns import local
-from jaxrep.data.sources.storage import read
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
+from jaxrep.storage import read
 
 
 @spec
-class Karpathy(Encoded):
+class Karpathy(EncodedSource):
     """The pictures of one split, each with a tuple of captions."""
 
     path: str

@@ -2,18 +2,17 @@
 
 from pathlib import PurePosixPath
 
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.pictures.picture import opened
+from jaxrep.data.images.image import opened
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import Encoded, read_file
-from jaxrep.data.sources.files import FolderExamples, pictures
+from jaxrep.data.sources.encoded import EncodedSource, read_file
+from jaxrep.data.sources.files import ImageFolderExamples, pictures
 from jaxrep.data.sources.patterns import local
-from jaxrep.errors import UsageError
+from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import spec
 
 
 @spec
-class LabelMaps(Encoded):
+class LabelMaps(EncodedSource):
     """The pictures in a folder and below it, each with ``mask`` int32 [H,W], cut out and resized as the picture is."""
 
     path: str
@@ -31,7 +30,7 @@ class LabelMaps(Encoded):
         return LabelMapExamples(self, root, names)
 
 
-class LabelMapExamples(FolderExamples):
+class LabelMapExamples(ImageFolderExamples):
     """The pictures ``names`` below ``root``, with their maps."""
 
     def __init__(self, source: LabelMaps, root: str, names: list[str]):

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.near import Near
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.source import BadShard, Examples
+from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import known
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.records import RecordExamples, Records, plain
-from jaxrep.data.sources.storage import ranges
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
+from jaxrep.storage import ranges
 
 Schema = tuple[list[str], np.ndarray]
 """Of a file: its columns, and the row after the last one of each row group."""
@@ -72,7 +71,7 @@ class ParquetExamples(RecordExamples):
         super().__init__(source, shards, [int(ends[-1]) if len(ends) else 0 for _, ends in schemas])
         self._schemas = schemas
         self._columns = list(source.values().values())
-        self._tables: Near[Any] = Near(NEAR, operator.attrgetter("nbytes"))
+        self._tables: LruCache[Any] = LruCache(NEAR, operator.attrgetter("nbytes"))
 
     def record(self, number: int, row: int) -> Mapping[str, Any]:
         return self._cells(number, row, self._columns)

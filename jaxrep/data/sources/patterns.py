@@ -5,8 +5,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from jaxrep.data.sources.storage import remote, store, told
 from jaxrep.errors import UsageError
+from jaxrep.storage import remote, store, told
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")

@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.cache import cached
-from jaxrep.data.near import Near
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.source import BadShard, Examples
+from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
-from jaxrep.data.sources.encoded import Encoded, EncodedExamples, read_file
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
 from jaxrep.data.sources.files import beside
 from jaxrep.data.sources.patterns import files
-from jaxrep.data.sources.storage import facts, fetched
-from jaxrep.errors import UsageError
+from jaxrep.disk_cache import cached
+from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import spec
+from jaxrep.storage import facts, fetched
 
 NEAR_RECORDS = 64
 """Records that are kept in memory, so that the parts of an example are read at once."""
@@ -30,7 +29,7 @@ NEAR_READERS = 64
 
 
 @spec
-class Records(Encoded):
+class Records(EncodedSource):
     """Abstract: examples that are records of named values; values that are no part of an example are metadata."""
 
     image: str = "image"
@@ -59,7 +58,7 @@ class RecordExamples(EncodedExamples):
         super().__init__(source)
         self._named = source.values()
         self._shards, self._ends = shards, np.cumsum(counts)
-        self._near: Near[Mapping[str, Any]] = Near(NEAR_RECORDS)
+        self._near: LruCache[Mapping[str, Any]] = LruCache(NEAR_RECORDS)
         if not len(self):
             raise UsageError(f"{type(source).__name__}: {', '.join(shards) or 'no file'} holds no record")
 
@@ -151,7 +150,7 @@ class ArrayRecordExamples(RecordExamples):
 
     def __init__(self, source: ArrayRecords, shards: Sequence[str], counts: Sequence[int]):
         super().__init__(source, shards, counts)
-        self._readers: Near[Any] = Near(NEAR_READERS)
+        self._readers: LruCache[Any] = LruCache(NEAR_READERS)
 
     def record(self, number: int, row: int) -> Mapping[str, Any]:
         path = self._shards[number]

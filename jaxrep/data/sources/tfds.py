@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.records import RecordExamples, Records
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import BadSample, UsageError, hint
 from jaxrep.spec import spec
 
 

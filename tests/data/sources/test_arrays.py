@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from jaxrep.data.source import BadShard
 from jaxrep.data.sources.arrays import ArrayShards
-from jaxrep.errors import UsageError
+from jaxrep.errors import BadShard, UsageError
 from jaxrep.spec import problems
 
 SHAPES = {"series": (4, 2), "size": ()}

@@ -5,9 +5,8 @@ import pytest
 from PIL import Image
 
 from jaxrep.batch import Field
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.sources.files import Csv, Folder
-from jaxrep.errors import UsageError
+from jaxrep.data.sources.files import Csv, ImageFolder
+from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import problems
 
 
@@ -40,7 +39,7 @@ def table(tmp_path):
 
 
 def test_a_folder_gives_its_pictures_by_name_with_the_sub_folder_as_class(folder):
-    source = Folder(path=str(folder), image_size=4)
+    source = ImageFolder(path=str(folder), image_size=4)
     examples = source.open()
     assert examples.column("key") == ["cat/c.png", "cat/deep/z.webp", "dog/a.PNG", "dog/b.png"]
     assert examples.column("label").tolist() == [0, 0, 1, 1]
@@ -51,24 +50,24 @@ def test_a_folder_gives_its_pictures_by_name_with_the_sub_folder_as_class(folder
 
 def test_without_labels_a_folder_may_be_flat(folder):
     _draw(folder / "e.png", 7)
-    examples = Folder(path=str(folder), labels_from_folders=False, image_size=4).open()
+    examples = ImageFolder(path=str(folder), labels_from_folders=False, image_size=4).open()
     assert len(examples) == 5 and "label" not in examples[0]
     with pytest.raises(UsageError, match=r"e.png lies in no sub-folder"):
-        Folder(path=str(folder)).open()
+        ImageFolder(path=str(folder)).open()
 
 
 def test_a_folder_of_another_number_of_classes_is_refused(folder):
-    assert Folder(path="x", classes=2).fields()["label"] == Field((), "int32", 2)
-    assert len(Folder(path=str(folder), classes=2).open()) == 4
+    assert ImageFolder(path="x", classes=2).fields()["label"] == Field((), "int32", 2)
+    assert len(ImageFolder(path=str(folder), classes=2).open()) == 4
     with pytest.raises(UsageError, match=r"2 folders of pictures, and classes says 3"):
-        Folder(path=str(folder), classes=3).open()
+        ImageFolder(path=str(folder), classes=3).open()
 
 
 def test_a_folder_that_is_missing_or_empty_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
-        Folder(path=f"{tmp_path}/nowhere").open()
+        ImageFolder(path=f"{tmp_path}/nowhere").open()
     with pytest.raises(UsageError, match=r"holds no picture"):
-        Folder(path=str(tmp_path)).open()
+        ImageFolder(path=str(tmp_path)).open()
 
 
 # Csv

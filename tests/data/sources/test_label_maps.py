@@ -7,13 +7,12 @@ import pytest
 from PIL import Image
 
 from jaxrep.batch import Field
+from jaxrep.data.images.crop import HostRandomResizedCrop
 from jaxrep.data.openmoji.emoji import CLASSES, OpenMoji
 from jaxrep.data.openmoji.masks import OpenMojiMasks
 from jaxrep.data.openmoji.scenes import INK, OpenMojiScenes
-from jaxrep.data.pictures.crop import RandomResizedCrop
-from jaxrep.data.pictures.decode import BadSample
 from jaxrep.data.sources.label_maps import LabelMaps
-from jaxrep.errors import UsageError
+from jaxrep.errors import BadSample, UsageError
 
 HEIGHT, WIDTH = 12, 16
 
@@ -52,7 +51,7 @@ def test_a_map_lies_upon_its_picture(folders):
 
 def test_a_drawn_crop_is_that_of_the_picture(folders):
     source, _ = folders
-    drawn = dataclasses.replace(source, image_size=8, crop=RandomResizedCrop(scale=(0.3, 0.5), ratio=(1, 1))).open()
+    drawn = dataclasses.replace(source, image_size=8, crop=HostRandomResizedCrop(scale=(0.3, 0.5), ratio=(1, 1))).open()
     kept = []
     for key in range(8):
         row = drawn.draw(0, key)

@@ -6,19 +6,17 @@ import sys
 import fsspec
 import numpy as np
 import pytest
-from data import formats
-from data.tars import pairs, picture, write
+from tests.helpers import data_formats as formats
 
-from jaxrep.data.grammar import parse
-from jaxrep.data.pictures.decode import BadSample
-from jaxrep.data.source import BadShard
+from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources import records, tf_example
 from jaxrep.data.sources.parquet import ParquetTable
 from jaxrep.data.sources.records import ArrayRecords
-from jaxrep.data.sources.tar import TarShards
+from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.sources.tfds import Tfds
-from jaxrep.errors import UsageError
+from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems
+from tests.helpers.tars import pairs, picture, write
 
 SIZE = 4
 
@@ -199,7 +197,7 @@ def test_further_captions_are_fields_of_their_names(tmp_path):
     (tmp_path / "0.png").write_bytes(picture(0))
     (tmp_path / "x.csv").write_text("filepath,title,long\n" + "0.png,t,a long text of 0\n" * 3)
     for name in ("x.parquet", "x.array_record", "x.tar", "x.csv"):
-        source = parse(f"{tmp_path}/{name},captions=long,image_size=4")
+        source = parse_source(f"{tmp_path}/{name},captions=long,image_size=4")
         examples = source.open()
         assert source.fields()["long"].dtype == "str" and examples[0].keys() == source.fields().keys()
         assert examples[0]["long"] == "a long text of 0" and examples[0]["long_id"] == examples.column("long_id")[0]

@@ -1,0 +1,187 @@
+"""One shard of examples as a file: tar, ArrayRecord, Parquet, or pictures in a folder with a table."""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxrep.data.source import Examples
+from jaxrep.data.sources import tf_example
+from jaxrep.data.sources.encoded import EncodedExamples
+from jaxrep.data.transforms.select import Subset
+from jaxrep.errors import BadSample, UsageError
+
+GROUP = 64
+"""Rows of a row group of Parquet: as many are read to read one."""
+
+EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
+"""Formats that are kept as they are; others are written as PNG, which loses no pixel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An example as it is stored."""
+
+    number: int  # in the source
+    parts: Mapping[str, bytes]  # image, text, label
+    extension: str  # of the picture
+    metadata: Mapping[str, Any]  # strings and numbers; ``key`` among them
+
+    def values(self) -> dict[str, Any]:
+        """Parts and metadata by name: the picture as bytes, the text as a string, the label as a number."""
+        parts: dict[str, Any] = {name: content for name, content in self.parts.items() if name == "image"}
+        if "text" in self.parts:
+            parts["text"] = self.parts["text"].decode()
+        if "label" in self.parts:
+            parts["label"] = int(self.parts["label"])
+        return {**parts, **self.metadata}
+
+
+def row(examples: Examples, index: int) -> Row:
+    """One example of any source, its files as they are. Raises BadSample: it cannot be read."""
+    while isinstance(examples, Subset):
+        examples, index = examples.origin(index)
+    parts, metadata = _encoded(examples, index) if isinstance(examples, EncodedExamples) else _plain(examples, index)
+    extension = ""
+    if "image" in parts:
+        parts["image"], extension = _kept(parts["image"], f"{examples.shard(index)}, example {index}")
+    others = {name: value for name, value in metadata.items() if name not in ("image", "text", "label")}
+    return Row(index, parts, extension, others)
+
+
+def _encoded(examples: EncodedExamples, index: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+    contents = examples.contents(index)
+    examples.check(index, contents)
+    return contents, {**examples.metadata(index), "key": examples.key(index)}
+
+
+def _plain(examples: Examples, index: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+    parts, metadata = {}, {}
+    for name, value in examples[index].items():
+        if name == "image":
+            parts[name] = _png(Image.fromarray(value))
+        elif name in ("text", "label"):
+            if np.ndim(value):
+                raise UsageError(
+                    f"an example has {len(value)} values of '{name}', and one is stored: convert one of them"
+                )
+            parts[name] = str(value).encode()
+        elif isinstance(value, str | int | float | np.number):
+            metadata[name] = value if isinstance(value, str) else np.asarray(value).item()
+    return parts, metadata
+
+
+def _kept(content: bytes, place: str) -> tuple[bytes, str]:
+    """A picture and its extension, as PNG where its format is one that not every reader looks for."""
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            if picture.format in EXTENSIONS:
+                return content, EXTENSIONS[picture.format]
+            return _png(picture), "png"
+    except Exception as error:  # a damaged file makes Pillow's decoders raise errors of a dozen types
+        raise BadSample(place, f"the picture cannot be decoded ({error})") from error
+
+
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+# Formats -------------------------------------------------------------------------------------------------------------
+
+
+def write_tar(path: Path, rows: Sequence[Row]) -> None:
+    """Members 000000012.jpg, .txt, .cls and .json; the same rows give the same bytes."""
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for row in rows:
+            endings = {"image": row.extension, "text": "txt", "label": "cls"}
+            members = {endings[part]: content for part, content in row.parts.items()}
+            members["json"] = json.dumps(row.metadata, ensure_ascii=False).encode()
+            for extension, content in members.items():
+                info = tarfile.TarInfo(f"{row.number:09}.{extension}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def write_array_record(path: Path, rows: Sequence[Row]) -> None:
+    """A tf.train.Example a record, one record a group, so that each can be read alone."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    writer = ArrayRecordWriter(str(path), "group_size:1")
+    for row in rows:
+        writer.write(tf_example.encode(row.values()))
+    writer.close()
+
+
+def write_parquet(path: Path, rows: Sequence[Row]) -> None:
+    """A column a part, and one a name of the metadata; where their types differ, strings."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(
+            "Parquet is written by pyarrow, which is not installed: pip install 'jaxrep[parquet]'"
+        ) from error
+    values = [row.values() for row in rows]
+    names = dict.fromkeys(name for row in values for name in row)
+    columns = {name: _column([row.get(name) for row in values]) for name in names}
+    compression = {name: "none" if name == "image" else "zstd" for name in columns}  # pictures are compressed already
+    table = pyarrow.table(columns)
+    parquet.write_table(table, path, row_group_size=GROUP, compression=compression)  # pyright: ignore[reportArgumentType]
+
+
+def _column(values: list[Any]) -> list[Any]:
+    kinds = {float if isinstance(value, int | float) else type(value) for value in values if value is not None}
+    return values if len(kinds) < 2 else [None if value is None else str(value) for value in values]
+
+
+def write_folder(path: Path, rows: Sequence[Row]) -> None:
+    """Pictures, and ``pairs.csv`` with a line an example: filepath, title, label, and the metadata."""
+    path.mkdir()
+    table = []
+    for row in rows:
+        line: dict[str, Any] = {}
+        if "image" in row.parts:
+            line["filepath"] = f"{row.number:09}.{row.extension}"
+            (path / line["filepath"]).write_bytes(row.parts["image"])
+        values = row.values()
+        line |= {column: values[name] for name, column in (("text", "title"), ("label", "label")) if name in values}
+        table.append(line | {name: value for name, value in row.metadata.items() if name not in line})
+    write_table(path / "pairs.csv", table)
+
+
+def write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
+    """A table of these lines, with the columns of all of them."""
+    columns = list(dict.fromkeys(name for line in table for name in line))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(table)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[Row]], None]]] = {
+    "tar": (".tar", write_tar),
+    "arrayrecord": (".array_record", write_array_record),
+    "parquet": (".parquet", write_parquet),
+    "csv": ("", write_folder),
+}
+"""Kind -> ending of a shard's name, and what writes a shard."""
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if path.is_dir():
+        for name in os.listdir(path):
+            os.unlink(path / name)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,217 @@
+"""A grammar of swaps: wrong captions that differ from a true one in a word, or in the order of its words.
+
+They test whether a model reads what it compares (Yuksekgonul et al. 2023, arXiv:2210.01936: attribute, relation and
+order), and are hard negatives to train on (NegCLIP, section 4 there; Structure-CLIP, Huang et al. 2023,
+arXiv:2305.06152). Three kinds, all functions of the caption and of spans in it:
+
+- ``replacements``: a phrase gives way to another that excludes it (red, blue);
+- ``exchanges``: two phrases of one kind change places (nouns, adjectives, noun phrases …);
+- ``reorderings``: all words in another order, as in ARO.
+
+Spans come from a lexicon (``phrases``) or from spaCy (``spacy_spans``).
+"""
+
+import functools
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrep.data.orders.base import mix
+from jaxrep.errors import UsageError
+
+EXCLUSIVE, PARTS_OF_SPEECH = "swaps.txt", "parts_of_speech.txt"
+"""Lexicons that come with the package: phrases that exclude one another, and words by part of speech."""
+CONTENT = ("noun", "adjective")
+
+
+class Group(NamedTuple):
+    """Phrases of one kind. Of those that exclude one another, each is wrong where another is right."""
+
+    kind: str
+    phrases: tuple[str, ...]
+
+
+class Span(NamedTuple):
+    """Characters ``start:end`` of a caption that are of a kind; ``group``: the number of the lexicon's group."""
+
+    start: int
+    end: int
+    kind: str
+    group: int = -1
+
+
+class Negative(NamedTuple):
+    """A caption that is wrong, and which kind of phrase was changed."""
+
+    text: str
+    kind: str
+
+
+def lexicon(name: str = EXCLUSIVE) -> tuple[Group, ...]:
+    """A lexicon of the package."""
+    return parse(resources.files("jaxrep.data.transforms").joinpath(name).read_text(encoding="utf-8"), name)
+
+
+def read(path: str = "") -> tuple[Group, ...]:
+    """A lexicon of one's own; without a path, what excludes one another in the package's. Raises UsageError."""
+    if not path:
+        return lexicon()
+    try:
+        return parse(Path(path).read_text(encoding="utf-8"), path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the lexicon {path} cannot be read: {error}") from error
+
+
+def parse(text: str, name: str = "the lexicon") -> tuple[Group, ...]:
+    """Groups from lines ``kind: phrase | phrase``; # starts a line that is not read. Raises UsageError."""
+    groups = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            kind, colon, words = line.partition(":")
+            phrases = tuple(word.strip() for word in words.split("|"))
+            if not colon or not all(phrases):
+                raise UsageError(f"{name}, line {number}: a kind and its phrases stand there, as 'kind: one | other'")
+            groups.append(Group(kind.strip(), phrases))
+    return tuple(groups)
+
+
+def phrases(caption: str, groups: tuple[Group, ...]) -> list[Span]:
+    """Spans of the lexicon's phrases in a caption, whole words whatever their case; of several the longest."""
+    pattern, of = _pattern(groups)
+    return [Span(m.start(), m.end(), *of[m[0].lower()]) for m in pattern.finditer(caption)]
+
+
+@functools.lru_cache(8)
+def _pattern(groups: tuple[Group, ...]) -> tuple[re.Pattern[str], dict[str, tuple[str, int]]]:
+    of = {word.lower(): (group.kind, number) for number, group in enumerate(groups) for word in group.phrases}
+    longest = sorted(of, key=len, reverse=True)
+    # A hyphen joins words: there is no "medium" in "medium-light".
+    inside = "|".join(map(re.escape, longest))
+    return re.compile(rf"(?<![\w’'-])(?:{inside})(?![\w’'-])", re.IGNORECASE), of
+
+
+def replacements(caption: str, groups: tuple[Group, ...], spans: Sequence[Span] | None = None) -> list[Negative]:
+    """The caption with one phrase replaced by another of its group, all of them; ``spans``: of these phrases only."""
+    found = []
+    for span in phrases(caption, groups) if spans is None else spans:
+        old = caption[span.start : span.end]
+        for new in groups[span.group].phrases:
+            if new.lower() != old.lower():
+                found.append(Negative(_put(caption, [(span, _as(old, new))]), span.kind))
+    return found
+
+
+def exchanges(caption: str, spans: Sequence[Span]) -> list[Negative]:
+    """The caption with two different phrases of one kind in each other's place, all such pairs.
+
+    Spans may overlap, as a noun phrase and its noun do; those that overlap are not exchanged, nor are two that "and" or
+    "or" joins, which mean the same in either order.
+    """
+    found = {}
+    for one, other in combinations(sorted(spans), 2):
+        left, right = caption[one.start : one.end], caption[other.start : other.end]
+        joined = caption[one.end : other.start].strip().lower() in ("and", "or", "&")
+        if one.kind == other.kind and one.end <= other.start and left.lower() != right.lower() and not joined:
+            text = _put(caption, [(one, _as(left, right)), (other, _as(right, left))])
+            found.setdefault(Negative(text, one.kind))
+    return list(found)
+
+
+def reorderings(caption: str, spans: Sequence[Span], key: int) -> list[Negative]:
+    """The caption in other orders of its words, one of each kind where there is another (ARO, appendix).
+
+    ``nouns_and_adjectives`` alone change places, or ``all_but_nouns_and_adjectives``; ``trigrams`` as wholes;
+    ``within_trigrams`` the three words of each. ``key`` and the caption choose the order.
+    """
+    words = [Span(m.start(), m.end(), "") for m in re.finditer(r"[\w’'-]+", caption)]
+    content = [any(s.start <= w.start and w.end <= s.end and s.kind in CONTENT for s in spans) for w in words]
+    places, indices = np.array(content, bool), np.arange(len(words))
+    threes = [indices[i : i + 3] for i in range(0, len(words), 3)]
+    orders = {
+        "nouns_and_adjectives": _moved(indices, places, _key(caption, key, 0)),
+        "all_but_nouns_and_adjectives": _moved(indices, ~places, _key(caption, key, 1)),
+        "trigrams": np.concatenate([threes[i] for i in _shuffled(len(threes), _key(caption, key, 2))] or [indices]),
+        "within_trigrams": np.concatenate(
+            [three[_shuffled(len(three), _key(caption, key, 3 + i))] for i, three in enumerate(threes)] or [indices]
+        ),
+    }
+    texts = [caption[word.start : word.end] for word in words]
+    found = [
+        Negative(_put(caption, list(zip(words, [texts[i] for i in o], strict=True))), k) for k, o in orders.items()
+    ]
+    return [negative for negative in found if negative.text != caption]
+
+
+def drawn(negatives: Sequence[Negative], key: int) -> Negative | None:
+    """One of the negatives by a key of 64 bits, each kind that there is equally often; None where there are none."""
+    kinds = list(dict.fromkeys(negative.kind for negative in negatives))
+    if not kinds:
+        return None
+    first, second = (int(mix(np.array([key], np.uint64) + np.uint64(i))[0]) for i in (0, 1))
+    of_kind = [negative for negative in negatives if negative.kind == kinds[first % len(kinds)]]
+    return of_kind[second % len(of_kind)]
+
+
+def spacy_spans(doc: Any) -> list[Span]:
+    """Spans of a parsed text of spaCy (extra: spacy): its nouns, adjectives, adverbs and verbs, and noun phrases.
+
+    ``spacy_spans(spacy.load("en_core_web_sm")(caption))``
+    """
+    parts = {"NOUN": "noun", "PROPN": "noun", "ADJ": "adjective", "ADV": "adverb", "VERB": "verb"}
+    words = [Span(t.idx, t.idx + len(t.text), parts[t.pos_]) for t in doc if t.pos_ in parts]
+    return words + [Span(chunk.start_char, chunk.end_char, "noun_phrase") for chunk in doc.noun_chunks]
+
+
+def tagger(model: str = "") -> Callable[[str], list[Span]]:
+    """From a caption to its spans by part of speech: by the model of spaCy of this name, or by the package's lexicon.
+
+    Raises UsageError: spaCy or the model is not installed.
+    """
+    if not model:
+        return functools.partial(phrases, groups=lexicon(PARTS_OF_SPEECH))
+    try:
+        import spacy  # pyright: ignore[reportMissingImports]
+
+        pipeline = spacy.load(model)
+    except (ImportError, OSError) as error:
+        raise UsageError(
+            f"captions are tagged by spaCy's model {model!r}, which cannot be loaded ({error}): "
+            f"pip install 'jaxrep[spacy]', then python -m spacy download {model}"
+        ) from error
+    return lambda caption: spacy_spans(pipeline(caption))
+
+
+def _put(caption: str, changes: Sequence[tuple[Span, str]]) -> str:
+    """The caption with the text of some spans, in order and apart, replaced."""
+    parts, at = [], 0
+    for span, text in changes:
+        parts += [caption[at : span.start], text]
+        at = span.end
+    return "".join([*parts, caption[at:]])
+
+
+def _as(old: str, new: str) -> str:
+    """``new`` with a capital where ``old`` has one, and without where it has none but the lexicon's own."""
+    return new[:1].upper() + new[1:] if old[:1].isupper() else new
+
+
+def _key(caption: str, key: int, site: int) -> np.ndarray:
+    return np.array([zlib.crc32(f"{key}/{site}/{caption}".encode())], np.uint64)
+
+
+def _shuffled(n: int, key: np.ndarray) -> np.ndarray:
+    """Another order of n things than they have, where there is one."""
+    order = np.argsort(mix(mix(key) + np.arange(n, dtype=np.uint64)), kind="stable")
+    return np.roll(order, 1) if (order == np.arange(n)).all() else order
+
+
+def _moved(indices: np.ndarray, places: np.ndarray, key: np.ndarray) -> np.ndarray:
+    order = indices.copy()
+    order[places] = indices[places][_shuffled(int(places.sum()), key)]
+    return order

@@ -1,0 +1,220 @@
+"""EfficientNet (Tan & Le 2019, arXiv:1905.11946): inverted bottlenecks scaled in width, depth and pixels at once."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Self
+
+import jax
+from einops import rearrange
+from flax import nnx
+
+from jaxrep.batch import Array, Field
+from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule, pooled
+from jaxrep.encoders.image.convolution import BatchNorm, ConvNorm, Norm, drop_branch
+from jaxrep.encoders.layers import Dense
+from jaxrep.spec import spec
+
+
+class Stage(NamedTuple):
+    """One row of the paper's table 1."""
+
+    expand: int
+    kernel: int
+    stride: int
+    width: int
+    repeats: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 16, 1),
+    Stage(6, 3, 2, 24, 2),
+    Stage(6, 5, 2, 40, 2),
+    Stage(6, 3, 2, 80, 3),
+    Stage(6, 5, 1, 112, 3),
+    Stage(6, 5, 2, 192, 4),
+    Stage(6, 3, 1, 320, 1),
+)
+STEM, HEAD = 32, 1280
+DIVISOR = 8
+SQUEEZE = 4
+"""The squeezed width is a quarter of the width that enters a block."""
+
+
+class BlockShape(NamedTuple):
+    """Widths, kernel and stride of one block."""
+
+    inputs: int
+    outputs: int
+    hidden: int
+    kernel: int
+    stride: int
+
+
+@spec
+class EfficientNet(ConvNet):
+    """EfficientNet. Presets name the paper's models and take fields to change: ``EfficientNet.b3(head_conv=False)``."""
+
+    width_factor: float = 1.0
+    """All widths are multiplied by it, then rounded to a multiple of 8."""
+    depth_factor: float = 1.0
+    """The repeats of every stage are multiplied by it, then rounded up."""
+    stages: int = len(STAGES)
+    """How many of the seven stages there are, from the first."""
+    head_conv: bool = True
+    """The 1 x 1 convolution (to 1280 times the width factor) after the last block; ALIGN pools without it."""
+    symmetric: bool = False
+    """Pad as many zeros on each side (PyTorch's models), or the odd one at the bottom and the right (TensorFlow's)."""
+    norm: Norm = BatchNorm(momentum=0.99, epsilon=1e-3)
+    """What follows each convolution; BatchNorm couples the rows of a batch, GroupNorm does not (microbatches)."""
+    stochastic_depth: float = 0.2
+    """Share of rows for which the last residual branch is left out in training; linear from 0 at the first block."""
+
+    @classmethod
+    def b0(cls, **changes: Any) -> Self:
+        """For 224 pixels."""
+        return dataclasses.replace(cls(), **changes)
+
+    @classmethod
+    def b1(cls, **changes: Any) -> Self:
+        """For 240 pixels."""
+        return dataclasses.replace(cls(width_factor=1.0, depth_factor=1.1), **changes)
+
+    @classmethod
+    def b2(cls, **changes: Any) -> Self:
+        """For 260 pixels."""
+        return dataclasses.replace(cls(width_factor=1.1, depth_factor=1.2), **changes)
+
+    @classmethod
+    def b3(cls, **changes: Any) -> Self:
+        """For 300 pixels."""
+        return dataclasses.replace(cls(width_factor=1.2, depth_factor=1.4), **changes)
+
+    @classmethod
+    def b4(cls, **changes: Any) -> Self:
+        """For 380 pixels."""
+        return dataclasses.replace(cls(width_factor=1.4, depth_factor=1.8), **changes)
+
+    @classmethod
+    def b5(cls, **changes: Any) -> Self:
+        """For 456 pixels."""
+        return dataclasses.replace(cls(width_factor=1.6, depth_factor=2.2), **changes)
+
+    @classmethod
+    def b6(cls, **changes: Any) -> Self:
+        """For 528 pixels."""
+        return dataclasses.replace(cls(width_factor=1.8, depth_factor=2.6), **changes)
+
+    @classmethod
+    def b7(cls, **changes: Any) -> Self:
+        """For 600 pixels."""
+        return dataclasses.replace(cls(width_factor=2.0, depth_factor=3.1), **changes)
+
+    @classmethod
+    def l2(cls, **changes: Any) -> Self:
+        """For 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)."""
+        return dataclasses.replace(cls(width_factor=4.3, depth_factor=5.3), **changes)
+
+    @property
+    def features(self) -> int:
+        return self.scaled(HEAD if self.head_conv else STAGES[self.stages - 1].width)
+
+    def scaled(self, width: int) -> int:
+        """``width`` times the factor, to the nearest multiple of 8 that is at least 90% of it."""
+        exact = width * self.width_factor
+        nearest = max(DIVISOR, int(exact + DIVISOR / 2) // DIVISOR * DIVISOR)
+        return nearest + DIVISOR if nearest < 0.9 * exact else nearest
+
+    def blocks(self) -> Iterator[BlockShape]:
+        """The shape of every block, from the first to the last."""
+        inputs = self.scaled(STEM)
+        for stage in STAGES[: self.stages]:
+            outputs = self.scaled(stage.width)
+            for repeat in range(math.ceil(stage.repeats * self.depth_factor)):
+                stride = stage.stride if repeat == 0 else 1
+                yield BlockShape(inputs, outputs, inputs * stage.expand, stage.kernel, stride)
+                inputs = outputs
+
+    def widths(self) -> Iterator[int]:
+        yield self.scaled(STEM)
+        for shape in self.blocks():
+            yield from (shape.hidden, shape.outputs)
+        yield self.features
+
+    def problems(self) -> Iterator[str]:
+        for name in ("width_factor", "depth_factor"):
+            if not 0 < getattr(self, name) < math.inf:
+                yield f"{name} is {getattr(self, name)}: it has to be positive and finite"
+                return
+        if not 1 <= self.stages <= len(STAGES):
+            yield f"stages is {self.stages}: there are 1 to {len(STAGES)}"
+            return
+        yield from super().problems()
+
+    def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "EfficientNetModule":
+        return EfficientNetModule(self, rngs, inputs)
+
+
+class EfficientNetModule(ConvNetModule):
+    """Images -> features."""
+
+    def __init__(self, spec: EfficientNet, rngs: nnx.Rngs, inputs: Field):
+        super().__init__(spec, inputs)
+        shapes = list(spec.blocks())
+        self.stem = ConvSwish(rngs, spec, inputs.shape[-1], spec.scaled(STEM), 3, stride=2)
+        self.blocks = nnx.List(
+            [MBConv(rngs, spec, shape, spec.stochastic_depth * i / len(shapes)) for i, shape in enumerate(shapes)]
+        )
+        self.head = ConvSwish(rngs, spec, shapes[-1].outputs, spec.features) if spec.head_conv else None
+
+
+class ConvSwish(nnx.Module):
+    """Convolution, norm, swish."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        spec: EfficientNet,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        *,
+        stride: int = 1,
+        groups: int = 1,
+    ):
+        self.layer = ConvNorm(
+            rngs, spec.norm, inputs, outputs, kernel, stride=stride, groups=groups, symmetric=spec.symmetric
+        )
+
+    def __call__(self, h: Array, training: bool) -> Array:
+        return jax.nn.silu(self.layer(h, training))
+
+
+class MBConv(nnx.Module):
+    """Inverted bottleneck: widen, convolve each channel, weigh the channels, narrow; a residual where shapes agree."""
+
+    def __init__(self, rngs: nnx.Rngs, spec: EfficientNet, shape: BlockShape, drop: float):
+        inputs, outputs, hidden, kernel, stride = shape
+        self.residual, self.drop = stride == 1 and inputs == outputs, drop
+        self.expand = ConvSwish(rngs, spec, inputs, hidden) if hidden != inputs else None
+        self.depthwise = ConvSwish(rngs, spec, hidden, hidden, kernel, stride=stride, groups=hidden)
+        self.excite = SqueezeExcite(rngs, hidden, max(1, inputs // SQUEEZE))
+        self.project = ConvNorm(rngs, spec.norm, hidden, outputs)
+
+    def __call__(self, h: Array, training: bool, keys: Array | None = None) -> Array:
+        """h [B,H,W,C]; ``keys`` [B]: draws of the stochastic depth."""
+        y = h if self.expand is None else self.expand(h, training)
+        y = self.project(self.excite(self.depthwise(y, training)), training)
+        return h + drop_branch(y, self.drop, keys) if self.residual else y
+
+
+class SqueezeExcite(nnx.Module):
+    """Channels weighed by what the whole image holds (Hu et al. 2018, arXiv:1709.01507)."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, squeezed: int):
+        self.reduce = Dense(rngs, (width,), (squeezed,), std=math.sqrt(2 / squeezed))
+        self.expand = Dense(rngs, (squeezed,), (width,), std=math.sqrt(2 / width))
+
+    def __call__(self, h: Array) -> Array:
+        weight = jax.nn.sigmoid(self.expand(jax.nn.silu(self.reduce(pooled(h).astype(h.dtype)))))
+        return h * rearrange(weight, "b c -> b 1 1 c")

@@ -1,0 +1,122 @@
+"""ResNet (He et al. 2016, arXiv:1512.03385), with the stride in the 3 x 3 convolution (the variant known as v1.5)."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrep.batch import Array, Field
+from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule
+from jaxrep.encoders.image.convolution import ConvNorm, blur, drop_branch
+from jaxrep.spec import spec
+
+
+@spec
+class ResNet(ConvNet):
+    """ResNet. Presets take fields to change: ``ResNet.resnet18(stem="small")``."""
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    """Number of blocks of each stage; every stage but the first halves the image and doubles the width."""
+    width: int = 64
+    """Width of the stem, and of the 3 x 3 convolutions of the first stage."""
+    bottleneck: bool = True
+    """Blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions with four times the width outside; otherwise of two 3 x 3."""
+    stem: Literal["imagenet", "small"] = "imagenet"
+    """7 x 7 of stride 2 and a max pooling of stride 2, or one 3 x 3 of stride 1 for images of a few dozen pixels."""
+    blur: bool = False
+    """Smooth before every strided convolution of the blocks (Zhang 2019), as FFCV's ImageNet recipes do."""
+
+    @classmethod
+    def resnet18(cls, **changes: Any) -> Self:
+        """11 M parameters, features of width 512."""
+        return dataclasses.replace(cls(depths=(2, 2, 2, 2), bottleneck=False), **changes)
+
+    @classmethod
+    def resnet50(cls, **changes: Any) -> Self:
+        """24 M parameters, features of width 2048."""
+        return dataclasses.replace(cls(), **changes)
+
+    @property
+    def expansion(self) -> int:
+        """Width of a block's output, in widths of its 3 x 3 convolution."""
+        return 4 if self.bottleneck else 1
+
+    @property
+    def features(self) -> int:
+        return self.width * 2 ** (len(self.depths) - 1) * self.expansion
+
+    def widths(self) -> Iterator[int]:
+        for stage in range(len(self.depths)):
+            yield from (self.width * 2**stage, self.width * 2**stage * self.expansion)
+
+    def problems(self) -> Iterator[str]:
+        if not self.depths or min(self.depths) < 1:
+            yield f"depths is {self.depths}: at least one stage, each of at least one block"
+        if self.width < 1:
+            yield f"width is {self.width}: it has to be at least 1"
+        yield from super().problems()
+
+    def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "ResNetModule":
+        return ResNetModule(self, rngs, inputs)
+
+
+class ResNetModule(ConvNetModule):
+    """Images -> features."""
+
+    def __init__(self, spec: ResNet, rngs: nnx.Rngs, inputs: Field):
+        super().__init__(spec, inputs)
+        self.stem = StemLayer(rngs, spec, inputs.shape[-1])
+        self.head = None
+        self.blocks = nnx.List([])
+        width = spec.width
+        for stage, depth in enumerate(spec.depths):
+            for repeat in range(depth):
+                stride = 2 if stage and not repeat else 1
+                drop = spec.stochastic_depth * len(self.blocks) / sum(spec.depths)
+                self.blocks.append(Residual(rngs, spec, width, spec.width * 2**stage, stride=stride, drop=drop))
+                width = spec.width * 2**stage * spec.expansion
+
+
+class StemLayer(nnx.Module):
+    """The first convolution, and the pooling after it."""
+
+    def __init__(self, rngs: nnx.Rngs, spec: ResNet, channels: int):
+        self.small = spec.stem == "small"
+        kernel, stride = (3, 1) if self.small else (7, 2)
+        self.layer = ConvNorm(rngs, spec.norm, channels, spec.width, kernel, stride=stride, symmetric=True)
+
+    def __call__(self, h: Array, training: bool) -> Array:
+        h = jax.nn.relu(self.layer(h, training))
+        # After the relu nothing is below 0, so zeros around the image never win: the same as padding with -infinity.
+        return h if self.small else nnx.max_pool(jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+
+
+class Residual(nnx.Module):
+    """A basic or a bottleneck block; where its shape changes, the residual path is a strided 1 x 1 convolution."""
+
+    def __init__(self, rngs: nnx.Rngs, spec: ResNet, inputs: int, width: int, *, stride: int, drop: float):
+        outputs = width * spec.expansion
+        self.drop, self.blur = drop, spec.blur and stride > 1
+        # (inputs, outputs, kernel, stride) of the branch's convolutions
+        shapes = [(inputs, width, 3, stride), (width, width, 3, 1)]
+        if spec.bottleneck:
+            shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
+        self.layers = nnx.List([ConvNorm(rngs, spec.norm, n, m, k, stride=s, symmetric=True) for n, m, k, s in shapes])
+        same = inputs == outputs and stride == 1
+        self.shortcut = None if same else ConvNorm(rngs, spec.norm, inputs, outputs, stride=stride, symmetric=True)
+
+    def __call__(self, h: Array, training: bool, keys: Array | None = None) -> Array:
+        """h [B,H,W,C]; ``keys`` [B]: draws of the stochastic depth."""
+        y = h
+        for i, layer in enumerate(self.layers):
+            y = y if i == 0 else jax.nn.relu(y)
+            y = layer(self._smooth(y, layer), training)
+        if self.shortcut is not None:
+            h = self.shortcut(self._smooth(h, self.shortcut), training)
+        return jax.nn.relu(h + drop_branch(y, self.drop, keys))
+
+    def _smooth(self, h: Array, layer: ConvNorm) -> Array:
+        return blur(h) if self.blur and layer.conv.stride > 1 else h

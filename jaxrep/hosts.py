@@ -1,0 +1,139 @@
+"""Several processes that train one run: how they find each other, agree before the first step, and stop together.
+
+Each host runs the same command. A launcher tells it who it is: ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
+``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or ``JAXREP_HOSTS=auto``, and jax asks the cluster (SLURM, TPU pods,
+Kubernetes, Open MPI). Without either, a process trains alone.
+"""
+
+import itertools
+import os
+import pickle
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import jax
+from jax._src import distributed  # its key-value store: words between processes without a collective
+from jax.experimental import multihost_utils
+
+from jaxrep.errors import JaxrepError, UsageError
+
+T = TypeVar("T")
+_meetings = itertools.count()  # a barrier is passed once: each meeting has a number of its own
+
+ADDRESS, COUNT, NUMBER, AUTO = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAXREP_HOSTS"
+PATIENCE = 900.0
+"""Seconds for which processes wait for one another's set-up: data may be fetched or indexed meanwhile."""
+
+
+def initialize(environment: Mapping[str, str] = os.environ) -> None:
+    """Joins the other processes of the run, if a launcher says that there are any; before jax meets its devices.
+
+    Raises UsageError: some of the variables are missing, or make no sense.
+    """
+    given = {name: environment[name] for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)}
+    if COUNT not in given and NUMBER not in given:  # jax reads an address alone in its own ways
+        if environment.get(AUTO) == "auto":
+            jax.distributed.initialize()
+        return
+    if missing := [name for name in (ADDRESS, COUNT, NUMBER) if name not in given]:
+        raise UsageError(f"{', '.join(given)} is set, but not {', '.join(missing)}: several processes need all three")
+    if not given[COUNT].isdecimal() or not given[NUMBER].isdecimal() or int(given[NUMBER]) >= int(given[COUNT]):
+        raise UsageError(
+            f"{COUNT}={given[COUNT]} and {NUMBER}={given[NUMBER]}: processes are counted from 1 and numbered from 0"
+        )
+    jax.distributed.initialize(given[ADDRESS], int(given[COUNT]), int(given[NUMBER]))
+
+
+def is_main() -> bool:
+    """Whether this process is the one that writes and speaks."""
+    return jax.process_index() == 0
+
+
+def assert_equal(what: str, recipe: object) -> None:
+    """That all processes were given the same recipe (as JSON values). Raises UsageError, in every one of them."""
+    if jax.process_count() == 1:
+        return
+    recipes = all_gather_object(what, recipe)
+    for number, other in enumerate(recipes):
+        if other != recipes[0]:
+            raise UsageError(
+                f"the processes were given different recipes: {_first_difference(recipes[0], other)} in process "
+                f"{number}; start all of them with one command"
+            )
+
+
+def on_all_hosts(what: str, action: Callable[[], T]) -> T:
+    """``action()``, done by every process: if one fails, all fail, with its sentence, and none waits for ever.
+
+    Raises JaxrepError: what this process met, or another one.
+    """
+    if jax.process_count() == 1:
+        return action()
+    fault: JaxrepError | None = None
+    result = None
+    try:
+        result = action()
+    except JaxrepError as error:
+        fault = error
+    words = {"fault": None if fault is None else str(fault), "usage": isinstance(fault, UsageError)}
+    said = all_gather_object(what, words)
+    if fault is not None:
+        raise fault
+    for number, other in enumerate(said):
+        if other["fault"] is not None:
+            kind = UsageError if other["usage"] else JaxrepError
+            raise kind(f"process {number} of {len(said)} could not go on: {other['fault']}")
+    return result  # pyright: ignore[reportReturnType]
+
+
+def all_gather_object(what: str, words: Any) -> list[Any]:
+    """What every process says (it must pickle), in their order. All must come to every meeting, in the same order.
+
+    They talk through the coordinator's key-value store, so nothing hangs in a collective that not all have entered.
+    """
+    if jax.process_count() == 1:
+        return [words]
+    client = distributed.global_state.client
+    assert client is not None
+    place = f"jaxrep/{next(_meetings)}"
+    own = f"{place}/{jax.process_index()}"
+    client.key_value_set_bytes(own, pickle.dumps(words))
+    deadline = time.monotonic() + PATIENCE
+    said = []
+    for number in range(jax.process_count()):
+        left = max(int(1000 * (deadline - time.monotonic())), 1)
+        try:
+            said.append(pickle.loads(client.blocking_key_value_get_bytes(f"{place}/{number}", left)))
+        except Exception as error:  # the client's errors have no type of their own
+            raise JaxrepError(
+                f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
+                "see its own message"
+            ) from error
+    client.wait_at_barrier(f"{place}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
+    client.key_value_delete(own)
+    return said
+
+
+def _first_difference(one: object, other: object) -> str:
+    """The first field in which two recipes differ, as JSON has them, with both values."""
+    first, second = _leaves(one), _leaves(other)
+    path = next(path for path in {**first, **second} if first.get(path) != second.get(path))
+    return f"{path} is {first.get(path)} in process 0 and {second.get(path)}"
+
+
+def _leaves(value: object, path: str = "") -> dict[str, object]:
+    if isinstance(value, Mapping):
+        return {k: v for name, below in value.items() for k, v in _leaves(below, f"{path}.{name}".lstrip(".")).items()}
+    if isinstance(value, list):
+        return {k: v for i, below in enumerate(value) for k, v in _leaves(below, f"{path}[{i}]").items()}
+    return {path: value}
+
+
+def stop_requested(step: int, here: bool) -> bool:
+    """Whether all processes are to save after this step and leave, since one of them was told to end.
+
+    All of them must ask, of every step; they all hear of the same one. ``here``: whether this process was told, which
+    decides where it trains alone.
+    """
+    return here if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)

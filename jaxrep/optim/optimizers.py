@@ -1,0 +1,253 @@
+"""Optimizers: optax's update directions, with rules by path, weight decay in time, and one learning rate for all.
+
+An update is ``-learning_rate * rate * direction``: the learning rate and the rules' factors stay outside of optax.
+Encoders stack their layers in one array [depth,...]. Directions that look at a whole array (LAMB's trust ratio,
+Adafactor's factored moments and root mean squares) are mapped over that axis, so that a stacked model and an unrolled
+one are updated alike.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrep.batch import Array, StepContext
+from jaxrep.optim.rules import Factors, Rule, factors
+from jaxrep.params import Arrays
+from jaxrep.paths import stack_of
+from jaxrep.schedules import Constant, Schedule
+from jaxrep.spec import spec
+
+UNSTACKED = "unstacked"
+
+
+@spec
+class Optimizer:
+    """Abstract declaration of an optimizer; ``direction`` says which way the parameters of one layer go."""
+
+    weight_decay: Schedule = Constant(value=0.0)
+    """Weight decay; the learning rate multiplies it. Vectors (biases, gains) are spared unless a rule sets theirs."""
+    clip_norm: float = 0.0
+    """Largest norm of the gradient over all trained parameters, to which it is scaled down; 0 means no limit."""
+    rules: tuple[Rule, ...] = ()
+    """How rate and decay differ by path; applied in their order."""
+
+    def problems(self) -> Iterator[str]:
+        if self.clip_norm < 0:
+            yield f"clip_norm is a positive norm, or 0 for no limit, not {self.clip_norm}"
+        for name in ("b1", "b2", "momentum"):
+            if not 0 <= getattr(self, name, 0.0) < 1:
+                yield f"{name} is the share of a mean that an update keeps, in [0, 1), not {getattr(self, name)}"
+        if (eps := getattr(self, "eps", 0.0)) < 0:
+            yield f"eps is 0 or more, not {eps}"
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        """Gradient -> direction of ascent, weight decay included (extra argument ``decay``: a tree of scalars)."""
+        raise TypeError(f"{type(self).__name__} does not say in which direction it goes")
+
+    def build(self, params: Mapping[str, Any]) -> "Updater":
+        """The optimizer of a model. ``params``: all its parameters by path, trained or not; only shapes are read."""
+        return Updater(self, self.direction(), factors(self.rules, params))
+
+
+@spec
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the mean square."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(optax.scale_by_adam(self.b1, self.b2, self.eps), add_decay())
+
+
+@spec
+class Adam(Optimizer):
+    """Adam, whose gradients weight decay enters as an L2 penalty does, before their moments (Kingma & Ba 2015,
+    arXiv:1412.6980; PyTorch's Adam)."""
+
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-8
+    """Added to the root of the mean square."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(add_decay(), optax.scale_by_adam(self.b1, self.b2, self.eps))
+
+
+@spec
+class Sgd(Optimizer):
+    """Stochastic gradient descent with momentum, which weight decay enters as an L2 penalty does (PyTorch's SGD)."""
+
+    momentum: float = 0.9
+    """Decay of the sum of gradients."""
+    nesterov: bool = False
+    """Whether to look one step of momentum ahead."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(add_decay(), optax.trace(self.momentum, self.nesterov))
+
+
+@spec
+class Lamb(Optimizer):
+    """Adam with steps proportional to the norm of the weights, array by array (You et al. 2020, arXiv:1904.00962)."""
+
+    b1: float = 0.9
+    """Decay of the mean of gradients."""
+    b2: float = 0.999
+    """Decay of the mean of squared gradients."""
+    eps: float = 1e-6
+    """Added to the root of the mean square."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
+        return optax.chain(adam, add_decay(), optax.scale_by_trust_ratio())
+
+
+@spec
+class Lars(Optimizer):
+    """Stochastic gradient descent with steps proportional to the norm of the weights, array by array (You et al. 2017,
+    arXiv:1708.03888); those of vectors and biases are as long as their gradient (released code of Barlow Twins)."""
+
+    momentum: float = 0.9
+    """Decay of the sum of gradients."""
+    trust: float = 0.001
+    """Norm of a step in norms of the weights, before the learning rate."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        return optax.chain(
+            add_decay(), spared(optax.scale_by_trust_ratio(trust_coefficient=self.trust)), optax.trace(self.momentum)
+        )
+
+
+@spec
+class Adafactor(Optimizer):
+    """Adam's second moment kept as its row and column means (Shazeer & Stern 2018, arXiv:1804.04235)."""
+
+    decay_power: float = 0.8
+    """At update t the mean of squared gradients decays by 1 - t ** -decay_power."""
+    momentum: float = 0.0
+    """Decay of the mean of directions; 0 keeps none."""
+    clip_rms: float = 1.0
+    """Largest root mean square of an array's direction; 0 means no limit."""
+    relative: bool = True
+    """Whether an array's step is multiplied by the root mean square of its weights."""
+    min_factored: int = 128
+    """Arrays with two axes of at least this size are factored."""
+    eps: float = 1e-30
+    """Added to squared gradients."""
+
+    def direction(self) -> optax.GradientTransformationExtraArgs:
+        rms = optax.scale_by_factored_rms(
+            decay_rate=self.decay_power, min_dim_size_to_factor=self.min_factored, epsilon=self.eps
+        )
+        return optax.chain(
+            rms,
+            optax.clip_by_block_rms(self.clip_rms) if self.clip_rms else optax.identity(),
+            optax.scale_by_param_block_rms() if self.relative else optax.identity(),
+            optax.ema(self.momentum, debias=False) if self.momentum else optax.identity(),
+            add_decay(),
+        )
+
+
+def add_decay() -> optax.GradientTransformationExtraArgs:
+    """Adds ``decay * parameter``; unlike optax's own, with the decay as an argument of each update."""
+
+    def update(updates, state, params=None, **extra):
+        return jax.tree.map(lambda u, p, d: u + d * p, updates, params, extra["decay"]), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def spared(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """``transformation`` of all but vectors, numbers and biases."""
+
+    def matrices(leaves: Mapping[str, Any]) -> dict[str, bool]:
+        return {path: leaf.ndim > 1 and path.rsplit("/", 1)[-1] != "bias" for path, leaf in leaves.items()}
+
+    return optax.masked(transformation, matrices)
+
+
+@dataclasses.dataclass(frozen=True)
+class Updater:
+    """An optimizer for the parameters of one model: pure functions of dictionaries {path: array}.
+
+    The state is {stack: optax's own state, with a dictionary {path: array} for every moment}; in a stack its arrays,
+    counts too, lead with the depth.
+    """
+
+    spec: Optimizer
+    direction: optax.GradientTransformationExtraArgs
+    factors: Mapping[str, Factors]
+
+    @property
+    def trained(self) -> frozenset[str]:
+        """Paths of the parameters to differentiate: all but those that the rules freeze entirely."""
+        return frozenset(path for path, own in self.factors.items() if own.rate.any())
+
+    def init(self, params: Arrays) -> dict[str, Any]:
+        """State for the trained parameters."""
+        return {stack: _per_layer(self.direction.init, stack)(own) for stack, own in _by_stack(params).items()}
+
+    def update(
+        self, grads: Arrays, state: dict[str, Any], params: Arrays, *, tick: StepContext, learning_rate: Array
+    ) -> tuple[Arrays, dict[str, Any], dict[str, Array]]:
+        """One step; ``optax.apply_updates(params, updates)`` takes it.
+
+        Args:
+            grads: gradients of the parameters that were given to ``init``.
+            state: what ``init`` or the last update returned.
+            params: the same parameters.
+            tick: where the weight decay is evaluated.
+            learning_rate: scalar.
+
+        Returns:
+            updates; the new state; the metric ``gradient_norm``, before clipping and without frozen layers.
+        """
+        grads = {path: jnp.where(self._rate(path, g) > 0, g, 0) for path, g in grads.items()}
+        norm = optax.global_norm(grads)
+        if limit := self.spec.clip_norm:
+            grads = jax.tree.map(lambda g: g * (limit / jnp.maximum(norm, limit)), grads)
+        weight_decay = self.spec.weight_decay(tick)
+        decay = {path: weight_decay * self.factors[path].decay for path in grads}
+        directions, state = self._directions(grads, state, params, decay)
+        updates = {path: -(learning_rate * self._rate(path, d, tick)) * d for path, d in directions.items()}
+        return updates, state, {"gradient_norm": norm}
+
+    def _directions(self, grads: Arrays, state: dict[str, Any], params: Arrays, decay: Arrays) -> tuple[Arrays, dict]:
+        def one(g, s, p, d):
+            return self.direction.update(g, s, p, decay=d)
+
+        own_params, own_decay = _by_stack(params), _by_stack(decay)
+        directions, new = {}, {}
+        for stack, own in _by_stack(grads).items():
+            updates, new[stack] = _per_layer(one, stack)(own, state[stack], own_params[stack], own_decay[stack])
+            directions |= updates
+        return directions, new
+
+    def _rate(self, path: str, leaf: Array, tick: StepContext | None = None) -> Any:
+        """The rate's factor (at a tick, or what it is at most), shaped so that it broadcasts against the parameter."""
+        rate = self.factors[path].rate if tick is None else self.factors[path].rate_at(tick)
+        return rate.reshape(rate.shape + (1,) * (leaf.ndim - rate.ndim))
+
+
+def _by_stack(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{path: leaf} -> {stack: {path: leaf}}; what is outside of stacks is together under its own name."""
+    groups: dict[str, dict[str, Any]] = {}
+    for path, leaf in leaves.items():
+        groups.setdefault(stack_of(path) or UNSTACKED, {})[path] = leaf
+    return groups
+
+
+def _per_layer(function: Callable[..., Any], stack: str) -> Callable[..., Any]:
+    """``function``, mapped over the layers of a stack."""
+    return function if stack == UNSTACKED else jax.vmap(function)

@@ -1,0 +1,91 @@
+"""One function splits a module: into its structure, and flat dictionaries of arrays by path.
+
+Everything downstream (gradients, optimizers, averages, sharding, checkpoints, rules) sees
+``{"image/blocks/...": array}``.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxrep.batch import Array
+
+Arrays = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Structure:
+    """A module without its arrays; hashable, so that jitted functions close over it."""
+
+    graph: Any
+    tree: Any
+    names: tuple[str, ...]
+    trainable: frozenset[str]
+    """Variables of type nnx.Param: what an optimizer may change, unless a rule freezes it."""
+    limits: tuple[tuple[str, float, float], ...]
+    """(path, low, high): ranges in which a parameter is held after an update."""
+
+    def merge(self, *groups: Mapping[str, Array]) -> Any:
+        """The module with these arrays in it."""
+        arrays = {name: array for group in groups for name, array in group.items()}
+        return nnx.merge(self.graph, jax.tree.unflatten(self.tree, [arrays[name] for name in self.names]))
+
+
+def split(module: nnx.Module) -> tuple[Structure, Arrays]:
+    """Structure of a module and its arrays by path."""
+    graph, state = nnx.split(module)
+    flat = {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    leaves, tree = jax.tree.flatten(state)
+    limits = ((name, leaf.get_metadata().get("limits")) for name, leaf in flat.items())
+    structure = Structure(
+        graph,
+        tree,
+        tuple(flat),
+        frozenset(name for name, leaf in flat.items() if isinstance(leaf, nnx.Param)),
+        tuple((name, *limit) for name, limit in limits if limit),
+    )
+    return structure, dict(zip(flat, leaves, strict=True))
+
+
+def apply_limits(structure: Structure, params: Arrays) -> Arrays:
+    """The parameters, those with limits held inside them (CLIP's clip of the logit scale)."""
+    held = {name: jax.numpy.clip(params[name], low, high) for name, low, high in structure.limits if name in params}
+    return {**params, **held}
+
+
+# Digests -------------------------------------------------------------------------------------------------------------
+
+WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
+
+
+def digests(arrays: Mapping[str, Any]) -> dict[str, int]:
+    """Path -> digest of its array, computed where the arrays lie."""
+    # Each is awaited before the next: beyond 32 programs under way XLA's CPU client holds back a device's share of one
+    # in a thread that the others' shares may need to meet it.
+    return {path: int(_digest(array)) for path, array in arrays.items()}
+
+
+@jax.jit  # of one array: a program a shape, and models have few shapes
+def _digest(array: Array) -> Array:
+    """uint32: the sum over all elements of their bits and their place, scrambled together."""
+    if array.dtype == jnp.bool_:
+        array = array.astype(jnp.uint8)
+    bits = jax.lax.bitcast_convert_type(array, WORDS[array.dtype.itemsize]).astype(jnp.uint32)
+    place = jnp.zeros(bits.shape, jnp.uint32)
+    for axis in range(bits.ndim):
+        stride = np.uint32(math.prod(bits.shape[axis + 1 :]) & 0xFFFFFFFF)
+        place = place + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * stride
+    return jnp.sum(_scramble(bits + _scramble(place + np.uint32(1))), dtype=jnp.uint32)
+
+
+def _scramble(x: Array) -> Array:
+    """A bijection of 32-bit words in which every bit depends on all (Wellons 2018, lowbias32)."""
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    return x ^ (x >> 16)

@@ -1,0 +1,222 @@
+"""Runs that lie behind a URL: gs://, s3://, or whatever else fsspec writes whole objects to.
+
+Metrics are appended to and event files grow, which object stores cannot do, so the small files of such a run are
+written in a folder of this machine, its spool, and what changed is uploaded whole by a thread. Checkpoints in gs:// are
+written and read in place by orbax, each host its own part of each array. Elsewhere orbax cannot; there one process
+spools them as well, and uploads the marker of a checkpoint after its other files, so that a half of one is never taken.
+"""
+
+import atexit
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from jaxrep import disk_cache
+from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.storage import FINAL, remote, store, told
+
+T = TypeVar("T")
+
+WAITS = (1.0, 4.0, 16.0, 60.0)
+"""Seconds before what a store refused is tried again."""
+
+MARKER = "_CHECKPOINT_METADATA"
+"""The file of a checkpoint that is uploaded last and removed first."""
+
+LAST = "results.json"
+"""The file that marks the end of a run."""
+
+FOLDERS = ("checkpoints", "damaged", "profile", "tensorboard")
+"""Of the folders in a run, those that are uploaded."""
+
+URL = "url"
+"""The file of a spool that says whose it is."""
+
+Stamp = tuple[int, ...]
+
+
+class RemoteMirror:
+    """The folder in which a run is written, or read, that lies behind a URL. One process has it."""
+
+    def __init__(self, url: str, folder: Path):
+        self.url, self.folder = url.rstrip("/"), folder
+        self._files, self._root = store(self.url)
+        self._there: dict[str, Stamp] = {}  # what the store has of this folder, as it was here
+        self._thread = ThreadPoolExecutor(1, "upload")
+        self.last: Future[None] | None = None
+        """The last upload; what one before it left undone, it does."""
+
+    @classmethod
+    def of_training(cls, url: str) -> "RemoteMirror":
+        """This process's spool to train in. Raises UsageError where several processes need gs://."""
+        if jax.process_count() > 1 and not _in_place(url):
+            raise UsageError(
+                f"--run-dir {url}: checkpoints of several processes are written to gs:// or to a file system that all "
+                "of them see, and to no other store"
+            )
+        digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+        return cls(url, disk_cache.cache_dir() / "spools" / f"{digest}-{jax.process_index()}")
+
+    def fetch(self) -> None:
+        """Makes the folder what the store has: files of the run, and whole checkpoints that orbax cannot read there.
+
+        Raises JaxrepError.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        disk_cache.explain_os_errors(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True))
+        (self.folder / URL).write_text(self.url)
+        found = self._tried("reading of", self._list)
+        whole = {name.rpartition("/")[0] for name in found if name.endswith(f"/{MARKER}")}
+        for name in found:
+            top, _, below = name.partition("/")
+            if not below or (top == "checkpoints" and f"{top}/{below.partition('/')[0]}" in whole):
+                path = self.folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._tried("reading of", lambda: self._files.get_file(f"{self._root}/{name}", str(path)))  # noqa: B023
+                self._there[name] = _stamp(path)
+
+    def push(self) -> None:
+        """Has the thread upload what is new, and remove what is gone; returns at once."""
+        self.last = self._thread.submit(self._upload)
+
+    def uploaded(self) -> None:
+        """Returns when all that was pushed is uploaded. Raises JaxrepError where it could not be."""
+        if self.last is not None:
+            self.last.result()
+
+    def check(self) -> None:
+        """Raises the JaxrepError of an upload that failed; waits for none."""
+        if self.last is not None and self.last.done():
+            self.last.result()
+
+    def close(self) -> None:
+        """Uploads the rest. The folder is removed; it stays where that fails, which raises JaxrepError."""
+        self.push()
+        self._thread.shutdown()
+        try:
+            self.uploaded()
+        except JaxrepError as error:
+            raise JaxrepError(f"{error}; what is new stays in {self.folder} until the run goes on") from error
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _upload(self) -> None:
+        here = self._here()
+        for name in sorted(self._there.keys() - here.keys(), key=lambda name: not name.endswith(MARKER)):
+            self._tried("removal from", lambda: self._remove(name))  # noqa: B023
+            del self._there[name]
+        for name in sorted(here, key=_rank):
+            if self._there.get(name) == here[name]:
+                continue
+            if name.endswith(f"/{MARKER}") and not all(map(self._still, _beside(name, here))):
+                continue  # the checkpoint was removed meanwhile
+            self._tried("upload to", lambda: self._put(name))  # noqa: B023
+            self._there[name] = here[name]
+
+    def _list(self) -> list[str]:
+        self._files.invalidate_cache()
+        return sorted(name.removeprefix(f"{self._root}/") for name in self._files.find(self._root))
+
+    def _here(self) -> dict[str, Stamp]:
+        """What is to lie in the store of this folder; not what is being written."""
+        found = {}
+        for folder, _, files in os.walk(self.folder):  # leaves out what is removed meanwhile
+            for path in (Path(folder, file) for file in files):
+                name = path.relative_to(self.folder).as_posix()
+                top, _, below = name.partition("/")
+                passing = ".orbax-checkpoint-tmp" in name or path.suffix == ".tmp" or name in (URL, "lock")
+                if (not below or top in FOLDERS) and not passing and (stamp := _stamp(path)):
+                    found[name] = stamp
+        return found
+
+    def _still(self, name: str) -> bool:
+        return (self.folder / name).exists()
+
+    def _put(self, name: str) -> None:
+        path, place = self.folder / name, f"{self._root}/{name}"
+        try:
+            if name.startswith("checkpoints/"):
+                self._files.put_file(str(path), place)  # in parts: it may be large, and does not change
+            else:
+                self._files.pipe_file(place, path.read_bytes())  # as it is now: it may grow meanwhile
+        except FileNotFoundError:
+            if path.exists():
+                raise
+
+    def _remove(self, name: str) -> None:
+        if self._files.exists(f"{self._root}/{name}"):
+            self._files.rm_file(f"{self._root}/{name}")
+
+    def _tried(self, what: str, action: Callable[[], T]) -> T:
+        for wait in (*WAITS, None):
+            try:
+                return action()
+            except Exception as error:  # the drivers of stores raise errors of their own types
+                if wait is None or isinstance(error, FINAL):
+                    raise JaxrepError(f"the {what} {self.url} failed ({told(error)})") from error
+                time.sleep(wait)
+        raise AssertionError("unreachable")
+
+
+def fetch_run(run: str | PathLike[str]) -> Path:
+    """The folder of a run, to read: itself, or a copy, removed with this process, of one that lies behind a URL.
+
+    Raises UsageError where there is no run behind the URL, JaxrepError where it cannot be read.
+    """
+    if not remote(str(run)):
+        return Path(run)
+    url = str(run).rstrip("/")
+    folder = Path(tempfile.mkdtemp(prefix="jaxrep-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    spool = RemoteMirror(url, folder / url.rpartition("/")[2])
+    spool.fetch()
+    if not (spool.folder / "recipe.json").exists():
+        raise UsageError(f"{url} is not a run: it holds no recipe.json")
+    return spool.folder
+
+
+def url_of(folder: Path) -> str:
+    """Where the run in a folder lies: there, or behind a URL."""
+    return (folder / URL).read_text() if (folder / URL).exists() else str(folder)
+
+
+def checkpoints_of(folder: Path) -> Any:
+    """Where the checkpoints of the run in a folder lie, as a path that orbax takes: below it, or in gs://."""
+    url = url_of(folder)
+    if not _in_place(url):
+        return folder.absolute() / "checkpoints"
+    from etils import epath
+
+    return epath.Path(url) / "checkpoints"
+
+
+def _in_place(url: str) -> bool:
+    """Whether orbax writes and reads there itself."""
+    return url.startswith("gs://")
+
+
+def _stamp(path: Path) -> Stamp:
+    """What changes when a file does; empty where it is gone."""
+    try:
+        state = path.stat()
+    except FileNotFoundError:
+        return ()
+    return state.st_mtime_ns, state.st_size
+
+
+def _rank(name: str) -> tuple[bool, bool, bool, str]:
+    """The order of uploads: what a checkpoint follows before it, its marker last of it, the end of the run last."""
+    return name == LAST, name.startswith("checkpoints/"), name.endswith(f"/{MARKER}"), name
+
+
+def _beside(marker: str, names: Iterable[str]) -> list[str]:
+    """The files of a marker's checkpoint."""
+    return [name for name in names if name.startswith(marker.removesuffix(MARKER))]

@@ -1,0 +1,63 @@
+"""A trained run as a model, without its data and its optimizer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxrep.data.fields import batch_fields
+from jaxrep.errors import UsageError
+from jaxrep.model import Model
+from jaxrep.params import Arrays
+from jaxrep.recipe import Recipe
+from jaxrep.runs.checkpoints import Checkpoints
+from jaxrep.runs.remote import fetch_run
+from jaxrep.runs.run_dir import RunDir
+from jaxrep.step.shapes import trace_shapes
+
+Weights = Literal["auto", "raw", "ema"]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a run has learned."""
+
+    recipe: Recipe
+    arrays: Arrays  # by path
+    step: int
+
+
+def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest") -> Restored:
+    """The arrays of a run's checkpoint. ``weights``: raw, ema, or those that its evaluations use.
+
+    Raises UsageError: no run, no checkpoint, no such weights.
+    """
+    run = RunDir(fetch_run(run_dir))
+    recipe = run.recipe()
+    checkpoints = Checkpoints(run.path, recipe.checkpoint)
+    step = checkpoints.latest() if at == "latest" else checkpoints.best(recipe.checkpoint.best)
+    if step is None:
+        evaluated = f" that was evaluated by '{recipe.checkpoint.best}'" if at == "best" else ""
+        raise UsageError(f"{run_dir} has no checkpoint{evaluated} yet: train it first")
+    saved = checkpoints.arrays(step)
+    checkpoints.close()
+    params, ema, rest = (_below(saved, group) for group in ("params", "ema", "rest"))
+    if weights == "ema" and not ema:
+        raise UsageError(f"{run_dir} keeps no average of its parameters: take weights 'raw'")
+    chosen = {"raw": params, "ema": ema}.get(weights) or recipe.ema.weights(ema, params)
+    return Restored(recipe, {**rest, **chosen}, step)
+
+
+def load_run(
+    run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest"
+) -> tuple[Model, Recipe]:
+    """A run's model, ready to encode, and its recipe."""
+    folder = fetch_run(run_dir)
+    restored = restore(folder, weights, at)
+    data = restored.recipe.data
+    traced = trace_shapes(restored.recipe, batch_fields(data.train, data.tokenizer, data.texts))
+    tokenizer = RunDir(folder).tokenizer(restored.recipe, tuple)
+    return Model(traced.structure, restored.arrays, traced.fields, tokenizer), restored.recipe
+
+
+def _below(saved: Arrays, group: str) -> Arrays:
+    return {name.removeprefix(f"{group}/"): array for name, array in saved.items() if name.startswith(f"{group}/")}

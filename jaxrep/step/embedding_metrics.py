@@ -1,0 +1,67 @@
+"""How a pair of embeddings lies on the sphere: what the loss alone does not tell, such as collapse or towers apart.
+
+Everything is for rows of unit length, and computed in blocks of rows: no B x B matrix exists. The measures are those
+of ``evals/geometry.py``, which evaluations report too.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from jaxtyping import Float, Int
+
+from jaxrep.batch import Array
+from jaxrep.losses.geometry import alignment, uniformity
+from jaxrep.losses.pairwise.reduce import pairwise_reduce
+from jaxrep.losses.pairwise.scan import BLOCK_SIZE, FLOOR, Reduction, Rows
+from jaxrep.metrics.geometry import effective_rank, modality_gap
+
+
+def embedding_metrics(
+    a: Float[Array, "B D"],
+    b: Float[Array, "B D"],
+    ids: Sequence[Int[Array, " B"]] | None = None,
+    *,
+    block_size: int = BLOCK_SIZE,
+) -> dict[str, Float[Array, ""]]:
+    """Geometry of a pair of normalized embeddings in which row i of one belongs to row i of the other.
+
+    Args:
+        a, b: unit rows.
+        ids: arrays in any of which two rows that are equal are alike, so that they are no negatives of one another.
+        block_size: rows of a block; the scratch memory is a few times ``block_size * B`` numbers.
+
+    Returns:
+        - ``alignment``: mean squared distance of a pair (Wang & Isola, section 4.1, alpha = 2);
+        - ``uniformity_a``, ``uniformity_b``: log of the mean of exp(-2 distance^2) over pairs of other rows (t = 2);
+        - ``modality_gap``: distance of the two means (Liang et al., section 4.2);
+        - ``effective_rank_a``, ``effective_rank_b``: RankMe, from 1 to min(B, D);
+        - ``positive_similarity``: mean cosine of a pair;
+        - ``hardest_negative_similarity``: mean of the largest cosine with a negative, over all rows that have one.
+    """
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    return {
+        "alignment": alignment(a, b),
+        "uniformity_a": uniformity(a, block_size=block_size),
+        "uniformity_b": uniformity(b, block_size=block_size),
+        "modality_gap": modality_gap(a, b),
+        "effective_rank_a": effective_rank(a),
+        "effective_rank_b": effective_rank(b),
+        "positive_similarity": jnp.mean(jnp.sum(a * b, 1)),
+        "hardest_negative_similarity": _hardest_negative(a, b, tuple(ids or ()), block_size),
+    }
+
+
+MAX = Reduction(
+    drop=-jnp.inf,
+    piece=lambda x, axis: (jnp.max(x, axis, initial=FLOOR),),
+    merge=lambda one, other: (jnp.maximum(one[0], other[0]),),
+    value=lambda stats: stats[0],
+    slope=lambda x, value: (x == value).astype(x.dtype),
+)
+
+
+def _hardest_negative(a: Array, b: Array, ids: tuple[Array, ...], block_size: int) -> Float[Array, ""]:
+    """Mean of the largest cosine with a negative, over the rows of both sides that have one; NaN if none has."""
+    ids = (jnp.arange(len(a)), *ids)
+    found = jnp.concatenate(pairwise_reduce(MAX, Rows(a, ids), Rows(b, ids), among="unlike", block_size=block_size))
+    return jnp.mean(found, where=found != FLOOR)

@@ -1,0 +1,49 @@
+"""Floating-point operations of a function, counted from its jaxpr: matrix products and convolutions, scans times
+their trips."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+def count_flops(function: Callable[..., Any], *args: Any) -> float:
+    """Multiplications and additions of the matrix products and convolutions that ``function(*args)`` traces to.
+
+    The compiler's own count takes the body of a scan once; this one takes it as often as it runs. A ``while`` loop
+    counts once, and of a ``cond`` the dearest branch.
+    """
+    return count_jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
+
+
+def count_jaxpr_flops(jaxpr: Any) -> float:
+    """``flops`` of a jaxpr."""
+    return sum(_equation(eqn) for eqn in jaxpr.eqns)
+
+
+def _equation(eqn: Any) -> float:
+    name = eqn.primitive.name
+    if name == "dot_general":
+        (contract, _), _ = eqn.params["dimension_numbers"]
+        inner = math.prod(eqn.invars[0].aval.shape[axis] for axis in contract)
+        return 2.0 * inner * math.prod(eqn.outvars[0].aval.shape)
+    if name == "conv_general_dilated":
+        kernel = eqn.invars[1].aval.shape
+        out_channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * math.prod(kernel) / out_channels * math.prod(eqn.outvars[0].aval.shape)
+    inner = [count_jaxpr_flops(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(eqn.params)]
+    if not inner:
+        return 0.0
+    if name == "scan":
+        return eqn.params["length"] * sum(inner)
+    if name == "shard_map":  # its body is the share of one device
+        sizes = eqn.params["mesh"].shape
+        return math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"]) * sum(inner)
+    return max(inner) if name == "cond" else sum(inner)
+
+
+def _subjaxprs(params: dict[str, Any]) -> list[Any]:
+    """Jaxprs among the parameters of an equation."""
+    values = [leaf for value in params.values() for leaf in (value if isinstance(value, (tuple, list)) else (value,))]
+    return [value for value in values if hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")]

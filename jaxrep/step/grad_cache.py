@@ -1,0 +1,155 @@
+"""The gradient of any objective with the activations of one microbatch, exactly.
+
+GradCache (Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup), in three passes:
+the rows' outputs of the whole batch, keeping no activations; the gradient of the objective on those outputs; then one
+microbatch at a time through the encoders again, each given the gradient on its own rows. Draws are keyed a row, so
+both visits see the same dropout and views. Shared outputs (scale, class texts) are computed once and receive their
+gradient once; separable terms are evaluated inside the microbatch, so what they read never exists for the whole
+batch.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrep.batch import Array, Batch, Outputs, StepContext
+from jaxrep.objectives.base import Term, evaluate
+from jaxrep.params import Arrays
+from jaxrep.step.gradients import Computation, StepOutputs
+
+
+def value_and_grad(
+    compute: Computation,
+    params: Arrays,
+    rest: Arrays,
+    batch: Batch,
+    tick: StepContext,
+    *,
+    size: int,
+    keep: Callable[[str], bool],
+) -> tuple[StepOutputs, Arrays]:
+    """As ``compute.value_and_grad``, with the activations of ``size`` rows at a time.
+
+    ``keep`` names the row outputs that joint terms, joins and state parts read: they exist for the whole batch.
+    """
+    passes = Passes(compute, rest, tick, keep)
+    cut = split_microbatches((compute.augment(batch, tick, coupled=True), tick.positions), size)
+    outputs, whole_numbers, fields = passes.first(params, cut)
+    shared, pull_shared, fixed = jax.vjp(passes.shared, params, has_aux=True)
+    constant = {**whole_numbers, **fixed}
+
+    joint = jax.value_and_grad(passes.joint, argnums=(0, 1, 2), has_aux=True)
+    (loss, aux), (pulls, d_shared, gradients) = joint(outputs, shared, params, constant, fields)
+    metrics, everything, statistics = aux
+
+    gradients, d_shared, sums = passes.second(gradients, d_shared, params, (shared, fixed), cut, pulls, fields)
+    gradients = jax.tree.map(jnp.add, gradients, pull_shared(d_shared)[0])
+    loss += sum((passes.separable[name].weight(tick) * part for name, part in sums.items()), jnp.float32(0))
+    return (
+        loss,
+        {**metrics, **{f"loss/{name}": part for name, part in sums.items()}},
+        everything,
+        statistics,
+    ), gradients
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The passes over one batch."""
+
+    compute: Computation
+    rest: Arrays
+    tick: StepContext
+    keep: Callable[[str], bool]
+
+    @property
+    def separable(self) -> Mapping[str, Term]:
+        return {name: term for name, term in self.compute.objective.items() if term.separable}
+
+    def encode(self, params: Arrays, rows: tuple[Batch, Array]) -> tuple[Outputs, Batch, StepContext]:
+        """One microbatch: its outputs, the fields after its views, and its tick."""
+        fields, positions = rows
+        here = replace(self.tick, positions=positions)
+        seen = self.compute.augment(fields, here, coupled=False)
+        return self.compute.rows({**self.rest, **params}, seen, here)[0], seen, here
+
+    def first(self, params: Arrays, cut: tuple[Batch, Array]) -> tuple[Outputs, Outputs, Batch]:
+        """Of the whole batch: outputs with gradients, outputs without, and fields."""
+
+        def visit(_, rows):
+            outputs, seen, _ = self.encode(params, rows)
+            # Of what is seen, only the fields that a term or a join reads are kept: the compiler drops the others.
+            return None, (*split_differentiable({name: x for name, x in outputs.items() if self.keep(name)}), seen)
+
+        return merge_microbatches(jax.lax.scan(visit, None, cut)[1])
+
+    def shared(self, params: Arrays) -> tuple[Outputs, Outputs]:
+        """Shared outputs with gradients, and those without."""
+        return split_differentiable(self.compute.shared({**self.rest, **params}, self.tick))
+
+    def joint(self, outputs: Outputs, shared: Outputs, params: Arrays, constant: Outputs, fields: Batch):
+        """Value of the terms that need the whole batch; (metrics, all outputs, statistics) beside it."""
+        terms = {name: term for name, term in self.compute.objective.items() if not term.separable}
+        together = {**outputs, **constant, **shared}
+        everything, statistics = self.compute.join({**self.rest, **params}, together, fields, self.tick)
+        loss, metrics = evaluate(terms, everything, fields, self.tick)
+        return loss, (metrics, everything, statistics)
+
+    def second(
+        self,
+        gradients: Arrays,
+        d_shared: Outputs,
+        params: Arrays,
+        shared: tuple[Outputs, Outputs],
+        cut: tuple[Batch, Array],
+        pulls: Outputs,
+        fields: Batch,
+    ) -> tuple[Arrays, Outputs, dict[str, Array]]:
+        """The gradients with those through the rows added, and the value of each separable term."""
+        smooth, fixed = shared
+        totals = {name: jnp.maximum(jnp.sum(term.row_weights(fields)), 1e-12) for name, term in self.separable.items()}
+
+        def surrogate(params: Arrays, shared: Outputs, rows: tuple[Batch, Array], pull: Outputs):
+            """A number whose gradient is the objective's through these rows."""
+            outputs, seen, here = self.encode(params, rows)
+            value = sum((jnp.vdot(pull[name], outputs[name].astype(pull[name].dtype)) for name in pull), jnp.float32(0))
+            readable = {**outputs, **fixed, **shared}
+            sums = {
+                name: jnp.sum(term.rows(readable, seen, here) * term.row_weights(seen)) / totals[name]
+                for name, term in self.separable.items()
+            }
+            return sum((self.separable[name].weight(self.tick) * part for name, part in sums.items()), value), sums
+
+        def visit(carry, xs):
+            (by_params, by_shared), sums = jax.grad(surrogate, argnums=(0, 1), has_aux=True)(params, smooth, *xs)
+            return jax.tree.map(jnp.add, carry, (by_params, by_shared, sums)), None
+
+        start = (gradients, d_shared, {name: jnp.float32(0) for name in self.separable})
+        size = cut[1].shape[1]
+        return jax.lax.scan(visit, start, (cut, split_microbatches(pulls, size)))[0]
+
+
+def split_differentiable(outputs: Outputs) -> tuple[Outputs, Outputs]:
+    """Outputs that have gradients, and those that have none: whole numbers and marks."""
+    smooth = {name for name, x in outputs.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    return (
+        {name: x for name, x in outputs.items() if name in smooth},
+        {name: x for name, x in outputs.items() if name not in smooth},
+    )
+
+
+def split_microbatches(tree: Any, size: int) -> Any:
+    """[B,...] -> [B/size, size, ...], each microbatch made of every device's own rows.
+
+    Rows lie over the devices in contiguous pieces: taking every (B/size)-th row leaves each device its share of every
+    microbatch, so that nothing moves between devices.
+    """
+    return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(size, -1, *x.shape[1:]), 0, 1), tree)
+
+
+def merge_microbatches(tree: Any) -> Any:
+    """The inverse of ``split_rows``."""
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)

@@ -1,0 +1,74 @@
+"""What is differentiated, and its value and gradient over the whole batch (``microbatch`` has it piece by piece)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jaxrep.batch import Array, Batch, Outputs, StepContext
+from jaxrep.data.class_texts import tables_of
+from jaxrep.methods.base import BATCH_STATS
+from jaxrep.objectives.base import Metrics, Term, evaluate
+from jaxrep.params import Arrays, Structure
+from jaxrep.views.base import View
+
+StepOutputs = tuple[Array, Metrics, Outputs, dict[str, Any]]
+"""(loss, metrics by name, outputs by name, new running statistics by path)."""
+
+
+@dataclass(frozen=True)
+class Computation:
+    """What is differentiated: a method's structure, the views before it and the objective after it."""
+
+    structure: Structure
+    views: tuple[View, ...]
+    objective: Mapping[str, Term]
+
+    def augment(self, batch: Batch, tick: StepContext, *, coupled: bool | None = None) -> Batch:
+        """The batch after the views; ``coupled``: up to the last that couples rows (True), or those after (False)."""
+        first = max((i + 1 for i, view in enumerate(self.views) if view.couples_rows), default=0)
+        for i, view in enumerate(self.views):
+            if coupled is None or coupled == (i < first):
+                batch = view(batch, tick.at(f"views/{i}"))
+        return batch
+
+    def rows(self, arrays: Arrays, batch: Batch, tick: StepContext) -> tuple[Outputs, dict[str, Any]]:
+        """Outputs of the rows, and new running statistics by path."""
+        return pop_batch_stats(self.structure.merge(arrays).rows(batch, tick.at("rows")))
+
+    def shared(self, arrays: Arrays, tick: StepContext) -> Outputs:
+        """Outputs that do not lead with B."""
+        return self.structure.merge(arrays).shared(tables_of(arrays), tick.at("shared"))
+
+    def join(self, arrays: Arrays, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Outputs, dict[str, Any]]:
+        """All outputs, those of the whole batch included, and new running statistics by path."""
+        joined, statistics = pop_batch_stats(self.structure.merge(arrays).join(outputs, batch, tick.at("join")))
+        return {**outputs, **joined}, statistics
+
+    def value_and_grad(
+        self, params: Arrays, rest: Arrays, batch: Batch, tick: StepContext
+    ) -> tuple[StepOutputs, Arrays]:
+        """What is found, and the gradients of ``params``; ``rest`` are the other arrays of the model."""
+
+        def loss_of(params: Arrays):
+            arrays = {**rest, **params}
+            seen = self.augment(batch, tick)
+            outputs, statistics = self.rows(arrays, seen, tick)
+            outputs, more = self.join(arrays, {**outputs, **self.shared(arrays, tick)}, seen, tick)
+            loss, metrics = evaluate(self.objective, outputs, seen, tick)
+            return loss, (metrics, outputs, {**statistics, **more})
+
+        (loss, (metrics, outputs, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        return (loss, metrics, outputs, statistics), gradients
+
+
+def pop_batch_stats(outputs: Outputs) -> tuple[Outputs, dict[str, Any]]:
+    """Outputs without the reserved name, and the statistics under it as arrays by path."""
+    outputs = dict(outputs)
+    flat = {}
+    for part, state in outputs.pop(BATCH_STATS, {}).items():
+        for path, leaf in nnx.to_flat_state(state):
+            flat["/".join((part, *map(str, path)))] = leaf[...]
+    return outputs, flat

@@ -1,0 +1,152 @@
+"""The second stage of validation: what a recipe builds and emits, by shape alone, without a device or a file of
+data."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrep.batch import Field, StepContext
+from jaxrep.data.class_texts import table_fields
+from jaxrep.data.fields import batch_fields
+from jaxrep.errors import UsageError, hint
+from jaxrep.optim.optimizers import Updater
+from jaxrep.params import Arrays, Structure, split
+from jaxrep.paths import PathError
+from jaxrep.recipe import Recipe
+from jaxrep.step.flops import count_flops
+from jaxrep.step.gradients import Computation
+
+
+@dataclasses.dataclass(frozen=True)
+class Shapes:
+    """What a recipe builds and emits."""
+
+    batch: Mapping[str, jax.ShapeDtypeStruct]  # as it leaves the host
+    fields: Mapping[str, Field]  # as the method sees it, after the views
+    tables: Mapping[str, Field]  # whole shapes, by path
+    computation: Computation
+    arrays: Mapping[str, Any]  # shapes of the model, by path
+    outputs: Mapping[str, Any]  # of rows, join and shared
+    rows: frozenset[str]  # names of the outputs that lead with B
+    statistics: tuple[str, ...]  # paths of running statistics that ``rows`` returns
+
+    @property
+    def inputs(self) -> dict[str, Field]:
+        """What a method is built from."""
+        return {**self.fields, **self.tables}
+
+    @property
+    def structure(self) -> Structure:
+        return self.computation.structure
+
+    def updater(self, recipe: Recipe) -> Updater:
+        """The optimizer of this model."""
+        params = {path: leaf for path, leaf in self.arrays.items() if path in self.structure.trainable}
+        try:
+            return recipe.optimizer.build(params)
+        except PathError as error:
+            raise UsageError(f"optimizer: {error}") from None
+
+    def trained(self, updater: Updater) -> list[str]:
+        """Paths that have gradients, in the model's order."""
+        return [path for path in self.arrays if path in updater.trained]
+
+
+def context_shapes(recipe: Recipe, total_steps: int = 1) -> StepContext:
+    """A tick of shapes, as the step sees it."""
+    return StepContext(
+        step=jax.ShapeDtypeStruct((), jnp.int32),
+        key=jax.eval_shape(lambda: jax.random.key(0)),
+        positions=jax.ShapeDtypeStruct((recipe.data.batch_size, 2), jnp.uint32),
+        total_steps=total_steps,
+        batch_size=recipe.data.batch_size,
+    )
+
+
+def trace_shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
+    """Traces a recipe by shape. ``fields``: of a batch as it leaves the host.
+
+    Raises UsageError: a part that cannot be built, a term that reads what the method does not emit, a batch without a
+    field.
+    """
+    size = recipe.data.batch_size
+    batch = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in fields.items()}
+    tick = context_shapes(recipe)
+    views = Computation(None, recipe.views, recipe.objective)  # pyright: ignore[reportArgumentType]
+    seen = _traced("views", views.augment, batch, tick)
+    after = {
+        name: Field(leaf.shape[1:], str(leaf.dtype), fields[name].classes if name in fields else None)
+        for name, leaf in seen.items()
+    }
+    data = recipe.data
+    tables = table_fields(data.tables, data.train, data.tokenizer)
+    inputs = {**after, **tables}
+    module = _traced("method", lambda: recipe.method.build(nnx.Rngs(0), inputs=inputs), by=nnx.eval_shape)
+    structure, arrays = split(module)
+    arrays |= {path: jax.ShapeDtypeStruct(field.shape, field.dtype) for path, field in tables.items()}
+    computation = dataclasses.replace(views, structure=structure)
+
+    def emit(arrays: Arrays, batch: Any, tick: StepContext):
+        outputs, statistics = computation.rows(arrays, batch, tick)
+        shared = computation.shared(arrays, tick)
+        return computation.join(arrays, {**outputs, **shared}, batch, tick)[0], shared, statistics
+
+    outputs, shared, statistics = _traced("method", emit, arrays, seen, tick)
+    rows = frozenset(outputs.keys() - shared.keys())
+    result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(statistics))
+    _check(recipe, result, seen, tick)
+    return result
+
+
+def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], tick: StepContext) -> None:
+    """That terms and evaluations find what they read, that a term is a scalar, and that microbatches are exact."""
+    readers = [(f"objective.{name}", term.reads) for name, term in recipe.objective.items()]
+    readers += [(f"evals.{i}", each.reads) for i, each in enumerate(recipe.evals)]
+    for where, read in [(where, read) for where, reads in readers for read in reads]:
+        if read not in shapes.outputs:
+            raise UsageError(
+                f"{where} reads '{read}', which {type(recipe.method).__name__} does not emit: "
+                f"{hint(read, sorted(shapes.outputs))}"
+            )
+    for name, term in recipe.objective.items():
+        for need in term.needs:
+            if need not in batch:
+                raise UsageError(f"objective.{name} needs the field '{need}' of the batch: {hint(need, sorted(batch))}")
+        loss, _ = _traced(f"objective.{name}", term, shapes.outputs, batch, tick)
+        if loss.shape != ():
+            raise UsageError(f"objective.{name} must be a scalar, and its shape is {loss.shape}")
+    if recipe.microbatch_size and shapes.statistics:
+        raise UsageError(
+            f"microbatch_size={recipe.microbatch_size}: '{shapes.statistics[0]}' is a statistic over the batch inside "
+            "an encoder, so microbatches would change the result; use group or layer norm there, or microbatch_size=0"
+        )
+
+
+def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> Any:
+    """Shapes of ``function(*args)``; what it says of wrong values becomes the user's sentence."""
+    try:
+        return by(function, *args)
+    except ValueError as error:
+        raise UsageError(f"{where}: {str(error).splitlines()[0]}") from error
+
+
+def model_summary(recipe: Recipe) -> dict[str, float]:
+    """Parameters, and FLOPs an example of the forward pass and of a training step (matrix products and
+    convolutions)."""
+    traced = trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
+    compute, size = traced.computation, recipe.data.batch_size
+    params = {path: traced.arrays[path] for path in traced.trained(traced.updater(recipe))}
+    rest = {path: leaf for path, leaf in traced.arrays.items() if path not in params}
+    tick = context_shapes(recipe)
+    seen = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in traced.fields.items()}
+    forward = count_flops(lambda arrays, batch, tick: compute.rows(arrays, batch, tick)[0], traced.arrays, seen, tick)
+    step = count_flops(compute.value_and_grad, params, rest, traced.batch, tick)
+    return {
+        "parameters": sum(traced.arrays[path].size for path in traced.structure.trainable),
+        "forward_flops_per_example": forward / size,
+        "step_flops_per_example": step / size,
+    }

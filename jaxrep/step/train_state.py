@@ -1,0 +1,81 @@
+"""Everything that a run remembers between two steps, and how it starts."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxrep import mesh as meshes
+from jaxrep.batch import Array
+from jaxrep.optim.optimizers import Updater
+from jaxrep.params import Arrays, split
+from jaxrep.paths import flatten
+from jaxrep.recipe import Recipe
+from jaxrep.step.shapes import Shapes
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """A pytree; the step takes it and gives the next one back."""
+
+    params: Arrays  # what has gradients, by path
+    rest: Arrays  # frozen parameters, running statistics, state parts, by path
+    optimizer: Any
+    ema: Any  # average of params, or None
+    step: Array  # int32: updates done
+    skipped: Array  # int32: steps in a row that were not finite
+    key: Array  # raw uint32 key of the recipe's seed
+
+    @property
+    def arrays(self) -> Arrays:
+        """All arrays of the model."""
+        return {**self.rest, **self.params}
+
+
+def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainState:
+    """The state before the first step (traceable): parameters, state parts and averages of the recipe's seed."""
+    key = jax.random.key(recipe.seed)
+    _, arrays = split(recipe.method.build(nnx.Rngs(jax.random.fold_in(key, 0)), inputs=shapes.inputs))
+    arrays |= {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.tables.items()}
+    params = {path: arrays[path] for path in shapes.trained(updater)}
+    return TrainState(
+        params=params,
+        rest={path: array for path, array in arrays.items() if path not in params},
+        optimizer=updater.init(params),
+        ema=recipe.ema.init(params),
+        step=jnp.int32(0),
+        skipped=jnp.int32(0),
+        key=jax.random.key_data(jax.random.fold_in(key, 1)),
+    )
+
+
+def abstract_state(recipe: Recipe, shapes: Shapes, updater: Updater, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state's shapes, each with its sharding."""
+    bare = jax.eval_shape(lambda: initial_state(recipe, shapes, updater))
+    placed = state_shardings(recipe, mesh, bare)
+    return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), bare, placed)
+
+
+def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, shapes: Any) -> Any:
+    """A tree like ``shapes`` (of a TrainState) of shardings: whatever belongs to a parameter lies as the parameter
+    does."""
+    whole = NamedSharding(mesh, P())
+    model = {**shapes.params, **shapes.rest}
+    by_path = meshes.shardings(mesh, recipe.mesh, model)
+
+    def place(path: str, leaf: Any) -> NamedSharding:
+        owner = next((name for name in _suffixes(path) if name in model), None)
+        return by_path[owner] if owner and model[owner].shape == leaf.shape else whole
+
+    return jax.tree.unflatten(jax.tree.structure(shapes), [place(path, leaf) for path, leaf in flatten(shapes).items()])
+
+
+def _suffixes(path: str):
+    """``a/b/c`` -> ``a/b/c``, ``b/c``, ``c``: the parameter's own path ends the path of its moment in the optimizer."""
+    parts = path.split("/")
+    return ("/".join(parts[i:]) for i in range(len(parts)))

@@ -1,0 +1,90 @@
+"""What ends one of several processes ends all, and each says why.
+
+A process that fails (its worker was killed, its disk is full) enters no further collective, in which the others would
+wait for it until a launcher ends them. It writes its sentence into the coordinator's key-value store, where a thread of
+each process looks every few seconds: no step pays for it, and no process has to come out of a collective to hear of it.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax._src import distributed
+
+from jaxrep.errors import JaxrepError
+
+PLACE = "jaxrep/failed"
+EVERY = 5.0
+"""Seconds between two looks."""
+GRACE = 5.0
+"""Seconds in which a process may leave by itself: most mistakes are told to all, and each raises its own error."""
+PATIENCE = 60.0
+"""Seconds for which ``all_come`` waits."""
+
+
+@contextlib.contextmanager
+def propagate_failures() -> Iterator[None]:
+    """Within, an error of another process ends this one too, with the same exit status."""
+    if jax.process_count() == 1:
+        yield
+        return
+    over = threading.Event()
+    listener = threading.Thread(target=_listen, args=(over,), name="alarm", daemon=True)
+    listener.start()
+    try:
+        yield
+    except BaseException as error:
+        _tell(error)
+        raise
+    finally:
+        over.set()
+        listener.join()  # it may be about to end this process: what the others' end raised here is no news
+
+
+def all_hosts_reach(what: str) -> bool:
+    """Whether every process comes here, too, within a minute: after a failure there may be no more collectives."""
+    if jax.process_count() == 1:
+        return True
+    try:
+        _client().wait_at_barrier(f"jaxrep/{what}", int(1000 * PATIENCE))
+    except Exception:  # one did not come; the client's errors have no type of their own
+        return False
+    return True
+
+
+def _tell(error: BaseException) -> None:
+    """Says why this process leaves; of several that fail the first one is heard."""
+    known = isinstance(error, JaxrepError)
+    words = {
+        "process": jax.process_index(),
+        "told": str(error) if known else f"{type(error).__name__}: {error} (its own output says where)",
+        "status": error.status if known else JaxrepError.status,
+    }
+    with contextlib.suppress(Exception):  # another one was first, or the coordinator is gone, and nobody listens
+        _client().key_value_set(PLACE, json.dumps(words))
+
+
+def _listen(over: threading.Event) -> None:
+    while not over.wait(EVERY):
+        try:
+            words = json.loads(_client().key_value_try_get(PLACE))
+        except Exception:  # nobody has failed; the client's errors have no type of their own
+            continue
+        if over.wait(GRACE):
+            return
+        sys.stdout.flush()
+        told = f"process {words['process']} of {jax.process_count()} could not go on: {words['told']}"
+        print(f"jaxrep: error: {told}", file=sys.stderr, flush=True)
+        try:
+            jax.distributed.shutdown()  # it waits for the others: whoever left before would be missed, with much noise
+        finally:
+            os._exit(words["status"])
+
+
+def _client() -> Any:
+    return distributed.global_state.client

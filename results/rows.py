@@ -1,0 +1,254 @@
+"""The rows of the table of effects in docs/recipes.md."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from experiments import astrom3, clip, coop, metaclip, mixed_barlow, rad_dino
+from experiments.mixed_barlow import half
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.transforms.sentences import FirstSentence
+from jaxrep.evals.base import Eval
+from jaxrep.evals.classification.linear_probe import LinearProbe
+from jaxrep.evals.classification.zero_shot import ZeroShot
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.recipe import Recipe
+from jaxrep.schedules import WarmupConstant
+from results.measure import Effect
+
+SCRATCH, TUNED = 150, 100
+"""Steps from fresh values, and from a trained CLIP."""
+
+UNSEEN = OpenMoji(image_size=48, part="test")
+
+RETRIEVAL = {
+    "retrieval/image_to_text/r1": "image to text R@1",
+    "retrieval/text_to_image/r1": "text to image R@1",
+}
+COMPOSITION = {
+    "composition/replace/skin_tone": "right among skin tones",
+    "composition/replace/gender": "right among genders",
+    "composition/exchange/skin_tone": "whose skin tone",
+    "retrieval/image_to_text/r1": "image to text R@1",
+}
+SUBGROUPS = LinearProbe(train=half(False), data=half(True), label="subgroup", max_iterations=20, name="probe/subgroup")
+SPACE = {
+    "geometry/image_text/modality_gap": "modality gap",
+    "geometry/image_text/alignment": "distance of pairs",
+    "geometry/image/uniformity": "uniformity of images",
+    "composed/gender/r1": "picture - man + woman R@1",
+    "composed/skin_tone/r1": "picture - one skin tone + another R@1",
+    "retrieval/image_to_text/r1": "image to text R@1",
+}
+FEATURES = {
+    "probe/group/top1": "linear probe, 10 groups of new concepts",
+    "knn/group/20/top1": "20 neighbors, groups",
+    "probe/concept/top1": "linear probe, concepts of new pictures",
+    "knn/concept/20/top1": "20 neighbors, concepts",
+}
+
+
+def clip_alone(recipe: Recipe) -> Recipe:
+    """The tiny CLIP, as long."""
+    return clip.tiny.replace(examples=recipe.examples)
+
+
+def fine_tuned(recipe: Recipe) -> Recipe:
+    """The same fine-tuning with CLIP's data, method and objective."""
+    tiny = clip.tiny
+    return recipe.replace(data=tiny.data, method=tiny.method, objective=tiny.objective)
+
+
+def first_term(recipe: Recipe) -> Recipe:
+    """The same with the first term of the objective alone."""
+    name = next(iter(recipe.objective))
+    return recipe.replace(objective={name: recipe.objective[name]})
+
+
+def untrained(recipe: Recipe) -> Recipe:
+    """The same after one step of no length: its fresh values."""
+    return recipe.replace(examples=recipe.data.batch_size, schedule=WarmupConstant(peak=0.0))
+
+
+def features(
+    name: str, claim: str, steps: int, evals: tuple[Eval, ...], metrics: Mapping[str, str]
+) -> dict[str, Effect]:
+    """Rows of a tower beside the same tower before training, and beside raw pixels."""
+    beside = Effect(
+        claim=claim,
+        recipe=f"{name}.py:tiny",
+        without=untrained,
+        baseline="the tower before training",
+        metrics=metrics,
+        steps=steps,
+        evals=evals,
+    )
+    pixels = replace(
+        beside,
+        without=None,
+        baseline="raw pixels",
+        baseline_evals=tuple(replace(each, output="pixels", name=f"pixels/{each.name}") for each in evals),
+        baseline_names={metric: f"pixels/{metric}" for metric in metrics},
+    )
+    return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
+
+
+EFFECTS: dict[str, Effect] = {
+    "siglip": Effect(
+        claim="the sigmoid loss is as good as the softmax",
+        recipe="siglip.py:tiny",
+        without=clip_alone,
+        baseline="CLIP",
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+    ),
+    "negclip": Effect(
+        claim="wrong captions as negatives teach what words belong to",
+        recipe="negclip.py:tiny",
+        without=fine_tuned,
+        baseline="CLIP, fine-tuned as long",
+        metrics=COMPOSITION,
+        steps=TUNED,
+    ),
+    "negclip_before": Effect(
+        claim="and what the CLIP knew of that before",
+        recipe="negclip.py:tiny",
+        without=lambda recipe: clip.tiny,
+        baseline="CLIP as it was fine-tuned from",
+        metrics=COMPOSITION,
+        steps=TUNED,
+    ),
+    "structure_clip": Effect(
+        claim="a margin to wrong captions and triples beside the text teach what words belong to (texts read alone)",
+        recipe="structure_clip.py:tiny",
+        without=fine_tuned,
+        baseline="CLIP, fine-tuned as long",
+        metrics=COMPOSITION,
+        steps=TUNED,
+    ),
+    "contrastive_gap": Effect(
+        claim="uniformity and alignment close the gap between the modalities",
+        recipe="contrastive_gap.py:tiny",
+        without=first_term,
+        baseline="CLIP's loss, fine-tuned as long",
+        metrics=SPACE,
+        steps=TUNED,
+    ),
+    "m2mix": Effect(
+        claim="mixtures on the sphere as negatives and pairs make the space uniform and aligned",
+        recipe="m2mix.py:tiny",
+        without=first_term,
+        baseline="CLIP's loss, fine-tuned as long",
+        metrics=SPACE,
+        steps=TUNED,
+    ),
+    "long_clip": Effect(
+        claim="matching principal components with short captions keeps what CLIP knows of them",
+        recipe="long_clip.py:tiny",
+        without=first_term,
+        baseline="long captions alone, as long",
+        metrics={
+            "retrieval/image_to_text/r1": "image to long text R@1",
+            "short/image_to_short/r1": "image to short text R@1",
+            "short/short_to_image/r1": "short text to image R@1",
+        },
+        steps=TUNED,
+        evals=(Retrieval(data=FirstSentence(source=UNSEEN, end=": "), text="short", name="short"),),
+    ),
+    "dreamlip": Effect(
+        claim="several captions an image, grouped with its patches, help retrieval and recognition",
+        recipe="dreamlip.py:tiny",
+        without=clip_alone,
+        baseline="CLIP on one caption",
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+        steps=SCRATCH,
+    ),
+    "rs_m_clip": Effect(
+        claim="captions in ten languages and self-distillation help retrieval in each of them, English too",
+        recipe="rs_m_clip.py:tiny",
+        without=clip_alone,
+        baseline="CLIP on English names",
+        metrics={
+            f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in ("en", "es", "zh", "ru")
+        },
+        steps=SCRATCH,
+    ),
+    "astrom3": Effect(
+        claim="a third modality makes a tower better that is used alone",
+        recipe="astrom3.py:tiny",
+        without=clip_alone,
+        baseline="CLIP on two modalities, all rows complete",
+        metrics={
+            "probe/subgroup/top1": "linear probe on images of new concepts, 100 subgroups",
+            "retrieval/image_to_text/r1": "image to text R@1",
+        },
+        steps=SCRATCH,
+        evals=(SUBGROUPS,),
+        baseline_evals=(Retrieval(data=astrom3.emoji("test")), SUBGROUPS),  # it has no tower for German
+    ),
+    "coop": Effect(
+        claim="16 shots of learned context beat a prompt by hand",
+        recipe="coop.py:tiny",
+        without=lambda recipe: clip.tiny,
+        baseline="CLIP, zero-shot with the names of the groups",
+        metrics={"classification/top1": "accuracy, 10 groups"},
+        baseline_evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
+        baseline_names={"classification/top1": "groups/top1"},
+    ),
+    "metaclip": Effect(
+        claim="a pool balanced over its concepts beats the pool as it is",
+        recipe="metaclip.py:tiny",
+        without=lambda recipe: recipe.replace({"data.train": metaclip.pool}),
+        baseline="CLIP on the heavy-tailed pool",
+        metrics={"retrieval/image_to_text/r1": "image to text R@1", "zeroshot/top1": "zero-shot, 10 groups"},
+        steps=SCRATCH,
+    ),
+    "two_d_matryoshka": Effect(
+        claim="layers and widths that were trained are good alone, at little cost to the last",
+        recipe="two_d_matryoshka.py:tiny",
+        without=lambda recipe: recipe.replace(objective={"last": recipe.objective["last"].term}),
+        baseline="contrast of the last layer at full width",
+        metrics={
+            "layers/1/8/r1": "German to English R@1, layer 1, width 8",
+            "layers/2/128/r1": "layer 2, full width",
+            "layers/4/8/r1": "last layer, width 8",
+            "layers/4/128/r1": "last layer, full width",
+        },
+        steps=60,
+    ),
+    "grain": Effect(
+        claim="regions grounded in their descriptions help to recognize what is seen",
+        recipe="grain.py:tiny",
+        without=first_term,
+        baseline="the same queries with captions alone",
+        metrics={
+            "recognition/image_to_text/r1": "single unseen pictures to names R@1",
+            "retrieval/image_to_text/r1": "unseen scenes to captions R@1",
+        },
+        steps=200,
+    ),
+    "metrix": Effect(
+        claim="mixtures of embeddings teach more than the examples do, and use the space better",
+        recipe="metrix.py:tiny",
+        without=first_term,
+        baseline="the multi-similarity loss alone",
+        metrics={"same_class/r1": "R@1 of concepts", "utilization": "utilization (less is better)", **FEATURES},
+        steps=SCRATCH,
+        evals=mixed_barlow.tiny.evals,
+    ),
+    **features("metrix", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals, FEATURES),
+    "mixed_barlow": Effect(
+        claim="mixed inputs guard Barlow Twins against overfitting",
+        recipe="mixed_barlow.py:tiny",
+        without=first_term,
+        baseline="Barlow Twins",
+        metrics=FEATURES,
+        steps=SCRATCH,
+    ),
+    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals, FEATURES),
+    **features(
+        "rad_dino",
+        "self-distillation without texts learns features of use, of patches too",
+        200,
+        rad_dino.tiny.evals,
+        {**FEATURES, "segmentation/mean_iou": "linear segmentation, mean IoU"},
+    ),
+}

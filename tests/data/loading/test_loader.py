@@ -1,0 +1,160 @@
+"""Batches are a function of the position alone: of neither workers, threads, hosts nor where a run was resumed."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrep.data.loading.loader import Loader, Tokenize, read
+from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.source import Columns, Examples
+from jaxrep.data.tokenizers.base import Bytes
+from jaxrep.errors import JaxrepError, UsageError
+
+N = 37
+
+
+class Squares(Examples):
+    """Example i, made when it is asked for."""
+
+    def __len__(self):
+        return N
+
+    def __getitem__(self, index):
+        if not 0 <= index < N:
+            raise IndexError(index)
+        return {"image": np.full((2, 2, 3), index, np.uint8), "text": f"number {index}", "label": np.int32(index**2)}
+
+
+EXAMPLES = Squares()
+IN_MEMORY = Columns({name: EXAMPLES.column(name) for name in ("image", "text", "label")})
+ORDER = Shuffle(seed=5).over(EXAMPLES, 1)
+TOKENS = Tokenize(Bytes(length=14).load())
+
+
+def _take(count, **changes):
+    settings = {"examples": EXAMPLES, "order": ORDER, "batch_size": 8, "transform": TOKENS} | changes
+    loader = Loader(**settings)
+    try:
+        return [next(loader) for _ in range(count)], loader.position
+    finally:
+        loader.close()
+
+
+def _assert_equal(batches, others):
+    assert len(batches) == len(others)
+    for batch, other in zip(batches, others, strict=True):
+        assert batch.keys() == other.keys()
+        for name, values in batch.items():
+            assert values.dtype == other[name].dtype
+            np.testing.assert_array_equal(values, other[name])
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+    return _take(12)[0]
+
+
+def test_a_batch_holds_the_examples_of_the_order(unbroken):
+    tokens = Bytes(length=14).load()
+    for step, batch in enumerate(unbroken):
+        positions = np.arange(8 * step, 8 * step + 8)
+        rows = [EXAMPLES[int(index)] for index in ORDER(positions)]
+        ids, valid = tokens([row["text"] for row in rows])
+        expected = {
+            "image": np.stack([row["image"] for row in rows]),
+            "label": np.array([row["label"] for row in rows], np.int32),
+            "text": ids,
+            "text/valid": valid,
+            "position": np.stack([np.zeros(8), positions], axis=1).astype(np.uint32),
+        }
+        _assert_equal([batch], [expected])
+
+
+def test_examples_in_memory_and_examples_by_index_give_the_same(unbroken):
+    _assert_equal(_take(12, examples=IN_MEMORY)[0], unbroken)
+
+
+@settings(max_examples=15, deadline=None)
+@given(steps=st.integers(0, 11), threads=st.integers(0, 3))
+def test_a_loader_resumes_at_the_very_next_example(unbroken, steps, threads):
+    _, position = _take(steps, threads=threads)
+    assert position == 8 * steps
+    resumed, end = _take(12 - steps, position=position, threads=3 - threads)
+    _assert_equal(resumed, unbroken[steps:])
+    assert end == 96
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_worker_processes_give_the_same_batches(unbroken, workers):
+    _assert_equal(_take(9, position=24, workers=workers)[0], unbroken[3:])
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_share_out_each_batch(unbroken, hosts):
+    size = 8 // hosts
+    parts = [_take(12, rows=slice(host * size, host * size + size))[0] for host in range(hosts)]
+    joined = [
+        {name: np.concatenate([row[name] for row in rows]) for name in rows[0]} for rows in zip(*parts, strict=True)
+    ]
+    _assert_equal(joined, unbroken)
+
+
+def test_a_batch_that_several_threads_read_is_the_same(unbroken, monkeypatch):
+    monkeypatch.setattr("jaxrep.data.loading.loader.CHUNK", 3)  # 8 rows in 4 reads of 2
+    _assert_equal(_take(12, threads=3)[0], unbroken)
+
+
+def test_a_position_has_64_bits():
+    start = 2**40 + 3
+    (batch,), position = _take(1, position=start)
+    assert position == start + 8
+    high, low = batch["position"].astype(np.uint64).T
+    np.testing.assert_array_equal((high << np.uint64(32)) + low, np.arange(start, start + 8, dtype=np.uint64))
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], ORDER(np.arange(start, start + 8)))
+
+
+def test_several_texts_an_example_have_an_axis_of_their_own():
+    examples = Columns({"text": [("a", "bc"), ("d", ""), ("ef", "g")]})
+    batch = read(examples, np.array([2, 0]), TOKENS)
+    for view, texts in enumerate((["ef", "a"], ["g", "bc"])):
+        ids, valid = Bytes(length=14).load()(texts)
+        np.testing.assert_array_equal(batch["text"][:, view], ids)
+        np.testing.assert_array_equal(batch["text/valid"][:, view], valid)
+
+
+def test_an_error_of_an_example_reaches_the_caller():
+    def broken(columns):
+        raise FileNotFoundError("picture 7 is missing")
+
+    for threads in (0, 2):
+        with pytest.raises(FileNotFoundError, match="picture 7 is missing"):
+            _take(1, transform=broken, threads=threads)
+
+
+def test_a_worker_that_is_killed_is_one_sentence():
+    loader = Loader(EXAMPLES, ORDER, 8, workers=1)
+    try:
+        next(loader)
+        for child in multiprocessing.active_children():
+            child.kill()
+        with pytest.raises(JaxrepError, match=r"^a worker process .* was ended .*: take fewer data.workers, or none"):
+            for _ in range(1000):
+                next(loader)
+    finally:
+        loader.close()
+
+
+def test_rows_outside_a_batch_are_refused():
+    for change in ({"rows": slice(8, 16)}, {"rows": slice(0, 8, 2)}, {"position": -1}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=r"rows|position"):
+            _take(1, **change)
+
+
+def test_columns_are_of_one_length_and_named():
+    with pytest.raises(ValueError, match="one length"):
+        Columns({"a": np.zeros(3), "b": np.zeros(4)})
+    with pytest.raises(UsageError, match="there are: image, text, label"):
+        IN_MEMORY.column("caption")

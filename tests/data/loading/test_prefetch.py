@@ -1,0 +1,90 @@
+"""What is put on the devices ahead of the loop is what the loop would have got without it."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding
+
+from jaxrep.data.bad_samples import BadSampleReport
+from jaxrep.data.loading import prefetch
+from jaxrep.data.loading.prefetch import Prefetch
+from jaxrep.data.orders.base import ShuffledIndices
+from jaxrep.mesh import AXES, ROWS
+
+
+class Counting:
+    """A loader of 6 batches [8,2] that counts upwards; ``fails_at`` names a batch that cannot be read."""
+
+    batch_size = 8
+    order = ShuffledIndices(0, 48)
+
+    @property
+    def ledger(self):
+        return BadSampleReport(self.position, {("a.tar", "the picture is empty"): 2} if self.position > 8 else {})
+
+    def __init__(self, fails_at=None):
+        self.position, self.fails_at, self.closed = 0, fails_at, False
+
+    def __next__(self):
+        if self.position // 8 == self.fails_at:
+            raise FileNotFoundError("shard 3 is missing")
+        if self.position == 48:
+            raise StopIteration
+        self.position += 8
+        return {"x": np.arange(self.position * 2 - 16, self.position * 2, dtype=np.int32).reshape(8, 2)}
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture(scope="module")
+def sharding():
+    return NamedSharding(Mesh(np.array(jax.devices()).reshape(2, 2, -1), AXES), ROWS)
+
+
+def test_batches_come_in_order_with_the_position_that_follows_them(sharding):
+    loader = Counting()
+    with Prefetch(loader, sharding) as batches:
+        assert batches.position == 0
+        for step, batch in enumerate(batches):
+            assert batches.position == 8 * step + 8 and batches.ledger.rows == batches.position
+            assert batches.metrics() == ({"data/bad": 2.0} if step else {})
+            assert batch["x"].sharding == sharding
+            np.testing.assert_array_equal(batch["x"], np.arange(16 * step, 16 * step + 16).reshape(8, 2))
+    assert batches.position == 48 and loader.closed
+
+
+def test_no_more_is_read_ahead_than_asked_for(sharding):
+    loader = Counting()
+    with Prefetch(loader, sharding, ahead=3) as batches:
+        next(batches)
+        assert loader.position <= 8 * (1 + 3)
+    assert loader.position <= 8 * (1 + 3)
+
+
+def test_an_error_is_raised_where_its_batch_is_asked_for(sharding):
+    with Prefetch(Counting(fails_at=2), sharding) as batches:
+        next(batches), next(batches)
+        with pytest.raises(FileNotFoundError, match="shard 3 is missing"):
+            next(batches)
+        assert batches.position == 16
+
+
+def test_closing_ends_the_thread(sharding):
+    batches = Prefetch(Counting(), sharding)
+    next(batches)
+    batches.close()
+    assert not any(thread.name == "prefetch" for thread in threading.enumerate())
+    assert list(batches) == []
+    batches.close()
+
+
+def test_the_wait_of_the_loop_is_measured(sharding, monkeypatch):
+    clock = iter([10.0, 12.5])
+    with Prefetch(Counting(), sharding) as batches:
+        monkeypatch.setattr(prefetch.time, "perf_counter", lambda: next(clock))
+        next(batches)
+        monkeypatch.undo()
+        assert batches.data_wait == 2.5

@@ -1,0 +1,49 @@
+"""Tables of class texts: their shape is known from the recipe, their values come from the data's own names."""
+
+import numpy as np
+import pytest
+
+from jaxrep.batch import Field
+from jaxrep.data.class_texts import ClassTexts, read_tables, table_fields
+from jaxrep.data.source import Columns, Source
+from jaxrep.data.tokenizers.base import Bytes
+from jaxrep.errors import UsageError
+from jaxrep.spec import problems, spec
+
+NAMES = ("a dog", "an elephant")
+
+
+@spec
+class Animals(Source):
+    def fields(self):
+        return {"label": Field((), "int32", 2), "size": Field((), "int32")}
+
+    def open(self):
+        return Columns({"label": np.array([0, 1]), "size": np.array([5, 9])}, {"label": NAMES})
+
+
+def test_the_shapes_that_are_declared_are_those_that_are_read():
+    tables, tokenizer = {"classes": ClassTexts(template="{}.", room=3)}, Bytes(length=18)
+    fields = table_fields(tables, Animals(), tokenizer)
+    values = read_tables(tables, Animals().open(), tokenizer.load(()))
+    assert {path: (field.shape, field.dtype) for path, field in fields.items()} == {
+        path: (array.shape, str(array.dtype)) for path, array in values.items()
+    }
+    ids, valid = tokenizer.load(())(["a dog.", "an elephant."])
+    np.testing.assert_array_equal(values["tables/classes"], ids[:, :15])
+    np.testing.assert_array_equal(values["tables/classes/valid"], valid[:, :15])
+
+
+def test_what_cannot_be_a_table_is_told():
+    tokenizer = Bytes(length=10)
+    with pytest.raises(UsageError, match="the text of class 'an elephant' has more than 9 tokens"):
+        ClassTexts(room=1).read(Animals().open(), tokenizer.load(()))
+    with pytest.raises(UsageError, match="the data has no field 'kind'"):
+        ClassTexts(label="kind").fields(Animals(), tokenizer)
+    with pytest.raises(UsageError, match="does not say how many classes 'size' has"):
+        ClassTexts(label="size").fields(Animals(), tokenizer)
+    with pytest.raises(UsageError, match="leaves room for 10 tokens of 10"):
+        ClassTexts(room=10).fields(Animals(), tokenizer)
+    with pytest.raises(UsageError, match="does not name the classes of 'size'"):
+        ClassTexts(label="size").read(Animals().open(), tokenizer.load(()))
+    assert problems(ClassTexts(template="a photo")) and problems(ClassTexts(room=-1))

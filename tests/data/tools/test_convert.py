@@ -1,0 +1,142 @@
+"""What is converted is the same data in any format; what was interrupted goes on; what cannot be read is counted."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from jaxrep.data.source import Columns, Source
+from jaxrep.data.source_string import parse_source
+from jaxrep.data.sources.files import Csv
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tools import convert as module
+from jaxrep.data.tools.convert import Plan, convert
+from jaxrep.errors import UsageError
+from jaxrep.spec import spec
+from tests.helpers.tars import pairs, picture, write
+
+READ = {
+    "tar": "tar:{}/*.tar,label=cls,image_size=4",
+    "arrayrecord": "arrayrecord:{}/*.array_record,label=label,image_size=4",
+    "parquet": "parquet:{}/*.parquet,label=label,image_size=4",
+    "csv": "csv:{}/pairs.csv,label=label,image_size=4",
+}
+
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture
+def source(tmp_path):
+    extra = [(f"{n:04}.cls", b"%d" % (n % 3)) for n in range(7)]
+    extra += [(f"{n:04}.json", json.dumps({"score": n / 8, "tag": f'"{n}", é'}).encode()) for n in range(7)]
+    write(tmp_path / "x.tar", [*pairs(range(7)), *extra])
+    return TarShards(shards=f"{tmp_path}/x.tar", image_size=4, label="cls")
+
+
+def _plan(source, kind, folder, per_shard=3):
+    return Plan(source, kind, folder, per_shard, len(source.open()))
+
+
+def test_a_round_through_all_formats_keeps_every_byte(tmp_path, source):
+    expected, current = source.open(), source
+    for number, kind in enumerate(("parquet", "arrayrecord", "csv", "tar")):
+        folder = tmp_path / f"{number}"
+        found = convert(_plan(current, kind, folder))
+        assert (found["written"], found["bad"], found["all"]) == (7, {}, 7)
+        current = parse_source(READ[kind].format(folder))
+        examples = current.open()
+        assert len(examples) == 7
+        for index in range(7):
+            assert examples.contents(index) == expected.contents(index)
+        np.testing.assert_array_equal(examples.column("score"), np.arange(7) / 8)
+        assert examples.column("tag") == expected.column("tag")
+
+
+@spec
+class Arrays(Source):
+    """Pictures in memory."""
+
+    def open(self):
+        images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+        return Columns({"image": images, "text": list("abcde"), "code": list("vwxyz"), "group": np.arange(5)})
+
+
+def test_a_source_of_arrays_is_stored_without_loss(tmp_path):
+    source = Arrays()
+    convert(_plan(source, "tar", tmp_path / "a"))
+    found, expected = parse_source(f"{tmp_path}/a/*.tar,image_size=16").open(), source.open()
+    assert sorted(path.name for path in (tmp_path / "a").glob("*.tar")) == ["00000.tar", "00001.tar"]
+    np.testing.assert_array_equal(found.column("image"), expected.column("image"))
+    for name in ("text", "code"):
+        assert found.column(name) == expected.column(name)
+    assert found.column("group").tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_an_interrupted_conversion_goes_on(tmp_path, source, kind, monkeypatch):
+    convert(_plan(source, kind, tmp_path / "whole"))
+    plan, calls, save = _plan(source, kind, tmp_path / "broken"), [], module.FORMATS[kind]
+
+    def dies(path, rows):
+        calls.append(path)
+        if len(calls) == 2:
+            (path.mkdir() if kind == "csv" else path.write_bytes(b"half a"))
+            raise KeyboardInterrupt
+        save[1](path, rows)
+
+    monkeypatch.setitem(module.FORMATS, kind, (save[0], dies))
+    with pytest.raises(KeyboardInterrupt):
+        convert(plan)
+    assert not plan.path(1).exists()
+    convert(plan)
+    assert len(calls) == 4  # the first shard was not written again
+    for path in (tmp_path / "whole").rglob("*.*"):
+        if path.is_file() and kind != "arrayrecord" and path.name != "plan.json":
+            assert (tmp_path / "broken" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+    texts = [parse_source(READ[kind].format(tmp_path / name)).open().column("text") for name in ("whole", "broken")]
+    assert texts[0] == texts[1] == [f"number {n}" for n in range(7)]
+
+
+def test_processes_write_the_same(tmp_path, source):
+    convert(_plan(source, "tar", tmp_path / "a"))
+    convert(_plan(source, "tar", tmp_path / "b"), workers=2)
+    for path in (tmp_path / "a").glob("*.tar"):
+        assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_cannot_be_read_is_counted(tmp_path):
+    members = [("a.png", b"noise"), ("a.txt", b"x"), ("b.png", picture(1)), ("c.png", picture(2)), ("c.txt", b"\xff")]
+    path = write(tmp_path / "x.tar", [*members, *pairs(range(3))])
+    path.write_bytes(path.read_bytes()[: 9 * 1024 + 512 + 20])  # 20 bytes into the last picture
+    found = convert(_plan(TarShards(shards=str(path)), "tar", tmp_path / "out", per_shard=2))
+    assert found["written"] + sum(found["bad"].values()) == found["all"] == 7
+    assert set(found["bad"]) == {
+        "the picture cannot be decoded",
+        "it has no member .txt",
+        "the text is not UTF-8",
+        "the tar ends after N of its N bytes",
+        "the tar was cut short at byte N and the rest is lost",
+    }
+    assert found["written"] == 2
+    assert len(parse_source(f"{tmp_path}/out/*.tar").open()) == found["written"]
+
+
+def test_a_folder_of_another_conversion_is_refused(tmp_path, source):
+    convert(_plan(source, "tar", tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"out holds another conversion, of which .*plan.json tells"):
+        convert(_plan(source, "tar", tmp_path / "out", per_shard=2))
+    shutil.rmtree(tmp_path / "out/.jaxrep-convert")
+    with pytest.raises(UsageError, match=r"out is not empty \(0000\d.tar\)"):
+        convert(_plan(source, "tar", tmp_path / "out"))
+
+
+def test_other_formats_become_png(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "a.bmp")
+    (tmp_path / "t.csv").write_text("filepath,title\na.bmp,a\n")
+    convert(_plan(Csv(path=f"{tmp_path}/t.csv"), "tar", tmp_path / "out"))
+    image = parse_source(f"{tmp_path}/out/*.tar,image_size=4").open()[0]["image"]
+    assert image[0, 0].tolist() == [9, 8, 7]

@@ -1,0 +1,125 @@
+"""What is kept follows from the pairs alone, in the shares of algorithm 1; rare entries are kept whole."""
+
+import hashlib
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxrep.batch import Field
+from jaxrep.data.source import Columns, Source
+from jaxrep.data.transforms.balanced import Balanced, chances, keep, matches, probabilities
+from jaxrep.errors import UsageError
+from jaxrep.spec import problems, spec
+
+
+def _pool(pairs, seed=0):
+    """Entries of each pair: entry k in a share 1 / (k + 1) of all, so that some pairs have none and some have many."""
+    rng = np.random.default_rng(seed)
+    return [[k for k in range(12) if rng.random() < 0.5 / (k + 1)] for _ in range(pairs)]
+
+
+def _found(pool, prefix=""):
+    return matches((row, f"{prefix}{row}", entries) for row, entries in enumerate(pool))
+
+
+def test_counts_and_chances_are_those_of_a_plain_loop():
+    pool, t = _pool(500), 30
+    counts = Counter(entry for entries in pool for entry in entries)
+    found = _found(pool)
+    assert found.counts().tolist() == [counts[k] for k in range(12)]
+    expected = [1 - math.prod(1 - min(1, t / counts[k]) for k in entries) for entries in pool if entries]
+    np.testing.assert_allclose(chances(found, probabilities(found.counts(), t)), expected, rtol=1e-12)
+
+
+def test_as_many_are_kept_as_by_sampling_entry_by_entry():
+    """Algorithm 1 as it is printed, with draws of its own: both shares are near the expectation."""
+    pool, t = _pool(20_000), 1_000
+    found = _found(pool)
+    probability = probabilities(found.counts(), t)
+    expected = chances(found, probability)
+    draw = random.Random(0)
+    printed = sum(any(draw.random() < probability[k] for k in entries) for entries in pool)
+    spread = math.sqrt((expected * (1 - expected)).sum())
+    for kept in (printed, keep(found, probability, 0).sum(), keep(found, probability, 7).sum()):
+        assert abs(kept - expected.sum()) < 4 * spread  # four standard deviations
+
+
+def test_an_entry_keeps_all_its_pairs_up_to_t_and_about_t_above():
+    pool = [[0]] * 5_000 + [[1]] * 100 + [[0, 1]] * 10
+    found = _found(pool)
+    kept = keep(found, probabilities(found.counts(), 200), 0)
+    assert kept[5_000:].all()
+    assert abs(found.counts(kept)[0] - 210) < 60  # 200 of 5,010, and the ten that entry 1 keeps
+
+
+def test_draws_follow_from_key_and_seed_alone():
+    pool = _pool(400)
+    whole = _found(pool)
+    probability = probabilities(whole.counts(), 20)
+    parts = [matches((row, f"{row}", pool[row]) for row in range(a, a + 100)) for a in (300, 0, 200, 100)]
+    rows = sorted(row for part in parts for row in part.rows[keep(part, probability, 3)].tolist())
+    assert rows == whole.rows[keep(whole, probability, 3)].tolist()
+    assert rows != whole.rows[keep(whole, probability, 4)].tolist()
+    other = _found(pool, "other/")
+    assert rows != other.rows[keep(other, probability, 3)].tolist()
+
+
+def test_a_smaller_t_keeps_a_part_of_what_a_larger_one_keeps():
+    found = _found(_pool(2_000))
+    few, many = (keep(found, probabilities(found.counts(), t), 0) for t in (20, 100))
+    assert few.sum() < many.sum() and not (few & ~many).any()
+
+
+def _splitmix(x):
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def test_the_draws_stay_as_they_are():
+    """What was curated once can be curated again, by anyone: the hash in whole numbers."""
+    found = matches([(0, "a", [0]), (1, "é", []), (2, "00000.tar/000/12", [0])])
+    assert found.rows.tolist() == [0, 2]
+    for n, key in enumerate(("a", "00000.tar/000/12")):
+        number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
+        draw = (_splitmix((number + _splitmix(5)) % 2**64) >> 11) / 2**53
+        assert not keep(found, np.array([draw - 1e-9]), 5)[n] and keep(found, np.array([draw + 1e-9]), 5)[n]
+
+
+@spec
+class Texts(Source):
+    """Texts in memory; some examples have two."""
+
+    texts: tuple[str | tuple[str, ...], ...]
+
+    def fields(self):
+        return {"text": Field((), "str")}
+
+    def open(self):
+        return Columns({"text": list(self.texts)})
+
+
+def test_a_balanced_source(tmp_path):
+    common, rare = ("a photo",) * 300, ("an owl: photo", ("a cat", "an owl"), "a dog")
+    source = Texts(texts=(*common, *rare))
+    (tmp_path / "entries.txt").write_text("owl\nphoto\n")
+    found = Balanced(source=source, metadata=(f"{tmp_path}/entries.txt",), t=10).open().column("text")
+    assert found[-2:] == list(rare[:2]) and set(found[:-2]) == {"a photo"} and 2 < len(found) < 30
+    words = Balanced(source=source, t=10).open().column("text")  # every word is an entry
+    assert words[-3:] == list(rare) and len(words) < 40
+    assert words == Balanced(source=source, t=10).open().column("text")
+
+
+def test_mistakes_are_said(tmp_path):
+    source = Texts(texts=("a", "b"))
+    said = problems(Balanced(source=source, t=0, seed=-1, text="title"))
+    assert len(said) == 3
+    for line, expected in zip(said, ("no field 'title'", "at least 1, not 0", "2**64 - 1, not -1"), strict=True):
+        assert expected in line
+    (tmp_path / "entries.txt").write_text("owl\n")
+    with pytest.raises(UsageError, match="none of 2 texts holds one of 1 entries"):
+        Balanced(source=source, metadata=(f"{tmp_path}/entries.txt",)).open()

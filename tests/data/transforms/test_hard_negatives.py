@@ -1,0 +1,102 @@
+"""Wrong captions beside right ones: drawn by key, absent where there is none, known by their ids."""
+
+import re
+
+import numpy as np
+import pytest
+
+from jaxrep.batch import Field
+from jaxrep.data.source import Columns, Source
+from jaxrep.data.transforms.hard_negatives import HardNegativeCaptions
+from jaxrep.spec import problems, spec
+
+CAPTIONS = [
+    "a red ball on a blue book",
+    "man: light skin tone",
+    "woman: light skin tone",
+    "a thing",
+    "man: dark skin tone",
+    "A cat sits on a mat",
+]
+SAID = ["ball | is | red\nbook | is | blue\nball | on | book", "", "", "", "", "cat | sits on | mat"]
+
+
+@spec
+class Captioned(Source):
+    """Six captions, with what they say."""
+
+    def fields(self):
+        return {"text": Field((), "str"), "triples": Field((), "str"), "image_id": Field((), "int32")}
+
+    def open(self):
+        return Columns({"text": CAPTIONS, "triples": SAID, "image_id": np.arange(6, dtype=np.int32)})
+
+
+def drawn(keys=200, **options):
+    """Of each caption, every wrong one that the keys draw."""
+    examples, rows = HardNegativeCaptions(source=Captioned(), **options).open(), np.repeat(np.arange(6), keys)
+    found = examples.gather(rows, np.arange(6 * keys, dtype=np.uint64) << np.uint64(9))
+    np.testing.assert_array_equal(found["negative/present"], [text != "" for text in found["negative"]])
+    return [set(found["negative"][i * keys : (i + 1) * keys]) for i in range(6)]
+
+
+def test_phrases_give_way_to_those_that_exclude_them():
+    found = drawn(ways=("replace",), kinds=("gender",))
+    assert found == [{""}, {"woman: light skin tone"}, {"man: light skin tone"}, {""}, {"woman: dark skin tone"}, {""}]
+    assert len(drawn(ways=("replace",))[1]) == 1 + 4  # of the other gender, or in one of four other tones
+
+
+def test_phrases_of_one_kind_change_places():
+    assert drawn(kinds=("noun",))[0] == {"a red book on a blue ball"}
+    assert drawn(kinds=("noun", "adjective"))[0] == {"a red book on a blue ball", "a blue ball on a red book"}
+
+
+def test_a_graph_says_what_changes_places():
+    found = drawn(ways=("graph",))
+    assert found[0] == {"a red book on a blue ball", "a blue ball on a red book"}
+    assert found[5] == {"A mat sits on a cat"} and found[1] == {""}
+
+
+def test_the_graph_of_a_name_is_read_off_it():
+    found = drawn(ways=("graph",), triples="text", form="names")
+    assert found[0] == {"a blue book on a red ball"} and found[1] == {""}
+
+
+def test_only_captions_that_are_right_elsewhere_where_that_is_asked_for():
+    found = drawn(ways=("replace",), only_known=True)
+    assert found[1:3] == [{"woman: light skin tone", "man: dark skin tone"}, {"man: light skin tone"}]
+    assert found[0] == {""}
+
+
+def test_a_wrong_caption_has_the_id_of_the_same_right_one_and_a_key_draws_it_again():
+    examples = HardNegativeCaptions(source=Captioned(), ways=("replace",), kinds=("gender",)).open()
+    rows = examples.gather(np.arange(6))
+    assert rows.keys() == {"text", "text_id", "negative", "negative_id", "negative/present", "triples", "image_id"}
+    assert rows["negative_id"][1] == rows["text_id"][2] and rows["negative_id"][2] == rows["text_id"][1]
+    assert len(set(rows["text_id"])) == 6
+    for name, values in rows.items():
+        np.testing.assert_array_equal(examples.column(name), values)
+    examples = HardNegativeCaptions(source=Captioned(), ways=("replace",)).open()
+    keys = np.array([7, 8, 9, 7], np.uint64)
+    one, other = (examples.gather(np.array([1, 2, 0, 1]), keys)["negative"] for _ in range(2))
+    assert one == other and one[0] == one[3]
+
+
+@spec
+class Several(Captioned):
+    """Two captions an example."""
+
+    def fields(self):
+        return {"text": Field((2,), "str")}
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        (HardNegativeCaptions(source=Several()), "the field 'text' is Field.* and not one text an example"),
+        (HardNegativeCaptions(source=Captioned(), ways=()), "ways is empty"),
+        (HardNegativeCaptions(source=Captioned(), ways=("graph",), triples="graph"), "the source has no field 'graph'"),
+    ],
+)
+def test_mistakes_are_told(source, sentence):
+    assert re.search(sentence, problems(source)[0])

@@ -1,0 +1,156 @@
+"""Wrong captions differ from the true one in what they should, and in nothing else."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jaxrep.data.transforms.word_swaps import (
+    PARTS_OF_SPEECH,
+    Negative,
+    Span,
+    drawn,
+    exchanges,
+    lexicon,
+    parse,
+    phrases,
+    reorderings,
+    replacements,
+    spacy_spans,
+    tagger,
+)
+from jaxrep.errors import UsageError
+
+GROUPS = lexicon()
+WORDS = parse("noun: horse | grass | cat\nadjective: brown | green\nverb: eats")
+CAPTION = "The brown horse eats green grass"
+
+
+def texts(negatives, kind):
+    return [negative.text for negative in negatives if negative.kind == kind]
+
+
+@pytest.mark.parametrize(
+    ("caption", "kind", "wrong"),
+    [
+        ("left arrow", "direction", ["right arrow"]),
+        ("up-left arrow", "direction", ["up-right arrow", "down-left arrow", "down-right arrow"]),
+        ("Left turn", "direction", ["Right turn"]),
+        ("Mrs. Claus: dark skin tone", "gender", ["Santa Claus: dark skin tone"]),
+        ("woman: curly hair", "gender", ["man: curly hair"]),
+        ("the manual of a Roman", "gender", []),
+        ("man’s shoe", "gender", ["woman’s shoe"]),
+        ("no words of the lexicon", "color", []),
+    ],
+)
+def test_a_phrase_gives_way_to_all_that_exclude_it(caption, kind, wrong):
+    assert texts(replacements(caption, GROUPS), kind) == wrong
+
+
+def test_the_longest_phrase_is_taken_as_a_whole():
+    found = texts(replacements("person: medium-light skin tone", GROUPS), "skin_tone")
+    assert found == [f"person: {tone} skin tone" for tone in ("light", "medium", "medium-dark", "dark")]
+
+
+def test_every_replacement_of_colors_is_another_color():
+    found = texts(replacements("red apple beside a blue book", GROUPS), "color")
+    assert len(found) == len(set(found)) == 16
+    assert all(("red" in text.split()) != ("blue" in text.split()) or "apple" in text for text in found)
+    assert "green apple beside a blue book" in found
+    assert "red apple beside a black book" in found
+
+
+def test_phrases_of_one_kind_change_places():
+    found = exchanges(CAPTION, phrases(CAPTION, WORDS))
+    assert found == [
+        Negative("The green horse eats brown grass", "adjective"),
+        Negative("The brown grass eats green horse", "noun"),
+    ]
+    assert exchanges("left arrow curving right", phrases("left arrow curving right", GROUPS)) == [
+        Negative("right arrow curving left", "direction")
+    ]
+
+
+def test_what_means_the_same_in_either_order_is_not_exchanged():
+    assert exchanges("a cat and a horse", phrases("a cat and horse", WORDS)) == []
+    assert exchanges("cat and horse", phrases("cat and horse", WORDS)) == []
+    assert exchanges("cat cat", phrases("cat cat", WORDS)) == []
+    overlapping = [Span(0, 9, "noun"), Span(4, 9, "noun")]
+    assert exchanges("the horse", overlapping) == []
+
+
+def test_orders_keep_the_words_and_move_what_they_say():
+    caption = "The brown horse quickly eats the green grass of home."
+    spans = phrases(caption, WORDS)
+    found = dict(negative[::-1] for key in range(5) for negative in reorderings(caption, spans, key))
+    assert set(found) == {"nouns_and_adjectives", "all_but_nouns_and_adjectives", "trigrams", "within_trigrams"}
+    words = caption[:-1].split()
+    content = {"brown", "horse", "green", "grass"}
+    for kind, text in found.items():
+        moved = text[:-1].split()
+        assert sorted(moved) == sorted(words)
+        assert text != caption
+        stays = {
+            "nouns_and_adjectives": [w for w in words if w not in content],
+            "all_but_nouns_and_adjectives": [w for w in words if w in content],
+        }.get(kind, [])
+        assert [w for w in moved if w in stays] == stays
+        assert all(moved[words.index(w)] == w for w in stays)
+    threes = {tuple(words[i : i + 3]) for i in range(0, 10, 3)}
+    trigrams = found["trigrams"][:-1].split()
+    assert all(any(trigrams[i : i + len(t)] == list(t) for i in range(10)) for t in threes)
+    within = found["within_trigrams"][:-1].split()
+    assert [sorted(within[i : i + 3]) for i in range(0, 10, 3)] == [sorted(words[i : i + 3]) for i in range(0, 10, 3)]
+
+
+def test_orders_depend_on_the_key_and_on_nothing_else():
+    spans = phrases(CAPTION, WORDS)
+    assert reorderings(CAPTION, spans, 7) == reorderings(CAPTION, spans, 7)
+    assert len({tuple(reorderings(CAPTION, spans, key)) for key in range(20)}) > 10
+    assert reorderings("word", [], 0) == []
+    assert reorderings("", [], 0) == []
+
+
+def test_a_draw_gives_each_kind_equally_often():
+    negatives = [Negative(str(i), "many") for i in range(9)] + [Negative("one", "few")]
+    counts = np.mean([drawn(negatives, key).kind == "few" for key in range(1000)])
+    assert counts == pytest.approx(0.5, abs=0.05)  # three standard errors of a coin
+    assert {drawn(negatives, key).text for key in range(300)} == {*map(str, range(9)), "one"}
+    assert drawn(negatives, 5) == drawn(negatives, 5)
+    assert drawn([], 5) is None
+
+
+def test_spans_of_a_parsed_text_are_its_words_and_noun_phrases():
+    def token(text, at, pos):
+        return SimpleNamespace(text=text, idx=at, pos_=pos)
+
+    class Doc(list):
+        noun_chunks = (SimpleNamespace(start_char=0, end_char=15), SimpleNamespace(start_char=21, end_char=32))
+
+    tokens = [
+        ("The", "DET"),
+        ("brown", "ADJ"),
+        ("horse", "NOUN"),
+        ("eats", "VERB"),
+        ("green", "ADJ"),
+        ("grass", "NOUN"),
+    ]
+    doc = Doc(token(text, CAPTION.index(text), pos) for text, pos in tokens)
+    spans = spacy_spans(doc)
+    assert {CAPTION[s.start : s.end] for s in spans if s.kind == "noun_phrase"} == {"The brown horse", "green grass"}
+    assert texts(exchanges(CAPTION, spans), "noun_phrase") == ["Green grass eats The brown horse"]
+    assert texts(exchanges(CAPTION, spans), "noun") == ["The brown grass eats green horse"]
+
+
+def test_a_model_of_spacy_that_is_not_there_is_named():
+    with pytest.raises(UsageError, match=r"spaCy's model 'no_such_model', which cannot be loaded"):
+        tagger("no_such_model")
+    assert [s.kind for s in tagger()("red heart")] == ["adjective", "noun"]
+
+
+def test_lexicons_of_the_package_hold_each_phrase_once():
+    for name in ("swaps.txt", PARTS_OF_SPEECH):
+        held = [phrase.lower() for group in lexicon(name) for phrase in group.phrases]
+        assert len(held) == len(set(held))
+    with pytest.raises(UsageError, match="mine, line 2: a kind and its phrases"):
+        parse("a: b\nno kind", "mine")

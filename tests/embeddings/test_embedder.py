@@ -1,0 +1,85 @@
+"""On a mesh, embeddings are those of one device; what cannot be read is left out, and the others keep their keys."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrep.data.source import Examples
+from jaxrep.embeddings.embedder import Embedder
+from jaxrep.errors import BadSample, BadShard
+from jaxrep.mesh import Mesh
+from jaxrep.model import Model
+from tests.helpers.harness import RECIPE, drawn, traced
+
+TRACED = traced(RECIPE)
+EXAMPLES = RECIPE.data.train.open()
+TOKENIZER = RECIPE.data.tokenizer.load(EXAMPLES.column("text"))
+
+
+def model(seed=0):
+    arrays = {path: jax.device_put(value) for path, value in drawn(TRACED.arrays, seed).items()}
+    return Model(TRACED.structure, arrays, TRACED.fields, TOKENIZER, block_size=8)
+
+
+class Damaged(Examples):
+    """The examples, of which some cannot be read; one belongs to a shard that is gone."""
+
+    def __init__(self, *bad, gone=None):
+        self._bad, self._gone = bad, gone
+
+    def __len__(self):
+        return len(EXAMPLES)
+
+    def __getitem__(self, index):
+        if index in self._bad:
+            raise BadSample(f"x.tar, member {index}", "the picture cannot be decoded (by chance)")
+        if index == self._gone:
+            raise BadShard("y.tar is gone")
+        return EXAMPLES[index]
+
+    def shard(self, index):
+        return "x.tar"
+
+
+@pytest.fixture(scope="module")
+def plain():
+    rows = {"image": EXAMPLES.column("image"), **model().tokenize(EXAMPLES.column("text"))}
+    return model().encode(rows, ("image", "text"))
+
+
+@pytest.mark.parametrize("mesh", [Mesh(), Mesh(fsdp=2, min_shard_size=1), Mesh(data=4, fsdp=2, min_shard_size=1)])
+def test_embeddings_on_a_mesh_are_those_of_one_device(plain, mesh):
+    laid = model().laid(mesh)
+    split = [array for array in laid._arrays.values() if not array.is_fully_replicated]
+    assert bool(split) == (mesh.fsdp > 1) and all(array.sharding.num_devices == 8 for array in split)
+    found, ledger = Embedder(laid, EXAMPLES, ("image", "text"))(range(32))
+    assert found is not None and (ledger.rows, ledger.bad_rows) == (32, 0)
+    for name in ("image", "text"):
+        np.testing.assert_allclose(found[name], plain[name], rtol=0, atol=5e-7)  # sums in another order, of float32
+
+
+def test_bad_examples_are_left_out_and_the_others_stay_with_their_keys(plain):
+    done = []
+    found, ledger = Embedder(model(), Damaged(3, 8, 9, 10, 11, 12, 13, 14, 15, 30), ("image",))(
+        range(2, 31), done.append
+    )
+    kept = [2, 4, 5, 6, 7, *range(16, 30)]
+    assert found is not None and found["index"].tolist() == kept and found["key"].tolist() == list(map(str, kept))
+    np.testing.assert_allclose(found["image"], plain["image"][kept], rtol=0, atol=5e-7)
+    assert (ledger.rows, ledger.bad) == (29, {("x.tar", "the picture cannot be decoded"): 10})
+    assert ledger.examples[0] == "x.tar, member 3: the picture cannot be decoded (by chance)" and sum(done) == 29
+    nothing, ledger = Embedder(model(), Damaged(0, 1), ("image",))(range(2))
+    assert nothing is None and ledger.bad_rows == ledger.rows == 2
+
+
+def test_a_shard_that_is_gone_ends_the_work():
+    with pytest.raises(BadShard, match=r"y\.tar is gone"):
+        Embedder(model(), Damaged(gone=20), ("image",))(range(32))
+
+
+def test_a_digest_tells_models_apart_however_they_lie():
+    digest = model().digest()
+    assert model().laid(Mesh(fsdp=2, min_shard_size=1)).digest() == digest
+    other = model()
+    other.tokenizer = None
+    assert len({digest, model(seed=1).digest(), other.digest()}) == 3

@@ -1,0 +1,189 @@
+"""What every convolutional encoder promises, on an EfficientNet and a ResNet of a few channels."""
+
+import dataclasses
+import functools
+import math
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrep.batch import Field, StepContext
+from jaxrep.encoders.image.convolution import BatchNorm, GroupNorm
+from jaxrep.encoders.image.efficientnet import EfficientNet
+from jaxrep.encoders.image.resnet import ResNet
+
+INPUTS = Field(shape=(16, 16, 3), dtype="uint8")
+X = jnp.array(np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3)), jnp.uint8)
+NORM = BatchNorm(momentum=0.5, epsilon=1e-3)
+RESNET = ResNet(depths=(1, 2), width=8, stem="small", norm=NORM)
+EFFICIENTNET = EfficientNet(width_factor=0.25, depth_factor=0.3, norm=NORM, stochastic_depth=0.0)
+SPECS = {"efficientnet": EFFICIENTNET, "resnet": RESNET}
+TAPS = (0, 2)
+
+
+def tick(first=0):
+    low = first + jnp.arange(len(X), dtype=jnp.uint32)
+    return StepContext(
+        step=jnp.int32(0), key=jax.random.key(0), positions=jnp.stack([jnp.zeros_like(low), low], axis=1)
+    )
+
+
+def filled(path, leaf):
+    """Values that are neither 0 nor 1, made without compiling anything."""
+    path = jax.tree_util.keystr(path)
+    rng = np.random.default_rng(zlib.crc32(path.encode()))
+    if "kernel" in path:
+        return jnp.array(rng.normal(0, (2 / math.prod(leaf.shape[:-1])) ** 0.5, leaf.shape), leaf.dtype)
+    positive = "scale" in path or "variance" in path
+    return jnp.array(rng.uniform(0.5, 1.5, leaf.shape) if positive else rng.normal(0, 0.1, leaf.shape), leaf.dtype)
+
+
+def build(spec):
+    graph, state = nnx.split(nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=INPUTS)))
+    return nnx.merge(graph, jax.tree_util.tree_map_with_path(filled, state))
+
+
+@jax.jit
+def train(module, x, tick):
+    return module(x, tick=tick)
+
+
+@jax.jit
+def infer(module, x):
+    return module(x, taps=TAPS)
+
+
+@pytest.fixture(params=SPECS, scope="module")
+def spec(request):
+    return SPECS[request.param]
+
+
+def test_batch_statistics_are_returned_and_the_module_stays_as_it_was(spec):
+    module = build(spec)
+    before = jax.tree.map(np.asarray, nnx.state(module))
+    statistics = train(module, X, tick()).statistics
+    jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, nnx.state(module)))
+    assert jax.tree.structure(statistics) == jax.tree.structure(nnx.state(module, nnx.BatchStat))
+
+    # the first batch norm reads what can be computed apart: the first convolution of the normalized pixels
+    stem, new, keep = module.stem.layer, statistics["stem"]["layer"]["norm"], spec.norm.momentum
+    h = np.asarray(stem.conv(module.pixels(X)), np.float64)
+    for name, batch in (("mean", h.mean((0, 1, 2))), ("variance", h.var((0, 1, 2)))):
+        old = before["stem"]["layer"]["norm"][name][...]
+        np.testing.assert_allclose(new[name][...], keep * old + (1 - keep) * batch, rtol=1e-4, atol=1e-6)
+
+
+def test_inference_reads_the_running_statistics(spec):
+    """Given the batch's own statistics (taken back from the running average), inference repeats the training pass."""
+    module = build(spec)
+    trained, keep = train(module, X, tick()), spec.norm.momentum
+    assert np.abs(np.asarray(infer(module, X).pooled - trained.pooled)).max() > 0.3
+    old = nnx.state(module, nnx.BatchStat)
+    nnx.update(module, jax.tree.map(lambda new, old: (new - keep * old) / (1 - keep), trained.statistics, old))
+    again = infer(module, X)
+    assert again.statistics is None
+    # the last norms see six values a channel: where these nearly agree, rounding is magnified
+    np.testing.assert_allclose(again.pooled, trained.pooled, atol=0.02)
+
+
+def test_with_group_norm_a_row_does_not_depend_on_the_others():
+    module = build(dataclasses.replace(RESNET, norm=GroupNorm(groups=4), stochastic_depth=0.5))
+    whole, other = train(module, X, tick()), train(module, X.at[2:].set(0), tick())
+    assert whole.statistics is None
+    np.testing.assert_allclose(whole.pooled[:2], other.pooled[:2], rtol=1e-4, atol=1e-5)
+    assert np.abs(np.asarray(whole.pooled - other.pooled)).max() > 1e-2
+
+
+def test_stochastic_depth_follows_the_position_of_a_row():
+    module = build(dataclasses.replace(RESNET, norm=GroupNorm(groups=4), stochastic_depth=0.5))
+    here, there = train(module, X, tick()), train(module, jnp.roll(X, -1, axis=0), tick(first=1))
+    np.testing.assert_allclose(here.pooled[1:], there.pooled[:-1], rtol=1e-4, atol=1e-5)
+    moved = train(module, X, tick(first=100))
+    changed = np.abs(np.asarray(here.pooled - moved.pooled)).max(1) > 1e-3
+    assert changed.any() and not changed.all()
+
+
+def test_rematerialized_blocks_give_the_same_gradients_and_statistics_have_none():
+    def gradients(remat, weight):
+        @functools.partial(jax.jit, static_argnums=1)
+        @functools.partial(jax.grad, has_aux=True)
+        def gradient(params, graph, rest):
+            out = nnx.merge(graph, params, rest)(X, tick=tick())
+            new = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out.statistics))
+            return jnp.square(out.pooled).mean() + weight * new, out.statistics
+
+        graph, params, rest = nnx.split(build(dataclasses.replace(RESNET, remat=remat)), nnx.Param, ...)
+        return gradient(params, graph, rest)
+
+    plain, again = gradients(False, 0.0), gradients(True, 1.0)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain, again)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(plain[0]["blocks"]))
+
+
+def test_on_a_mesh_the_statistics_are_those_of_the_global_batch():
+    module = build(RESNET)
+    alone = train(module, X, tick())
+    mesh = jax.make_mesh((2, 1, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
+    rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
+    with jax.set_mesh(mesh):
+        shared = jax.jit(lambda module, x, tick: module(x, tick=tick))(module, jax.device_put(X, rows), tick())
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),  # sums in another order
+        (alone.pooled, alone.statistics),
+        (shared.pooled, shared.statistics),
+    )
+
+
+def test_taps_are_the_pooled_features_after_a_block(spec):
+    module = build(spec)
+    out = infer(module, X)
+    first = jax.jit(lambda m, x: m.blocks[0](m.stem(m.pixels(x), False), False).mean((1, 2)))
+    np.testing.assert_allclose(out.taps[0], first(module, X), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out.pooled, out.tokens.mean(1), rtol=1e-5, atol=1e-6)
+    assert out.pooled.shape == (6, spec.features) and set(out.taps) == set(TAPS)
+    last = len(module.blocks) - 1
+    with pytest.raises(ValueError, match=rf"taps \[{last + 1}\] are not blocks"):
+        module(X, taps=(last + 1,))
+
+
+def test_wrong_inputs_are_named():
+    with pytest.raises(ValueError, match=r"images of shape \(H, W, C\)"):
+        RESNET.build(nnx.Rngs(0), inputs=Field(shape=(8,), dtype="int32"))
+    with pytest.raises(ValueError, match="neither valid nor hidden"):
+        build(RESNET)(X, hide=jnp.zeros((6, 4), bool))
+
+
+def test_mistakes_in_a_spec_are_named(spec):
+    assert not list(spec.problems())
+    (sentence,) = dataclasses.replace(spec, norm=GroupNorm(groups=3)).problems()
+    assert "norm.groups = 3 do not divide" in sentence
+    (sentence,) = dataclasses.replace(spec, stochastic_depth=1.0).problems()
+    assert "stochastic_depth is 1.0" in sentence
+    (sentence,) = BatchNorm(momentum=1.0).problems()
+    assert "momentum is 1.0" in sentence
+
+
+@pytest.mark.parametrize(
+    ("spec", "parameters", "features"),
+    [
+        (EfficientNet.b0(), 4_007_548, 1280),  # Keras: trainable, without the classifier
+        (EfficientNet.b0(head_conv=False), 4_007_548 - 320 * 1280 - 2 * 1280, 320),
+        (ResNet.resnet18(), 11_689_512 - 513_000, 512),  # torchvision, without the classifier
+        (ResNet.resnet50(), 25_557_032 - 2_049_000, 2048),
+    ],
+    ids=["b0", "b0 without head", "resnet18", "resnet50"],
+)
+def test_presets_have_the_published_number_of_parameters(spec, parameters, features):
+    module = nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=INPUTS))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(module, nnx.Param))) == parameters
+    assert spec.features == features
+
+
+def test_aligns_largest_tower_has_the_width_that_its_paper_names():
+    """Jia et al. 2021, section 6.1: 640 for B7 and 1376 for L2."""
+    assert EfficientNet.b7(head_conv=False).features == 640
+    assert EfficientNet.l2(head_conv=False).features == 1376

@@ -1,0 +1,147 @@
+"""Linear probes against scikit-learn's logistic regression, and the search for the penalty."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+from jaxrep.data.transforms.select import few_of_each
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.classification.linear_probe import FewShot, LinearProbe
+from jaxrep.mesh import Mesh
+from jaxrep.metrics import logistic_regression
+from jaxrep.metrics.logistic_regression import Logistic, search
+from tests.helpers.fake_model import FakeModel, given, pictures
+
+CLASSES, WIDTH = 4, 6
+
+
+def made(n=240, seed=0):
+    random = np.random.default_rng(seed)
+    labels = random.integers(CLASSES, size=n)
+    features = 2 * (random.normal(size=(CLASSES, WIDTH))[labels] + 1.5 * random.normal(size=(n, WIDTH)))
+    return features.astype(np.float32), labels
+
+
+FEATURES, LABELS = made()
+TRAIN, TEST = slice(160), slice(160, 240)
+
+
+def oracle(l2, rows=TRAIN):
+    """scikit-learn's minimum in float64; C = 1 / l2, as its loss is a sum over examples as well."""
+    return LogisticRegression(C=1 / l2, tol=1e-8, max_iter=10_000).fit(FEATURES[rows].astype(float), LABELS[rows])
+
+
+@pytest.mark.parametrize("block", [64, 4096])
+def test_a_fit_is_that_of_scikit_learn_at_every_strength(monkeypatch, block):
+    monkeypatch.setattr(logistic_regression, "BLOCK", block)
+    ours = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
+    for l2 in (1e4, 10.0, 0.1, 1e-3):
+        found, expected = ours.fit(l2), oracle(l2)
+        logits = FEATURES[TEST] @ found.weights.T + found.bias
+        p = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+        # Gradients end at 1e-5, and a flat minimum is that much wider.
+        np.testing.assert_allclose(p, expected.predict_proba(FEATURES[TEST]), atol=2e-3)
+        np.testing.assert_allclose(found.weights - found.weights.mean(0), expected.coef_, atol=1e-2)
+
+
+def test_the_objective_has_the_gradient_of_its_value():
+    random = np.random.default_rng(0)
+    ours = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
+    table = random.normal(size=(CLASSES, WIDTH + 1)).astype(np.float32)
+    value, gradient = logistic_regression._objective(table, *ours._blocks, 0.3, 1 / 160)
+    seen = np.asarray(ours._blocks[0], float).reshape(-1, WIDTH + 1)[:160, :-1]
+    np.testing.assert_allclose(seen.mean(0), 0, atol=1e-6)
+    assert seen.var(0).mean() == pytest.approx(1, rel=1e-5)
+    logits = seen @ table[:, :-1].T.astype(float) + table[:, -1]
+    log = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    expected = -log[np.arange(160), LABELS[TRAIN]].mean() + 0.15 * (table[:, :-1].astype(float) ** 2).sum()
+    assert float(value) == pytest.approx(expected, rel=1e-6)
+    error = (np.exp(log) - np.eye(CLASSES)[LABELS[TRAIN]]) / 160
+    weights = error.T @ seen + 0.3 * table[:, :-1]
+    np.testing.assert_allclose(gradient, np.column_stack([weights, error.sum(0)]), atol=1e-5)  # float32
+
+
+@pytest.mark.parametrize("best", [-48, -47, -16, 0, 13, 35, 48])
+def test_the_search_finds_the_best_of_97_strengths_of_a_score_with_one_peak(best):
+    tried = []
+
+    def score(l2):
+        tried.append(l2)
+        return -abs(math.log10(l2) * 8 - best)
+
+    assert search(score) == pytest.approx(10 ** (best / 8))
+    assert len(tried) <= 7 + 2 * 4 and tried[0] == pytest.approx(1e6)
+    places = np.log10(tried) * 8
+    np.testing.assert_allclose(places, places.round(), atol=1e-9)
+
+
+def test_of_equal_scores_the_stronger_penalty_is_taken():
+    assert search(lambda l2: 1.0) == pytest.approx(1e6)
+    assert search(lambda l2: float(l2 <= 1)) == pytest.approx(1)
+
+
+def sources(cut):
+    return given(image=pictures(range(240))[cut], label=LABELS[cut].astype(np.int32))
+
+
+def test_a_probe_is_scikit_learns_regression_on_all_of_train_with_the_chosen_penalty():
+    found = LinearProbe(train=sources(TRAIN), data=sources(TEST), ks=(1, 2)).run(FakeModel(FEATURES, {}))
+    votes = oracle(found["probe/l2"]).predict_proba(FEATURES[TEST])
+    order = np.argsort(-votes, axis=1)
+    right = order[:, 0] == LABELS[TEST]
+    np.testing.assert_array_equal(found["probe/top1"].values, right)
+    assert found["probe/top2"] == np.mean((order[:, :2] == LABELS[TEST][:, None]).any(1))
+    assert found["probe/mean_per_class"] == pytest.approx(np.mean([right[LABELS[TEST] == k].mean() for k in range(4)]))
+    assert 0.5 < right.mean() < 1
+
+
+def test_the_penalty_is_chosen_on_pictures_that_are_held_out():
+    random = np.random.default_rng(0)
+    features = np.concatenate([FEATURES, random.normal(size=(240, 60))], axis=1).astype(
+        np.float32
+    )  # much to overfit to
+    probe = LinearProbe(train=sources(TRAIN), data=sources(TEST))
+    chosen = probe.run(FakeModel(features, {}))
+    weakest = Logistic(features[TRAIN], LABELS[TRAIN], CLASSES).fit(1e-6)
+    right = (features[TEST] @ weakest.weights.T + weakest.bias).argmax(1) == LABELS[TEST]
+    assert chosen["probe/l2"] > 0.1 and chosen["probe/top1"] > right.mean()
+    with pytest.raises(JaxrepError, match=r"probe: train holds 2 pictures: too few to hold out a share of 0\.2"):
+        LinearProbe(train=sources(slice(2)), data=sources(TEST)).run(FakeModel(features, {}))
+
+
+def test_a_fit_is_the_same_under_the_mesh_of_a_run():
+    alone = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
+    with jax.set_mesh(Mesh().build()):
+        within = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
+    np.testing.assert_allclose(within.weights, alone.weights, atol=1e-5)
+
+
+def test_few_shots_are_the_mean_over_draws():
+    model = FakeModel(FEATURES, {})
+    task = FewShot(train=sources(TRAIN), data=sources(TEST), shots=(2, 8), draws=3, l2=1.0, unit=False, ks=(1,))
+    found = task.run(model)
+    for shots in (2, 8):
+        right = []
+        for i in range(3):
+            rows = few_of_each(LABELS[TRAIN], shots, np.random.default_rng((0, shots, i)))
+            np.testing.assert_array_equal(np.bincount(LABELS[rows]), [shots] * CLASSES)
+            right.append(oracle(1.0, rows).predict(FEATURES[TEST]) == LABELS[TEST])
+        assert found[f"few_shot/{shots}/top1"] == pytest.approx(np.mean(right))
+        assert found[f"few_shot/{shots}/spread"] == pytest.approx(np.mean(right, axis=1).std())
+        np.testing.assert_allclose(found[f"few_shot/{shots}/top1"].values, np.mean(right, axis=0))
+    assert found["few_shot/2/top1"] < found["few_shot/8/top1"]
+
+
+def test_a_class_gives_all_that_it_has():
+    rows = few_of_each(np.array([3, 0, 3, 3, 1]), 2, np.random.default_rng(0))
+    assert len(rows) == 4 and len(set(rows)) == 4 and {1, 4} < set(rows.tolist())
+
+
+def test_values_that_make_no_sense_are_named():
+    data = sources(TEST)
+    found = [*LinearProbe(train=data, data=data, validation=1.0, max_iterations=0).problems()]
+    found += FewShot(train=data, data=data, shots=(0,), l2=0).problems()
+    assert [sentence.split()[0] for sentence in found] == ["validation", "max_iterations", "shots", "l2"]

@@ -1,0 +1,60 @@
+"""The map over layers and widths counts what each prefix of each layer's features finds."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jaxrep.batch import Field
+from jaxrep.data.source import Columns, Source
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.retrieval.layer_map import LayerMap
+from jaxrep.spec import problems, spec
+
+COUNT = 6
+
+
+@spec
+class Pairs(Source):
+    """Numbers in two languages; the last two have one name in the second."""
+
+    def fields(self):
+        return {"text": Field((2,), "str"), "text_id": Field((2,), "int32")}
+
+    def open(self):
+        second = [*range(COUNT - 1), COUNT - 2]
+        ids = np.array([[i, 10 + second[i]] for i in range(COUNT)], np.int32)
+        return Columns({"text": [(f"{i} a", f"{second[i]} b") for i in range(COUNT)], "text_id": ids})
+
+
+class Fake:
+    """Layer 1 knows whether a number is even, in its first feature; layer 2 the number, from its second feature on."""
+
+    def tokenize(self, texts):
+        return {"text": np.array([[int(text[0])] for text in texts]), "text/valid": np.ones((len(texts), 1), bool)}
+
+    def outputs(self, batch, want):
+        assert want == ("text/layers",)
+        number = batch["text"][:, 0]
+        first = np.stack([1.0 - 2 * (number % 2), 0 * number, 0 * number], 1)
+        angle = number / 2
+        second = np.stack([np.full(len(number), 1e-3), np.cos(angle), np.sin(angle)], 1)
+        return {"text/layers": np.stack([first, second], 1).astype(np.float32)}
+
+
+def test_each_layer_at_each_width():
+    model: Any = Fake()
+    found = LayerMap(data=Pairs(), dims=(1, 3)).run(model)
+    assert list(found) == ["layers/1/1/r1", "layers/1/3/r1", "layers/2/1/r1", "layers/2/3/r1"]
+    # Of two numbers of one parity neither is told from the other, and a tie counts against the model.
+    assert found["layers/1/3/r1"] == found["layers/2/1/r1"] == 0
+    assert found["layers/2/3/r1"] == 1  # the last number is right with the name that it shares
+    assert found["layers/1/1/r1"] == 0
+
+
+def test_what_does_not_fit_is_told():
+    model: Any = Fake()
+    with pytest.raises(JaxrepError, match="features are 3 wide, and dims ask for 4"):
+        LayerMap(data=Pairs(), dims=(4,)).run(model)
+    assert problems(LayerMap(data=Pairs(), dims=()))[0].startswith("dims are widths")
+    assert "no field 'name' of two texts" in problems(LayerMap(data=Pairs(), dims=(1,), text="name"))[0]

@@ -1,0 +1,51 @@
+"""What the tests of orders share: the orders, and examples to put in them."""
+
+from typing import Any
+
+import numpy as np
+
+from jaxrep.data.orders.base import Order, Shuffle
+from jaxrep.data.orders.groups import Grouped, Neighbors
+from jaxrep.data.orders.length_buckets import ByLength
+from jaxrep.data.orders.windows import Windowed
+
+
+class Listed:
+    """Examples of which only the number, the ends of shards and columns exist."""
+
+    def __init__(self, length: int, ends: Any = None, **columns: Any):
+        self._length, self._columns = length, columns
+        self.ends = np.asarray([length] if ends is None else ends, np.int64)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def column(self, name: str) -> Any:
+        return self._columns[name]
+
+    def sizes(self, name: str) -> Any:
+        return self._columns[name]
+
+
+def listed(length: int, seed: int) -> Listed:
+    """Examples in uneven shards, some of them empty, of classes of uneven size, with random neighbors."""
+    rng = np.random.default_rng(seed)
+    ends = np.append(np.sort(rng.integers(0, length + 1, rng.integers(0, 9))), length)
+    label = rng.integers(0, rng.integers(1, 12), length) ** 2
+    text = rng.integers(0, rng.integers(1, 99), length)
+    return Listed(length, ends, label=label, text=text, neighbors=rng.integers(-1, length, (length, 3)))
+
+
+def orders(seed: int, size: int) -> list[Order]:
+    """One of each kind. ``size``: of windows and groups."""
+    return [
+        Shuffle(seed=seed),
+        Windowed(seed=seed, shards=size),
+        Grouped(seed=seed, per_group=size),
+        Neighbors(seed=seed, k=size),
+        ByLength(seed=seed, buckets=((20, 8), (60, 16))),
+    ]
+
+
+def positions(start: int, count: int) -> np.ndarray:
+    return np.arange(start, start + count, dtype=np.uint64)

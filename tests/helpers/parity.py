@@ -1,0 +1,111 @@
+"""What the tests of public checkpoints share: wiggled torch models, saved as folders, and every layer's output here."""
+
+import jax
+import numpy as np
+
+from jaxrep.encoders import transformer_module
+from jaxrep.encoders.image import convnet
+from jaxrep.encoders.transformer import run_blocks
+from jaxrep.pretrained.load import load_checkpoint
+
+RNG = np.random.default_rng(0)
+
+LAYER = 2e-5
+"""Of the reference's largest magnitude: float32 sums in another order, over some layers."""
+EMBEDDING = 1e-4
+
+
+def wiggled(model, torch):
+    """The torch model with every parameter moved, so that no zero and no one hides a fault; and running statistics.
+
+    Matrices move less where they are wide, so that what they make keeps its size in models of full size.
+    """
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for value in model.parameters():
+            wide = value.shape[1:].numel() if value.ndim > 1 else 1
+            value += 0.1 * min(1, (32 / wide) ** 0.5) * torch.randn(value.shape, generator=generator)
+        for name, value in model.named_buffers():
+            if name.endswith(("running_mean", "running_var")):
+                value += 0.1 * torch.rand(value.shape, generator=generator)
+    return model.eval()
+
+
+def saved(model, folder, torch):
+    wiggled(model, torch).save_pretrained(folder)
+    return load_checkpoint(folder)
+
+
+def layers(model, name, x):
+    """Tokens [n,N,D] of the encoder ``name`` after its embedding and after each block, and its pooled features."""
+    seen = {}
+
+    def recording(stack, h, *, readout, taps, **kwargs):
+        last, read = run_blocks(stack, h, readout=lambda h: h, taps=tuple(range(depth)), **kwargs)
+        seen.update({-1: h, **read})
+        return last, {}
+
+    def outputs(arrays, x):
+        encoded = getattr(structure.merge(arrays), name)(x)
+        return dict(seen), encoded.pooled
+
+    structure, arrays = model._structure, model._arrays
+    depth = arrays[f"{name}/blocks/norm1/scale"].shape[0]
+    original, transformer_module.run_blocks = transformer_module.run_blocks, recording
+    try:
+        found, pooled = jax.jit(outputs)(arrays, x)
+    finally:
+        transformer_module.run_blocks = original
+    return [np.asarray(found[key]) for key in range(-1, depth)], np.asarray(pooled)
+
+
+def maps(model, name, x):
+    """Feature maps [n,H,W,D] of a convolutional encoder after its stem and after each block, and its features."""
+    seen = []
+
+    def recording(block, h, training, keys):
+        seen.extend([] if seen else [h])
+        seen.append(original(block, h, training, keys))
+        return seen[-1]
+
+    def outputs(arrays, x):
+        seen.clear()
+        return getattr(model._structure.merge(arrays), name)(x).pooled, list(seen)
+
+    original, convnet.run_block = convnet.run_block, recording
+    try:
+        pooled, found = jax.jit(outputs)(model._arrays, x)
+    finally:
+        convnet.run_block = original
+    return [np.asarray(value) for value in found], np.asarray(pooled)
+
+
+def assert_near(ours, theirs):
+    """A layer's output is the reference's."""
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=LAYER * np.abs(theirs).max())
+
+
+def assert_layers(model, name, x, hidden, pooled, real=None):
+    """Every layer's output at the tokens ``real`` [n,N] (by default all), and the features, are the reference's."""
+    mine, features = layers(model, name, x)
+    assert len(mine) == len(hidden)
+    real = np.ones(mine[0].shape[:2], bool) if real is None else real
+    pairs = [(ours[real], theirs.numpy()[real]) for ours, theirs in zip(mine, hidden, strict=True)]
+    for ours, theirs in [*pairs, (features, pooled.numpy())]:
+        assert_near(ours, theirs)
+
+
+def pictures(model, n, torch):
+    """Normalized images, [n,3,H,W] as torch reads them, and in [0,1] as an encoder does."""
+    side = model.fields["image"].shape[0]
+    x = RNG.normal(size=(n, 3, side, side)).astype(np.float32)
+    return torch.tensor(x), model.pixels(x)
+
+
+def unit(x):
+    x = x.numpy()
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def assert_embeddings(ours, theirs):
+    np.testing.assert_allclose(ours, unit(theirs), rtol=0, atol=EMBEDDING)

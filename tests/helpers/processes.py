@@ -1,0 +1,66 @@
+"""The small CLIP, measured as it is trained, with an evaluation that says which pictures this process has read."""
+
+import zlib
+
+import numpy as np
+
+from experiments.clip import tiny
+from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.source import Source
+from jaxrep.data.transforms.select import WrappedExamples
+from jaxrep.errors import BadSample
+from jaxrep.evals.base import Eval
+from jaxrep.evals.embed import embed_images
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.spec import spec
+
+TEST = OpenMoji(image_size=48, part="test")
+BAD = 300
+
+
+class Noted(WrappedExamples):
+    """Examples that note which of them are read; one cannot be."""
+
+    def __init__(self, examples):
+        super().__init__(examples)
+        self.read = set()
+
+    def gather(self, indices, keys=None, instead=None):
+        self.read |= set(indices.tolist())
+        if BAD in indices:
+            raise BadSample("a.tar, member 300.jpg", "the picture is empty")
+        return self.inner.gather(indices)
+
+
+@spec
+class Read(Eval):
+    """Numbers that tell embeddings, ids and texts, and their order, from others."""
+
+    data: Source = TEST
+    """Pictures with texts."""
+    output: str = ""
+    """As of other evaluations."""
+    name: str = "read"
+    """First part of the metrics' names."""
+
+    def run(self, model):
+        examples = Noted(self.data.open())
+        images, columns = embed_images(model, examples, "image", ["text", "image_id"], output=self.output)
+        print(f"read {len(examples.read)} of {len(examples)} pictures", flush=True)
+        weights = np.random.default_rng(0).normal(size=images.shape)
+        found = {
+            "rows": len(images),
+            "images": np.sum(weights * images),
+            "ids": np.dot(np.arange(len(images)), columns["image_id"]) % 1_000_003,
+            "texts": zlib.crc32("\n".join(columns["text"]).encode()) % 1_000_003,
+        }
+        return {f"{self.name}/{name}": float(value) for name, value in found.items()}
+
+
+recipe = tiny.replace(
+    evals=(
+        Retrieval(data=TEST, every_steps=4),
+        Read(every_steps=4),
+        Read(every_steps=4, output="pixels", name="pixels"),
+    )
+)

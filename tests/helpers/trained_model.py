@@ -1,0 +1,61 @@
+"""Runs to export: finished in no step, their parameters drawn; of models that public layouts can express."""
+
+import contextlib
+import dataclasses
+
+import jax
+import numpy as np
+
+from jaxrep.data.tokenizers.subwords import ClipBpe
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
+from jaxrep.methods.heads import Identity, Linear, LogitBias
+from jaxrep.runs.checkpoints import Checkpoints
+from jaxrep.runs.run_dir import RunDir
+from jaxrep.step.train_state import TrainState
+from tests.helpers import harness
+from tests.helpers.harness import LOADED, RECIPE, drawn
+
+SIZE = dict(width=8, depth=2, heads=2, mlp_ratio=1.5)
+STEM = PatchStem(patch=4, bias=False)
+CLIP = DualEncoder(
+    towers={
+        "image": ViT(**SIZE, stem=STEM, embed_norm=True, activation="quick_gelu", pixels=PixelNorm.clip()),
+        "text": TextTransformer(**SIZE, activation="quick_gelu"),
+    },
+    dim=6,
+)
+SIGLIP = DualEncoder(
+    towers={
+        "image": ViT(**SIZE, stem=PatchStem(patch=4), pool="attention", activation="gelu_tanh"),
+        "text": TextTransformer(**SIZE, causal=False, end="never", activation="gelu_tanh"),
+    },
+    heads={"image": Identity(), "text": Linear(features=8, bias=True)},
+    dim=8,
+    bias=LogitBias(),
+)
+VIT = DualEncoder(towers={"image": ViT(**SIZE, stem=PatchStem(patch=4)), "text": TextTransformer(**SIZE)}, dim=6)
+
+
+def clip_tokenizer(folder):
+    """CLIP's byte-pair encoding with two merges."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
+    return ClipBpe(vocabulary=str(folder / "merges.txt"), length=8, merges=2)
+
+
+def finished(folder, method, tokenizer=RECIPE.data.tokenizer):
+    """Writes a run of the tiny recipe with this method; its directory."""
+    recipe = RECIPE.replace({"method": method, "data.tokenizer": tokenizer, "log.health": False})
+    setup, run = harness.set_up(recipe), RunDir(folder)
+    params = jax.tree.map(lambda x: jax.numpy.asarray(0.3 * x), drawn(setup.shapes.arrays))
+    state = TrainState(params, {}, setup.updater.init(params), {}, np.int32(0), np.int32(0), np.zeros(2, np.uint32))
+    with contextlib.closing(run):
+        run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe), lambda text: None)
+    run.tokenizer(recipe, lambda: setup.examples.column("text"))
+    with contextlib.closing(Checkpoints(folder, recipe.checkpoint)) as checkpoints:
+        checkpoints.save(1, state, {"position": 0})
+        checkpoints.wait()
+    return folder

@@ -1,0 +1,188 @@
+"""How methods are built: from parts with names, each with initial values of its own, equal every time."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrep.batch import Field
+from jaxrep.methods.base import Method
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
+from jaxrep.methods.heads import Identity, Linear, LogitBias, LogitScale
+from jaxrep.params import split
+from jaxrep.spec import problems, spec
+from tests.helpers import harness
+from tests.helpers.harness import RECIPE, batch, tiny
+
+FIELDS = {name: Field(leaf.shape[1:], str(leaf.dtype)) for name, leaf in batch().items()}
+FIELDS["text"] = Field((6,), "int32", 16)
+TOWERS = {"image": tiny.Patches(), "text": tiny.Ids()}
+DUAL = DualEncoder(towers=TOWERS, dim=4)
+
+
+def built(method: Method, fields=FIELDS):
+    """(structure, arrays) with the same seed each time."""
+    return split(method.build(nnx.Rngs(7), inputs=fields))
+
+
+def test_adding_a_part_leaves_the_initial_values_of_the_others():
+    _, few = built(DUAL)
+    more = DualEncoder(towers={"sketch": tiny.Patches(), **TOWERS}, dim=4, bias=LogitBias())
+    _, many = built(more, {"sketch": FIELDS["image"], **FIELDS})
+    assert many.keys() - few.keys() == {"sketch/kernel", "sketch_head/kernel", "bias/value"}
+    for path, value in few.items():
+        np.testing.assert_array_equal(many[path], value, err_msg=path)
+
+
+def test_towers_of_one_spec_start_apart_and_stay_two():
+    twins = DualEncoder(towers={"image": tiny.Patches(), "sketch": tiny.Patches()}, dim=4)
+    _, arrays = built(twins, {"sketch": FIELDS["image"], **FIELDS})
+    assert arrays.keys() >= {"image/kernel", "sketch/kernel"}
+    assert np.abs(arrays["image/kernel"] - arrays["sketch/kernel"]).min() > 0
+
+
+@spec
+class Siblings(Method):
+    """One tower, called twice."""
+
+    image: Any = tiny.Patches()
+
+    def parts(self, inputs):
+        return {"image": (self.image, inputs["image"])}
+
+    def rows(self, batch, tick):
+        return {name: self.image(batch[name], tick=tick.at(name)).pooled for name in ("image", "sketch")}
+
+
+def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
+    structure, arrays = built(Siblings())
+    assert arrays.keys() == {"image/kernel"}
+    pictures = {"image": batch()["image"], "sketch": batch(1)["image"]}
+
+    def loss(arrays, *names):
+        outputs = structure.merge(arrays).rows(pictures, harness.tick())
+        return sum(jnp.sum(outputs[name]) for name in names)
+
+    both, *each = (
+        jax.grad(loss)(arrays, *names)["image/kernel"] for names in (("image", "sketch"), ("image",), ("sketch",))
+    )
+    # float32 rounding of sums of a few numbers.
+    np.testing.assert_allclose(both, each[0] + each[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(each[0] - each[1]).max() > 1e-3
+
+
+def test_a_tower_encodes_further_fields_with_the_same_parameters():
+    inputs = {**FIELDS, "negative": FIELDS["text"]}
+    structure, arrays = built(DUAL)
+    more, same = built(dataclasses.replace(DUAL, also={"negative": "text"}), inputs)
+    assert arrays.keys() == same.keys()
+    given = {name: batch()[name] for name in ("image", "text")}
+    other = batch(1)["text"]
+    outputs = more.merge(same).rows({**given, "negative": other}, harness.tick())
+    alone = structure.merge(arrays).rows({**given, "text": other}, harness.tick())
+    np.testing.assert_array_equal(outputs["negative"], alone["text"])
+    assert list(problems(dataclasses.replace(DUAL, also={"text": "image"})))
+    assert list(problems(dataclasses.replace(DUAL, also={"negative": "txt"})))
+    with pytest.raises(ValueError, match="tower 'text' reads the field 'negative', which the batch lacks"):
+        built(dataclasses.replace(DUAL, also={"negative": "text"}))
+
+
+def test_two_builds_have_equal_structures_so_that_a_jitted_function_is_traced_once():
+    traces = []
+
+    @jax.jit(static_argnums=0)
+    def scale(structure, arrays):
+        traces.append(structure)
+        return structure.merge(arrays).shared({}, harness.tick())["scale"]
+
+    # New specs each time, equal ones.
+    for seed in range(2):
+        method = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, dim=4)
+        structure, arrays = split(method.build(nnx.Rngs(seed), inputs=FIELDS))
+        assert float(scale(structure, arrays)) == pytest.approx(1 / 0.07, rel=1e-6)
+    other, arrays = built(DualEncoder(towers={"image": tiny.Patches(dropout=0.5), "text": tiny.Ids()}, dim=4))
+    scale(other, arrays)
+    assert len(traces) == 2
+
+
+def test_a_second_axis_of_texts_is_encoded_text_by_text():
+    structure, arrays = built(DUAL)
+    rng = np.random.default_rng(0)
+    texts, valid = rng.integers(0, 16, (8, 3, 6), np.int32), rng.random((8, 3, 6)) < 0.7
+    valid[..., 0] = True
+    module = structure.merge(arrays)
+    out = module.rows({"text": texts, "text/valid": valid}, harness.tick())["text"]
+    assert out.shape == (8, 3, 4)
+    for view in range(3):
+        one = module.rows({"text": texts[:, view], "text/valid": valid[:, view]}, harness.tick())["text"]
+        np.testing.assert_allclose(out[:, view], one, rtol=1e-6)
+
+
+def test_views_of_an_image_draw_for_themselves():
+    structure, arrays = built(DualEncoder(towers={"image": tiny.Patches(dropout=0.5), "text": tiny.Ids()}, dim=4))
+    images = np.repeat(batch()["image"][:, None], 2, axis=1)
+    emit = jax.jit(lambda arrays: structure.merge(arrays).rows({"image": images}, harness.tick()))
+    out = emit(arrays)
+    assert out["image/tokens"].shape == (8, 2, 4, 6)
+    differ = np.abs(out["image/tokens"][:, 0] - out["image/tokens"][:, 1]).max(axis=(1, 2))
+    assert (differ > 0).all()
+
+
+def test_each_view_of_an_image_hides_its_own_patches():
+    structure, arrays = built(DUAL)
+    images = np.stack([batch()["image"], batch(1)["image"]], axis=1)
+    hide = np.random.default_rng(0).random((8, 2, 4)) < 0.5
+    module = structure.merge(arrays)
+    tokens = module.rows({"image": images, "image/hide": hide}, harness.tick())["image/tokens"]
+    shown = module.rows({"image": images}, harness.tick())["image/tokens"]
+    np.testing.assert_array_equal(tokens, np.where(hide[..., None], 0, shown))
+
+
+def test_a_shape_of_a_field_with_views_builds_the_same_towers():
+    _, arrays = built(DUAL, {**FIELDS, "text": Field((5, 6), "int32", 16)})
+    np.testing.assert_array_equal(arrays["text/embedding"], built(DUAL)[1]["text/embedding"])
+
+
+def test_only_the_towers_of_the_given_fields_are_called():
+    structure, arrays = built(DUAL)
+    out = structure.merge(arrays).rows({"text": batch()["text"]}, harness.tick())
+    assert set(out) == {"text", "text/pooled"}
+
+
+def test_a_tower_without_its_field_is_told():
+    with pytest.raises(
+        ValueError, match="tower 'sound' reads the field 'sound', which the batch lacks: there are: image"
+    ):
+        built(DualEncoder(towers={"sound": tiny.Ids(), **TOWERS}, dim=4))
+
+
+def test_mistakes_of_a_dual_are_told():
+    assert problems(DualEncoder(towers={"image": tiny.Patches()}, dim=4)) == [
+        "a DualEncoder needs two towers at least, got ['image']"
+    ]
+    assert problems(DualEncoder(towers=TOWERS, dim=4, heads={"sound": Linear(features=4), "text": Identity()})) == [
+        "heads.sound belongs to no tower; the towers are image, text",
+        "tower 'text' ends 6 wide and the joint space is 4: change its head or dim",
+    ]
+    assert problems(LogitScale(init=200.0)) == [
+        "0 < min <= init <= max must hold, got min 0.001, init 200.0, max 100.0"
+    ]
+
+
+def test_an_identity_head_and_a_scale_that_is_not_learned_have_nothing_to_train():
+    method = DualEncoder(towers=TOWERS, dim=6, heads={"text": Identity()}, scale=LogitScale(init=5.0, learned=False))
+    structure, arrays = built(method)
+    assert arrays.keys() - structure.trainable == {"scale/log"}
+    assert arrays.keys() == {"image/kernel", "image_head/kernel", "text/embedding", "scale/log"}
+    module = structure.merge(arrays)
+    assert float(module.shared({}, harness.tick())["scale"]) == pytest.approx(5.0, rel=1e-6)
+    out = module.rows({"text": batch()["text"]}, harness.tick())
+    np.testing.assert_array_equal(out["text"], module.text(batch()["text"]).pooled)
+
+
+def test_the_recipe_of_these_tests_is_sound():
+    assert problems(RECIPE) == []

@@ -1,0 +1,105 @@
+"""2D Matryoshka: its objective is the paper's, a layer is drawn a step, and microbatches and devices change nothing."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrep.batch import INFERENCE
+from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.methods.sentence_encoder import SentenceEncoder
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.layers import LayerAlignment, SampledLayer, sampled_layer
+from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.spec import problems, spec
+from jaxrep.views.base import View
+from tests.helpers import harness
+from tests.helpers.harness import RECIPE, batch
+
+DEPTH, WIDTHS = 3, (8, 4, 2)
+NESTED = Matryoshka(Contrastive("a", "b", direction="a_to_b"), WIDTHS, (1.0, 0.5, 0.5))
+OBJECTIVE = {"last": NESTED, "sampled": SampledLayer(NESTED), "align": LayerAlignment("a", temperature=0.5)}
+
+
+@spec
+class Twice(View):
+    """Two texts a row: the row's own, and that with every word replaced by the next one."""
+
+    def __call__(self, batch, tick):
+        pair = jnp.stack([batch["text"], jnp.where(batch["text"] > 0, (batch["text"] + 1) % 16, 0)], 1)
+        return {**batch, "text": pair, "text/valid": jnp.stack([batch["text/valid"]] * 2, 1)}
+
+
+TEXT = TextTransformer(width=8, depth=DEPTH, heads=2, mlp_ratio=1.0, dropout=0.1, causal=False, pool="mean")
+SENTENCES = RECIPE.replace(method=SentenceEncoder(text=TEXT), objective=OBJECTIVE, views=(Twice(),))
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return harness.exact(SENTENCES, size=2, devices=2, spread=0.5)
+
+
+def test_microbatches_and_devices_change_nothing(whole):
+    loss, metrics, gradients = whole
+    np.testing.assert_allclose(loss, sum(metrics[f"loss/{name}"] for name in OBJECTIVE), rtol=1e-6)
+    assert {path for path, leaf in gradients.items() if np.abs(leaf).max() < 1e-6} <= {"text/blocks/attention/key/bias"}
+
+
+def by_hand(outputs, layer):
+    """Sections 3.2 to 3.4, in float64: in-batch contrast of last and sampled layer at each width, and the alignment."""
+
+    def contrast(a, b):
+        total = 0.0
+        for width, weight in zip(WIDTHS, (1.0, 0.5, 0.5), strict=True):
+            x, y = (v[:, :width] / np.linalg.norm(v[:, :width], axis=1, keepdims=True) for v in (a, b))
+            logits = 20 * x @ y.T
+            total -= weight * np.mean(np.diag(logits) - np.log(np.exp(logits).sum(1)))
+        return total
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(1, keepdims=True)
+
+    a, b, a_layers, b_layers = (np.float64(outputs[name]) for name in ("a", "b", "a/layers", "b/layers"))
+    student, teacher = softmax(a_layers[:, layer] / 0.5), softmax(a / 0.5)
+    align = 0.5**2 * np.mean(np.sum(teacher * np.log(teacher / student), 1))
+    return {"last": contrast(a, b), "sampled": contrast(a_layers[:, layer], b_layers[:, layer]), "align": align}
+
+
+def test_the_objective_is_the_papers():
+    rng = np.random.default_rng(0)
+    drawn = {name: rng.normal(size=(8, DEPTH, 8)).astype(np.float32) for name in ("a", "b")}
+    outputs = {f"{name}/layers": x for name, x in drawn.items()} | {name: x[:, -1] for name, x in drawn.items()}
+    outputs["scale"] = np.float32(20)
+    layers = set()
+    for step in range(6):
+        tick = harness.tick(step)
+        layer = int(sampled_layer(tick, DEPTH))
+        expected = by_hand(outputs, layer)
+        for name, term in OBJECTIVE.items():
+            # float32 rounding of logits up to 20.
+            np.testing.assert_allclose(term(outputs, batch(), tick)[0], expected[name], rtol=2e-5, err_msg=name)
+        layers.add(layer)
+    assert layers == set(range(DEPTH - 1))  # any but the last
+
+
+def test_features_of_a_layer_are_those_of_an_encoder_that_ends_there():
+    found = harness.traced(SENTENCES)
+    arrays = harness.drawn(found.arrays)
+    texts = {"text": batch()["text"], "text/valid": batch()["text/valid"]}
+    outputs = found.structure.merge(arrays).rows(texts, INFERENCE)
+    assert set(outputs) == {"text", "text/layers"}
+    np.testing.assert_array_equal(outputs["text/layers"][:, -1], outputs["text"])
+    short = SENTENCES.replace(method=SentenceEncoder(text=dataclasses.replace(TEXT, depth=2)))
+    cut = {path: x[:2] if "/blocks/" in path else x for path, x in arrays.items()}
+    ended = harness.traced(short).structure.merge(cut).rows(texts, INFERENCE)
+    np.testing.assert_allclose(outputs["text/layers"][:, 1], ended["text"], rtol=1e-5, atol=1e-5)  # two programs
+
+
+def test_what_cannot_be_sampled_or_aligned_is_told():
+    with pytest.raises(ValueError, match="one layer only"):
+        sampled_layer(harness.tick(), 1)
+    assert problems(LayerAlignment("a", temperature=0.0)) == ["temperature is above 0, and not 0.0"]
+    assert SampledLayer(NESTED).reads == ("a/layers", "b/layers", "scale")
+    assert jax.eval_shape(lambda: sampled_layer(harness.tick(), 2)).dtype == jnp.int32

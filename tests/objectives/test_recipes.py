@@ -1,0 +1,133 @@
+"""The objectives that recipes declare, as their papers write them: sums in NumPy (float64) over embeddings at random,
+with temperatures that all differ, so that a weight or a name that is wrong shows."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import astrom3, contrastive_gap, m2mix, siglip, two_d_matryoshka
+from jaxrep.batch import StepContext
+from jaxrep.objectives.base import evaluate
+from jaxrep.objectives.layers import sampled_layer
+
+B, D, DEPTH = 6, 5, 4
+RANDOM = np.random.default_rng(0)
+SCALES = {"scale": 7.0, "scale_second": 3.0, "scale_third": 11.0}
+
+
+def tick(step=0):
+    return StepContext(step=np.int32(step), key=jax.random.key(0), total_steps=90)
+
+
+def embeddings(*names):
+    return {name: RANDOM.normal(size=(B, D)) for name in names}
+
+
+def unit(x):
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def found(objective, outputs, step=0):
+    rows = {name: jnp.asarray(x, jnp.float32) for name, x in outputs.items()}
+    return evaluate(objective, rows, {}, tick(step))[0]
+
+
+def cross_entropy(logits, target=None):
+    """The mean over rows; ``target``: rows of shares, or the diagonal."""
+    logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return -np.mean(np.sum((np.eye(len(logits)) if target is None else target) * logs, axis=1))
+
+
+def clip(a, b, scale):
+    logits = scale * a @ b.T
+    return (cross_entropy(logits) + cross_entropy(logits.T)) / 2
+
+
+def test_the_gap_is_closed_by_alignment_and_three_uniformities():
+    """CLIP + (U_image + U_text) / 2 + A + U_across (Fahim et al. 2024)."""
+    outputs = embeddings("image", "text")
+    a, b = unit(outputs["image"]), unit(outputs["text"])
+
+    def uniformity(x, y):
+        return np.log(np.mean([np.exp(-2 * np.sum((x[i] - y[j]) ** 2)) for i in range(B) for j in range(B) if i != j]))
+
+    cua = clip(a, b, 7.0) + 0.5 * uniformity(a, a) + 0.5 * uniformity(b, b) + np.mean(np.sum((a - b) ** 2, axis=1))
+    np.testing.assert_allclose(found(contrastive_gap.cua.objective, {**outputs, **SCALES}), cua, rtol=1e-5)
+    cuaxu = cua + uniformity(a, b)
+    np.testing.assert_allclose(found(contrastive_gap.recipe.objective, {**outputs, **SCALES}), cuaxu, rtol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0, 25])  # of 90 steps in nine epochs: the first and the third
+def test_m3_mix_is_the_sum_of_its_mixtures(step):
+    """Oh et al. 2023: weights 0.01, 0.05, 0.05 and 0.1, by the number of the epoch."""
+    outputs, objective = embeddings("image", "text"), m2mix.recipe.objective
+    a, b = unit(outputs["image"]), unit(outputs["text"])
+
+    def arc(x, y, share):
+        angle = np.arccos(np.sum(x * y, axis=1, keepdims=True))
+        return (np.sin(share * angle) * x + np.sin((1 - share) * angle) * y) / np.sin(angle)
+
+    def share(name, site):
+        return float(objective[name].share(tick(step), site))
+
+    hard = arc(a, b, share("m2_mix", "negatives"))
+    total = 0.0
+    for query in (a, b):
+        own = np.sum(a * b, axis=1)
+        logits = np.where(np.eye(B), own[:, None], query @ hard.T) / 0.07
+        total += 0.01 * cross_entropy(logits)
+    v_share, l_share, vl_share = (
+        share(name, f"pairs/{side}") for name, side in (("v_mix", "a"), ("l_mix", "b"), ("vl_mix", "both"))
+    )
+    both = np.eye(B), np.eye(B)[::-1]
+    for weight, x, y, parts in (
+        (0.05, arc(a, a[::-1], v_share), b, (v_share, 1 - v_share)),
+        (0.05, a, arc(b, b[::-1], l_share), (l_share, 1 - l_share)),
+        (0.1, arc(a, a[::-1], vl_share), arc(b, b[::-1], vl_share), (1, 1)),
+    ):
+        target = parts[0] * both[0] + parts[1] * both[1]
+        logits = 7.0 * x @ y.T
+        total += weight * (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
+    expected = clip(a, b, 7.0) + total / (1 + step // 10)
+    np.testing.assert_allclose(found(objective, {**outputs, **SCALES}, step), expected, rtol=1e-5)
+
+
+def test_every_two_of_three_modalities_have_a_temperature_of_their_own():
+    """Rizhko & Bloom 2024: the sum of both directions of the three pairs."""
+    outputs = embeddings("photometry", "spectrum", "metadata")
+    light, spectrum, metadata = (unit(x) for x in outputs.values())
+    expected = 2 * (clip(light, spectrum, 7.0) + clip(spectrum, metadata, 3.0) + clip(metadata, light, 11.0))
+    np.testing.assert_allclose(found(astrom3.recipe.objective, {**outputs, **SCALES}), expected, rtol=1e-5)
+
+
+def test_every_pair_is_a_yes_or_a_no():
+    """Zhai et al. 2023, equation 1."""
+    outputs = embeddings("image", "text")
+    logits = 7.0 * unit(outputs["image"]) @ unit(outputs["text"]).T - 2.0
+    expected = np.sum(np.log1p(np.exp(-(2 * np.eye(B) - 1) * logits))) / B
+    np.testing.assert_allclose(found(siglip.recipe.objective, {**outputs, **SCALES, "bias": -2.0}), expected, rtol=1e-5)
+
+
+def test_two_layers_at_nested_widths_and_one_alignment_of_all_rows():
+    """Li et al. 2024: full width of weight 1, the others share 1 among them, for the last and the sampled layer; and
+    the divergence of both sides' rows, one mean over all of them (AnglE's released code)."""
+    widths = (2, 4)
+    outputs = {f"{side}/layers": RANDOM.normal(size=(B, DEPTH, D)) for side in "ab"}
+    outputs |= {side: outputs[f"{side}/layers"][:, -1] for side in "ab"}
+    layer = int(sampled_layer(tick(), DEPTH))
+
+    def contrast(a, b):
+        cut = [(unit(a[:, :width]), unit(b[:, :width])) for width in (D, *widths)]
+        return sum(w * clip(x, y, 20.0) for w, (x, y) in zip((1, 0.5, 0.5), cut, strict=True))
+
+    def softmax(x):
+        return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
+
+    last = np.concatenate([outputs["a"], outputs["b"]])
+    inner = {side: outputs[f"{side}/layers"][:, layer] for side in "ab"}
+    p, q = softmax(last), softmax(np.concatenate([inner["a"], inner["b"]]))
+    expected = contrast(outputs["a"], outputs["b"]) + contrast(inner["a"], inner["b"])
+    expected += np.mean(np.sum(p * np.log(p / q), axis=1))
+    got = found(two_d_matryoshka.objective(D, widths), {**outputs, "scale": 20.0})
+    np.testing.assert_allclose(got, expected, rtol=1e-5)

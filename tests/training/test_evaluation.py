@@ -1,0 +1,63 @@
+"""An evaluation goes without what it cannot read; where that is too much the run ends, with its step saved."""
+
+import json
+
+import jax
+import pytest
+
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.errors import JaxrepError
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.runs.exit_codes import ExitCode
+from jaxrep.training.loop import train
+from tests.helpers.harness import LOADED, RECIPE
+from tests.helpers.tars import pairs, write
+
+pytestmark = pytest.mark.usefixtures("cache")
+STEPS = 6
+
+
+def shard(path, *bad):
+    """A shard of 24 pairs, of which some have a damaged picture."""
+    return write(path, [(name, b"?" if name in bad else content) for name, content in pairs(range(24))])
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run that is measured after steps 3 and 6, no checkpoint being due before; and the list of what it says."""
+    data, said = TarShards(shards=f"{tmp_path}/x.tar", image_size=8), []
+    recipe = RECIPE.replace(
+        {"checkpoint.every_steps": 100}, examples=STEPS * 8, evals=(Retrieval(data=data, every_steps=3),)
+    )
+    return lambda: train(recipe, tmp_path / "run", LOADED, say=said.append, devices=jax.devices()[:1]), said
+
+
+def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tmp_path):
+    go_on, said = run
+    shard(tmp_path / "x.tar", "0003.png", "0007.png")
+    told = (
+        r"^2 examples cannot be read \(the first: .*x.tar, member 0003.png: the picture cannot be decoded .*more than"
+    )
+    with pytest.raises(JaxrepError, match=told):
+        go_on()
+    assert "step 3 is saved; to go on, run the same command" in said[-1]
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
+    shard(tmp_path / "x.tar")
+    assert go_on() is ExitCode.DONE and "goes on from step 3 of 6" in said
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/image_to_text/median_rank"] >= 1
+
+
+def test_one_bad_example_ends_no_run_and_is_counted_among_the_metrics(run, tmp_path, capsys):
+    go_on, _ = run
+    shard(tmp_path / "x.tar", "0003.png")
+    assert go_on() is ExitCode.DONE
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/left_out"] == 1
+    assert "member 0003.png: the picture cannot be decoded" in capsys.readouterr().err
+
+
+def test_a_shard_of_an_evaluation_that_is_gone_is_named(run, tmp_path):
+    go_on, said = run
+    with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
+        go_on()
+    assert "step 3 is saved; to go on, run the same command" in said[-1]
+    assert (tmp_path / "run" / "checkpoints" / "3").is_dir()

@@ -1,0 +1,176 @@
+"""A run that is killed goes on with the same numbers; one that is interrupted saves and says how to go on."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxrep.errors import JaxrepError
+from jaxrep.experiment import load
+from jaxrep.training.loop import train
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+CLOCKS = {"examples_per_second", "data_wait", "checkpoint_wait", "memory/process_peak_bytes"}
+"""What a clock or the operating system says; all other metrics are exact."""
+
+
+def command(run_dir: Path) -> list[str]:
+    """Trains the tiny CLIP for a few small batches; the model is its own, in full."""
+    flags = {
+        "--run-dir": run_dir,
+        "--data.batch-size": 16,
+        "--examples": 16 * STEPS,
+        "--checkpoint.every-steps": 3,
+        "--log.every-steps": 1,
+    }
+    words = [str(word) for pair in flags.items() for word in pair]
+    return [sys.executable, "-m", "jaxrep.cli", "train", "experiments/clip.py:tiny", *words]
+
+
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """One device, quick compilation, and compiled functions shared between the processes of this test."""
+    compiled = tmp_path_factory.getbasetemp() / "compiled-runs"
+    return {
+        **os.environ,
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+    }
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in CLOCKS} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    subprocess.run(command(folder), cwd=ROOT, env=environment(tmp_path_factory), check=True, capture_output=True)
+    return folder
+
+
+def start_and_signal(
+    run_dir: Path, kind: signal.Signals, env: dict[str, str], words: list[str] | None = None, first: int = 3
+) -> tuple[int, str]:
+    """Sends a signal once the first checkpoint is there and later steps are under way; exit status, what was said."""
+    process = subprocess.Popen(
+        words or command(run_dir),
+        cwd=ROOT if words is None else run_dir.parent,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.time() + 300
+    while not (run_dir / "checkpoints" / str(first) / "_CHECKPOINT_METADATA").exists():
+        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+    process.send_signal(kind)
+    said = process.communicate(timeout=300)[0]
+    return process.returncode, said
+
+
+def test_a_run_killed_at_any_moment_goes_on_with_the_same_numbers(unbroken, tmp_path, tmp_path_factory):
+    env = environment(tmp_path_factory)
+    run_dir = tmp_path / "run"
+    start_and_signal(run_dir, signal.SIGKILL, env)
+    assert not (run_dir / "results.json").exists()
+    again = subprocess.run(command(run_dir), cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    assert "goes on from step" in again.stdout
+    assert metrics(run_dir) == metrics(unbroken)
+    assert (run_dir / "results.json").read_text() == (unbroken / "results.json").read_text()
+
+
+def test_sigterm_saves_the_step_and_says_how_to_go_on(unbroken, tmp_path, tmp_path_factory):
+    env = environment(tmp_path_factory)
+    run_dir = tmp_path / "run"
+    status, said = start_and_signal(run_dir, signal.SIGTERM, env)
+    assert status == 75, said
+    assert "run the same command" in said and "Traceback" not in said
+    subprocess.run(command(run_dir), cwd=ROOT, env=env, check=True, capture_output=True)
+    assert metrics(run_dir) == metrics(unbroken)
+
+
+def test_another_recipe_in_the_same_directory_is_refused(unbroken, tmp_path_factory):
+    refused = subprocess.run(
+        [*command(unbroken), "--seed", "5"], cwd=ROOT, env=environment(tmp_path_factory), capture_output=True, text=True
+    )
+    assert refused.returncode == 2
+    assert "seed: 0 -> 5" in refused.stderr and "--run-dir" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_the_same_run_under_another_execution_goes_on(unbroken, tmp_path_factory):
+    again = subprocess.run(
+        [*command(unbroken), "--log.every-steps", "4"],
+        cwd=ROOT,
+        env=environment(tmp_path_factory),
+        capture_output=True,
+        text=True,
+    )
+    assert again.returncode == 0, again.stderr
+    assert "log.every_steps: 1 -> 4" in again.stdout
+
+
+def write_tars(folder: Path) -> None:
+    """Two sources of two shards of twelve pairs; in each shard a picture is damaged and a caption is missing."""
+    rng, words = np.random.default_rng(0), ("red", "green", "blue", "small", "large", "round", "flat", "old")
+    for shard in ("a-0", "a-1", "b-0", "b-1"):
+        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
+            for number in range(12):
+                file = io.BytesIO()
+                Image.fromarray(rng.integers(0, 256, (9, 10, 3), dtype=np.uint8)).save(file, "PNG")
+                picture = file.getvalue()[: 40 if number == 5 else None]
+                text = f"{words[number % 8]} {rng.choice(words)}".encode()
+                for name, content in (("png", picture), ("txt", text)):
+                    if (name, number) != ("txt", 9):
+                        member = tarfile.TarInfo(f"{shard}{number}.{name}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.slow
+def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp_path_factory):
+    write_tars(tmp_path)
+    env = environment(tmp_path_factory) | {"PYTHONPATH": str(ROOT), "JAXREP_CACHE": str(tmp_path / "cache")}
+    runs = [tmp_path / "unbroken", tmp_path / "killed"]
+    unbroken, killed = (
+        [sys.executable, "-m", "jaxrep.cli", "train", f"{ROOT}/tests/helpers/tiny.py:mixed", "--run-dir", str(run)]
+        for run in runs
+    )
+    subprocess.run(unbroken, cwd=tmp_path, env=env, check=True, capture_output=True)
+    start_and_signal(runs[1], signal.SIGKILL, env, killed, first=20)
+    assert not (runs[1] / "results.json").exists()
+    again = subprocess.run(
+        [*killed, "--data.workers", "1"], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
+    )
+    assert "goes on from step" in again.stdout
+    assert metrics(runs[1]) == metrics(runs[0])
+    ledgers = [json.loads((run / "data_ledger.json").read_text()) for run in runs]
+    assert ledgers[0] == ledgers[1] and ledgers[0]["seen"] + ledgers[0]["bad"] == ledgers[0]["all"] == 3_200
+    kinds = {reason for shard in ledgers[0]["shards"].values() for reason in shard}
+    assert len(ledgers[0]["shards"]) == 4 and "it has no member .txt" in kinds and len(kinds) == 2
+    last = metrics(runs[0])[-1]
+    assert last["data/bad"] == ledgers[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
+
+
+def test_a_run_that_stops_for_its_data_leaves_the_ledger(tmp_path, monkeypatch):
+    write_tars(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
+    recipe = load(f"{ROOT}/tests/helpers/tiny.py:mixed").recipe.replace({"data.max_bad_share": 0.01})
+    with pytest.raises(JaxrepError, match=r"11 of \d+ examples could not be read.*The worst: a: .*a-\d.tar"):
+        train(recipe, tmp_path / "run", say=lambda text: None, devices=jax.devices()[:1])
+    ledger = json.loads((tmp_path / "run" / "data_ledger.json").read_text())
+    assert ledger["bad"] == 11 and ledger["seen"] + 11 == ledger["all"] and len(ledger["examples"]) == 11

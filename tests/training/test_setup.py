@@ -1,0 +1,49 @@
+"""What does not fit is one sentence, before anything is compiled."""
+
+import pytest
+
+from jaxrep.errors import UsageError
+from jaxrep.mesh import Mesh
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
+from jaxrep.methods.heads import Linear
+from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.training.setup import check_devices, validate
+from tests.helpers.harness import RECIPE, tiny
+
+HEADS = {"image": Linear(features=4), "text": Linear(features=3)}
+TWO_WIDTHS = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, dim=4, heads=HEADS)
+PAIR = ("image", "text")
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"method": TWO_WIDTHS}, "tower 'text' ends 3 wide and the joint space is 4"),
+        ({"objective": {"pair": Contrastive("image", "image/tokens")}}, r"b is float32\[8, 4, 6\], expected"),
+        (
+            {"objective": {"pair": Contrastive(*PAIR, extra_b="image/tokens")}},
+            "extra_b is 6 wide and the rows it meets",
+        ),
+        (
+            {"objective": {"pair": Contrastive(*PAIR, positives="masked", ids=("text/valid",))}},
+            r"ids\[0\] is bool\[8, 6\], expected integers \[8\], one a row",
+        ),
+        ({"objective": {"pair": Contrastive(*PAIR, weights="label")}}, r"weights is int32\[8\], expected floats \[8\]"),
+        ({"data.batch_size": 10, "microbatch_size": 4}, "microbatch_size 4 does not divide the batch of 10"),
+    ],
+)
+def test_bad_input_is_told_before_compilation(changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        validate(RECIPE.replace(changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data.batch_size": 12}, "data.batch_size is 12, which 8 devices .* do not divide: take a multiple of 8"),
+        ({"microbatch_size": 4}, "microbatch_size is 4, which 8 devices .* do not divide: take a multiple of 8"),
+    ],
+)
+def test_a_batch_that_the_devices_do_not_divide_is_told(changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        check_devices(RECIPE.replace(changes), Mesh(data=2, fsdp=4).build())

@@ -1,0 +1,52 @@
+"""Hidden patches: rectangles, never more than were wanted, the same for an image wherever it lies in a batch."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxrep.batch import StepContext
+from jaxrep.spec import problems
+from jaxrep.views.mask import BlockMask
+
+COUNT, ROWS, COLUMNS = 256, 8, 6
+IMAGES = np.zeros((COUNT, 4 * ROWS, 4 * COLUMNS, 3), np.uint8)
+POSITIONS = np.stack([np.zeros(COUNT), np.arange(COUNT)], 1).astype(np.uint32)
+
+
+def drawn(view, rows=slice(None)):
+    tick = StepContext(step=0, key=jax.random.key(0), positions=POSITIONS[rows])
+    found = jax.jit(lambda image: view({"image": image}, tick))(IMAGES[rows])
+    return np.asarray(found["image/hide"]), np.asarray(found["image/hidden"])
+
+
+def test_so_many_images_and_shares_are_hidden_as_were_asked_for():
+    hide, hidden = drawn(BlockMask(patch=4, p=0.5, share=(0.1, 0.5)))
+    counts = hide.sum(1)
+    some = counts > 0
+    assert 96 < some.sum() < 160  # 4 standard deviations about the half
+    assert counts.max() <= ROWS * COLUMNS // 2 and hidden.shape == (COUNT, ROWS * COLUMNS // 2)
+    # Rectangles that would hide too many are left away, so that a few of what was wanted can be missing.
+    assert 0.25 < counts[some].mean() / (ROWS * COLUMNS) < 0.32
+    for mask, places in zip(hide, hidden, strict=True):
+        assert places[places >= 0].tolist() == np.flatnonzero(mask).tolist()
+        assert (places[mask.sum() :] == -1).all()
+
+
+def test_what_is_hidden_comes_in_blocks():
+    hide = drawn(BlockMask(patch=4, p=1.0, share=(0.3, 0.3)))[0].reshape(-1, ROWS, COLUMNS)
+    beside = (hide[:, 1:] & hide[:, :-1]).sum() / hide[:, 1:].sum()
+    assert beside > 0.55  # 0.3 where patches were drawn one by one
+
+
+def test_an_image_has_the_same_patches_hidden_in_any_batch():
+    view = BlockMask(patch=4)
+    for whole, part in zip(drawn(view), drawn(view, slice(32, 64)), strict=True):
+        np.testing.assert_array_equal(whole[32:64], part)
+
+
+def test_wrong_numbers_are_told():
+    assert problems(BlockMask(patch=4, share=(0.5, 0.1))) == [
+        "share is a range (low, high) of shares from 0 to 1, and not (0.5, 0.1)"
+    ]
+    with pytest.raises(ValueError, match="has no whole patches of 5"):
+        BlockMask(patch=5)({"image": IMAGES}, StepContext(step=0, key=jax.random.key(0), positions=POSITIONS))
