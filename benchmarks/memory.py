@@ -54,7 +54,7 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
     objective = {name: plain(term.a, term.b)} if form.startswith("plain") else recipe.objective
     towers = {f"method.towers.{name}.remat": "full" for name in recipe.method.towers}  # pyright: ignore
     recipe = recipe.replace(
-        {**towers, "data.batch_size": batch, "mesh.fsdp": given.fsdp, "log.health": False},
+        {**towers, "data.batch_size": batch, "mesh.fsdp": given.fsdp, "log.embedding_metrics": False},
         objective=objective,
         microbatch_size=given.microbatch if form.endswith("microbatches") else 0,
     )
@@ -78,7 +78,7 @@ def plain(one: str, other: str) -> Any:
 
     @dataclass(frozen=True)
     class Plain(Contrastive):
-        def __call__(self, outputs, batch, tick):
+        def __call__(self, outputs, batch, ctx):
             return plain_info_nce(normalize(outputs[self.a]), normalize(outputs[self.b]), outputs[self.scale]), {}
 
     return Plain(one, other)

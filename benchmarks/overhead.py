@@ -37,7 +37,12 @@ def small(width: int, depth: int, batch: int) -> Recipe:
         "text": TextTransformer(width=8, depth=1, heads=2),
     }
     return load("experiments/clip.py:tiny").recipe.replace(
-        {"data.batch_size": batch, "data.train": OpenMoji(image_size=48), "log.health": False, "log.every_steps": 100},
+        {
+            "data.batch_size": batch,
+            "data.train": OpenMoji(image_size=48),
+            "log.embedding_metrics": False,
+            "log.every_steps": 100,
+        },
         method=DualEncoder(towers=towers, dim=8),
         evals=(),
     )

@@ -33,7 +33,7 @@ recipe = clip.vit_l14.replace(
         "data.batch_size": 2_048,
         "data.tokenizer": ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=4 * 77 - 3 * KEPT),
         "data.texts": ("text", "short"),
-        "method.also": {"short": "text"},
+        "method.shared_towers": {"short": "text"},
         "method.scale": LogitScale(init=100.0, max=1_000.0),  # starts anew at 100; no limit is stated
     },
     views=(),
@@ -56,7 +56,7 @@ tiny = clip.tiny.replace(
         "data.train": FirstSentence(source=OpenMoji(image_size=48), end=": "),
         "data.tokenizer": Words(length=4 * 16 - 3 * 12),
         "data.texts": ("text", "short"),
-        "method.also": {"short": "text"},
+        "method.shared_towers": {"short": "text"},
     },
     objective={
         "long": clip.tiny.objective["contrastive"],

@@ -34,7 +34,7 @@ recipe = clip.vit_b32.replace(
         "data.batch_size": 2 * 256,
         "data.texts": ("text", "negative"),
         "data.order": Neighbors(k=3),
-        "method.also": {"negative": "text"},
+        "method.shared_towers": {"negative": "text"},
     },
     views=(),
     objective={"contrastive": Contrastive("image", "text", extra_b="negative")},
@@ -55,7 +55,7 @@ tiny = clip.tiny.replace(
         ),
         "data.texts": ("text", "negative"),
         "data.order": Grouped(by="concept", per_group=2),
-        "method.also": {"negative": "text"},
+        "method.shared_towers": {"negative": "text"},
     },
     objective={
         "contrastive": Contrastive("image", "text", extra_b="negative", positives="masked", ids=("image_id", "text_id"))

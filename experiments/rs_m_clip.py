@@ -74,7 +74,7 @@ recipe = clip.vit_b32.replace(
                 "image": replace(ViT.b32().as_clip(), {"activation": "gelu", "any_size": True}),
                 "text": Bert.base(segments=1, pad=1, norm_epsilon=1e-5, pool="mean"),
             },
-            also={"local": "image"},
+            shared_towers={"local": "image"},
             scale=LogitScale(init=100.0, max=100.0),
         ),
         teacher=Ema(of=("image", "head"), momentum=Constant(value=0.996)),
@@ -106,7 +106,7 @@ tiny = clip.tiny.replace(
     method=DistilledDualEncoder(
         dual=DualEncoder(
             towers={"image": replace(clip.TINY_IMAGE, any_size=True), "text": clip.TINY_TEXT},
-            also={"local": "image"},
+            shared_towers={"local": "image"},
             dim=128,
         ),
         head=PrototypeHead(prototypes=256, hidden=128, width=64),

@@ -50,7 +50,7 @@ recipe = clip.vit_b32.replace(
             "knowledge": TripleTransformer.bert_base(),
         },
         "method.heads": {"knowledge": Linear(features=512, bias=True)},
-        "method.also": {"negative": "text"},
+        "method.shared_towers": {"negative": "text"},
     },
     views=(),
     objective={

@@ -7,7 +7,7 @@ A batch is a mapping from names to arrays that lead with B. The vocabulary:
 ``text``            int32 [B,L]                              token ids, padded at the end
 ``a/valid``         bool [B,L]                               which tokens of ``a`` are real
 ``a/present``       bool [B]                                 which rows of modality ``a`` exist
-``a/hide``          bool [B,N]                               which tokens of ``a`` to hide
+``a/masked``          bool [B,N]                               which tokens of ``a`` to hide
 ``a_id``            int32 [B]                                equal ids are the same picture or text
 ``label``           int32 [B]                                class
 ``position``        uint32 [B,2]                             place in the global order (high and low 32 bits)
@@ -55,12 +55,12 @@ class StepContext:
     """Where in training we are, and the randomness there.
 
     Every draw is a function of seed, site and (a row's) position in the global order, or the step; so it depends
-    neither on microbatches nor on devices nor on hosts. A part that is given ``tick.at("image")`` draws at sites of
+    neither on microbatches nor on devices nor on hosts. A part that is given ``ctx.at("image")`` draws at sites of
     its own.
     """
 
     step: Any = None  # int32 scalar: updates done so far
-    key: Any = None  # base key, of the recipe's seed
+    base_key: Any = None  # base key, of the recipe's seed
     positions: Any = None  # uint32 [B,2]
     total_steps: int = dataclasses.field(default=1, metadata={"static": True})
     batch_size: int = dataclasses.field(default=1, metadata={"static": True})
@@ -90,7 +90,7 @@ class StepContext:
         """Examples seen, float32 (a pod run sees more than an int32 counts)."""
         return self.step * jnp.float32(self.batch_size)
 
-    def draw(self, site: str | int) -> Array:
+    def key(self, site: str | int) -> Array:
         """One key for this step and site: for draws that the whole batch shares."""
         return jax.random.fold_in(self._site(site), self.step)
 
@@ -100,9 +100,9 @@ class StepContext:
         return fold(self._site(site), self.positions)
 
     def _site(self, site: str | int) -> Array:
-        if self.key is None:
+        if self.base_key is None:
             raise ValueError(f"site '{self.site}/{site}' asks for randomness, and there is none at inference")
-        return jax.random.fold_in(self.key, zlib.crc32(f"{self.site}/{site}".encode()))
+        return jax.random.fold_in(self.base_key, zlib.crc32(f"{self.site}/{site}".encode()))
 
 
 INFERENCE = StepContext(training=False)

@@ -16,11 +16,12 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxrep.errors import UsageError, hint
+from jaxrep.format_version import FORMAT, KEY, upgrade, version_of
 from jaxrep.spec import is_spec, walk
-from jaxrep.spec_json import from_json
+from jaxrep.spec_json import from_json, to_json
 
 if TYPE_CHECKING:
     from jaxrep.recipe import Recipe
@@ -72,6 +73,11 @@ def _preset(module: ModuleType, name: str, file: str) -> "Recipe":
     return found
 
 
+def recipe_json(recipe: "Recipe") -> dict[str, Any]:
+    """Return a recipe as ``recipe.json`` holds it: with the format version."""
+    return {KEY: FORMAT, **to_json(recipe)}
+
+
 def from_run(run_dir: str | Path) -> LoadedExperiment:
     """The recipe of a run directory. Its copy of the experiment is executed only for classes that the recipe needs."""
     folder = Path(run_dir)
@@ -85,11 +91,15 @@ def from_run(run_dir: str | Path) -> LoadedExperiment:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise UsageError(f"{folder / RECIPE}, line {error.lineno}: this is not JSON: {error.msg}") from error
-    module = load_module(_copy_in(folder)) if '"experiment:' in text else None
+    module, version = load_module(_copy_in(folder)) if '"experiment:' in text else None, None
     try:
-        recipe = from_json(data, module)
+        version = version_of(data if isinstance(data, dict) else {}, str(folder / RECIPE))
+        data = {name: value for name, value in data.items() if name != KEY}
+        recipe = from_json(upgrade(data, version), module)
     except UsageError as error:
-        raise UsageError(f"{folder / RECIPE}: {error}") from None
+        older = "" if version in (None, FORMAT) else f" (it has format version {version}, and this jaxrep {FORMAT})"
+        place = "" if version is None else f"{folder / RECIPE}: "
+        raise UsageError(f"{place}{error}{older}") from None
     if type(recipe).__name__ != "Recipe":
         raise UsageError(f"{folder / RECIPE} holds a {type(recipe).__name__}, not a Recipe")
     return LoadedExperiment(

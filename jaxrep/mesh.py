@@ -16,6 +16,8 @@ from jaxrep.errors import UsageError
 from jaxrep.paths import PathError, match, parse, select, stack_of
 from jaxrep.spec import spec
 
+__all__ = ["Mesh", "Shard"]
+
 AXES = ("data", "fsdp", "tensor")
 ROWS = P(("data", "fsdp"))
 """Rows of a batch lie over both axes that split the work on examples."""

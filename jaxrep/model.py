@@ -81,9 +81,9 @@ class Model:
         """As ``encode``, but as the method emits them, not normalized."""
         return self._in_blocks(batch, tuple(want), unit=False)
 
-    def shared(self, want: Sequence[str]) -> dict[str, np.ndarray]:
+    def per_step(self, want: Sequence[str]) -> dict[str, np.ndarray]:
         """Outputs that belong to no row, as a table of classes or the scale."""
-        found = self._structure.merge(self._arrays).shared(tables_of(self._arrays), INFERENCE)
+        found = self._structure.merge(self._arrays).per_step(tables_of(self._arrays), INFERENCE)
         return {name: np.asarray(_named(found, name, "the model")) for name in want}
 
     def _in_blocks(self, batch: Mapping[str, Any], want: tuple[str, ...], *, unit: bool) -> dict[str, np.ndarray]:
@@ -293,7 +293,7 @@ def _rows(
     whole: NamedSharding | None,
 ) -> dict[str, Any]:
     """``whole``: the layout of an array of which every device has all, where there are several devices."""
-    outputs = structure.merge(arrays).rows(batch, INFERENCE)
+    outputs = structure.merge(arrays).per_example(batch, INFERENCE)
     found = {name: _named(outputs, name, f"the model, given {', '.join(batch)},") for name in want}
     found = {name: normalize(x) if unit else x.astype("float32") for name, x in found.items()}
     return found if whole is None else jax.lax.with_sharding_constraint(found, whole)

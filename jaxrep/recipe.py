@@ -25,6 +25,8 @@ from jaxrep.schedules import Schedule
 from jaxrep.spec import execution, replace, spec
 from jaxrep.views.base import View
 
+__all__ = ["Checkpointing", "Data", "From", "Logging", "Pretrained", "Profile", "Recipe"]
+
 
 @spec
 class Data:
@@ -44,9 +46,9 @@ class Data:
     """The order of the examples, a pure function of the seed and the position."""
     workers: int = execution(0)
     """Worker processes that decode; 0: threads of this process."""
-    max_bad_share: float = execution(0.01)
+    max_bad_fraction: float = execution(0.01)
     """Share of examples that may be unreadable (others stand in for them) before the run stops."""
-    leave_out_shards: bool = execution(False)
+    skip_failed_shards: bool = execution(False)
     """Whether a shard that cannot be read, also after a while, is left out; else the run stops."""
 
     def problems(self) -> Iterator[str]:
@@ -56,8 +58,8 @@ class Data:
             yield f"batch_size is {self.batch_size}, which cuts groups of {block}: take a multiple of it"
         if (tokens := max(self.order.tokens, default=0)) > self.tokenizer.length:
             yield f"order gives texts {tokens} tokens, and the tokenizer cuts them to {self.tokenizer.length}"
-        if not 0 <= self.max_bad_share <= 1:
-            yield f"max_bad_share is a share, from 0 to 1, got {self.max_bad_share}"
+        if not 0 <= self.max_bad_fraction <= 1:
+            yield f"max_bad_fraction is a share, from 0 to 1, got {self.max_bad_fraction}"
         if self.workers < 0:
             yield f"workers counts processes: 0 or more, got {self.workers}"
 
@@ -84,7 +86,7 @@ class Logging:
 
     every_steps: int = 50
     """Steps between two lines of metrics."""
-    health: bool = True
+    embedding_metrics: bool = True
     """Whether the geometry of each pair of embeddings is measured on logged steps."""
     tensorboard: bool = True
     """Whether TensorBoardWriter files are written."""

@@ -5,13 +5,29 @@ import jax.numpy as jnp
 from jaxrep.batch import Array, StepContext
 from jaxrep.spec import spec
 
+__all__ = [
+    "Constant",
+    "Cosine",
+    "Harmonic",
+    "Linear",
+    "Ramp",
+    "Schedule",
+    "Stairs",
+    "Warmup",
+    "WarmupConstant",
+    "WarmupCosine",
+    "WarmupInverseSqrt",
+    "WarmupLinear",
+    "WarmupReciprocal",
+]
+
 
 @spec
 class Schedule:
     """Abstract: a number that may vary over training."""
 
-    def __call__(self, tick: StepContext) -> Array:
-        raise TypeError(f"{type(self).__name__} is not a schedule: it does not say its value at a tick")
+    def __call__(self, ctx: StepContext) -> Array:
+        raise TypeError(f"{type(self).__name__} is not a schedule: it does not say its value at a step context")
 
 
 @spec
@@ -21,7 +37,7 @@ class Constant(Schedule):
     value: float = 1.0
     """The number."""
 
-    def __call__(self, tick: StepContext) -> Array:
+    def __call__(self, ctx: StepContext) -> Array:
         return jnp.float32(self.value)
 
 
@@ -34,8 +50,8 @@ class Linear(Schedule):
     end: float
     """Value at the end of training."""
 
-    def __call__(self, tick: StepContext) -> Array:
-        return jnp.float32(self.start + (self.end - self.start) * tick.fraction)
+    def __call__(self, ctx: StepContext) -> Array:
+        return jnp.float32(self.start + (self.end - self.start) * ctx.fraction)
 
 
 @spec
@@ -55,8 +71,8 @@ class Ramp(Schedule):
         if self.steps < 0 or self.after < 0:
             yield "steps and after count steps: they are zero or more"
 
-    def __call__(self, tick: StepContext) -> Array:
-        since = tick.step - self.after
+    def __call__(self, ctx: StepContext) -> Array:
+        since = ctx.step - self.after
         done = jnp.clip(since / self.steps, 0, 1) if self.steps else since >= 0
         return jnp.float32(self.start + (self.end - self.start) * done)
 
@@ -76,8 +92,8 @@ class Stairs(Schedule):
         if self.every < 1:
             yield f"every counts steps: at least 1, got {self.every}"
 
-    def __call__(self, tick: StepContext) -> Array:
-        return self.start * jnp.float32(self.factor) ** (tick.step // self.every)
+    def __call__(self, ctx: StepContext) -> Array:
+        return self.start * jnp.float32(self.factor) ** (ctx.step // self.every)
 
 
 @spec
@@ -89,8 +105,8 @@ class Cosine(Schedule):
     end: float
     """Value at the end of training."""
 
-    def __call__(self, tick: StepContext) -> Array:
-        return jnp.float32(self.end + (self.start - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * tick.fraction)))
+    def __call__(self, ctx: StepContext) -> Array:
+        return jnp.float32(self.end + (self.start - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * ctx.fraction)))
 
 
 @spec
@@ -106,8 +122,8 @@ class Harmonic(Schedule):
         if self.epochs < 1:
             yield f"epochs is at least 1, got {self.epochs}"
 
-    def __call__(self, tick: StepContext) -> Array:
-        return jnp.float32(self.start / (1 + tick.step * self.epochs // tick.total_steps))
+    def __call__(self, ctx: StepContext) -> Array:
+        return jnp.float32(self.start / (1 + ctx.step * self.epochs // ctx.total_steps))
 
 
 @spec
@@ -127,26 +143,26 @@ class Warmup(Schedule):
         if self.warmup_steps < 0 or self.cooldown_steps < 0:
             yield "warmup_steps and cooldown_steps count steps: they are zero or more"
 
-    def decay(self, tick: StepContext) -> Array:
+    def decay(self, ctx: StepContext) -> Array:
         """Factor in [0, 1] after the warm-up."""
         raise TypeError(f"{type(self).__name__} does not say how it decays")
 
-    def progress(self, tick: StepContext) -> Array:
+    def progress(self, ctx: StepContext) -> Array:
         """Share of the steps after the warm-up that is done."""
-        return jnp.clip((tick.step - self.warmup_steps) / max(tick.total_steps - self.warmup_steps, 1), 0.0, 1.0)
+        return jnp.clip((ctx.step - self.warmup_steps) / max(ctx.total_steps - self.warmup_steps, 1), 0.0, 1.0)
 
-    def __call__(self, tick: StepContext) -> Array:
-        first = self.held / self.peak if self.held else (tick.step + 1) / max(self.warmup_steps, 1)
-        rise = jnp.where(tick.step < self.warmup_steps, first, 1.0)
-        fall = jnp.minimum((tick.total_steps - tick.step) / self.cooldown_steps, 1.0) if self.cooldown_steps else 1.0
-        return jnp.float32(self.peak * rise * fall * self.decay(tick))
+    def __call__(self, ctx: StepContext) -> Array:
+        first = self.held / self.peak if self.held else (ctx.step + 1) / max(self.warmup_steps, 1)
+        rise = jnp.where(ctx.step < self.warmup_steps, first, 1.0)
+        fall = jnp.minimum((ctx.total_steps - ctx.step) / self.cooldown_steps, 1.0) if self.cooldown_steps else 1.0
+        return jnp.float32(self.peak * rise * fall * self.decay(ctx))
 
 
 @spec
 class WarmupConstant(Warmup):
     """Warm-up, then constant."""
 
-    def decay(self, tick: StepContext) -> Array:
+    def decay(self, ctx: StepContext) -> Array:
         return jnp.float32(1.0)
 
 
@@ -157,9 +173,9 @@ class WarmupCosine(Warmup):
     end: float = 0.0
     """Value at the end of training."""
 
-    def decay(self, tick: StepContext) -> Array:
+    def decay(self, ctx: StepContext) -> Array:
         floor = self.end / self.peak
-        return floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * self.progress(tick)))
+        return floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * self.progress(ctx)))
 
 
 @spec
@@ -169,8 +185,8 @@ class WarmupLinear(Warmup):
     end: float = 0.0
     """Value at the end of training."""
 
-    def decay(self, tick: StepContext) -> Array:
-        return 1 + (self.end / self.peak - 1) * self.progress(tick)
+    def decay(self, ctx: StepContext) -> Array:
+        return 1 + (self.end / self.peak - 1) * self.progress(ctx)
 
 
 @spec
@@ -180,8 +196,8 @@ class WarmupReciprocal(Warmup):
     timescale_steps: int
     """Steps after which the value has halved."""
 
-    def decay(self, tick: StepContext) -> Array:
-        return self.timescale_steps / (self.timescale_steps + jnp.maximum(tick.step - self.warmup_steps, 0))
+    def decay(self, ctx: StepContext) -> Array:
+        return self.timescale_steps / (self.timescale_steps + jnp.maximum(ctx.step - self.warmup_steps, 0))
 
 
 @spec
@@ -191,5 +207,5 @@ class WarmupInverseSqrt(Warmup):
     timescale_steps: int
     """Steps in the unit under the root."""
 
-    def decay(self, tick: StepContext) -> Array:
-        return 1 / jnp.sqrt(1 + jnp.maximum(tick.step - self.warmup_steps, 0) / self.timescale_steps)
+    def decay(self, ctx: StepContext) -> Array:
+        return 1 / jnp.sqrt(1 + jnp.maximum(ctx.step - self.warmup_steps, 0) / self.timescale_steps)

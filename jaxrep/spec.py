@@ -11,10 +11,11 @@ Specs hold numbers, strings, None, tuples, mappings with names as keys, and spec
 import dataclasses
 import functools
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 import typeguard
 
@@ -27,6 +28,45 @@ T = TypeVar("T")
 def spec(cls: type[T]) -> type[T]:
     """Makes ``cls`` a spec: a frozen dataclass with keyword-only fields."""
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Limits of a number, written into its annotation: ``Annotated[int, Range(1)]``.
+
+    ``problems`` checks it, in containers as well (``tuple[Annotated[float, Range(0)], ...]``).
+    """
+
+    low: float = -math.inf
+    """The smallest value."""
+    high: float = math.inf
+    """The largest value."""
+    above: float = -math.inf
+    """A limit that the value exceeds."""
+    below: float = math.inf
+    """A limit that the value stays below."""
+
+    def problem(self, value: float) -> str | None:
+        """Return what is wrong with a value as the end of a sentence, or None."""
+        if self.low <= value <= self.high and self.above < value < self.below:
+            return None
+        return f"expected a number {self}, got {value}"
+
+    def __str__(self) -> str:
+        parts = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
+        return " and ".join(f"{word} {limit:g}" for word, limit in parts.items() if math.isfinite(limit))
+
+
+Count = Annotated[int, Range(1)]
+"""A number of things of which there is at least one."""
+Natural = Annotated[int, Range(0)]
+"""A number of things of which there may be none."""
+Positive = Annotated[float, Range(above=0)]
+"""A float above 0."""
+NonNegative = Annotated[float, Range(0)]
+"""A float of at least 0."""
+Share = Annotated[float, Range(0, 1)]
+"""A float from 0 to 1, both included."""
 
 
 class Part:
@@ -126,9 +166,13 @@ class Change:
 
 
 def type_name(cls: type) -> str:
-    """``jaxrep.encoders.image.vit:ViT``; the same for a class of an experiment file and of a run's copy of that file."""
-    inside = cls.__module__.partition(".")[0] == "jaxrep"
-    return f"{cls.__module__ if inside else 'experiment'}:{cls.__qualname__}"
+    """Return ``jaxrep.encoders:ViT``: the room and the name of a class, wherever in the room its file lies.
+
+    A class of an experiment file, and of a run's copy of that file, is ``experiment:Class``.
+    """
+    top, _, rest = cls.__module__.partition(".")
+    room = f"jaxrep.{rest.partition('.')[0]}" if top == "jaxrep" else "experiment"
+    return f"{room}:{cls.__qualname__}"
 
 
 def difference(a: Any, b: Any) -> list[Change]:
@@ -202,13 +246,20 @@ def problems(obj: Any, path: str = "") -> list[str]:
 
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
     """Sentences on where ``value`` is not what the annotation says; containers are entered, so that paths are exact."""
     origin, args = typing.get_origin(expected), typing.get_args(expected)
-    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+    if origin is Annotated:
+        found = list(_misfits(value, args[0], path))
+        limits = [limit for limit in args[1:] if isinstance(limit, Range)]
+        yield from found or [f"{path}: {wrong}" for limit in limits if (wrong := limit.problem(value))]
+        return
+    if origin in (typing.Union, types.UnionType) and (near := [arm for arm in args if _only_out_of_range(value, arm)]):
+        yield from _misfits(value, near[0], path)
+    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
         for key, child in value.items():
             yield from _misfits(key, args[0], f"{path} (the key {key!r})")
             yield from _misfits(child, args[1], join_path(path, str(key)))
@@ -217,8 +268,27 @@ def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
         for i, (child, annotation) in enumerate(zip(value, each, strict=True)):
             yield from _misfits(child, annotation, join_path(path, str(i)))
     elif not _fits(value, expected, origin, args, path):
-        names = expected.__name__ if isinstance(expected, type) and not args else str(expected).replace("typing.", "")
+        names = _written(expected)
         yield f"{path}: expected {names}, got {type(value).__name__}{'' if is_spec(value) else ' ' + short_repr(value)}"
+
+
+def _only_out_of_range(value: Any, arm: Any) -> bool:
+    """Return whether a value has the type of an annotation with limits, and breaks one of them."""
+    if typing.get_origin(arm) is not Annotated:
+        return False
+    inner = typing.get_args(arm)[0]
+    return not list(_misfits(value, inner, "")) and bool(list(_misfits(value, arm, "")))
+
+
+def _written(annotation: Any) -> str:
+    """Return an annotation as a recipe's author writes it, without limits."""
+    if typing.get_origin(annotation) is Annotated:
+        return _written(typing.get_args(annotation)[0])
+    if isinstance(annotation, type) and not typing.get_args(annotation):
+        return annotation.__name__
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " | ".join("None" if arm is type(None) else _written(arm) for arm in typing.get_args(annotation))
+    return re.sub(r"Annotated\[([^,\[\]]+), Range\([^)]*\)\]", r"\1", str(annotation).replace("typing.", ""))
 
 
 def _fits(value: Any, expected: Any, origin: Any, args: tuple[Any, ...], path: str) -> bool:

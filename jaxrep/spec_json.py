@@ -1,11 +1,12 @@
-"""Specs as JSON and back, and the identity by which a run directory knows its recipe.
+"""Write specs as JSON and read them back, and identify the run that a recipe describes.
 
-A spec is ``{"$type": "jaxrep.encoders.image.vit:ViT", field: value, …}``, a tuple is a list, a mapping an object, an infinite
-float ``{"$float": "inf"}``. A type is accepted from jaxrep and from one experiment file (``experiment:Class``), from
-nowhere else: reading a recipe runs no code but theirs.
+A spec is ``{"$type": "jaxrep.encoders:ViT", field: value, ...}``, a tuple is a list, a mapping an object, an infinite
+float ``{"$float": "inf"}``. The type of a part is its room and its name: a room of jaxrep exports it, or one experiment
+file defines it (``experiment:Class``). No other type is accepted, so reading a recipe runs no other code.
 """
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -19,7 +20,7 @@ from jaxrep.errors import UsageError, hint
 from jaxrep.spec import children, execution_fields, join_path, type_name
 
 TYPE, FLOAT = "$type", "$float"
-_MODULE = re.compile(r"jaxrep(\.[a-z][a-z0-9_]*)+")
+_ROOM = re.compile(r"jaxrep\.[a-z][a-z0-9_]*")
 
 
 def to_json(obj: Any) -> Any:
@@ -56,11 +57,29 @@ def _encode(value: Any, path: str, *, for_identity: bool) -> Any:
             raise UsageError(f"{path or 'mapping'}: the key {wrong[0]!r} cannot be written: keys are names without a $")
         return inner
     if _is_spec_class(type(value)):
-        return {TYPE: type_name(type(value)), **inner}
+        return {TYPE: _checked_type_name(type(value), path), **inner}
     raise UsageError(
         f"{path or 'value'}: a {type(value).__name__} cannot be part of a recipe: it holds numbers, strings, None, "
         "tuples, mappings, and specs defined at the top of a module"
     )
+
+
+@functools.cache
+def _exported(cls: type) -> bool:
+    room, _, name = type_name(cls).partition(":")
+    if room == "experiment":
+        return True
+    return name in (exports(room) or ()) and getattr(importlib.import_module(room), name) is cls
+
+
+def _checked_type_name(cls: type, path: str) -> str:
+    if not _exported(cls):
+        room = type_name(cls).partition(":")[0]
+        raise UsageError(
+            f"{path or 'value'}: a {cls.__name__} cannot be part of a recipe: {room} does not export it; add it to "
+            "the room's exports"
+        )
+    return type_name(cls)
 
 
 def _encode_float(value: float, path: str, for_identity: bool) -> Any:
@@ -117,30 +136,36 @@ def _has_no_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def _find(name: Any, path: str, experiment: ModuleType | None) -> type:
-    """The class called ``name``, if it is a spec of jaxrep or of the experiment."""
-    module_name, _, class_name = name.partition(":") if isinstance(name, str) else ("", "", "")
-    if module_name == "experiment" and experiment is not None:
-        names = vars(experiment)
-    elif _MODULE.fullmatch(module_name):
-        names = _names(module_name)
-    else:
+    """Return the spec called ``name``: an export of a room of jaxrep, or a class of the experiment."""
+    room, _, class_name = name.partition(":") if isinstance(name, str) else ("", "", "")
+    where = path or "recipe"
+    if room == "experiment" and experiment is not None:
+        cls = vars(experiment).get(class_name)
+        if not _is_spec_class(cls) or cls.__module__ != experiment.__name__:
+            raise UsageError(f"{where}: the experiment file defines no spec named {class_name!r}")
+        return cls
+    if not _ROOM.fullmatch(room):
         raise UsageError(
-            f"{path or 'recipe'}: the type {name!r} is refused: a recipe's types come from jaxrep"
-            + (" (no experiment file is at hand)" if module_name == "experiment" else " and its own experiment file")
+            f"{where}: the type {name!r} is refused: a recipe's types come from jaxrep"
+            + (" (no experiment file is at hand)" if room == "experiment" else " and its own experiment file")
         )
-    cls = names.get(class_name)
-    if not _is_spec_class(cls) or cls.__module__ != names["__name__"]:
-        raise UsageError(
-            f"{path or 'recipe'}: {name!r} is not a spec that this version of jaxrep (or the file) defines"
-        )
+    known = exports(room)
+    if known is None:
+        raise UsageError(f"{where}: the type {name!r} names the room {room!r}, which this version of jaxrep has not")
+    cls = getattr(importlib.import_module(room), class_name) if class_name in known else None
+    if not _is_spec_class(cls):
+        raise UsageError(f"{where}: {room} exports no spec named {class_name!r}; {hint(class_name, known)}")
     return cls
 
 
-def _names(module: str) -> dict[str, Any]:
-    """What the module of jaxrep with that name defines; nothing where there is no such module."""
+def exports(room: str) -> tuple[str, ...] | None:
+    """Return the names that a room of jaxrep exports; None where there is no such room.
+
+    A room is a package or a module right below ``jaxrep``. Its ``__all__`` lists its exports.
+    """
     try:
-        return vars(importlib.import_module(module))
+        return tuple(getattr(importlib.import_module(room), "__all__", ()))
     except ModuleNotFoundError as error:
-        if error.name is not None and module.startswith(error.name):
-            return {}
+        if error.name is not None and room.startswith(error.name):
+            return None
         raise

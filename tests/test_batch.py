@@ -10,7 +10,7 @@ import pytest
 from jaxrep.batch import INFERENCE, StepContext, fold, normalize, unfold
 
 POSITIONS = np.array([[0, 0], [0, 1], [0, 7], [0, 2**32 - 1], [1, 0], [1, 7], [200, 7]], np.uint32)
-TICK = StepContext(step=np.int32(3), key=jax.random.key(0), positions=POSITIONS, total_steps=12, batch_size=2**30)
+CTX = StepContext(step=np.int32(3), base_key=jax.random.key(0), positions=POSITIONS, total_steps=12, batch_size=2**30)
 
 
 def numbers(keys) -> list[tuple[int, ...]]:
@@ -18,33 +18,33 @@ def numbers(keys) -> list[tuple[int, ...]]:
 
 
 def test_a_row_has_the_same_key_in_any_batch_and_at_any_step():
-    whole = numbers(TICK.keys("crop"))
+    whole = numbers(CTX.keys("crop"))
     rows = [5, 0, 2]
-    part = dataclasses.replace(TICK, positions=POSITIONS[rows], step=np.int32(9))
+    part = dataclasses.replace(CTX, positions=POSITIONS[rows], step=np.int32(9))
     assert numbers(part.keys("crop")) == [whole[row] for row in rows]
 
 
 def test_no_two_rows_views_or_sites_share_a_key():
-    ticks = (TICK, TICK.at("image"), TICK.at("image").at("crop"), TICK.at("text"))
-    found = [key for tick in ticks for site in ("crop", "flip") for key in numbers(tick.keys(site))]
-    found += numbers(dataclasses.replace(TICK, key=jax.random.key(1)).keys("crop"))
+    ticks = (CTX, CTX.at("image"), CTX.at("image").at("crop"), CTX.at("text"))
+    found = [key for ctx in ticks for site in ("crop", "flip") for key in numbers(ctx.keys(site))]
+    found += numbers(dataclasses.replace(CTX, base_key=jax.random.key(1)).keys("crop"))
     assert len(set(found)) == len(found)
-    views = numbers(TICK.repeat(5).keys("crop"))
+    views = numbers(CTX.repeat(5).keys("crop"))
     assert len(set(views)) == 5 * len(POSITIONS)
 
 
 def test_views_of_a_row_draw_the_same_in_any_batch_and_the_first_draws_as_the_row():
-    whole = np.array(numbers(TICK.repeat(3).keys("crop"))).reshape(len(POSITIONS), 3, 2)
-    part = dataclasses.replace(TICK, positions=POSITIONS[4:6]).repeat(3)
+    whole = np.array(numbers(CTX.repeat(3).keys("crop"))).reshape(len(POSITIONS), 3, 2)
+    part = dataclasses.replace(CTX, positions=POSITIONS[4:6]).repeat(3)
     np.testing.assert_array_equal(np.array(numbers(part.keys("crop"))).reshape(2, 3, 2), whole[4:6])
-    assert [tuple(key) for key in whole[:, 0].tolist()] == numbers(TICK.keys("crop"))
+    assert [tuple(key) for key in whole[:, 0].tolist()] == numbers(CTX.keys("crop"))
 
 
 def test_a_draw_for_the_whole_batch_changes_with_step_and_site_and_not_with_the_rows():
-    other_rows = dataclasses.replace(TICK, positions=POSITIONS[:2])
-    assert numbers(other_rows.draw("mix")) == numbers(TICK.draw("mix"))
-    later = dataclasses.replace(TICK, step=np.int32(4))
-    draws = [tick.draw(site) for tick in (TICK, later, TICK.at("views")) for site in ("mix", "cut")]
+    other_rows = dataclasses.replace(CTX, positions=POSITIONS[:2])
+    assert numbers(other_rows.key("mix")) == numbers(CTX.key("mix"))
+    later = dataclasses.replace(CTX, step=np.int32(4))
+    draws = [ctx.key(site) for ctx in (CTX, later, CTX.at("views")) for site in ("mix", "cut")]
     assert len({key for draw in draws for key in numbers(draw)}) == 6
 
 
@@ -56,8 +56,8 @@ def test_there_is_no_randomness_at_inference():
 
 
 def test_time_is_told_in_fractions_and_in_examples_beyond_what_an_int32_counts():
-    assert float(TICK.fraction) == 0.25
-    assert float(TICK.examples) == 3 * 2**30
+    assert float(CTX.fraction) == 0.25
+    assert float(CTX.examples) == 3 * 2**30
 
 
 def test_a_second_axis_is_folded_into_rows_and_given_back():

@@ -14,7 +14,7 @@ from jaxrep import cli
 from jaxrep.data.images.crop import HostResize
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import JaxrepError
-from jaxrep.experiment import load
+from jaxrep.experiment import load, recipe_json
 from jaxrep.spec import difference, replace
 from jaxrep.spec_json import to_json
 
@@ -152,7 +152,10 @@ def test_train_runs_a_preset_in_its_default_directory(jaxrep_says, toy, trained)
         ("--objective.contrastive.a x", {"objective.contrastive.a": "x"}),
         ("--data.batch-size 8 --mesh.data -1", {"data.batch_size": 8}),
         ("--schedule.peak 2 --schedule.warmup-steps 5", {"schedule.peak": 2.0, "schedule.warmup_steps": 5}),
-        ("--method.towers.image.pool mean --log.no-health", {"method.towers.image.pool": "mean", "log.health": False}),
+        (
+            "--method.towers.image.pool mean --log.no-embedding-metrics",
+            {"method.towers.image.pool": "mean", "log.embedding_metrics": False},
+        ),
         ("--data.texts a b", {"data.texts": ("a", "b")}),
         ("--data.train tar:{0..9}.tar,image_size=32", {"data.train": TarShards(shards="{0..9}.tar", image_size=32)}),
         (
@@ -246,7 +249,7 @@ def test_show_prints_the_json_that_a_run_keeps(jaxrep_says, toy):
 
 
 def test_show_prints_parts_values_and_the_summary(jaxrep_says, toy, monkeypatch):
-    monkeypatch.setattr("jaxrep.step.shapes.summary", lambda recipe: {"parameters": 1234567}, raising=False)
+    monkeypatch.setattr("jaxrep.step.shapes.model_summary", lambda recipe: {"parameters": 1234567}, raising=False)
     status, out, _ = jaxrep_says(f"show {toy}")
     assert status == 0
     for line in (
@@ -264,7 +267,7 @@ def test_diff_tells_identity_and_execution_apart(jaxrep_says, toy, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     other = load(toy).recipe.replace({"method.towers.image.width": 384, "log.every_steps": 7})
-    (run / "recipe.json").write_text(json.dumps(to_json(other)))
+    (run / "recipe.json").write_text(json.dumps(recipe_json(other)))
     status, out, _ = jaxrep_says(f"diff {toy} {run}")
     assert status == 0
     assert out.splitlines() == [

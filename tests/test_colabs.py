@@ -100,7 +100,7 @@ def test_the_recipe_trains_and_its_curves_are_there(trained):
     assert steps == [5, 10] and all(np.isfinite(line["loss"]) for line in trained["curve"])
     last = trained["curve"][-1]
     assert last["loss"] == pytest.approx(last["loss/contrastive"] + 0.1 * last["loss/uniformity"], rel=1e-5)
-    assert last["loss/uniformity"] == pytest.approx(last["health/image-text/uniformity_a"], rel=1e-4)
+    assert last["loss/uniformity"] == pytest.approx(last["embeddings/image-text/uniformity_a"], rel=1e-4)
     assert set(trained["results"]) >= {"retrieval/image_to_text/r1"}
 
 

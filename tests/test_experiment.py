@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from jaxrep.errors import UsageError
-from jaxrep.experiment import from_run, list_experiments, load
+from jaxrep.experiment import from_run, list_experiments, load, recipe_json
 from jaxrep.spec_json import to_json
 
 CLIP = '''
@@ -158,7 +158,7 @@ def test_a_mistake_in_the_file_is_one_sentence_with_its_line(folder, text, sente
 
 def save(loaded, run):
     run.mkdir()
-    (run / "recipe.json").write_text(json.dumps(to_json(loaded.recipe)))
+    (run / "recipe.json").write_text(json.dumps(recipe_json(loaded.recipe)))
     shutil.copy(loaded.path, run)
 
 
@@ -207,10 +207,12 @@ def test_what_is_not_a_run_is_one_sentence(tmp_path):
     (tmp_path / "recipe.json").write_text('{\n"seed": }')
     with pytest.raises(UsageError, match=r"recipe\.json, line 2: this is not JSON"):
         from_run(tmp_path)
-    (tmp_path / "recipe.json").write_text(json.dumps({"$type": "jaxrep.schedules:Constant", "value": 1.0}))
+    (tmp_path / "recipe.json").write_text(
+        json.dumps({"$format": 1, "$type": "jaxrep.schedules:Constant", "value": 1.0})
+    )
     with pytest.raises(UsageError, match="holds a Constant, not a Recipe"):
         from_run(tmp_path)
-    (tmp_path / "recipe.json").write_text(json.dumps({"$type": "jaxrep.schedules:Cosine", "start": 1.0}))
+    (tmp_path / "recipe.json").write_text(json.dumps({"$format": 1, "$type": "jaxrep.schedules:Cosine", "start": 1.0}))
     with pytest.raises(UsageError, match=r"recipe\.json: recipe: fields of jaxrep\.schedules:Cosine are missing: end"):
         from_run(tmp_path)
     (tmp_path / "recipe.json").write_bytes(b"\xff\x00")

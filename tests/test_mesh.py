@@ -160,7 +160,7 @@ def gradients(recipe, mesh, size):
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def both(params, batch):
-        args = (params, {}, batch, harness.tick())
+        args = (params, {}, batch, harness.ctx())
         if size:
             return grad_cache.value_and_grad(of, *args, size=size, keep=keep)
         return of.value_and_grad(*args)

@@ -61,8 +61,8 @@ def found():
     """{case: float32 [TOTAL]}, from one compilation."""
 
     def values(step):
-        tick = StepContext(step=step, total_steps=TOTAL)
-        return {name: schedule(tick) for name, (schedule, _) in CASES.items()}
+        ctx = StepContext(step=step, total_steps=TOTAL)
+        return {name: schedule(ctx) for name, (schedule, _) in CASES.items()}
 
     return jax.device_get(jax.jit(jax.vmap(values))(jnp.arange(TOTAL)))
 

@@ -122,7 +122,7 @@ def loader(examples: Examples, transform: Tokenize | None, given: argparse.Names
         transform=transform,
         workers=given.workers,
         threads=given.threads,
-        max_bad_share=1.0,
+        max_bad_fraction=1.0,
     )
     try:
         next(batches)

@@ -33,9 +33,9 @@ class BadSampleReport:
     """(shard, reason) -> places whose example could not be read; each was filled by a repeat of another example."""
     examples: tuple[str, ...] = ()
     """The first bad examples: where each lies, and what is wrong with it."""
-    left_out: tuple[str, ...] = ()
+    skipped_shards: tuple[str, ...] = ()
     """Shards that are not read any more."""
-    lost: tuple[str, ...] = ()
+    failed_shards: tuple[str, ...] = ()
     """Why the run has to stop, a sentence each: shards that cannot be read and are not to be left out."""
 
     @property
@@ -49,21 +49,21 @@ class BadSampleReport:
             kind = kind if kind in counts or len(counts) < KINDS else (OTHER, OTHER)
             counts[kind] = counts.get(kind, 0) + count
         examples = (*self.examples, *other.examples)[:EXAMPLES]
-        left_out = tuple(dict.fromkeys((*self.left_out, *other.left_out)))
-        lost = tuple(dict.fromkeys((*self.lost, *other.lost)))
-        return BadSampleReport(self.rows + other.rows, counts, examples, left_out, lost)
+        skipped_shards = tuple(dict.fromkeys((*self.skipped_shards, *other.skipped_shards)))
+        failed_shards = tuple(dict.fromkeys((*self.failed_shards, *other.failed_shards)))
+        return BadSampleReport(self.rows + other.rows, counts, examples, skipped_shards, failed_shards)
 
-    def check(self, max_bad_share: float) -> None:
+    def check(self, max_bad_fraction: float) -> None:
         """Raises JaxrepError where a shard is lost, or more than this share is bad: it names the worst shards."""
-        if self.lost:
-            raise JaxrepError(self.lost[0])
-        if self.bad_rows <= max_bad_share * max(self.rows, LEAST):
+        if self.failed_shards:
+            raise JaxrepError(self.failed_shards[0])
+        if self.bad_rows <= max_bad_fraction * max(self.rows, LEAST):
             return
         worst = sorted(self.bad.items(), key=lambda kind: -kind[1])[:5]
         told = "; ".join(f"{shard}: {count} times {reason}" for (shard, reason), count in worst)
         raise JaxrepError(
             f"{self.bad_rows} of {self.rows} examples could not be read, which is more than the share of "
-            f"{max_bad_share:g} that data.max_bad_share allows. The worst: {told}. First: {self.examples[0]}. "
+            f"{max_bad_fraction:g} that data.max_bad_fraction allows. The worst: {told}. First: {self.examples[0]}. "
             "Repair the data, or allow more and run the same command to go on"
         )
 
@@ -83,14 +83,16 @@ class BadSampleReport:
             "repeats": self.bad_rows,
             "shards": shards,
             "examples": list(self.examples),
-            "left_out": list(self.left_out),
-        } | ({"lost": list(self.lost)} if self.lost else {})
+            "skipped_shards": list(self.skipped_shards),
+        } | ({"failed_shards": list(self.failed_shards)} if self.failed_shards else {})
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "BadSampleReport":
         """The inverse of ``to_json``."""
         bad = {(shard, reason): count for shard, kinds in data["shards"].items() for reason, count in kinds.items()}
-        return cls(data["all"], bad, *(tuple(data.get(name, ())) for name in ("examples", "left_out", "lost")))
+        return cls(
+            data["all"], bad, *(tuple(data.get(name, ())) for name in ("examples", "skipped_shards", "failed_shards"))
+        )
 
     def packed(self) -> np.ndarray:
         """Bytes, uint8: as it comes from a worker process beside a batch's arrays."""

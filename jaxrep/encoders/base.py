@@ -19,18 +19,20 @@ class EncoderOutput:
     tokens: Any = None  # [B,N,D] after the last norm, without class token and registers
     valid: Any = None  # bool [B,N]: tokens that are real
     kept: Any = None  # int32 [B,N]: which tokens of the input these are, where some were dropped
-    taps: dict[int, Array] = dataclasses.field(default_factory=dict)  # block number -> pooled [B,D] after that block
-    statistics: Any = None  # new values of the running statistics (batch norm), as an nnx.State of the module
+    intermediates: dict[int, Array] = dataclasses.field(
+        default_factory=dict
+    )  # block number -> pooled [B,D] after that block
+    batch_stats: Any = None  # new values of the running statistics (batch norm), as an nnx.State of the module
 
 
 @spec
 class Encoder(Part):
     """Abstract declaration of an encoder.
 
-    The module it builds is called as ``module(x, *, valid=None, hide=None, taps=(), tick=INFERENCE) -> Encoded``.
+    The module it builds is called as ``module(x, *, valid=None, hide=None, taps=(), context=INFERENCE) -> Encoded``.
     Transformers keep ``module.embed(x) -> (h, positions, valid)`` and ``module.encode(h, positions, *, valid, hide,
-    taps, tick) -> Encoded`` apart; ``module.blocks`` is the stack of layers. ``tick.training`` says whether dropout,
-    patch dropout and batch statistics are on; randomness comes from ``tick.keys(site)``.
+    taps, context) -> Encoded`` apart; ``module.blocks`` is the stack of layers. ``ctx.training`` says whether dropout,
+    patch dropout and batch statistics are on; randomness comes from ``ctx.keys(site)``.
     """
 
     rank: ClassVar[int]

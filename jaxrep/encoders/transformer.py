@@ -140,7 +140,7 @@ def run_blocks(
     bias: Array | None = None,
     keys: Array | None = None,
     readout: Callable[[Array], Array],
-    taps: tuple[int, ...] = (),
+    intermediates: tuple[int, ...] = (),
     remat: Remat = "none",
     scan: bool = True,
 ) -> tuple[Array, dict[int, Array]]:
@@ -150,9 +150,9 @@ def run_blocks(
     """
     graph, params = nnx.split(stack)
     depth = jax.tree.leaves(params)[0].shape[0]
-    if wrong := [tap for tap in taps if not 0 <= tap < depth]:
+    if wrong := [tap for tap in intermediates if not 0 <= tap < depth]:
         raise ValueError(
-            f"taps {wrong} are not blocks of an encoder of depth {depth}: they count from 0 to {depth - 1}"
+            f"intermediates {wrong} are not blocks of an encoder of depth {depth}: they count from 0 to {depth - 1}"
         )
 
     def apply(h, params, layer):
@@ -166,7 +166,7 @@ def run_blocks(
         read = {}
         for layer in range(depth):
             h = apply(h, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params), layer)
-            if layer in taps:
+            if layer in intermediates:
                 read[layer] = readout(h)
         return h, read
 
@@ -175,8 +175,10 @@ def run_blocks(
     def step(h, xs):
         params, layer, wanted = xs
         h = apply(h, params, layer)
-        return h, jax.lax.cond(wanted, readout, lambda _: jnp.zeros(blank.shape, blank.dtype), h) if taps else None
+        return h, jax.lax.cond(
+            wanted, readout, lambda _: jnp.zeros(blank.shape, blank.dtype), h
+        ) if intermediates else None
 
     layers = jnp.arange(depth)
-    h, read = jax.lax.scan(step, h, (params, layers, jnp.isin(layers, jnp.array(taps, int))))
-    return h, {} if read is None else {tap: read[tap] for tap in taps}
+    h, read = jax.lax.scan(step, h, (params, layers, jnp.isin(layers, jnp.array(intermediates, int))))
+    return h, {} if read is None else {tap: read[tap] for tap in intermediates}

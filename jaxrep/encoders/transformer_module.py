@@ -58,12 +58,14 @@ class TransformerModule(nnx.Module):
         x: Array,
         *,
         valid: Array | None = None,
-        hide: Array | None = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Array | None = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         h, positions, found = self.embed(x)
-        return self.encode(h, positions, valid=found if valid is None else valid, hide=hide, taps=taps, tick=tick)
+        return self.encode(
+            h, positions, valid=found if valid is None else valid, masked=masked, intermediates=intermediates, ctx=ctx
+        )
 
     def encode(
         self,
@@ -71,20 +73,20 @@ class TransformerModule(nnx.Module):
         positions: Array,
         *,
         valid: Array | None = None,
-        hide: Array | None = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Array | None = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         """Tokens h [B,N,D] and positions [N,D], as ``embed`` gives them -> features, pooled ones in float32.
 
         ``valid`` bool [B,N]: tokens that are real; ``hide`` bool [B,N]: tokens that the mask token replaces; ``taps``:
         numbers of blocks, from 0, after which features are wanted too.
         """
-        h = (self._hide(h, hide) + positions).astype(compute_dtype(self.dtype))
-        h, valid, kept = self._drop(h, valid, tick)
+        h = (self._hide(h, masked) + positions).astype(compute_dtype(self.dtype))
+        h, valid, kept = self._drop(h, valid, ctx)
         h, everywhere = self._prepend(h, valid)
         h = h if self.embed_norm is None else self.embed_norm(h)
-        keys = tick.keys("dropout") if tick.training and self.dropout else None
+        keys = ctx.keys("dropout") if ctx.training and self.dropout else None
         h, read = run_blocks(
             self.blocks,
             mesh.constrain(dropout(h, self.dropout, fold_keys(keys, 0))),
@@ -92,13 +94,13 @@ class TransformerModule(nnx.Module):
             bias=self.attention_bias(h.shape[1]),
             keys=fold_keys(keys, 1),
             readout=lambda h: self._pooled(self._normed(h), valid),
-            taps=taps,
+            intermediates=intermediates,
             remat=self.remat,
             scan=self.scan,
         )
         h = self._normed(h)
         return EncoderOutput(
-            pooled=self._pooled(h, valid), tokens=h[:, self._prefix :], valid=valid, kept=kept, taps=read
+            pooled=self._pooled(h, valid), tokens=h[:, self._prefix :], valid=valid, kept=kept, intermediates=read
         )
 
     def attention_bias(self, length: int) -> Array | None:
@@ -110,23 +112,23 @@ class TransformerModule(nnx.Module):
         """Number of learned tokens before the embedded ones."""
         return (self.class_token is not None) + (0 if self.registers is None else self.registers.shape[0])
 
-    def _hide(self, h: Array, hide: Array | None) -> Array:
-        if hide is None:
+    def _hide(self, h: Array, masked: Array | None) -> Array:
+        if masked is None:
             return h
         if self.mask_token is None:
             raise ValueError(
                 "tokens are to be hidden and the encoder has no mask token: set mask_token = True in its spec"
             )
-        return jnp.where(hide[..., None], self.mask_token[...].astype(h.dtype), h)
+        return jnp.where(masked[..., None], self.mask_token[...].astype(h.dtype), h)
 
-    def _drop(self, h: Array, valid: Array | None, tick: StepContext) -> tuple[Array, Array | None, Array | None]:
+    def _drop(self, h: Array, valid: Array | None, ctx: StepContext) -> tuple[Array, Array | None, Array | None]:
         """Keeps a static number of tokens, drawn for each row; also which were kept, int32 [B,N'] in order."""
-        if not (self.drop and tick.training):
+        if not (self.drop and ctx.training):
             return h, valid, None
         n = h.shape[1]
         count = max(1, round(n * (1 - self.drop)))
         draw = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, n)[:count]))
-        kept = draw(tick.keys("patch_dropout"))
+        kept = draw(ctx.keys("patch_dropout"))
         h = jnp.take_along_axis(h, kept[..., None], axis=1)
         return h, None if valid is None else jnp.take_along_axis(valid, kept, axis=1), kept
 

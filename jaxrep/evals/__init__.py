@@ -1,0 +1,5 @@
+"""Evaluate a model: classification, retrieval, texts, dense prediction and the geometry of embeddings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -49,13 +49,13 @@ def name_conflicts(evals: Iterable[Eval]) -> Iterator[str]:
 
 
 def run_evals(evals: Iterable[Eval], model: Model) -> dict[str, float]:
-    """The metrics of several evaluations, by name, and ``<name>/left_out``: how many examples one could not read."""
+    """The metrics of several evaluations, by name, and ``<name>/skipped_examples``: how many examples one could not read."""
     metrics: dict[str, float] = {}
     for each in evals:
         with noted() as left_out:
             metrics |= each.run(model)
         if left_out:
-            metrics[f"{_name(each)}/left_out"] = float(len(left_out))
+            metrics[f"{_name(each)}/skipped_examples"] = float(len(left_out))
     return metrics
 
 

@@ -2,9 +2,9 @@
 
 A method is declared by its fields (specs) and by three functions in which ``self.<field>`` is the built part:
 
-- ``rows(batch, tick)``: outputs that lead with B, one microbatch at a time;
-- ``join(outputs, batch, tick)``: outputs that need the whole batch (batch statistics in a head, mixing, mining);
-- ``shared(tables, tick)``: once a step, outputs that do not lead with B (scale, prototypes, class texts).
+- ``rows(batch, context)``: outputs that lead with B, one microbatch at a time;
+- ``join(outputs, batch, context)``: outputs that need the whole batch (batch statistics in a head, mixing, mining);
+- ``shared(tables, context)``: once a step, outputs that do not lead with B (scale, prototypes, class texts).
 
 Each returns a dictionary of arrays and mutates nothing; a part with running statistics puts their new values under the
 reserved name ``statistics``: {part name: nnx.State}. The method never sees a loss.
@@ -23,20 +23,20 @@ from flax import nnx
 from jaxrep.batch import Array, Batch, Field, Outputs, StepContext
 from jaxrep.spec import spec
 
-BATCH_STATS = "statistics"
+BATCH_STATS = "batch_stats"
 
 
 @spec
 class Method:
     """Abstract. A concrete method is final: parts are composed, bodies are not overridden."""
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         raise TypeError(f"{type(self).__name__} does not say what it computes for a row")
 
-    def join(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Outputs:
+    def across_batch(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Outputs:
         return {}
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         return {}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:

@@ -50,11 +50,11 @@ class Classifier(Method):
     def static(self) -> dict[str, Any]:
         return {"rank": self.encoder.rank, "tables": tuple(self.heads())}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        encoded, views = encode_field(self, "image", self.rank, batch, tick)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        encoded, views = encode_field(self, "image", self.rank, batch, ctx)
         return {"image": unfold(encoded.pooled, views), **batch_stats_output("image", encoded)}
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         out: Outputs = {}
         for name in self.tables:
             out[name], out[f"{name}/bias"] = getattr(self, attribute(name))()

@@ -10,14 +10,14 @@ from jaxrep.methods.base import BATCH_STATS, name_errors
 
 
 def encode_and_project(
-    module: Any, name: str, rank: int, batch: Batch, tick: StepContext, *, tower: str = ""
+    module: Any, name: str, rank: int, batch: Batch, ctx: StepContext, *, tower: str = ""
 ) -> Outputs:
     """What a tower and its head make of a field: ``<name>``, ``<name>/pooled``, ``<name>/tokens`` and new statistics.
 
     ``tower``: the tower's name where it is not the field's; running statistics are those of the tower's own field.
     """
     tower = tower or name
-    encoded, views = encode_field(module, name, rank, batch, tick, tower=tower)
+    encoded, views = encode_field(module, name, rank, batch, ctx, tower=tower)
     with jax.named_scope(f"{tower}_head"):
         out: Outputs = {name: unfold(getattr(module, f"{tower}_head")(encoded.pooled), views)}
     out[f"{name}/pooled"] = unfold(encoded.pooled, views)
@@ -27,20 +27,31 @@ def encode_and_project(
 
 
 def encode_field(
-    module: Any, name: str, rank: int, batch: Batch, tick: StepContext, *, tower: str = "", taps: tuple[int, ...] = ()
+    module: Any,
+    name: str,
+    rank: int,
+    batch: Batch,
+    ctx: StepContext,
+    *,
+    tower: str = "",
+    intermediates: tuple[int, ...] = (),
 ) -> tuple[EncoderOutput, int | None]:
     """What a tower makes of a field, [B,...] or [B,V,...], and of what says which of its tokens are real or hidden:
     its features with B * V rows, and V or None."""
     x, views = fold(batch[name], rank)
-    valid, hide = (fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/hide"))
+    valid, masked = (
+        fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/masked")
+    )
     with name_errors(name):
-        encoded = getattr(module, tower or name)(x, valid=valid, hide=hide, taps=taps, tick=tick.at(name).repeat(views))
+        encoded = getattr(module, tower or name)(
+            x, valid=valid, masked=masked, intermediates=intermediates, ctx=ctx.at(name).repeat(views)
+        )
     return encoded, views
 
 
 def batch_stats_output(part: str, encoded: EncoderOutput) -> Outputs:
     """The new running statistics of a part under their reserved name, or nothing where it has none."""
-    return {} if encoded.statistics is None else {BATCH_STATS: {part: encoded.statistics}}
+    return {} if encoded.batch_stats is None else {BATCH_STATS: {part: encoded.batch_stats}}
 
 
 def merge_outputs(*outputs: Outputs) -> Outputs:

@@ -78,22 +78,22 @@ class MixupEncoder(Method):
     def static(self) -> dict[str, Any]:
         return {"rank": self.image.rank, "level": self.level, "beta": self.beta}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        out = encode_and_project(self, "image", self.rank, batch, tick)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        out = encode_and_project(self, "image", self.rank, batch, ctx)
         if self.level == "input" and "mixed" in batch:
-            out["mixed"] = encode_and_project(self, "mixed", self.rank, batch, tick, tower="image")["mixed"]
+            out["mixed"] = encode_and_project(self, "mixed", self.rank, batch, ctx, tower="image")["mixed"]
         return out
 
-    def join(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Outputs:
+    def across_batch(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Outputs:
         if self.level == "none":
             return {}
         if self.level == "input":
             return {name: batch[name] for name in ("mixed/partner", "mixed/share")}
-        partner, share = pairing(tick, len(outputs["image"]), self.beta)
+        partner, share = pairing(ctx, len(outputs["image"]), self.beta)
         x = outputs["image/pooled"] if self.level == "feature" else normalize(outputs["image"])
         mixed = mix_rows(x, x, partner, share)
         mixed = self.image_head(mixed) if self.level == "feature" else mixed
         return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         return {"proxies": self.proxy_table()} if hasattr(self, "proxy_table") else {}

@@ -37,14 +37,14 @@ class SentenceEncoder(Method):
     def static(self) -> dict[str, Any]:
         return {"depth": self.text.depth}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        encoded, views = encode_field(self, "text", 2, batch, tick, taps=tuple(range(self.depth)))
-        layers = jnp.stack([encoded.taps[layer] for layer in range(self.depth)], axis=1)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        encoded, views = encode_field(self, "text", 2, batch, ctx, intermediates=tuple(range(self.depth)))
+        layers = jnp.stack([encoded.intermediates[layer] for layer in range(self.depth)], axis=1)
         out: Outputs = {"text": unfold(encoded.pooled, views), "text/layers": unfold(layers, views)}
         if views is not None and views > 1:
             pair = {side: {name: x[:, i] for name, x in out.items()} for i, side in enumerate("ab")}
             out |= {name.replace("text", side): x for side, of in pair.items() for name, x in of.items()}
         return out
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         return {"scale": self.scale()}

@@ -41,5 +41,5 @@ class SingleEncoder(Method):
     def static(self) -> dict[str, Any]:
         return {"field": self.name, "rank": self.encoder.rank}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        return encode_and_project(self, self.field, self.rank, batch, tick)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        return encode_and_project(self, self.field, self.rank, batch, ctx)

@@ -19,7 +19,7 @@ class NonTrainable(nnx.Variable):
 
 @spec
 class StatePart:
-    """Abstract. Its module has ``update(method, outputs, batch, tick) -> {path below the part: new value}``.
+    """Abstract. Its module has ``update(method, outputs, batch, context) -> {path below the part: new value}``.
 
     ``update`` runs once a step, after the optimizer, on the whole batch, and not on a skipped step.
     """
@@ -66,7 +66,7 @@ class Average(nnx.Module):
             setattr(self, name, non_trainable_copy(getattr(method, name)))
 
     def update(
-        self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], tick: StepContext
+        self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], ctx: StepContext
     ) -> dict[str, Array]:
         """New averages, by path below this part."""
         old, now = (
@@ -77,7 +77,7 @@ class Average(nnx.Module):
             }
             for owner in (self, method)
         )
-        return moving_average(old, now, self.momentum(tick))
+        return moving_average(old, now, self.momentum(ctx))
 
 
 def non_trainable_copy(part: nnx.Module) -> nnx.Module:

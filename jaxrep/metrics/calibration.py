@@ -15,7 +15,7 @@ def logit_scale(model: Model, temperature: float = 0.0) -> float:
     if temperature:
         return 1 / temperature
     try:
-        return float(model.shared(("scale",))["scale"])
+        return float(model.per_step(("scale",))["scale"])
     except UsageError as error:
         raise UsageError(f"{error}: it has not learned how sure it is, so give a temperature, as 0.01") from None
 

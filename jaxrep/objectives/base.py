@@ -43,18 +43,18 @@ class Term:
         """The outputs whose last axis is an embedding: what a wrapper such as Matryoshka truncates."""
         return ()
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         """The loss, a float32 scalar for the whole batch, and metrics."""
         if not self.separable:
             raise TypeError(f"{type(self).__name__} does not say its loss")
-        weights = self.row_weights(batch)
-        return jnp.sum(self.rows(outputs, batch, tick) * weights) / jnp.maximum(jnp.sum(weights), 1e-12), {}
+        weights = self.example_weights(batch)
+        return jnp.sum(self.per_example(outputs, batch, ctx) * weights) / jnp.maximum(jnp.sum(weights), 1e-12), {}
 
-    def rows(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Array:
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         """Separable terms: the loss of each row [B]."""
         raise TypeError(f"{type(self).__name__} is not a sum over rows")
 
-    def row_weights(self, batch: Batch) -> Array:
+    def example_weights(self, batch: Batch) -> Array:
         """Separable terms: the weight of each row [B], from the batch alone."""
         return jnp.ones(len(batch["position"]), jnp.float32)
 
@@ -79,13 +79,13 @@ class Wrapper(Term):
         return self.term.embeddings
 
 
-def evaluate(objective: Mapping[str, Term], outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+def evaluate(objective: Mapping[str, Term], outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
     """The weighted sum of the terms, and ``loss/<term>`` with each term's own metrics."""
     total = jnp.float32(0)
     metrics: Metrics = {}
     for name, term in objective.items():
-        loss, own = term(outputs, batch, tick)
-        total += term.weight(tick) * loss
+        loss, own = term(outputs, batch, ctx)
+        total += term.weight(ctx) * loss
         metrics |= {f"loss/{name}": loss, **{f"loss/{name}/{key}": value for key, value in own.items()}}
     return total, metrics
 

@@ -34,11 +34,11 @@ class BoxLoss(Term):
     def needs(self) -> tuple[str, ...]:
         return (self.to, self.present)
 
-    def rows(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Array:
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         pair = outputs[self.x].astype(jnp.float32), batch[self.to]
         losses = box_l1(*pair) if self.kind == "l1" else 1 - giou(*pair)
         total = jnp.sum(jnp.where(batch[self.present], losses, 0.0), axis=1)
-        return total / jnp.maximum(self.row_weights(batch), 1.0)
+        return total / jnp.maximum(self.example_weights(batch), 1.0)
 
-    def row_weights(self, batch: Batch) -> Array:
+    def example_weights(self, batch: Batch) -> Array:
         return jnp.sum(batch[self.present], axis=1).astype(jnp.float32)

@@ -39,12 +39,12 @@ class CrossEntropy(Term):
     def embeddings(self) -> tuple[str, ...]:
         return (self.x, self.table)
 
-    def rows(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Array:
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         table, bias = outputs[self.table], outputs[f"{self.table}/bias"]
         x = outputs[self.x][:, : table.shape[1]].astype(jnp.float32)
         with_ones = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1)
         with_bias = jnp.concatenate([table, bias[:, None]], axis=1)
         return blockwise_cross_entropy(with_ones, with_bias, batch[self.label], label_smoothing=self.label_smoothing)
 
-    def row_weights(self, batch: Batch) -> Array:
+    def example_weights(self, batch: Batch) -> Array:
         return (batch[self.label] >= 0).astype(jnp.float32)

@@ -97,7 +97,7 @@ class Contrastive(Pairs):
         if not 0 <= self.label_smoothing < 1:
             yield f"label_smoothing is a share: at least 0 and below 1, got {self.label_smoothing}"
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         return self.of(self.arguments(outputs, batch)), {}
 
     def of(self, given: Mapping[str, Any]) -> Array:
@@ -119,5 +119,5 @@ class Sigmoid(Pairs):
     def reads(self) -> tuple[str, ...]:
         return (*super().reads, self.bias)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         return sigmoid.pairwise_sigmoid(**self.arguments(outputs, batch), bias=outputs[self.bias]), {}

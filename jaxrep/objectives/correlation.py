@@ -28,7 +28,7 @@ class BarlowTwins(Term):
     def reads(self) -> tuple[str, ...]:
         return (self.a, self.b)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         return correlation.barlow_twins(outputs[self.a], outputs[self.b], self.redundancy), {}
 
 
@@ -54,6 +54,6 @@ class MixedTwins(Term):
     def needs(self) -> tuple[str, ...]:
         return (f"{self.mixed}/share", f"{self.mixed}/partner")
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         how = (batch[name] for name in self.needs)
         return self.redundancy * correlation.mixed_twins(*(outputs[name] for name in self.reads), *how), {}

@@ -46,11 +46,11 @@ class Prototypes(Term):
         teacher: Array,
         pairs: np.ndarray,
         present: Array | None,
-        tick: StepContext,
+        ctx: StepContext,
     ) -> Array:
         """[R] of students [R,S,E] and teachers [R,T,E]; ``present`` bool [R*T]: teachers that are balanced."""
         table, theirs = (outputs[name] for name in self.tables)
-        temperature = self.teacher_temperature(tick)
+        temperature = self.teacher_temperature(ctx)
         rows = teacher.reshape(-1, teacher.shape[-1])
         steps = self.iterations
         factors = sinkhorn(rows, theirs, temperature, present=present, iterations=steps) if steps else 0.0
@@ -73,12 +73,12 @@ class Dino(Prototypes):
     def reads(self) -> tuple[str, ...]:
         return (self.student, self.teacher, *nonempty(self.local), *self.tables)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         teacher = outputs[self.teacher]
         student = jnp.concatenate([outputs[name] for name in (self.student, *nonempty(self.local))], axis=1)
         pairs = np.ones((student.shape[1], teacher.shape[1]))
         np.fill_diagonal(pairs, 0)
-        return jnp.mean(self.losses(outputs, student, teacher, pairs / pairs.sum(), None, tick)), {}
+        return jnp.mean(self.losses(outputs, student, teacher, pairs / pairs.sum(), None, ctx)), {}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Ibot(Prototypes):
     """Name of the student's patches at the hidden places, [B,G,M,E]."""
     teacher: str = "teacher/patches"
     """Name of the teacher's."""
-    hidden: tuple[str, ...] = ("a/hidden", "b/hidden")
+    hidden: tuple[str, ...] = ("a/masked_index", "b/masked_index")
     """Fields [B,M] of the hidden places of each global crop; -1: there is none."""
     _: KW_ONLY
     table: str = "patch_prototypes"
@@ -104,11 +104,11 @@ class Ibot(Prototypes):
     def needs(self) -> tuple[str, ...]:
         return self.hidden
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         here = jnp.stack([batch[name] for name in self.hidden], axis=1) >= 0
         weights = here / jnp.maximum(here.sum(-1, keepdims=True), 1)
         student, teacher = (outputs[name].reshape(here.size, 1, -1) for name in (self.student, self.teacher))
-        losses = self.losses(outputs, student, teacher, np.ones((1, 1)), here.reshape(-1), tick)
+        losses = self.losses(outputs, student, teacher, np.ones((1, 1)), here.reshape(-1), ctx)
         crops = here.shape[0] * here.shape[1]
         return jnp.sum(losses * weights.reshape(-1)) / crops, {"hidden": jnp.mean(here.sum(-1).astype(jnp.float32))}
 
@@ -124,6 +124,6 @@ class KoLeo(Term):
     def reads(self) -> tuple[str, ...]:
         return (self.x,)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         views = jnp.moveaxis(outputs[self.x], 1, 0)
         return jnp.sum(jnp.stack([koleo_loss(view) for view in views])), {}

@@ -36,8 +36,8 @@ class Fused(Wrapper):
     def embeddings(self) -> tuple[str, ...]:
         return (*self.term.embeddings, self.by)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         x, more = normalize(outputs[self.x]), self.factor * normalize(outputs[self.by])
         if (present := batch.get(f"{self.by}/present")) is not None:
             more = jnp.where(present[:, None], more, 0.0)
-        return self.term({**outputs, self.x: x + more}, batch, tick)
+        return self.term({**outputs, self.x: x + more}, batch, ctx)

@@ -24,7 +24,7 @@ class Alignment(Term):
     def embeddings(self) -> tuple[str, ...]:
         return (self.a, self.b)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         a, b = (normalize(outputs[name]) for name in (self.a, self.b))
         return geometry.alignment(a, b, present=(batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present"))), {}
 
@@ -53,7 +53,7 @@ class Uniformity(Term):
     def embeddings(self) -> tuple[str, ...]:
         return (self.a, self.b) if self.b else (self.a,)
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         a, b = self.a, self.b or self.a
         loss = geometry.uniformity(
             normalize(outputs[a]),

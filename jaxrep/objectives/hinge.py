@@ -37,12 +37,12 @@ class Hinge(Term):
     def embeddings(self) -> tuple[str, ...]:
         return (self.a, self.b, self.wrong)
 
-    def rows(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Array:
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         a, right, wrong = (normalize(outputs[name]) for name in self.embeddings)
         return hinge_loss(a, right, wrong, self.margin)
 
-    def row_weights(self, batch: Batch) -> Array:
-        weights = super().row_weights(batch)
+    def example_weights(self, batch: Batch) -> Array:
+        weights = super().example_weights(batch)
         for name in self.embeddings:
             weights = weights * batch.get(f"{name}/present", 1.0)
         return weights

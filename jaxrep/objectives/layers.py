@@ -10,11 +10,11 @@ from jaxrep.losses.distillation import softmax_divergence
 from jaxrep.objectives.base import Metrics, Term, Wrapper
 
 
-def sampled_layer(tick: StepContext, depth: int) -> Array:
+def sampled_layer(ctx: StepContext, depth: int) -> Array:
     """The layer of this step, int32 from 0 to depth - 2: any but the last. Every term draws the same one."""
     if depth < 2:
         raise ValueError("a layer before the last is sampled, and the encoder has one layer only: give it more")
-    return jax.random.randint(tick.draw("sampled layer"), (), 0, depth - 1)
+    return jax.random.randint(ctx.key("sampled layer"), (), 0, depth - 1)
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class SampledLayer(Wrapper):
     def embeddings(self) -> tuple[str, ...]:
         return tuple(map(layers, self.term.embeddings))
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         every = {name: outputs[layers(name)] for name in self.term.embeddings}
-        at = {name: x[:, sampled_layer(tick, x.shape[1])] for name, x in every.items()}
-        return self.term({**outputs, **at}, batch, tick)
+        at = {name: x[:, sampled_layer(ctx, x.shape[1])] for name, x in every.items()}
+        return self.term({**outputs, **at}, batch, ctx)
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class LayerAlignment(Term):
     def reads(self) -> tuple[str, ...]:
         return (self.x, layers(self.x))
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         every = outputs[layers(self.x)]
-        layer = sampled_layer(tick, every.shape[1])
+        layer = sampled_layer(ctx, every.shape[1])
         return softmax_divergence(every[:, layer], outputs[self.x], self.temperature), {"layer": layer}
 
 

@@ -39,18 +39,18 @@ class Matryoshka(Wrapper):
                     raise ValueError(f"Matryoshka cuts '{name}' to {dim} numbers, and it has {outputs[name].shape[-1]}")
             yield dim, weight, {**outputs, **{name: outputs[name][..., :dim] for name in self.embeddings}}
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         if self.separable:
-            return super().__call__(outputs, batch, tick)
-        losses = {dim: (weight, self.term(cut, batch, tick)[0]) for dim, weight, cut in self.widths(outputs)}
+            return super().__call__(outputs, batch, ctx)
+        losses = {dim: (weight, self.term(cut, batch, ctx)[0]) for dim, weight, cut in self.widths(outputs)}
         return jnp.sum(jnp.stack([w * loss for w, loss in losses.values()])), {
             f"d{d}": x for d, (_, x) in losses.items()
         }
 
-    def rows(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Array:
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         return sum(
-            (weight * self.term.rows(cut, batch, tick) for _, weight, cut in self.widths(outputs)), jnp.float32(0)
+            (weight * self.term.per_example(cut, batch, ctx) for _, weight, cut in self.widths(outputs)), jnp.float32(0)
         )
 
-    def row_weights(self, batch: Batch) -> Array:
-        return self.term.row_weights(batch)
+    def example_weights(self, batch: Batch) -> Array:
+        return self.term.example_weights(batch)

@@ -47,7 +47,7 @@ class MetricLearning(Term):
         table = normalize(outputs[self.proxies])
         return table, jnp.arange(len(table))
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         anchors, classes = self.anchors(outputs, batch)
         same = classes[:, None] == batch[self.label]
         enters = jnp.ones_like(same) if self.proxies else ~jnp.eye(len(same), dtype=bool)
@@ -71,7 +71,7 @@ class MixedMetricLearning(MetricLearning):
     def reads(self) -> tuple[str, ...]:
         return (*super().reads, self.mixed, f"{self.mixed}/partner", f"{self.mixed}/share")
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         anchors, classes = self.anchors(outputs, batch)
         partner, share = outputs[f"{self.mixed}/partner"], outputs[f"{self.mixed}/share"]
         first, second = (classes[:, None] == batch[self.label][rows] for rows in (slice(None), partner))

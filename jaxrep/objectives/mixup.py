@@ -45,9 +45,9 @@ class Mixup(Term):
                 )
         return normalize(outputs[self.a]), normalize(outputs[self.b])
 
-    def share(self, tick: StepContext, site: str) -> Array:
+    def share(self, ctx: StepContext, site: str) -> Array:
         """The share of this step; a term draws at a site of its own."""
-        return jax.random.beta(tick.draw(f"{site}/{self.a}/{self.b}"), self.beta, self.beta)
+        return jax.random.beta(ctx.key(f"{site}/{self.a}/{self.b}"), self.beta, self.beta)
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class MixedNegatives(Mixup):
     own_scale: float = 0.0
     """An inverse temperature of its own; 0: the shared one."""
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         scale = self.own_scale or outputs[self.scale]
-        return mixup.mixed_negatives(*self.pairs(outputs, batch), scale, self.share(tick, "negatives")), {}
+        return mixup.mixed_negatives(*self.pairs(outputs, batch), scale, self.share(ctx, "negatives")), {}
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,6 @@ class MixedPairs(Mixup):
     mixed: mixup.Mixed
     """The side that is mixed."""
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
-        share = self.share(tick, f"pairs/{self.mixed}")
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        share = self.share(ctx, f"pairs/{self.mixed}")
         return mixup.mixed_pairs(*self.pairs(outputs, batch), outputs[self.scale], share, mixed=self.mixed), {}

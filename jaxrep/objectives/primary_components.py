@@ -25,7 +25,7 @@ class PrimaryComponents(Wrapper):
         if self.count < 1:
             yield f"count is a number of components: at least 1, got {self.count}"
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         if f"{self.term.a}/present" in batch:
             raise ValueError(
                 f"principal components are of all rows of '{self.term.a}', and some are left out of the batch"

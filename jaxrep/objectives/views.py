@@ -19,7 +19,7 @@ class EachView(Wrapper):
     of: str = "text"
     """The field; ``<of>_id`` and ``<of>/present`` with a second axis take their turn with it."""
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         views, own = outputs[self.of], (f"{self.of}_id", f"{self.of}/present")
         if views.ndim != 3:
             raise ValueError(f"EachView takes the views of '{self.of}' in turn, [B,V,D], and it is {views.shape}")
@@ -27,7 +27,7 @@ class EachView(Wrapper):
         losses = []
         for view in range(views.shape[1]):
             here = {name: field[:, view] for name, field in fields.items()}
-            losses.append(self.term({**outputs, self.of: views[:, view]}, {**batch, **here}, tick)[0])
+            losses.append(self.term({**outputs, self.of: views[:, view]}, {**batch, **here}, ctx)[0])
         return jnp.mean(jnp.stack(losses)), {}
 
 
@@ -38,7 +38,7 @@ class AllViews(Wrapper):
     What a field says of an example [B] it says of each of its views.
     """
 
-    def __call__(self, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Array, Metrics]:
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         shapes = {outputs[name].shape[:2] for name in self.embeddings}
         if len(shapes) > 1 or any(outputs[name].ndim != 3 for name in self.embeddings):
             told = ", ".join(f"'{name}' {outputs[name].shape}" for name in self.embeddings)
@@ -48,4 +48,4 @@ class AllViews(Wrapper):
         needed = (*self.needs, *(f"{name}/present" for name in self.embeddings))
         fields = {name: batch[name] for name in needed if name in batch}
         rows = {name: x.ravel() if x.ndim == 2 else jnp.repeat(x, views) for name, x in fields.items()}
-        return self.term({**outputs, **folded}, {**batch, **rows}, tick)
+        return self.term({**outputs, **folded}, {**batch, **rows}, ctx)

@@ -19,8 +19,8 @@ class ParameterAverage:
         """The average before the first update."""
         raise TypeError(f"{type(self).__name__} does not say how its average starts")
 
-    def update(self, average: Any, params: Any, tick: StepContext) -> Any:
-        """The average after an update. ``params``: new parameters; ``tick``: of the step that made them."""
+    def update(self, average: Any, params: Any, ctx: StepContext) -> Any:
+        """The average after an update. ``params``: new parameters; ``ctx``: of the step that made them."""
         raise TypeError(f"{type(self).__name__} does not say how it averages")
 
     def weights(self, average: Any, params: Any) -> Any:
@@ -35,7 +35,7 @@ class NoEma(ParameterAverage):
     def init(self, params: Any) -> Any:
         return None
 
-    def update(self, average: Any, params: Any, tick: StepContext) -> Any:
+    def update(self, average: Any, params: Any, ctx: StepContext) -> Any:
         return None
 
     def weights(self, average: Any, params: Any) -> Any:
@@ -61,10 +61,10 @@ class ParameterEma(ParameterAverage):
         # A copy: the step donates its state, and one buffer cannot be donated twice.
         return jax.tree.map(jnp.copy, params)
 
-    def update(self, average: Any, params: Any, tick: StepContext) -> Any:
-        momentum = self.momentum(tick)
+    def update(self, average: Any, params: Any, ctx: StepContext) -> Any:
+        momentum = self.momentum(ctx)
         if self.warmup:
-            momentum = jnp.minimum(momentum, (1 + tick.step) / (10 + tick.step))
+            momentum = jnp.minimum(momentum, (1 + ctx.step) / (10 + ctx.step))
         return moving_average(average, params, momentum)
 
     def weights(self, average: Any, params: Any) -> Any:

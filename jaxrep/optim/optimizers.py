@@ -199,7 +199,7 @@ class Updater:
         return {stack: _per_layer(self.direction.init, stack)(own) for stack, own in _by_stack(params).items()}
 
     def update(
-        self, grads: Arrays, state: dict[str, Any], params: Arrays, *, tick: StepContext, learning_rate: Array
+        self, grads: Arrays, state: dict[str, Any], params: Arrays, *, ctx: StepContext, learning_rate: Array
     ) -> tuple[Arrays, dict[str, Any], dict[str, Array]]:
         """One step; ``optax.apply_updates(params, updates)`` takes it.
 
@@ -207,7 +207,7 @@ class Updater:
             grads: gradients of the parameters that were given to ``init``.
             state: what ``init`` or the last update returned.
             params: the same parameters.
-            tick: where the weight decay is evaluated.
+            context: where the weight decay is evaluated.
             learning_rate: scalar.
 
         Returns:
@@ -217,10 +217,10 @@ class Updater:
         norm = optax.global_norm(grads)
         if limit := self.spec.clip_norm:
             grads = jax.tree.map(lambda g: g * (limit / jnp.maximum(norm, limit)), grads)
-        weight_decay = self.spec.weight_decay(tick)
+        weight_decay = self.spec.weight_decay(ctx)
         decay = {path: weight_decay * self.factors[path].decay for path in grads}
         directions, state = self._directions(grads, state, params, decay)
-        updates = {path: -(learning_rate * self._rate(path, d, tick)) * d for path, d in directions.items()}
+        updates = {path: -(learning_rate * self._rate(path, d, ctx)) * d for path, d in directions.items()}
         return updates, state, {"gradient_norm": norm}
 
     def _directions(self, grads: Arrays, state: dict[str, Any], params: Arrays, decay: Arrays) -> tuple[Arrays, dict]:
@@ -234,9 +234,9 @@ class Updater:
             directions |= updates
         return directions, new
 
-    def _rate(self, path: str, leaf: Array, tick: StepContext | None = None) -> Any:
-        """The rate's factor (at a tick, or what it is at most), shaped so that it broadcasts against the parameter."""
-        rate = self.factors[path].rate if tick is None else self.factors[path].rate_at(tick)
+    def _rate(self, path: str, leaf: Array, ctx: StepContext | None = None) -> Any:
+        """The rate's factor (at a step context, or what it is at most), shaped so that it broadcasts against the parameter."""
+        rate = self.factors[path].rate if ctx is None else self.factors[path].rate_at(ctx)
         return rate.reshape(rate.shape + (1,) * (leaf.ndim - rate.ndim))
 
 

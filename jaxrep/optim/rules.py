@@ -29,11 +29,11 @@ class Factors:
     decay: np.ndarray
     over: list[tuple[Layers, Schedule]] = dataclasses.field(default_factory=list)
 
-    def rate_at(self, tick: StepContext) -> Array | np.ndarray:
+    def rate_at(self, ctx: StepContext) -> Array | np.ndarray:
         """The rate's factor at a moment: ``rate`` times what the schedules of some layers say."""
         rate = self.rate
         for layers, schedule in self.over:
-            rate = jnp.asarray(rate).at[layers].multiply(schedule(tick))
+            rate = jnp.asarray(rate).at[layers].multiply(schedule(ctx))
         return rate
 
 

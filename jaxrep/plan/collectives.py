@@ -153,9 +153,9 @@ def _parse(program: str) -> tuple[dict[str, dict[str, _Instruction]], str]:
 
 def _instruction(name: str, text: str) -> _Instruction:
     """``f32[8,4]{1,0} all-gather(%x), dimensions={0}, …``"""
-    kind, rest = _split(text) if text.startswith("(") else text.split(" ", 1)
-    opcode, _, _ = rest.strip().partition("(")
-    operands, attributes = _split(rest.strip()[len(opcode) :])
+    kind, non_trainable = _split(text) if text.startswith("(") else text.split(" ", 1)
+    opcode, _, _ = non_trainable.strip().partition("(")
+    operands, attributes = _split(non_trainable.strip()[len(opcode) :])
     condition, chain, trips = (found.search(attributes) for found in (_CONDITION, _CHAIN, _TRIPS))
     return _Instruction(
         name=name,

@@ -134,7 +134,7 @@ def refused_total(message: str) -> int | None:
 
 def _memory(state: TrainState, batch: Mapping[str, Any], temporaries: int, total: int) -> Memory:
     return Memory(
-        params=_bytes((state.params, state.rest, state.ema)),
+        params=_bytes((state.params, state.non_trainable, state.ema)),
         optimizer=_bytes(state.optimizer),
         batch=_bytes(batch),
         temporaries=temporaries,

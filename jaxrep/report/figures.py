@@ -24,7 +24,7 @@ CURVES: Mapping[str, tuple[str, ...]] = {
     "Loss": ("loss", "loss/*"),
     "Scale and steps": ("scale", "bias", "learning_rate", "*_norm", "skipped"),
     "Rates": ("*_per_second", "*_wait", "flops_utilization", "memory/*", "data/*"),
-    "Geometry over training": ("health/*", "geometry/*"),
+    "Geometry over training": ("embeddings/*", "geometry/*"),
     "Evaluations over training": ("*/*",),
     "Further": ("*",),
 }

@@ -20,7 +20,8 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from jaxrep import hosts
-from jaxrep.errors import JaxrepError
+from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.format_version import FORMAT, KEY, version_of
 from jaxrep.params import digests
 from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
@@ -82,7 +83,7 @@ class Checkpoints:
         arrays = flatten(state)
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
-            meta=ocp.args.JsonSave(meta),
+            meta=ocp.args.JsonSave({KEY: FORMAT, **meta}),
             digests=ocp.args.JsonSave(digests(arrays)),
         )
         self._told(lambda: self._manager.save(step, args=args, metrics=metrics or {}))
@@ -97,6 +98,8 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 state, meta = self.restore(step, like)
+            except UsageError:  # a newer format is not damage
+                raise
             except JaxrepError as fault:  # its own, or what another host met
                 faults.append(fault)
                 continue
@@ -140,9 +143,11 @@ class Checkpoints:
         read = ocp.args.JsonRestore()
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=read, digests=read)
         try:
-            return self._manager.restore(step, args=args)
+            found = self._manager.restore(step, args=args)
         except Exception as error:  # whatever a reader meets in damaged files
             raise CorruptCheckpoint(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
+        version_of(found["meta"], f"the checkpoint of step {step} in {self.directory}")
+        return found
 
     def _put_aside(self, damaged: list[int]) -> None:
         """Moves checkpoints out of the way of those that will be written; a user may look at them."""

@@ -40,11 +40,11 @@ def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "b
         raise UsageError(f"{run_dir} has no checkpoint{evaluated} yet: train it first")
     saved = checkpoints.arrays(step)
     checkpoints.close()
-    params, ema, rest = (_below(saved, group) for group in ("params", "ema", "rest"))
+    params, ema, non_trainable = (_below(saved, group) for group in ("params", "ema", "non_trainable"))
     if weights == "ema" and not ema:
         raise UsageError(f"{run_dir} keeps no average of its parameters: take weights 'raw'")
     chosen = {"raw": params, "ema": ema}.get(weights) or recipe.ema.weights(ema, params)
-    return Restored(recipe, {**rest, **chosen}, step)
+    return Restored(recipe, {**non_trainable, **chosen}, step)
 
 
 def load_run(

@@ -23,14 +23,14 @@ from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.disk_cache import explain_os_errors
 from jaxrep.errors import UsageError
-from jaxrep.experiment import LoadedExperiment, from_run
+from jaxrep.experiment import LoadedExperiment, from_run, recipe_json
 from jaxrep.metrics import sample
 from jaxrep.recipe import Recipe
 from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
-from jaxrep.spec_json import fingerprint, to_json
+from jaxrep.spec_json import fingerprint
 from jaxrep.storage import remote
 
 
@@ -99,7 +99,7 @@ class RunDir:
                 return
             experiment = self._keep(loaded.path) if loaded and loaded.path.is_file() else None
             write_json(self.path / "environment.json", {**environment(), "experiment": experiment})
-            write_json(self.path / "recipe.json", to_json(recipe))
+            write_json(self.path / "recipe.json", recipe_json(recipe))
             if self.spool:  # a store that refuses it is known before the first step
                 self.spool.push()
                 self.spool.uploaded()

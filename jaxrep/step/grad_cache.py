@@ -24,9 +24,9 @@ from jaxrep.step.gradients import Computation, StepOutputs
 def value_and_grad(
     compute: Computation,
     params: Arrays,
-    rest: Arrays,
+    non_trainable: Arrays,
     batch: Batch,
-    tick: StepContext,
+    ctx: StepContext,
     *,
     size: int,
     keep: Callable[[str], bool],
@@ -35,19 +35,19 @@ def value_and_grad(
 
     ``keep`` names the row outputs that joint terms, joins and state parts read: they exist for the whole batch.
     """
-    passes = Passes(compute, rest, tick, keep)
-    cut = split_microbatches((compute.augment(batch, tick, coupled=True), tick.positions), size)
-    outputs, whole_numbers, fields = passes.first(params, cut)
-    shared, pull_shared, fixed = jax.vjp(passes.shared, params, has_aux=True)
+    passes = Passes(compute, non_trainable, ctx, keep)
+    cut = split_microbatches((compute.augment(batch, ctx, coupled=True), ctx.positions), size)
+    outputs, whole_numbers, fields = passes.forward(params, cut)
+    shared, pull_shared, fixed = jax.vjp(passes.per_step, params, has_aux=True)
     constant = {**whole_numbers, **fixed}
 
-    joint = jax.value_and_grad(passes.joint, argnums=(0, 1, 2), has_aux=True)
+    joint = jax.value_and_grad(passes.head, argnums=(0, 1, 2), has_aux=True)
     (loss, aux), (pulls, d_shared, gradients) = joint(outputs, shared, params, constant, fields)
     metrics, everything, statistics = aux
 
-    gradients, d_shared, sums = passes.second(gradients, d_shared, params, (shared, fixed), cut, pulls, fields)
+    gradients, d_shared, sums = passes.backward(gradients, d_shared, params, (shared, fixed), cut, pulls, fields)
     gradients = jax.tree.map(jnp.add, gradients, pull_shared(d_shared)[0])
-    loss += sum((passes.separable[name].weight(tick) * part for name, part in sums.items()), jnp.float32(0))
+    loss += sum((passes.separable[name].weight(ctx) * part for name, part in sums.items()), jnp.float32(0))
     return (
         loss,
         {**metrics, **{f"loss/{name}": part for name, part in sums.items()}},
@@ -61,8 +61,8 @@ class Passes:
     """The passes over one batch."""
 
     compute: Computation
-    rest: Arrays
-    tick: StepContext
+    non_trainable: Arrays
+    ctx: StepContext
     keep: Callable[[str], bool]
 
     @property
@@ -70,13 +70,13 @@ class Passes:
         return {name: term for name, term in self.compute.objective.items() if term.separable}
 
     def encode(self, params: Arrays, rows: tuple[Batch, Array]) -> tuple[Outputs, Batch, StepContext]:
-        """One microbatch: its outputs, the fields after its views, and its tick."""
+        """One microbatch: its outputs, the fields after its views, and its context."""
         fields, positions = rows
-        here = replace(self.tick, positions=positions)
+        here = replace(self.ctx, positions=positions)
         seen = self.compute.augment(fields, here, coupled=False)
-        return self.compute.rows({**self.rest, **params}, seen, here)[0], seen, here
+        return self.compute.per_example({**self.non_trainable, **params}, seen, here)[0], seen, here
 
-    def first(self, params: Arrays, cut: tuple[Batch, Array]) -> tuple[Outputs, Outputs, Batch]:
+    def forward(self, params: Arrays, cut: tuple[Batch, Array]) -> tuple[Outputs, Outputs, Batch]:
         """Of the whole batch: outputs with gradients, outputs without, and fields."""
 
         def visit(_, rows):
@@ -86,19 +86,19 @@ class Passes:
 
         return merge_microbatches(jax.lax.scan(visit, None, cut)[1])
 
-    def shared(self, params: Arrays) -> tuple[Outputs, Outputs]:
+    def per_step(self, params: Arrays) -> tuple[Outputs, Outputs]:
         """Shared outputs with gradients, and those without."""
-        return split_differentiable(self.compute.shared({**self.rest, **params}, self.tick))
+        return split_differentiable(self.compute.per_step({**self.non_trainable, **params}, self.ctx))
 
-    def joint(self, outputs: Outputs, shared: Outputs, params: Arrays, constant: Outputs, fields: Batch):
+    def head(self, outputs: Outputs, shared: Outputs, params: Arrays, constant: Outputs, fields: Batch):
         """Value of the terms that need the whole batch; (metrics, all outputs, statistics) beside it."""
         terms = {name: term for name, term in self.compute.objective.items() if not term.separable}
         together = {**outputs, **constant, **shared}
-        everything, statistics = self.compute.join({**self.rest, **params}, together, fields, self.tick)
-        loss, metrics = evaluate(terms, everything, fields, self.tick)
+        everything, statistics = self.compute.across_batch({**self.non_trainable, **params}, together, fields, self.ctx)
+        loss, metrics = evaluate(terms, everything, fields, self.ctx)
         return loss, (metrics, everything, statistics)
 
-    def second(
+    def backward(
         self,
         gradients: Arrays,
         d_shared: Outputs,
@@ -110,7 +110,9 @@ class Passes:
     ) -> tuple[Arrays, Outputs, dict[str, Array]]:
         """The gradients with those through the rows added, and the value of each separable term."""
         smooth, fixed = shared
-        totals = {name: jnp.maximum(jnp.sum(term.row_weights(fields)), 1e-12) for name, term in self.separable.items()}
+        totals = {
+            name: jnp.maximum(jnp.sum(term.example_weights(fields)), 1e-12) for name, term in self.separable.items()
+        }
 
         def surrogate(params: Arrays, shared: Outputs, rows: tuple[Batch, Array], pull: Outputs):
             """A number whose gradient is the objective's through these rows."""
@@ -118,10 +120,10 @@ class Passes:
             value = sum((jnp.vdot(pull[name], outputs[name].astype(pull[name].dtype)) for name in pull), jnp.float32(0))
             readable = {**outputs, **fixed, **shared}
             sums = {
-                name: jnp.sum(term.rows(readable, seen, here) * term.row_weights(seen)) / totals[name]
+                name: jnp.sum(term.per_example(readable, seen, here) * term.example_weights(seen)) / totals[name]
                 for name, term in self.separable.items()
             }
-            return sum((self.separable[name].weight(self.tick) * part for name, part in sums.items()), value), sums
+            return sum((self.separable[name].weight(self.ctx) * part for name, part in sums.items()), value), sums
 
         def visit(carry, xs):
             (by_params, by_shared), sums = jax.grad(surrogate, argnums=(0, 1), has_aux=True)(params, smooth, *xs)

@@ -26,38 +26,40 @@ class Computation:
     views: tuple[View, ...]
     objective: Mapping[str, Term]
 
-    def augment(self, batch: Batch, tick: StepContext, *, coupled: bool | None = None) -> Batch:
+    def augment(self, batch: Batch, ctx: StepContext, *, coupled: bool | None = None) -> Batch:
         """The batch after the views; ``coupled``: up to the last that couples rows (True), or those after (False)."""
         first = max((i + 1 for i, view in enumerate(self.views) if view.couples_rows), default=0)
         for i, view in enumerate(self.views):
             if coupled is None or coupled == (i < first):
-                batch = view(batch, tick.at(f"views/{i}"))
+                batch = view(batch, ctx.at(f"views/{i}"))
         return batch
 
-    def rows(self, arrays: Arrays, batch: Batch, tick: StepContext) -> tuple[Outputs, dict[str, Any]]:
+    def per_example(self, arrays: Arrays, batch: Batch, ctx: StepContext) -> tuple[Outputs, dict[str, Any]]:
         """Outputs of the rows, and new running statistics by path."""
-        return pop_batch_stats(self.structure.merge(arrays).rows(batch, tick.at("rows")))
+        return pop_batch_stats(self.structure.merge(arrays).per_example(batch, ctx.at("rows")))
 
-    def shared(self, arrays: Arrays, tick: StepContext) -> Outputs:
+    def per_step(self, arrays: Arrays, ctx: StepContext) -> Outputs:
         """Outputs that do not lead with B."""
-        return self.structure.merge(arrays).shared(tables_of(arrays), tick.at("shared"))
+        return self.structure.merge(arrays).per_step(tables_of(arrays), ctx.at("shared"))
 
-    def join(self, arrays: Arrays, outputs: Outputs, batch: Batch, tick: StepContext) -> tuple[Outputs, dict[str, Any]]:
+    def across_batch(
+        self, arrays: Arrays, outputs: Outputs, batch: Batch, ctx: StepContext
+    ) -> tuple[Outputs, dict[str, Any]]:
         """All outputs, those of the whole batch included, and new running statistics by path."""
-        joined, statistics = pop_batch_stats(self.structure.merge(arrays).join(outputs, batch, tick.at("join")))
+        joined, statistics = pop_batch_stats(self.structure.merge(arrays).join(outputs, batch, ctx.at("join")))
         return {**outputs, **joined}, statistics
 
     def value_and_grad(
-        self, params: Arrays, rest: Arrays, batch: Batch, tick: StepContext
+        self, params: Arrays, non_trainable: Arrays, batch: Batch, ctx: StepContext
     ) -> tuple[StepOutputs, Arrays]:
         """What is found, and the gradients of ``params``; ``rest`` are the other arrays of the model."""
 
         def loss_of(params: Arrays):
-            arrays = {**rest, **params}
-            seen = self.augment(batch, tick)
-            outputs, statistics = self.rows(arrays, seen, tick)
-            outputs, more = self.join(arrays, {**outputs, **self.shared(arrays, tick)}, seen, tick)
-            loss, metrics = evaluate(self.objective, outputs, seen, tick)
+            arrays = {**non_trainable, **params}
+            seen = self.augment(batch, ctx)
+            outputs, statistics = self.per_example(arrays, seen, ctx)
+            outputs, more = self.across_batch(arrays, {**outputs, **self.per_step(arrays, ctx)}, seen, ctx)
+            loss, metrics = evaluate(self.objective, outputs, seen, ctx)
             return loss, (metrics, outputs, {**statistics, **more})
 
         (loss, (metrics, outputs, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -57,10 +57,10 @@ class Shapes:
 
 
 def context_shapes(recipe: Recipe, total_steps: int = 1) -> StepContext:
-    """A tick of shapes, as the step sees it."""
+    """A context of shapes, as the step sees it."""
     return StepContext(
         step=jax.ShapeDtypeStruct((), jnp.int32),
-        key=jax.eval_shape(lambda: jax.random.key(0)),
+        base_key=jax.eval_shape(lambda: jax.random.key(0)),
         positions=jax.ShapeDtypeStruct((recipe.data.batch_size, 2), jnp.uint32),
         total_steps=total_steps,
         batch_size=recipe.data.batch_size,
@@ -75,9 +75,9 @@ def trace_shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
     """
     size = recipe.data.batch_size
     batch = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in fields.items()}
-    tick = context_shapes(recipe)
+    ctx = context_shapes(recipe)
     views = Computation(None, recipe.views, recipe.objective)  # pyright: ignore[reportArgumentType]
-    seen = _traced("views", views.augment, batch, tick)
+    seen = _traced("views", views.augment, batch, ctx)
     after = {
         name: Field(leaf.shape[1:], str(leaf.dtype), fields[name].classes if name in fields else None)
         for name, leaf in seen.items()
@@ -90,19 +90,19 @@ def trace_shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
     arrays |= {path: jax.ShapeDtypeStruct(field.shape, field.dtype) for path, field in tables.items()}
     computation = dataclasses.replace(views, structure=structure)
 
-    def emit(arrays: Arrays, batch: Any, tick: StepContext):
-        outputs, statistics = computation.rows(arrays, batch, tick)
-        shared = computation.shared(arrays, tick)
-        return computation.join(arrays, {**outputs, **shared}, batch, tick)[0], shared, statistics
+    def emit(arrays: Arrays, batch: Any, ctx: StepContext):
+        outputs, statistics = computation.per_example(arrays, batch, ctx)
+        shared = computation.per_step(arrays, ctx)
+        return computation.across_batch(arrays, {**outputs, **shared}, batch, ctx)[0], shared, statistics
 
-    outputs, shared, statistics = _traced("method", emit, arrays, seen, tick)
+    outputs, shared, statistics = _traced("method", emit, arrays, seen, ctx)
     rows = frozenset(outputs.keys() - shared.keys())
     result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(statistics))
-    _check(recipe, result, seen, tick)
+    _check(recipe, result, seen, ctx)
     return result
 
 
-def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], tick: StepContext) -> None:
+def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepContext) -> None:
     """That terms and evaluations find what they read, that a term is a scalar, and that microbatches are exact."""
     readers = [(f"objective.{name}", term.reads) for name, term in recipe.objective.items()]
     readers += [(f"evals.{i}", each.reads) for i, each in enumerate(recipe.evals)]
@@ -116,7 +116,7 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], tick: StepC
         for need in term.needs:
             if need not in batch:
                 raise UsageError(f"objective.{name} needs the field '{need}' of the batch: {hint(need, sorted(batch))}")
-        loss, _ = _traced(f"objective.{name}", term, shapes.outputs, batch, tick)
+        loss, _ = _traced(f"objective.{name}", term, shapes.outputs, batch, ctx)
         if loss.shape != ():
             raise UsageError(f"objective.{name} must be a scalar, and its shape is {loss.shape}")
     if recipe.microbatch_size and shapes.statistics:
@@ -140,11 +140,13 @@ def model_summary(recipe: Recipe) -> dict[str, float]:
     traced = trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
     compute, size = traced.computation, recipe.data.batch_size
     params = {path: traced.arrays[path] for path in traced.trained(traced.updater(recipe))}
-    rest = {path: leaf for path, leaf in traced.arrays.items() if path not in params}
-    tick = context_shapes(recipe)
+    non_trainable = {path: leaf for path, leaf in traced.arrays.items() if path not in params}
+    ctx = context_shapes(recipe)
     seen = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in traced.fields.items()}
-    forward = count_flops(lambda arrays, batch, tick: compute.rows(arrays, batch, tick)[0], traced.arrays, seen, tick)
-    step = count_flops(compute.value_and_grad, params, rest, traced.batch, tick)
+    forward = count_flops(
+        lambda arrays, batch, ctx: compute.per_example(arrays, batch, ctx)[0], traced.arrays, seen, ctx
+    )
+    step = count_flops(compute.value_and_grad, params, non_trainable, traced.batch, ctx)
     return {
         "parameters": sum(traced.arrays[path].size for path in traced.structure.trainable),
         "forward_flops_per_example": forward / size,

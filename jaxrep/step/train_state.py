@@ -24,7 +24,7 @@ class TrainState:
     """A pytree; the step takes it and gives the next one back."""
 
     params: Arrays  # what has gradients, by path
-    rest: Arrays  # frozen parameters, running statistics, state parts, by path
+    non_trainable: Arrays  # frozen parameters, running statistics, state parts, by path
     optimizer: Any
     ema: Any  # average of params, or None
     step: Array  # int32: updates done
@@ -34,7 +34,7 @@ class TrainState:
     @property
     def arrays(self) -> Arrays:
         """All arrays of the model."""
-        return {**self.rest, **self.params}
+        return {**self.non_trainable, **self.params}
 
 
 def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainState:
@@ -45,7 +45,7 @@ def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainStat
     params = {path: arrays[path] for path in shapes.trained(updater)}
     return TrainState(
         params=params,
-        rest={path: array for path, array in arrays.items() if path not in params},
+        non_trainable={path: array for path, array in arrays.items() if path not in params},
         optimizer=updater.init(params),
         ema=recipe.ema.init(params),
         step=jnp.int32(0),
@@ -65,7 +65,7 @@ def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, shapes: Any) -> Any
     """A tree like ``shapes`` (of a TrainState) of shardings: whatever belongs to a parameter lies as the parameter
     does."""
     whole = NamedSharding(mesh, P())
-    model = {**shapes.params, **shapes.rest}
+    model = {**shapes.params, **shapes.non_trainable}
     by_path = meshes.shardings(mesh, recipe.mesh, model)
 
     def place(path: str, leaf: Any) -> NamedSharding:

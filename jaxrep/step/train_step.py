@@ -31,32 +31,36 @@ def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int
     keep = kept_outputs(recipe)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Array]]:
-        tick = StepContext(
+        ctx = StepContext(
             step=state.step,
-            key=jax.random.wrap_key_data(state.key),
+            base_key=jax.random.wrap_key_data(state.key),
             positions=batch["position"],
             total_steps=total_steps,
             batch_size=recipe.data.batch_size,
         )
-        args = (state.params, state.rest, batch, tick)
+        args = (state.params, state.non_trainable, batch, ctx)
         if recipe.microbatch_size:
             found, gradients = grad_cache.value_and_grad(computation, *args, size=recipe.microbatch_size, keep=keep)
         else:
             found, gradients = computation.value_and_grad(*args)
         loss, metrics, outputs, statistics = found
-        learning_rate = recipe.schedule(tick)
+        learning_rate = recipe.schedule(ctx)
         updates, optimizer, norms = updater.update(
-            gradients, state.optimizer, state.params, tick=tick, learning_rate=learning_rate
+            gradients, state.optimizer, state.params, ctx=ctx, learning_rate=learning_rate
         )
         moved: Any = optax.apply_updates(state.params, updates)
         params = apply_limits(shapes.structure, moved)
-        rest = {**state.rest, **statistics}
+        non_trainable = {**state.non_trainable, **statistics}
         for name in state_parts:
-            module = shapes.structure.merge(rest, params)
-            own = getattr(module, name).update(module, outputs, batch, tick)
-            rest |= {f"{name}/{path}": jax.lax.stop_gradient(value) for path, value in own.items()}
+            module = shapes.structure.merge(non_trainable, params)
+            own = getattr(module, name).update(module, outputs, batch, ctx)
+            non_trainable |= {f"{name}/{path}": jax.lax.stop_gradient(value) for path, value in own.items()}
         new = dataclasses.replace(
-            state, params=params, rest=rest, optimizer=optimizer, ema=recipe.ema.update(state.ema, params, tick)
+            state,
+            params=params,
+            non_trainable=non_trainable,
+            optimizer=optimizer,
+            ema=recipe.ema.update(state.ema, params, ctx),
         )
         finite = jnp.isfinite(loss) & jnp.isfinite(norms["gradient_norm"])
         new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
@@ -103,17 +107,19 @@ def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
     A separable term's own outputs exist for a microbatch only.
     """
     method = type(recipe.method)
-    if method.join is not _abstract(method).join or any(isinstance(v, StatePart) for v in vars(recipe.method).values()):
+    if method.across_batch is not _abstract(method).across_batch or any(
+        isinstance(v, StatePart) for v in vars(recipe.method).values()
+    ):
         return lambda name: True
     kept = {name for term in recipe.objective.values() if not term.separable for name in term.reads}
-    if recipe.log.health:
+    if recipe.log.embedding_metrics:
         kept |= {name for term in recipe.objective.values() for name in term.embeddings}
     return lambda name: name in kept
 
 
 def _abstract(method: type) -> Any:
-    """The class that ``join`` is declared in."""
-    return next(cls for cls in reversed(method.__mro__) if "join" in vars(cls))
+    """The class that ``across_batch`` is declared in."""
+    return next(cls for cls in reversed(method.__mro__) if "across_batch" in vars(cls))
 
 
 def embeddings(recipe: Recipe, shapes: Shapes) -> list[str]:
@@ -123,15 +129,15 @@ def embeddings(recipe: Recipe, shapes: Shapes) -> list[str]:
 
 
 def pairwise_metrics(recipe: Recipe, shapes: Shapes, outputs: Outputs, batch: Batch, step: Array) -> dict[str, Array]:
-    """``health/<a>-<b>/...`` of every pair of embeddings, on logged steps; NaN on the others, which nobody writes."""
+    """``embeddings/<a>-<b>/...`` of every pair of embeddings, on logged steps; NaN on the others, which nobody writes."""
     pairs = list(combinations(embeddings(recipe, shapes), 2))
-    if not recipe.log.health or not pairs:
+    if not recipe.log.embedding_metrics or not pairs:
         return {}
     ids = tuple(batch[name] for name in ("image_id", "text_id") if name in batch and batch[name].ndim == 1)
 
     def measure() -> Arrays:
         return {
-            f"health/{a}-{b}/{name}": value
+            f"embeddings/{a}-{b}/{name}": value
             for a, b in pairs
             for name, value in embedding_metrics(normalize(outputs[a]), normalize(outputs[b]), ids or None).items()
         }

@@ -20,7 +20,11 @@ def own(total: BadSampleReport) -> BadSampleReport:
 
     A shard that ended the run is tried again.
     """
-    return dataclasses.replace(total, lost=()) if hosts.is_main() else BadSampleReport(left_out=total.left_out)
+    return (
+        dataclasses.replace(total, failed_shards=())
+        if hosts.is_main()
+        else BadSampleReport(skipped_shards=total.skipped_shards)
+    )
 
 
 def settled(step: int, batches: Prefetch, setup: "Setup") -> BadSampleReport:
@@ -31,8 +35,10 @@ def settled(step: int, batches: Prefetch, setup: "Setup") -> BadSampleReport:
     """
     said = hosts.all_gather_object(f"ledger of {setup.run} at step {step}", batches.ledger.to_json())
     total = sum(map(BadSampleReport.from_json, said), EMPTY)
-    if set(total.left_out) - set(batches.ledger.left_out):
-        batches.go_on_with(setup.loader(batches.position, batches.ledger + BadSampleReport(left_out=total.left_out)))
+    if set(total.skipped_shards) - set(batches.ledger.skipped_shards):
+        batches.go_on_with(
+            setup.loader(batches.position, batches.ledger + BadSampleReport(skipped_shards=total.skipped_shards))
+        )
     if hosts.is_main():
         setup.run.keep_ledger(total, of_all=True)
     return total

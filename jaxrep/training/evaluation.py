@@ -12,7 +12,7 @@ from jaxrep.training.setup import Setup
 def build_model(setup: Setup, state: TrainState) -> Model:
     """The model that evaluations see: averaged weights where the recipe says so."""
     weights = setup.recipe.ema.weights(state.ema, state.params)
-    return Model(setup.shapes.structure, {**state.rest, **weights}, setup.shapes.fields, setup.tokenizer)
+    return Model(setup.shapes.structure, {**state.non_trainable, **weights}, setup.shapes.fields, setup.tokenizer)
 
 
 class Evaluator:

@@ -104,7 +104,7 @@ def _steps(setup: Setup, say: Say) -> ExitCode:
                 profiler.step_ended(step - first)
                 reporter.advance(step, batches.data_wait, flops)
                 last = step == setup.total_steps
-                if batches.ledger.lost:  # this host's shard; all stop at one step, and then say why
+                if batches.ledger.failed_shards:  # this host's shard; all stop at one step, and then say why
                     stop.request()
                 leave = hosts.stop_requested(step, stop.requested)
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
@@ -126,7 +126,7 @@ def _steps(setup: Setup, say: Say) -> ExitCode:
                     with reporter.saving():
                         ledger = bad_samples.settled(step, batches, setup)
                         checkpoints.save(step, state, _data(batches, ledger), found)
-                    ledger.check(recipe.data.max_bad_share)
+                    ledger.check(recipe.data.max_bad_fraction)
                 if leave and not last:
                     return _preempted(step, checkpoints, setup, say)
         checkpoints.wait()

@@ -133,7 +133,7 @@ class MetricLogger:
             own["flops_utilization"] = self._flops / seconds / (peak * jax.device_count())
         self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, 0.0
         if step % self._every:  # logged for its evaluation, or as the last: its health was not measured
-            metrics = {name: value for name, value in metrics.items() if not name.startswith("health/")}
+            metrics = {name: value for name, value in metrics.items() if not name.startswith("embeddings/")}
         self.flush()
         self._pending = (step, metrics, {**own, **host})
 

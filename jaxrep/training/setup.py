@@ -92,8 +92,8 @@ class Setup:
 
     def _with_tables(self, state: TrainState) -> TrainState:
         found = read_tables(self.recipe.data.tables, self.examples, self.tokenizer)
-        placed = {path: jax.device_put(values, state.rest[path].sharding) for path, values in found.items()}
-        return dataclasses.replace(state, rest={**state.rest, **placed})
+        placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in found.items()}
+        return dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})
 
     def compile(self) -> CompiledStep:
         """The step for these devices, from shapes and shardings alone."""
@@ -117,8 +117,8 @@ class Setup:
             position=position,
             ledger=ledger,
             seed=self.recipe.seed,
-            max_bad_share=data.max_bad_share,
-            leave_out_shards=data.leave_out_shards,
+            max_bad_fraction=data.max_bad_fraction,
+            skip_failed_shards=data.skip_failed_shards,
             alone=jax.process_count() == 1,
             rows=local_rows(NamedSharding(self.mesh, ROWS), data.batch_size),
             workers=data.workers,

@@ -46,8 +46,8 @@ def warm_start(setup: "Setup", state: TrainState) -> TrainState:
         return state
     arrays = rebuild_averages(setup, arrays)
     params = {name: arrays[name] for name in state.params}
-    rest = {name: arrays[name] for name in state.rest}
-    return replace(state, params=params, rest=rest, ema=setup.recipe.ema.init(params))
+    non_trainable = {name: arrays[name] for name in state.non_trainable}
+    return replace(state, params=params, non_trainable=non_trainable, ema=setup.recipe.ema.init(params))
 
 
 def check_init(recipe: Recipe, shapes: Shapes) -> None:

@@ -1,0 +1,5 @@
+"""Augment a batch on the device, inside the step."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,7 @@
 """What every view is: an augmentation on the device, inside the step, a pure function of a batch and a StepContext.
 
 Views belong to training: at inference the model's own transform prepares an image and no view is called. A step gives
-each view a tick of its own (``tick.at(...)``), so two views of one class draw differently.
+each view a step context of its own (``ctx.at(...)``), so two views of one class draw differently.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jaxrep.spec import spec
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Abstract: ``view(batch, tick)`` is a new batch. Fields of a concrete view, except ``of``, are keyword-only."""
+    """Abstract: ``view(batch, context)`` is a new batch. Fields of a concrete view, except ``of``, are keyword-only."""
 
     couples_rows: ClassVar[bool] = False
     """Whether a row's result depends on other rows (mixing): such a view runs before the split into microbatches."""
@@ -25,7 +25,7 @@ class View:
     of: str = "image"
     """Field of the batch that the view changes."""
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         raise TypeError(f"{type(self).__name__} is not a view: it does not say how it changes a batch")
 
 
@@ -36,13 +36,16 @@ class ImageView(View):
     The field is uint8 or float [B,H,W,C] or [B,V,H,W,C] and becomes float32 in [0, 1]; each of the V draws for itself.
     """
 
+    site: ClassVar[str]
+    """Name of the site of the draws. A class that is renamed keeps its site, so that runs keep their draws."""
+
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "h w C"]:
         """One image with values in [0, 1], changed by the randomness of ``key``."""
         raise TypeError(f"{type(self).__name__} does not say how it changes an image")
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         require_fields(batch, type(self).__name__, self.of)
-        images, keys, augment = batch[self.of], tick.keys(type(self).__name__), jax.vmap(self.augment)
+        images, keys, augment = batch[self.of], ctx.keys(self.site), jax.vmap(self.augment)
         if images.ndim not in (4, 5):
             raise ValueError(f"'{self.of}' has shape {images.shape}, where a view expects [B,H,W,C] or [B,V,H,W,C]")
         if images.ndim == 5:

@@ -1,5 +1,7 @@
 """Blur by a Gaussian of random width (Chen et al. 2020, SimCLR, arXiv:2002.05709, appendix A)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -12,6 +14,8 @@ from jaxrep.views.base import ImageView, random_apply
 @spec
 class GaussianBlur(ImageView):
     """Some images smoothed by a Gaussian whose standard deviation is drawn uniformly."""
+
+    site: ClassVar[str] = "Blur"
 
     p: float = 0.5
     """Probability that an image is smoothed."""

@@ -1,5 +1,7 @@
 """Views that change colors: jitter and grey (Chen et al. 2020, SimCLR, appendix A), and solarization."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -19,6 +21,8 @@ class ColorJitter(ImageView):
     The formulae are torchvision's ``ColorJitter``, which shuffles the order; a fixed one costs a quarter and keeps the
     whole jitter one fused loop. What is zero is left out.
     """
+
+    site: ClassVar[str] = "ColourJitter"
 
     brightness: float = 0.0
     """Largest relative change b: the image is multiplied by a factor drawn from [max(0, 1 - b), 1 + b]."""
@@ -61,6 +65,8 @@ class ColorJitter(ImageView):
 class Grayscale(ImageView):
     """Some images without their colors; three equal channels remain."""
 
+    site: ClassVar[str] = "Grey"
+
     p: float = 0.2
     """Probability that an image becomes grey."""
 
@@ -75,6 +81,8 @@ class Grayscale(ImageView):
 @spec
 class Solarize(ImageView):
     """Some images with their bright values inverted (Grill et al. 2020, BYOL, arXiv:2006.07733, appendix B)."""
+
+    site: ClassVar[str] = "Solarise"
 
     p: float = 0.2
     """Probability that an image is solarized."""

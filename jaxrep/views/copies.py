@@ -23,7 +23,7 @@ class Copy(View):
         if self.count < 0:
             yield f"count is a number of copies, or 0 for one without a second axis, and not {self.count}"
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         require_fields(batch, "Copy", self.of)
         x = batch[self.of]
         many = jnp.broadcast_to(x[:, None], (len(x), self.count, *x.shape[1:])) if self.count else x
@@ -38,7 +38,7 @@ class Stack(View):
     also: tuple[str, ...]
     """Fields that follow the first one; they stay as they are."""
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         names = (self.of, *self.also)
         require_fields(batch, "Stack", *names)
         suffixes = [suffix for suffix in ("", "/valid") if f"{self.of}{suffix}" in batch]

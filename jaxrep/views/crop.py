@@ -5,6 +5,7 @@ slow on TPU, and any box and size at one cost.
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ class RandomResizedCrop(ImageView):
     Boxes are drawn as torchvision's ``HostRandomResizedCrop`` draws them: the first of ten attempts that fits, else the
     largest central box of an allowed shape.
     """
+
+    site: ClassVar[str] = "RandomResizedCrop"
 
     size: int
     """Side of the result in pixels."""
@@ -64,6 +67,8 @@ class RandomResizedCrop(ImageView):
 @spec
 class RandomSquareCrop(ImageView):
     """A square at a random place, pixels untouched: CLIP's only augmentation (Radford et al. 2021, section 2.4)."""
+
+    site: ClassVar[str] = "RandomSquareCrop"
 
     size: int | None = None
     """Side of the square in pixels; None: the image's shorter side."""

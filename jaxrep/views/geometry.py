@@ -1,5 +1,7 @@
 """Views that move pixels or cover them, at the image's own size: flip, shift, rotation, cut-out."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
@@ -12,6 +14,8 @@ from jaxrep.views.base import ImageView, random_apply
 @spec
 class RandomHorizontalFlip(ImageView):
     """Some images mirrored, left for right."""
+
+    site: ClassVar[str] = "Flip"
 
     p: float = 0.5
     """Probability that an image is mirrored."""
@@ -27,6 +31,8 @@ class RandomHorizontalFlip(ImageView):
 @spec
 class RandomTranslate(ImageView):
     """Moved by whole pixels, down and right by one uniform draw each; what moves out is lost."""
+
+    site: ClassVar[str] = "Shift"
 
     pixels: int
     """Largest shift either way."""
@@ -46,6 +52,8 @@ class RandomTranslate(ImageView):
 class RandomRotation(ImageView):
     """Turned about the center by a uniform draw, interpolated bilinearly."""
 
+    site: ClassVar[str] = "Rotate"
+
     degrees: float
     """Largest angle either way."""
     fill: float = 1.0
@@ -63,6 +71,8 @@ class RandomRotation(ImageView):
 @spec
 class Cutout(ImageView):
     """A square covered, its center uniform over the image, so it may stick out (DeVries & Taylor 2017, section 3.2)."""
+
+    site: ClassVar[str] = "CutOut"
 
     size: int
     """Side of the square in pixels."""

@@ -19,7 +19,7 @@ class BlockMask(View):
     """Hides rectangles of patches (Bao et al. 2022, BEiT, arXiv:2106.08254, algorithm 1; DINOv2's released code).
 
     Some of the images are chosen, and for each a share of its patches; rectangles are drawn until so many are hidden,
-    never more. Adds ``<of>/hide`` bool [B,N], and the numbers of the hidden patches, ``<of>/hidden`` int32 [B,M],
+    never more. Adds ``<of>/masked`` bool [B,N], and the numbers of the hidden patches, ``<of>/masked_index`` int32 [B,M],
     filled up with -1, where M is the largest number there can be.
     """
 
@@ -44,7 +44,7 @@ class BlockMask(View):
         if not 0 < self.shape <= 1:
             yield f"shape is a ratio above 0 and up to 1, and not {self.shape}"
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         require_fields(batch, "BlockMask", self.of)
         height, width = batch[self.of].shape[1:3]
         if height % self.patch or width % self.patch:
@@ -52,10 +52,10 @@ class BlockMask(View):
                 f"BlockMask: '{self.of}' of {height} x {width} pixels has no whole patches of {self.patch}"
             )
         rows, columns = height // self.patch, width // self.patch
-        hide = jax.vmap(lambda key: self.draw(key, rows, columns).reshape(-1))(tick.keys("hide"))
+        masked = jax.vmap(lambda key: self.draw(key, rows, columns).reshape(-1))(ctx.keys("hide"))
         most = max(math.floor(rows * columns * self.share[1]), 1)
-        hidden = jax.vmap(lambda mask: jnp.nonzero(mask, size=most, fill_value=-1)[0])(hide)
-        return {**batch, f"{self.of}/hide": hide, f"{self.of}/hidden": hidden.astype(jnp.int32)}
+        hidden = jax.vmap(lambda mask: jnp.nonzero(mask, size=most, fill_value=-1)[0])(masked)
+        return {**batch, f"{self.of}/masked": masked, f"{self.of}/masked_index": hidden.astype(jnp.int32)}
 
     def draw(self, key: Array, rows: int, columns: int) -> Bool[Array, "rows columns"]:
         """The hidden patches of one image."""

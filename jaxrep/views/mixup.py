@@ -43,11 +43,11 @@ class MixUp(RowMix):
     other: str
     """Field whose rows are mixed in."""
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         require_fields(batch, "MixUp", self.of, self.other)
         x, y = to_float(batch[self.of]), to_float(batch[self.other])
-        share = jax.random.beta(tick.draw("share"), self.beta, self.beta)
-        partner = jax.random.permutation(tick.draw("partner"), jnp.arange(len(x), dtype=jnp.int32))
+        share = jax.random.beta(ctx.key("share"), self.beta, self.beta)
+        partner = jax.random.permutation(ctx.key("partner"), jnp.arange(len(x), dtype=jnp.int32))
         return {**batch, **self.added(x, y, partner, jnp.full(len(x), share, jnp.float32))}
 
 
@@ -58,16 +58,16 @@ class MixUpWithin(RowMix):
     beta: float = 2.0
     """Shares are drawn from Beta(beta, beta)."""
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         require_fields(batch, "MixUpWithin", self.of)
         x = to_float(batch[self.of])
-        return {**batch, **self.added(x, x, *pairing(tick, len(x), self.beta))}
+        return {**batch, **self.added(x, x, *pairing(ctx, len(x), self.beta))}
 
 
-def pairing(tick: StepContext, rows: int, beta: float) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+def pairing(ctx: StepContext, rows: int, beta: float) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
     """Another row for each row, and the share of the row itself: Beta(beta, beta), drawn for each."""
-    shift = jax.random.randint(tick.draw("partner"), (), 1, max(rows, 2))
-    share = jax.vmap(lambda key: jax.random.beta(key, beta, beta))(tick.keys("share"))
+    shift = jax.random.randint(ctx.key("partner"), (), 1, max(rows, 2))
+    share = jax.vmap(lambda key: jax.random.beta(key, beta, beta))(ctx.keys("share"))
     return ((jnp.arange(rows) + shift) % rows).astype(jnp.int32), share.astype(jnp.float32)
 
 

@@ -150,8 +150,8 @@ def test_an_interrupted_indexing_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(index, "scan", dies)
     with pytest.raises(KeyboardInterrupt):
-        manifest.index(paths)
-    rows = [row for _, row in manifest.index(paths)]
+        manifest.index_shards(paths)
+    rows = [row for _, row in manifest.index_shards(paths)]
     assert [row.count([["txt"]]) for row in rows] == [1, 2, 3, 4]
     assert all(scanned.count(path) == 1 for path in paths if path != paths[2])
 
@@ -167,7 +167,7 @@ def test_processes_index_alike_and_tell_of_damage(data, tmp_path):
 def test_a_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
     write(tmp_path / "x.tar", pairs(range(3)))
     source = parse_source(f"{tmp_path}/x.tar")
-    manifest.index([f"{tmp_path}/x.tar"], beside=True)
+    manifest.index_shards([f"{tmp_path}/x.tar"], beside=True)
     for name in ("x.tar.npz", "manifest.json"):
         (tmp_path / ".jaxrep-index" / name).write_bytes(b"damaged")
         assert source.open()[2]["text"] == "number 2"

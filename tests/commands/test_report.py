@@ -55,7 +55,9 @@ def file(run_dir, tmp_path_factory):
     from jaxrep.commands import report
 
     folder = tmp_path_factory.mktemp("pages")
-    lines = [{"step": i, "loss": 1 / i, "loss/<b>": 2.0, "health/a/alignment": 0.1 * i, "skipped": 0.0} for i in (1, 2)]
+    lines = [
+        {"step": i, "loss": 1 / i, "loss/<b>": 2.0, "embeddings/a/alignment": 0.1 * i, "skipped": 0.0} for i in (1, 2)
+    ]
     results = {"retrieval/image_to_text/r1": Sample(np.arange(12) % 2)}
     other = made.run(folder / "other", results, {"method.dim": 3}, lines)
     report.write([run_dir, other], folder / "page.html")

@@ -17,9 +17,9 @@ from jaxrep.training import setup
 @pytest.fixture(scope="session", autouse=True)
 def compiled_functions_are_shared(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
-        traced = shared(setup.shapes, lambda recipe, fields: (text(recipe), repr(sorted(fields.items()))))
-        patch.setattr(setup, "shapes", traced)
-        patch.setattr(restore, "shapes", traced)
+        traced = shared(setup.trace_shapes, lambda recipe, fields: (text(recipe), repr(sorted(fields.items()))))
+        patch.setattr(setup, "trace_shapes", traced)
+        patch.setattr(restore, "trace_shapes", traced)
         step = shared(setup.Setup.compile, lambda s: (text(s.recipe), s.total_steps, tuple(s.mesh.devices.flat)))
         patch.setattr(setup.Setup, "compile", step)
         patch.setattr(OpenMoji, "open", shared(OpenMoji.open, lambda source: source))

@@ -128,7 +128,7 @@ def micro(recipe: Recipe, exceptions: Exceptions) -> Recipe:
             "checkpoint.every_steps": 2,
             "log.every_steps": 2,
             "log.tensorboard": False,
-            "log.health": False,
+            "log.embedding_metrics": False,
         },
         schedule=Constant(value=exceptions.learning_rate),
         examples=STEPS * BATCH,
@@ -220,7 +220,7 @@ def test_a_run_that_is_cut_goes_on_to_the_same_end(trained, tmp_path: Path):
 
 def test_its_step_takes_microbatches(trained):
     _, recipe, _, _ = trained
-    halves = recipe.replace({"log.health": True}, microbatch_size=BATCH // 2)
+    halves = recipe.replace({"log.embedding_metrics": True}, microbatch_size=BATCH // 2)
     if validate(recipe).statistics:
         with pytest.raises(UsageError, match="is a statistic over the batch inside"):
             validate(halves)

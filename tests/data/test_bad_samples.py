@@ -49,7 +49,7 @@ def no_waiting(monkeypatch):
 
 
 def take(count, **changes):
-    settings = {"examples": Faulty(), "batch_size": 16, "max_bad_share": 1.0} | changes
+    settings = {"examples": Faulty(), "batch_size": 16, "max_bad_fraction": 1.0} | changes
     examples = settings.pop("examples")
     loader = Loader(examples, examples.arranged(ORDER, 16), **settings)
     try:
@@ -116,19 +116,19 @@ def test_in_a_mixture_the_same_source_stands_in():
 
 def test_too_many_bad_ones_stop_the_run_with_the_worst_shards():
     with pytest.raises(JaxrepError) as stopped:
-        take(100, max_bad_share=0.03)
+        take(100, max_bad_fraction=0.03)
     assert str(stopped.value).startswith("31 of 592 examples could not be read, which is more than the share of 0.03")
     assert "times the picture ends after N bytes" in str(stopped.value)
-    take(100, max_bad_share=0.06)
+    take(100, max_bad_fraction=0.06)
     with pytest.raises(JaxrepError, match="1 of 80 examples"):
-        take(20, max_bad_share=0.0)
+        take(20, max_bad_fraction=0.0)
 
 
 def test_a_shard_that_does_not_answer_is_tried_again_then_stops_the_run(no_waiting):
     batches, loader = take(5, examples=Faulty(gone=(4,), back_after=3), threads=0)
     np.testing.assert_array_equal(indices(batches), indices(take(5)[0]))
-    assert no_waiting == [1.0, 2.0, 4.0] and not loader.ledger.left_out
-    with pytest.raises(BadShard, match=r"4.tar does not answer; it was tried 6 times.*--data.leave-out-shards True"):
+    assert no_waiting == [1.0, 2.0, 4.0] and not loader.ledger.skipped_shards
+    with pytest.raises(BadShard, match=r"4.tar does not answer; it was tried 6 times.*--data.skip-failed-shards True"):
         take(5, examples=Faulty(gone=(4,)), threads=0)
     assert sum(no_waiting) - 7 == 31 and all(b == 2 * a for a, b in pairwise(no_waiting[3:]))
 
@@ -137,28 +137,28 @@ def test_one_of_several_hosts_tells_of_a_lost_shard_and_reads_on_until_all_stop(
     batches, loader = take(10, examples=Faulty(gone=(4, 5)), threads=0, alone=False)
     assert not np.isin(indices(batches) // SHARD, (4, 5)).any() and sum(no_waiting) == 31  # it waits for one only
     ledger = BadSampleReport.from_json(loader.ledger.to_json())
-    assert ledger == loader.ledger and len(ledger.lost) == 2 and not ledger.left_out
+    assert ledger == loader.ledger and len(ledger.failed_shards) == 2 and not ledger.skipped_shards
     assert {kind: ledger.bad[kind] for kind in ledger.bad if "shard" in kind[1]} == {
         (f"{shard}.tar", "the shard cannot be read"): (
             ORDER.over(Faulty(), 1)(positions(0, 160)) // SHARD == shard
         ).sum()
         for shard in (4, 5)
     }
-    with pytest.raises(JaxrepError, match=r"[45].tar does not answer; it was tried .*--data.leave-out-shards True"):
+    with pytest.raises(JaxrepError, match=r"[45].tar does not answer; it was tried .*--data.skip-failed-shards True"):
         (BadSampleReport(160) + ledger).check(1.0)
 
 
 def test_a_shard_that_is_left_out_stays_out(no_waiting):
-    gone = {"examples": Faulty(gone=(4,)), "leave_out_shards": True, "threads": 0}
+    gone = {"examples": Faulty(gone=(4,)), "skip_failed_shards": True, "threads": 0}
     whole, loader = take(50, **gone)
-    assert not (indices(whole) // SHARD == 4).any() and loader.ledger.left_out == ("4.tar",)
+    assert not (indices(whole) // SHARD == 4).any() and loader.ledger.skipped_shards == ("4.tar",)
     assert loader.ledger.bad["4.tar", "the shard is left out"] == 80 and loader.ledger.bad_rows == 80 + 36
     np.testing.assert_array_equal(indices(take(50, **gone, workers=0)[0]), indices(whole))
     _, first = take(10, **gone)
     no_waiting.clear()
     rest, last = take(40, position=160, ledger=first.ledger)  # it is back, and the run goes on without it
     np.testing.assert_array_equal(indices(rest), indices(whole[10:]))
-    assert last.ledger.bad == loader.ledger.bad and last.ledger.left_out == ("4.tar",) and not no_waiting
+    assert last.ledger.bad == loader.ledger.bad and last.ledger.skipped_shards == ("4.tar",) and not no_waiting
 
 
 def test_where_nothing_can_be_read_it_is_said():
@@ -191,7 +191,7 @@ def test_a_ledger_is_kept_as_json_and_stays_small():
     for number in range(KINDS + 50):
         ledger += BadSampleReport(10, {(f"{number}.tar", "it is empty"): 2}, (f"{number}: it is empty",), ("a.tar",))
     assert ledger.rows == 10 * (KINDS + 50) and ledger.bad_rows == 2 * (KINDS + 50)
-    assert ledger.bad[OTHER, OTHER] == 100 and len(ledger.examples) == EXAMPLES and ledger.left_out == ("a.tar",)
+    assert ledger.bad[OTHER, OTHER] == 100 and len(ledger.examples) == EXAMPLES and ledger.skipped_shards == ("a.tar",)
     assert (
         BadSampleReport.from_json(json.loads(json.dumps(ledger.to_json())))
         == ledger

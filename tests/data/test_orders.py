@@ -32,7 +32,7 @@ def test_every_index_comes_exactly_once_an_epoch(seed, length, size, epoch):
 @settings(max_examples=30, deadline=None)
 @given(seed=SEEDS, length=st.integers(30, 200), size=st.integers(1, 5), start=st.integers(0, 2**40), at=st.data())
 def test_an_order_goes_on_anywhere_as_if_unbroken(seed, length, size, start, at):
-    first, count = at.draw(st.integers(0, 99)), at.draw(st.integers(1, 50))
+    first, count = at.key(st.integers(0, 99)), at.key(st.integers(1, 50))
     for order in orders(seed, size):
         examples = listed(length, seed % 89)
         whole = order.over(examples, size)(positions(start, 150))
@@ -167,4 +167,4 @@ def test_a_batch_holds_whole_groups():
 
     assert not said(order=Grouped(per_group=8)) and not said(order=Shuffle())
     assert said(order=Grouped(per_group=5))[0].startswith("batch_size is 32, which cuts groups of 5")
-    assert said(max_bad_share=1.5) == ["max_bad_share is a share, from 0 to 1, got 1.5"]
+    assert said(max_bad_fraction=1.5) == ["max_bad_fraction is a share, from 0 to 1, got 1.5"]

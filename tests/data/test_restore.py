@@ -7,7 +7,6 @@ import pickle
 
 import numpy as np
 import pytest
-from tests.helpers import data_formats as formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,6 +27,7 @@ from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.data.transforms.mixture import Mixture, Reweight
 from jaxrep.data.transforms.select import SelectFields
 from jaxrep.errors import BadSample
+from tests.helpers import data_formats as formats
 
 COUNT, BATCH, STEPS = 11, 4, 8  # almost three epochs
 BAD = 5
@@ -103,7 +103,7 @@ class Run:
         position, ledger = at
         examples = pickle.loads(pickle.dumps(self.examples))  # nothing is left over from other loaders
         ledger = BadSampleReport.from_json(json.loads(json.dumps(ledger.to_json())))
-        settings = {"seed": 7, "max_bad_share": 1.0, "transform": self.transform, "threads": threads}
+        settings = {"seed": 7, "max_bad_fraction": 1.0, "transform": self.transform, "threads": threads}
         loader = Loader(examples, examples.arranged(order, BATCH), BATCH, position=position, ledger=ledger, **settings)
         try:
             return [next(loader) for _ in range(count)], (loader.position, loader.ledger)

@@ -30,9 +30,9 @@ def built(spec):
     return module
 
 
-def tick(rows=range(4), step=0):
+def ctx(rows=range(4), step=0):
     positions = jnp.stack([jnp.zeros(len(rows), jnp.uint32), jnp.array(list(rows), jnp.uint32)], axis=1)
-    return StepContext(step=jnp.int32(step), key=jax.random.key(3), positions=positions, total_steps=10)
+    return StepContext(step=jnp.int32(step), base_key=jax.random.key(3), positions=positions, total_steps=10)
 
 
 @functools.cache
@@ -40,11 +40,11 @@ def features_and_gradients(spec):
     """Features, inner ones too, and the gradient of a function of them, in training."""
     graph, state = nnx.split(built(spec))
 
-    def loss(state, ids, tick):
-        encoded = nnx.merge(graph, state)(ids, taps=(0,), tick=tick)
-        return jnp.sum(encoded.pooled**3) + jnp.sum(encoded.taps[0] ** 3), encoded
+    def loss(state, ids, ctx):
+        encoded = nnx.merge(graph, state)(ids, intermediates=(0,), ctx=ctx)
+        return jnp.sum(encoded.pooled**3) + jnp.sum(encoded.intermediates[0] ** 3), encoded
 
-    return jax.jit(jax.grad(loss, has_aux=True))(state, IDS, tick())
+    return jax.jit(jax.grad(loss, has_aux=True))(state, IDS, ctx())
 
 
 def assert_equal(a, b):
@@ -108,19 +108,19 @@ def test_how_blocks_are_run_changes_no_number(changes):
 
 def test_a_tap_is_what_a_shallower_encoder_gives():
     module = built(SPEC)
-    deep = jax.jit(lambda ids: module(ids, taps=(1, 0)))(IDS)
+    deep = jax.jit(lambda ids: module(ids, intermediates=(1, 0)))(IDS)
     state = nnx.state(module)
     state["blocks"] = jax.tree.map(lambda leaf: leaf[:1], state["blocks"])
     shallow = dataclasses.replace(SPEC, depth=1).build(nnx.Rngs(0), inputs=TEXTS)
     nnx.update(shallow, state)
-    np.testing.assert_allclose(deep.taps[0], jax.jit(shallow.__call__)(IDS).pooled, **SAME)
-    np.testing.assert_allclose(deep.taps[1], deep.pooled, **SAME)
+    np.testing.assert_allclose(deep.intermediates[0], jax.jit(shallow.__call__)(IDS).pooled, **SAME)
+    np.testing.assert_allclose(deep.intermediates[1], deep.pooled, **SAME)
 
 
 def test_a_tap_beyond_the_last_block_is_refused():
     module = built(SPEC)
-    with pytest.raises(ValueError, match=r"taps \[2\] are not blocks of an encoder of depth 2"):
-        module(IDS, taps=(1, 2))
+    with pytest.raises(ValueError, match=r"intermediates \[2\] are not blocks of an encoder of depth 2"):
+        module(IDS, intermediates=(1, 2))
 
 
 def test_the_program_does_not_grow_with_the_depth():
@@ -157,10 +157,10 @@ def test_kernels_start_with_the_stated_deviations():
 
 def test_dropout_is_a_rows_own():
     module = built(dataclasses.replace(SPEC, dropout=0.5))
-    pooled = jax.jit(lambda ids, tick: module(ids, tick=tick).pooled)
-    before = pooled(IDS, tick([0, 1, 2, 3]))
-    np.testing.assert_allclose(pooled(IDS[::-1], tick([3, 2, 1, 0])), before[::-1], **SAME)
-    same = pooled(jnp.broadcast_to(IDS[:1], IDS.shape), tick([0, 4, 5, 6]))
+    pooled = jax.jit(lambda ids, ctx: module(ids, ctx=ctx).pooled)
+    before = pooled(IDS, ctx([0, 1, 2, 3]))
+    np.testing.assert_allclose(pooled(IDS[::-1], ctx([3, 2, 1, 0])), before[::-1], **SAME)
+    same = pooled(jnp.broadcast_to(IDS[:1], IDS.shape), ctx([0, 4, 5, 6]))
     np.testing.assert_allclose(same[0], before[0], **SAME)  # whatever the other rows are
     assert np.abs(np.diff(same, axis=0)).max(axis=1).min() > 0.1  # an equal row elsewhere in the order: other draws
 

@@ -27,7 +27,7 @@ class FakeModel(Model):
         found = np.stack([table[int(picture[0, 0, 0])] for picture in pictures])
         return found / np.linalg.norm(found, axis=-1, keepdims=True) if unit else found
 
-    def shared(self, want):
+    def per_step(self, want):
         if missing := [name for name in want if name not in self.tables]:
             raise UsageError(f"the model does not emit '{missing[0]}'")
         return {name: self.tables[name] for name in want}

@@ -57,11 +57,11 @@ def batch(step: int = 0) -> dict[str, np.ndarray]:
     return read(examples, rows % len(examples), tokens) | {"position": np.stack([0 * rows, rows], 1).astype(np.uint32)}
 
 
-def tick(step: Any = 0, total_steps: int = 10) -> StepContext:
+def ctx(step: Any = 0, total_steps: int = 10) -> StepContext:
     """The moment of a step, with the positions of its batch."""
     return StepContext(
         step=np.int32(step),
-        key=jax.random.key(0),
+        base_key=jax.random.key(0),
         positions=batch(int(step))["position"],
         total_steps=total_steps,
         batch_size=8,
@@ -75,19 +75,19 @@ def drawn(arrays: Any, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def computed(recipe: Recipe, sizes: tuple[int, ...], spread: float = 1.0):
-    """Ways to compute a recipe's gradients, jitted together: (params, batch, tick) -> {size: ...}; 0: whole. And the
+    """Ways to compute a recipe's gradients, jitted together: (params, batch, context) -> {size: ...}; 0: whole. And the
     parameters, drawn with a standard deviation of ``spread``."""
     found = traced(recipe)
     params = found.trained(found.updater(recipe))
     keep = kept_outputs(recipe)
     values = {path: np.asarray(spread * value, value.dtype) for path, value in drawn(found.arrays).items()}
-    rest = {path: value for path, value in values.items() if path not in params}
+    non_trainable = {path: value for path, value in values.items() if path not in params}
 
     @functools.partial(jax.jit, compiler_options=QUICK)
-    def both(params, batch, tick):
+    def both(params, batch, ctx):
         def by(size):
             of = found.computation
-            args = (params, rest, batch, dataclasses.replace(tick, positions=batch["position"]))
+            args = (params, non_trainable, batch, dataclasses.replace(ctx, positions=batch["position"]))
             one, gradients = (
                 grad_cache.value_and_grad(of, *args, size=size, keep=keep) if size else of.value_and_grad(*args)
             )
@@ -122,10 +122,10 @@ def exact(recipe: Recipe, *, size: int, devices: int, spread: float = 1.0, round
     """
     whole, params = computed(recipe, (0,), spread)
     parts, _ = computed(recipe, (size,), spread)
-    one = jax.device_get(whole(params, batch(), tick()))
+    one = jax.device_get(whole(params, batch(), ctx()))
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
     rows, everywhere = jax.NamedSharding(mesh, ROWS), jax.NamedSharding(mesh, jax.P())
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, everywhere), jax.device_put(batch(), rows)
-        agree({**one, **jax.device_get(parts(*placed, tick()))}, size, rounding)
+        agree({**one, **jax.device_get(parts(*placed, ctx()))}, size, rounding)
     return one[0]

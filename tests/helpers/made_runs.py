@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrep.experiment import recipe_json
 from jaxrep.metrics import sample
-from jaxrep.spec_json import to_json
 from tests.helpers.harness import RECIPE
 
 
@@ -20,7 +20,7 @@ def run(
     folder.mkdir(parents=True)
     source = Path(__file__).with_name("tiny.py")
     (folder / "tiny.py").write_text(source.read_text())
-    (folder / "recipe.json").write_text(json.dumps(to_json(RECIPE.replace(changes or {}))))
+    (folder / "recipe.json").write_text(json.dumps(recipe_json(RECIPE.replace(changes or {}))))
     (folder / "environment.json").write_text(json.dumps({"experiment": "tiny.py", "started": "2026-01-02T03:04:05"}))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if results is not None:

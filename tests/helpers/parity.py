@@ -40,8 +40,8 @@ def layers(model, name, x):
     """Tokens [n,N,D] of the encoder ``name`` after its embedding and after each block, and its pooled features."""
     seen = {}
 
-    def recording(stack, h, *, readout, taps, **kwargs):
-        last, read = run_blocks(stack, h, readout=lambda h: h, taps=tuple(range(depth)), **kwargs)
+    def recording(stack, h, *, readout, intermediates, **kwargs):
+        last, read = run_blocks(stack, h, readout=lambda h: h, intermediates=tuple(range(depth)), **kwargs)
         seen.update({-1: h, **read})
         return last, {}
 

@@ -70,11 +70,13 @@ class PatchesModule(nnx.Module):
         self.dropout = spec.dropout
         self.kernel = normal(rngs, (int(np.prod(inputs.shape)) // 4, spec.width), 0.5)
 
-    def __call__(self, x: Array, *, valid=None, hide=None, taps=(), tick: StepContext = INFERENCE) -> EncoderOutput:
+    def __call__(
+        self, x: Array, *, valid=None, masked=None, intermediates=(), ctx: StepContext = INFERENCE
+    ) -> EncoderOutput:
         x = x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
         h = rearrange(x, "b (y p) (x q) c -> b (y x) (p q c)", y=2, x=2) @ self.kernel[...]
-        h = h if hide is None else jnp.where(hide[..., None], 0, h)
-        h = dropout(h, self.dropout, tick.keys("dropout") if tick.training else None)
+        h = h if masked is None else jnp.where(masked[..., None], 0, h)
+        h = dropout(h, self.dropout, ctx.keys("dropout") if ctx.training else None)
         return EncoderOutput(pooled=jnp.tanh(h).mean(1), tokens=h)
 
 
@@ -100,7 +102,7 @@ class IdsModule(nnx.Module):
         self.embedding = normal(rngs, (inputs.classes or 0, spec.width), 1.0)
 
     def __call__(
-        self, x: Array, *, valid: Any = None, hide=None, taps=(), tick: StepContext = INFERENCE
+        self, x: Array, *, valid: Any = None, masked=None, intermediates=(), ctx: StepContext = INFERENCE
     ) -> EncoderOutput:
         weight = jnp.ones(x.shape) if valid is None else valid.astype(jnp.float32)
         mean = jnp.einsum("bld,bl->bd", self.embedding[...][x], weight) / weight.sum(1, keepdims=True)
@@ -125,7 +127,7 @@ mixed = recipe.replace(
             weights={"a": 2, "b": 1},
             changes=(Reweight(at=1_000, weights={"a": 1, "b": 2}, ramp=1_000),),
         ),
-        "data.max_bad_share": 0.2,
+        "data.max_bad_fraction": 0.2,
         "checkpoint.every_steps": 20,
         "log.every_steps": 10,
     },

@@ -48,7 +48,7 @@ def clip_tokenizer(folder):
 
 def finished(folder, method, tokenizer=RECIPE.data.tokenizer):
     """Writes a run of the tiny recipe with this method; its directory."""
-    recipe = RECIPE.replace({"method": method, "data.tokenizer": tokenizer, "log.health": False})
+    recipe = RECIPE.replace({"method": method, "data.tokenizer": tokenizer, "log.embedding_metrics": False})
     setup, run = harness.set_up(recipe), RunDir(folder)
     params = jax.tree.map(lambda x: jax.numpy.asarray(0.3 * x), drawn(setup.shapes.arrays))
     state = TrainState(params, {}, setup.updater.init(params), {}, np.int32(0), np.int32(0), np.zeros(2, np.uint32))

@@ -54,8 +54,8 @@ class Siblings(Method):
     def parts(self, inputs):
         return {"image": (self.image, inputs["image"])}
 
-    def rows(self, batch, tick):
-        return {name: self.image(batch[name], tick=tick.at(name)).pooled for name in ("image", "sketch")}
+    def per_example(self, batch, ctx):
+        return {name: self.image(batch[name], ctx=ctx.at(name)).pooled for name in ("image", "sketch")}
 
 
 def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
@@ -64,7 +64,7 @@ def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
     pictures = {"image": batch()["image"], "sketch": batch(1)["image"]}
 
     def loss(arrays, *names):
-        outputs = structure.merge(arrays).rows(pictures, harness.tick())
+        outputs = structure.merge(arrays).per_example(pictures, harness.ctx())
         return sum(jnp.sum(outputs[name]) for name in names)
 
     both, *each = (
@@ -78,17 +78,17 @@ def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
 def test_a_tower_encodes_further_fields_with_the_same_parameters():
     inputs = {**FIELDS, "negative": FIELDS["text"]}
     structure, arrays = built(DUAL)
-    more, same = built(dataclasses.replace(DUAL, also={"negative": "text"}), inputs)
+    more, same = built(dataclasses.replace(DUAL, shared_towers={"negative": "text"}), inputs)
     assert arrays.keys() == same.keys()
     given = {name: batch()[name] for name in ("image", "text")}
     other = batch(1)["text"]
-    outputs = more.merge(same).rows({**given, "negative": other}, harness.tick())
-    alone = structure.merge(arrays).rows({**given, "text": other}, harness.tick())
+    outputs = more.merge(same).per_example({**given, "negative": other}, harness.ctx())
+    alone = structure.merge(arrays).per_example({**given, "text": other}, harness.ctx())
     np.testing.assert_array_equal(outputs["negative"], alone["text"])
-    assert list(problems(dataclasses.replace(DUAL, also={"text": "image"})))
-    assert list(problems(dataclasses.replace(DUAL, also={"negative": "txt"})))
+    assert list(problems(dataclasses.replace(DUAL, shared_towers={"text": "image"})))
+    assert list(problems(dataclasses.replace(DUAL, shared_towers={"negative": "txt"})))
     with pytest.raises(ValueError, match="tower 'text' reads the field 'negative', which the batch lacks"):
-        built(dataclasses.replace(DUAL, also={"negative": "text"}))
+        built(dataclasses.replace(DUAL, shared_towers={"negative": "text"}))
 
 
 def test_two_builds_have_equal_structures_so_that_a_jitted_function_is_traced_once():
@@ -97,7 +97,7 @@ def test_two_builds_have_equal_structures_so_that_a_jitted_function_is_traced_on
     @jax.jit(static_argnums=0)
     def scale(structure, arrays):
         traces.append(structure)
-        return structure.merge(arrays).shared({}, harness.tick())["scale"]
+        return structure.merge(arrays).per_step({}, harness.ctx())["scale"]
 
     # New specs each time, equal ones.
     for seed in range(2):
@@ -115,17 +115,17 @@ def test_a_second_axis_of_texts_is_encoded_text_by_text():
     texts, valid = rng.integers(0, 16, (8, 3, 6), np.int32), rng.random((8, 3, 6)) < 0.7
     valid[..., 0] = True
     module = structure.merge(arrays)
-    out = module.rows({"text": texts, "text/valid": valid}, harness.tick())["text"]
+    out = module.per_example({"text": texts, "text/valid": valid}, harness.ctx())["text"]
     assert out.shape == (8, 3, 4)
     for view in range(3):
-        one = module.rows({"text": texts[:, view], "text/valid": valid[:, view]}, harness.tick())["text"]
+        one = module.per_example({"text": texts[:, view], "text/valid": valid[:, view]}, harness.ctx())["text"]
         np.testing.assert_allclose(out[:, view], one, rtol=1e-6)
 
 
 def test_views_of_an_image_draw_for_themselves():
     structure, arrays = built(DualEncoder(towers={"image": tiny.Patches(dropout=0.5), "text": tiny.Ids()}, dim=4))
     images = np.repeat(batch()["image"][:, None], 2, axis=1)
-    emit = jax.jit(lambda arrays: structure.merge(arrays).rows({"image": images}, harness.tick()))
+    emit = jax.jit(lambda arrays: structure.merge(arrays).per_example({"image": images}, harness.ctx()))
     out = emit(arrays)
     assert out["image/tokens"].shape == (8, 2, 4, 6)
     differ = np.abs(out["image/tokens"][:, 0] - out["image/tokens"][:, 1]).max(axis=(1, 2))
@@ -135,11 +135,11 @@ def test_views_of_an_image_draw_for_themselves():
 def test_each_view_of_an_image_hides_its_own_patches():
     structure, arrays = built(DUAL)
     images = np.stack([batch()["image"], batch(1)["image"]], axis=1)
-    hide = np.random.default_rng(0).random((8, 2, 4)) < 0.5
+    masked = np.random.default_rng(0).random((8, 2, 4)) < 0.5
     module = structure.merge(arrays)
-    tokens = module.rows({"image": images, "image/hide": hide}, harness.tick())["image/tokens"]
-    shown = module.rows({"image": images}, harness.tick())["image/tokens"]
-    np.testing.assert_array_equal(tokens, np.where(hide[..., None], 0, shown))
+    tokens = module.per_example({"image": images, "image/masked": masked}, harness.ctx())["image/tokens"]
+    shown = module.per_example({"image": images}, harness.ctx())["image/tokens"]
+    np.testing.assert_array_equal(tokens, np.where(masked[..., None], 0, shown))
 
 
 def test_a_shape_of_a_field_with_views_builds_the_same_towers():
@@ -149,7 +149,7 @@ def test_a_shape_of_a_field_with_views_builds_the_same_towers():
 
 def test_only_the_towers_of_the_given_fields_are_called():
     structure, arrays = built(DUAL)
-    out = structure.merge(arrays).rows({"text": batch()["text"]}, harness.tick())
+    out = structure.merge(arrays).per_example({"text": batch()["text"]}, harness.ctx())
     assert set(out) == {"text", "text/pooled"}
 
 
@@ -179,8 +179,8 @@ def test_an_identity_head_and_a_scale_that_is_not_learned_have_nothing_to_train(
     assert arrays.keys() - structure.trainable == {"scale/log"}
     assert arrays.keys() == {"image/kernel", "image_head/kernel", "text/embedding", "scale/log"}
     module = structure.merge(arrays)
-    assert float(module.shared({}, harness.tick())["scale"]) == pytest.approx(5.0, rel=1e-6)
-    out = module.rows({"text": batch()["text"]}, harness.tick())
+    assert float(module.per_step({}, harness.ctx())["scale"]) == pytest.approx(5.0, rel=1e-6)
+    out = module.per_example({"text": batch()["text"]}, harness.ctx())
     np.testing.assert_array_equal(out["text"], module.text(batch()["text"]).pooled)
 
 

@@ -11,8 +11,8 @@ from jaxrep.methods.encode import encode_and_project, merge_outputs
 ROWS = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
 
-def tower(x, *, valid, hide, taps, tick):
-    return EncoderOutput(pooled=x, statistics={"sum": x.sum()})
+def tower(x, *, valid, masked, intermediates, ctx):
+    return EncoderOutput(pooled=x, batch_stats={"sum": x.sum()})
 
 
 MODULE = SimpleNamespace(image=tower, image_head=lambda x: 2 * x, text=tower, text_head=lambda x: -x)

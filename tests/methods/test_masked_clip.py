@@ -44,15 +44,15 @@ class MaskedClip(Method):
         heads = {name: (getattr(self, name), 6) for name in ("image_head", "text_head", "codes")}
         return {**towers, **heads, "scale": (self.scale, None), "teacher": (self.teacher, SELF)}
 
-    def rows(self, batch, tick):
-        v = self.image(batch["image"], tick=tick.at("image"))
-        t = self.text(batch["text"], valid=batch["text/valid"], tick=tick.at("text"))
-        m = self.image(batch["image"], hide=batch["image/hide"], tick=tick.at("image"))
-        target = self.teacher.codes(self.teacher.image(batch["image"], tick=tick.at("image")).tokens)
+    def per_example(self, batch, ctx):
+        v = self.image(batch["image"], ctx=ctx.at("image"))
+        t = self.text(batch["text"], valid=batch["text/valid"], ctx=ctx.at("text"))
+        m = self.image(batch["image"], masked=batch["image/masked"], ctx=ctx.at("image"))
+        target = self.teacher.codes(self.teacher.image(batch["image"], ctx=ctx.at("image")).tokens)
         embeddings = {"image": self.image_head(v.pooled), "text": self.text_head(t.pooled)}
         return {**embeddings, "student": self.codes(m.tokens), "target": target}
 
-    def shared(self, tables, tick):
+    def per_step(self, tables, ctx):
         return {"scale": self.scale()}
 
 
@@ -60,9 +60,9 @@ class MaskedClip(Method):
 class Hide(View):
     """Draws which of four patches are hidden."""
 
-    def __call__(self, batch, tick):
-        hide = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (4,)))(tick.keys("hide"))
-        return {**batch, "image/hide": hide}
+    def __call__(self, batch, ctx):
+        masked = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (4,)))(ctx.keys("hide"))
+        return {**batch, "image/masked": masked}
 
 
 @spec
@@ -72,7 +72,7 @@ class Imitate(Term):
     separable: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("student", "target")  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def rows(self, outputs, batch, tick):
+    def per_example(self, outputs, batch, ctx):
         return jnp.mean((outputs["student"] - outputs["target"]) ** 2, axis=(1, 2))
 
 

@@ -11,7 +11,7 @@ from jaxrep.objectives.metric_learning import MetricLearning, MixedMetricLearnin
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems
 from jaxrep.views.mixup import MixUpWithin
-from tests.helpers.harness import RECIPE, exact, tick, tiny
+from tests.helpers.harness import RECIPE, ctx, exact, tiny
 
 TERMS = {
     "clean": MetricLearning("image", kind="contrastive"),
@@ -66,7 +66,7 @@ def test_terms_are_loops_over_anchors_and_items(name, proxies):
     outputs = {"image": x, "proxies": table, "mixed": mixed, "mixed/share": share}
     outputs = {key: jnp.asarray(value, jnp.float32) for key, value in outputs.items()}
     outputs["mixed/partner"] = jnp.asarray(partner, jnp.int32)
-    found, _ = (PROXY if proxies else TERMS)[name](outputs, {"label": jnp.asarray(label)}, tick())
+    found, _ = (PROXY if proxies else TERMS)[name](outputs, {"label": jnp.asarray(label)}, ctx())
     np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32
 
 

@@ -27,7 +27,7 @@ OBJECTIVE = {"last": NESTED, "sampled": SampledLayer(NESTED), "align": LayerAlig
 class Twice(View):
     """Two texts a row: the row's own, and that with every word replaced by the next one."""
 
-    def __call__(self, batch, tick):
+    def __call__(self, batch, ctx):
         pair = jnp.stack([batch["text"], jnp.where(batch["text"] > 0, (batch["text"] + 1) % 16, 0)], 1)
         return {**batch, "text": pair, "text/valid": jnp.stack([batch["text/valid"]] * 2, 1)}
 
@@ -74,12 +74,12 @@ def test_the_objective_is_the_papers():
     outputs["scale"] = np.float32(20)
     layers = set()
     for step in range(6):
-        tick = harness.tick(step)
-        layer = int(sampled_layer(tick, DEPTH))
+        ctx = harness.ctx(step)
+        layer = int(sampled_layer(ctx, DEPTH))
         expected = by_hand(outputs, layer)
         for name, term in OBJECTIVE.items():
             # float32 rounding of logits up to 20.
-            np.testing.assert_allclose(term(outputs, batch(), tick)[0], expected[name], rtol=2e-5, err_msg=name)
+            np.testing.assert_allclose(term(outputs, batch(), ctx)[0], expected[name], rtol=2e-5, err_msg=name)
         layers.add(layer)
     assert layers == set(range(DEPTH - 1))  # any but the last
 
@@ -88,18 +88,18 @@ def test_features_of_a_layer_are_those_of_an_encoder_that_ends_there():
     found = harness.traced(SENTENCES)
     arrays = harness.drawn(found.arrays)
     texts = {"text": batch()["text"], "text/valid": batch()["text/valid"]}
-    outputs = found.structure.merge(arrays).rows(texts, INFERENCE)
+    outputs = found.structure.merge(arrays).per_example(texts, INFERENCE)
     assert set(outputs) == {"text", "text/layers"}
     np.testing.assert_array_equal(outputs["text/layers"][:, -1], outputs["text"])
     short = SENTENCES.replace(method=SentenceEncoder(text=dataclasses.replace(TEXT, depth=2)))
     cut = {path: x[:2] if "/blocks/" in path else x for path, x in arrays.items()}
-    ended = harness.traced(short).structure.merge(cut).rows(texts, INFERENCE)
+    ended = harness.traced(short).structure.merge(cut).per_example(texts, INFERENCE)
     np.testing.assert_allclose(outputs["text/layers"][:, 1], ended["text"], rtol=1e-5, atol=1e-5)  # two programs
 
 
 def test_what_cannot_be_sampled_or_aligned_is_told():
     with pytest.raises(ValueError, match="one layer only"):
-        sampled_layer(harness.tick(), 1)
+        sampled_layer(harness.ctx(), 1)
     assert problems(LayerAlignment("a", temperature=0.0)) == ["temperature is above 0, and not 0.0"]
     assert SampledLayer(NESTED).reads == ("a/layers", "b/layers", "scale")
-    assert jax.eval_shape(lambda: sampled_layer(harness.tick(), 2)).dtype == jnp.int32
+    assert jax.eval_shape(lambda: sampled_layer(harness.ctx(), 2)).dtype == jnp.int32

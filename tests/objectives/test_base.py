@@ -15,7 +15,7 @@ from jaxrep.objectives.contrastive import Contrastive, Sigmoid
 from jaxrep.objectives.matryoshka import Matryoshka
 from jaxrep.schedules import Constant, Linear
 from jaxrep.spec import problems, spec
-from tests.helpers.harness import tick
+from tests.helpers.harness import ctx
 
 B, D = 8, 6
 RNG = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def info_nce(x):
 
 
 def value(term, batch=BATCH):
-    return jax.jit(term)(OUTPUTS, batch, tick())[0]
+    return jax.jit(term)(OUTPUTS, batch, ctx())[0]
 
 
 def close(found, expected):
@@ -156,7 +156,7 @@ def test_sigmoid_takes_pairs_of_equal_ids_for_partners():
 def test_matryoshka_is_the_weighted_sum_over_widths_each_normalized_anew():
     term = Matryoshka(Contrastive("image", "text"), (2, 4, 6), (1.0, 0.5, 2.0))
     each = [info_nce(logits(width)) for width in (2, 4, 6)]
-    loss, metrics = jax.jit(term)(OUTPUTS, BATCH, tick())
+    loss, metrics = jax.jit(term)(OUTPUTS, BATCH, ctx())
     close(loss, each[0] + 0.5 * each[1] + 2 * each[2])
     for name, expected in zip(("d2", "d4", "d6"), each, strict=True):
         close(metrics[name], expected)
@@ -176,10 +176,10 @@ def test_cross_entropy_is_the_mean_over_rows_that_have_a_label():
 def test_matryoshka_of_a_sum_over_rows_is_one_too():
     term = Matryoshka(CrossEntropy("image"), (2, 4), (1.0, 3.0))
     assert term.separable
-    loss, metrics = term(OUTPUTS, BATCH, tick())
+    loss, metrics = term(OUTPUTS, BATCH, ctx())
     close(loss, (cross_entropy(2) + 3 * cross_entropy(4))[BATCH["label"] >= 0].mean())
     assert metrics == {}
-    np.testing.assert_array_equal(term.row_weights(BATCH), BATCH["label"] >= 0)
+    np.testing.assert_array_equal(term.example_weights(BATCH), BATCH["label"] >= 0)
 
 
 @spec
@@ -188,12 +188,12 @@ class First(Term):
 
     separable: ClassVar[bool] = True
 
-    def rows(self, outputs, batch, tick):
+    def per_example(self, outputs, batch, ctx):
         return jnp.asarray(outputs["image"][:, 0])
 
 
 def test_a_sum_over_rows_weighs_every_row_alike_and_a_batch_without_weight_has_no_loss():
-    close(First()(OUTPUTS, BATCH, tick())[0], OUTPUTS["image"][:, 0].mean())
+    close(First()(OUTPUTS, BATCH, ctx())[0], OUTPUTS["image"][:, 0].mean())
     nothing = {**BATCH, "label": np.full(B, -1, np.int32)}
     assert float(value(CrossEntropy("image"), nothing)) == 0
 
@@ -204,7 +204,7 @@ def test_the_objective_is_the_sum_of_its_terms_with_weights_in_time():
         "cut": Matryoshka(Contrastive("image", "text"), (2,), weight=Constant(value=0.5)),
         "first": First(),
     }
-    loss, metrics = jax.jit(lambda tick: evaluate(terms, OUTPUTS, BATCH, tick))(tick(5))
+    loss, metrics = jax.jit(lambda ctx: evaluate(terms, OUTPUTS, BATCH, ctx))(ctx(5))
     pair, cut, first = info_nce(logits()), info_nce(logits(2)), OUTPUTS["image"][:, 0].mean()
     close(loss, 2 * pair + 0.5 * cut + first)
     expected = {"loss/pair": pair, "loss/cut": cut, "loss/cut/d2": cut, "loss/first": first}
@@ -242,7 +242,7 @@ def test_mistakes_are_told():
         "First names no embeddings that could be cut",
     ]
     with pytest.raises(ValueError, match="Matryoshka cuts 'image' to 7 numbers, and it has 6"):
-        Matryoshka(pair, (7,))(OUTPUTS, BATCH, tick())
+        Matryoshka(pair, (7,))(OUTPUTS, BATCH, ctx())
 
 
 def test_rows_that_lack_a_modality_take_part_in_the_pairs_that_they_have():
@@ -260,5 +260,5 @@ def test_rows_that_lack_a_modality_take_part_in_the_pairs_that_they_have():
         wide, tall = 5.0 * unit[a][both] @ unit[b][there[b]].T, 5.0 * unit[b][both] @ unit[a][there[a]].T
         expected = sum(np.mean(np.log(np.exp(candidates).sum(axis=1)) - np.diag(logits)) for candidates in (wide, tall))
         term = Contrastive(a, b, direction="sum")
-        found, _ = term({**outputs, "scale": jnp.float32(5.0)}, batch, tick())
+        found, _ = term({**outputs, "scale": jnp.float32(5.0)}, batch, ctx())
         np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32, against float64

@@ -41,7 +41,7 @@ def test_hidden_patches():
     outputs = {"student/patches": rows[0], "teacher/patches": rows[1]}
     outputs |= {"patch_prototypes": unit(1, K, E), "teacher/patch_prototypes": unit(2, K, E)}
     places = np.where(here, order, -1)
-    batch = {"a/hidden": jnp.asarray(places[:, 0]), "b/hidden": jnp.asarray(places[:, 1])}
+    batch = {"a/masked_index": jnp.asarray(places[:, 0]), "b/masked_index": jnp.asarray(places[:, 1])}
     found, _ = Ibot(teacher_temperature=WARM)({name: jnp.asarray(x) for name, x in outputs.items()}, batch, INFERENCE)
     np.testing.assert_allclose(found, 1.1622554, rtol=1e-6)
 

@@ -14,7 +14,7 @@ from jaxrep.objectives.fusion import Fused
 from jaxrep.objectives.hinge import Hinge
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems, spec
-from tests.helpers.harness import RECIPE, agree, batch, computed, tick, tiny
+from tests.helpers.harness import RECIPE, agree, batch, computed, ctx, tiny
 
 B, D = 8, 6
 RNG = np.random.default_rng(0)
@@ -32,7 +32,7 @@ def unit(name):
 
 
 def value(term, batch=BATCH):
-    return jax.jit(lambda outputs: term(outputs, batch, tick())[0])(OUTPUTS)
+    return jax.jit(lambda outputs: term(outputs, batch, ctx())[0])(OUTPUTS)
 
 
 def test_the_hinge_is_the_mean_over_rows_that_have_a_wrong_one():
@@ -90,7 +90,7 @@ def test_gradients_by_microbatch_are_those_of_the_whole_batch():
             "data.texts": ("text", "negative", "knowledge"),
             "method.towers": {**dual.towers, "knowledge": knowledge},
             "method.heads": {"knowledge": Linear(features=dual.dim)},
-            "method.also": {"negative": "text"},
+            "method.shared_towers": {"negative": "text"},
         },
         objective={
             "pairs": Fused(pairs, "text", "knowledge"),
@@ -109,7 +109,7 @@ def test_gradients_by_microbatch_are_those_of_the_whole_batch():
         "knowledge/valid": np.arange(length) < RNG.integers(0, 4, (B, 6, 1)),
     }
     both, params = computed(recipe, (0, 4))
-    found = jax.device_get(both(params, {**batch(), **fields}, tick()))
+    found = jax.device_get(both(params, {**batch(), **fields}, ctx()))
     agree(found, 4)
     metrics, gradients = found[0][1], found[0][2]
     assert metrics["loss/hinge"] > 0 and metrics["loss/pairs"] > 0

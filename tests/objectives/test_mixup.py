@@ -20,14 +20,14 @@ OUTPUTS: dict[str, Any] = {name: RNG.normal(size=(B, D)).astype(np.float32) for 
 TERM = MixedPairs("image", "text", mixed="a")
 
 
-def tick(step=0):
-    return StepContext(step=np.int32(step), key=jax.random.key(0), total_steps=10)
+def ctx(step=0):
+    return StepContext(step=np.int32(step), base_key=jax.random.key(0), total_steps=10)
 
 
 def test_the_share_is_one_a_step_and_differs_between_steps_and_terms():
-    draw = jax.jit(jax.vmap(lambda step: TERM.share(dataclasses.replace(tick(), step=step), "pairs/a")))
+    draw = jax.jit(jax.vmap(lambda step: TERM.share(dataclasses.replace(ctx(), step=step), "pairs/a")))
     shares = np.asarray(draw(np.arange(4000)))
-    assert shares[0] == TERM.share(tick(), "pairs/a") != TERM.share(tick(), "pairs/b")
+    assert shares[0] == TERM.share(ctx(), "pairs/a") != TERM.share(ctx(), "pairs/b")
     assert len(np.unique(shares)) > 3900
     # Beta(1/2, 1/2): mean 1/2 and variance 1/8, here within four standard errors.
     assert abs(shares.mean() - 0.5) < 4 * np.sqrt(1 / 8 / 4000)
@@ -37,13 +37,13 @@ def test_the_share_is_one_a_step_and_differs_between_steps_and_terms():
 def test_terms_are_their_losses_of_unit_rows_at_the_share_of_the_step():
     a, b = normalize(OUTPUTS["image"]), normalize(OUTPUTS["text"])
     for step in (0, 3):
-        share = TERM.share(tick(step), "pairs/a")
+        share = TERM.share(ctx(step), "pairs/a")
         expected = mixup.mixed_pairs(a, b, 5.0, share, mixed="a")
-        np.testing.assert_allclose(TERM(OUTPUTS, {}, tick(step))[0], expected, rtol=1e-6)
+        np.testing.assert_allclose(TERM(OUTPUTS, {}, ctx(step))[0], expected, rtol=1e-6)
     for own, scale in ((0.0, 5.0), (2.0, 2.0)):
         term = MixedNegatives("image", "text", own_scale=own)
-        expected = mixup.mixed_negatives(a, b, scale, term.share(tick(), "negatives"))
-        np.testing.assert_allclose(term(OUTPUTS, {}, tick())[0], expected, rtol=1e-6)
+        expected = mixup.mixed_negatives(a, b, scale, term.share(ctx(), "negatives"))
+        np.testing.assert_allclose(term(OUTPUTS, {}, ctx())[0], expected, rtol=1e-6)
     assert (TERM.reads, TERM.needs) == (("image", "text", "scale"), ())
 
 
@@ -52,4 +52,4 @@ def test_mistakes_are_told():
         "beta is the parameter of a Beta distribution: above 0, got 0.0"
     ]
     with pytest.raises(ValueError, match="MixedPairs mixes all rows of 'text', and 'text/present' leaves some out"):
-        TERM(OUTPUTS, {"text/present": jax.numpy.ones(B, bool)}, tick())
+        TERM(OUTPUTS, {"text/present": jax.numpy.ones(B, bool)}, ctx())

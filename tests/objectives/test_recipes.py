@@ -16,8 +16,8 @@ RANDOM = np.random.default_rng(0)
 SCALES = {"scale": 7.0, "scale_second": 3.0, "scale_third": 11.0}
 
 
-def tick(step=0):
-    return StepContext(step=np.int32(step), key=jax.random.key(0), total_steps=90)
+def ctx(step=0):
+    return StepContext(step=np.int32(step), base_key=jax.random.key(0), total_steps=90)
 
 
 def embeddings(*names):
@@ -30,7 +30,7 @@ def unit(x):
 
 def found(objective, outputs, step=0):
     rows = {name: jnp.asarray(x, jnp.float32) for name, x in outputs.items()}
-    return evaluate(objective, rows, {}, tick(step))[0]
+    return evaluate(objective, rows, {}, ctx(step))[0]
 
 
 def cross_entropy(logits, target=None):
@@ -69,7 +69,7 @@ def test_m3_mix_is_the_sum_of_its_mixtures(step):
         return (np.sin(share * angle) * x + np.sin((1 - share) * angle) * y) / np.sin(angle)
 
     def share(name, site):
-        return float(objective[name].share(tick(step), site))
+        return float(objective[name].share(ctx(step), site))
 
     hard = arc(a, b, share("m2_mix", "negatives"))
     total = 0.0
@@ -115,7 +115,7 @@ def test_two_layers_at_nested_widths_and_one_alignment_of_all_rows():
     widths = (2, 4)
     outputs = {f"{side}/layers": RANDOM.normal(size=(B, DEPTH, D)) for side in "ab"}
     outputs |= {side: outputs[f"{side}/layers"][:, -1] for side in "ab"}
-    layer = int(sampled_layer(tick(), DEPTH))
+    layer = int(sampled_layer(ctx(), DEPTH))
 
     def contrast(a, b):
         cut = [(unit(a[:, :width]), unit(b[:, :width])) for width in (D, *widths)]

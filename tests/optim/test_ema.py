@@ -11,8 +11,8 @@ from jaxrep.schedules import Constant, Linear
 def _run(ema: ParameterEma, values: list[float]) -> float:
     average = ema.init({"w": jnp.float32(values[0])})
     for step, value in enumerate(values[1:]):
-        tick = StepContext(step=jnp.int32(step), total_steps=len(values) - 1)
-        average = ema.update(average, {"w": jnp.float32(value)}, tick)
+        ctx = StepContext(step=jnp.int32(step), total_steps=len(values) - 1)
+        average = ema.update(average, {"w": jnp.float32(value)}, ctx)
     return float(average["w"])
 
 

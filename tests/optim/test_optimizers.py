@@ -69,8 +69,8 @@ def _train(optimizer: Optimizer, params: dict, gradients: dict) -> dict:
 
     def update(carry, at):
         (params, state), (step, grads) = carry, at
-        tick = StepContext(step=step, total_steps=STEPS)
-        updates, state, _ = updater.update(grads, state, params, tick=tick, learning_rate=jnp.float32(RATE))
+        ctx = StepContext(step=step, total_steps=STEPS)
+        updates, state, _ = updater.update(grads, state, params, ctx=ctx, learning_rate=jnp.float32(RATE))
         return (optax.apply_updates(params, updates), state), None
 
     steps = (jnp.arange(STEPS), {path: gradients[path] for path in params})
@@ -81,7 +81,7 @@ def _train(optimizer: Optimizer, params: dict, gradients: dict) -> dict:
 def _one_update(optimizer: Optimizer, params: dict, gradients: dict) -> tuple[dict, float]:
     """Updates at a learning rate of 1, and the norm of the gradient."""
     updater = optimizer.build(params)
-    update = jax.jit(functools.partial(updater.update, tick=StepContext(step=0), learning_rate=jnp.float32(1.0)))
+    update = jax.jit(functools.partial(updater.update, ctx=StepContext(step=0), learning_rate=jnp.float32(1.0)))
     updates, _, metrics = update(gradients, updater.init(params), params)
     return updates, float(metrics["gradient_norm"])
 

@@ -98,11 +98,11 @@ def test_the_image_tower_is_clips():
     values |= norm("embed_norm", "pre_layrnorm", w) | norm("norm", "post_layernorm", w) | blocks(w)
     assign(ours, values)
 
-    encoded = jax.jit(lambda x: ours(x, taps=(0, 1, 2)))(jnp.asarray(images))
+    encoded = jax.jit(lambda x: ours(x, intermediates=(0, 1, 2)))(jnp.asarray(images))
     np.testing.assert_allclose(encoded.pooled, theirs.pooler_output, **CLOSE)
     tokens = layer_norm(theirs.last_hidden_state[:, 1:], w, "post_layernorm")
     np.testing.assert_allclose(encoded.tokens, tokens, **CLOSE)
-    for layer, pooled in encoded.taps.items():
+    for layer, pooled in encoded.intermediates.items():
         expected = layer_norm(theirs.hidden_states[layer + 1][:, 0], w, "post_layernorm")
         np.testing.assert_allclose(pooled, expected, **CLOSE)
 
@@ -129,11 +129,11 @@ def test_the_text_tower_is_clips():
     }
     assign(ours, values | norm("norm", "final_layer_norm", w) | blocks(w))
 
-    encoded = jax.jit(lambda x: ours(x, taps=(0, 1, 2)))(jnp.asarray(ids))
+    encoded = jax.jit(lambda x: ours(x, intermediates=(0, 1, 2)))(jnp.asarray(ids))
     np.testing.assert_allclose(encoded.pooled, theirs.pooler_output, **CLOSE)
     for row, end in enumerate(ends):  # what padding computes is read by nobody
         np.testing.assert_allclose(encoded.tokens[row, : end + 1], theirs.last_hidden_state[row, : end + 1], **CLOSE)
-        for layer, pooled in encoded.taps.items():
+        for layer, pooled in encoded.intermediates.items():
             expected = layer_norm(theirs.hidden_states[layer + 1][row, end], w, "final_layer_norm")
             np.testing.assert_allclose(pooled[row], expected, **CLOSE)
 

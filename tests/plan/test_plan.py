@@ -217,7 +217,7 @@ def test_a_device_is_a_chip_with_all_its_memory(topology, count, gib):
 @TPU
 def test_the_tpu_compiler_plans_a_step():
     chips = devices("v5e:2x2")
-    found = plan(RECIPE.replace({"log.health": False}), chips, memory_bytes(chips[0]))
+    found = plan(RECIPE.replace({"log.embedding_metrics": False}), chips, memory_bytes(chips[0]))
     assert found.device == "TPU v5 lite" and found.devices == 4 and found.fits
     assert found.seconds == found.flops / 4 / 197e12
     assert found.traffic is not None and found.traffic["all-reduce", 4].bytes > 0
@@ -272,7 +272,7 @@ def test_the_tiny_clip_compiles_for_chips_and_moves_no_more_than_it_should():
 @pytest.mark.parametrize(("name", "mesh"), [("mrl", Mesh(fsdp=2)), ("align", Mesh(fsdp=2, tensor=2))])
 def test_tiny_convolutional_recipes_compile_for_chips(name, mesh):
     """ALIGN's EfficientNet with its text tower over ``tensor``, MRL's ResNet; gradients are scattered over ``fsdp``."""
-    recipe = load(f"{EXPERIMENTS}/{name}.py:tiny").recipe.replace({"log.health": False}, mesh=mesh)
+    recipe = load(f"{EXPERIMENTS}/{name}.py:tiny").recipe.replace({"log.embedding_metrics": False}, mesh=mesh)
     chips = devices("v5e:2x2")
     found = plan(recipe, chips, memory_bytes(chips[0]))
     assert found.fits and found.traffic is not None

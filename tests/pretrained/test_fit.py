@@ -208,7 +208,7 @@ def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_pa
     image, text = ResNet(depths=(1,), bottleneck=False), Bert(width=8, depth=2, heads=2, mlp_ratio=1.5, pool="mean")
     init = {"image": Pretrained(str(tmp_path / "resnet")), "text/blocks": Pretrained(str(tmp_path / "bert"))}
     rules = (Freeze(path="image/**"), Freeze(path="text/blocks/attention/**"))
-    mine = recipe(image, text, init).replace({"optimizer.rules": rules, "log.health": False}, examples=16)
+    mine = recipe(image, text, init).replace({"optimizer.rules": rules, "log.embedding_metrics": False}, examples=16)
     said, loaded, devices = [], dataclasses.replace(harness.LOADED, recipe=mine), jax.devices()[:1]
     assert train(mine, tmp_path / "run", loaded, say=said.append, devices=devices) is ExitCode.DONE
     first, second = (text for text in said if text.startswith("init."))

@@ -30,7 +30,7 @@ def made(seed=0, ema=True) -> TrainState:
     params = {WEIGHTS: rng.normal(size=(2, 4, 6)).astype(np.float32), "head/kernel": odd, "scale/log": jnp.float32(2.5)}
     return TrainState(
         params=params,
-        rest={"teacher/image/w": jnp.ones(3, jnp.bfloat16) / 3, "queue/at": jnp.int32(7)},
+        non_trainable={"teacher/image/w": jnp.ones(3, jnp.bfloat16) / 3, "queue/at": jnp.int32(7)},
         optimizer=AdamW().build(params).init(params),
         ema={path: value + 1 for path, value in params.items()} if ema else None,
         step=jnp.int32(3),
@@ -258,6 +258,6 @@ def test_a_full_disk_elsewhere_in_the_run_directory_is_one_sentence(tmp_path, mo
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("jaxrep.training.loop.set_up", full)
+    monkeypatch.setattr("jaxrep.training.loop.prepare", full)
     with pytest.raises(JaxrepError, match="run cannot be written: No space left on device; make room and run the same"):
         train(RECIPE, tmp_path / "run")

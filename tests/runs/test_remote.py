@@ -47,9 +47,9 @@ def bucket():
 
     download = objects.download
 
-    def with_generation(request, response, storage, *rest):
+    def with_generation(request, response, storage, *non_trainable):
         """The real store names a file's generation, by which it is written again; the emulator does not."""
-        download(request, response, storage, *rest)
+        download(request, response, storage, *non_trainable)
         if response.status.value < 300:
             found = storage.get_file_obj(request.params["bucket_name"], request.params["object_id"])
             response["x-goog-generation"] = found["generation"]

@@ -58,15 +58,15 @@ class Pair(Method):
         shared = {name: (getattr(self, name), None) for name in ("queue", "scale", "bias")}
         return {"image": (self.image, inputs["image"]), "text": (self.text, inputs["text"]), **shared}
 
-    def rows(self, batch, tick):
+    def per_example(self, batch, ctx):
         hard, views = fold(batch["hard"], 2)
         return {
-            "image": self.image(batch["image"], tick=tick.at("image")).pooled,
+            "image": self.image(batch["image"], ctx=ctx.at("image")).pooled,
             "text": self.text(batch["text"], valid=batch["text/valid"]).pooled,
             "hard": unfold(self.text(hard).pooled, views),
         }
 
-    def shared(self, tables, tick):
+    def per_step(self, tables, ctx):
         return {"queue": self.queue.vectors[...], "scale": self.scale(), "bias": self.bias()}
 
 
@@ -113,7 +113,7 @@ def computed(term, mesh, microbatches, batch=BATCH):
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, batch):
-        args = (params, {}, batch, tick(batch))
+        args = (params, {}, batch, ctx(batch))
         if microbatches == 1:
             found, gradients = of.value_and_grad(*args)
         else:
@@ -125,9 +125,9 @@ def computed(term, mesh, microbatches, batch=BATCH):
     return step, (jax.device_put(values, whole), jax.device_put(batch, rows)), of
 
 
-def tick(batch):
+def ctx(batch):
     return StepContext(
-        step=np.int32(3), key=jax.random.key(0), positions=batch["position"], total_steps=10, batch_size=B
+        step=np.int32(3), base_key=jax.random.key(0), positions=batch["position"], total_steps=10, batch_size=B
     )
 
 
@@ -138,8 +138,8 @@ def draws():
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def once(batch):
-        keys = tick(batch).at("rows").at("image").keys("dropout")
-        return of.augment(batch, tick(batch))["image"], dropout(jnp.ones((B, 4, D)), DROPPED, keys)
+        keys = ctx(batch).at("rows").at("image").keys("dropout")
+        return of.augment(batch, ctx(batch))["image"], dropout(jnp.ones((B, 4, D)), DROPPED, keys)
 
     images, kept = map(np.float64, once(BATCH))
     patches = images.reshape(B, 2, 2, 2, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(B, 4, 12)

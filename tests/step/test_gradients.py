@@ -63,13 +63,13 @@ class Several(Method):
             "bias": (self.bias, None),
         }
 
-    def rows(self, batch, tick):
-        image = self.image(batch["image"], tick=tick.at("image"))
-        text = self.text(batch["text"], valid=batch["text/valid"], tick=tick.at("text"))
+    def per_example(self, batch, ctx):
+        image = self.image(batch["image"], ctx=ctx.at("image"))
+        text = self.text(batch["text"], valid=batch["text/valid"], ctx=ctx.at("text"))
         codes = jnp.argmax(image.pooled, -1)
         return {"image": image.pooled, "text": text.pooled, "image/tokens": image.tokens, "codes": codes}
 
-    def shared(self, tables, tick):
+    def per_step(self, tables, ctx):
         vectors = self.prototypes.vectors[...]
         return {"scale": self.scale(), "bias": self.bias(), "classes": vectors, "class_id": jnp.arange(3)}
 
@@ -78,8 +78,8 @@ class Several(Method):
 class Joined(Several):
     """Centers the images on the mean of the whole batch and mixes rows by a draw."""
 
-    def join(self, outputs, batch, tick):
-        order = jax.random.permutation(tick.draw("mix"), len(batch["position"]))
+    def across_batch(self, outputs, batch, ctx):
+        order = jax.random.permutation(ctx.key("mix"), len(batch["position"]))
         centerd = outputs["image"] - outputs["image"].mean(0)
         mixed = 0.7 * centerd + 0.3 * centerd[order]
         return {"mixed": jnp.where(outputs["codes"][:, None] > 0, mixed, outputs["scale"] * centerd)}
@@ -94,12 +94,12 @@ class Classify(Term):
     needs: ClassVar[tuple[str, ...]] = ("label",)  # pyright: ignore
     embeddings: ClassVar[tuple[str, ...]] = ("image", "classes")  # pyright: ignore
 
-    def rows(self, outputs, batch, tick):
+    def per_example(self, outputs, batch, ctx):
         logits = outputs["scale"] * outputs["image"] @ outputs["classes"].T
         right = outputs["class_id"] == batch["label"][:, None]
         return -jnp.sum(jax.nn.log_softmax(logits), axis=1, where=right)
 
-    def row_weights(self, batch):
+    def example_weights(self, batch):
         return (batch["label"] > 0).astype(jnp.float32) * (1 + batch["image_id"])
 
 
@@ -109,7 +109,7 @@ class Apart(Term):
 
     reads: ClassVar[tuple[str, ...]] = ("classes", "scale")  # pyright: ignore
 
-    def __call__(self, outputs, batch, tick):
+    def __call__(self, outputs, batch, ctx):
         gram = outputs["classes"] @ outputs["classes"].T
         loss = jnp.sum((gram - jnp.eye(3)) ** 2) / outputs["scale"]
         return loss, {"largest": jnp.max(jnp.abs(gram))}
@@ -121,8 +121,8 @@ class Only(Schedule):
 
     at: tuple[int, ...]
 
-    def __call__(self, tick):
-        return jnp.isin(tick.step, jnp.array(self.at)).astype(jnp.float32)
+    def __call__(self, ctx):
+        return jnp.isin(ctx.step, jnp.array(self.at)).astype(jnp.float32)
 
 
 PAIR = ("image", "text")
@@ -146,7 +146,7 @@ def many():
     both, params = computed(MANY, (0, 2, 4))
 
     def found(case, rows=None):
-        return jax.device_get(both(params, rows or batch(), harness.tick(CASES.index(case))))
+        return jax.device_get(both(params, rows or batch(), harness.ctx(CASES.index(case))))
 
     return found
 
@@ -181,13 +181,13 @@ def test_the_draws_above_do_something(many):
 
 def test_separable_terms_alone():
     both, params = computed(MANY.replace(objective={"only": Classify()}), (0, 2))
-    agree(jax.device_get(both(params, batch(), harness.tick())), 2)
+    agree(jax.device_get(both(params, batch(), harness.ctx())), 2)
 
 
 def test_a_join_of_the_whole_batch():
     recipe = MANY.replace(method=Joined(), objective={"mixed": Contrastive("mixed", "text"), "also": Classify()})
     both, params = computed(recipe, (0, 4))
-    agree(jax.device_get(both(params, batch(), harness.tick())), 4)
+    agree(jax.device_get(both(params, batch(), harness.ctx())), 4)
 
 
 def test_a_transformer_with_dropout_and_patch_dropout():
@@ -195,7 +195,7 @@ def test_a_transformer_with_dropout_and_patch_dropout():
     vit = ViT(width=8, depth=2, heads=2, mlp_ratio=1.0, dropout=0.2, patch_dropout=0.5, stem=stem)
     method = DualEncoder(towers={"image": vit, "text": tiny.Ids()}, dim=4)
     both, params = computed(RECIPE.replace(method=method, views=VIEWS), (0, 2))
-    agree(jax.device_get(both(jax.tree.map(lambda x: 0.3 * x, params), batch(), harness.tick())), 2)
+    agree(jax.device_get(both(jax.tree.map(lambda x: 0.3 * x, params), batch(), harness.ctx())), 2)
 
 
 def test_two_devices_have_the_gradients_of_one(many):
@@ -206,7 +206,7 @@ def test_two_devices_have_the_gradients_of_one(many):
     rows, whole = jax.NamedSharding(mesh, jax.P(("data", "fsdp"))), jax.NamedSharding(mesh, jax.P())
     with jax.set_mesh(mesh):
         placed = jax.device_put(params, whole), jax.device_put(batch(), rows)
-        found = jax.device_get(both(*placed, harness.tick(CASES.index("mixed"))))
+        found = jax.device_get(both(*placed, harness.ctx(CASES.index("mixed"))))
     loss, metrics, gradients = many("mixed")[0]
     agree({0: (loss, {name: metrics[name] for name in found[4][1]}, gradients), **found}, 4)
 
@@ -215,15 +215,15 @@ def test_two_devices_have_the_gradients_of_one(many):
 class Marked(View):
     """Cuts the middle out, and draws which images are there: a field that the loss reads."""
 
-    def __call__(self, batch, tick):
-        here = jax.vmap(jax.random.bernoulli)(tick.keys("here"))
+    def __call__(self, batch, ctx):
+        here = jax.vmap(jax.random.bernoulli)(ctx.keys("here"))
         return {**batch, "image/present": here, "image": batch["image"][:, 2:6, 2:6]}
 
 
 def test_a_term_sees_the_fields_that_views_have_added_and_the_shapes_that_they_have_changed():
     recipe = RECIPE.replace(views=(Marked(),))
     both, params = computed(recipe, (0, 2))
-    agree(jax.device_get(both(params, batch(), harness.tick())), 2)
+    agree(jax.device_get(both(params, batch(), harness.ctx())), 2)
 
 
 @spec
@@ -252,8 +252,10 @@ def test_statistics_of_a_batch_inside_an_encoder_come_back_and_are_refused_under
     assert traced.statistics == ("image/mean",)
     values = drawn(traced.arrays)
     params = {path: values[path] for path in traced.trained(traced.updater(recipe))}
-    rest = {"image/mean": values["image/mean"]}
-    step = jax.jit(lambda params: traced.computation.value_and_grad(params, rest, batch(), harness.tick())[0][3])
+    non_trainable = {"image/mean": values["image/mean"]}
+    step = jax.jit(
+        lambda params: traced.computation.value_and_grad(params, non_trainable, batch(), harness.ctx())[0][3]
+    )
     pooled = harness.traced(RECIPE).structure.merge(params).image(batch()["image"]).pooled
     np.testing.assert_allclose(
         step(params)["image/mean"], 0.9 * values["image/mean"] + 0.1 * pooled.mean(0), rtol=1e-5, atol=1e-6

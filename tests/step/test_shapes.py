@@ -82,7 +82,7 @@ class PerRow(Term):
 
     reads: ClassVar[tuple[str, ...]] = ("image",)  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def __call__(self, outputs, batch, tick):
+    def __call__(self, outputs, batch, ctx):
         return jnp.sum(outputs["image"] ** 2, axis=1), {}
 
 

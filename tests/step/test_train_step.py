@@ -30,8 +30,8 @@ STEPS = 5
 class Breaks(Schedule):
     """1, and not a number at some steps."""
 
-    def __call__(self, tick):
-        return jnp.where(jnp.isin(tick.step, jnp.array(BROKEN)), jnp.nan, 1.0)
+    def __call__(self, ctx):
+        return jnp.where(jnp.isin(ctx.step, jnp.array(BROKEN)), jnp.nan, 1.0)
 
 
 SCALE = LogitScale(init=14.0, min=13.0, max=15.0)
@@ -104,8 +104,8 @@ def test_the_scale_is_held_within_its_limits_after_every_update(run):
 
 def test_what_is_frozen_keeps_its_bits_and_has_no_moments(run):
     states, _, _ = run
-    assert set(states[0].rest) == {"text/embedding"}
-    np.testing.assert_array_equal(states[-1].rest["text/embedding"], states[0].rest["text/embedding"])
+    assert set(states[0].non_trainable) == {"text/embedding"}
+    np.testing.assert_array_equal(states[-1].non_trainable["text/embedding"], states[0].non_trainable["text/embedding"])
     moments = states[0].optimizer["unstacked"][0].mu
     assert (
         moments.keys()
@@ -121,7 +121,7 @@ def test_the_state_given_is_donated(run):
 
 def test_health_is_measured_on_logged_steps_only(run):
     _, metrics, _ = run
-    names = {name for name in metrics[0] if name.startswith("health/image-text/")}
+    names = {name for name in metrics[0] if name.startswith("embeddings/image-text/")}
     assert names
     for number, found in enumerate(metrics):
         logged = (number + 1) % STEPPED.log.every_steps == 0
@@ -131,7 +131,7 @@ def test_health_is_measured_on_logged_steps_only(run):
 def test_metrics_are_scalars_and_say_loss_norms_and_rate(run):
     _, metrics, _ = run
     stated = {"loss", "loss/contrastive", "gradient_norm", "parameter_norm", "learning_rate", "skipped", "scale"}
-    assert {name for name in metrics[0] if not name.startswith("health/")} == stated
+    assert {name for name in metrics[0] if not name.startswith("embeddings/")} == stated
     assert all(np.ndim(value) == 0 for value in metrics[0].values())
     assert metrics[0]["learning_rate"] == np.float32(0.1)
     params = run[0][1].params.values()

@@ -50,7 +50,7 @@ class Shards(Examples):
 
 def loader(gone: str, position: int, ledger: BadSampleReport, **changes) -> Loader:
     examples = Shards(gone)
-    settings = {"position": position, "ledger": ledger, "leave_out_shards": True, "max_bad_share": 1.0} | changes
+    settings = {"position": position, "ledger": ledger, "skip_failed_shards": True, "max_bad_fraction": 1.0} | changes
     return Loader(examples, Shuffle(seed=2).over(examples, 1), BATCH, **settings)
 
 
@@ -107,7 +107,7 @@ def test_all_processes_leave_out_from_a_checkpoint_on_what_one_could_not_read(to
     own = Shuffle(seed=2).over(Shards(), 1)(np.arange(BATCH * STEPS, dtype=np.uint64)).reshape(STEPS, BATCH)
     assert first["rows"][0] == own[:, : BATCH // 2].tolist() and (own[:, : BATCH // 2] // 40 == 4).any()
     assert not (np.array(second["rows"][0]) // 40 == 4).any()
-    assert first["totals"][0]["left_out"] == second["totals"][0]["left_out"] == [GONE]
+    assert first["totals"][0]["skipped_shards"] == second["totals"][0]["skipped_shards"] == [GONE]
     resumed = loader("", BATCH * STEPS, BadSampleReport.from_json(first["totals"][0]))
     expected = [next(resumed)["index"].tolist() for _ in range(STEPS)]
     resumed.close()
@@ -134,7 +134,7 @@ def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeyp
     for number in range(3):
         monkeypatch.setattr(jax, "process_index", lambda number=number: number)
         parts.append(bad_samples.own(total))
-    assert sum(parts, EMPTY) == total and all(part.left_out == (GONE,) for part in parts)
+    assert sum(parts, EMPTY) == total and all(part.skipped_shards == (GONE,) for part in parts)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_one_bad_example_ends_no_run_and_is_counted_among_the_metrics(run, tmp_p
     go_on, _ = run
     shard(tmp_path / "x.tar", "0003.png")
     assert go_on() is ExitCode.DONE
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/left_out"] == 1
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/skipped_examples"] == 1
     assert "member 0003.png: the picture cannot be decoded" in capsys.readouterr().err
 
 

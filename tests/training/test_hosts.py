@@ -216,7 +216,7 @@ def test_a_shard_that_one_process_cannot_read_stops_all_with_its_sentence_and_th
     (saved,) = (run_dir / "checkpoints").glob("[0-9]*")
     assert 1 <= int(saved.name) < 1000
     ledger = json.loads((run_dir / "data_ledger.json").read_text())
-    assert ledger["bad"] > 0 and ledger["left_out"] == [] and ledger["all"] == 8 * int(saved.name)
+    assert ledger["bad"] > 0 and ledger["skipped_shards"] == [] and ledger["all"] == 8 * int(saved.name)
 
 
 @pytest.mark.slow

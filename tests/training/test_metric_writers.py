@@ -66,9 +66,9 @@ def test_a_step_is_written_when_the_next_is_logged_and_the_last_one_at_the_end(t
 def test_health_is_written_on_its_own_steps_and_not_where_a_step_is_logged_for_an_evaluation(tmp_path):
     reporter = MetricLogger(RECIPE, tmp_path, 0, 10, main=True)
     for step in (2, 3):  # every second step is logged
-        reporter.log(step, {"loss": jnp.float32(3.0), "health/image-text/alignment": jnp.float32(1.0)}, HOST)
+        reporter.log(step, {"loss": jnp.float32(3.0), "embeddings/image-text/alignment": jnp.float32(1.0)}, HOST)
     reporter.close()
-    assert ["health/image-text/alignment" in line for line in lines(tmp_path / "metrics.jsonl")] == [True, False]
+    assert ["embeddings/image-text/alignment" in line for line in lines(tmp_path / "metrics.jsonl")] == [True, False]
 
 
 def test_a_host_that_is_not_the_first_writes_nothing(tmp_path):

@@ -42,7 +42,7 @@ def state_of(setup, seed=0) -> TrainState:
     whole = setup.recipe.ema.init(params)
     return TrainState(
         params=params,
-        rest={path: value for path, value in values.items() if path not in params},
+        non_trainable={path: value for path, value in values.items() if path not in params},
         optimizer=setup.updater.init(params),
         ema=whole and {path: 10 + value for path, value in whole.items()},
         step=jax.numpy.int32(0),
@@ -151,14 +151,14 @@ def test_averages_are_copies_of_what_was_taken_and_share_no_memory_with_it(run, 
     towers = {"image": tiny.Patches(), "text": tiny.Ids()}
     recipe = WITH_EMA.replace(method=Taught(towers=towers, dim=4))
     _, after, _ = started({"image": From(str(folder), weights="raw")}, tmp_path, recipe)
-    for average in (after.rest["teacher/image/kernel"], after.ema["image/kernel"]):
+    for average in (after.non_trainable["teacher/image/kernel"], after.ema["image/kernel"]):
         np.testing.assert_array_equal(average, theirs.params["image/kernel"])
     for path in ("image_head/kernel", "image/kernel"):
-        np.testing.assert_array_equal(after.rest[f"teacher/{path}"], after.params[path])
+        np.testing.assert_array_equal(after.non_trainable[f"teacher/{path}"], after.params[path])
     np.testing.assert_array_equal(after.ema["text/embedding"], after.params["text/embedding"])
     # The step is given the state to reuse its memory, which it cannot if two arrays share it.
     moved = jax.jit(lambda state: jax.tree.map(lambda x: x + x, state), donate_argnums=0)(after)
-    np.testing.assert_array_equal(moved.rest["teacher/image/kernel"], 2 * theirs.params["image/kernel"])
+    np.testing.assert_array_equal(moved.non_trainable["teacher/image/kernel"], 2 * theirs.params["image/kernel"])
 
 
 def test_without_init_the_state_is_as_it_was(tmp_path):
@@ -242,7 +242,7 @@ def test_a_run_is_loaded_as_a_model_with_the_weights_that_are_asked_for(run):
     for weights, source in (("raw", theirs.params), ("auto", theirs.ema)):
         model, recipe = load_run(folder, weights)
         module = harness.traced(RECIPE).structure.merge(source)
-        expected = module.rows({"image": pictures}, harness.tick())["image"]
+        expected = module.rows({"image": pictures}, harness.ctx())["image"]
         found = model.outputs({"image": pictures}, ("image",))["image"]
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-5)  # jitted and not: other order of sums
         assert recipe.examples == 80

@@ -18,7 +18,7 @@ FLOATS = PICTURES.astype(np.float32) / 255
 def seen(view):
     positions = np.stack([np.zeros(64), np.arange(64)], 1).astype(np.uint32)
     return np.asarray(
-        view({"image": PICTURES}, StepContext(step=0, key=jax.random.key(0), positions=positions))["image"]
+        view({"image": PICTURES}, StepContext(step=0, base_key=jax.random.key(0), positions=positions))["image"]
     )
 
 

@@ -14,27 +14,27 @@ POSITIONS = np.stack([np.zeros(COUNT), np.arange(COUNT)], 1).astype(np.uint32)
 
 
 def drawn(view, rows=slice(None)):
-    tick = StepContext(step=0, key=jax.random.key(0), positions=POSITIONS[rows])
-    found = jax.jit(lambda image: view({"image": image}, tick))(IMAGES[rows])
-    return np.asarray(found["image/hide"]), np.asarray(found["image/hidden"])
+    ctx = StepContext(step=0, base_key=jax.random.key(0), positions=POSITIONS[rows])
+    found = jax.jit(lambda image: view({"image": image}, ctx))(IMAGES[rows])
+    return np.asarray(found["image/masked"]), np.asarray(found["image/masked_index"])
 
 
 def test_so_many_images_and_shares_are_hidden_as_were_asked_for():
-    hide, hidden = drawn(BlockMask(patch=4, p=0.5, share=(0.1, 0.5)))
-    counts = hide.sum(1)
+    masked, hidden = drawn(BlockMask(patch=4, p=0.5, share=(0.1, 0.5)))
+    counts = masked.sum(1)
     some = counts > 0
     assert 96 < some.sum() < 160  # 4 standard deviations about the half
     assert counts.max() <= ROWS * COLUMNS // 2 and hidden.shape == (COUNT, ROWS * COLUMNS // 2)
     # Rectangles that would hide too many are left away, so that a few of what was wanted can be missing.
     assert 0.25 < counts[some].mean() / (ROWS * COLUMNS) < 0.32
-    for mask, places in zip(hide, hidden, strict=True):
+    for mask, places in zip(masked, hidden, strict=True):
         assert places[places >= 0].tolist() == np.flatnonzero(mask).tolist()
         assert (places[mask.sum() :] == -1).all()
 
 
 def test_what_is_hidden_comes_in_blocks():
-    hide = drawn(BlockMask(patch=4, p=1.0, share=(0.3, 0.3)))[0].reshape(-1, ROWS, COLUMNS)
-    beside = (hide[:, 1:] & hide[:, :-1]).sum() / hide[:, 1:].sum()
+    masked = drawn(BlockMask(patch=4, p=1.0, share=(0.3, 0.3)))[0].reshape(-1, ROWS, COLUMNS)
+    beside = (masked[:, 1:] & masked[:, :-1]).sum() / masked[:, 1:].sum()
     assert beside > 0.55  # 0.3 where patches were drawn one by one
 
 
@@ -49,4 +49,4 @@ def test_wrong_numbers_are_told():
         "share is a range (low, high) of shares from 0 to 1, and not (0.5, 0.1)"
     ]
     with pytest.raises(ValueError, match="has no whole patches of 5"):
-        BlockMask(patch=5)({"image": IMAGES}, StepContext(step=0, key=jax.random.key(0), positions=POSITIONS))
+        BlockMask(patch=5)({"image": IMAGES}, StepContext(step=0, base_key=jax.random.key(0), positions=POSITIONS))

@@ -78,8 +78,8 @@ class Loader:
         position: int = 0,
         ledger: BadSampleReport = EMPTY,
         seed: int = 0,
-        max_bad_share: float = 0.0,
-        leave_out_shards: bool = False,
+        max_bad_fraction: float = 0.0,
+        skip_failed_shards: bool = False,
         alone: bool = True,
         rows: slice = slice(None),
         workers: int = 0,
@@ -88,8 +88,8 @@ class Loader:
         """``batch_size``: global; ``rows``: those of a batch that this host reads (``mesh.local_rows``).
 
         ``position``: of the first example, and ``ledger``: what was bad before it, as ``loader.position`` and
-        ``loader.ledger`` said then. ``seed``: of what is drawn in reading. ``max_bad_share``: the share of examples
-        that may be unreadable, and ``leave_out_shards``: whether whole shards may. ``alone``: whether what is more
+        ``loader.ledger`` said then. ``seed``: of what is drawn in reading. ``max_bad_fraction``: the share of examples
+        that may be unreadable, and ``skip_failed_shards``: whether whole shards may. ``alone``: whether what is more
         raises here, or this is one of several hosts, which check their ledgers together. ``workers``: processes beside
         this one, each with ``threads`` threads; 0 reads in threads of this process.
         """
@@ -99,10 +99,10 @@ class Loader:
         if stop <= first or stride != 1:
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
         self.position, self.ledger, self.order, self.batch_size = position, ledger, order, batch_size
-        self._max_bad_share, self._alone = max_bad_share, alone
+        self._max_bad_share, self._alone = max_bad_fraction, alone
         chunk = next(size for size in range(min(CHUNK, stop - first), 0, -1) if (stop - first) % size == 0)
         self._parts = (stop - first) // chunk
-        reader = Reader(examples, order, seed, leave_out_shards, alone, set(ledger.left_out))
+        reader = Reader(examples, order, seed, skip_failed_shards, alone, set(ledger.skipped_shards))
         chunks = _Chunks(reader, transform, position, first, batch_size, chunk, self._parts)
         ahead = max(self._parts, 2 * threads)  # what waits to be handed out must stop no thread
         reads = grain.MapDataset.source(chunks).to_iter_dataset(
@@ -122,7 +122,7 @@ class Loader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch. Raises JaxrepError where more than ``max_bad_share`` of the examples so far were bad."""
+        """The next batch. Raises JaxrepError where more than ``max_bad_fraction`` of the examples so far were bad."""
         parts = [self._part() for _ in range(self._parts)]
         self.position += self.batch_size
         for part in parts:
@@ -172,7 +172,7 @@ class _Chunks:
         positions = np.arange(start, start + self.size, dtype=np.uint64)
         halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1)
         columns, ledger = self.reader.read(positions)
-        told = {LEDGER: ledger.packed()} if ledger.bad or ledger.left_out or ledger.lost else {}
+        told = {LEDGER: ledger.packed()} if ledger.bad or ledger.skipped_shards or ledger.failed_shards else {}
         transform, tokens = self.transform, self.reader.order.tokens(batch)
         if tokens and isinstance(transform, Tokenize):
             transform = transform.of_length(tokens)

@@ -36,9 +36,9 @@ class Reader:
     """Whether a shard that cannot be read is left out; else it is an error."""
     alone: bool = True
     """Whether that error is raised; else the ledger tells it to all hosts, and others stand in until they stop."""
-    left_out: set[str] = dataclasses.field(default_factory=set)
+    skipped_shards: set[str] = dataclasses.field(default_factory=set)
     """The shards that are left out; those that are found to be unreadable are added."""
-    lost: dict[str, str] = dataclasses.field(default_factory=dict)
+    failed_shards: dict[str, str] = dataclasses.field(default_factory=dict)
     """The shards that cannot be read and are not to be left out -> why."""
 
     def read(self, positions: UInt64[np.ndarray, "B"]) -> tuple[dict[str, Any], BadSampleReport]:
@@ -49,7 +49,7 @@ class Reader:
         indices = self.order(positions)
         keys = mix(mix(np.full_like(positions, self.seed)) + positions)
         rows = _Rows(self, positions, indices)
-        if self.left_out or self.lost:
+        if self.skipped_shards or self.failed_shards:
             indices = rows.without_unreadable()
         columns = self.examples.gather(indices, keys, rows.instead)
         return columns, rows.ledger()
@@ -72,10 +72,10 @@ class _Rows:
         return self._indices
 
     def _unreadable(self, shard: str) -> bool:
-        return shard in self._reader.left_out or shard in self._reader.lost
+        return shard in self._reader.skipped_shards or shard in self._reader.failed_shards
 
     def _reason(self, shard: str) -> str:
-        return LOST if shard in self._reader.lost else LEFT_OUT
+        return LOST if shard in self._reader.failed_shards else LEFT_OUT
 
     def instead(self, row: int, error: BadSample | BadShard) -> int:
         """The index to try next in a row whose example cannot be read; of a shard's, the same one after a while."""
@@ -85,7 +85,7 @@ class _Rows:
             return self._replace(row, shard, kind(error.reason), str(error))
         if not self._unreadable(shard):
             waited = self._waits.get(row, 0)
-            if waited < len(WAITS) and not self._reader.lost:  # a run that stops waits for no further shard
+            if waited < len(WAITS) and not self._reader.failed_shards:  # a run that stops waits for no further shard
                 time.sleep(WAITS[waited])
                 self._waits[row] = waited + 1
                 return index
@@ -94,15 +94,15 @@ class _Rows:
 
     def _give_up(self, shard: str, error: BadShard) -> None:
         if self._reader.leave_out:
-            self._reader.left_out.add(shard)
+            self._reader.skipped_shards.add(shard)
             return
         told = (
             f"{error}; it was tried {len(WAITS) + 1} times. Bring the shard back and run the same command to go on, or "
-            "leave it out by --data.leave-out-shards True"
+            "leave it out by --data.skip-failed-shards True"
         )
         if self._reader.alone:
             raise BadShard(told) from error
-        self._reader.lost[shard] = told
+        self._reader.failed_shards[shard] = told
 
     def _replace(self, row: int, shard: str, reason: str, told: str) -> int:
         self._bad.setdefault(row, (shard, reason, told))
@@ -121,5 +121,8 @@ class _Rows:
         for shard, reason, _ in self._bad.values():
             kinds[shard, reason] = kinds.get((shard, reason), 0) + 1
         told = tuple(told for _, _, told in self._bad.values())
-        left_out, lost = tuple(sorted(self._reader.left_out)), tuple(self._reader.lost.values())
-        return BadSampleReport(len(self._positions), kinds, told, left_out, lost)
+        skipped_shards, failed_shards = (
+            tuple(sorted(self._reader.skipped_shards)),
+            tuple(self._reader.failed_shards.values()),
+        )
+        return BadSampleReport(len(self._positions), kinds, told, skipped_shards, failed_shards)

@@ -71,10 +71,10 @@ class QueryDecoderModule(nnx.Module):
         self.norm = LayerNorm(width, spec.norm_epsilon)
         self.box = BoxHead(rngs, width)
 
-    def __call__(self, tokens: Float[Array, "B N C"], *, tick: StepContext = INFERENCE) -> Decoded:
+    def __call__(self, tokens: Float[Array, "B N C"], *, ctx: StepContext = INFERENCE) -> Decoded:
         tokens = self.token_norm(self.project(tokens))
         queries = jnp.broadcast_to(self.queries[...].astype(tokens.dtype), (len(tokens), *self.queries.shape))
-        keys = tick.keys("dropout") if tick.training and self.dropout else None
+        keys = ctx.keys("dropout") if ctx.training and self.dropout else None
         graph, params = nnx.split(self.blocks)
 
         def step(h: Array, xs: tuple[nnx.State, Array]) -> tuple[Array, None]:

@@ -75,34 +75,36 @@ class ConvNetModule(nnx.Module):
         x: Array,
         *,
         valid: Array | None = None,
-        hide: Array | None = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Array | None = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         """``pooled`` is the mean over space; ``tokens`` the last feature map, row by row; ``taps`` count blocks from 0.
 
         In training, ``statistics`` holds the new running statistics of the batch norms (None without batch norm).
         """
-        if valid is not None or hide is not None:
+        if valid is not None or masked is not None:
             raise ValueError("a convolutional encoder reads whole images: it takes neither valid nor hidden tokens")
-        if wrong := [tap for tap in taps if not 0 <= tap < len(self.blocks)]:
-            raise ValueError(f"taps {wrong} are not blocks of an encoder that counts them 0 to {len(self.blocks) - 1}")
-        if not tick.training:
-            return self._encode(x, taps, tick)
-        encoded, statistics = recorded(self, lambda module: module._encode(x, taps, tick))
-        return dataclasses.replace(encoded, statistics=statistics)
+        if wrong := [tap for tap in intermediates if not 0 <= tap < len(self.blocks)]:
+            raise ValueError(
+                f"intermediates {wrong} are not blocks of an encoder that counts them 0 to {len(self.blocks) - 1}"
+            )
+        if not ctx.training:
+            return self._encode(x, intermediates, ctx)
+        encoded, batch_stats = recorded(self, lambda module: module._encode(x, intermediates, ctx))
+        return dataclasses.replace(encoded, batch_stats=batch_stats)
 
-    def _encode(self, x: Array, taps: tuple[int, ...], tick: StepContext) -> EncoderOutput:
-        keys = tick.keys("stochastic_depth") if tick.training and self.stochastic_depth else None
-        h = self.stem(self.pixels(x).astype(compute_dtype(self.dtype)), tick.training)
+    def _encode(self, x: Array, intermediates: tuple[int, ...], ctx: StepContext) -> EncoderOutput:
+        keys = ctx.keys("stochastic_depth") if ctx.training and self.stochastic_depth else None
+        h = self.stem(self.pixels(x).astype(compute_dtype(self.dtype)), ctx.training)
         read = {}
         run = nnx.remat(run_block, static_argnums=2) if self.remat else run_block
         for i, block in enumerate(self.blocks):
-            h = mesh.constrain(run(block, h, tick.training, fold_keys(keys, i)))
-            if i in taps:
+            h = mesh.constrain(run(block, h, ctx.training, fold_keys(keys, i)))
+            if i in intermediates:
                 read[i] = pooled(h)
-        h = h if self.head is None else self.head(h, tick.training)
-        return EncoderOutput(pooled=pooled(h), tokens=rearrange(h, "b h w d -> b (h w) d"), taps=read)
+        h = h if self.head is None else self.head(h, ctx.training)
+        return EncoderOutput(pooled=pooled(h), tokens=rearrange(h, "b h w d -> b (h w) d"), intermediates=read)
 
 
 def run_block(block: nnx.Module, h: Array, training: bool, keys: Array | None) -> Array:
@@ -119,5 +121,5 @@ def recorded(module: M, run: Callable[[M], EncoderOutput]) -> tuple[EncoderOutpu
     """``run(copy of module)``, and the batch statistics that the copy then holds (None without any); no gradient."""
     copy = nnx.clone(module)
     encoded = run(copy)
-    statistics = nnx.state(copy, nnx.BatchStat)
-    return encoded, jax.lax.stop_gradient(statistics) if jax.tree.leaves(statistics) else None
+    batch_stats = nnx.state(copy, nnx.BatchStat)
+    return encoded, jax.lax.stop_gradient(batch_stats) if jax.tree.leaves(batch_stats) else None

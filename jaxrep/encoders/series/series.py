@@ -154,9 +154,9 @@ class SeriesConvolutionsModule(nnx.Module):
         x: Array,
         *,
         valid: Any = None,
-        hide: Any = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Any = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         for i, (kernel, bias) in enumerate(zip(self.kernels, self.biases, strict=True)):
             x = jax.lax.conv_general_dilated(x, kernel[...], (1,), "VALID", dimension_numbers=("NWC", "WIO", "NWC"))
@@ -164,7 +164,7 @@ class SeriesConvolutionsModule(nnx.Module):
             if i < len(self.kernels) - 1:
                 window = (1, self.pool, 1)
                 x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, window, "VALID")
-        keys = tick.keys("dropout") if tick.training and self.dropout else None
+        keys = ctx.keys("dropout") if ctx.training and self.dropout else None
         return EncoderOutput(pooled=dropout(x.reshape(len(x), -1), self.dropout, keys), tokens=x)
 
 
@@ -207,11 +207,11 @@ class PerceptronModule(nnx.Module):
         x: Array,
         *,
         valid: Any = None,
-        hide: Any = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Any = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         for i, layer in enumerate(self.layers):
-            keys = tick.keys(f"dropout/{i}") if tick.training and self.dropout else None
+            keys = ctx.keys(f"dropout/{i}") if ctx.training and self.dropout else None
             x = dropout(jax.nn.relu(layer(x)), self.dropout, keys)
         return EncoderOutput(pooled=x)

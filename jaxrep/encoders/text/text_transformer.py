@@ -80,10 +80,10 @@ class TextTransformerModule(TransformerModule):
         positions: Array,
         *,
         valid: Array | None = None,
-        hide: Array | None = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Array | None = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         """As every transformer; where a text never ends, all tokens are real."""
         valid = None if self.end == "never" else valid
-        return super().encode(h, positions, valid=valid, hide=hide, taps=taps, tick=tick)
+        return super().encode(h, positions, valid=valid, masked=masked, intermediates=intermediates, ctx=ctx)

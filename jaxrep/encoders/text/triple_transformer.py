@@ -72,15 +72,15 @@ class TripleModule(TransformerModule):
         x: Array,
         *,
         valid: Array | None = None,
-        hide: Array | None = None,
-        taps: tuple[int, ...] = (),
-        tick: StepContext = INFERENCE,
+        masked: Array | None = None,
+        intermediates: tuple[int, ...] = (),
+        ctx: StepContext = INFERENCE,
     ) -> EncoderOutput:
         """``valid``: which tokens are real, of the shape of x or with B and 3T in one axis; else ids other than 0."""
         h, real = self.triples(x, x != 0 if valid is None else valid.reshape(x.shape))
         # A row without triples attends to what is not there: a softmax needs something.
         seen = real | ~real.any(axis=1, keepdims=True)
-        return self.encode(h, jnp.zeros(()), valid=seen, hide=hide, taps=taps, tick=tick)
+        return self.encode(h, jnp.zeros(()), valid=seen, masked=masked, intermediates=intermediates, ctx=ctx)
 
     def triples(self, x: Array, valid: Array) -> tuple[Array, Array]:
         """Ids and which are real, [B,3T,L] -> triples [B,T,D], and which of them there are [B,T]."""

@@ -28,7 +28,7 @@ class Classification(Labeled):
         metrics = {}
         for dim in self.dims or (features.shape[1],):
             table = f"classes/{dim}" if self.dims else "classes"
-            shared = model.shared((table, f"{table}/bias"))
+            shared = model.per_step((table, f"{table}/bias"))
             found = linear_ranks(features[:, :dim], labels, shared[table], shared[f"{table}/bias"])
             metrics |= self.accuracies(found, labels, f"{self.name}/{dim}" if self.dims else self.name)
         return metrics

@@ -22,7 +22,7 @@ class DistilledDualEncoder(Method):
     """
 
     dual: DualEncoder
-    """The dual encoder; its ``also`` gives the local views the tower of the global ones."""
+    """The dual encoder; its ``shared_towers`` gives the local views the tower of the global ones."""
     of: str = "image"
     """The tower that is distilled, and its field."""
     local: str = "local"
@@ -35,8 +35,8 @@ class DistilledDualEncoder(Method):
     distilled: ClassVar[tuple[str, str, int]]  # of the built method: both fields, and the axes of the tower's input
 
     def problems(self) -> Iterator[str]:
-        if self.of not in self.dual.towers or self.dual.also.get(self.local) != self.of:
-            yield f"local views are read by the tower '{self.of}': dual.also has to give '{self.local}': '{self.of}'"
+        if self.of not in self.dual.towers or self.dual.shared_towers.get(self.local) != self.of:
+            yield f"local views are read by the tower '{self.of}': dual.shared_towers has to give '{self.local}': '{self.of}'"
         if set(self.teacher.of) != {self.of, "head"}:
             yield f"teacher averages {self.of} and head, and not {', '.join(self.teacher.of)}"
         for name in {"head", "teacher"} & self.dual.towers.keys():
@@ -49,8 +49,8 @@ class DistilledDualEncoder(Method):
     def static(self) -> dict[str, Any]:
         return {**self.dual.static(), "distilled": (self.of, self.local, self.dual.towers[self.of].rank)}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        out = dual_encoder_outputs(self, batch, tick)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        out = dual_encoder_outputs(self, batch, ctx)
         of, local, rank = self.distilled
         if local not in batch:
             return out
@@ -59,6 +59,6 @@ class DistilledDualEncoder(Method):
         student = {"student": self.head(out[f"{of}/pooled"]), "student/local": self.head(out[f"{local}/pooled"])}
         return {**out, **student, "teacher": unfold(teacher, count)}
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         prototypes = {"prototypes": self.head.table(), "teacher/prototypes": self.teacher.head.table()}
         return {**dual_encoder_per_step(self), **prototypes}

@@ -25,7 +25,7 @@ class DualEncoder(Method):
     """The encoder of each modality, by the name of the field that it reads."""
     dim: int = 512
     """Width of the joint space."""
-    also: Mapping[str, str] = field(default_factory=dict)
+    shared_towers: Mapping[str, str] = field(default_factory=dict)
     """More fields, each with the tower that encodes it as well: {"negative": "text"}."""
     heads: Mapping[str, Head] = field(default_factory=dict)
     """A projection other than the linear one without bias, by tower."""
@@ -50,12 +50,15 @@ class DualEncoder(Method):
                 yield f"scales gives a name of its own to each, as scale_image_sound, and not '{name}'"
         for name in self.heads.keys() - self.towers.keys():
             yield f"heads.{name} belongs to no tower; the towers are {', '.join(self.towers)}"
-        for name, tower in self.also.items():
+        for name, tower in self.shared_towers.items():
             if tower not in self.towers or name in self.towers:
                 towers = ", ".join(self.towers)
-                yield f"also gives a tower ({towers}) to a field of another name, got '{name}': '{tower}'"
+                yield f"shared_towers gives a tower ({towers}) to a field of another name, got '{name}': '{tower}'"
         if not isinstance(self.grouping, NoTokenGrouping):
-            for name, known in ((self.grouping.tokens, self.towers), (self.grouping.by, {**self.towers, **self.also})):
+            for name, known in (
+                (self.grouping.tokens, self.towers),
+                (self.grouping.by, {**self.towers, **self.shared_towers}),
+            ):
                 if name not in known:
                     yield f"grouping names '{name}', and what it can name there are {', '.join(known)}"
         for name, tower in self.towers.items():
@@ -69,7 +72,7 @@ class DualEncoder(Method):
     @property
     def encoded(self) -> dict[str, str]:
         """The fields that are read, each with its tower."""
-        return {**{name: name for name in self.towers}, **self.also}
+        return {**{name: name for name in self.towers}, **self.shared_towers}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         for name, tower in self.encoded.items():
@@ -90,18 +93,18 @@ class DualEncoder(Method):
             "reads": tuple((field, tower, self.towers[tower].rank) for field, tower in self.encoded.items()),
         }
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        return dual_encoder_outputs(self, batch, tick)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        return dual_encoder_outputs(self, batch, ctx)
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         return dual_encoder_per_step(self)
 
 
-def dual_encoder_outputs(module: Any, batch: Batch, tick: StepContext) -> Outputs:
+def dual_encoder_outputs(module: Any, batch: Batch, ctx: StepContext) -> Outputs:
     """What the module of a DualEncoder emits a row: of the fields that are there, for a query has those of one tower alone."""
     reads = [read for read in module.reads if read[0] in batch]
     out = merge_outputs(
-        *(encode_and_project(module, name, rank, batch, tick, tower=tower) for name, tower, rank in reads)
+        *(encode_and_project(module, name, rank, batch, ctx, tower=tower) for name, tower, rank in reads)
     )
     return out | module.grouping(out) if hasattr(module, "grouping") else out
 

@@ -74,19 +74,19 @@ class GroundedDualEncoder(Method):
         costs = (self.l1_cost, self.giou_cost)
         return {"text_rank": self.text.rank, "costs": costs}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         there = [name for name in TEXTS if name in batch]
-        texts = [encode_and_project(self, name, self.text_rank, batch, tick, tower="text") for name in there]
-        return merge_outputs(*texts, self.regions(batch, tick)) if "image" in batch else merge_outputs(*texts)
+        texts = [encode_and_project(self, name, self.text_rank, batch, ctx, tower="text") for name in there]
+        return merge_outputs(*texts, self.regions(batch, ctx)) if "image" in batch else merge_outputs(*texts)
 
-    def regions(self, batch: Batch, tick: StepContext) -> Outputs:
+    def regions(self, batch: Batch, ctx: StepContext) -> Outputs:
         """What is seen in the images, and which query is of which region."""
         with name_errors("image"):
-            encoded = self.image(batch["image"], tick=tick.at("image"))
+            encoded = self.image(batch["image"], ctx=ctx.at("image"))
         if encoded.tokens is None:
             raise ValueError("the image encoder gives one vector an image, and the decoder reads tokens")
         with jax.named_scope("decoder"):
-            found = self.decoder(encoded.tokens, tick=tick.at("decoder"))
+            found = self.decoder(encoded.tokens, ctx=ctx.at("decoder"))
         out: Outputs = {
             "image": self.image_head(found.whole),
             "image/pooled": found.whole,
@@ -101,5 +101,5 @@ class GroundedDualEncoder(Method):
             out["matched/boxes"] = jnp.take_along_axis(found.boxes, which, axis=1)
         return out | batch_stats_output("image", encoded)
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         return {"scale": self.scale()}

@@ -104,21 +104,21 @@ class PromptLearner(Method):
     def static(self) -> dict[str, Any]:
         return {"rank": self.image.rank, "names": (self.table, f"{self.table}/valid"), "first": self.after}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
-        out = encode_and_project(self, "image", self.rank, batch, tick)
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        out = encode_and_project(self, "image", self.rank, batch, ctx)
         return {**out, "image": normalize(out["image"])}
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         ids, valid = (tables[name] for name in self.names)
         with jax.named_scope("class_texts"):
-            texts = self.text_head(self.prompted(ids, valid, tick).pooled)
+            texts = self.text_head(self.prompted(ids, valid, ctx).pooled)
         scale = self.scale()
         return {"scale": scale, "classes": scale * normalize(texts), "classes/bias": jnp.zeros(len(ids), jnp.float32)}
 
-    def prompted(self, ids: Array, valid: Array, tick: StepContext) -> Any:
+    def prompted(self, ids: Array, valid: Array, ctx: StepContext) -> Any:
         """The text tower on the classes' texts, with the learned vectors after the first ``after`` tokens."""
         context, text = self.context(), cast(TextTransformerModule, self.text)
         h, _, _ = text.embed(ids)
         h = jnp.concatenate([h[:, : self.first], context.astype(h.dtype), h[:, self.first :]], axis=1)
         marks = jnp.pad(valid, ((0, 0), (context.shape[1], 0)), constant_values=True)
-        return text.encode(h, text.positions[...][: h.shape[1]], valid=marks, tick=tick.at("classes"))
+        return text.encode(h, text.positions[...][: h.shape[1]], valid=marks, ctx=ctx.at("classes"))

@@ -70,7 +70,7 @@ class SelfDistillation(Method):
     """A student reads two global crops ``a`` and ``b`` with patches hidden, and the crops ``local`` [B,V,...] if there
     are any; its teacher reads the global crops as they are.
 
-    Fields ``<crop>/hide`` [B,N] and ``<crop>/hidden`` [B,M] of both global crops are those of ``jaxrep.views.mask``.
+    Fields ``<crop>/masked`` [B,N] and ``<crop>/masked_index`` [B,M] of both global crops are those of ``jaxrep.views.mask``.
     Emits, a row, ``student`` and ``teacher`` [B,2,E], ``local`` [B,V,E], ``student/patches`` and ``teacher/patches``
     [B,2,M,E] at the hidden places, ``student/pooled`` [B,2,D], and ``image`` [B,D] and ``image/tokens`` [B,N,D], the
     teacher's features of the picture (in training of its first crop). Shared: ``prototypes`` and ``patch_prototypes``
@@ -93,20 +93,22 @@ class SelfDistillation(Method):
             yield f"teacher averages all parts, image, head and patch_head, and not {', '.join(self.teacher.of)} alone"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        crops = (f"{crop}{field}" for crop in "ab" for field in ("", "/hide", "/hidden"))
+        crops = (f"{crop}{field}" for crop in "ab" for field in ("", "/masked", "/masked_index"))
         require_fields(inputs, "SelfDistillation", "image", *crops)
         heads = {name: (getattr(self, name), self.image.features) for name in ("head", "patch_head")}
         read = replace(inputs["a"], dtype=inputs["image"].dtype)
         return {"image": (self.image, read), **heads, "teacher": (self.teacher, SELF)}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         if "a" not in batch:
             encoded = self.teacher.image(batch["image"])
             return {"image": encoded.pooled, "image/tokens": encoded.tokens}
-        crops, hide, hidden = (jnp.stack([batch[f"{x}{field}"] for x in "ab"], 1) for field in ("", "/hide", "/hidden"))
-        rows, masks = crops.reshape(-1, *crops.shape[2:]), hide.reshape(-1, hide.shape[2])
+        crops, masked, hidden = (
+            jnp.stack([batch[f"{x}{field}"] for x in "ab"], 1) for field in ("", "/masked", "/masked_index")
+        )
+        rows, masks = crops.reshape(-1, *crops.shape[2:]), masked.reshape(-1, masked.shape[2])
         with name_errors("a"):
-            mine = self.image(rows, hide=masks, tick=tick.at("a").repeat(2))
+            mine = self.image(rows, masked=masks, ctx=ctx.at("a").repeat(2))
             theirs = self.teacher.image(rows)
         places = jnp.maximum(hidden.reshape(-1, hidden.shape[2]), 0)[..., None]
         patches = {
@@ -124,10 +126,10 @@ class SelfDistillation(Method):
         if "local" in batch:
             rows, views = fold(batch["local"], 4)
             with name_errors("local"):
-                out["local"] = unfold(self.head(self.image(rows, tick=tick.at("local").repeat(views)).pooled), views)
+                out["local"] = unfold(self.head(self.image(rows, ctx=ctx.at("local").repeat(views)).pooled), views)
         return out
 
-    def shared(self, tables: Mapping[str, Any], tick: StepContext) -> Outputs:
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         heads = {"": self, "teacher/": self.teacher}
         return {
             f"{whose}{name}": head.table()

@@ -73,17 +73,17 @@ class Siamese(Method):
         read = replace(inputs["a"], dtype=inputs["image"].dtype)
         return {"image": (self.image, read), "projector": (self.projector, self.image.features)}
 
-    def rows(self, batch: Batch, tick: StepContext) -> Outputs:
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         found = {}
         for name in [name for name in VIEWS if name in batch] or ["image"]:
             with name_errors(name):
-                found[name] = self.image(batch[name], tick=tick.at(name))
+                found[name] = self.image(batch[name], ctx=ctx.at(name))
         out: Outputs = {f"{name}/pooled": encoded.pooled for name, encoded in found.items()}
         out["image"] = next(iter(found.values())).pooled
-        new = [encoded.statistics for encoded in found.values() if encoded.statistics is not None]
+        new = [encoded.batch_stats for encoded in found.values() if encoded.batch_stats is not None]
         if new:  # each view moves the same running statistics, by as much: their mean moves by the mean of the views
             out[BATCH_STATS] = {"image": jax.tree.map(lambda *values: sum(values) / len(values), *new)}
         return out
 
-    def join(self, outputs: Outputs, batch: Batch, tick: StepContext) -> Outputs:
+    def across_batch(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Outputs:
         return {name: self.projector(outputs[f"{name}/pooled"]) for name in VIEWS if f"{name}/pooled" in outputs}

@@ -5,7 +5,6 @@ import struct
 import zlib
 
 import numpy as np
-from tests.helpers import photos
 import pytest
 from PIL import Image
 
@@ -13,6 +12,7 @@ from jaxrep.data.images.crop import Box, HostCrop, HostRandomResizedCrop, HostRe
 from jaxrep.data.images.image import MAX_PIXELS, fitted, image
 from jaxrep.data.images.jpeg import plain_size
 from jaxrep.spec import spec
+from tests.helpers import photos
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

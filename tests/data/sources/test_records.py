@@ -6,7 +6,6 @@ import sys
 import fsspec
 import numpy as np
 import pytest
-from tests.helpers import data_formats as formats
 
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources import records, tf_example
@@ -16,6 +15,7 @@ from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems
+from tests.helpers import data_formats as formats
 from tests.helpers.tars import pairs, picture, write
 
 SIZE = 4

@@ -25,10 +25,10 @@ SPECS = {"efficientnet": EFFICIENTNET, "resnet": RESNET}
 TAPS = (0, 2)
 
 
-def tick(first=0):
+def ctx(first=0):
     low = first + jnp.arange(len(X), dtype=jnp.uint32)
     return StepContext(
-        step=jnp.int32(0), key=jax.random.key(0), positions=jnp.stack([jnp.zeros_like(low), low], axis=1)
+        step=jnp.int32(0), base_key=jax.random.key(0), positions=jnp.stack([jnp.zeros_like(low), low], axis=1)
     )
 
 
@@ -48,13 +48,13 @@ def build(spec):
 
 
 @jax.jit
-def train(module, x, tick):
-    return module(x, tick=tick)
+def train(module, x, ctx):
+    return module(x, ctx=ctx)
 
 
 @jax.jit
 def infer(module, x):
-    return module(x, taps=TAPS)
+    return module(x, intermediates=TAPS)
 
 
 @pytest.fixture(params=SPECS, scope="module")
@@ -65,12 +65,12 @@ def spec(request):
 def test_batch_statistics_are_returned_and_the_module_stays_as_it_was(spec):
     module = build(spec)
     before = jax.tree.map(np.asarray, nnx.state(module))
-    statistics = train(module, X, tick()).statistics
+    batch_stats = train(module, X, ctx()).batch_stats
     jax.tree.map(np.testing.assert_array_equal, before, jax.tree.map(np.asarray, nnx.state(module)))
-    assert jax.tree.structure(statistics) == jax.tree.structure(nnx.state(module, nnx.BatchStat))
+    assert jax.tree.structure(batch_stats) == jax.tree.structure(nnx.state(module, nnx.BatchStat))
 
     # the first batch norm reads what can be computed apart: the first convolution of the normalized pixels
-    stem, new, keep = module.stem.layer, statistics["stem"]["layer"]["norm"], spec.norm.momentum
+    stem, new, keep = module.stem.layer, batch_stats["stem"]["layer"]["norm"], spec.norm.momentum
     h = np.asarray(stem.conv(module.pixels(X)), np.float64)
     for name, batch in (("mean", h.mean((0, 1, 2))), ("variance", h.var((0, 1, 2)))):
         old = before["stem"]["layer"]["norm"][name][...]
@@ -80,29 +80,29 @@ def test_batch_statistics_are_returned_and_the_module_stays_as_it_was(spec):
 def test_inference_reads_the_running_statistics(spec):
     """Given the batch's own statistics (taken back from the running average), inference repeats the training pass."""
     module = build(spec)
-    trained, keep = train(module, X, tick()), spec.norm.momentum
+    trained, keep = train(module, X, ctx()), spec.norm.momentum
     assert np.abs(np.asarray(infer(module, X).pooled - trained.pooled)).max() > 0.3
     old = nnx.state(module, nnx.BatchStat)
-    nnx.update(module, jax.tree.map(lambda new, old: (new - keep * old) / (1 - keep), trained.statistics, old))
+    nnx.update(module, jax.tree.map(lambda new, old: (new - keep * old) / (1 - keep), trained.batch_stats, old))
     again = infer(module, X)
-    assert again.statistics is None
+    assert again.batch_stats is None
     # the last norms see six values a channel: where these nearly agree, rounding is magnified
     np.testing.assert_allclose(again.pooled, trained.pooled, atol=0.02)
 
 
 def test_with_group_norm_a_row_does_not_depend_on_the_others():
     module = build(dataclasses.replace(RESNET, norm=GroupNorm(groups=4), stochastic_depth=0.5))
-    whole, other = train(module, X, tick()), train(module, X.at[2:].set(0), tick())
-    assert whole.statistics is None
+    whole, other = train(module, X, ctx()), train(module, X.at[2:].set(0), ctx())
+    assert whole.batch_stats is None
     np.testing.assert_allclose(whole.pooled[:2], other.pooled[:2], rtol=1e-4, atol=1e-5)
     assert np.abs(np.asarray(whole.pooled - other.pooled)).max() > 1e-2
 
 
 def test_stochastic_depth_follows_the_position_of_a_row():
     module = build(dataclasses.replace(RESNET, norm=GroupNorm(groups=4), stochastic_depth=0.5))
-    here, there = train(module, X, tick()), train(module, jnp.roll(X, -1, axis=0), tick(first=1))
+    here, there = train(module, X, ctx()), train(module, jnp.roll(X, -1, axis=0), ctx(first=1))
     np.testing.assert_allclose(here.pooled[1:], there.pooled[:-1], rtol=1e-4, atol=1e-5)
-    moved = train(module, X, tick(first=100))
+    moved = train(module, X, ctx(first=100))
     changed = np.abs(np.asarray(here.pooled - moved.pooled)).max(1) > 1e-3
     assert changed.any() and not changed.all()
 
@@ -112,9 +112,9 @@ def test_rematerialized_blocks_give_the_same_gradients_and_statistics_have_none(
         @functools.partial(jax.jit, static_argnums=1)
         @functools.partial(jax.grad, has_aux=True)
         def gradient(params, graph, rest):
-            out = nnx.merge(graph, params, rest)(X, tick=tick())
-            new = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out.statistics))
-            return jnp.square(out.pooled).mean() + weight * new, out.statistics
+            out = nnx.merge(graph, params, rest)(X, ctx=ctx())
+            new = sum(jnp.sum(leaf) for leaf in jax.tree.leaves(out.batch_stats))
+            return jnp.square(out.pooled).mean() + weight * new, out.batch_stats
 
         graph, params, rest = nnx.split(build(dataclasses.replace(RESNET, remat=remat)), nnx.Param, ...)
         return gradient(params, graph, rest)
@@ -126,15 +126,15 @@ def test_rematerialized_blocks_give_the_same_gradients_and_statistics_have_none(
 
 def test_on_a_mesh_the_statistics_are_those_of_the_global_batch():
     module = build(RESNET)
-    alone = train(module, X, tick())
+    alone = train(module, X, ctx())
     mesh = jax.make_mesh((2, 1, 1), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
     rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(("data", "fsdp")))
     with jax.set_mesh(mesh):
-        shared = jax.jit(lambda module, x, tick: module(x, tick=tick))(module, jax.device_put(X, rows), tick())
+        shared = jax.jit(lambda module, x, ctx: module(x, ctx=ctx))(module, jax.device_put(X, rows), ctx())
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4),  # sums in another order
-        (alone.pooled, alone.statistics),
-        (shared.pooled, shared.statistics),
+        (alone.pooled, alone.batch_stats),
+        (shared.pooled, shared.batch_stats),
     )
 
 
@@ -142,19 +142,19 @@ def test_taps_are_the_pooled_features_after_a_block(spec):
     module = build(spec)
     out = infer(module, X)
     first = jax.jit(lambda m, x: m.blocks[0](m.stem(m.pixels(x), False), False).mean((1, 2)))
-    np.testing.assert_allclose(out.taps[0], first(module, X), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(out.intermediates[0], first(module, X), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out.pooled, out.tokens.mean(1), rtol=1e-5, atol=1e-6)
-    assert out.pooled.shape == (6, spec.features) and set(out.taps) == set(TAPS)
+    assert out.pooled.shape == (6, spec.features) and set(out.intermediates) == set(TAPS)
     last = len(module.blocks) - 1
-    with pytest.raises(ValueError, match=rf"taps \[{last + 1}\] are not blocks"):
-        module(X, taps=(last + 1,))
+    with pytest.raises(ValueError, match=rf"intermediates \[{last + 1}\] are not blocks"):
+        module(X, intermediates=(last + 1,))
 
 
 def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match=r"images of shape \(H, W, C\)"):
         RESNET.build(nnx.Rngs(0), inputs=Field(shape=(8,), dtype="int32"))
     with pytest.raises(ValueError, match="neither valid nor hidden"):
-        build(RESNET)(X, hide=jnp.zeros((6, 4), bool))
+        build(RESNET)(X, masked=jnp.zeros((6, 4), bool))
 
 
 def test_mistakes_in_a_spec_are_named(spec):

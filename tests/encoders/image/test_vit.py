@@ -27,9 +27,9 @@ def encode(module, images=IMAGES, **call):
     return jax.jit(lambda images: module(images, **call))(images)
 
 
-def tick(rows, training=True):
+def ctx(rows, training=True):
     positions = jnp.stack([jnp.zeros(len(rows), jnp.uint32), jnp.array(list(rows), jnp.uint32)], axis=1)
-    return StepContext(step=jnp.int32(0), key=jax.random.key(3), positions=positions, training=training)
+    return StepContext(step=jnp.int32(0), base_key=jax.random.key(3), positions=positions, training=training)
 
 
 def convolve(x, kernel, stride, padding):
@@ -95,38 +95,38 @@ def test_registers_are_attended_to():
 
 def test_patch_dropout_keeps_a_share_and_is_a_rows_own():
     module = built(patch_dropout=0.7, pool="mean")
-    run = jax.jit(lambda images, tick: module(images, tick=tick))
-    encoded = run(IMAGES, tick([0, 1, 2, 3]))
+    run = jax.jit(lambda images, ctx: module(images, ctx=ctx))
+    encoded = run(IMAGES, ctx([0, 1, 2, 3]))
     assert encoded.tokens.shape == (4, 4, 8)  # 30% of 12, rounded
     kept = np.asarray(encoded.kept)
     assert (np.diff(kept, axis=1) > 0).all() and kept.min() >= 0 and kept.max() < 12
     assert len({tuple(row) for row in kept}) > 1
 
-    elsewhere = run(IMAGES[::-1], tick([7, 2, 1, 8]))  # rows 1 and 2 among others
+    elsewhere = run(IMAGES[::-1], ctx([7, 2, 1, 8]))  # rows 1 and 2 among others
     np.testing.assert_array_equal(elsewhere.kept[1:3], kept[2:0:-1])
     np.testing.assert_allclose(elsewhere.pooled[1:3], encoded.pooled[2:0:-1], **SAME)
 
     h, positions, _ = module.embed(IMAGES)  # what is left out has no influence
     alone = module.encode(jnp.take_along_axis(h, kept[..., None], axis=1), positions[kept])
     np.testing.assert_allclose(encoded.pooled, alone.pooled, **SAME)
-    assert encode(module, tick=tick(range(4), training=False)).tokens.shape == (4, 12, 8)
+    assert encode(module, ctx=ctx(range(4), training=False)).tokens.shape == (4, 12, 8)
 
 
 def test_patches_are_kept_equally_often():
-    kept = encode(built(patch_dropout=0.5), IMAGES[jnp.zeros(400, int)], tick=tick(range(400))).kept
+    kept = encode(built(patch_dropout=0.5), IMAGES[jnp.zeros(400, int)], ctx=ctx(range(400))).kept
     counts = np.bincount(np.asarray(kept).ravel(), minlength=12)
     np.testing.assert_allclose(counts, 200, atol=45)  # standard deviation 10, twelve counts
 
 
 def test_hidden_patches_have_no_influence_but_their_place():
     module = built(mask_token=True, pool="mean")
-    hide = jnp.zeros((4, 12), bool).at[:, :3].set(True)  # the first row of patches
+    masked = jnp.zeros((4, 12), bool).at[:, :3].set(True)  # the first row of patches
     changed = IMAGES.at[:, :4].set(255 - IMAGES[:, :4])
-    a, b = encode(module, hide=hide).pooled, encode(module, changed, hide=hide).pooled
+    a, b = encode(module, masked=masked).pooled, encode(module, changed, masked=masked).pooled
     np.testing.assert_array_equal(a, b)
-    assert np.abs(encode(module, hide=hide[:, ::-1]).pooled - a).max() > 1e-4
+    assert np.abs(encode(module, masked=masked[:, ::-1]).pooled - a).max() > 1e-4
     with pytest.raises(ValueError, match="mask_token = True"):
-        built()(IMAGES, hide=hide)
+        built()(IMAGES, masked=masked)
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match="texts of 9 tokens reach an encoder that was built for 7"):
         built()(jnp.ones((1, 9), jnp.int32))
     with pytest.raises(ValueError, match="no mask token"):
-        built()(jnp.ones((1, 7), jnp.int32), hide=jnp.ones((1, 7), bool))
+        built()(jnp.ones((1, 7), jnp.int32), masked=jnp.ones((1, 7), bool))
 
 
 @pytest.mark.parametrize(("spec", "millions"), [(TextTransformer.clip_b(), 63.2), (TextTransformer.clip_l(), 123.1)])

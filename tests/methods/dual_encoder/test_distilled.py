@@ -24,9 +24,9 @@ from jaxrep.spec import problems
 from jaxrep.views.copies import Copy
 from jaxrep.views.crop import RandomResizedCrop
 from tests.helpers import harness
-from tests.helpers.harness import QUICK, RECIPE, batch, exact, tick, tiny
+from tests.helpers.harness import QUICK, RECIPE, batch, ctx, exact, tiny
 
-DUAL = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, also={"local": "image"}, dim=4)
+DUAL = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, shared_towers={"local": "image"}, dim=4)
 METHOD = DistilledDualEncoder(
     dual=DUAL, head=PrototypeHead(prototypes=6, hidden=8, width=5), teacher=Ema(of=("image", "head"))
 )
@@ -80,14 +80,14 @@ def test_the_objective_is_the_contrast_of_each_global_view_and_the_distillation(
 
     @jax.jit
     def emit(rows):
-        seen = found.computation.augment(rows, tick())
-        return found.computation.rows(arrays, seen, tick())[0], found.computation.shared(arrays, tick())
+        seen = found.computation.augment(rows, ctx())
+        return found.computation.per_example(arrays, seen, ctx())[0], found.computation.per_step(arrays, ctx())
 
     rows, shared = jax.device_get(emit(batch()))
     out: dict[str, Any] = {name: np.asarray(x, np.float64) for name, x in {**rows, **shared}.items()}
     assert out["student"].shape == out["teacher"].shape == (8, 2, 5) and out["student/local"].shape == (8, 3, 5)
     clip = np.mean([clip_by_hand(out["image"][:, view], out["text"], out["scale"]) for view in range(2)])
-    loss, metrics = evaluate(DISTILLED.objective, {**rows, **shared}, {}, tick())
+    loss, metrics = evaluate(DISTILLED.objective, {**rows, **shared}, {}, ctx())
     # Logits up to a hundred, in float32.
     np.testing.assert_allclose(metrics["loss/contrastive"], clip, rtol=2e-5)
     np.testing.assert_allclose(metrics["loss/dino"], dino_by_hand(out), rtol=2e-5)
@@ -109,7 +109,7 @@ def test_without_views_it_is_the_dual_encoder_and_no_teacher_is_asked():
     inputs = {name: batch()[name] for name in ("image", "text", "text/valid")}
     module, dual = (x.structure.merge({path: arrays[path] for path in x.arrays}) for x in (found, plain))
     rows, expected = (
-        jax.jit(lambda x, m=m: m.rows(x, INFERENCE), compiler_options=QUICK)(inputs) for m in (module, dual)
+        jax.jit(lambda x, m=m: m.per_example(x, INFERENCE), compiler_options=QUICK)(inputs) for m in (module, dual)
     )
     assert rows.keys() == expected.keys() and rows["image"].shape == (8, 4)
     for name, value in expected.items():
@@ -122,7 +122,7 @@ def test_without_views_it_is_the_dual_encoder_and_no_teacher_is_asked():
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"local": "near"}, "dual.also has to give 'near': 'image'"),
+        ({"local": "near"}, "dual.shared_towers has to give 'near': 'image'"),
         ({"of": "text"}, "local views are read by the tower 'text'"),
         ({"teacher": Ema(of=("image", "text"))}, "teacher averages image and head, and not image, text"),
         ({"dual": dataclasses.replace(DUAL, towers={**DUAL.towers, "head": tiny.Ids()})}, "has a tower 'head'"),

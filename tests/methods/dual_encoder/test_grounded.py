@@ -41,7 +41,7 @@ class WithRegions(View):
     """Adds to each row none, one or two regions, by its label: two texts like its own, and boxes that follow its
     place."""
 
-    def __call__(self, batch: Batch, tick: StepContext) -> Batch:
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         text = jnp.stack([batch["text"], batch["text"][:, ::-1]], axis=1)
         present = jnp.arange(R) < batch["label"][:, None]
         place = batch["position"][:, 1:, None].astype(jnp.float32) + jnp.arange(R)[:, None]
@@ -80,7 +80,7 @@ def given() -> tuple[Any, dict[str, Any]]:
 def found():
     module, batch = given()
     graph, state = nnx.split(module)
-    outputs = jax.jit(lambda state, batch: nnx.merge(graph, state).rows(batch, INFERENCE))(state, batch)
+    outputs = jax.jit(lambda state, batch: nnx.merge(graph, state).per_example(batch, INFERENCE))(state, batch)
     return module, batch, jax.device_get(outputs)
 
 
@@ -120,10 +120,10 @@ def test_the_local_contrast_finds_a_description_among_all_that_are_present(found
 
 def test_a_picture_alone_and_a_text_alone_are_encoded(found):
     module, batch, out = found
-    seen = module.rows({"image": batch["image"]}, INFERENCE)
+    seen = module.per_example({"image": batch["image"]}, INFERENCE)
     np.testing.assert_allclose(seen["query"], out["query"], atol=1e-5)  # compiled, or step by step
     assert "matched" not in seen and "text" not in seen
-    told = module.rows({"text": batch["region"][:, 1]}, INFERENCE)
+    told = module.per_example({"text": batch["region"][:, 1]}, INFERENCE)
     np.testing.assert_allclose(told["text"], out["region"][:, 1], atol=1e-5)
 
 

@@ -37,7 +37,7 @@ def test_a_class_is_what_the_text_tower_makes_of_a_text_whose_words_have_these_v
     module = structure.merge({**arrays, "text/embedding": words})
     pooled = module.text(jnp.asarray(prompt), valid=jnp.asarray(prompt != 0)).pooled
     by_words = np.asarray(module.text_head(pooled))
-    found = structure.merge(arrays).shared(TABLES, INFERENCE)
+    found = structure.merge(arrays).per_step(TABLES, INFERENCE)
     expected = found["scale"] * by_words / np.linalg.norm(by_words, axis=1, keepdims=True)
     np.testing.assert_allclose(found["classes"], expected, atol=1e-5)  # float32, two layers
     np.testing.assert_array_equal(found["classes/bias"], np.zeros(5))
@@ -47,7 +47,7 @@ def test_logits_are_scaled_cosines():
     structure, arrays = built(METHOD)
     module = structure.merge(arrays)
     image = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
-    rows, shared = module.rows({"image": jnp.asarray(image)}, INFERENCE), module.shared(TABLES, INFERENCE)
+    rows, shared = module.per_example({"image": jnp.asarray(image)}, INFERENCE), module.per_step(TABLES, INFERENCE)
     np.testing.assert_allclose(np.linalg.norm(rows["image"], axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(shared["classes"], axis=1), float(shared["scale"]), rtol=1e-6)
 
@@ -60,7 +60,9 @@ def test_unified_vectors_are_shared_by_all_classes_and_specific_ones_are_not(spe
     assert vectors.shape == ((5, 3, 8) if specific else (3, 8))
 
     def first_class(vectors):
-        return jnp.sum(structure.merge({**arrays, "context/vectors": vectors}).shared(TABLES, INFERENCE)["classes"][0])
+        return jnp.sum(
+            structure.merge({**arrays, "context/vectors": vectors}).per_step(TABLES, INFERENCE)["classes"][0]
+        )
 
     gradient = np.abs(jax.grad(first_class)(vectors))
     assert gradient.max() > 0

@@ -30,7 +30,7 @@ B, V, L = 16, 3, 5
 METHOD = DualEncoder(
     towers={"image": tiny.Patches(), "text": tiny.Ids()},
     dim=4,
-    also={"captions": "text"},
+    shared_towers={"captions": "text"},
     scale=LogitScale(init=5.0),
     grouping=TokenGrouping(by="captions", threshold=0.1),
 )
@@ -56,12 +56,12 @@ OBJECTIVE = {
 
 def test_each_caption_has_the_group_of_the_projected_tokens_of_its_image():
     module: Any = METHOD.build(nnx.Rngs(0), inputs=FIELDS)
-    found = module.rows(BATCH, INFERENCE)
+    found = module.per_example(BATCH, INFERENCE)
     local = normalize(found["image/tokens"] @ module.grouping.project.kernel[...])
     expected = group_tokens(local, normalize(found["captions"]), 0.1)
     np.testing.assert_allclose(found["image/grouped"], expected, atol=1e-6)
     assert found["image/grouped"].shape == (B, V, 4)
-    assert "image/grouped" not in module.rows({"image": BATCH["image"]}, INFERENCE)
+    assert "image/grouped" not in module.per_example({"image": BATCH["image"]}, INFERENCE)
 
 
 def computed(devices, size):
@@ -73,14 +73,14 @@ def computed(devices, size):
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def step(params, batch):
-        tick = StepContext(
-            step=np.int32(3), key=jax.random.key(0), positions=batch["position"], total_steps=9, batch_size=B
+        ctx = StepContext(
+            step=np.int32(3), base_key=jax.random.key(0), positions=batch["position"], total_steps=9, batch_size=B
         )
         if size == B:
-            found, gradients = traced.computation.value_and_grad(params, {}, batch, tick)
+            found, gradients = traced.computation.value_and_grad(params, {}, batch, ctx)
         else:
             found, gradients = grad_cache.value_and_grad(
-                traced.computation, params, {}, batch, tick, size=size, keep=keep
+                traced.computation, params, {}, batch, ctx, size=size, keep=keep
             )
         return found[0], gradients
 

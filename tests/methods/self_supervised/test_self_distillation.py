@@ -70,10 +70,10 @@ def outputs():
 
     @jax.jit
     def emit(batch):
-        seen = found.computation.augment(batch, harness.tick())
-        return {**found.computation.rows(arrays, seen, harness.tick())[0]}, seen
+        seen = found.computation.augment(batch, harness.ctx())
+        return {**found.computation.per_example(arrays, seen, harness.ctx())[0]}, seen
 
-    shared = found.computation.shared(arrays, harness.tick())
+    shared = found.computation.per_step(arrays, harness.ctx())
     out, seen = jax.device_get(emit(batch()))
     return {**out, **jax.device_get(shared)}, seen
 
@@ -102,20 +102,20 @@ def test_the_class_token_loss_is_that_of_the_released_code(outputs, step):
     both = log_softmax(out["student"] @ out["prototypes"].T)
     total = -sum((targets[:, t] * local[:, v]).sum(-1).mean() for t in range(2) for v in range(3))
     total -= sum((targets[:, t] * both[:, 1 - t]).sum(-1).mean() for t in range(2))
-    loss, _ = DINO.objective["dino"](out, seen, harness.tick(step))
+    loss, _ = DINO.objective["dino"](out, seen, harness.ctx(step))
     np.testing.assert_allclose(loss, total / (2 * 3 + 2), rtol=1e-5)
 
 
 def test_the_patch_loss_is_that_of_the_released_code(outputs):
     """Of hidden patches alone, also in balancing; the mean over those of a crop, and over all crops."""
     out, seen = outputs
-    hidden = np.stack([seen["a/hidden"], seen["b/hidden"]], 1)
+    hidden = np.stack([seen["a/masked_index"], seen["b/masked_index"]], 1)
     counts = (hidden >= 0).sum(-1)
     assert counts.min() == 0 and counts.max() > 1  # crops without hidden patches are there too
     targets = sinkhorn(out["teacher/patches"][hidden >= 0] @ out["teacher/patch_prototypes"].T, 0.05)
     losses = -(targets * log_softmax(out["student/patches"][hidden >= 0] @ out["patch_prototypes"].T)).sum(-1)
     weights = (np.ones_like(hidden) / np.maximum(counts, 1)[..., None])[hidden >= 0]
-    loss, metrics = DINO.objective["ibot"](out, seen, harness.tick())
+    loss, metrics = DINO.objective["ibot"](out, seen, harness.ctx())
     np.testing.assert_allclose(loss, (losses * weights).sum() / counts.size, rtol=1e-5)
     np.testing.assert_allclose(metrics["hidden"], counts.mean(), rtol=1e-6)
 
@@ -125,9 +125,9 @@ def test_the_student_sees_what_the_teacher_sees_but_for_hidden_patches(outputs):
     found = harness.traced(DINO)
     state = jax.jit(lambda: initial_state(DINO, found, found.updater(DINO)), compiler_options=QUICK)()
     _, seen = outputs
-    out = jax.jit(found.structure.merge(state.params, state.rest).rows)(seen, harness.tick())
+    out = jax.jit(found.structure.merge(state.params, state.rest).rows)(seen, harness.ctx())
     apart = np.abs(out["student"] - out["teacher"]).max(-1)
-    some = np.stack([seen[f"{crop}/hide"].any(1) for crop in "ab"], 1)
+    some = np.stack([seen[f"{crop}/masked"].any(1) for crop in "ab"], 1)
     assert apart[~some].max() < 1e-5 < 1e-3 < apart[some].max()
 
 
@@ -144,10 +144,10 @@ def test_in_training_a_pictures_features_are_the_teachers_of_its_first_crop(outp
 def test_a_picture_without_crops_is_encoded_by_the_teacher_at_any_size():
     found = harness.traced(DINO)
     module = found.structure.merge(harness.drawn(found.arrays))
-    out = module.rows({"image": batch()["image"]}, INFERENCE)
+    out = module.per_example({"image": batch()["image"]}, INFERENCE)
     assert set(out) == {"image", "image/tokens"} and out["image/tokens"].shape == (8, 16, 8)
     np.testing.assert_array_equal(out["image"], module.teacher.image(batch()["image"]).pooled)
-    assert module.rows({"image": batch()["image"][:, :4, :6]}, INFERENCE)["image/tokens"].shape == (8, 6, 8)
+    assert module.per_example({"image": batch()["image"][:, :4, :6]}, INFERENCE)["image/tokens"].shape == (8, 6, 8)
 
 
 @functools.cache
@@ -206,5 +206,5 @@ def test_prototypes_stand_still_at_first_and_then_move():
 def test_what_is_missing_is_told():
     told = problems(SelfDistillation(image=dataclasses.replace(VIT, any_size=False), teacher=Ema(of=("image",))))
     assert len(told) == 2 and "set mask_token and any_size" in told[0] and "averages all parts" in told[1]
-    with pytest.raises(UsageError, match="reads the field 'a/hide', which the batch lacks"):
+    with pytest.raises(UsageError, match="reads the field 'a/masked', which the batch lacks"):
         harness.traced(DINO.replace(views=CROPS))

@@ -58,13 +58,13 @@ def test_batch_norm_inside_the_encoder_moves_by_the_mean_of_the_views_and_is_ref
     recipe = TWINS.replace({"method.image": RESNET})
     found = harness.traced(recipe)
     arrays = harness.drawn(found.arrays)
-    fields = jax.device_get(found.computation.augment(batch(), harness.tick()))
+    fields = jax.device_get(found.computation.augment(batch(), harness.ctx()))
 
-    def statistics(names):
-        return found.computation.rows(arrays, {name: fields[name] for name in names}, harness.tick())[1]
+    def batch_stats(names):
+        return found.computation.per_example(arrays, {name: fields[name] for name in names}, harness.ctx())[1]
 
-    several, each = statistics(("a", "b", "mixed")), [statistics((name,)) for name in ("a", "b", "mixed")]
-    assert several and several.keys() == each[0].keys() == set(found.statistics)
+    several, each = batch_stats(("a", "b", "mixed")), [batch_stats((name,)) for name in ("a", "b", "mixed")]
+    assert several and several.keys() == each[0].keys() == set(found.batch_stats)
     for path, value in several.items():
         np.testing.assert_allclose(value, sum(one[path] for one in each) / 3, rtol=1e-5, atol=1e-6, err_msg=path)
     with pytest.raises(UsageError, match="is a statistic over the batch inside an encoder"):
@@ -74,5 +74,5 @@ def test_batch_norm_inside_the_encoder_moves_by_the_mean_of_the_views_and_is_ref
 
 def test_a_picture_without_views_is_encoded_as_it_is():
     found = harness.traced(TWINS)
-    outputs = found.structure.merge(harness.drawn(found.arrays)).rows({"image": batch()["image"]}, INFERENCE)
+    outputs = found.structure.merge(harness.drawn(found.arrays)).per_example({"image": batch()["image"]}, INFERENCE)
     assert set(outputs) == {"image", "image/pooled"} and outputs["image"].shape == (8, 8)

@@ -1,0 +1,17 @@
+from .ema import NoEma as NoEma
+from .ema import ParameterAverage as ParameterAverage
+from .ema import ParameterEma as ParameterEma
+from .ema import moving_average as moving_average
+from .optimizers import Adafactor as Adafactor
+from .optimizers import Adam as Adam
+from .optimizers import AdamW as AdamW
+from .optimizers import Lamb as Lamb
+from .optimizers import Lars as Lars
+from .optimizers import Optimizer as Optimizer
+from .optimizers import Sgd as Sgd
+from .rules import Freeze as Freeze
+from .rules import LayerDecay as LayerDecay
+from .rules import LearningRate as LearningRate
+from .rules import LearningRateSchedule as LearningRateSchedule
+from .rules import Rule as Rule
+from .rules import WeightDecay as WeightDecay
