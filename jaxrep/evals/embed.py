@@ -11,7 +11,7 @@ import numpy as np
 from jaxrep import hosts
 from jaxrep.data.loading.readable import Row, check, go_without, rows
 from jaxrep.data.source import Examples
-from jaxrep.errors import BadSample, JaxrepError
+from jaxrep.errors import BadSample, JaxrepError, UsageError
 from jaxrep.metrics.ranking import require_finite, unit_rows
 from jaxrep.model import Model
 
@@ -123,3 +123,16 @@ def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
     embeddings = model.encode_text(texts, text)
     require_finite(embeddings, lambda i: f"the text {texts[i]!r}")
     return embeddings
+
+
+def logit_scale(model: Model, temperature: float = 0.0) -> float:
+    """Return the factor of similarities before a softmax: 1 / ``temperature``, or the learned one if it is 0.
+
+    Raises UsageError: the model has not learned one.
+    """
+    if temperature:
+        return 1 / temperature
+    try:
+        return float(model.per_step(("scale",))["scale"])
+    except UsageError as error:
+        raise UsageError(f"{error}: it has not learned a logit scale, so give a temperature, as 0.01") from None

@@ -3,22 +3,6 @@
 import numpy as np
 from jaxtyping import Bool, Float
 
-from jaxrep.errors import UsageError
-from jaxrep.model import Model
-
-
-def logit_scale(model: Model, temperature: float = 0.0) -> float:
-    """What similarities are multiplied by before a softmax: 1 / ``temperature``; 0: what the model has learned.
-
-    Raises UsageError: the model has learned none.
-    """
-    if temperature:
-        return 1 / temperature
-    try:
-        return float(model.per_step(("scale",))["scale"])
-    except UsageError as error:
-        raise UsageError(f"{error}: it has not learned how sure it is, so give a temperature, as 0.01") from None
-
 
 def softmax(logits: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:
     """Probabilities float64, rows of sum 1."""

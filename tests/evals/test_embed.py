@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxrep.data.source import Columns
-from jaxrep.errors import BadSample, JaxrepError
+from jaxrep.errors import BadSample, JaxrepError, UsageError
+from jaxrep.evals.embed import logit_scale
 from jaxrep.evals.embedding_space import EmbeddingSpace
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from tests.helpers.fake_model import TABLES, FakeModel, given, pictures, unit
@@ -55,3 +56,10 @@ def test_where_nothing_can_be_read_there_are_no_figures():
 class Nothing(Columns):
     def gather(self, indices, keys=None, instead=None):
         raise BadSample("a.tar, member 0.jpg", "the picture is empty")
+
+
+def test_logit_scale_is_learned_or_given():
+    assert logit_scale(FakeModel([], {}, scale=np.float32(50))) == 50
+    assert logit_scale(FakeModel([], {}), temperature=0.5) == 2
+    with pytest.raises(UsageError, match="has not learned a logit scale, so give a temperature"):
+        logit_scale(FakeModel([], {}))

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from jaxrep.errors import UsageError
-from jaxrep.metrics.calibration import confidences, expected_calibration_error, logit_scale, softmax
+from jaxrep.metrics.calibration import confidences, expected_calibration_error, softmax
 from tests.helpers.eval_oracles import calibration_by_loops
-from tests.helpers.fake_model import FakeModel
 
 
 @pytest.mark.parametrize("bins", [1, 15])
@@ -31,10 +29,3 @@ def test_confidences_are_those_of_the_softmax_whatever_the_block():
     for block_size in (2, 100):
         np.testing.assert_allclose(confidences(queries, classes, 20, block_size=block_size), expected, rtol=1e-5)
     np.testing.assert_allclose(softmax(np.array([[1e4, 1e4 - 1]])), [[0.731059, 0.268941]], atol=1e-6)
-
-
-def test_the_scale_is_learned_or_given():
-    assert logit_scale(FakeModel([], {}, scale=np.float32(50))) == 50
-    assert logit_scale(FakeModel([], {}), temperature=0.5) == 2
-    with pytest.raises(UsageError, match="has not learned how sure it is, so give a temperature"):
-        logit_scale(FakeModel([], {}))

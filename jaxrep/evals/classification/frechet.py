@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from jaxrep.errors import UsageError
 from jaxrep.evals.classification.zero_shot import Named, class_embeddings, template_problems
-from jaxrep.metrics.calibration import logit_scale, softmax
+from jaxrep.evals.embed import logit_scale
+from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import ranks
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model

@@ -15,8 +15,8 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, missing_columns
 from jaxrep.evals.classification.clustering import matched
 from jaxrep.evals.classification.knn import most_similar
-from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.metrics.calibration import logit_scale, softmax
+from jaxrep.evals.embed import embed_images, embed_texts, logit_scale
+from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model

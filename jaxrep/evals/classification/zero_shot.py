@@ -12,8 +12,8 @@ from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.evals.classification.labeled import Labeled, LabeledFeatures
 from jaxrep.evals.classification.templates import clip_80, imagenet_classes, lines
-from jaxrep.evals.embed import PIXELS, embed_texts
-from jaxrep.metrics.calibration import confidences, expected_calibration_error, logit_scale
+from jaxrep.evals.embed import PIXELS, embed_texts, logit_scale
+from jaxrep.metrics.calibration import confidences, expected_calibration_error
 from jaxrep.metrics.ranking import ranks, unit_rows
 from jaxrep.model import Model
 from jaxrep.spec import spec
