@@ -8,7 +8,7 @@ from experiments import clip
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.evals.embedding_space import EmbeddingSpace
-from jaxrep.evals.retrieval.composed import ComposedQueries
+from jaxrep.evals.retrieval.composed_queries import ComposedQueries
 from jaxrep.methods.heads import LogitScale
 from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.objectives.geometry import Alignment, Uniformity

@@ -15,7 +15,7 @@ from jaxrep.errors import UsageError, hint
 from jaxrep.spec import difference, render_difference
 
 if TYPE_CHECKING:
-    from jaxrep.report.gather import Group
+    from jaxrep.report.run_facts import Group
     from jaxrep.report.table import Row
 
 WIDTH = 200
@@ -29,7 +29,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--metrics", metavar="GLOB", default="*", help="names, as 'retrieval/*/r1' (default: all)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a .json, .csv or .md file of the table")
     given = parser.parse_args(args)
-    from jaxrep.report.gather import grouped, read_all
+    from jaxrep.report.run_facts import grouped, read_all
     from jaxrep.report.table import FORMATS, rows
 
     if given.out and given.out.suffix not in FORMATS:

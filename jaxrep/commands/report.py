@@ -11,8 +11,8 @@ from jaxrep.commands.models import check_out, folder
 from jaxrep.errors import JaxrepError, UsageError
 
 if TYPE_CHECKING:
-    from jaxrep.report.gather import RunFacts
     from jaxrep.report.page import Seen
+    from jaxrep.report.run_facts import RunFacts
 
 NEEDS = {"plotly": "plotly", "jinja2": "jinja2", "sklearn": "scikit-learn"}
 """Modules of the extra ``report``, and their packages."""
@@ -44,8 +44,8 @@ def check_packages() -> None:
 
 def write(paths: Sequence[Path], out: Path, *, models: bool = True) -> None:
     """Writes the page of some runs. What is left out is said in it, and on stderr."""
-    from jaxrep.report.gather import read_all
     from jaxrep.report.page import page
+    from jaxrep.report.run_facts import read_all
 
     seen = [look(run, models) for run in read_all(paths)]
     for each in seen:

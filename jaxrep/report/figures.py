@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from jaxrep.report.gather import Line, RunFacts
+from jaxrep.report.run_facts import Line, RunFacts
 from jaxrep.report.space import Labels, Space
 
 COLORS = ("#3d6fb4", "#d0643c", "#3f927a", "#8f6bb5", "#b58a1b", "#c25a86", "#5b7f95", "#7d8a35")

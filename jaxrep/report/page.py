@@ -16,10 +16,10 @@ from jaxrep import __version__
 from jaxrep.data.source import Source
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import figures
-from jaxrep.report.gather import RunFacts, departure, grouped
-from jaxrep.report.pictures import Album
+from jaxrep.report.run_facts import RunFacts, departure, grouped
 from jaxrep.report.space import Space, search
 from jaxrep.report.table import Row, cells, number, rows
+from jaxrep.report.thumbnails import Album
 from jaxrep.spec import difference, short_repr, walk
 from jaxrep.spec_json import to_json
 

@@ -14,7 +14,7 @@ import numpy as np
 from jaxrep.errors import UsageError, hint
 from jaxrep.metrics.intervals import compare, interval, over_seeds, unpaired
 from jaxrep.metrics.sample import Sample
-from jaxrep.report.gather import Group
+from jaxrep.report.run_facts import Group
 
 OVER_EXAMPLES, OVER_SEEDS = "permutation over examples", "t-test over seeds"
 

@@ -12,7 +12,7 @@ from jaxrep.errors import UsageError
 from jaxrep.metrics.intervals import compare, interval
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import table
-from jaxrep.report.gather import grouped, read_all
+from jaxrep.report.run_facts import grouped, read_all
 from tests.helpers import made_runs as made
 
 RANDOM = np.random.default_rng(0)

@@ -3,14 +3,14 @@
 import numpy as np
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.classification.labeled import Labeled
+from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.ranking import ranks
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
 
 @spec
-class Classification(Labeled):
+class Classification(LabeledEval):
     """Top-k accuracy of each linear head: ``classification/top1``, or ``classification/<d>/top1`` for nested heads."""
 
     dims: tuple[int, ...] = ()

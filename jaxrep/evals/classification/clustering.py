@@ -12,7 +12,7 @@ import scipy.optimize
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.classification.labeled import Labeled
+from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model
 from jaxrep.spec import spec
@@ -21,7 +21,7 @@ BLOCK = 4096
 
 
 @spec
-class Clustering(Labeled):
+class Clustering(LabeledEval):
     """``clustering/nmi``, ``clustering/ari`` and ``clustering/accuracy``: the share that is right where each cluster
     stands for one class, as many as can be."""
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.classification.labeled import Fitted
+from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
 
 @spec
-class Knn(Fitted):
+class Knn(FittedEval):
     """Accuracy by votes of the k training pictures of highest cosine: ``knn/<k>/top1`` weighs each vote by
     exp(cosine / temperature), ``knn/<k>/majority/top1`` counts them.
 

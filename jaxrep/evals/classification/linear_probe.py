@@ -7,7 +7,7 @@ import numpy as np
 from jaxrep.data.transforms.select import few_of_each
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification.classification import linear_ranks
-from jaxrep.evals.classification.labeled import Fitted
+from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import Linear, Logistic, search
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model
@@ -15,7 +15,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class LinearProbe(Fitted):
+class LinearProbe(FittedEval):
     """Accuracy of logistic regression on all training labels: ``probe/top1`` …, and its penalty as ``probe/l2``.
 
     As Radford et al. 2021 (CLIP, appendix A.3): the strength of the L2 penalty is the best of 97 on a part of the
@@ -63,7 +63,7 @@ def _accuracy(classifier: Linear, features: np.ndarray, labels: np.ndarray) -> f
 
 
 @spec
-class FewShot(Fitted):
+class FewShot(FittedEval):
     """Accuracy of logistic regression on n pictures of each class, ``few_shot/<n>/top1``: the mean over several draws
     of them, and ``few_shot/<n>/spread``, the standard deviation over the draws.
 

@@ -6,13 +6,13 @@ Mensink et al. 2013 (Distance-based image classification); no parameter is fitte
 import numpy as np
 
 from jaxrep.evals.classification.classification import linear_ranks
-from jaxrep.evals.classification.labeled import Fitted
+from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.model import Model
 from jaxrep.spec import spec
 
 
 @spec
-class NearestMean(Fitted):
+class NearestMean(FittedEval):
     """Accuracy by the Euclidean distance to the mean of each class's training features."""
 
     unit: bool = True

@@ -42,7 +42,7 @@ class VocabularyFree(Eval):
     ``vocabulary_free/cluster_accuracy``: the share that is right where each predicted word stands for one class."""
 
     data: Source
-    """Labeled pictures that are measured."""
+    """LabeledEval pictures that are measured."""
     captions: Source
     """The texts among which captions are retrieved."""
     label: str = "label"

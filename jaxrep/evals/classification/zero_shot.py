@@ -10,7 +10,7 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals.classification.labeled import Labeled, LabeledFeatures
+from jaxrep.evals.classification.labeled_eval import LabeledEval, LabeledFeatures
 from jaxrep.evals.classification.templates import clip_80, imagenet_classes, lines
 from jaxrep.evals.embed import PIXELS, embed_texts, logit_scale
 from jaxrep.metrics.calibration import confidences, expected_calibration_error
@@ -20,7 +20,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class Named(Labeled):
+class ClassNamesEval(LabeledEval):
     """Abstract: classes are known by their names alone."""
 
     classes: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class Named(Labeled):
 
 
 @spec
-class ZeroShot(Named):
+class ZeroShot(ClassNamesEval):
     """Accuracy among the first k classes, the mean over classes of top-1 accuracy, and the calibration error.
 
     A tie counts against the model. Classes of one name are the same answer. A class without images takes part as a

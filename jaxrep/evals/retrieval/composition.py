@@ -12,7 +12,7 @@ import numpy as np
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_texts
-from jaxrep.evals.retrieval.captioned import Captioned
+from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import TIE
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model
@@ -23,7 +23,7 @@ Test = tuple[int, str, str, str]
 
 
 @spec
-class Composition(Captioned):
+class Composition(CaptionedEval):
     """Share of captions that score strictly above all their wrong ones with their picture, by kind of swap.
 
     ``<name>/replace/<kind>``: a phrase gives way to those that exclude it (skin_tone, gender, direction, color);

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.retrieval.captioned import Captioned
+from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.evals.retrieval.retrieval import right_pairs
 from jaxrep.metrics.ranking import TIE, ranks, unit_rows
 from jaxrep.metrics.sample import Sample
@@ -25,7 +25,7 @@ Stage = tuple[int, int]
 
 
 @spec
-class Matryoshka(Captioned):
+class Matryoshka(CaptionedEval):
     """Recall at 1 by width, and of adaptive retrieval with its cost, both ways.
 
     ``<name>/<way>/<d>/r1``: with the first d coordinates, scaled to unit length; ``<name>/<way>/adaptive/r1``: in the

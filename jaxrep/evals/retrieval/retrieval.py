@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxrep.data.sources.karpathy import Karpathy
-from jaxrep.evals.retrieval.captioned import Captioned
+from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import average_precision, join, places
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model
@@ -13,7 +13,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class Retrieval(Captioned):
+class Retrieval(CaptionedEval):
     """Recall and mean average precision at k, and the median rank, both ways, among all candidates of the data.
 
     ``<way>/r<k>``: the share of queries with a right candidate among the first k; ``<way>/map<k>``: the mean of

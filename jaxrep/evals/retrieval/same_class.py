@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.classification.labeled import Fitted, Labeled
+from jaxrep.evals.classification.labeled_eval import FittedEval, LabeledEval
 from jaxrep.metrics.ranking import NEVER, graded_places, join
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model
@@ -11,7 +11,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class SameClass(Labeled):
+class SameClass(LabeledEval):
     """Recall at k, ``same_class/r<k>``: the share of pictures that have one of their class among their k neighbors.
 
     A picture is no neighbor of itself; one that is alone in its class asks nothing.
@@ -35,7 +35,7 @@ class SameClass(Labeled):
 
 
 @spec
-class Utilization(Fitted):
+class Utilization(FittedEval):
     """The mean squared distance of a test picture to its nearest training picture, ``utilization``: low where training
     has explored the places at which unseen classes lie (Venkataramanan et al. 2022, arXiv:2106.04990, section 4.4)."""
 

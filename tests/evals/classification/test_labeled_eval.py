@@ -1,4 +1,4 @@
-"""Labeled pictures: any output of a model or the pixels, and one sentence on what cannot be measured."""
+"""LabeledEval pictures: any output of a model or the pixels, and one sentence on what cannot be measured."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,6 @@
 """Classification by description: a class is as likely as its descriptors are, on average, seen in the picture.
 
-Menon and Vondrick 2023, Visual Classification via Description from Large Language Models (arXiv:2210.07183).
+Menon and Vondrick 2023, Visual Classification via DescriptionClassification from Large Language Models (arXiv:2210.07183).
 """
 
 import json
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, JaxrepError, UsageError, hint
-from jaxrep.evals.classification.zero_shot import Named
+from jaxrep.evals.classification.zero_shot import ClassNamesEval
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import ranks
 from jaxrep.model import Model
@@ -31,7 +31,7 @@ class Explanation(NamedTuple):
 
 
 @spec
-class Description(Named):
+class DescriptionClassification(ClassNamesEval):
     """Accuracy by ``s(c, x) = 1 / |D(c)| sum_{d in D(c)} phi(d, x)`` (eq. 1): the mean over the descriptors of a class
     of the cosine of picture and sentence."""
 

@@ -20,7 +20,7 @@ class Items(NamedTuple):
 
 
 @spec
-class Captioned(Eval):
+class CaptionedEval(Eval):
     """Abstract: a measure of pictures and their captions."""
 
     data: Source

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_texts
-from jaxrep.evals.retrieval.captioned import Captioned
+from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import graded_places, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.model import Model
@@ -46,7 +46,7 @@ def compose(
 
 
 @spec
-class ComposedQueries(Captioned):
+class ComposedQueries(CaptionedEval):
     """Recall of the picture that a picture becomes by a swap of words, among all pictures but itself.
 
     For every caption that a replacement of the lexicon turns into the caption of another picture ("woman: dark skin

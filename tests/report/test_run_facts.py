@@ -5,7 +5,7 @@ import pytest
 
 from jaxrep.errors import UsageError
 from jaxrep.metrics.sample import Sample
-from jaxrep.report.gather import departure, grouped, read, read_all
+from jaxrep.report.run_facts import departure, grouped, read, read_all
 from tests.helpers import made_runs as made
 
 HITS = {"retrieval/r1": Sample(np.array([1, 0, 1, 1])), "plain": 0.25}

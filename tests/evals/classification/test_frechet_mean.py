@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from jaxrep.errors import UsageError
-from jaxrep.evals.classification.frechet import Frechet, frechet_mean
+from jaxrep.evals.classification.frechet_mean import FrechetMean, frechet_mean
 from jaxrep.evals.classification.zero_shot import ZeroShot
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
@@ -37,7 +37,7 @@ def test_predictions_and_distances_equal_their_definitions(tmp_path, observed, o
     np.save(tmp_path / "line.npy", LINE)
     texts = np.stack([model.texts[name] for name in NAMES]).astype(float)
     distances = np.linalg.norm(texts[:, None] - texts, axis=2) if own else LINE
-    found = Frechet(data=data, distances="" if own else str(tmp_path / "line.npy"), observed=observed).run(model)
+    found = FrechetMean(data=data, distances="" if own else str(tmp_path / "line.npy"), observed=observed).run(model)
     known, labels = list(observed or range(5)), data.open().column("label")
     p = softmax(30 * model.images.astype(float) @ texts[known].T, axis=1)
     predicted = by_loops(p, distances, known)
@@ -54,7 +54,7 @@ def test_predictions_and_distances_equal_their_definitions(tmp_path, observed, o
 def test_where_all_classes_are_as_far_apart_it_is_the_likeliest_class(tmp_path):
     model, data = world()
     np.save(tmp_path / "same.npy", 1 - np.eye(5))
-    found = Frechet(data=data, distances=str(tmp_path / "same.npy")).run(model)
+    found = FrechetMean(data=data, distances=str(tmp_path / "same.npy")).run(model)
     expected = ZeroShot(data=data).run(model)["zeroshot/top1"]
     np.testing.assert_array_equal(found["frechet/top1"].values, expected.values)
 
@@ -68,9 +68,9 @@ def test_a_metric_of_other_classes_is_one_sentence(tmp_path):
     model, data = world()
     np.save(tmp_path / "four.npy", LINE[:4, :4])
     with pytest.raises(UsageError, match=r"four.npy holds an array of shape \(4, 4\); distances of 5 classes are"):
-        Frechet(data=data, distances=str(tmp_path / "four.npy")).run(model)
+        FrechetMean(data=data, distances=str(tmp_path / "four.npy")).run(model)
     with pytest.raises(UsageError, match="the distances cannot be read"):
-        Frechet(data=data, distances=str(tmp_path / "none.npy")).run(model)
+        FrechetMean(data=data, distances=str(tmp_path / "none.npy")).run(model)
     with pytest.raises(UsageError, match="observed holds the label 7, and there are 5 classes"):
-        Frechet(data=data, observed=(0, 7)).run(model)
-    assert "observed holds labels" in next(Frechet(data=data, observed=(1, 1)).problems())
+        FrechetMean(data=data, observed=(0, 7)).run(model)
+    assert "observed holds labels" in next(FrechetMean(data=data, observed=(1, 1)).problems())

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from jaxrep.errors import UsageError
-from jaxrep.evals.classification.zero_shot import Named, class_embeddings, template_problems
+from jaxrep.evals.classification.zero_shot import ClassNamesEval, class_embeddings, template_problems
 from jaxrep.evals.embed import logit_scale
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import ranks
@@ -20,7 +20,7 @@ from jaxrep.spec import spec
 
 
 @spec
-class Frechet(Named):
+class FrechetMean(ClassNamesEval):
     """Accuracy of ``argmin_y sum_k p_k d(y, k)^2``, p the zero-shot probabilities, and the mean squared distance to the
     right class: ``frechet/squared_distance``, and of the likeliest class ``frechet/argmax_squared_distance``.
     """

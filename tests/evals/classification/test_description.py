@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals.classification.descriptions import Description, read_descriptors
+from jaxrep.evals.classification.description import DescriptionClassification, read_descriptors
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 DESCRIPTORS = {"hen": ("two legs", "a red comb", "feathers"), "cat": ("whiskers", "four legs"), "sun": ("rays",)}
@@ -34,7 +34,7 @@ def score(model, image, name):
 
 def test_accuracy_is_by_the_mean_over_the_descriptors():
     model, data, labels = world()
-    found = Description(data=data, descriptors=DESCRIPTORS, ks=(1, 2)).run(model)
+    found = DescriptionClassification(data=data, descriptors=DESCRIPTORS, ks=(1, 2)).run(model)
     scores = np.array([[score(model, image, name) for name in NAMES] for image in model.images])
     order = np.argsort(-scores, axis=1)
     np.testing.assert_array_equal(found["description/top1"].values, order[:, 0] == labels)
@@ -44,7 +44,7 @@ def test_accuracy_is_by_the_mean_over_the_descriptors():
 
 def test_an_explanation_tells_which_descriptors_spoke():
     model, data, _ = world()
-    found = Description(data=data, descriptors=DESCRIPTORS).explain(model, pictures([5])[0], NAMES, classes=2)
+    found = DescriptionClassification(data=data, descriptors=DESCRIPTORS).explain(model, pictures([5])[0], NAMES, classes=2)
     scores = {name: score(model, model.images[5], name) for name in NAMES}
     assert [each.name for each in found] == sorted(scores, key=lambda name: -scores[name])[:2]
     for each in found:
@@ -59,8 +59,8 @@ def test_an_explanation_tells_which_descriptors_spoke():
 def test_what_is_not_described_is_one_sentence(tmp_path):
     model, data, _ = world()
     with pytest.raises(JaxrepError, match="description: the class 'sun' has no descriptors; there are: hen, cat"):
-        Description(data=data, descriptors={name: DESCRIPTORS[name] for name in NAMES[:2]}).run(model)
-    wrong = Description(data=data, descriptors={"hen": ()}, template="{name}")
+        DescriptionClassification(data=data, descriptors={name: DESCRIPTORS[name] for name in NAMES[:2]}).run(model)
+    wrong = DescriptionClassification(data=data, descriptors={"hen": ()}, template="{name}")
     assert [sentence.split()[0] for sentence in wrong.problems()] == ["template", "descriptors"]
     file = tmp_path / "descriptors.json"
     file.write_text(json.dumps({name: list(each) for name, each in DESCRIPTORS.items()}))

@@ -1,4 +1,4 @@
-"""Labeled pictures as evaluations see them: features, labels, names; and the accuracies that come of ranks."""
+"""LabeledEval pictures as evaluations see them: features, labels, names; and the accuracies that come of ranks."""
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -16,7 +16,7 @@ from jaxrep.spec import spec
 
 
 class LabeledFeatures(NamedTuple):
-    """Labeled pictures, embedded."""
+    """LabeledEval pictures, embedded."""
 
     features: np.ndarray  # float32 [N,D]
     labels: np.ndarray  # int64 [N], from 0
@@ -24,11 +24,11 @@ class LabeledFeatures(NamedTuple):
 
 
 @spec
-class Labeled(Eval):
+class LabeledEval(Eval):
     """Abstract: a measure on labeled pictures."""
 
     data: Source
-    """Labeled pictures that are measured."""
+    """LabeledEval pictures that are measured."""
     label: str = "label"
     """Field of the labels, integers from 0."""
     image: str = "image"
@@ -89,11 +89,11 @@ class Labeled(Eval):
 
 
 @spec
-class Fitted(Labeled):
+class FittedEval(LabeledEval):
     """Abstract: a classifier is fitted to labeled pictures and measured on others."""
 
     train: Source
-    """Labeled pictures that it is fitted to."""
+    """LabeledEval pictures that it is fitted to."""
 
     def sources(self) -> dict[str, Source]:
         return {"train": self.train, "data": self.data}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.retrieval.composed import ComposedQueries, compose
+from jaxrep.evals.retrieval.composed_queries import ComposedQueries, compose
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 PARTS = {name: x for name, x in zip(("man", "woman", "red", "blue", "hat", "coat"), np.eye(6), strict=True)}
