@@ -45,6 +45,11 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     jax.distributed.initialize(given[ADDRESS], int(given[COUNT]), int(given[NUMBER]))
 
 
+def client() -> Any:
+    """Return the client of the coordinator's key-value store; several processes share it."""
+    return distributed.global_state.client
+
+
 def is_main() -> bool:
     """Whether this process is the one that writes and speaks."""
     return jax.process_index() == 0
@@ -94,24 +99,23 @@ def all_gather_object(what: str, words: Any) -> list[Any]:
     """
     if jax.process_count() == 1:
         return [words]
-    client = distributed.global_state.client
-    assert client is not None
     place = f"jaxrep/{next(_meetings)}"
+    store = client()
     own = f"{place}/{jax.process_index()}"
-    client.key_value_set_bytes(own, pickle.dumps(words))
+    store.key_value_set_bytes(own, pickle.dumps(words))
     deadline = time.monotonic() + PATIENCE
     said = []
     for number in range(jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
-            said.append(pickle.loads(client.blocking_key_value_get_bytes(f"{place}/{number}", left)))
+            said.append(pickle.loads(store.blocking_key_value_get_bytes(f"{place}/{number}", left)))
         except Exception as error:  # the client's errors have no type of their own
             raise JaxrepError(
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
                 "see its own message"
             ) from error
-    client.wait_at_barrier(f"{place}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
-    client.key_value_delete(own)
+    store.wait_at_barrier(f"{place}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
+    store.key_value_delete(own)
     return said
 
 

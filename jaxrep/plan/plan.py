@@ -10,11 +10,10 @@ import jax
 
 from jaxrep.plan.collectives import Grouped, grouped
 from jaxrep.recipe import Recipe
-from jaxrep.step.flops import count_jaxpr_flops
+from jaxrep.step.flops import count_jaxpr_flops, peak_flops
+from jaxrep.step.shapes import check_devices, validate
 from jaxrep.step.train_state import TrainState, abstract_state
 from jaxrep.step.train_step import abstract_batch, trace_step
-from jaxrep.training.metric_writers import peak_flops
-from jaxrep.training.setup import check_devices, validate
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,9 @@ from jaxrep.runs.remote import RemoteMirror, checkpoints_of
 
 # Orbax tells of every file it opens; and of errors, which it raises as well, with tracebacks of its threads.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+LOG = logging.getLogger(__name__)
 
 
 class CorruptCheckpoint(JaxrepError):
@@ -88,7 +90,7 @@ class Checkpoints:
         )
         self._told(lambda: self._manager.save(step, args=args, metrics=metrics or {}))
 
-    def restore_latest(self, like: Any, say: Callable[[str], None]) -> tuple[int, Any, dict[str, Any]] | None:
+    def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """(step, state, meta) of the newest checkpoint that is whole, or None where there is none. Damaged ones are
         put aside, with a word to the user, once an older one has been read.
 
@@ -104,7 +106,7 @@ class Checkpoints:
                 faults.append(fault)
                 continue
             for fault in faults:
-                say(f"{fault}; the one of step {step} is taken instead")
+                LOG.warning("%s; the checkpoint of step %d is used instead", fault, step)
             self._put_aside([later for later in self._manager.all_steps() if later > step])
             return step, state, meta
         if faults:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import logging
 import os
 import platform
 import shutil
@@ -25,13 +26,16 @@ from jaxrep.disk_cache import explain_os_errors
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment, from_run, recipe_json
 from jaxrep.metrics import sample
-from jaxrep.recipe import Recipe
+from jaxrep.recipe import Checkpointing, Recipe
+from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
 from jaxrep.spec_json import fingerprint
 from jaxrep.storage import remote
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,11 @@ class RunDir:
         """The recipe of the run."""
         return from_run(self.path).recipe
 
+    def has_checkpoint(self) -> bool:
+        """Return whether the run has a complete checkpoint."""
+        with contextlib.closing(Checkpoints(self.path, Checkpointing(), self.spool)) as checkpoints:
+            return checkpoints.latest() is not None
+
     def results(self) -> dict[str, float] | None:
         """Final metrics, or None where the run is not at its end."""
         path = self.path / "results.json"
@@ -84,7 +93,7 @@ class RunDir:
         sample.save(self.path / "samples.npz", results)
         write_json(self.path / "results.json", results)
 
-    def claim(self, recipe: Recipe, loaded: LoadedExperiment | None, say: Callable[[str], None]) -> None:
+    def claim(self, recipe: Recipe, experiment: LoadedExperiment | None) -> None:
         """Makes the directory this recipe's, until ``close``: a new run, or one of the same identity that goes on.
 
         Raises UsageError: it holds a run of another identity, another process trains in it, or it cannot be written.
@@ -94,11 +103,11 @@ class RunDir:
             if hosts.is_main():  # the processes of one run share its directory
                 self._held.enter_context(lock_file(self.path / "lock"))
             if self.exists():
-                self._recognize(recipe, say)
+                self._recognize(recipe)
             if not hosts.is_main():
                 return
-            experiment = self._keep(loaded.path) if loaded and loaded.path.is_file() else None
-            write_json(self.path / "environment.json", {**environment(), "experiment": experiment})
+            copy = self._keep(experiment.path) if experiment and experiment.path.is_file() else None
+            write_json(self.path / "environment.json", {**environment(), "experiment": copy})
             write_json(self.path / "recipe.json", recipe_json(recipe))
             if self.spool:  # a store that refuses it is known before the first step
                 self.spool.push()
@@ -118,7 +127,7 @@ class RunDir:
             shutil.copyfile(experiment, copy)
         return copy.name
 
-    def _recognize(self, recipe: Recipe, say: Callable[[str], None]) -> None:
+    def _recognize(self, recipe: Recipe) -> None:
         before = self.recipe()
         changes = difference(before, recipe)
         if fingerprint(before) != fingerprint(recipe):
@@ -127,7 +136,7 @@ class RunDir:
                 "choose another directory by --run-dir, or remove that one to start anew"
             )
         if changes:
-            say(f"goes on under another execution:\n{render_difference(changes)}")
+            LOG.info("resuming with other execution fields:\n%s", render_difference(changes))
 
     def keep_ledger(self, ledger: BadSampleReport, of_all: bool = False) -> None:
         """Writes what could not be read so far: in a file of this process, or in that ``of_all`` of them."""

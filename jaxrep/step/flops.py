@@ -47,3 +47,25 @@ def _subjaxprs(params: dict[str, Any]) -> list[Any]:
     """Jaxprs among the parameters of an equation."""
     values = [leaf for value in params.values() for leaf in (value if isinstance(value, (tuple, list)) else (value,))]
     return [value for value in values if hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")]
+
+
+PEAK_FLOPS = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5e": 197e12,
+    "TPU v5": 459e12,
+    "TPU v5p": 459e12,
+    "TPU v6 lite": 918e12,
+    "TPU v6e": 918e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+}
+"""Makers' figures for dense bfloat16 matrix products, operations a second a device."""
+
+
+def peak_flops(kind: str | None = None) -> float | None:
+    """Peak of a kind of device, by default this machine's; None where it is not known, as for CPUs."""
+    kind = jax.devices()[0].device_kind if kind is None else kind
+    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(known, key=len)] if known else None

@@ -46,7 +46,7 @@ class Computation:
         self, arrays: Arrays, outputs: Outputs, batch: Batch, ctx: StepContext
     ) -> tuple[Outputs, dict[str, Any]]:
         """All outputs, those of the whole batch included, and new running statistics by path."""
-        joined, statistics = pop_batch_stats(self.structure.merge(arrays).join(outputs, batch, ctx.at("join")))
+        joined, statistics = pop_batch_stats(self.structure.merge(arrays).across_batch(outputs, batch, ctx.at("join")))
         return {**outputs, **joined}, statistics
 
     def value_and_grad(

@@ -17,6 +17,7 @@ from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, Structure, split
 from jaxrep.paths import PathError
 from jaxrep.recipe import Recipe
+from jaxrep.spec import problems
 from jaxrep.step.flops import count_flops
 from jaxrep.step.gradients import Computation
 
@@ -100,6 +101,27 @@ def trace_shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
     result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(statistics))
     _check(recipe, result, seen, ctx)
     return result
+
+
+def validate(recipe: Recipe) -> Shapes:
+    """Check the values of a recipe, then trace it by shape.
+
+    Raises:
+        UsageError: every mistake in the values, or the first mistake of shape.
+    """
+    if wrong := problems(recipe):
+        raise UsageError("the recipe has mistakes:\n" + "\n".join(f"  {sentence}" for sentence in wrong))
+    return trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
+
+
+def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
+    """Check that the batch and the microbatch divide over the devices. Raises UsageError."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    for name, size in (("data.batch_size", recipe.data.batch_size), ("microbatch_size", recipe.microbatch_size)):
+        if size % devices:
+            raise UsageError(
+                f"{name} is {size}, which {devices} devices (data x fsdp) do not divide: take a multiple of {devices}"
+            )
 
 
 def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepContext) -> None:

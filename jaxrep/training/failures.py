@@ -11,11 +11,10 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import jax
-from jax._src import distributed
 
+from jaxrep import hosts
 from jaxrep.errors import JaxrepError
 
 PLACE = "jaxrep/failed"
@@ -51,7 +50,7 @@ def all_hosts_reach(what: str) -> bool:
     if jax.process_count() == 1:
         return True
     try:
-        _client().wait_at_barrier(f"jaxrep/{what}", int(1000 * PATIENCE))
+        hosts.client().wait_at_barrier(f"jaxrep/{what}", int(1000 * PATIENCE))
     except Exception:  # one did not come; the client's errors have no type of their own
         return False
     return True
@@ -66,13 +65,13 @@ def _tell(error: BaseException) -> None:
         "status": error.status if known else JaxrepError.status,
     }
     with contextlib.suppress(Exception):  # another one was first, or the coordinator is gone, and nobody listens
-        _client().key_value_set(PLACE, json.dumps(words))
+        hosts.client().key_value_set(PLACE, json.dumps(words))
 
 
 def _listen(over: threading.Event) -> None:
     while not over.wait(EVERY):
         try:
-            words = json.loads(_client().key_value_try_get(PLACE))
+            words = json.loads(hosts.client().key_value_try_get(PLACE))
         except Exception:  # nobody has failed; the client's errors have no type of their own
             continue
         if over.wait(GRACE):
@@ -84,7 +83,3 @@ def _listen(over: threading.Event) -> None:
             jax.distributed.shutdown()  # it waits for the others: whoever left before would be missed, with much noise
         finally:
             os._exit(words["status"])
-
-
-def _client() -> Any:
-    return distributed.global_state.client

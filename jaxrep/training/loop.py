@@ -1,7 +1,8 @@
-"""The loop: it reads from top to bottom, and every recipe runs through it."""
+"""Train a recipe: the loop, from top to bottom."""
 
 import contextlib
 import errno
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -15,159 +16,194 @@ from jaxrep import hosts
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.loading.prefetch import Prefetch
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import format_results
-from jaxrep.experiment import LoadedExperiment
+from jaxrep.experiment import LoadedExperiment, recipe_json
 from jaxrep.mesh import ROWS
-from jaxrep.recipe import Recipe
+from jaxrep.recipe import From, Recipe
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
+from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
-from jaxrep.spec_json import to_json
+from jaxrep.step.compiled_step import compile_step
+from jaxrep.step.train_state import abstract_state
 from jaxrep.training import bad_samples
 from jaxrep.training.evaluation import Evaluator
 from jaxrep.training.failures import all_hosts_reach
 from jaxrep.training.metric_writers import MetricLogger, device_memory
 from jaxrep.training.preemption import PreemptionHandler
 from jaxrep.training.profiling import Profiler
-from jaxrep.training.setup import Say, Setup, prepare
+from jaxrep.training.setup import Setup, make_loader, prepare
+from jaxrep.training.warm_start import origin_place, restore_or_initialize
 from jaxrep.training.watchdog import Watchdog
 
-DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+LOG = logging.getLogger(__name__)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def train(
     recipe: Recipe,
     run_dir: str | Path,
-    loaded: LoadedExperiment | None = None,
+    experiment: LoadedExperiment | None = None,
     *,
-    say: Say = print,
     devices: Sequence[Any] | None = None,
 ) -> ExitCode:
-    """Trains a recipe in a run directory, or goes on with the run that is there, and evaluates it at the end.
+    """Train a recipe in a run directory, or resume the run that is there, and evaluate it at the end.
 
     Args:
-        recipe: what is trained.
-        run_dir: where the run is kept, and found again: a directory, or a URL.
-        loaded: the experiment, of which the run keeps a copy.
-        say: told what a user should know.
-        devices: those to use; all by default.
+        recipe: the recipe.
+        run_dir: directory or URL of the run.
+        experiment: the experiment of the recipe; the run keeps a copy of its file.
+        devices: devices to use; all by default.
 
-    Raises UsageError where the recipe, the devices or the directory do not fit, before anything is written.
+    Raises:
+        UsageError: the recipe, the devices or the directory do not fit; nothing is written.
     """
     try:
-        with contextlib.closing(hosts.on_all_hosts(f"opening of {run_dir}", lambda: RunDir.at(run_dir))) as run:
-            say = say if hosts.is_main() else _silent
-            hosts.assert_equal(f"recipe of {run_dir}", to_json(recipe))
-            setup = hosts.on_all_hosts(f"set-up of {run_dir}", lambda: prepare(recipe, run, loaded, say, devices))
-            if (results := run.results()) is not None:
-                return _report(results, setup, say)
-            return _steps(setup, say)
+        run = hosts.on_all_hosts(f"opening of {run_dir}", lambda: RunDir.at(run_dir))
+        with contextlib.closing(run):
+            hosts.assert_equal(f"recipe of {run_dir}", recipe_json(recipe))
+            setup = hosts.on_all_hosts(f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices))
+            if run.results() is not None:
+                return ExitCode.DONE
+            return _steps(setup, _train_origins(setup, experiment))
     except OSError as error:
-        if error.errno not in DISK_FAULTS:
+        if error.errno not in DISK_ERRORS:
             raise
         raise JaxrepError(
-            f"{run_dir} cannot be written: {error.strerror}; make room and run the same command to go on"
+            f"{run_dir} cannot be written: {error.strerror}; make room and run the same command to resume"
         ) from error
 
 
-def _steps(setup: Setup, say: Say) -> ExitCode:
-    """From the last checkpoint, or the beginning, to the end of the run."""
-    recipe = setup.recipe
+def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[str, Path]:
+    """Return the directories of the runs from which parts start; train those recipes that have no finished run.
+
+    A run with a checkpoint needs none of them.
+    """
+    origins = {path: origin for path, origin in setup.recipe.init.items() if isinstance(origin, From)}
+    if not origins or setup.run.has_checkpoint():
+        return {}
+    folders = {}
+    for path, origin in origins.items():
+        place, missing = origin_place(origin, setup.run)
+        if missing:
+            LOG.info("init.%s starts from a recipe without a finished run: training it first, in %s", path, place)
+            status = train(origin.source, place, experiment, devices=setup.mesh.devices.ravel().tolist())
+            if status is not ExitCode.DONE:
+                raise JaxrepError(
+                    f"the run in {place}, from which init.{path} starts, did not finish ({status.name.lower()})"
+                )
+        folders[path] = fetch_run(place)
+    return folders
+
+
+def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
+    """Train from the last checkpoint, or from the start, to the last step."""
+    recipe, run = setup.recipe, setup.run
     with (
         jax.set_mesh(setup.mesh),
-        contextlib.closing(Checkpoints(setup.run.path, recipe.checkpoint, setup.run.spool)) as checkpoints,
+        contextlib.closing(Checkpoints(run.path, recipe.checkpoint, run.spool)) as checkpoints,
         PreemptionHandler(alone=jax.process_count() == 1) as stop,
         contextlib.closing(Watchdog(recipe.log.hang_seconds)) as watchdog,
-        contextlib.closing(Profiler(recipe.profile, setup.run.path / "profile")) as profiler,
+        contextlib.closing(Profiler(recipe.profile, run.path / "profile")) as profiler,
     ):
-        state, data = setup.start(checkpoints)
-        step_fn = setup.compile()
+        like = abstract_state(recipe, setup.shapes, setup.updater, setup.mesh)
+        state, data = restore_or_initialize(setup, checkpoints, like, origins)
+        step_fn = compile_step(recipe, setup.shapes, setup.updater, setup.total_steps, setup.mesh, like)
         evaluate = Evaluator(setup)
-        first, found = int(state.step), {}
-        loader = setup.loader(data["position"], bad_samples.own(BadSampleReport.from_json(data["ledger"])))
-        reporter = MetricLogger(recipe, setup.run.path, first, setup.total_steps, main=hosts.is_main())
-        before = None
+        first, results = int(state.step), {}
+        report = bad_samples.of_this_host(BadSampleReport.from_json(data["ledger"]))
+        loader = make_loader(setup, data["position"], report)
+        logger = MetricLogger(recipe, run.path, first, setup.total_steps, main=hosts.is_main())
+        previous_loss = None
         with (
-            contextlib.closing(reporter),
+            contextlib.closing(logger),
             Prefetch(loader, NamedSharding(setup.mesh, ROWS)) as batches,
-            contextlib.ExitStack() as at_the_end,
+            contextlib.ExitStack() as at_exit,
         ):
-            at_the_end.callback(lambda: setup.run.keep_ledger(batches.ledger))
+            at_exit.callback(lambda: run.keep_ledger(batches.ledger))
             for step in range(first + 1, setup.total_steps + 1):
+                # Step
                 batch = next(batches)
-                state, metrics = step_fn(state, batch)
+                with jax.profiler.StepTraceAnnotation("train", step_num=step):
+                    state, metrics = step_fn(state, batch)
                 flops = step_fn.flops_of(batch)
-                del batch  # so that its memory is free before the next one is taken
-                jax.block_until_ready(before)  # one step runs while the next is prepared, and no more
-                before = metrics["loss"]
+                del batch  # frees its memory before the next batch is taken
+                jax.block_until_ready(previous_loss)  # at most one step runs while the next is prepared
+                previous_loss = metrics["loss"]
                 watchdog.step_ended(step)
                 profiler.step_ended(step - first)
-                reporter.advance(step, batches.data_wait, flops)
+                logger.advance(step, batches.data_wait, flops)
                 last = step == setup.total_steps
-                if batches.ledger.failed_shards:  # this host's shard; all stop at one step, and then say why
+
+                # Stop: all hosts agree on one step
+                if batches.ledger.failed_shards:
                     stop.request()
                 leave = hosts.stop_requested(step, stop.requested)
+
+                # Log
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
-                    reporter.log(step, metrics, device_memory() | batches.metrics())
-                    setup.run.keep_ledger(batches.ledger)
-                if reporter.latest.get("skipped", 0) >= recipe.max_skipped_steps:
-                    return _diverged(checkpoints, reporter, setup, say)
+                    logger.log(step, metrics, device_memory() | batches.metrics())
+                    run.keep_ledger(batches.ledger)
+                if logger.latest.get("skipped", 0) >= recipe.max_skipped_steps:
+                    return _diverged(checkpoints, logger, setup)
+
+                # Evaluate
                 try:
-                    found = evaluate(step, state)
-                except BaseException:  # an evaluation that fails, or is interrupted, costs no training
+                    results = evaluate(step, state)
+                except BaseException:  # a failed or interrupted evaluation loses no training
                     if all_hosts_reach(f"failed evaluation of step {step}"):
-                        checkpoints.save(step, state, _data(batches, bad_samples.settled(step, batches, setup)))
+                        checkpoints.save(step, state, _data(batches, bad_samples.merge_hosts(step, batches, setup)))
                         checkpoints.wait()
-                        say(f"step {step} is saved; to go on, run the same command: {_command()}")
+                        LOG.info("step %d is saved; to resume, run the same command: %s", step, _command())
                     raise
-                reporter.add(found)
-                if last or step % recipe.checkpoint.every_steps == 0 or found or leave:
-                    reporter.flush()  # a line of metrics is on disk before the checkpoint that follows it
-                    with reporter.saving():
-                        ledger = bad_samples.settled(step, batches, setup)
-                        checkpoints.save(step, state, _data(batches, ledger), found)
-                    ledger.check(recipe.data.max_bad_fraction)
+                logger.add(results)
+
+                # Checkpoint
+                if last or step % recipe.checkpoint.every_steps == 0 or results or leave:
+                    logger.flush()  # the metrics of a step are on disk before its checkpoint
+                    with logger.saving():
+                        report = bad_samples.merge_hosts(step, batches, setup)
+                        checkpoints.save(step, state, _data(batches, report), results)
+                    report.check(recipe.data.max_bad_fraction)
                 if leave and not last:
-                    return _preempted(step, checkpoints, setup, say)
+                    return _preempted(step, checkpoints, setup)
         checkpoints.wait()
-        results = found if first < setup.total_steps else evaluate(first, state)
+        results = results if first < setup.total_steps else evaluate(first, state)
         if hosts.is_main():
-            setup.run.keep_results(results)
-        return _report(results, setup, say)
+            run.keep_results(results)
+        return ExitCode.DONE
 
 
-def _data(batches: Prefetch, ledger: BadSampleReport) -> dict[str, Any]:
-    """What a checkpoint keeps of the data, as JSON values."""
-    return {"position": batches.position, "ledger": ledger.to_json()}
+def _data(batches: Prefetch, report: BadSampleReport) -> dict[str, Any]:
+    """Return the state of the data, as JSON values, for a checkpoint."""
+    return {"position": batches.position, "ledger": report.to_json()}
 
 
-def _report(results: dict[str, float], setup: Setup, say: Say) -> ExitCode:
-    say(format_results(results))
-    say(f"the run lies in {setup.run}, at its end")
-    return ExitCode.DONE
-
-
-def _preempted(step: int, checkpoints: Checkpoints, setup: Setup, say: Say) -> ExitCode:
+def _preempted(step: int, checkpoints: Checkpoints, setup: Setup) -> ExitCode:
     checkpoints.wait()
-    say(f"stopped at step {step} of {setup.total_steps}, which is saved; to go on, run the same command: {_command()}")
+    LOG.info(
+        "stopped at step %d of %d, which is saved; to resume, run the same command: %s",
+        step,
+        setup.total_steps,
+        _command(),
+    )
     return ExitCode.PREEMPTED
 
 
-def _diverged(checkpoints: Checkpoints, reporter: MetricLogger, setup: Setup, say: Say) -> ExitCode:
+def _diverged(checkpoints: Checkpoints, logger: MetricLogger, setup: Setup) -> ExitCode:
     checkpoints.wait()
-    last, step, count = checkpoints.latest(), reporter.latest_step, int(reporter.latest["skipped"])
+    last, step, count = checkpoints.latest(), logger.latest_step, int(logger.latest["skipped"])
     size = setup.recipe.data.batch_size
-    say(
-        f"{count} steps in a row had a loss or gradient that is not finite, up to step {step}: the run stops; "
-        f"their examples are those at positions {(step - count) * size} to {step * size - 1} of the order; "
-        f"{f'the last good checkpoint is that of step {last}' if last is not None else 'there is no checkpoint'}; "
-        "a lower learning rate, a longer warm-up or optimizer.clip-norm often help"
+    LOG.error(
+        "the loss or the gradient was not finite for %d steps in a row, up to step %d: the run stops. The examples of "
+        "these steps are at positions %d to %d of the order. %s. A lower learning rate, a longer warm-up or "
+        "optimizer.clip-norm often help",
+        count,
+        step,
+        (step - count) * size,
+        step * size - 1,
+        f"The last good checkpoint is that of step {last}" if last is not None else "There is no checkpoint",
     )
     return ExitCode.DIVERGED
-
-
-def _silent(text: str) -> None:
-    """Processes but the first say nothing."""
 
 
 def _command() -> str:

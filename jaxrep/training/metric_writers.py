@@ -1,4 +1,4 @@
-"""Where metrics go: a progress bar, metrics.jsonl, TensorBoardWriter and Weights & Biases; fetched without stopping the
+"""Where metrics go: a progress bar, metrics.jsonl, TensorBoard and Weights & Biases; fetched without stopping the
 step."""
 
 import contextlib
@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Logging, Recipe
 from jaxrep.spec_json import to_json
+from jaxrep.step.flops import peak_flops
 
 
 class MetricWriter(Protocol):
@@ -50,7 +51,7 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files for TensorBoardWriter, written at once: a thread of tensorboardX that meets a full disk would hang us."""
+    """Event files for TensorBoard, written at once: a thread of tensorboardX that meets a full disk would hang us."""
 
     def __init__(self, directory: Path):
         from tensorboardX.event_file_writer import EventsWriter
@@ -183,28 +184,6 @@ def _writers(spec: Logging, recipe: Recipe, run_dir: Path, resumed_at: int) -> l
     if spec.wandb:
         writers.append(WandbWriter(spec.wandb, run_dir, recipe))
     return writers
-
-
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-"""Makers' figures for dense bfloat16 matrix products, operations a second a device."""
-
-
-def peak_flops(kind: str | None = None) -> float | None:
-    """Peak of a kind of device, by default this machine's; None where it is not known, as for CPUs."""
-    kind = jax.devices()[0].device_kind if kind is None else kind
-    known = [name for name in PEAK_FLOPS if kind.startswith(name)]
-    return PEAK_FLOPS[max(known, key=len)] if known else None
 
 
 def device_memory() -> dict[str, float]:

@@ -1,62 +1,99 @@
-"""Where parts start that do not start from fresh values: another run, a recipe that is trained first, or a public
-checkpoint."""
+"""Start a run: restore its last checkpoint, or initialize it, with parts from other runs and checkpoints."""
 
+import dataclasses
+import logging
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 from flax import nnx
 
-from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.data.bad_samples import EMPTY
+from jaxrep.data.class_texts import read_tables
+from jaxrep.errors import UsageError, hint
 from jaxrep.methods.base import SELF
 from jaxrep.params import Arrays, split
 from jaxrep.pretrained.fit import fit
 from jaxrep.pretrained.stretch import stretch_positions
 from jaxrep.recipe import From, Pretrained, Recipe
-from jaxrep.runs.exit_codes import ExitCode
+from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.restore import restore
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec_json import fingerprint
 from jaxrep.step.shapes import Shapes
-from jaxrep.step.train_state import TrainState
+from jaxrep.step.train_state import TrainState, initial_state
+from jaxrep.training.compilation import run_jitted_once
 
 if TYPE_CHECKING:
     from jaxrep.training.setup import Setup
 
+LOG = logging.getLogger(__name__)
 
-def warm_start(setup: "Setup", state: TrainState) -> TrainState:
-    """The state with the parts that ``init`` names taken from elsewhere; averages are copies of what was taken."""
+
+def restore_or_initialize(
+    setup: "Setup", checkpoints: Checkpoints, like: TrainState, origins: Mapping[str, Path]
+) -> tuple[TrainState, Mapping[str, Any]]:
+    """Return the state to train from, and the state of the data (position and bad samples).
+
+    Args:
+        setup: the run.
+        checkpoints: its checkpoints; the newest whole one is restored.
+        like: shapes of the state, with shardings.
+        origins: directories of the runs from which parts of a new run start, by path of the part.
+    """
+    restored = checkpoints.restore_latest(like)
+    if restored is not None:
+        step, state, data = restored
+        LOG.info("resuming from step %d of %d", step, setup.total_steps)
+        return state, data
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
+    state = run_jitted_once(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), out_shardings=shardings)
+    state = _with_tables(setup, warm_start(setup, state, origins))
+    return state, {"position": 0, "ledger": EMPTY.to_json()}
+
+
+def _with_tables(setup: "Setup", state: TrainState) -> TrainState:
+    tables = read_tables(setup.recipe.data.tables, setup.examples, setup.tokenizer)
+    placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in tables.items()}
+    return dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})
+
+
+def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -> TrainState:
+    """Return the state with the parts of ``init`` taken from their origins; averages become copies of those parts."""
+    if not setup.recipe.init:
+        return state
     arrays = dict(state.arrays)
     for path, origin in setup.recipe.init.items():
         if isinstance(origin, Pretrained):
             fitting = fit(path, origin, setup.recipe.method, setup.shapes)
             taken, account = fitting.arrays(), fitting.account()
         else:
-            folder = find_run(origin, setup)
-            theirs = restore(folder, weights=origin.weights).arrays
-            taken = take_arrays(arrays, path, theirs, origin.part or path, folder, origin.stretch_after)
+            folder = origins[path]
+            source = restore(folder, weights=origin.weights).arrays
+            taken = take_arrays(arrays, path, source, origin.part or path, folder, origin.stretch_after)
             account = f"{len(taken)} arrays from {folder}"
-        setup.say(f"init.{path}: {account}")
+        LOG.info("init.%s: %s", path, account)
         arrays |= {name: jax.device_put(value, arrays[name].sharding) for name, value in taken.items()}
-    if not setup.recipe.init:
-        return state
     arrays = rebuild_averages(setup, arrays)
     params = {name: arrays[name] for name in state.params}
     non_trainable = {name: arrays[name] for name in state.non_trainable}
-    return replace(state, params=params, non_trainable=non_trainable, ema=setup.recipe.ema.init(params))
+    ema = setup.recipe.ema.init(params)
+    return dataclasses.replace(state, params=params, non_trainable=non_trainable, ema=ema)
 
 
 def check_init(recipe: Recipe, shapes: Shapes) -> None:
-    """That the parts of ``init`` are the model's, that the runs are there, and that checkpoints fit. Raises
-    UsageError."""
+    """Check that ``init`` names parts of the model, and that their runs and checkpoints exist and fit.
+
+    Raises:
+        UsageError: the first that does not.
+    """
     parts = sorted({name.split("/")[0] for name in shapes.arrays})
     for path, origin in recipe.init.items():
         if not any(f"{name}/".startswith(f"{path}/") for name in shapes.arrays):
-            raise UsageError(f"init names the part '{path}', which the model has not; {hint(path, parts)}")
+            raise UsageError(f"init names the part '{path}', which the model does not have; {hint(path, parts)}")
         if isinstance(origin, Pretrained):
             fit(path, origin, recipe.method, shapes)
         elif not isinstance(origin.source, Recipe) and not RunDir(fetch_run(origin.source)).exists():
@@ -64,25 +101,37 @@ def check_init(recipe: Recipe, shapes: Shapes) -> None:
 
 
 def take_arrays(
-    mine: Mapping[str, jax.Array], path: str, theirs: Arrays, part: str, where: Path, stretch_after: int = 0
+    model: Mapping[str, jax.Array], path: str, source: Arrays, part: str, where: Path, stretch_after: int = 0
 ) -> Arrays:
-    """The arrays below ``part`` there, by the names that they have below ``path`` here; every one must fit."""
-    wanted = {name: part + name.removeprefix(path) for name in mine if f"{name}/".startswith(f"{path}/")}
-    found = {}
-    for name, source in wanted.items():
-        if source not in theirs:
-            raise UsageError(f"init.{path}: {where} has no array '{source}'; is it of the same architecture?")
-        value, shape = theirs[source], mine[name].shape
+    """Return the arrays of a source below ``part``, named as they are below ``path`` in the model.
+
+    Args:
+        model: arrays of the model by path.
+        path: the part of the model that starts from the source.
+        source: arrays of the source by path.
+        part: the part of the source.
+        where: the source's directory, for messages.
+        stretch_after: learned positions that stay where texts are longer in the model; 0: longer texts are refused.
+
+    Raises:
+        UsageError: the source lacks an array, or its shape differs.
+    """
+    names = {name: part + name.removeprefix(path) for name in model if f"{name}/".startswith(f"{path}/")}
+    taken = {}
+    for name, source_name in names.items():
+        if source_name not in source:
+            raise UsageError(f"init.{path}: {where} has no array '{source_name}'; is it of the same architecture?")
+        value, shape = source[source_name], model[name].shape
         if stretch_after and name.endswith("/positions") and len(value) < shape[0]:
             value = stretch_positions(np.asarray(value), shape[0], stretch_after)
         if value.shape != shape:
-            raise UsageError(f"init.{path}: '{source}' in {where} has shape {value.shape}, and {shape} is expected")
-        found[name] = value
-    return found
+            raise UsageError(f"init.{path}: '{source_name}' in {where} has shape {value.shape}, expected {shape}")
+        taken[name] = value
+    return taken
 
 
 def rebuild_averages(setup: "Setup", arrays: Arrays) -> Arrays:
-    """The arrays with state parts (averages) made anew from the parts that they remember."""
+    """Return the arrays with state parts, such as a teacher's average, built again from the parts that they copy."""
     module = setup.shapes.structure.merge(arrays)
     for name, (part, reads) in setup.recipe.method.parts(setup.shapes.inputs).items():
         if reads is SELF:
@@ -90,36 +139,26 @@ def rebuild_averages(setup: "Setup", arrays: Arrays) -> Arrays:
     return {**arrays, **split(module)[1]}
 
 
-def find_finished_run(recipe: Recipe, among: Path) -> Path | None:
-    """The directory, of those in a folder, that holds a finished run of a recipe."""
+def find_finished_run(recipe: Recipe, folder: Path) -> Path | None:
+    """Return the directory in ``folder`` that holds a finished run of a recipe, or None."""
     wanted = fingerprint(recipe)
-    for folder in sorted(among.iterdir()):
-        run = RunDir(folder)
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        run = RunDir(path)
         if run.exists() and run.results() is not None and fingerprint(run.recipe()) == wanted:
-            return folder
+            return path
     return None
 
 
-def find_run(origin: From, setup: "Setup") -> Path:
-    """The directory of the run that a part starts from; a recipe without a finished run is trained first, beside this
-    run."""
-    if not isinstance(origin.source, Recipe):
-        return fetch_run(origin.source)
-    name, spool = f"recipe-{fingerprint(origin.source)}", setup.run.spool
-    if spool:  # neighbors in a store would have to be fetched to be known
-        folder = f"{spool.url.rpartition('/')[0]}/{name}"
-    else:
-        beside = setup.run.path.absolute().parent
-        if (found := find_finished_run(origin.source, beside)) is not None:
-            return found
-        folder = beside / name
-    setup.say(f"a part starts from a recipe that has no run here: it is trained first, in {folder}")
-    from jaxrep.training.loop import train  # the loop starts runs, and a run may start the loop of another before it
+def origin_place(origin: From, run: RunDir) -> tuple[str | Path, bool]:
+    """Return where the run lies from which a part starts, and whether it has to be trained first.
 
-    devices = setup.mesh.devices.ravel().tolist()
-    ended = train(origin.source, folder, setup.loaded, say=setup.say, devices=devices)
-    if ended is not ExitCode.DONE:
-        raise JaxrepError(
-            f"the run in {folder}, from which a part was to start, did not reach its end ({ended.name.lower()})"
-        )
-    return fetch_run(folder)
+    A recipe without a finished run beside this run is trained beside it.
+    """
+    if not isinstance(origin.source, Recipe):
+        return fetch_run(origin.source), False
+    name = f"recipe-{fingerprint(origin.source)}"
+    if run.spool:  # runs beside it in a store would have to be fetched to be compared
+        return f"{run.spool.url.rpartition('/')[0]}/{name}", True
+    beside = run.path.absolute().parent
+    finished = find_finished_run(origin.source, beside)
+    return (finished, False) if finished is not None else (beside / name, True)
