@@ -1,37 +1,38 @@
-"""Model: a trained method with what it needs to meet the world, its tokenizer and its image transform."""
+"""The trained model that ``jaxrep.load`` returns: encoders with their tokenizer and image transform."""
 
 import copy
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field, normalize
+from jaxrep.block_layout import BlockLayout
 from jaxrep.data.class_texts import tables_of
 from jaxrep.data.images.image import fitted, opened
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
-from jaxrep.mesh import ROWS, Mesh, local_rows, put_batch, shardings
+from jaxrep.mesh import Mesh, shardings
 from jaxrep.methods.base import BATCH_STATS
+from jaxrep.metrics.calibration import softmax
 from jaxrep.params import Arrays, Structure, digests
+from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings, template_problems
 
 Transform = Callable[[Image.Image], np.ndarray]
-"""From a picture to uint8 [H,W,3] of the size that a model reads."""
+"""From an image to uint8 [H,W,3] of the model's input size."""
 
 
 class Model:
-    """``model.encode(batch, want)`` gives normalized embeddings; nothing of the loss is needed for it."""
+    """Encode images, texts and other fields as embeddings of unit length; the loss is not needed for it."""
 
     def __init__(
         self,
@@ -51,182 +52,92 @@ class Model:
         self.block_size = block_size
         self.progress = progress
 
-    def laid(self, mesh: Mesh) -> "Model":
-        """The same model with its parameters laid over all devices, over which the rows of a block then lie as well."""
+    def shard(self, mesh: Mesh) -> "Model":
+        """Return the model with its parameters laid over all devices; the rows of a block are split over them too."""
         model = copy.copy(self)
         model._arrays = jax.device_put(self._arrays, shardings(mesh.build(), mesh, self._arrays))
         return model
 
     def digest(self) -> str:
-        """Sixteen hexadecimal digits, equal where parameters (however they lie), inputs and tokenizer are."""
+        """Return 16 hexadecimal digits, equal for equal parameters (however sharded), inputs and tokenizers."""
         tokenizer = None if self.tokenizer is None else (self.tokenizer.state, self.tokenizer.length)
         inputs = {name: (repr(field), repr(self.transforms.get(name))) for name, field in self.fields.items()}
-        told = json.dumps([digests(self._arrays), inputs, tokenizer], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        state = json.dumps([digests(self._arrays), inputs, tokenizer], sort_keys=True)
+        return hashlib.sha256(state.encode()).hexdigest()[:16]
 
-    def encode(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
-        """Embeddings by name.
+    # Classes and similarities ------------------------------------------------------------------------------------
+
+    def classify(
+        self,
+        images: Sequence[Any] | np.ndarray,
+        names: Sequence[str],
+        *,
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        image: str = "image",
+        text: str = "text",
+    ) -> np.ndarray:
+        """Return zero-shot class probabilities float32 [n,K], rows of sum 1 (Radford et al. 2021, section 3.1.4).
+
+        The embedding of a class is the mean over its prompts. Probabilities are the softmax over classes of the learned
+        logit scale times the cosine similarity.
 
         Args:
-            batch: fields that lead with n, any n; images uint8 (or float in [0, 1]) [n,H,W,C], ids int32 [n,L] with
-                ``<name>/valid``.
-            want: names of outputs of the method's rows.
+            images: n images, as ``encode_image`` takes them.
+            names: of the K classes.
+            templates: prompts with {} for the name; ``jaxrep.prompts`` has CLIP's.
+            image: the image tower.
+            text: the text tower.
 
-        Returns:
-            {name: float32 [n,D]}, rows of unit length.
+        Raises:
+            UsageError: ``names`` is empty, a template does not contain {} once, or the model has no such tower or no
+                learned logit scale.
+            JaxrepError: the model has no tokenizer.
         """
-        return self._in_blocks(batch, tuple(want), unit=True)
+        if not len(names):
+            raise UsageError("names is empty: classify needs at least one class name")
+        if problem := next(template_problems(templates), None):
+            raise UsageError(problem)
+        scale = float(self.per_step(("scale",))["scale"])
+        classes = class_embeddings(functools.partial(self.encode_text, name=text), names, templates)
+        return softmax(scale * (self.encode_image(images, image) @ classes.T)).astype(np.float32)
+
+    def similarity(
+        self, images: Sequence[Any] | np.ndarray, texts: Sequence[str], *, image: str = "image", text: str = "text"
+    ) -> np.ndarray:
+        """Return the cosine similarity float32 [n,m] of n images and m texts.
+
+        For probabilities over texts, multiply by the logit scale, ``model.per_step(["scale"])["scale"]``, and take the
+        softmax over the last axis.
+
+        Raises:
+            UsageError: the model has no such tower.
+            JaxrepError: the model has no tokenizer.
+        """
+        texts_embedded = self.encode_text(texts, text)
+        return self.encode_image(images, image) @ texts_embedded.T
+
+    # Embeddings --------------------------------------------------------------------------------------------------
+
+    def encode(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return embeddings by name, float32 [n,D] with rows of unit length.
+
+        Args:
+            batch: fields with n rows, any n; images uint8 (or float in [0, 1]) [n,H,W,C], ids int32 [n,L] with
+                ``<name>/valid``.
+            want: names of the method's outputs per example.
+        """
+        return self._encode_blocks(batch, tuple(want), normalize=True)
 
     def outputs(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
-        """As ``encode``, but as the method emits them, not normalized."""
-        return self._in_blocks(batch, tuple(want), unit=False)
-
-    def per_step(self, want: Sequence[str]) -> dict[str, np.ndarray]:
-        """Outputs that belong to no row, as a table of classes or the scale."""
-        found = self._structure.merge(self._arrays).per_step(tables_of(self._arrays), INFERENCE)
-        return {name: np.asarray(_named(found, name, "the model")) for name in want}
-
-    def _in_blocks(self, batch: Mapping[str, Any], want: tuple[str, ...], *, unit: bool) -> dict[str, np.ndarray]:
-        n = len(next(iter(batch.values())))
-        blocks = []
-        for start in self.starts(n):
-            rows = min(self.rows_at_once, n - start)
-            own = {name: np.asarray(value[start:][:rows][self.share(rows)]) for name, value in batch.items()}
-            blocks.append(self.of_share(own, rows, want, unit=unit))
-        return {name: np.concatenate([block[name] for block in blocks]) for name in want}
-
-    def starts(self, n: int) -> Iterable[int]:
-        """Where the blocks of n rows start; with a bar where that takes more than one of them."""
-        starts = range(0, max(n, 1), self.rows_at_once)
-        quiet = not self.progress or len(starts) == 1
-        return track(starts, "embedding", console=Console(stderr=True), transient=True, disable=quiet)
-
-    @property
-    def rows_at_once(self) -> int:
-        """Rows of a block: ``block_size`` a host, where the model lies on the devices of several."""
-        devices = self._devices_of_rows()
-        here = self._held(devices)
-        own = here.stop - here.start
-        return -(-self.block_size // own) * devices
-
-    def share(self, rows: int) -> slice:
-        """Which rows of a block of so many are this host's to read: those that its devices hold.
-
-        Rows are dealt evenly to the devices over which they lie, each device's followed by what fills it up.
-        """
-        size, slots = self._slots(rows)
-        held = self._held(size)
-        return slice(*np.searchsorted(slots, (held.start, held.stop)).tolist())
-
-    def of_share(
-        self, own: Mapping[str, np.ndarray], rows: int, want: Sequence[str], *, unit: bool
-    ) -> dict[str, np.ndarray]:
-        """Outputs of a block of ``rows``, of which ``own`` holds this host's ``share``; normalized where ``unit``.
-
-        All hosts call it, and every one has the outputs of all rows.
-        """
-        block, slots = self._spread(own, rows)
-        mesh = self._mesh()
-        whole = None if mesh is None else NamedSharding(mesh, P())
-        found = _rows(self._structure, self._arrays, block, tuple(want), unit, whole)
-        return {name: np.asarray(x)[slots] for name, x in found.items()}
-
-    def gathered(self, own: np.ndarray, rows: int) -> np.ndarray:
-        """A block of ``rows`` whole, of which ``own`` holds this host's ``share``; all hosts call it."""
-        block, slots = self._spread({"own": own}, rows)
-        return np.asarray(multihost_utils.process_allgather(block["own"], tiled=True))[slots]
-
-    def _spread(self, own: Mapping[str, np.ndarray], rows: int) -> tuple[dict[str, Any], np.ndarray]:
-        """A block of ``rows``, filled up, on the devices of all hosts; and the places of the rows in it."""
-        size, slots = self._slots(rows)
-        held, mesh = self._held(size), self._mesh()
-        places = slots[self.share(rows)] - held.start
-        block = {name: _dealt(value, places, held.stop - held.start) for name, value in own.items()}
-        return block if mesh is None else put_batch(block, NamedSharding(mesh, ROWS), size), slots
-
-    def _slots(self, rows: int) -> tuple[int, np.ndarray]:
-        """The size of a block of so many rows, a power of two on each device so that few shapes occur, and where in it
-        each of them stands."""
-        devices = self._devices_of_rows()
-        size = min(self.rows_at_once // devices, 1 << max(-(-rows // devices) - 1, 0).bit_length())
-        first = rows * np.arange(devices + 1) // devices
-        device = np.repeat(np.arange(devices), np.diff(first))
-        return size * devices, device * size + np.arange(rows) - first[device]
-
-    def _devices_of_rows(self) -> int:
-        """Over how many devices the rows of a block lie."""
-        mesh = self._mesh()
-        return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-
-    def _held(self, size: int) -> slice:
-        """Which places of a block of ``size`` are on this host's devices."""
-        mesh = self._mesh()
-        return slice(0, size) if mesh is None else local_rows(NamedSharding(mesh, ROWS), size)
-
-    def _mesh(self) -> jax.sharding.Mesh | None:
-        """The mesh of several devices on which the parameters lie, or None."""
-        sharding = getattr(next(iter(self._arrays.values()), None), "sharding", None)
-        mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.num_devices > 1 else None
-        return mesh if isinstance(mesh, jax.sharding.Mesh) else None
-
-    def require(self, name: str) -> None:
-        """That there is a tower for the field ``name``. Raises UsageError."""
-        if name not in self.fields:
-            raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, self.fields)}")
-
-    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """``{"text": int32 [n,L], "text/valid": bool [n,L]}``."""
-        if self.tokenizer is None:
-            raise JaxrepError("this model has no tokenizer, so it cannot read texts: give it token ids")
-        encodings = self.tokenizer(list(texts))
-        return {"text": encodings.ids, "text/valid": encodings.valid}
-
-    def picture_shape(self, name: str) -> tuple[int, ...]:
-        """Height, width and channels of a picture; where training sees several views of it, those of one."""
-        return self.fields[name].shape[-3:]
-
-    def image(self, picture: Any, name: str = "image") -> np.ndarray:
-        """A picture (path, PIL image or uint8 array) as uint8 [H,W,3] of the size that the model was trained on.
-
-        By the model's own transform, or else: the shorter side is resized (antialiased) and the middle cut out; what is
-        transparent becomes white.
-        """
-        height, width, _ = self.picture_shape(name)
-        if isinstance(picture, str | Path):
-            return _from_file(Path(picture), lambda opened: self.image(opened, name))
-        if isinstance(picture, np.ndarray):
-            if picture.dtype != np.uint8:
-                raise UsageError(f"a picture as an array is uint8, got {picture.dtype} of shape {picture.shape}")
-            if picture.shape == (height, width, 3):
-                return picture
-            picture = Image.fromarray(picture)
-        transform = self.transforms.get(name)
-        return transform(picture) if transform else fitted(picture, height, width)
-
-    def pixels(self, arrays: np.ndarray, name: str = "image") -> np.ndarray:
-        """Images that are normalized already, float [n,3,H,W] or [n,H,W,3], as float32 [n,H,W,3] in [0,1].
-
-        The encoder normalizes them again, so the model sees what it was given (to the rounding of float32).
-        """
-        height, width, channels = self.picture_shape(name)
-        if arrays.shape[1:] == (channels, height, width):
-            arrays = arrays.transpose(0, 2, 3, 1)
-        if arrays.shape[1:] != (height, width, channels):
-            raise UsageError(
-                f"images as an array of floats are normalized and of shape [n,{channels},{height},{width}] or "
-                f"[n,{height},{width},{channels}], and these are of shape {list(arrays.shape)}"
-            )
-        norm = getattr(getattr(self._structure.merge(self._arrays), name), "pixels", None)
-        if norm is None:
-            raise UsageError(f"the encoder of '{name}' does not say how it normalizes pixels: give it uint8 images")
-        return arrays.astype(np.float32) * np.float32(norm.std) + np.float32(norm.mean)
+        """Return the same outputs as ``encode``, not normalized."""
+        return self._encode_blocks(batch, tuple(want), normalize=False)
 
     def encode_text(
         self, texts: Sequence[str] | np.ndarray, name: str = "text", *, valid: np.ndarray | None = None
     ) -> np.ndarray:
-        """Embeddings [n,D], rows of unit length, of texts, or of their ids [n,L].
+        """Return embeddings [n,D], rows of unit length, of texts or of their ids [n,L].
 
-        ``valid`` bool [n,L]: which ids are no padding, as an attention mask says; without it the encoder's own rule.
+        ``valid`` bool [n,L] is the attention mask of ids: False for padding. Without it the encoder uses its own rule.
         """
         self.require(name)
         ids = np.asarray(texts)
@@ -234,83 +145,191 @@ class Model:
             batch = {name: ids.astype(np.int32)}
             batch |= {} if valid is None else {f"{name}/valid": np.asarray(valid, bool)}
             return self.encode(batch, (name,))[name]
-        parts = []
-        for start in self.starts(len(texts)):
-            tokens = self.tokenize(texts[start : start + self.rows_at_once])  # pyright: ignore[reportArgumentType]
-            shown = slice(self._shown(tokens["text/valid"], name))
-            batch = {name: tokens["text"][:, shown], f"{name}/valid": tokens["text/valid"][:, shown]}
-            parts.append(self.encode(batch, (name,))[name])
-        return np.concatenate(parts)
+        blocks = []
+        for start, rows in self.blocks(len(texts)):
+            tokens = self.tokenize(texts[start : start + rows])  # pyright: ignore[reportArgumentType]
+            columns = slice(self._text_length(tokens["text/valid"], name))
+            batch = {name: tokens["text"][:, columns], f"{name}/valid": tokens["text/valid"][:, columns]}
+            blocks.append(self.encode(batch, (name,))[name])
+        return np.concatenate(blocks)
 
-    def _shown(self, valid: np.ndarray, name: str) -> int:
-        """How many tokens of each text the encoder is shown: all, or where padding does nothing to the others, up to
-        the longest text's (a power of two, so that few shapes occur)."""
+    def encode_image(
+        self, images: Sequence[Any] | np.ndarray, name: str = "image", *, output: str = "", normalize: bool = True
+    ) -> np.ndarray:
+        """Return embeddings [n,D], rows of unit length, of images.
+
+        Args:
+            images: paths, PIL images, uint8 arrays [H,W,3], or one float array of normalized images, [n,3,H,W] or
+                [n,H,W,3].
+            name: the image tower.
+            output: another output per example, such as image/pooled; default: ``name``.
+            normalize: False returns the output as the method emits it.
+        """
+        self.require(name)
+        floats = hasattr(images, "dtype") and np.asarray(images).dtype.kind == "f"
+        blocks, want = [], output or name
+        for start, rows in self.blocks(len(images)):
+            block = images[start : start + rows]
+            if floats:
+                pixels = self.denormalize(np.asarray(block), name)
+            else:
+                pixels = np.array([self.preprocess(image, name) for image in block], np.uint8)
+                pixels = pixels.reshape(-1, *self.image_shape(name))
+            blocks.append(self._encode_blocks({name: pixels}, (want,), normalize=normalize)[want])
+        return np.concatenate(blocks)
+
+    def per_step(self, want: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return outputs that belong to no example, such as a table of classes or the logit scale."""
+        outputs = self._structure.merge(self._arrays).per_step(tables_of(self._arrays), INFERENCE)
+        return {name: np.asarray(_output(outputs, name, "the model")) for name in want}
+
+    # Blocks ------------------------------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> BlockLayout:
+        """How the rows of a block lie over hosts and devices."""
+        return BlockLayout.of(self._arrays, self.block_size)
+
+    def blocks(self, n: int) -> Iterator[tuple[int, int]]:
+        """Yield the first row and the number of rows of each block of n rows, with a progress bar if there are several.
+
+        No rows are one empty block.
+        """
+        size = self.layout.max_rows
+        starts = range(0, max(n, 1), size)
+        quiet = not self.progress or len(starts) == 1
+        for start in track(starts, "embedding", console=Console(stderr=True), transient=True, disable=quiet):
+            yield start, min(size, n - start)
+
+    def encode_block(
+        self, host_arrays: Mapping[str, np.ndarray], rows: int, want: Sequence[str], *, normalize: bool
+    ) -> dict[str, np.ndarray]:
+        """Return outputs of all rows of one block; all hosts have to call it.
+
+        Args:
+            host_arrays: fields of this host's rows (``layout.host_rows``).
+            rows: number of rows in the block.
+            want: names of outputs.
+            normalize: whether rows are scaled to unit length.
+        """
+        layout = self.layout
+        block, slots = layout.scatter(host_arrays, rows)
+        outputs = _encode(self._structure, self._arrays, block, tuple(want), normalize, layout.replicated)
+        return {name: np.asarray(x)[slots] for name, x in outputs.items()}
+
+    def _encode_blocks(
+        self, batch: Mapping[str, Any], want: tuple[str, ...], *, normalize: bool
+    ) -> dict[str, np.ndarray]:
+        layout, blocks = self.layout, []
+        for start, rows in self.blocks(len(next(iter(batch.values())))):
+            part = {name: np.asarray(x[start:][:rows][layout.host_rows(rows)]) for name, x in batch.items()}
+            blocks.append(self.encode_block(part, rows, want, normalize=normalize))
+        return {name: np.concatenate([block[name] for block in blocks]) for name in want}
+
+    # Inputs ------------------------------------------------------------------------------------------------------
+
+    def require(self, name: str) -> None:
+        """Check that a tower reads the field ``name``.
+
+        Raises:
+            UsageError: no tower does.
+        """
+        if name not in self.fields:
+            raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, self.fields)}")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return ``{"text": int32 [n,L], "text/valid": bool [n,L]}``.
+
+        Raises:
+            JaxrepError: the model has no tokenizer.
+        """
+        if self.tokenizer is None:
+            raise JaxrepError("this model has no tokenizer, so it cannot read texts: give it token ids")
+        encodings = self.tokenizer(list(texts))
+        return {"text": encodings.ids, "text/valid": encodings.valid}
+
+    def _text_length(self, valid: np.ndarray, name: str) -> int:
+        """Return the number of tokens per text that the encoder reads.
+
+        That is the longest text's (up to a power of two, so that few shapes are compiled) if padding does not change
+        the other tokens, else all.
+        """
         encoder = getattr(self._structure.merge(self._arrays), name, None)
         if not getattr(encoder, "inert_padding", False):
             return valid.shape[1]
         longest = int(valid.sum(axis=1).max(initial=8))
         return min(valid.shape[1], 1 << (longest - 1).bit_length())
 
-    def encode_image(
-        self, pictures: Sequence[Any] | np.ndarray, name: str = "image", *, output: str = "", unit: bool = True
-    ) -> np.ndarray:
-        """Embeddings [n,D], rows of unit length, of pictures: paths, PIL images, uint8 arrays [H,W,3], or one array of
-        floats that are normalized already, [n,3,H,W] or [n,H,W,3].
+    def image_shape(self, name: str) -> tuple[int, ...]:
+        """Return the height, width and channels of one image (of one view, if training uses several)."""
+        return self.fields[name].shape[-3:]
 
-        ``output``: another output of the method's rows than ``name``, as image/pooled; not ``unit``: as it is emitted.
+    def preprocess(self, image: Any, name: str = "image") -> np.ndarray:
+        """Return an image (path, PIL image or uint8 array) as uint8 [H,W,3] of the model's input size.
+
+        The model's own transform does it. Without one the shorter side is resized (antialiased), the middle is cut out,
+        and transparent pixels become white.
+
+        Raises:
+            UsageError: the file cannot be read, or an array is not uint8.
         """
-        self.require(name)
-        floats = pictures if hasattr(pictures, "dtype") and np.asarray(pictures).dtype.kind == "f" else None
-        parts, want = [], output or name
-        for start in self.starts(len(pictures)):
-            block = pictures[start : start + self.rows_at_once]
-            if floats is not None:
-                rows = self.pixels(np.asarray(block), name)
-            else:
-                rows = np.array([self.image(one, name) for one in block], np.uint8)
-                rows = rows.reshape(-1, *self.picture_shape(name))
-            parts.append(self._in_blocks({name: rows}, (want,), unit=unit)[want])
-        return np.concatenate(parts)
+        height, width, _ = self.image_shape(name)
+        if isinstance(image, str | Path):
+            return _read_image(Path(image), lambda opened: self.preprocess(opened, name))
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8:
+                raise UsageError(f"an image as an array has to be uint8, got {image.dtype} of shape {image.shape}")
+            if image.shape == (height, width, 3):
+                return image
+            image = Image.fromarray(image)
+        transform = self.transforms.get(name)
+        return transform(image) if transform else fitted(image, height, width)
+
+    def denormalize(self, images: np.ndarray, name: str = "image") -> np.ndarray:
+        """Return normalized images, float [n,3,H,W] or [n,H,W,3], as float32 [n,H,W,3] in [0,1].
+
+        The encoder normalizes them again, so it reads what was given, up to float32 rounding.
+        """
+        height, width, channels = self.image_shape(name)
+        if images.shape[1:] == (channels, height, width):
+            images = images.transpose(0, 2, 3, 1)
+        if images.shape[1:] != (height, width, channels):
+            raise UsageError(
+                f"a float array of normalized images has shape [n,{channels},{height},{width}] or "
+                f"[n,{height},{width},{channels}], got {list(images.shape)}"
+            )
+        norm = getattr(getattr(self._structure.merge(self._arrays), name), "pixels", None)
+        if norm is None:
+            raise UsageError(f"the encoder of '{name}' does not state how it normalizes pixels: give it uint8 images")
+        return images.astype(np.float32) * np.float32(norm.std) + np.float32(norm.mean)
 
 
-def _from_file(path: Path, read: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    """What ``read`` makes of the picture in a file. Raises UsageError: there is none that can be read."""
+def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     try:
-        return opened(path.read_bytes(), read)
+        return opened(path.read_bytes(), convert)
     except OSError as error:
-        raise UsageError(f"the picture {path} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"the image {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
 
 
-@functools.partial(jax.jit, static_argnames=("structure", "want", "unit", "whole"))
-def _rows(
+@functools.partial(jax.jit, static_argnames=("structure", "want", "unit", "replicated"))
+def _encode(
     structure: Structure,
     arrays: Arrays,
     batch: Mapping[str, Any],
     want: tuple[str, ...],
     unit: bool,
-    whole: NamedSharding | None,
+    replicated: NamedSharding | None,
 ) -> dict[str, Any]:
-    """``whole``: the layout of an array of which every device has all, where there are several devices."""
-    outputs = structure.merge(arrays).per_example(batch, INFERENCE)
-    found = {name: _named(outputs, name, f"the model, given {', '.join(batch)},") for name in want}
-    found = {name: normalize(x) if unit else x.astype("float32") for name, x in found.items()}
-    return found if whole is None else jax.lax.with_sharding_constraint(found, whole)
+    """Return outputs by name, on every device whole if there are several (``replicated``)."""
+    every = structure.merge(arrays).per_example(batch, INFERENCE)
+    outputs = {name: _output(every, name, f"the model, given {', '.join(batch)},") for name in want}
+    outputs = {name: normalize(x) if unit else x.astype("float32") for name, x in outputs.items()}
+    return outputs if replicated is None else jax.lax.with_sharding_constraint(outputs, replicated)
 
 
-def _named(outputs: Mapping[str, Any], name: str, who: str) -> Any:
+def _output(outputs: Mapping[str, Any], name: str, who: str) -> Any:
     if name not in outputs:
         raise UsageError(f"{who} does not emit '{name}'; {hint(name, [key for key in outputs if key != BATCH_STATS])}")
     return outputs[name]
-
-
-def _dealt(rows: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
-    """``size`` rows, of which those at ``places`` are these and the others repeat the first (or are zeros, where there
-    is none): the result of a row does not depend on the others."""
-    if len(rows) == size:
-        return rows
-    first = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
-    block = np.repeat(first, size, axis=0)
-    block[places] = rows
-    return block

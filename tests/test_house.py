@@ -19,6 +19,7 @@ FLOORS = (
     ("spec_json", "storage", "mesh", "params", "schedules"),
     ("data", "encoders", "losses", "optim", "views"),
     ("methods", "objectives", "metrics"),
+    ("block_layout", "prompts"),
     ("model",),
     ("evals",),
     ("recipe",),

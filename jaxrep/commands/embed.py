@@ -124,7 +124,7 @@ def _model(given: argparse.Namespace) -> "Model":
         model = load_checkpoint(given.run, mesh)
     else:
         model, _ = load(given)
-        model = model.laid(mesh) if mesh else model
+        model = model.shard(mesh) if mesh else model
     model.block_size = given.batch_size if given.batch_size > 0 else model.block_size
     return model
 
@@ -135,7 +135,7 @@ def _source(text: str, model: "Model") -> tuple[Source, tuple[str, ...]]:
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {"labels_from_folders": False}
     if "image" in model.fields:
-        fields["image_size"] = model.picture_shape("image")[0]
+        fields["image_size"] = model.image_shape("image")[0]
     for part in PARTS:
         if part not in model.fields and part in hints:
             fields[part] = "" if hints[part] is str else ()

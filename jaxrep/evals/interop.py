@@ -121,7 +121,7 @@ class ClipBenchmark:
 
     def transform(self, picture: Any) -> "torch.Tensor":
         """uint8 [H,W,3] of a PIL image, as the model sees it."""
-        return _tensor(self._model.image(picture.convert("RGB"), self._image))
+        return _tensor(self._model.preprocess(picture.convert("RGB"), self._image))
 
     def tokenize(self, texts: Sequence[str]) -> "torch.Tensor":
         """Ids [n,2L]: token ids, then which of them are no padding."""

@@ -11,9 +11,11 @@ from jaxtyping import Bool, Float, Int
 from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval
-from jaxrep.evals.classification.zero_shot import ZeroShot, class_embeddings
+from jaxrep.evals.classification.zero_shot import ZeroShot
+from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import TIE, require_finite, unit_rows
 from jaxrep.model import Model
+from jaxrep.prompts import class_embeddings
 from jaxrep.recipe import Recipe
 from jaxrep.spec import children, difference, short_repr
 
@@ -182,7 +184,7 @@ def _zeroshot(
     names = each.classes or tuple(examples.classes.get(each.label, ()))
     if not 2 <= len(names) <= CLASSES:
         return None
-    prototypes = class_embeddings(model, names, each.templates, each.text)
+    prototypes = class_embeddings(lambda texts: embed_texts(model, texts, each.text), names, each.templates)
     taken = (image @ prototypes.T).argmax(1)
     return Labels(each.label, names, np.asarray(rows[each.label]), taken, f"the nearest name ({each.name})")
 

@@ -49,7 +49,7 @@ def plain():
 
 @pytest.mark.parametrize("mesh", [Mesh(), Mesh(fsdp=2, min_shard_size=1), Mesh(data=4, fsdp=2, min_shard_size=1)])
 def test_embeddings_on_a_mesh_are_those_of_one_device(plain, mesh):
-    laid = model().laid(mesh)
+    laid = model().shard(mesh)
     split = [array for array in laid._arrays.values() if not array.is_fully_replicated]
     assert bool(split) == (mesh.fsdp > 1) and all(array.sharding.num_devices == 8 for array in split)
     found, ledger = Embedder(laid, EXAMPLES, ("image", "text"))(range(32))
@@ -79,7 +79,7 @@ def test_a_shard_that_is_gone_ends_the_work():
 
 def test_a_digest_tells_models_apart_however_they_lie():
     digest = model().digest()
-    assert model().laid(Mesh(fsdp=2, min_shard_size=1)).digest() == digest
+    assert model().shard(Mesh(fsdp=2, min_shard_size=1)).digest() == digest
     other = model()
     other.tokenizer = None
     assert len({digest, model(seed=1).digest(), other.digest()}) == 3

@@ -13,14 +13,14 @@ from tests.helpers.fake_model import FakeModel, pictures, unit
 class Fake(FakeModel):
     """Its ids of a text are the number in it."""
 
-    def image(self, picture, name="image"):
+    def preprocess(self, picture, name="image"):
         return np.asarray(picture)
 
     def tokenize(self, texts):
         ids = np.array([[int(text.split()[-1]) + 1, 0] for text in texts], np.int32)
         return {"text": ids, "text/valid": ids > 0}
 
-    def encode_image(self, pictures, name="image", *, output="", unit=True):
+    def encode_image(self, pictures, name="image", *, output="", normalize=True):
         return super().encode_image([np.asarray(picture) for picture in pictures])
 
     def encode_text(self, texts, name="text", *, valid=None):

@@ -15,17 +15,19 @@ class FakeModel(Model):
         super().__init__(None, {}, fields | dict.fromkeys(("text", "title"), Field((8,), "int32", 100)))
         self.images, self.texts, self.tables = images, texts, tables
 
-    def image(self, picture, name="image"):
+    def preprocess(self, picture, name="image"):
         return picture
 
-    def of_share(self, own, rows, want, *, unit):
+    def encode_block(self, own, rows, want, *, normalize):
         ((name, pictures),) = own.items()
-        return {each: self.encode_image(pictures, output=each if each != name else "", unit=unit) for each in want}
+        return {
+            each: self.encode_image(pictures, output=each if each != name else "", normalize=normalize) for each in want
+        }
 
-    def encode_image(self, pictures, name="image", *, output="", unit=True):
+    def encode_image(self, pictures, name="image", *, output="", normalize=True):
         table = self.tables[output] if output else self.images
         found = np.stack([table[int(picture[0, 0, 0])] for picture in pictures])
-        return found / np.linalg.norm(found, axis=-1, keepdims=True) if unit else found
+        return found / np.linalg.norm(found, axis=-1, keepdims=True) if normalize else found
 
     def per_step(self, want):
         if missing := [name for name in want if name not in self.tables]:

@@ -99,7 +99,7 @@ def pictures(model, n, torch):
     """Normalized images, [n,3,H,W] as torch reads them, and in [0,1] as an encoder does."""
     side = model.fields["image"].shape[0]
     x = RNG.normal(size=(n, 3, side, side)).astype(np.float32)
-    return torch.tensor(x), model.pixels(x)
+    return torch.tensor(x), model.denormalize(x)
 
 
 def unit(x):

@@ -101,4 +101,4 @@ def test_pictures_are_transformed_as_timm_transforms_them(tmp_path, changes):
     ours = load_checkpoint(tmp_path)
     for picture in given:
         pixels = theirs(picture).numpy().transpose(1, 2, 0) * stated["std"] + stated["mean"]
-        np.testing.assert_array_equal(ours.image(picture), np.round(255 * pixels))
+        np.testing.assert_array_equal(ours.preprocess(picture), np.round(255 * pixels))

@@ -99,5 +99,5 @@ def test_pictures_are_transformed_as_the_peer_transforms_them(tmp_path):
         peer = transformers.CLIPImageProcessorPil(**stated) if hasattr(transformers, "CLIPImageProcessorPil") else None
         theirs = peer(pictures, return_tensors="np")["pixel_values"].transpose(0, 2, 3, 1)
         ours = load_checkpoint(tmp_path)
-        found = np.stack([ours.image(picture) for picture in pictures])
+        found = np.stack([ours.preprocess(picture) for picture in pictures])
         np.testing.assert_array_equal(found, np.round((theirs * (0.2, 0.3, 0.4) + (0.4, 0.5, 0.6)) * 255))

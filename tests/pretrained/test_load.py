@@ -129,7 +129,7 @@ def test_pictures_are_embedded_as_their_pixels(tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8))
     picture.save(tmp_path / "picture.png")
     pixels = np.asarray(picture.resize((15, 10), Image.Resampling.BILINEAR).crop((3, 1, 11, 9)))
-    np.testing.assert_array_equal(model.image(picture), pixels)
+    np.testing.assert_array_equal(model.preprocess(picture), pixels)
     normalized = ((pixels / 255 - (0.4, 0.5, 0.6)) / (0.2, 0.3, 0.4)).astype(np.float32)
     expected = model.encode_image([picture])
     for given in (

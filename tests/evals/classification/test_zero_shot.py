@@ -10,8 +10,8 @@ from scipy.special import softmax
 
 from jaxrep.batch import Field
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals.classification.templates import CLIP_SEVEN, clip_80, imagenet_classes, lines
-from jaxrep.evals.classification.zero_shot import ZeroShot, class_embeddings
+from jaxrep.evals.classification.zero_shot import ZeroShot
+from jaxrep.prompts import CLIP_SEVEN, class_embeddings, clip_80, imagenet_classes, lines
 from tests.helpers.eval_oracles import calibration_by_loops
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
@@ -53,7 +53,7 @@ def test_accuracies_equal_the_definition():
 
 def test_an_ensemble_is_the_renormalized_mean_of_unit_embeddings():
     model, *_ = world()
-    found = class_embeddings(model, NAMES, TEMPLATES)
+    found = class_embeddings(model.encode_text, NAMES, TEMPLATES)
     for k, name in enumerate(NAMES):
         mean = (model.texts[f"a {name}."] + model.texts[f"my {name}!"]) / 2
         np.testing.assert_allclose(found[k], mean / np.linalg.norm(mean), rtol=1e-6)  # float32
@@ -134,7 +134,7 @@ def benchmark(tmp_path):
 class Colors(FakeModel):
     """Sees the mean color of a picture."""
 
-    def encode_image(self, pictures, name="image", *, output="", unit=True):
+    def encode_image(self, pictures, name="image", *, output="", normalize=True):
         return np.stack([picture.mean((0, 1)) / np.linalg.norm(picture.mean((0, 1))) for picture in pictures])
 
 

@@ -22,7 +22,7 @@ PRESENT = np.array([[True, True], [True, False]])
 
 
 class Finder(FakeModel):
-    def of_share(self, own, rows, want, *, unit):
+    def encode_block(self, own, rows, want, *, normalize):
         at = own["image"][:, 0, 0, 0].astype(int)
         return {name: {"query": QUERIES, "query/boxes": BOXES}[name][at] for name in want}
 
@@ -55,8 +55,8 @@ def test_each_region_is_measured_by_the_query_whose_box_is_matched_with_it():
 
 def test_a_query_without_a_direction_finds_nothing():
     class Blind(Finder):
-        def of_share(self, own, rows, want, *, unit):
-            found = super().of_share(own, rows, want, unit=unit)
+        def encode_block(self, own, rows, want, *, normalize):
+            found = super().encode_block(own, rows, want, normalize=normalize)
             return {name: x * (name != "query") for name, x in found.items()}
 
     found = Grounding(data=scenes(), ks=(2, 3)).run(Blind(None, TEXTS))  # pyright: ignore[reportArgumentType]

@@ -115,7 +115,7 @@ def test_without_views_it_is_the_dual_encoder_and_no_teacher_is_asked():
     for name, value in expected.items():
         np.testing.assert_array_equal(rows[name], value)
     model = Model(found.structure, arrays, found.fields)  # it knows the size of one picture from several views
-    found_by_picture = model.encode_image(batch()["image"], unit=False)
+    found_by_picture = model.encode_image(batch()["image"], normalize=False)
     np.testing.assert_allclose(found_by_picture, rows["image"], rtol=1e-5, atol=1e-6)  # another program: rounding
 
 
