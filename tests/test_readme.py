@@ -24,7 +24,7 @@ def test_the_complete_recipe_trains(tmp_path: Path):
     file.write_text(example)
     experiment = load(str(file))
     short = experiment.recipe.replace(examples=2 * 128)
-    ended = train(short, tmp_path / "run", experiment, say=lambda _: None, devices=jax.devices()[:1])
+    ended = train(short, tmp_path / "run", experiment, devices=jax.devices()[:1])
     assert ended is ExitCode.DONE
     assert (tmp_path / "run" / "results.json").exists()
 

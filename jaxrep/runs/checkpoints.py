@@ -24,6 +24,7 @@ from jaxrep.format_version import FORMAT, KEY, version_of
 from jaxrep.params import digests
 from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
+from jaxrep.runs import layout
 from jaxrep.runs.remote import RemoteMirror, checkpoints_of
 
 # Orbax tells of every file it opens; and of errors, which it raises as well, with tracebacks of its threads.
@@ -121,7 +122,8 @@ class Checkpoints:
         """
         found = self._read(step, flatten(like))
         leaves = [found["state"][path] for path in flatten(like)]
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), found["meta"]
+        meta = {name: value for name, value in found["meta"].items() if name != KEY}
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 
     def arrays(self, step: int) -> dict[str, Any]:
         """The state of a step as arrays by path, on this host, whatever devices it was saved from. Raises Damaged."""
@@ -155,7 +157,7 @@ class Checkpoints:
         """Moves checkpoints out of the way of those that will be written; a user may look at them."""
 
         def move() -> None:
-            aside = self.directory.with_name("damaged")
+            aside = self.directory.with_name(layout.DAMAGED)
             for step in damaged if hosts.is_main() else ():
                 if (aside / str(step)).exists():
                     epath.Path(aside / str(step)).rmtree()

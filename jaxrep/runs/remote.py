@@ -22,6 +22,7 @@ import jax
 
 from jaxrep import disk_cache
 from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.runs import layout
 from jaxrep.storage import FINAL, remote, store, told
 
 T = TypeVar("T")
@@ -32,10 +33,10 @@ WAITS = (1.0, 4.0, 16.0, 60.0)
 MARKER = "_CHECKPOINT_METADATA"
 """The file of a checkpoint that is uploaded last and removed first."""
 
-LAST = "results.json"
+LAST = layout.RESULTS
 """The file that marks the end of a run."""
 
-FOLDERS = ("checkpoints", "damaged", "profile", "tensorboard")
+FOLDERS = (layout.CHECKPOINTS, layout.DAMAGED, layout.PROFILE, layout.TENSORBOARD)
 """Of the folders in a run, those that are uploaded."""
 
 URL = "url"
@@ -78,7 +79,7 @@ class RemoteMirror:
         whole = {name.rpartition("/")[0] for name in found if name.endswith(f"/{MARKER}")}
         for name in found:
             top, _, below = name.partition("/")
-            if not below or (top == "checkpoints" and f"{top}/{below.partition('/')[0]}" in whole):
+            if not below or (top == layout.CHECKPOINTS and f"{top}/{below.partition('/')[0]}" in whole):
                 path = self.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._tried("reading of", lambda: self._files.get_file(f"{self._root}/{name}", str(path)))  # noqa: B023
@@ -178,7 +179,7 @@ def fetch_run(run: str | PathLike[str]) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     spool = RemoteMirror(url, folder / url.rpartition("/")[2])
     spool.fetch()
-    if not (spool.folder / "recipe.json").exists():
+    if not (spool.folder / layout.RECIPE).exists():
         raise UsageError(f"{url} is not a run: it holds no recipe.json")
     return spool.folder
 
@@ -192,10 +193,10 @@ def checkpoints_of(folder: Path) -> Any:
     """Where the checkpoints of the run in a folder lie, as a path that orbax takes: below it, or in gs://."""
     url = url_of(folder)
     if not _in_place(url):
-        return folder.absolute() / "checkpoints"
+        return folder.absolute() / layout.CHECKPOINTS
     from etils import epath
 
-    return epath.Path(url) / "checkpoints"
+    return epath.Path(url) / layout.CHECKPOINTS
 
 
 def _in_place(url: str) -> bool:

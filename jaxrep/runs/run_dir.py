@@ -27,6 +27,7 @@ from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment, from_run, recipe_json
 from jaxrep.metrics import sample
 from jaxrep.recipe import Checkpointing, Recipe
+from jaxrep.runs import layout
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, write_json
@@ -72,7 +73,7 @@ class RunDir:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return (self.path / "recipe.json").exists()
+        return (self.path / layout.RECIPE).exists()
 
     def recipe(self) -> Recipe:
         """The recipe of the run."""
@@ -85,13 +86,13 @@ class RunDir:
 
     def results(self) -> dict[str, float] | None:
         """Final metrics, or None where the run is not at its end."""
-        path = self.path / "results.json"
+        path = self.path / layout.RESULTS
         return read_json(path) if path.exists() else None
 
     def keep_results(self, results: dict[str, float]) -> None:
         """Writes the final metrics, which mark the end of the run, and before them their values an example."""
-        sample.save(self.path / "samples.npz", results)
-        write_json(self.path / "results.json", results)
+        sample.save(self.path / layout.SAMPLES, results)
+        write_json(self.path / layout.RESULTS, results)
 
     def claim(self, recipe: Recipe, experiment: LoadedExperiment | None) -> None:
         """Makes the directory this recipe's, until ``close``: a new run, or one of the same identity that goes on.
@@ -101,14 +102,14 @@ class RunDir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if hosts.is_main():  # the processes of one run share its directory
-                self._held.enter_context(lock_file(self.path / "lock"))
+                self._held.enter_context(lock_file(self.path / layout.LOCK))
             if self.exists():
                 self._recognize(recipe)
             if not hosts.is_main():
                 return
             copy = self._keep(experiment.path) if experiment and experiment.path.is_file() else None
-            write_json(self.path / "environment.json", {**environment(), "experiment": copy})
-            write_json(self.path / "recipe.json", recipe_json(recipe))
+            write_json(self.path / layout.ENVIRONMENT, {**environment(), "experiment": copy})
+            write_json(self.path / layout.RECIPE, recipe_json(recipe))
             if self.spool:  # a store that refuses it is known before the first step
                 self.spool.push()
                 self.spool.uploaded()
@@ -119,7 +120,7 @@ class RunDir:
 
     def _keep(self, experiment: Path) -> str:
         """Copies the experiment, in place of an earlier copy that had another name. Returns the copy's name."""
-        copy, known = self.path / experiment.name, self.path / "environment.json"
+        copy, known = self.path / experiment.name, self.path / layout.ENVIRONMENT
         before = (read_json(known).get("experiment") if known.exists() else None) or copy.name
         if (self.path / before).exists():
             os.replace(self.path / before, copy)  # there are never two
@@ -150,7 +151,7 @@ class RunDir:
         inherited: Callable[[], LoadedTokenizer | None] = lambda: None,
     ) -> LoadedTokenizer:
         """The run's tokenizer; its vocabulary is inherited, or learned of texts or read, once, and kept."""
-        path = self.path / "tokenizer.json"
+        path = self.path / layout.TOKENIZER
         if path.exists():
             return recipe.data.tokenizer.restore(read_json(path))
         loaded = inherited() or recipe.data.tokenizer.load(texts())

@@ -10,7 +10,7 @@ from jaxrep.optim.optimizers import Updater
 from jaxrep.recipe import Recipe
 from jaxrep.step.flops import count_jaxpr_flops
 from jaxrep.step.shapes import Shapes
-from jaxrep.step.train_state import TrainState
+from jaxrep.step.train_state import TrainState, abstract_state
 from jaxrep.step.train_step import Step, abstract_batch, trace_step, with_tokens
 
 
@@ -42,7 +42,12 @@ class CompiledStep:
 
 
 def compile_step(
-    recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int, mesh: jax.sharding.Mesh, state: TrainState
+    recipe: Recipe,
+    shapes: Shapes,
+    updater: Updater,
+    total_steps: int,
+    mesh: jax.sharding.Mesh,
+    state: TrainState | None = None,
 ) -> CompiledStep:
     """Compile the step from shapes and shardings alone.
 
@@ -52,11 +57,12 @@ def compile_step(
         updater: its optimizer.
         total_steps: length of training, which schedules read.
         mesh: the devices.
-        state: shapes of the state, with shardings (``abstract_state``).
+        state: shapes of the state, with shardings; by default ``abstract_state`` makes them.
 
     Returns:
         One compiled program per number of tokens that the order of the data gives texts.
     """
+    state = abstract_state(recipe, shapes, updater, mesh) if state is None else state
     data, whole = recipe.data, abstract_batch(shapes, mesh)
     steps: dict[int, Step] = {}
     flops: dict[int, float] = {}

@@ -6,15 +6,13 @@ are bad, and skip the same shards.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from jaxrep import hosts
 from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.loading.loader import Loader
 from jaxrep.data.loading.prefetch import Prefetch
-from jaxrep.training.setup import make_loader
-
-if TYPE_CHECKING:
-    from jaxrep.training.setup import Setup
+from jaxrep.runs.run_dir import RunDir
 
 
 def of_this_host(total: BadSampleReport) -> BadSampleReport:
@@ -27,17 +25,25 @@ def of_this_host(total: BadSampleReport) -> BadSampleReport:
     return BadSampleReport(skipped_shards=total.skipped_shards)
 
 
-def merge_hosts(step: int, batches: Prefetch, setup: "Setup") -> BadSampleReport:
+def merge_hosts(
+    step: int, batches: Prefetch, run: RunDir, loader_at: Callable[[int, BadSampleReport], Loader]
+) -> BadSampleReport:
     """Return the report of all processes after a step, and keep it in the run; all processes must call this.
 
     If another process skipped a shard, this process skips it from here on: it reads again from this step, as a run that
     resumes from the checkpoint does.
+
+    Args:
+        step: the step after which all processes stand.
+        batches: the batches of this process.
+        run: the run.
+        loader_at: returns a loader from a position on, given the report so far.
     """
-    reports = hosts.all_gather_object(f"bad samples of {setup.run} at step {step}", batches.ledger.to_json())
+    reports = hosts.all_gather_object(f"bad samples of {run} at step {step}", batches.ledger.to_json())
     total = sum(map(BadSampleReport.from_json, reports), EMPTY)
     if set(total.skipped_shards) - set(batches.ledger.skipped_shards):
         report = batches.ledger + BadSampleReport(skipped_shards=total.skipped_shards)
-        batches.go_on_with(make_loader(setup, batches.position, report))
+        batches.go_on_with(loader_at(batches.position, report))
     if hosts.is_main():
-        setup.run.keep_ledger(total, of_all=True)
+        run.keep_ledger(total, of_all=True)
     return total

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import logging
 import shlex
 import sys
@@ -19,6 +20,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.experiment import LoadedExperiment, recipe_json
 from jaxrep.mesh import ROWS
 from jaxrep.recipe import From, Recipe
+from jaxrep.runs import layout
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.remote import fetch_run
@@ -103,7 +105,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         contextlib.closing(Checkpoints(run.path, recipe.checkpoint, run.spool)) as checkpoints,
         PreemptionHandler(alone=jax.process_count() == 1) as stop,
         contextlib.closing(Watchdog(recipe.log.hang_seconds)) as watchdog,
-        contextlib.closing(Profiler(recipe.profile, run.path / "profile")) as profiler,
+        contextlib.closing(Profiler(recipe.profile, run.path / layout.PROFILE)) as profiler,
     ):
         like = abstract_state(recipe, setup.shapes, setup.updater, setup.mesh)
         state, data = restore_or_initialize(setup, checkpoints, like, origins)
@@ -111,12 +113,12 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         evaluate = Evaluator(setup)
         first, results = int(state.step), {}
         report = bad_samples.of_this_host(BadSampleReport.from_json(data["ledger"]))
-        loader = make_loader(setup, data["position"], report)
+        loader_at = functools.partial(make_loader, setup)
         logger = MetricLogger(recipe, run.path, first, setup.total_steps, main=hosts.is_main())
         previous_loss = None
         with (
             contextlib.closing(logger),
-            Prefetch(loader, NamedSharding(setup.mesh, ROWS)) as batches,
+            Prefetch(loader_at(data["position"], report), NamedSharding(setup.mesh, ROWS)) as batches,
             contextlib.ExitStack() as at_exit,
         ):
             at_exit.callback(lambda: run.keep_ledger(batches.ledger))
@@ -151,7 +153,9 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
                     results = evaluate(step, state)
                 except BaseException:  # a failed or interrupted evaluation loses no training
                     if all_hosts_reach(f"failed evaluation of step {step}"):
-                        checkpoints.save(step, state, _data(batches, bad_samples.merge_hosts(step, batches, setup)))
+                        checkpoints.save(
+                            step, state, _data(batches, bad_samples.merge_hosts(step, batches, run, loader_at))
+                        )
                         checkpoints.wait()
                         LOG.info("step %d is saved; to resume, run the same command: %s", step, _command())
                     raise
@@ -161,7 +165,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
                 if last or step % recipe.checkpoint.every_steps == 0 or results or leave:
                     logger.flush()  # the metrics of a step are on disk before its checkpoint
                     with logger.saving():
-                        report = bad_samples.merge_hosts(step, batches, setup)
+                        report = bad_samples.merge_hosts(step, batches, run, loader_at)
                         checkpoints.save(step, state, _data(batches, report), results)
                     report.check(recipe.data.max_bad_fraction)
                 if leave and not last:

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Logging, Recipe
+from jaxrep.runs import layout
 from jaxrep.spec_json import to_json
 from jaxrep.step.flops import peak_flops
 
@@ -77,7 +78,7 @@ class WandbWriter:
     def __init__(self, project: str, run_dir: Path, recipe: Recipe):
         import wandb  # pyright: ignore[reportMissingImports]
 
-        marker = run_dir / "wandb_id"
+        marker = run_dir / layout.WANDB_ID
         if not marker.exists():
             marker.write_text(wandb.util.generate_id())
         self._run = wandb.init(
@@ -178,9 +179,9 @@ def check_writers(spec: Logging) -> None:
 
 
 def _writers(spec: Logging, recipe: Recipe, run_dir: Path, resumed_at: int) -> list[MetricWriter]:
-    writers: list[MetricWriter] = [JsonlWriter(run_dir / "metrics.jsonl", resumed_at)]
+    writers: list[MetricWriter] = [JsonlWriter(run_dir / layout.METRICS, resumed_at)]
     if spec.tensorboard:
-        writers.append(TensorBoardWriter(run_dir / "tensorboard"))
+        writers.append(TensorBoardWriter(run_dir / layout.TENSORBOARD))
     if spec.wandb:
         writers.append(WandbWriter(spec.wandb, run_dir, recipe))
     return writers

@@ -1,7 +1,10 @@
 """What tests of training share: the tiny recipe, its batches, and a set-up on as many devices as a test wants."""
 
+import contextlib
 import dataclasses
 import functools
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from jaxrep.mesh import ROWS, Mesh
 from jaxrep.recipe import Recipe
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.step import grad_cache
+from jaxrep.step.compiled_step import CompiledStep, compile_step
 from jaxrep.step.shapes import Shapes, trace_shapes
 from jaxrep.step.train_step import kept_outputs
 from jaxrep.training.setup import Setup
@@ -44,8 +48,28 @@ def set_up(recipe: Recipe, folder: Path = Path(), devices: int = 1) -> Setup:
         tokenizer=recipe.data.tokenizer.load(examples.column("text")),
         updater=found.updater(recipe),
         total_steps=recipe.total_steps(len(examples)),
-        say=lambda text: None,
     )
+
+
+def compiled(setup: Setup) -> CompiledStep:
+    """Return the step of a set-up, compiled for its devices."""
+    return compile_step(setup.recipe, setup.shapes, setup.updater, setup.total_steps, setup.mesh)
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """Collect what jaxrep logs within."""
+    messages: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("jaxrep")
+    handler.emit = lambda record: messages.append(record.getMessage())
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 @functools.cache

@@ -53,7 +53,7 @@ def finished(folder, method, tokenizer=RECIPE.data.tokenizer):
     params = jax.tree.map(lambda x: jax.numpy.asarray(0.3 * x), drawn(setup.shapes.arrays))
     state = TrainState(params, {}, setup.updater.init(params), {}, np.int32(0), np.int32(0), np.zeros(2, np.uint32))
     with contextlib.closing(run):
-        run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe), lambda text: None)
+        run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe))
     run.tokenizer(recipe, lambda: setup.examples.column("text"))
     with contextlib.closing(Checkpoints(folder, recipe.checkpoint)) as checkpoints:
         checkpoints.save(1, state, {"position": 0})

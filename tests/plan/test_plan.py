@@ -20,9 +20,9 @@ from jaxrep.plan.collectives import by_kind
 from jaxrep.plan.plan import largest, largest_batch, plan, refused_total
 from jaxrep.plan.report import in_words, verdict
 from jaxrep.plan.topology import devices, memory_bytes, prepare
+from jaxrep.step.shapes import validate
 from jaxrep.step.train_state import initial_state
-from jaxrep.training.setup import validate
-from tests.helpers.harness import LOADED, RECIPE, batch, set_up
+from tests.helpers.harness import LOADED, RECIPE, batch, compiled, set_up
 
 MIB = 2**20
 TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu: no libtpu here")
@@ -52,7 +52,7 @@ def test_a_plan_counts_what_a_device_will_hold(planned):
 def test_a_plan_counts_the_flops_of_the_step_that_training_runs(planned):
     setup = set_up(RECIPE, devices=2)
     with jax.set_mesh(setup.mesh):
-        assert planned.flops == setup.compile().flops
+        assert planned.flops == compiled(setup).max_flops
     assert planned.fits and planned.seconds is None
 
 

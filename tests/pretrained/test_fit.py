@@ -25,9 +25,9 @@ from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.restore import restore
 from jaxrep.spec import problems, spec
 from jaxrep.spec_json import from_json, to_json
+from jaxrep.step.shapes import validate
 from jaxrep.step.train_state import TrainState
 from jaxrep.training.loop import train
-from jaxrep.training.setup import validate
 from jaxrep.training.warm_start import warm_start
 from tests.helpers import harness
 from tests.helpers.checkpoint_folders import folder
@@ -55,17 +55,16 @@ def fitted(path, origin, recipe):
 
 def test_a_part_is_loaded_and_the_others_start_as_they_would(clip, tmp_path):
     path, theirs = clip
-    said = []
     setup = harness.set_up(recipe(init={"image": Pretrained(path), "scale": Pretrained(path)}), tmp_path)
-    setup = dataclasses.replace(setup, say=said.append)
     before = jax.tree.map(jax.numpy.asarray, drawn(setup.shapes.arrays))
     state = TrainState(before, {}, {}, {}, np.int32(0), np.int32(0), None)
-    after = warm_start(setup, state).params
+    with harness.logged() as messages:
+        after = warm_start(setup, state, {}).params
     for name, value in after.items():
         taken = name.startswith(("image/", "scale/"))
         np.testing.assert_array_equal(value, theirs[name] if taken else before[name])
-    assert said[0].startswith(f"init.image: {sum(name.startswith('image/') for name in theirs)} arrays from {path}")
-    assert said[1] == f"init.scale: 1 arrays from {path}"
+    assert messages[0].startswith(f"init.image: {sum(name.startswith('image/') for name in theirs)} arrays from {path}")
+    assert messages[1] == f"init.scale: 1 arrays from {path}"
 
 
 def test_what_shapes_do_not_tell_is_told(clip):
@@ -209,9 +208,10 @@ def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_pa
     init = {"image": Pretrained(str(tmp_path / "resnet")), "text/blocks": Pretrained(str(tmp_path / "bert"))}
     rules = (Freeze(path="image/**"), Freeze(path="text/blocks/attention/**"))
     mine = recipe(image, text, init).replace({"optimizer.rules": rules, "log.embedding_metrics": False}, examples=16)
-    said, loaded, devices = [], dataclasses.replace(harness.LOADED, recipe=mine), jax.devices()[:1]
-    assert train(mine, tmp_path / "run", loaded, say=said.append, devices=devices) is ExitCode.DONE
-    first, second = (text for text in said if text.startswith("init."))
+    loaded, devices = dataclasses.replace(harness.LOADED, recipe=mine), jax.devices()[:1]
+    with harness.logged() as messages:
+        assert train(mine, tmp_path / "run", loaded, devices=devices) is ExitCode.DONE
+    first, second = (text for text in messages if text.startswith("init."))
     assert first.startswith(f"init.image: 15 arrays from {tmp_path / 'resnet'}\n")
     assert "unused: image/blocks/1/layers/0/conv/kernel" in first and "left as initialized" not in first
     assert second == f"init.text/blocks: 16 arrays from {tmp_path / 'bert'}"

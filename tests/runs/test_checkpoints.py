@@ -18,7 +18,7 @@ from jaxrep.recipe import Checkpointing
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.step.train_state import TrainState, state_shardings
 from jaxrep.training.loop import train
-from tests.helpers.harness import RECIPE
+from tests.helpers.harness import RECIPE, logged
 
 WEIGHTS = "image/blocks/mlp/kernel"
 
@@ -148,11 +148,11 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(opened, t
         checkpoints.save(step, made(step), {"position": step})
         checkpoints.wait()
     damage(tmp_path / "checkpoints" / "3", how)
-    told = []
     again = opened(keep=3)
-    step, state, meta = again.restore_latest(shape(made()), told.append)
-    assert (step, meta, len(told)) == (2, {"position": 2}, 1)
-    assert "the checkpoint of step 3" in told[0] and "the one of step 2 is taken instead" in told[0]
+    with logged() as messages:
+        step, state, meta = again.restore_latest(shape(made()))
+    assert (step, meta, len(messages)) == (2, {"position": 2}, 1)
+    assert "the checkpoint of step 3" in messages[0] and "the checkpoint of step 2 is used instead" in messages[0]
     equal_bits(state, made(2))
     assert (tmp_path / "damaged" / "3").is_dir() and steps(again) == [1, 2]
     again.save(3, made(3), {"position": 3})  # its place is free
@@ -166,7 +166,7 @@ def test_where_every_checkpoint_is_damaged_none_is_moved(opened, tmp_path):
     checkpoints.wait()
     damage(tmp_path / "checkpoints" / "1", "missing")
     with pytest.raises(JaxrepError, match=r"no checkpoint in .* is whole: the checkpoint of step 1"):
-        opened().restore_latest(shape(made()), print)
+        opened().restore_latest(shape(made()))
     assert (tmp_path / "checkpoints" / "1").is_dir() and not (tmp_path / "damaged").exists()
 
 

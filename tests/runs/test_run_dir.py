@@ -15,15 +15,15 @@ from jaxrep.recipe import Logging
 from jaxrep.runs.layout import write_json
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec import difference
-from tests.helpers.harness import LOADED, RECIPE
+from tests.helpers.harness import LOADED, RECIPE, logged
 
 
 def claimed(path, recipe=RECIPE, loaded=LOADED):
     """What was said."""
-    said = []
     with contextlib.closing(RunDir(path)) as run:
-        run.claim(recipe, dataclasses.replace(loaded, recipe=recipe) if loaded else None, said.append)
-    return said
+        with logged() as messages:
+            run.claim(recipe, dataclasses.replace(loaded, recipe=recipe) if loaded else None)
+    return messages
 
 
 def test_a_new_directory_becomes_the_runs_and_can_be_read_again_without_the_original(tmp_path):
@@ -100,7 +100,7 @@ def test_an_experiment_that_was_renamed_leaves_one_copy(tmp_path):
 def test_a_directory_is_one_process_at_a_time(tmp_path):
     """A lock belongs to an open file, so a second claim of one process stands for a second process."""
     with contextlib.closing(RunDir(tmp_path)) as run:
-        run.claim(RECIPE, LOADED, print)
+        run.claim(RECIPE, LOADED)
         with pytest.raises(UsageError) as error:
             claimed(tmp_path)
         assert str(error.value) == (

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -67,12 +66,16 @@ def process(run_dir: str) -> None:
     gone = GONE if jax.process_index() else ""
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
     rows = local_rows(sharding, BATCH)
-    setup = SimpleNamespace(run=RunDir(Path(run_dir)), loader=lambda p, known: loader(gone, p, known, rows=rows))
-    with Prefetch(setup.loader(0, bad_samples.own(EMPTY)), sharding) as batches:
+    run = RunDir(Path(run_dir))
+
+    def loader_at(position: int, report: BadSampleReport) -> Loader:
+        return loader(gone, position, report, rows=rows)
+
+    with Prefetch(loader_at(0, bad_samples.of_this_host(EMPTY)), sharding) as batches:
         before = indices(batches)
-        totals = [bad_samples.settled(STEPS, batches, setup)]  # pyright: ignore[reportArgumentType]
+        totals = [bad_samples.merge_hosts(STEPS, batches, run, loader_at)]
         after = indices(batches)
-        totals.append(bad_samples.settled(2 * STEPS, batches, setup))  # pyright: ignore[reportArgumentType]
+        totals.append(bad_samples.merge_hosts(2 * STEPS, batches, run, loader_at))
     stops = []
     for share in (0.01, 0.5):
         try:
@@ -125,7 +128,7 @@ def test_all_processes_know_the_sum_and_stop_alike(told):
 
 
 def test_a_shard_that_ended_a_run_is_tried_again():
-    assert bad_samples.own(BadSampleReport(8, {}, (), (), ("4.tar cannot be read",))) == BadSampleReport(8)
+    assert bad_samples.of_this_host(BadSampleReport(8, {}, (), (), ("4.tar cannot be read",))) == BadSampleReport(8)
 
 
 def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeypatch):
@@ -133,7 +136,7 @@ def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeyp
     parts = []
     for number in range(3):
         monkeypatch.setattr(jax, "process_index", lambda number=number: number)
-        parts.append(bad_samples.own(total))
+        parts.append(bad_samples.of_this_host(total))
     assert sum(parts, EMPTY) == total and all(part.skipped_shards == (GONE,) for part in parts)
 
 

@@ -10,7 +10,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.training.loop import train
-from tests.helpers.harness import LOADED, RECIPE
+from tests.helpers.harness import LOADED, RECIPE, logged
 from tests.helpers.tars import pairs, write
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -25,11 +25,12 @@ def shard(path, *bad):
 @pytest.fixture
 def run(tmp_path):
     """A run that is measured after steps 3 and 6, no checkpoint being due before; and the list of what it says."""
-    data, said = TarShards(shards=f"{tmp_path}/x.tar", image_size=8), []
+    data = TarShards(shards=f"{tmp_path}/x.tar", image_size=8)
     recipe = RECIPE.replace(
         {"checkpoint.every_steps": 100}, examples=STEPS * 8, evals=(Retrieval(data=data, every_steps=3),)
     )
-    return lambda: train(recipe, tmp_path / "run", LOADED, say=said.append, devices=jax.devices()[:1]), said
+    with logged() as messages:
+        yield lambda: train(recipe, tmp_path / "run", LOADED, devices=jax.devices()[:1]), messages
 
 
 def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tmp_path):
@@ -40,10 +41,10 @@ def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tm
     )
     with pytest.raises(JaxrepError, match=told):
         go_on()
-    assert "step 3 is saved; to go on, run the same command" in said[-1]
+    assert "step 3 is saved; to resume, run the same command" in said[-1]
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
     shard(tmp_path / "x.tar")
-    assert go_on() is ExitCode.DONE and "goes on from step 3 of 6" in said
+    assert go_on() is ExitCode.DONE and "resuming from step 3 of 6" in said
     assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/image_to_text/median_rank"] >= 1
 
 
@@ -59,5 +60,5 @@ def test_a_shard_of_an_evaluation_that_is_gone_is_named(run, tmp_path):
     go_on, said = run
     with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
         go_on()
-    assert "step 3 is saved; to go on, run the same command" in said[-1]
+    assert "step 3 is saved; to resume, run the same command" in said[-1]
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()

@@ -40,7 +40,7 @@ def store(monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
     monkeypatch.setattr(failures.os, "_exit", store.end)
-    monkeypatch.setattr(failures, "_client", lambda: store)
+    monkeypatch.setattr(failures.hosts, "client", lambda: store)
     monkeypatch.setattr(failures, "EVERY", 0.01)
     monkeypatch.setattr(failures, "GRACE", 0.1)
     return store

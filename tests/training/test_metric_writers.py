@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.training.metric_writers import JsonlWriter, MetricLogger, device_memory, peak_flops
+from jaxrep.step.flops import peak_flops
+from jaxrep.training.metric_writers import JsonlWriter, MetricLogger, device_memory
 from tests.helpers.harness import RECIPE
 
 HOST = {"memory/process_peak_bytes": 1.0}

@@ -171,6 +171,6 @@ def test_a_run_that_stops_for_its_data_leaves_the_ledger(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
     recipe = load(f"{ROOT}/tests/helpers/tiny.py:mixed").recipe.replace({"data.max_bad_fraction": 0.01})
     with pytest.raises(JaxrepError, match=r"11 of \d+ examples could not be read.*The worst: a: .*a-\d.tar"):
-        train(recipe, tmp_path / "run", say=lambda text: None, devices=jax.devices()[:1])
+        train(recipe, tmp_path / "run", devices=jax.devices()[:1])
     ledger = json.loads((tmp_path / "run" / "data_ledger.json").read_text())
     assert ledger["bad"] == 11 and ledger["seen"] + 11 == ledger["all"] and len(ledger["examples"]) == 11

@@ -7,7 +7,7 @@ from jaxrep.mesh import Mesh
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Linear
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.training.setup import check_devices, validate
+from jaxrep.step.shapes import check_devices, validate
 from tests.helpers.harness import RECIPE, tiny
 
 HEADS = {"image": Linear(features=4), "text": Linear(features=3)}

@@ -28,7 +28,7 @@ from jaxrep.spec import problems, spec
 from jaxrep.step.train_state import TrainState
 from jaxrep.training import setup as setups
 from jaxrep.training.loop import train
-from jaxrep.training.warm_start import take_arrays, warm_start
+from jaxrep.training.warm_start import origin_place, take_arrays, warm_start
 from tests.helpers import harness
 from tests.helpers.harness import LOADED, RECIPE, drawn, tiny
 
@@ -55,7 +55,7 @@ def finished(folder, recipe=WITH_EMA, results=True) -> TrainState:
     """Writes a run that is at its end."""
     setup, run = harness.set_up(recipe), RunDir(folder)
     state = state_of(setup, seed=1)
-    run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe), lambda text: None)
+    run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe))
     run.tokenizer(recipe, lambda: setup.examples.column("text"))
     with contextlib.closing(Checkpoints(folder, recipe.checkpoint)) as checkpoints:
         checkpoints.save(10, state, {"position": 80})
@@ -98,11 +98,12 @@ class Taught(DualEncoder):
 
 def started(init, folder, recipe=RECIPE):
     """(state before, state with its parts taken, what was said)."""
-    said = []
     recipe = recipe.replace(init=init)
-    setup = dataclasses.replace(harness.set_up(recipe, folder), say=said.append)
+    setup = harness.set_up(recipe, folder)
     before = state_of(setup)
-    return before, warm_start(setup, before), said
+    origins = {path: Path(origin_place(origin, setup.run)[0]) for path, origin in init.items()}
+    with harness.logged() as messages:
+        return before, warm_start(setup, before, origins), messages
 
 
 def told(init, folder, recipe=RECIPE) -> str:
@@ -139,7 +140,7 @@ def test_positions_of_longer_texts_are_stretched_where_that_is_asked_for():
     mine: Any = {"text/positions": np.zeros((14, 2), np.float32)}
     found = take_arrays(mine, "text", theirs, "text", Path("run"), stretch_after=2)
     np.testing.assert_array_equal(found["text/positions"], stretch_positions(theirs["text/positions"], 14, 2))
-    with pytest.raises(UsageError, match=r"has shape \(6, 2\), and \(14, 2\) is expected"):
+    with pytest.raises(UsageError, match=r"has shape \(6, 2\), expected \(14, 2\)"):
         take_arrays(mine, "text", theirs, "text", Path("run"))
     assert problems(RECIPE.replace(init={"text": From("run", stretch_after=-1)})) == [
         "init.text: stretch_after counts positions, 0 or more, got -1"
@@ -170,12 +171,12 @@ def test_what_does_not_fit_is_told(run, tmp_path):
     folder, _ = run
     wide = RECIPE.replace(method=DualEncoder(towers={"image": tiny.Patches(width=8), "text": tiny.Ids()}, dim=4))
     assert told({"image": From(str(folder))}, tmp_path, wide) == (
-        f"init.image: 'image/kernel' in {folder} has shape (48, 6), and (48, 8) is expected"
+        f"init.image: 'image/kernel' in {folder} has shape (48, 6), expected (48, 8)"
     )
     assert told({"text": From(str(folder), "image")}, tmp_path) == (
         f"init.text: {folder} has no array 'image/embedding'; is it of the same architecture?"
     )
-    RunDir(tmp_path / "new").claim(RECIPE, LOADED, lambda text: None)
+    RunDir(tmp_path / "new").claim(RECIPE, LOADED)
     assert told({"image": From(str(tmp_path / "new"))}, tmp_path) == (
         f"{tmp_path / 'new'} has no checkpoint yet: train it first"
     )
@@ -192,7 +193,7 @@ def test_what_does_not_fit_is_told(run, tmp_path):
     [
         (
             {"init": {"sound": From(RECIPE)}},
-            "init names the part 'sound', which the model has not; there are: "
+            "init names the part 'sound', which the model does not have; there are: "
             "image, image_head, scale, text, text_head",
         ),
         (
@@ -225,11 +226,11 @@ def test_a_recipe_is_found_among_the_finished_runs_beside(tmp_path):
 def test_a_recipe_that_has_no_run_is_trained_first(tmp_path):
     first = RECIPE.replace(examples=16)
     second = RECIPE.replace(examples=16, seed=1, init={"image": From(first)}, schedule=Constant(value=0.0))
-    said = []
     loaded = dataclasses.replace(LOADED, recipe=second)
-    assert train(second, tmp_path / "second", loaded, say=said.append, devices=jax.devices()[:1]) == ExitCode.DONE
+    with harness.logged() as messages:
+        assert train(second, tmp_path / "second", loaded, devices=jax.devices()[:1]) == ExitCode.DONE
     (before,) = [path for path in tmp_path.iterdir() if path.name.startswith("recipe-")]
-    assert any(f"it is trained first, in {before}" in line for line in said)
+    assert any(f"training it first, in {before}" in line for line in messages)
     theirs, ours = restore(before), restore(tmp_path / "second")
     assert (theirs.step, ours.step) == (2, 2)
     np.testing.assert_array_equal(ours.arrays["image/kernel"], theirs.arrays["image/kernel"])

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxrep.data.transforms.select import SelectFields, Take
 
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.length_buckets import ByLength
@@ -12,12 +13,12 @@ from jaxrep.data.source import Columns, Source
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.data.transforms.mixture import Mixture
-from jaxrep.data.transforms.select import SelectFields, Take
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.recipe import Data
 from jaxrep.step.train_state import initial_state
-from tests.helpers.harness import QUICK, RECIPE, set_up, tiny
+from jaxrep.training.setup import make_loader
+from tests.helpers.harness import QUICK, RECIPE, compiled, set_up, tiny
 from tests.helpers.listed_source import Listed, positions
 from tests.helpers.tars import write
 
@@ -149,10 +150,10 @@ def test_a_step_with_shorter_padding_is_the_step_with_all_of_it():
     recipe = RECIPE.replace({"data.order": ByLength(buckets=((10, 4),))}, method=DualEncoder(towers=towers, dim=4))
     setup = set_up(recipe)
     with jax.set_mesh(setup.mesh):
-        step = setup.compile()
-        assert set(step.runs) == {4, 6} and step.flops == step.costs[6]
+        step = compiled(setup)
+        assert set(step.steps) == {4, 6} and step.max_flops == step.flops[6]
         state = jax.jit(lambda: initial_state(recipe, setup.shapes, setup.updater), compiler_options=QUICK)
-        loader = setup.loader(0)
+        loader = make_loader(setup, 0)
         batches = [next(loader) for _ in range(4)]
         loader.close()
         assert {batch["text"].shape[1] for batch in batches} == {4, 6}

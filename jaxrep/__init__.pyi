@@ -1,0 +1,31 @@
+from . import batch as batch
+from . import data as data
+from . import encoders as encoders
+from . import evals as evals
+from . import losses as losses
+from . import methods as methods
+from . import metrics as metrics
+from . import objectives as objectives
+from . import optim as optim
+from . import schedules as schedules
+from . import views as views
+from .api import embed as embed
+from .api import evaluate as evaluate
+from .api import load as load
+from .api import open_run as open_run
+from .api import train as train
+from .errors import JaxrepError as JaxrepError
+from .errors import UsageError as UsageError
+from .mesh import Mesh as Mesh
+from .model import Model as Model
+from .recipe import Checkpointing as Checkpointing
+from .recipe import Data as Data
+from .recipe import From as From
+from .recipe import Logging as Logging
+from .recipe import Pretrained as Pretrained
+from .recipe import Profile as Profile
+from .recipe import Recipe as Recipe
+from .runs.exit_codes import ExitCode as ExitCode
+from .runs.run import Run as Run
+
+__version__: str

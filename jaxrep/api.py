@@ -1,0 +1,155 @@
+"""The front door: train, evaluate, embed, and open runs and models from Python."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from jaxrep.data.source import Source
+from jaxrep.embeddings.embed_source import embed_source
+from jaxrep.errors import UsageError, hint
+from jaxrep.evals.base import Eval, name_conflicts, run_evals
+from jaxrep.experiment import load as load_experiment
+from jaxrep.experiment import load_module
+from jaxrep.model import Model
+from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
+from jaxrep.recipe import Recipe
+from jaxrep.runs.remote import fetch_run
+from jaxrep.runs.restore import load_run
+from jaxrep.runs.run import Run
+from jaxrep.spec import problems
+from jaxrep.spec_json import fingerprint
+from jaxrep.training import loop
+from jaxrep.training.compilation import enable_compilation_cache
+
+AnyModel = Model | Run | str | PathLike[str]
+"""A model, a run, or the path of a run or a public checkpoint."""
+
+
+def train(
+    recipe: str | Recipe,
+    run_dir: str | PathLike[str] | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    devices: Sequence[Any] | None = None,
+) -> Run:
+    """Train a recipe, or resume its run in the run directory.
+
+    Args:
+        recipe: a recipe, or the name of an experiment as ``jaxrep train`` takes it: ``clip:tiny``, ``FILE.py:NAME``.
+        run_dir: directory or URL of the run; by default ``runs/clip-tiny`` for ``clip:tiny``, and for a recipe
+            ``runs/recipe-FINGERPRINT``.
+        changes: fields to change, by dotted path: ``{"data.batch_size": 64}``.
+        devices: devices to use; all by default.
+
+    Returns:
+        The run. ``run.status`` says how training ended; it is ``ExitCode.DONE`` at the end of the recipe.
+
+    Raises:
+        UsageError: the recipe, the devices or the run directory do not fit.
+        JaxrepError: data or disk failed while training; the run can be resumed.
+    """
+    experiment = load_experiment(recipe) if isinstance(recipe, str) else None
+    declared = experiment.recipe if experiment else recipe
+    if not isinstance(declared, Recipe):
+        raise UsageError(f"train takes a Recipe or the name of an experiment, got {type(recipe).__name__}")
+    declared = declared.replace(changes)
+    name = f"{experiment.path.stem}-{experiment.name}" if experiment else f"recipe-{fingerprint(declared)}"
+    place = str(run_dir) if run_dir is not None else str(Path("runs") / name)
+    enable_compilation_cache()
+    return Run(place, loop.train(declared, place, experiment, devices=devices))
+
+
+def open_run(path: str | PathLike[str]) -> Run:
+    """Open the run in a directory or behind a URL. Raises UsageError: there is none."""
+    return Run(path)
+
+
+def load(path: str | PathLike[str]) -> Model:
+    """Load the model of a public checkpoint's folder, or of a run's latest checkpoint.
+
+    A run's model has the weights that its evaluations use. A run may lie behind a URL (``gs://bucket/run``).
+
+    Raises:
+        UsageError: there is neither, the run has no checkpoint, or the files do not belong together.
+    """
+    folder = fetch_run(path)
+    return load_checkpoint(folder) if is_checkpoint(folder) else load_run(folder)[0]
+
+
+def evaluate(model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None) -> dict[str, float]:
+    """Evaluate a model.
+
+    Args:
+        model: a model, a run, or the path of a run or a public checkpoint.
+        evals: evaluations, or the name of an experiment that declares them (``clip:tiny``); None takes those of the
+            recipe of a run.
+
+    Returns:
+        Metrics by name, ``retrieval/image_to_text/r1``.
+
+    Raises:
+        UsageError: evaluations that are missing, that do not fit the model, or that have the same name.
+    """
+    if evals is None:
+        if isinstance(model, Model) or (not isinstance(model, Run) and is_checkpoint(fetch_run(model))):
+            raise UsageError("evaluate needs evals for a model that is not a run's: a public checkpoint has none")
+        evals = (model if isinstance(model, Run) else Run(model)).recipe.evals
+    chosen = load_evals(evals) if isinstance(evals, str) else (evals,) if isinstance(evals, Eval) else tuple(evals)
+    for wrong in (*problems(chosen, "evals"), *name_conflicts(chosen)):
+        raise UsageError(wrong)
+    return run_evals(chosen, _model(model))
+
+
+def embed(
+    model: AnyModel, source: Source | str, out: str | PathLike[str] | None = None, *, fields: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Embed the images and texts of a data set.
+
+    Args:
+        model: a model, a run, or the path of a run or a public checkpoint.
+        source: a source, or one in words as ``jaxrep embed`` takes it: a folder, ``pairs-{00..09}.tar``, ``a.parquet``.
+        out: where the embeddings are written: a file that ends in .npz, .parquet or .array_record, or a folder of
+            shards (``parquet:FOLDER``). An interrupted job resumes. None returns the embeddings.
+        fields: fields to embed; by default all that the model reads and the data holds.
+
+    Returns:
+        Without ``out``: ``key`` [N], ``index`` [N] and per field float32 [N, D], rows of unit length. With ``out``: a
+        summary, with the number of ``rows`` and the bad samples.
+
+    Raises:
+        UsageError: the model does not read a field, the data does not hold it, or ``out`` cannot be written.
+    """
+    return embed_source(_model(model), source, None if out is None else str(out), fields=tuple(fields))
+
+
+def load_evals(target: str) -> tuple[Eval, ...]:
+    """Return the evaluations of an experiment: ``NAME[:PRESET]`` or ``FILE[:PRESET]``.
+
+    The preset is a recipe, an evaluation or a tuple of evaluations; by default ``evals``, or else ``recipe``.
+
+    Raises:
+        UsageError: there is no such experiment or preset, or it declares no evaluations.
+    """
+    file, _, name = target.partition(":")
+    module = load_module(Path(file))
+    name = name or ("evals" if hasattr(module, "evals") else "recipe")
+    evals = _declared_evals(getattr(module, name, None))
+    if not evals:
+        names = [key for key, value in vars(module).items() if _declared_evals(value)]
+        raise UsageError(f"{file} has no evaluations named {name!r}; {hint(name, names)}")
+    for wrong in problems(evals, target):
+        raise UsageError(wrong)
+    return evals
+
+
+def _declared_evals(value: Any) -> tuple[Eval, ...]:
+    """Return the evaluations that a value of a module declares; none if it declares something else."""
+    evals = value.evals if isinstance(value, Recipe) else (value,) if isinstance(value, Eval) else value
+    return evals if isinstance(evals, tuple) and all(isinstance(each, Eval) for each in evals) else ()
+
+
+def _model(model: AnyModel) -> Model:
+    if isinstance(model, Run):
+        return model.model()
+    return model if isinstance(model, Model) else load(model)
