@@ -1,0 +1,188 @@
+"""Write the generated tables of the documentation: ``python docs/generate.py``.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in a Markdown file. The script reads source
+text only, so it needs neither JAX nor an installed jaxrep. ``tests/test_docs.py`` checks that the tables are current.
+"""
+
+import ast
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = re.compile(r"(<!-- table: (?P<name>[\w/]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+
+
+@dataclass(frozen=True)
+class Export:
+    """Hold one name that a room exports."""
+
+    name: str
+    module: str
+    """Module that defines it, relative to the package, as ``encoders.image.vit``."""
+    node: ast.stmt | None
+    """Its definition; None for a name that is neither a class nor a function."""
+
+    @property
+    def path(self) -> str:
+        return f"jaxrep.{self.module}.{self.name}"
+
+    @property
+    def is_spec(self) -> bool:
+        """Whether a recipe can hold it: a frozen dataclass."""
+        if not isinstance(self.node, ast.ClassDef):
+            return False
+        marks = {ast.unparse(mark) for mark in self.node.decorator_list}
+        return bool(marks & {"spec", "dataclass(frozen=True)", "dataclasses.dataclass(frozen=True)"})
+
+    @property
+    def is_abstract(self) -> bool:
+        return isinstance(self.node, ast.ClassDef) and (
+            any("abstractmethod" in ast.unparse(mark) for mark in _decorators(self.node))
+            or any(ast.unparse(base).endswith("ABC") for base in self.node.bases)
+        )
+
+    @property
+    def summary(self) -> str:
+        return first_sentence(self.node)
+
+
+def _decorators(node: ast.ClassDef) -> list[ast.expr]:
+    return [mark for child in node.body if isinstance(child, ast.FunctionDef) for mark in child.decorator_list]
+
+
+def first_sentence(node: ast.AST | None) -> str:
+    """Return the first paragraph of a docstring as one line of Markdown."""
+    doc = ast.get_docstring(node) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else None
+    line = " ".join((doc or "").partition("\n\n")[0].split())
+    return line.replace("``", "`").replace("|", "\\|")
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+@cache
+def exports(room: str) -> tuple[Export, ...]:
+    """Return what a room exports, in the order of its stub; of a room without a stub, its public definitions."""
+    folder = ROOT / "jaxrep" / room
+    if not (folder / "__init__.pyi").exists():
+        files = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+        return tuple(export for file in files for export in _public(file))
+    found = []
+    for line in parse(folder / "__init__.pyi").body:
+        if isinstance(line, ast.ImportFrom):
+            # "from .image.vit import ViT" and, of another room, "from jaxrep.errors import BadSample"
+            module = f"{room}.{line.module}" if line.level else str(line.module).removeprefix("jaxrep.")
+            found += [Export(alias.name, module, _definition(module, alias.name)) for alias in line.names]
+    return tuple(found)
+
+
+def _public(file: Path) -> list[Export]:
+    module = ".".join(file.relative_to(ROOT / "jaxrep").with_suffix("").parts).removesuffix(".__init__")
+    kinds = (ast.ClassDef, ast.FunctionDef)
+    return [Export(n.name, module, n) for n in parse(file).body if isinstance(n, kinds) and not n.name.startswith("_")]
+
+
+def _definition(module: str, name: str) -> ast.stmt | None:
+    file = (ROOT / "jaxrep" / module.replace(".", "/")).with_suffix(".py")
+    tree = parse(file if file.exists() else file.with_suffix("") / "__init__.py")
+    named = (n for n in tree.body if isinstance(n, ast.ClassDef | ast.FunctionDef) and n.name == name)
+    return next(named, None)
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def parts_table(place: str) -> str:
+    """Return the specs that a room exports; ``place`` is the room, or a folder or file in it (``data/sources``)."""
+    room, prefix = place.partition("/")[0], place.replace("/", ".")
+    chosen = [e for e in exports(room) if e.is_spec and f"{e.module}.".startswith(f"{prefix}.")]
+    rows = [(f"`{e.name}`" + (" (abstract)" if e.is_abstract else ""), e.summary) for e in chosen]
+    return markdown(("part", "what it does"), sorted(rows))
+
+
+def functions_table(room: str) -> str:
+    """Return the functions that a room exports."""
+    rows = [(f"`{e.name}`", e.summary) for e in exports(room) if isinstance(e.node, ast.FunctionDef)]
+    return markdown(("function", "what it returns"), sorted(rows))
+
+
+def metrics_table() -> str:
+    """Return the metrics of each evaluation, from the section ``Metrics:`` of its docstring."""
+    rows = []
+    for export in exports("evals"):
+        doc = ast.get_docstring(export.node) if isinstance(export.node, ast.ClassDef) else None
+        if section := re.search(r"^Metrics:\n((?:    .*\n?|\n)+)", doc or "", re.MULTILINE):
+            prefix = _default(export.node, "name")
+            text = " ".join(section[1].split()).replace("``", "`").replace("|", "\\|")
+            rows.append((f"`{export.name}`", f"`{prefix}/`" if prefix else "", text))
+    return markdown(("evaluation", "prefix", "metrics"), sorted(rows))
+
+
+def _default(node: ast.stmt | None, field: str) -> str:
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    named = (n.value for n in body if isinstance(n, ast.AnnAssign) and ast.unparse(n.target) == field)
+    return next((str(v.value) for v in named if isinstance(v, ast.Constant)), "")
+
+
+def experiments_table() -> str:
+    """Return the experiments: name, presets, and the first sentence of the file's docstring, which names the paper."""
+    from jaxrep.experiment import list_experiments
+
+    rows = []
+    for path, _, presets in list_experiments(ROOT / "experiments"):
+        folder = path.parent.name if path.parent.name != "experiments" else ""
+        rows.append((folder, f"`{path.stem}`", ", ".join(f"`{p}`" for p in presets), first_sentence(parse(path))))
+    return markdown(("folder", "experiment", "presets", "what it is"), sorted(rows))
+
+
+def floors_table() -> str:
+    """Return the floors of imports, from the ground up."""
+    (floors,) = [
+        ast.literal_eval(n.value)
+        for n in parse(ROOT / "tests" / "test_house.py").body
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "FLOORS"
+    ]
+    rows = [(str(n), ", ".join(f"`{room}`" for room in rooms)) for n, rooms in enumerate(floors)]
+    return markdown(("floor", "rooms and modules"), rows)
+
+
+def table(name: str) -> str:
+    """Return the table that a marker asks for."""
+    match name.split("/", 1):
+        case ["experiments"]:
+            return experiments_table()
+        case ["floors"]:
+            return floors_table()
+        case ["metrics"]:
+            return metrics_table()
+        case ["functions", room]:
+            return functions_table(room)
+        case ["parts", place]:
+            return parts_table(place)
+    raise ValueError(f"there is no table {name!r}: experiments, floors, metrics, functions/ROOM or parts/ROOM")
+
+
+def filled(text: str) -> str:
+    """Return the text of a page with all its tables as they are now."""
+    return TABLE.sub(lambda found: f"{found[1]}{table(found['name'])}{found[3]}", text)
+
+
+def main() -> None:
+    sys.path.insert(0, str(ROOT))
+    for page in PAGES:
+        text = page.read_text()
+        if (new := filled(text)) != text:
+            page.write_text(new)
+            print(f"wrote {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
