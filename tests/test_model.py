@@ -138,7 +138,7 @@ def test_preprocess_makes_transparent_pixels_white():
     red = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
     red.paste((255, 0, 0, 255), (0, 0, 8, 4))
     expected = np.full((8, 8, 3), 255, np.uint8)
-    reference[:4] = (255, 0, 0)
+    expected[:4] = (255, 0, 0)
     np.testing.assert_array_equal(MODEL.preprocess(red), expected)
     grey = Image.new("LA", (8, 8), (40, 0))
     np.testing.assert_array_equal(MODEL.preprocess(grey), np.full((8, 8, 3), 255, np.uint8))
