@@ -1,6 +1,7 @@
 """The ``jaxrep`` program: the first word names a command, whose module is imported only then."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -50,6 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status. A user's mistake is one sentence; a bug keeps its traceback."""
     if args is None and sys.argv[1:2] == ["train"]:
         with_large_pages()
+    log_to_stderr()
     try:
         status = run(list(sys.argv[1:] if args is None else args))
         sys.stdout.flush()  # what fails here is told here
@@ -62,6 +64,26 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough; Python flushes once more as it leaves
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
+
+
+class StderrHandler(logging.StreamHandler):
+    """Write log messages to standard error as it is at the time, which a progress bar may have redirected."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self):  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Standard error."""
+        return sys.stderr
+
+
+def log_to_stderr() -> None:
+    """Print the messages of jaxrep's logger to standard error."""
+    logger = logging.getLogger("jaxrep")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):
+        logger.addHandler(StderrHandler())
 
 
 def run(args: list[str]) -> int:

@@ -1,6 +1,7 @@
 """Trains a recipe, or goes on with the run of it that the run directory holds."""
 
 import argparse
+import logging
 from pathlib import Path
 
 from jaxrep.commands.recipes import override
@@ -26,14 +27,24 @@ def main(args: list[str]) -> int:
     loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
 
     from jaxrep import hosts
+    from jaxrep.evals.base import format_results
+    from jaxrep.runs.exit_codes import ExitCode
+    from jaxrep.runs.run import Run
     from jaxrep.training.compilation import enable_compilation_cache
     from jaxrep.training.failures import propagate_failures
     from jaxrep.training.loop import train
 
     hosts.initialize()
     enable_compilation_cache()
+    if not hosts.is_main():
+        logging.getLogger("jaxrep").setLevel(logging.WARNING)
     with propagate_failures():
-        return int(train(loaded.recipe, given.run_dir, loaded))
+        status = train(loaded.recipe, given.run_dir, loaded)
+    if status is ExitCode.DONE and hosts.is_main():
+        run = Run(given.run_dir, status)
+        print(format_results(run.results))
+        print(f"finished; the run directory is {given.run_dir}")
+    return int(status)
 
 
 def run_dir(given: str) -> str | Path:

@@ -1,9 +1,10 @@
-"""Where metrics go: a progress bar, metrics.jsonl, TensorBoard and Weights & Biases; fetched without stopping the
-step."""
+"""Write metrics to a progress bar or the log, metrics.jsonl, TensorBoard and Weights & Biases."""
 
 import contextlib
+import datetime
 import importlib.util
 import json
+import logging
 import math
 import resource
 import time
@@ -22,8 +23,11 @@ from jaxrep.spec_json import to_json
 from jaxrep.step.flops import peak_flops
 
 
+LOG = logging.getLogger(__name__)
+
+
 class MetricWriter(Protocol):
-    """Takes the metrics of a step."""
+    """Write the metrics of a step."""
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None: ...
 
@@ -31,8 +35,10 @@ class MetricWriter(Protocol):
 
 
 class JsonlWriter:
-    """metrics.jsonl: one JSON object a logged step, appended whole. Lines after the step that a run resumes at are
-    cut."""
+    """Append one JSON object per logged step to metrics.jsonl.
+
+    A resumed run drops the lines after the step that it resumes at.
+    """
 
     def __init__(self, path: Path, resumed_at: int):
         if path.exists():
@@ -43,7 +49,7 @@ class JsonlWriter:
         self._file = path.open("a", buffering=1)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        # JSON has no NaN: a number that is not finite is written as null
+        # JSON has no NaN: a number that is not finite is written as null.
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
 
@@ -52,7 +58,7 @@ class JsonlWriter:
 
 
 class TensorBoardWriter:
-    """Event files for TensorBoard, written at once: a thread of tensorboardX that meets a full disk would hang us."""
+    """Write event files for TensorBoard, without the writer thread of tensorboardX, which hangs on a full disk."""
 
     def __init__(self, directory: Path):
         from tensorboardX.event_file_writer import EventsWriter
@@ -73,7 +79,7 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """A run in Weights & Biases, resumed under the same id."""
+    """Write to a run in Weights & Biases; a resumed run keeps its id."""
 
     def __init__(self, project: str, run_dir: Path, recipe: Recipe):
         import wandb  # pyright: ignore[reportMissingImports]
@@ -93,19 +99,25 @@ class WandbWriter:
 
 
 class MetricLogger:
-    """Sends a step's metrics on when the device has them: the arrays of one step are fetched while the next one
-    runs."""
+    """Send the metrics of logged steps to the writers, without waiting for the device.
+
+    The arrays of one logged step are fetched when the next one is logged. A terminal shows a progress bar; elsewhere
+    each logged step is one line of the log.
+    """
 
     def __init__(self, recipe: Recipe, run_dir: Path, resumed_at: int, total_steps: int, main: bool):
         self.latest: dict[str, float] = {}
         """The last metrics that were fetched."""
         self.latest_step = resumed_at
-        """The step that they are of."""
-        self._batch, self._flops, self._waited, self._saved = recipe.data.batch_size, 0.0, 0.0, 0.0
-        self._every = recipe.log.every_steps
+        """The step of these metrics."""
+        self._recipe, self._total_steps, self._first_step = recipe, total_steps, resumed_at
+        self._flops, self._waited, self._saved = 0.0, 0.0, 0.0
         self._writers = _writers(recipe.log, recipe, run_dir, resumed_at) if main else []
         self._pending: tuple[int, dict[str, Any], dict[str, float]] | None = None
-        self._since, self._since_step = time.perf_counter(), resumed_at
+        self._started = self._since = time.perf_counter()
+        self._since_step = resumed_at
+        console = Console(stderr=True)
+        self._plain = main and not console.is_terminal
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -113,47 +125,48 @@ class MetricLogger:
             TextColumn("loss {task.fields[loss]}"),
             TextColumn("{task.fields[rate]} examples/s"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not main,
+            console=console,
+            disable=not main or self._plain,
         )
         self._task = self._progress.add_task("train", total=total_steps, completed=resumed_at, loss="-", rate="-")
         self._progress.start()
 
     def advance(self, step: int, data_wait: float, flops: float) -> None:
-        """Moves the bar. ``data_wait``: seconds that the step waited for its batch; ``flops``: of the step."""
+        """Count a step: the seconds that it waited for its batch, and its floating-point operations."""
         self._waited += data_wait
         self._flops += flops
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, metrics: dict[str, Any], host: dict[str, float]) -> None:
-        """Takes the metrics of a logged step; those of the one before are written now."""
+        """Take the metrics of a logged step, on the device and of this host; write those of the step logged before."""
         now = time.perf_counter()
         steps, seconds = step - self._since_step, max(now - self._since, 1e-9)
-        own = {"examples_per_second": steps * self._batch / seconds, "data_wait": self._waited / seconds}
-        own["checkpoint_wait"] = self._saved / seconds
+        examples = steps * self._recipe.data.batch_size
+        speed = {"examples_per_second": examples / seconds, "data_wait": self._waited / seconds}
+        speed["checkpoint_wait"] = self._saved / seconds
         if peak := peak_flops():
-            own["flops_utilization"] = self._flops / seconds / (peak * jax.device_count())
+            speed["flops_utilization"] = self._flops / seconds / (peak * jax.device_count())
         self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, 0.0
-        if step % self._every:  # logged for its evaluation, or as the last: its health was not measured
+        if step % self._recipe.log.every_steps:  # logged for an evaluation or as the last step: not measured
             metrics = {name: value for name, value in metrics.items() if not name.startswith("embeddings/")}
         self.flush()
-        self._pending = (step, metrics, {**own, **host})
+        self._pending = (step, metrics, {**speed, **host})
 
-    def add(self, found: Mapping[str, float]) -> None:
-        """Puts what evaluations found beside the metrics of the step; their time counts as none of training."""
-        if found and self._pending is not None:
-            self._pending[2].update(found)
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Add the metrics of evaluations to the logged step; their time does not count as training."""
+        if metrics and self._pending is not None:
+            self._pending[2].update(metrics)
             self._since = time.perf_counter()
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
-        """Counts the time within as that for which a checkpoint keeps the loop waiting."""
+        """Count the time within as time that the loop waits for a checkpoint."""
         start = time.perf_counter()
         yield
         self._saved += time.perf_counter() - start
 
     def flush(self) -> None:
-        """Writes what is pending; waits for the device if it must."""
+        """Write the pending metrics; wait for the device if it has not computed them."""
         if self._pending is None:
             return
         step, metrics, host = self._pending
@@ -161,11 +174,24 @@ class MetricLogger:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self.latest, self.latest_step = values, step
         for writer in self._writers:
-            writer.write(step, {"examples": float(step * self._batch), **values, **host})
+            writer.write(step, {"examples": float(step * self._recipe.data.batch_size), **values, **host})
         rate = f"{host['examples_per_second']:,.0f}"
         self._progress.update(self._task, loss=f"{values['loss']:.4f}", rate=rate)
+        if self._plain:
+            per_step = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
+            left = datetime.timedelta(seconds=round(per_step * (self._total_steps - step)))
+            LOG.info(
+                "step %d of %d: loss %.4f, learning rate %.3g, %s examples/s, %s left",
+                step,
+                self._total_steps,
+                values["loss"],
+                values.get("learning_rate", math.nan),
+                rate,
+                left,
+            )
 
     def close(self) -> None:
+        """Write the pending metrics and close the writers."""
         self.flush()
         self._progress.stop()
         for writer in self._writers:
@@ -173,7 +199,7 @@ class MetricLogger:
 
 
 def check_writers(spec: Logging) -> None:
-    """That the packages are there which the writers need. Raises UsageError."""
+    """Check that the packages are installed which the writers need. Raises UsageError."""
     if spec.wandb and importlib.util.find_spec("wandb") is None:
         raise UsageError("log.wandb needs the package wandb, which is not installed: pip install 'jaxrep[wandb]'")
 
@@ -188,14 +214,14 @@ def _writers(spec: Logging, recipe: Recipe, run_dir: Path, resumed_at: int) -> l
 
 
 def device_memory() -> dict[str, float]:
-    """Peak memory so far: of the fullest local device where it tells, and of this process."""
+    """Return the peak memory so far, in bytes: of the fullest local device if it reports it, and of this process."""
     device = [stats["peak_bytes_in_use"] for d in jax.local_devices() if (stats := d.memory_stats() or {})]
     process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
     return {"memory/process_peak_bytes": process} | ({"memory/device_peak_bytes": float(max(device))} if device else {})
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; a line that a kill cut off counts as after every step."""
+    """Return the step of a line; a line that was cut off counts as after every step."""
     try:
         return json.loads(line)["step"]
     except (json.JSONDecodeError, KeyError, TypeError):

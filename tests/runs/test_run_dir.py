@@ -50,7 +50,7 @@ def test_another_execution_goes_on_and_is_told_and_written(tmp_path):
     other = RECIPE.replace({"data.workers": 2, "mesh.fsdp": 4}, microbatch_size=4, log=Logging(every_steps=7))
     (said,) = claimed(tmp_path, other)
     assert said.splitlines() == [
-        "goes on under another execution:",
+        "resuming with other execution fields:",
         "data.workers: 0 -> 2",
         "microbatch_size: 0 -> 4",
         "mesh.fsdp: 1 -> 4",
