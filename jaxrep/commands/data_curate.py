@@ -17,7 +17,7 @@ from jaxrep.data.tools.convert import Plan as Copy
 from jaxrep.data.tools.convert import convert
 from jaxrep.data.tools.curate import Plan, curate
 from jaxrep.data.tools.writers import FORMATS
-from jaxrep.data.transforms.balanced import Curated, key_of
+from jaxrep.data.transforms.balance import TakeCurated, key_of
 from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import JaxrepError, UsageError, hint
 
@@ -37,7 +37,7 @@ def main(args: list[str]) -> int:
     print("\n".join(lines(report, plan.result)))
     if not report["kept"]:
         raise JaxrepError(f"no text of {given.source} holds one of the {report['entries']:,} entries")
-    curated = Curated(source=source, kept=plan.result)
+    curated = TakeCurated(source=source, kept=plan.result)
     if given.keys:
         _write_keys(given.keys, curated)
     if given.copy:
@@ -91,7 +91,7 @@ def lines(report: dict[str, Any], folder: str) -> list[str]:
     ]
 
 
-def _write_keys(path: Path, curated: Curated) -> None:
+def _write_keys(path: Path, curated: TakeCurated) -> None:
     examples = curated.open()
     keys = (key_of(*examples.origin(index)) for index in range(len(examples)))
     write_atomically(path, lambda file: file.writelines(f"{key}\n".encode(errors="surrogateescape") for key in keys))

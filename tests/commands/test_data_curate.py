@@ -6,7 +6,7 @@ import pytest
 
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.tar.shards import TarShards
-from jaxrep.data.transforms.balanced import Curated
+from jaxrep.data.transforms.balance import TakeCurated
 from tests.helpers.tars import picture, write
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -46,7 +46,7 @@ def test_tars_are_curated_read_and_copied_as_they_are(tmp_path, tars, metadata, 
     assert report["unreadable"] == {"the text is not UTF-8": 1, "it has no member .txt": 1}
     assert said.startswith(f"kept {report['kept']:,} of 62 pairs ({report['kept'] / 62:.1%})")
     keys = (tmp_path / "keys").read_text().split()
-    found = Curated(source=tars, kept=f"{tmp_path}/out/t5-seed0").open()
+    found = TakeCurated(source=tars, kept=f"{tmp_path}/out/t5-seed0").open()
     assert found.column("key") == keys and len(keys) == report["kept"] == len(found)
     numbers = [int(key.rpartition("/")[2]) for key in keys]
     assert [found[n]["text"] for n in range(len(found))] == [TEXTS[n].strip() for n in numbers]

@@ -21,7 +21,7 @@ import pytest
 
 from jaxrep.data.loading.loader import Loader
 from jaxrep.data.source import Source
-from jaxrep.data.transforms.select import Take
+from jaxrep.data.transforms.subsets import Take
 from jaxrep.encoders.transformer import Transformer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import list_experiments, load

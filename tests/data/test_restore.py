@@ -25,7 +25,7 @@ from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.sources.tfds import Tfds
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.data.transforms.mixture import Mixture, Reweight
-from jaxrep.data.transforms.select import SelectFields
+from jaxrep.data.transforms.fields import SelectFields
 from jaxrep.errors import BadSample
 from tests.helpers import data_formats as formats
 

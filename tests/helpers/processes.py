@@ -3,11 +3,11 @@
 import zlib
 
 import numpy as np
-
 from experiments.clip import tiny
+from jaxrep.data.transforms.base import WrappedExamples
+
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Source
-from jaxrep.data.transforms.select import WrappedExamples
 from jaxrep.errors import BadSample
 from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import embed_images

@@ -27,7 +27,7 @@ from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Examples, Source
 from jaxrep.data.tools.try_each import read_text, reason
 from jaxrep.data.transforms import entry_matcher
-from jaxrep.data.transforms.balanced import Matches, keep, key_of, matches, probabilities
+from jaxrep.data.transforms.balance import Matches, keep, key_of, matches, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec_json import to_json

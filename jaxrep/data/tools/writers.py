@@ -16,7 +16,7 @@ from PIL import Image
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
 from jaxrep.data.sources.encoded import EncodedExamples
-from jaxrep.data.transforms.select import Subset
+from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
 
 GROUP = 64

@@ -1,6 +1,6 @@
-"""Several captions an image: one of them is read each time, with probabilities.
+"""Draw one of several captions of an image at each read, with given probabilities.
 
-Long and short, original and synthetic captions help each other best when training sees them in turn (Li et al. 2024,
+Long and short, original and synthetic captions help each other most when training sees them in turn (Li et al. 2024,
 What If We Recaption Billions of Web Images with LLaMA-3?, arXiv:2406.08478, section 5: mixed with a probability).
 """
 
@@ -13,95 +13,95 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.orders.base import mix
 from jaxrep.data.source import Examples
-from jaxrep.data.transforms.select import WrappedExamples, WrappedSource
-from jaxrep.spec import spec
+from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
+from jaxrep.spec import NonNegative, spec
 
 SITE = zlib.crc32(b"caption")
-"""Keeps these draws apart from others of the same key."""
+"""Separates these draws from others with the same key."""
 
 
 @spec
-class SampleCaption(WrappedSource):
-    """One text an example, drawn anew each epoch: first which field by its probability, then which of its captions.
+class SampleCaption(FieldTransform):
+    """Draw one text per example anew each epoch: first a field by its probability, then one of its captions.
 
     The draw is keyed by the recipe's seed and the place in the order. Outside training the first caption of the first
     field is taken; as a column an example has all its captions.
     """
 
-    probabilities: Mapping[str, float]
-    """Field of the source -> how often it is taken, by their proportion."""
+    probabilities: Mapping[str, NonNegative]
+    """Field of the source -> its relative frequency; one of them is above 0."""
     name: str = "text"
-    """Field of a batch. Its ids, ``<name>_id``, are those of the captions, where all fields have such."""
+    """Field of a batch. The ids of the captions are ``<name>_id``, if all fields have ids."""
 
     def reads(self) -> tuple[str, ...]:
-        return tuple(self.probabilities)
+        fields = tuple(self.probabilities)
+        return (*fields, *self._ids()) if self._has_ids() else fields
+
+    def _ids(self) -> tuple[str, ...]:
+        return tuple(f"{field}_id" for field in self.probabilities)
+
+    def _has_ids(self) -> bool:
+        return set(self._ids()) <= self.source.fields().keys()
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        chances = self.probabilities.values()
-        if not chances or min(chances) < 0 or not 0 < sum(chances) < float("inf"):
-            yield f"probabilities are numbers from 0 on, one of them above it, not {dict(self.probabilities)}"
-        held = self.source.fields()
-        for field in self.probabilities:
-            if field in held and held[field].dtype != "str":
-                yield f"the field '{field}' is no text but {held[field].dtype}"
+        if not 0 < sum(self.probabilities.values()) < float("inf"):
+            yield f"probabilities are finite numbers, one of them above 0, got {dict(self.probabilities)}"
+        fields = self.source.fields()
+        for name in self.probabilities:
+            if name in fields and fields[name].dtype != "str":
+                yield f"the field '{name}' is no text but {fields[name].dtype}"
 
-    def ids(self) -> bool:
-        """Whether the captions have ids."""
-        return all(f"{field}_id" in self.source.fields() for field in self.probabilities)
+    def removed(self) -> tuple[str, ...]:
+        return (*self.probabilities, *self._ids())
 
-    def fields(self) -> dict[str, Field]:
-        drawn = {name for field in self.probabilities for name in (field, f"{field}_id")}
-        kept = {name: field for name, field in self.source.fields().items() if name not in drawn}
-        ids = {f"{self.name}_id": Field((), "int32")} if self.ids() else {}
-        return {**kept, self.name: Field((), "str"), **ids}
+    def added(self) -> dict[str, Field]:
+        return {self.name: Field((), "str")} | ({f"{self.name}_id": Field((), "int32")} if self._has_ids() else {})
+
+    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        draws = enumerate(zip(*self._draw(len(indices), keys), strict=True))
+        drawn = [_caption(columns, field, row, view) for row, (field, view) in draws]
+        texts = {self.name: [text for text, _ in drawn]}
+        if not set(self._ids()) <= columns.keys():
+            return texts
+        return texts | {f"{self.name}_id": np.array([number for _, number in drawn], np.int32)}
+
+    def _draw(self, rows: int, keys: np.ndarray | None) -> tuple[list[str], list[int]]:
+        """Draw a field per row, and a number that chooses one of its captions."""
+        fields = list(self.probabilities)
+        if keys is None:
+            return fields[:1] * rows, [0] * rows
+        weights = np.array(list(self.probabilities.values()), np.float64)
+        limits = np.cumsum(weights / weights.sum())[:-1]
+        draws = mix(keys + np.uint64(SITE))
+        return [fields[i] for i in np.searchsorted(limits, draws / 2**64, side="right")], mix(draws).tolist()
 
     def open(self) -> Examples:
         return SampleCaptionExamples(self, self.source.open())
 
 
-class SampleCaptionExamples(WrappedExamples):
-    """``SampleCaption`` of examples."""
+class SampleCaptionExamples(TransformedExamples):
+    """Read all captions of an example as a column."""
 
-    def __init__(self, source: SampleCaption, examples: Examples):
-        super().__init__(examples)
-        self._source, self._kept = source, [name for name in source.fields() if name in source.source.fields()]
-        chances = np.array(list(source.probabilities.values()), np.float64)
-        self._names, self._steps = list(source.probabilities), np.cumsum(chances / chances.sum())
-
-    def changed(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        own = {self._source.name, f"{self._source.name}_id"}
-        found = {name: columns[name] for name in self._kept if name not in own}
-        names, views = self._draw(len(indices), keys)
-        drawn = [_caption(columns, name, row, view) for row, (name, view) in enumerate(zip(names, views, strict=True))]
-        found[self._source.name] = [text for text, _ in drawn]
-        if self._source.ids():
-            found[f"{self._source.name}_id"] = np.array([number for _, number in drawn], np.int32)
-        return found
-
-    def _draw(self, rows: int, keys: np.ndarray | None) -> tuple[list[str], list[int]]:
-        """Which field each row takes, and a number that chooses among its captions."""
-        if keys is None:
-            return self._names[:1] * rows, [0] * rows
-        which = mix(keys + np.uint64(SITE))
-        at = np.searchsorted(self._steps[:-1], which / 2**64, side="right")
-        return [self._names[i] for i in at], mix(which).tolist()
+    def __init__(self, source: SampleCaption, inner: Examples):
+        super().__init__(source, inner)
+        self._name, self._fields = source.name, list(source.probabilities)
 
     def column(self, name: str) -> Any:
-        if name != self._source.name:
-            return self.inner.column(name)
-        columns = [self.inner.column(field) for field in self._names]
+        if name != self._name:
+            return super().column(name)
+        columns = [self.inner.column(field) for field in self._fields]
         texts = [[(text,) if isinstance(text, str) else tuple(text) for text in column] for column in columns]
         return [sum(captions, ()) for captions in zip(*texts, strict=True)]
 
     def sizes(self, name: str) -> np.ndarray:
-        if name != self._source.name:
-            return self.inner.sizes(name)
-        return np.max([self.inner.sizes(field) for field in self._names], axis=0)
+        if name != self._name:
+            return super().sizes(name)
+        return np.max([self.inner.sizes(field) for field in self._fields], axis=0)
 
 
 def _caption(columns: Mapping[str, Any], name: str, row: int, view: int) -> tuple[str, Any]:
-    """One of the captions of a row, and its id where there is one."""
+    """Return one of the captions of a row, and its id or None."""
     texts, ids = columns[name][row], columns[f"{name}_id"][row] if f"{name}_id" in columns else None
     if isinstance(texts, str):
         return texts, ids

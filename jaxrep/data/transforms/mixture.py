@@ -1,10 +1,11 @@
-"""Several sources as one: each with a weight, which may change in the course of training.
+"""Mix several sources by weights, which may change during training.
 
-Who is drawn is dealt out by a closed form (``shares``), and each source goes through its own examples in the order
-that the recipe says, epoch after epoch of its own. So any position maps to (source, example) without history.
+A closed form (``shares``) assigns draws to sources, and each source passes through its examples in the recipe's order,
+epoch by epoch. So any position maps to (source, example) without history.
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,40 +18,40 @@ from jaxrep.data.orders.base import Indices, Order
 from jaxrep.data.source import Examples, Instead, Source
 from jaxrep.data.transforms.shares import Shares
 from jaxrep.errors import UsageError, hint
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, NonNegative, spec
 
 RAMP_STEPS = 64
-"""A ramp is this many equal steps."""
+"""Number of equal steps of a ramp."""
 
 
 @spec
 class Reweight:
-    """Other weights from a place in training on."""
+    """Change the weights of a mixture during training."""
 
-    at: int
-    """Examples seen when the weights begin to change."""
-    weights: Mapping[str, float]
-    """The new weight of each source; none: a source that is not named."""
-    ramp: int = 0
-    """Examples in which the shares move there on a straight line; 0: at once."""
+    at: Count
+    """Number of examples seen when the weights begin to change."""
+    weights: Mapping[str, NonNegative]
+    """New weight of each source; 0 for a source that is not named."""
+    ramp: Natural = 0
+    """Number of examples over which the shares change linearly; 0: at once."""
 
 
 @spec
 class Mixture(Source):
-    """Examples of several sources, which hold the same fields (``select.SelectFields`` makes them so).
+    """Mix the examples of several sources that have the same fields; rename fields by ``SelectFields``.
 
-    Its length, by which epochs are counted, is the sum of theirs. Its metrics are ``data/share/<name>``: the share of
-    each source in the examples so far, exactly.
+    Its length, by which epochs are counted, is the sum of the sources' lengths. It reports ``data/share/<name>``: the
+    exact share of each source in the examples so far.
     """
 
     sources: Mapping[str, Source]
     """The sources by name."""
-    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """How often each is drawn, by their proportion; empty: as often as it has examples."""
+    weights: Mapping[str, NonNegative] = dataclasses.field(default_factory=dict)
+    """Relative frequency of each source; empty: proportional to its number of examples."""
     changes: tuple[Reweight, ...] = ()
-    """How the weights change, in the order of training."""
-    one_source_a_batch: bool = False
-    """Whether all examples of a batch are of one source, so that no other is among their negatives."""
+    """Changes of the weights, in the order of training."""
+    one_source_per_batch: bool = False
+    """Whether all examples of a batch come from one source, so that no other source gives negatives."""
 
     def problems(self) -> Iterator[str]:
         if not self.sources:
@@ -58,17 +59,15 @@ class Mixture(Source):
         for path, weights in self._weightings():
             if unknown := [name for name in weights if name not in self.sources]:
                 yield f"{path} names {unknown[0]!r}, which is no source; {hint(unknown[0], self.sources)}"
-            if any(weight < 0 or math.isinf(weight) for weight in weights.values()) or not sum(weights.values()):
-                yield f"{path} are numbers from 0 on, one of them above it, not {dict(weights)}"
-        end = 0
-        for i, change in enumerate(self.changes):
-            if change.at < max(end, 1) or change.ramp < 0:
-                yield f"changes.{i} is at example {change.at} with a ramp of {change.ramp}: changes follow one another"
-            end = change.at + change.ramp
+            if not 0 < sum(weights.values()) < math.inf:
+                yield f"{path} are finite numbers, one of them above 0, got {dict(weights)}"
+        for i, (first, second) in enumerate(itertools.pairwise(self.changes), 1):
+            if second.at < first.at + first.ramp:
+                yield f"changes.{i} begins at example {second.at}, before the ramp of the change before it ends"
         yield from self._differences()
         for name, source in self.sources.items():
-            if isinstance(source, Mixture) and source.one_source_a_batch and not self.one_source_a_batch:
-                yield f"sources.{name} is of one source a batch, and its examples share batches with others here"
+            if isinstance(source, Mixture) and source.one_source_per_batch and not self.one_source_per_batch:
+                yield f"sources.{name} has one source per batch, and its examples would share batches with others"
 
     def _weightings(self) -> Iterator[tuple[str, Mapping[str, float]]]:
         if self.weights:
@@ -78,14 +77,14 @@ class Mixture(Source):
 
     def _differences(self) -> Iterator[str]:
         fields = {name: source.fields() for name, source in self.sources.items()}
-        for name, own in list(fields.items())[1:]:
+        for name, others in list(fields.items())[1:]:
             first, expected = next(iter(fields.items()))
-            for field in sorted(own.keys() | expected.keys()):
-                a, b = expected.get(field), own.get(field)
+            for field in sorted(others.keys() | expected.keys()):
+                a, b = expected.get(field), others.get(field)
                 if a != b:
                     yield (
                         f"sources.{first} and sources.{name} differ in '{field}': {a or 'none'} and {b or 'none'}; "
-                        "choose and rename fields by jaxrep.data.transforms.select.SelectFields"
+                        "choose and rename fields by jaxrep.data.SelectFields"
                     )
 
     def fields(self) -> dict[str, Field]:
@@ -96,7 +95,7 @@ class Mixture(Source):
 
 
 class MixedExamples(Examples):
-    """The examples of one source after those of another."""
+    """Concatenate the examples of several sources."""
 
     def __init__(self, mixture: Mixture, parts: Mapping[str, Examples]):
         for name, part in parts.items():
@@ -110,7 +109,7 @@ class MixedExamples(Examples):
         return int(self._ends[-1])
 
     def _at(self, index: int) -> tuple[int, int]:
-        """Which source an index lies in, and the index there."""
+        """Return the number of the source of an example, and the index in this source."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
@@ -128,7 +127,7 @@ class MixedExamples(Examples):
         self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
     ) -> dict[str, Any]:
         which = np.searchsorted(self._ends, indices, side="right")
-        found: dict[str, Any] = {}
+        mixed: dict[str, Any] = {}
         for part in np.unique(which):
             rows, start = np.flatnonzero(which == part), self._start(part)
             inside = instead and _inside(instead, rows, start, len(self._parts[part]))
@@ -136,8 +135,8 @@ class MixedExamples(Examples):
             if len(rows) == len(indices):
                 return columns
             for name, values in columns.items():
-                _put(found, name, rows, values, len(indices))
-        return found
+                _put(mixed, name, rows, values, len(indices))
+        return mixed
 
     def column(self, name: str) -> Any:
         columns = [part.column(name) for part in self._parts]
@@ -157,12 +156,12 @@ class MixedExamples(Examples):
         parts = {
             name: part.arranged(order.at(name), batch_size) for name, part in zip(self._names, self._parts, strict=True)
         }
-        block = batch_size if self._mixture.one_source_a_batch else order.block(batch_size)
+        block = batch_size if self._mixture.one_source_per_batch else order.block(batch_size)
         starts = np.array([self._start(part) for part in range(len(self._parts))])
         return MixedOrder(parts, starts, self._shares(block), block)
 
     def _shares(self, block: int) -> Shares:
-        """The weights in the course of training, counted in blocks."""
+        """Return the shares during training, counted in blocks."""
         mixture, lengths = self._mixture, np.diff(self._ends, prepend=0)
         now = self._normal(mixture.weights) if mixture.weights else lengths / lengths.sum()
         starts, shares = [0], [now]
@@ -181,7 +180,7 @@ class MixedExamples(Examples):
 
 
 class MixedOrder(Indices):
-    """Positions in blocks; each block is of one source, and follows in the source's order the block before it there."""
+    """Order positions by blocks: each block has one source, and continues this source's order after its last block."""
 
     def __init__(self, parts: Mapping[str, Indices], starts: Int[np.ndarray, "S"], shares: Shares, block: int):
         self._parts, self._starts, self._shares, self._block = dict(parts), starts, shares, np.uint64(block)
@@ -211,32 +210,32 @@ class MixedOrder(Indices):
         blocks, rest = divmod(position, int(self._block))
         numbers = [int(number) * int(self._block) for number in self._shares.counts(blocks)]
         numbers[int(self._shares(np.array([blocks], np.uint64))[0][0])] += rest
-        found = {}
+        counts = {}
         for (name, order), number in zip(self._parts.items(), numbers, strict=True):
             inner = {f"{name}/{below}": count for below, count in order.counts(number).items()}
-            found |= {name: number} | inner
-        return found
+            counts |= {name: number} | inner
+        return counts
 
 
 def _inside(instead: Instead, rows: np.ndarray, start: int, length: int) -> Instead:
-    """``instead`` for the source whose indices begin at ``start`` and which is asked for ``rows`` of the batch."""
+    """Return ``instead`` for a source whose indices begin at ``start`` and which fills ``rows`` of the batch."""
 
     def inside(row: int, error: Any) -> int:
         index = instead(int(rows[row]), error) - start
         if not 0 <= index < length:
-            raise ValueError(f"example {index + start} stands in for one of another source")
+            raise ValueError(f"example {index + start} cannot replace an example of another source")
         return index
 
     return inside
 
 
-def _put(found: dict[str, Any], name: str, rows: np.ndarray, values: Any, length: int) -> None:
-    """Writes one source's values into their rows of a column."""
+def _put(columns: dict[str, Any], name: str, rows: np.ndarray, values: Any, length: int) -> None:
+    """Write one source's values into their rows of a column."""
     if isinstance(values, np.ndarray):
-        if name not in found:
-            found[name] = np.empty((length, *values.shape[1:]), values.dtype)
-        found[name][rows] = values
+        if name not in columns:
+            columns[name] = np.empty((length, *values.shape[1:]), values.dtype)
+        columns[name][rows] = values
     else:
-        column = found.setdefault(name, [None] * length)
+        column = columns.setdefault(name, [None] * length)
         for row, value in zip(rows, values, strict=True):
             column[row] = value

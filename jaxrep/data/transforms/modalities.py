@@ -1,4 +1,4 @@
-"""Examples of several modalities: texts as fields of their own, and rows that lack a modality."""
+"""Prepare examples of several modalities: split texts into fields, and drop modalities at random."""
 
 import zlib
 from collections.abc import Iterator
@@ -9,76 +9,55 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.orders.base import mix
 from jaxrep.data.source import Examples
-from jaxrep.data.transforms.select import WrappedExamples, WrappedSource
-from jaxrep.spec import spec
+from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
+from jaxrep.spec import Share, spec
 
 SITE = np.uint64(zlib.crc32(b"partial"))
 
 
 @spec
-class SplitCaptions(WrappedSource):
-    """Each of the V texts of an example as a field of its own, as the names of a thing in V languages."""
+class SplitCaptions(FieldTransform):
+    """Make a field of each of the V texts of an example, such as the names of a thing in V languages."""
 
     names: tuple[str, ...]
-    """A field for each text, in their order; ``<name>_id`` are their ids where there are such."""
+    """A field per text, in order; their ids are ``<name>_id`` if the texts have ids."""
     field: str = "text"
-    """The field that holds them."""
+    """The field that holds the texts."""
 
     def reads(self) -> tuple[str, ...]:
-        return (self.field,)
+        return (self.field, *(name for name in self.removed()[1:] if name in self.source.fields()))
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        held = self.source.fields().get(self.field)
-        if held is not None and held.shape != (len(self.names),):
-            yield f"'{self.field}' has the shape {held.shape} and not {(len(self.names),)}: a name a text"
+        field = self.source.fields().get(self.field)
+        if field is not None and field.shape != (len(self.names),):
+            yield f"'{self.field}' has the shape {field.shape} and not {(len(self.names),)}: give one name per text"
 
-    def fields(self) -> dict[str, Field]:
-        held = self.source.fields()
-        split = {name: held.pop(name) for name in (self.field, f"{self.field}_id") if name in held}
+    def removed(self) -> tuple[str, ...]:
+        return (self.field, f"{self.field}_id")
+
+    def added(self) -> dict[str, Field]:
         texts = {name: Field((), "str") for name in self.names}
-        ids = {f"{name}_id": Field((), "int32") for name in self.names} if len(split) == 2 else {}
-        return {**held, **texts, **ids}
+        return texts | {f"{name}_id": Field((), "int32") for _ in self.reads()[1:] for name in self.names}
 
-    def open(self) -> Examples:
-        return SplitCaptionsExamples(self.source.open(), self)
-
-
-class SplitCaptionsExamples(WrappedExamples):
-    """``SplitCaptions`` of examples."""
-
-    def __init__(self, examples: Examples, source: SplitCaptions):
-        super().__init__(examples)
-        self._field, self._names = source.field, source.names
-
-    def changed(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        texts, ids = columns.pop(self._field), columns.pop(f"{self._field}_id", None)
-        for view, name in enumerate(self._names):
-            columns[name] = [text[view] for text in texts]
-            if ids is not None:
-                columns[f"{name}_id"] = ids[:, view]
-        return columns
-
-    def column(self, name: str) -> Any:
-        for view, own in enumerate(self._names):
-            if name == own:
-                return [text[view] for text in self.inner.column(self._field)]
-            if name == f"{own}_id":
-                return self.inner.column(f"{self._field}_id")[:, view]
-        return self.inner.column(name)
+    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        texts, ids = columns[self.field], columns.get(f"{self.field}_id")
+        split = {name: [text[view] for text in texts] for view, name in enumerate(self.names)}
+        return split | ({} if ids is None else {f"{name}_id": ids[:, view] for view, name in enumerate(self.names)})
 
 
 @spec
-class DropModalities(WrappedSource):
-    """Rows of which some lack one of several modalities: ``<name>/present`` says which there are.
+class DropModalities(FieldTransform):
+    """Drop one of several modalities from a share of the examples; ``<name>/present`` tells which ones remain.
 
-    Which rows, and what they lack, is drawn once by their index. What is absent is blank: zeros, or an empty text.
+    The choice of the examples and of the modalities is drawn once, by index. A dropped modality is blank: zeros, or an
+    empty text.
     """
 
     names: tuple[str, ...]
     """The modalities."""
-    share: float
-    """Share of the rows that lack one of them."""
+    share: Share
+    """Share of the examples that lack one of them."""
     seed: int = 0
     """Seed of the draw."""
 
@@ -88,49 +67,47 @@ class DropModalities(WrappedSource):
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if len(self.names) < 2:
-            yield f"names are two modalities at least, so that one is left, got {self.names}"
-        if not 0 <= self.share <= 1:
-            yield f"share is from 0 to 1, got {self.share}"
+            yield f"names has at least two modalities, so that one remains, got {self.names}"
 
-    def fields(self) -> dict[str, Field]:
-        return {**self.source.fields(), **{f"{name}/present": Field((), "bool") for name in self.names}}
+    def added(self) -> dict[str, Field]:
+        fields = self.source.fields()
+        changed = {name: fields[name] for name in self.names if name in fields}
+        return changed | {f"{name}/present": Field((), "bool") for name in self.names}
+
+    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        present = self.present(indices)
+        blanked = {name: _blank(columns[name], present[name]) for name in self.names}
+        return blanked | {f"{name}/present": rows for name, rows in present.items()}
+
+    def present(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Draw which of the examples have each modality, bool [B]."""
+        draw = mix(indices.astype(np.uint64) + (SITE << np.uint64(32)) + np.uint64(self.seed))
+        which = (mix(draw) % np.uint64(len(self.names))).astype(np.int64)
+        dropped = np.where(draw < self.share * 2.0**64, which, -1)
+        return {name: dropped != i for i, name in enumerate(self.names)}
 
     def open(self) -> Examples:
-        return DropModalitiesExamples(self.source.open(), self)
-
-    def lacks(self, indices: np.ndarray) -> np.ndarray:
-        """int [B]: which of the names each row lacks; -1: none."""
-        draw = mix(indices.astype(np.uint64) + (SITE << np.uint64(32)) + np.uint64(self.seed))
-        which = mix(draw) % np.uint64(len(self.names))
-        return np.where(draw < self.share * 2.0**64, which.astype(np.int64), -1)
+        return DropModalitiesExamples(self, self.source.open())
 
 
-class DropModalitiesExamples(WrappedExamples):
-    """``DropModalities`` of examples."""
+class DropModalitiesExamples(TransformedExamples):
+    """Read the column of one modality without the others."""
 
-    def __init__(self, examples: Examples, source: DropModalities):
-        super().__init__(examples)
-        self._source = source
-
-    def changed(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        lacks = self._source.lacks(indices)
-        for i, name in enumerate(self._source.names):
-            present = lacks != i
-            columns[name] = _blank(columns[name], present)
-            columns[f"{name}/present"] = present
-        return columns
+    def __init__(self, source: DropModalities, inner: Examples):
+        super().__init__(source, inner)
+        self._present = source.present
 
     def column(self, name: str) -> Any:
-        modality, _, present = name.rpartition("/")
-        here = self._source.lacks(np.arange(len(self)))
-        if present == "present" and modality in self._source.names:
-            return here != self._source.names.index(modality)
+        present = self._present(np.arange(len(self)))
+        modality = name.removesuffix("/present")
+        if name != modality and modality in present:
+            return present[modality]
         values = self.inner.column(name)
-        return _blank(values, here != self._source.names.index(name)) if name in self._source.names else values
+        return _blank(values, present[name]) if name in present else values
 
 
 def _blank(values: Any, present: np.ndarray) -> Any:
-    """The values of the rows that are present, and nothing in the others."""
+    """Return the values of the rows that are present, and zeros or empty texts in the others."""
     if isinstance(values, np.ndarray):
         return np.where(present.reshape(-1, *(1,) * (values.ndim - 1)), values, np.zeros((), values.dtype))
-    return [value if here else "" for value, here in zip(values, present, strict=True)]
+    return [value if kept else "" for value, kept in zip(values, present, strict=True)]

@@ -1,8 +1,8 @@
-"""How many of the first n draws each source of a mixture has had: a closed form, so that no history is kept.
+"""Compute how many of the first n draws each source of a mixture has, in closed form and without history.
 
-Draws are dealt out evenly: one source after the other takes its share of what those before it left, by rounding a
-straight line. The first n draws hold each source's share of n, up to a number below that of the sources, at any n; and
-the next draw of a source is the one that it counts.
+Each source in turn takes its share of the draws that the sources before it left, by rounding a straight line. So for
+any n, the first n draws contain each source's share of n, with an error below the number of sources, and a source's
+draws are numbered without gaps.
 """
 
 import itertools
@@ -12,11 +12,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 UNIT = 2**32
-"""Shares are multiples of 1 / UNIT, and so exact: no sum of floats decides who is drawn."""
+"""Shares are multiples of 1 / UNIT, and so exact: no sum of floats decides which source is drawn."""
 
 
 class Shares:
-    """Deals out draws by weights [F,S], each row of them from its place in ``starts`` [F] on; the first starts at 0."""
+    """Assign draws to sources by weights [F,S]; row f applies from draw ``starts[f]`` on, and ``starts[0]`` is 0."""
 
     def __init__(self, starts: Sequence[int], weights: Float[np.ndarray, "F S"]):
         self._starts = np.asarray(starts, np.uint64)
@@ -26,20 +26,20 @@ class Shares:
             self._before[stage + 1] = self._before[stage] + _counts(stop - start, self._ratios[stage])
 
     def __call__(self, draws: UInt64[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "B"], UInt64[np.ndarray, "B"]]:
-        """(source, how many draws it had before) of each of ``draws``, which count from 0."""
+        """Return the source of each of ``draws`` (from 0), and how many earlier draws that source has."""
         stage = self._stage(draws)
         source, number = np.full(draws.shape, -1), np.zeros_like(draws)
         left = draws - self._starts[stage]
         for i, ratio in enumerate(self._ratios[stage].T):
             taken = _share(left, ratio)
-            here = (source < 0) & (_share(left + np.uint64(1), ratio) > taken)
-            source[here] = i
-            number[here] = (self._before[stage, i] + taken)[here]
+            taken_now = (source < 0) & (_share(left + np.uint64(1), ratio) > taken)
+            source[taken_now] = i
+            number[taken_now] = (self._before[stage, i] + taken)[taken_now]
             left -= taken
         return source, number
 
     def counts(self, draws: int) -> UInt64[np.ndarray, "S"]:
-        """How many of the first ``draws`` each source has."""
+        """Return how many of the first ``draws`` each source has."""
         stage = int(self._stage(np.uint64(draws)))
         return self._before[stage] + _counts(np.uint64(draws) - self._starts[stage], self._ratios[stage])
 
@@ -48,7 +48,7 @@ class Shares:
 
 
 def _ratios(weights: Float[np.ndarray, "S"]) -> UInt64[np.ndarray, "S"]:
-    """Of what the sources before it left, each one's share; the last that has a weight takes all."""
+    """Return each source's share of the draws that the sources before it left; the last with a weight takes all."""
     rest = np.cumsum(weights[::-1])[::-1]
     last = np.flatnonzero(weights)[-1]
     shares = [
@@ -67,6 +67,6 @@ def _counts(draws: np.uint64, ratios: UInt64[np.ndarray, "S"]) -> UInt64[np.ndar
 
 
 def _share(draws: np.ndarray | np.uint64, ratio: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
-    """draws * ratio / UNIT, rounded; the product of 64 and 33 bits in two halves that each fit 64."""
+    """Compute draws * ratio / UNIT, rounded; the product of 64 and 33 bits is split in halves that fit 64 bits."""
     high, low = draws >> np.uint64(32), draws & np.uint64(UNIT - 1)
     return high * ratio + ((low * ratio + np.uint64(UNIT // 2)) >> np.uint64(32))

@@ -1,12 +1,12 @@
-"""A grammar of swaps: wrong captions that differ from a true one in a word, or in the order of its words.
+"""Make wrong captions that differ from a true caption in a phrase, or in the order of its words.
 
-They test whether a model reads what it compares (Yuksekgonul et al. 2023, arXiv:2210.01936: attribute, relation and
-order), and are hard negatives to train on (NegCLIP, section 4 there; Structure-CLIP, Huang et al. 2023,
-arXiv:2305.06152). Three kinds, all functions of the caption and of spans in it:
+They test whether a model uses words and their order (Yuksekgonul et al. 2023, arXiv:2210.01936: attribute, relation
+and order), and are hard negatives to train on (NegCLIP, section 4 there; Structure-CLIP, Huang et al. 2023,
+arXiv:2305.06152). There are three kinds, all functions of the caption and of spans in it:
 
-- ``replacements``: a phrase gives way to another that excludes it (red, blue);
-- ``exchanges``: two phrases of one kind change places (nouns, adjectives, noun phrases …);
-- ``reorderings``: all words in another order, as in ARO.
+- ``replacements`` replace a phrase by another that excludes it (red, blue);
+- ``exchanges`` exchange two phrases of one kind (nouns, adjectives, noun phrases …);
+- ``reorderings`` change the order of the words, as ARO does.
 
 Spans come from a lexicon (``phrases``) or from spaCy (``spacy_spans``).
 """
@@ -26,19 +26,19 @@ from jaxrep.data.orders.base import mix
 from jaxrep.errors import UsageError
 
 EXCLUSIVE, PARTS_OF_SPEECH = "swaps.txt", "parts_of_speech.txt"
-"""Lexicons that come with the package: phrases that exclude one another, and words by part of speech."""
+"""Lexicons of the package: phrases that exclude one another, and words by part of speech."""
 CONTENT = ("noun", "adjective")
 
 
 class Group(NamedTuple):
-    """Phrases of one kind. Of those that exclude one another, each is wrong where another is right."""
+    """Hold phrases of one kind that exclude one another: each is wrong where another is right."""
 
     kind: str
     phrases: tuple[str, ...]
 
 
 class Span(NamedTuple):
-    """Characters ``start:end`` of a caption that are of a kind; ``group``: the number of the lexicon's group."""
+    """Mark the characters ``start:end`` of a caption as a kind; ``group``: number of the group in the lexicon."""
 
     start: int
     end: int
@@ -47,19 +47,19 @@ class Span(NamedTuple):
 
 
 class Negative(NamedTuple):
-    """A caption that is wrong, and which kind of phrase was changed."""
+    """Hold a wrong caption, and the kind of phrase that was changed."""
 
     text: str
     kind: str
 
 
 def lexicon(name: str = EXCLUSIVE) -> tuple[Group, ...]:
-    """A lexicon of the package."""
+    """Read a lexicon of the package."""
     return parse(resources.files("jaxrep.data.transforms").joinpath(name).read_text(encoding="utf-8"), name)
 
 
 def read(path: str = "") -> tuple[Group, ...]:
-    """A lexicon of one's own; without a path, what excludes one another in the package's. Raises UsageError."""
+    """Read the lexicon in a file; without a path, the package's phrases that exclude one another. Raises UsageError."""
     if not path:
         return lexicon()
     try:
@@ -69,20 +69,20 @@ def read(path: str = "") -> tuple[Group, ...]:
 
 
 def parse(text: str, name: str = "the lexicon") -> tuple[Group, ...]:
-    """Groups from lines ``kind: phrase | phrase``; # starts a line that is not read. Raises UsageError."""
+    """Parse groups from lines ``kind: phrase | phrase``; lines that start with # are comments. Raises UsageError."""
     groups = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             kind, colon, words = line.partition(":")
             phrases = tuple(word.strip() for word in words.split("|"))
             if not colon or not all(phrases):
-                raise UsageError(f"{name}, line {number}: a kind and its phrases stand there, as 'kind: one | other'")
+                raise UsageError(f"{name}, line {number}: expected a kind and its phrases, as 'kind: one | other'")
             groups.append(Group(kind.strip(), phrases))
     return tuple(groups)
 
 
 def phrases(caption: str, groups: tuple[Group, ...]) -> list[Span]:
-    """Spans of the lexicon's phrases in a caption, whole words whatever their case; of several the longest."""
+    """Find the lexicon's phrases in a caption: whole words in any case, and the longest of several phrases."""
     pattern, of = _pattern(groups)
     return [Span(m.start(), m.end(), *of[m[0].lower()]) for m in pattern.finditer(caption)]
 
@@ -97,37 +97,37 @@ def _pattern(groups: tuple[Group, ...]) -> tuple[re.Pattern[str], dict[str, tupl
 
 
 def replacements(caption: str, groups: tuple[Group, ...], spans: Sequence[Span] | None = None) -> list[Negative]:
-    """The caption with one phrase replaced by another of its group, all of them; ``spans``: of these phrases only."""
-    found = []
+    """Return the caption with one phrase replaced by another of its group; ``spans``: only these phrases."""
+    negatives = []
     for span in phrases(caption, groups) if spans is None else spans:
         old = caption[span.start : span.end]
         for new in groups[span.group].phrases:
             if new.lower() != old.lower():
-                found.append(Negative(_put(caption, [(span, _as(old, new))]), span.kind))
-    return found
+                negatives.append(Negative(_put(caption, [(span, _as(old, new))]), span.kind))
+    return negatives
 
 
 def exchanges(caption: str, spans: Sequence[Span]) -> list[Negative]:
-    """The caption with two different phrases of one kind in each other's place, all such pairs.
+    """Return the caption with two different phrases of one kind exchanged, for all such pairs.
 
-    Spans may overlap, as a noun phrase and its noun do; those that overlap are not exchanged, nor are two that "and" or
-    "or" joins, which mean the same in either order.
+    Spans may overlap, as a noun phrase and its noun do. Overlapping spans are not exchanged, and neither are two that
+    "and" or "or" joins, because they mean the same in either order.
     """
-    found = {}
+    negatives = {}
     for one, other in combinations(sorted(spans), 2):
         left, right = caption[one.start : one.end], caption[other.start : other.end]
         joined = caption[one.end : other.start].strip().lower() in ("and", "or", "&")
         if one.kind == other.kind and one.end <= other.start and left.lower() != right.lower() and not joined:
             text = _put(caption, [(one, _as(left, right)), (other, _as(right, left))])
-            found.setdefault(Negative(text, one.kind))
-    return list(found)
+            negatives.setdefault(Negative(text, one.kind))
+    return list(negatives)
 
 
 def reorderings(caption: str, spans: Sequence[Span], key: int) -> list[Negative]:
-    """The caption in other orders of its words, one of each kind where there is another (ARO, appendix).
+    """Return the caption with its words in other orders, at most one per kind of order (ARO, appendix).
 
-    ``nouns_and_adjectives`` alone change places, or ``all_but_nouns_and_adjectives``; ``trigrams`` as wholes;
-    ``within_trigrams`` the three words of each. ``key`` and the caption choose the order.
+    ``nouns_and_adjectives`` moves only these, ``all_but_nouns_and_adjectives`` the other words, ``trigrams`` whole
+    trigrams, ``within_trigrams`` the words within each. ``key`` and the caption determine the order.
     """
     words = [Span(m.start(), m.end(), "") for m in re.finditer(r"[\w’'-]+", caption)]
     content = [any(s.start <= w.start and w.end <= s.end and s.kind in CONTENT for s in spans) for w in words]
@@ -142,14 +142,13 @@ def reorderings(caption: str, spans: Sequence[Span], key: int) -> list[Negative]
         ),
     }
     texts = [caption[word.start : word.end] for word in words]
-    found = [
-        Negative(_put(caption, list(zip(words, [texts[i] for i in o], strict=True))), k) for k, o in orders.items()
-    ]
-    return [negative for negative in found if negative.text != caption]
+    moved = {kind: zip(words, [texts[i] for i in order], strict=True) for kind, order in orders.items()}
+    negatives = [Negative(_put(caption, list(changes)), kind) for kind, changes in moved.items()]
+    return [negative for negative in negatives if negative.text != caption]
 
 
-def drawn(negatives: Sequence[Negative], key: int) -> Negative | None:
-    """One of the negatives by a key of 64 bits, each kind that there is equally often; None where there are none."""
+def draw(negatives: Sequence[Negative], key: int) -> Negative | None:
+    """Draw one of the negatives by a key of 64 bits, each kind with equal probability; None if there are none."""
     kinds = list(dict.fromkeys(negative.kind for negative in negatives))
     if not kinds:
         return None
@@ -159,7 +158,7 @@ def drawn(negatives: Sequence[Negative], key: int) -> Negative | None:
 
 
 def spacy_spans(doc: Any) -> list[Span]:
-    """Spans of a parsed text of spaCy (extra: spacy): its nouns, adjectives, adverbs and verbs, and noun phrases.
+    """Find nouns, adjectives, adverbs, verbs and noun phrases in a text that spaCy parsed (extra: spacy).
 
     ``spacy_spans(spacy.load("en_core_web_sm")(caption))``
     """
@@ -169,7 +168,7 @@ def spacy_spans(doc: Any) -> list[Span]:
 
 
 def tagger(model: str = "") -> Callable[[str], list[Span]]:
-    """From a caption to its spans by part of speech: by the model of spaCy of this name, or by the package's lexicon.
+    """Return a function from a caption to its spans by part of speech: a spaCy model, or the package's lexicon.
 
     Raises UsageError: spaCy or the model is not installed.
     """
@@ -181,14 +180,14 @@ def tagger(model: str = "") -> Callable[[str], list[Span]]:
         pipeline = spacy.load(model)
     except (ImportError, OSError) as error:
         raise UsageError(
-            f"captions are tagged by spaCy's model {model!r}, which cannot be loaded ({error}): "
+            f"spaCy's model {model!r} tags the captions, and cannot be loaded ({error}): "
             f"pip install 'jaxrep[spacy]', then python -m spacy download {model}"
         ) from error
     return lambda caption: spacy_spans(pipeline(caption))
 
 
 def _put(caption: str, changes: Sequence[tuple[Span, str]]) -> str:
-    """The caption with the text of some spans, in order and apart, replaced."""
+    """Return the caption with the texts of some spans replaced; the spans are in order and do not overlap."""
     parts, at = [], 0
     for span, text in changes:
         parts += [caption[at : span.start], text]
@@ -197,7 +196,7 @@ def _put(caption: str, changes: Sequence[tuple[Span, str]]) -> str:
 
 
 def _as(old: str, new: str) -> str:
-    """``new`` with a capital where ``old`` has one, and without where it has none but the lexicon's own."""
+    """Return ``new`` with a capital if ``old`` has one, else as the lexicon has it."""
     return new[:1].upper() + new[1:] if old[:1].isupper() else new
 
 
@@ -206,7 +205,7 @@ def _key(caption: str, key: int, site: int) -> np.ndarray:
 
 
 def _shuffled(n: int, key: np.ndarray) -> np.ndarray:
-    """Another order of n things than they have, where there is one."""
+    """Return a random order of n things that differs from the present one if n > 1."""
     order = np.argsort(mix(mix(key) + np.arange(n, dtype=np.uint64)), kind="stable")
     return np.roll(order, 1) if (order == np.arange(n)).all() else order
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxrep.data.transforms.select import SelectFields, Take
+from jaxrep.data.transforms.fields import SelectFields
+from jaxrep.data.transforms.subsets import Take
 
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.length_buckets import ByLength

@@ -13,7 +13,7 @@ from jaxrep.data.sources.files import TextLines
 from jaxrep.data.tools import curate as module
 from jaxrep.data.tools import curate_beam
 from jaxrep.data.tools.curate import Plan, curate
-from jaxrep.data.transforms.balanced import Curated, digest_of
+from jaxrep.data.transforms.balance import TakeCurated, digest_of
 from jaxrep.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -42,7 +42,7 @@ def _files(folder):
 
 
 def _kept(plan):
-    return Curated(source=plan.source, kept=plan.result).open().column("key")
+    return TakeCurated(source=plan.source, kept=plan.result).open().column("key")
 
 
 def test_what_is_kept_is_what_a_plain_loop_keeps(tmp_path, lines, metadata):
@@ -118,7 +118,7 @@ def test_another_pool_or_other_entries_are_refused(tmp_path, lines, metadata):
         curate(_plan(lines, metadata, tmp_path / "out"))
     (tmp_path / "pool.txt").write_text("an owl")
     with pytest.raises(UsageError, match="tells what to keep of 90 examples, and the source has 1"):
-        Curated(source=lines, kept=plan.result).open()
+        TakeCurated(source=lines, kept=plan.result).open()
 
 
 def test_a_remote_folder(lines, metadata):

@@ -1,4 +1,4 @@
-"""Entries are found as a naive search finds them; lists of entries are read, and what is none is said."""
+"""Matching equals a naive search; files of entries are read, and faulty ones are reported."""
 
 import json
 
@@ -12,7 +12,7 @@ from jaxrep.errors import UsageError
 
 
 def _naive(entries, text):
-    """The rule in the plainest words: an entry with spaces around it is part of the text with spaces around marks."""
+    """The rule as a plain search: an entry with spaces around it is part of the text with spaces around marks."""
     for mark in ",.;:?!`":
         text = text.replace(mark, f" {mark} ")
     for white in "\t\n\r":
@@ -25,18 +25,18 @@ words = st.lists(st.sampled_from(["a", "b", "ab", "A", "é", "b,", "a.b", "a\nb"
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(words.filter(str.strip), min_size=1, max_size=8, unique=True), words)
-def test_entries_are_those_of_a_naive_search(entries, text):
+def test_matcher_equals_naive_search(entries, text):
     assert Matcher(entries)(text) == _naive(entries, text)
 
 
-def test_entries_that_overlap_and_nest_are_all_found_once():
+def test_overlapping_and_nested_entries_match_once():
     entries = ["hot", "hot dog", "dog", "dog house", "Dog", "ho"]
     assert Matcher(entries)("hot dog house, hot dog!") == [0, 1, 2, 3]
     assert Matcher(entries)(["a Dog", "hot"]) == [0, 4]  # an example of two captions has the entries of both
     assert Matcher(entries)("") == Matcher(entries)([]) == []
 
 
-def test_a_long_list_in_long_texts_is_as_exact():
+def test_matcher_is_exact_for_many_entries():
     rng = np.random.default_rng(0)
     entries = [" ".join(str(n) for n in rng.integers(0, 60, rng.integers(1, 4))) for _ in range(400)]
     entries = list(dict.fromkeys(entries))
@@ -46,11 +46,11 @@ def test_a_long_list_in_long_texts_is_as_exact():
         assert matcher(text) == _naive(entries, text)
 
 
-def test_marks_stand_alone():
+def test_punctuation_marks_are_spaced():
     assert spaced("a,b\tc") == " a , b c "
 
 
-def test_files_of_entries(tmp_path):
+def test_read_entries(tmp_path):
     (tmp_path / "a.txt").write_text("red fox\n\nfox\n  \né\n")
     (tmp_path / "b.json").write_text(json.dumps(["fox", "owl"]))
     entries = read_entries([f"{tmp_path}/a.txt", f"{tmp_path}/b.json"])
@@ -59,19 +59,19 @@ def test_files_of_entries(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, content, said",
+    "name, content, message",
     [
-        ("a.txt", b"\n \n", r"a\.txt holds no entry: a line each, or a list of strings in JSON"),
-        ("a.txt", b"\xff", r"a\.txt holds no entries that can be read: 'utf-8' codec"),
-        ("a.json", b"[1", r"a\.json holds no entries that can be read: Expecting"),
+        ("a.txt", b"\n \n", r"a\.txt has no entry: one per line, or a list of strings in JSON"),
+        ("a.txt", b"\xff", r"the entries in .*a\.txt cannot be read: 'utf-8' codec"),
+        ("a.json", b"[1", r"the entries in .*a\.json cannot be read: Expecting"),
         ("a.json", b'["a", 1]', r"a\.json is no list of strings"),
     ],
 )
-def test_what_is_no_list_of_entries_is_said(tmp_path, name, content, said):
+def test_faulty_entry_file_is_reported(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         read_entries([f"{tmp_path}/{name}"])
 
 
-def test_the_vocabulary_of_texts():
+def test_vocabulary():
     assert vocabulary(["flag: Chad", "red flag!"]) == ["Chad", "flag", "red"]

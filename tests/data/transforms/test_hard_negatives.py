@@ -1,4 +1,4 @@
-"""Wrong captions beside right ones: drawn by key, absent where there is none, known by their ids."""
+"""Hard negative captions are drawn by key, may be absent, and have ids."""
 
 import re
 
@@ -23,7 +23,7 @@ SAID = ["ball | is | red\nbook | is | blue\nball | on | book", "", "", "", "", "
 
 @spec
 class Captioned(Source):
-    """Six captions, with what they say."""
+    """Six captions with their triples."""
 
     def fields(self):
         return {"text": Field((), "str"), "triples": Field((), "str"), "image_id": Field((), "int32")}
@@ -33,42 +33,42 @@ class Captioned(Source):
 
 
 def drawn(keys=200, **options):
-    """Of each caption, every wrong one that the keys draw."""
+    """For each caption, every wrong caption that the keys draw."""
     examples, rows = HardNegativeCaptions(source=Captioned(), **options).open(), np.repeat(np.arange(6), keys)
     found = examples.gather(rows, np.arange(6 * keys, dtype=np.uint64) << np.uint64(9))
     np.testing.assert_array_equal(found["negative/present"], [text != "" for text in found["negative"]])
     return [set(found["negative"][i * keys : (i + 1) * keys]) for i in range(6)]
 
 
-def test_phrases_give_way_to_those_that_exclude_them():
+def test_replaced_phrases_exclude_the_original():
     found = drawn(ways=("replace",), kinds=("gender",))
     assert found == [{""}, {"woman: light skin tone"}, {"man: light skin tone"}, {""}, {"woman: dark skin tone"}, {""}]
     assert len(drawn(ways=("replace",))[1]) == 1 + 4  # of the other gender, or in one of four other tones
 
 
-def test_phrases_of_one_kind_change_places():
+def test_phrases_of_one_kind_are_exchanged():
     assert drawn(kinds=("noun",))[0] == {"a red book on a blue ball"}
     assert drawn(kinds=("noun", "adjective"))[0] == {"a red book on a blue ball", "a blue ball on a red book"}
 
 
-def test_a_graph_says_what_changes_places():
+def test_graph_exchanges_objects_and_attributes():
     found = drawn(ways=("graph",))
     assert found[0] == {"a red book on a blue ball", "a blue ball on a red book"}
     assert found[5] == {"A mat sits on a cat"} and found[1] == {""}
 
 
-def test_the_graph_of_a_name_is_read_off_it():
+def test_graph_is_parsed_from_name():
     found = drawn(ways=("graph",), triples="text", form="names")
     assert found[0] == {"a blue book on a red ball"} and found[1] == {""}
 
 
-def test_only_captions_that_are_right_elsewhere_where_that_is_asked_for():
+def test_only_known_uses_captions_of_the_data():
     found = drawn(ways=("replace",), only_known=True)
     assert found[1:3] == [{"woman: light skin tone", "man: dark skin tone"}, {"man: light skin tone"}]
     assert found[0] == {""}
 
 
-def test_a_wrong_caption_has_the_id_of_the_same_right_one_and_a_key_draws_it_again():
+def test_ids_of_wrong_and_true_captions_agree_and_draws_repeat():
     examples = HardNegativeCaptions(source=Captioned(), ways=("replace",), kinds=("gender",)).open()
     rows = examples.gather(np.arange(6))
     assert rows.keys() == {"text", "text_id", "negative", "negative_id", "negative/present", "triples", "image_id"}
@@ -84,7 +84,7 @@ def test_a_wrong_caption_has_the_id_of_the_same_right_one_and_a_key_draws_it_aga
 
 @spec
 class Several(Captioned):
-    """Two captions an example."""
+    """Two captions per example."""
 
     def fields(self):
         return {"text": Field((2,), "str")}
@@ -93,10 +93,10 @@ class Several(Captioned):
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
-        (HardNegativeCaptions(source=Several()), "the field 'text' is Field.* and not one text an example"),
+        (HardNegativeCaptions(source=Several()), "the field 'text' is Field.* and not one text per example"),
         (HardNegativeCaptions(source=Captioned(), ways=()), "ways is empty"),
         (HardNegativeCaptions(source=Captioned(), ways=("graph",), triples="graph"), "the source has no field 'graph'"),
     ],
 )
-def test_mistakes_are_told(source, sentence):
+def test_problems_are_reported(source, sentence):
     assert re.search(sentence, problems(source)[0])

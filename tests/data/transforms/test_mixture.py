@@ -1,4 +1,4 @@
-"""A mixture deals out its sources exactly, as weights say at any time, and resumes anywhere."""
+"""A mixture draws its sources in exact shares of the weights at any time, and resumes anywhere."""
 
 import pickle
 
@@ -14,8 +14,8 @@ from jaxrep.data.orders.groups import Grouped
 from jaxrep.data.orders.windows import Windowed
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.transforms.mixture import Mixture, Reweight
-from jaxrep.data.transforms.select import Filter, Where
 from jaxrep.data.transforms.shares import Shares
+from jaxrep.data.transforms.subsets import Filter, Where
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
 from tests.helpers.listed_source import positions
@@ -50,13 +50,13 @@ def of(mixture, order=ORDER, batch_size=8):
 
 @settings(max_examples=60, deadline=None)
 @given(weights=st.lists(WEIGHTS, min_size=1, max_size=3), length=st.integers(0, 150), start=st.integers(0, 2**50))
-def test_draws_are_dealt_out_exactly(weights, length, start):
+def test_draws_of_a_source_are_numbered_without_gaps(weights, length, start):
     starts = [length * stage for stage in range(len(weights))]
     shares = Shares(starts, np.array(weights))
     counts = shares.counts(start)
     sources, numbers = shares(positions(start, 200))
     for source, number in zip(sources, numbers, strict=True):
-        assert number == counts[source]  # each draw of a source is the one after its last
+        assert number == counts[source]  # the next draw of this source
         counts[source] += 1
     np.testing.assert_array_equal(counts, shares.counts(start + 200))
     assert shares.counts(start).sum() == start
@@ -64,7 +64,7 @@ def test_draws_are_dealt_out_exactly(weights, length, start):
 
 @settings(max_examples=100, deadline=None)
 @given(weights=WEIGHTS, draws=st.integers(0, 10**6))
-def test_shares_are_those_of_the_weights_at_any_time(weights, draws):
+def test_shares_follow_weights_at_any_time(weights, draws):
     counts = Shares([0], np.array([weights])).counts(draws).astype(float)
     expected = np.array(weights) / sum(weights) * draws
     # one half for the rounding of each source and of those before it; 2e-4 for multiples of 2**-32 in 10**6 draws
@@ -72,12 +72,12 @@ def test_shares_are_those_of_the_weights_at_any_time(weights, draws):
     assert not counts[np.array(weights) == 0].any()
 
 
-def test_a_long_training_keeps_its_shares():
+def test_shares_are_exact_after_2_50_draws():
     counts = Shares([0], np.array([[0.2, 0.5, 0.3]])).counts(2**50)
     np.testing.assert_allclose(counts / 2**50, [0.2, 0.5, 0.3], atol=2**-31)
 
 
-def test_weights_change_where_they_are_told_to():
+def test_reweight_changes_shares():
     changes = (Reweight(at=1_000, weights={"b": 1.0}), Reweight(at=2_000, weights={"c": 3, "b": 1}, ramp=1_280))
     _, order = of(Mixture(sources={"a": A, "b": B, "c": C}, weights={"a": 1, "b": 1}, changes=changes))
     assert order.counts(1_000) == {"a": 500, "b": 500, "c": 0}
@@ -91,7 +91,7 @@ def test_weights_change_where_they_are_told_to():
     np.testing.assert_array_equal(np.bincount(found), list(later.values()))
 
 
-def test_without_weights_every_source_ends_its_epoch_with_the_others():
+def test_without_weights_sources_end_epochs_in_step():
     examples, order = of(Mixture(sources={"a": A, "b": B, "c": C}))
     for epoch in range(2):
         np.testing.assert_array_equal(np.sort(order(positions(100 * epoch, 100))), np.arange(100))
@@ -104,15 +104,15 @@ def test_without_weights_every_source_ends_its_epoch_with_the_others():
     weights=st.tuples(*[st.floats(0.1, 5)] * 3),
     at=st.integers(1, 300),
     ramp=st.integers(0, 300),
-    together=st.booleans(),
+    one_source=st.booleans(),
     order=st.sampled_from([Shuffle(seed=1), Windowed(seed=2, shards=2), Grouped(seed=3, per_group=4)]),
 )
-def test_a_mixture_goes_on_anywhere_as_if_unbroken(start, weights, at, ramp, together, order):
+def test_mixture_resumes_at_any_position(start, weights, at, ramp, one_source, order):
     mixture = Mixture(
         sources={"a": A, "inner": Mixture(sources={"b": B, "c": C}, weights={"b": 1, "c": 2})},
         weights={"a": weights[0], "inner": weights[1]},
         changes=(Reweight(at=at, weights={"a": weights[2], "inner": 1}, ramp=ramp),),
-        one_source_a_batch=together,
+        one_source_per_batch=one_source,
     )
     start %= 2_000
     _, whole = of(mixture, order)
@@ -125,7 +125,7 @@ def test_a_mixture_goes_on_anywhere_as_if_unbroken(start, weights, at, ramp, tog
     assert counts["inner"] == counts["inner/b"] + counts["inner/c"]
 
 
-def test_each_source_goes_through_its_own_epochs():
+def test_each_source_has_its_own_epochs():
     _, order = of(Mixture(sources={"a": A, "b": B}, weights={"a": 3, "b": 1}))
     indices = order(positions(0, 1_200))
     a, b = indices[indices < 30], indices[indices >= 30]
@@ -138,8 +138,8 @@ def test_each_source_goes_through_its_own_epochs():
     assert not np.array_equal(indices[indices < 30], indices[indices >= 30] - 30)  # two sources, two orders
 
 
-def test_one_source_a_batch():
-    mixture = Mixture(sources={"a": A, "b": B, "c": C}, weights={"a": 1, "b": 2, "c": 1}, one_source_a_batch=True)
+def test_one_source_per_batch():
+    mixture = Mixture(sources={"a": A, "b": B, "c": C}, weights={"a": 1, "b": 2, "c": 1}, one_source_per_batch=True)
     _, order = of(mixture, batch_size=10)
     batches = np.digitize(order(positions(0, 400)), [30, 80]).reshape(40, 10)
     assert (batches == batches[:, :1]).all()
@@ -147,7 +147,7 @@ def test_one_source_a_batch():
     assert order.counts(15)["a"] + order.counts(15)["b"] == 15
 
 
-def test_a_batch_holds_the_examples_of_all_its_sources():
+def test_batch_mixes_sources():
     mixture = Mixture(sources={"a": A, "b": B, "c": C})
     examples, order = of(mixture)
     whole = np.concatenate([np.arange(30), np.arange(100, 150), np.arange(200, 220)])
@@ -168,27 +168,27 @@ def test_a_batch_holds_the_examples_of_all_its_sources():
         np.testing.assert_array_equal(batch["number"], whole[order(positions(16, 8))][rows])
 
 
-def test_a_mixture_of_parts_of_sources():
+def test_mixture_of_filtered_sources():
     few = Filter(source=B, where=(Where(column="number", at_least=120, at_most=129), Where(column="label", at_most=1)))
     examples, order = of(Mixture(sources={"a": A, "few": few}, weights={"a": 1, "few": 1}))
     numbers = examples.gather(order(positions(0, 28)))["number"]
     assert sorted(numbers[numbers >= 100].tolist()) == sorted([120, 121, 123, 124, 126, 127, 129] * 2)
 
 
-def test_what_cannot_be_mixed_is_said():
-    def said(**fields):
+def test_problems_are_reported():
+    def text(**fields):
         return "\n".join(problems(Mixture(**{"sources": {"a": A, "b": B}, **fields})))
 
-    assert said() == ""
-    assert said(weights={"a": 1, "bb": 1}).startswith("weights names 'bb', which is no source; did you mean b?")
-    assert "one of them above it" in said(weights={"a": 0.0}) and "from 0 on" in said(weights={"a": -1.0, "b": 2})
+    assert text() == ""
+    assert text(weights={"a": 1, "bb": 1}).startswith("weights names 'bb', which is no source; did you mean b?")
+    assert "one of them above 0" in text(weights={"a": 0.0}) and "weights.a" in text(weights={"a": -1.0, "b": 2})
     twice = (Reweight(at=10, weights={"a": 1}, ramp=5), Reweight(at=12, weights={"b": 1}))
-    assert said(changes=twice).startswith("changes.1 is at example 12 with a ramp of 0: changes follow one another")
-    assert "changes.0" in said(changes=(Reweight(at=0, weights={"a": 1}),))
-    other = said(sources={"a": A, "b": Numbers(name="n")})
-    assert "sources.a and sources.b differ in 'n': none and Field(" in other and "select.SelectFields" in other
-    assert "sources is empty" in said(sources={})
-    inner = Mixture(sources={"b": B}, one_source_a_batch=True)
-    assert "share batches" in said(sources={"a": A, "inner": inner})
+    assert text(changes=twice).startswith("changes.1 begins at example 12, before the ramp of the change before it")
+    assert "changes.0" in text(changes=(Reweight(at=0, weights={"a": 1}),))
+    other = text(sources={"a": A, "b": Numbers(name="n")})
+    assert "sources.a and sources.b differ in 'n': none and Field(" in other and "data.SelectFields" in other
+    assert "sources is empty" in text(sources={})
+    inner = Mixture(sources={"b": B}, one_source_per_batch=True)
+    assert "share batches" in text(sources={"a": A, "inner": inner})
     with pytest.raises(UsageError, match="the source 'b' of the mixture has no examples"):
         Mixture(sources={"a": A, "b": Numbers(length=0)}).open()

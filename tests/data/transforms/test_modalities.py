@@ -1,4 +1,4 @@
-"""Texts as fields of their own, and rows that lack a modality."""
+"""Splitting texts into fields, and dropping modalities."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ N = 3000
 
 @spec
 class Things(Source):
-    """A picture and its name in two languages."""
+    """An image and its name in two languages."""
 
     def fields(self):
         text = {"text": Field((2,), "str"), "text_id": Field((2,), "int32")}
@@ -25,41 +25,41 @@ class Things(Source):
         return Columns({"image": image, "text": [(f"a{i}", f"b{i}") for i in range(N)], "text_id": ids})
 
 
-APART = SplitCaptions(source=Things(), names=("english", "german"))
-PARTIAL = DropModalities(source=APART, names=("image", "english", "german"), share=0.3)
+SPLIT = SplitCaptions(source=Things(), names=("english", "german"))
+DROPPED = DropModalities(source=SPLIT, names=("image", "english", "german"), share=0.3)
 
 
-def test_each_text_becomes_a_field():
-    examples = APART.open()
+def test_split_captions_gives_one_field_per_text():
+    examples = SPLIT.open()
     rows = examples.gather(np.array([4, 2]))
-    assert rows.keys() == APART.fields().keys() == {"image", "english", "german", "english_id", "german_id"}
+    assert rows.keys() == SPLIT.fields().keys() == {"image", "english", "german", "english_id", "german_id"}
     assert rows["english"] == ["a4", "a2"] and rows["german"] == ["b4", "b2"]
     np.testing.assert_array_equal(rows["german_id"], [N + 4, N + 2])
     assert examples.column("german")[7] == "b7" and examples.column("english_id")[7] == 7
     assert problems(SplitCaptions(source=Things(), names=("one",)))
 
 
-def test_the_share_of_rows_that_is_asked_for_lacks_one_modality_each_and_always_the_same():
-    examples, whole = PARTIAL.open(), APART.open()
+def test_drop_modalities_drops_the_share_and_repeats():
+    examples, whole = DROPPED.open(), SPLIT.open()
     every = np.arange(N)
-    rows, there = examples.gather(every), np.stack([examples.column(f"{name}/present") for name in PARTIAL.names])
+    rows, there = examples.gather(every), np.stack([examples.column(f"{name}/present") for name in DROPPED.names])
     # Standard deviation of a share: 0.008; of a third of it: 0.006.
     assert np.mean(~there.all(axis=0)) == pytest.approx(0.3, abs=0.03)
     np.testing.assert_allclose(1 - there.mean(axis=1), 0.1, atol=0.025)
     assert (there.sum(axis=0) >= 2).all()
-    for name, here in zip(PARTIAL.names, there, strict=True):
+    for name, here in zip(DROPPED.names, there, strict=True):
         np.testing.assert_array_equal(rows[f"{name}/present"], here)
         np.testing.assert_array_equal(examples.gather(every[::-1])[f"{name}/present"], here[::-1])
     values = whole.gather(every)
     np.testing.assert_array_equal(rows["image"], values["image"] * there[0][:, None, None, None])
     assert rows["german"] == [text if here else "" for text, here in zip(values["german"], there[2], strict=True)]
     assert examples.column("german") == rows["german"]
-    other = DropModalities(source=APART, names=PARTIAL.names, share=0.3, seed=1).open()
+    other = DropModalities(source=SPLIT, names=DROPPED.names, share=0.3, seed=1).open()
     assert (other.column("image/present") != there[0]).any()
-    assert DropModalities(source=APART, names=PARTIAL.names, share=0.0).open().column("german/present").all()
+    assert DropModalities(source=SPLIT, names=DROPPED.names, share=0.0).open().column("german/present").all()
 
 
-def test_mistakes_are_told():
-    assert "two modalities at least" in problems(DropModalities(source=APART, names=("image",), share=0.3))[0]
-    assert "share is from 0 to 1" in problems(DropModalities(source=APART, names=("image", "german"), share=1.5))[0]
-    assert "no field 'sound'" in problems(DropModalities(source=APART, names=("image", "sound"), share=0.5))[0]
+def test_problems_are_reported():
+    assert "at least two modalities" in problems(DropModalities(source=SPLIT, names=("image",), share=0.3))[0]
+    assert problems(DropModalities(source=SPLIT, names=("image", "german"), share=1.5))
+    assert "no field 'sound'" in problems(DropModalities(source=SPLIT, names=("image", "sound"), share=0.5))[0]

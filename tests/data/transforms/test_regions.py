@@ -1,4 +1,4 @@
-"""Scenes of emojis and written regions: the same each time, with boxes that hold what is drawn."""
+"""Scenes of emojis are reproducible, their boxes contain the drawn pictures, and regions are parsed from texts."""
 
 import dataclasses
 
@@ -8,7 +8,8 @@ import pytest
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.openmoji.scenes import INK, OpenMojiScenes
 from jaxrep.data.source import Columns, Source
-from jaxrep.data.transforms.regions import RegionExamples, Regions
+from jaxrep.data.transforms.base import TransformedExamples
+from jaxrep.data.transforms.regions import ParseRegions
 from jaxrep.errors import JaxrepError
 from jaxrep.spec import problems, spec
 
@@ -20,7 +21,7 @@ def scenes():
     return SMALL.open()
 
 
-def test_a_scene_is_what_its_fields_say(scenes):
+def test_scene_matches_its_fields(scenes):
     columns = scenes.gather(np.arange(8))
     for name, field in SMALL.fields().items():
         values = columns[name]
@@ -30,7 +31,7 @@ def test_a_scene_is_what_its_fields_say(scenes):
             assert (values.shape, str(values.dtype)) == ((8, *field.shape), field.dtype), name
 
 
-def test_scenes_are_the_same_each_time_whatever_was_read_before(scenes):
+def test_scenes_are_reproducible(scenes):
     again, other = SMALL.open(), dataclasses.replace(SMALL, seed=1).open()
     for index in (7, 3):
         for name, value in scenes[index].items():
@@ -38,7 +39,7 @@ def test_scenes_are_the_same_each_time_whatever_was_read_before(scenes):
     assert not np.array_equal(scenes[3]["image"], other[3]["image"])
 
 
-def test_captions_hold_the_names_and_columns_are_told_without_pictures(scenes):
+def test_captions_name_regions_and_columns_agree(scenes):
     rows = [scenes[index] for index in range(len(scenes))]
     for row in rows:
         names = [name for name, here in zip(row["region"], row["region/present"], strict=True) if here]
@@ -50,7 +51,7 @@ def test_captions_hold_the_names_and_columns_are_told_without_pictures(scenes):
     assert one["text"] == one["region"][0]
 
 
-def test_boxes_hold_all_that_is_drawn_and_pictures_hardly_overlap(scenes):
+def test_boxes_contain_the_drawing_and_hardly_overlap(scenes):
     shares = []
     for index in range(len(scenes)):
         row = scenes[index]
@@ -65,7 +66,7 @@ def test_boxes_hold_all_that_is_drawn_and_pictures_hardly_overlap(scenes):
     assert np.mean(shares) < 0.05
 
 
-def test_test_scenes_show_pictures_that_training_does_not(scenes):
+def test_test_scenes_show_unseen_pictures(scenes):
     held_out = dataclasses.replace(SMALL, part="test").open()
     seen = {name for row in scenes.column("region") for name in row if name}
     assert seen <= set(OpenMoji(image_size=24).open().column("text"))
@@ -73,19 +74,21 @@ def test_test_scenes_show_pictures_that_training_does_not(scenes):
     assert unseen and not unseen & seen
 
 
-def test_what_cannot_be_placed_is_refused():
+def test_impossible_sizes_are_problems():
     wrong = OpenMojiScenes(fewest=3, most=2, smallest=0.6, largest=0.5)
     assert len(problems(wrong)) == 2
 
 
 @spec
 class Written(Source):
-    """Pictures are not needed here."""
+    """A source without fields."""
 
 
-def test_regions_are_read_in_their_order_and_filled_up():
+def test_regions_are_parsed_in_order_and_padded():
     texts = ["0.5 0.5 0.2 0.4 a red dot\n0.1 0.2 0.1 0.1 sky\n0.3 0.3 0.1 0.1 too many", ""]
-    found = RegionExamples(Regions(source=Written(), count=2), Columns({"regions": texts, "regions_id": np.arange(2)}))
+    found = TransformedExamples(
+        ParseRegions(source=Written(), count=2), Columns({"regions": texts, "regions_id": np.arange(2)})
+    )
     columns = found.gather(np.arange(2))
     assert columns["region"] == [("a red dot", "sky"), ("", "")] == found.column("region")
     np.testing.assert_array_equal(columns["region/present"], [[True, True], [False, False]])
@@ -94,7 +97,7 @@ def test_regions_are_read_in_their_order_and_filled_up():
 
 
 @pytest.mark.parametrize("line", ["a dot", "0.5 0.5 0.2 wide dot", "0.5 0.5 2 0.1 dot", "0.5 0.5 0.2 nan dot"])
-def test_a_region_that_cannot_be_read_is_named(line):
-    found = RegionExamples(Regions(source=Written()), Columns({"regions": [line]}))
+def test_faulty_region_is_reported(line):
+    found = TransformedExamples(ParseRegions(source=Written()), Columns({"regions": [line]}))
     with pytest.raises(JaxrepError, match="x y width height"):
         found.gather(np.arange(1))

@@ -1,4 +1,4 @@
-"""Parts of captions: the first sentence, whose id says where two are the same, and sentences that are drawn."""
+"""First sentences with ids that are equal for equal sentences, and drawn sub-captions."""
 
 import dataclasses
 from collections import Counter
@@ -8,14 +8,14 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Columns, Source
-from jaxrep.data.transforms.select import Take
 from jaxrep.data.transforms.sentences import FirstSentence, SubCaptions
+from jaxrep.data.transforms.subsets import Take
 from jaxrep.spec import problems, spec
 
 SOURCE = Take(source=OpenMoji(image_size=24), count=400)
 
 
-def test_the_beginning_of_a_name_is_what_comes_before_its_colon():
+def test_first_sentence_ends_at_the_given_end():
     source = FirstSentence(source=SOURCE, end=": ")
     examples = source.open()
     names = examples.column("text")
@@ -29,11 +29,11 @@ def test_the_beginning_of_a_name_is_what_comes_before_its_colon():
     assert set(examples[3]) == set(source.fields())
 
 
-def test_mistakes_are_told():
-    assert problems(FirstSentence(source=SOURCE, of="caption"))[0].startswith("the source has no field 'caption'")
-    assert problems(FirstSentence(source=SOURCE, end="")) == ["end is empty: say what a sentence ends with"]
+def test_first_sentence_problems():
+    assert problems(FirstSentence(source=SOURCE, field="caption"))[0].startswith("the source has no field 'caption'")
+    assert problems(FirstSentence(source=SOURCE, end="")) == ["end is empty: give the characters that end a sentence"]
     many = OpenMoji(languages=("en", "de"))
-    assert "not one text an example" in problems(FirstSentence(source=many))[0]
+    assert "not one text per example" in problems(FirstSentence(source=many))[0]
 
 
 LONG = [
@@ -56,11 +56,11 @@ class Captions(Source):
         )
 
 
-MANY = SubCaptions(source=Captions(), of=("long", "more"), count=2)
+MANY = SubCaptions(source=Captions(), long=("long", "more"), count=2)
 SENTENCES = {"A dog runs", "It is brown", "The grass is green", "Sunny day"}
 
 
-def test_sub_captions_are_the_caption_and_sentences_that_are_drawn_anew_with_each_key():
+def test_sub_captions_are_the_caption_and_drawn_sentences():
     examples, rows = MANY.open(), np.arange(3)
     assert MANY.fields() == {"text": Field((3,), "str")}
     drawn = [examples.gather(rows, np.arange(3, dtype=np.uint64) + 3 * epoch)["text"] for epoch in range(60)]
@@ -74,13 +74,11 @@ def test_sub_captions_are_the_caption_and_sentences_that_are_drawn_anew_with_eac
     assert all(abs(counts[sentence] - 30) < 4 * np.sqrt(15) for sentence in SENTENCES)
 
 
-def test_outside_training_the_first_sentences_are_taken_and_the_column_has_all():
+def test_sub_captions_without_keys_and_as_column():
     examples = MANY.open()
     assert examples.gather(np.array([0]))["text"] == [("a dog", "A dog runs", "It is brown")]
     assert examples.column("text")[0] == ("a dog", "A dog runs", "It is brown", "The grass is green", "Sunny day")
 
 
-def test_mistakes_of_sub_captions_are_told():
-    assert problems(dataclasses.replace(MANY, count=0)) == [
-        "of and count say what is drawn from and how much, at least one of each, got ('long', 'more'), 0"
-    ]
+def test_sub_captions_problems():
+    assert problems(dataclasses.replace(MANY, long=())) == ["long is empty: name the fields of the long captions"]

@@ -1,44 +1,44 @@
-"""What captions say as triples: read from lines or off a name, laid out as texts."""
+"""Triples are parsed from lines or from a name, and flattened to texts."""
 
 import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
-from jaxrep.data.transforms.triples import Triples, exchanges, of_name, parse
+from jaxrep.data.transforms.triples import ParseTriples, exchanges, parse_lines, parse_name
 from jaxrep.data.transforms.word_swaps import Negative
 from jaxrep.spec import problems, spec
 
 NAMES = ["woman with veil: dark skin tone, red hair", "sun", "women holding hands: dark skin tone"]
 
 
-def test_lines_are_read_and_what_is_no_triple_is_left_out():
-    assert parse("cat | sits on | mat\n\ncat | black\n cat|is|black ") == [
+def test_parse_lines_skips_other_lines():
+    assert parse_lines("cat | sits on | mat\n\ncat | black\n cat|is|black ") == [
         ("cat", "sits on", "mat"),
         ("cat", "is", "black"),
     ]
 
 
-def test_a_name_says_its_relations_and_details():
-    assert of_name(NAMES[0]) == [
+def test_parse_name_gives_relations_and_details():
+    assert parse_name(NAMES[0]) == [
         ("woman", "with", "veil"),
         ("woman", "has", "dark skin tone"),
         ("woman", "has", "red hair"),
     ]
-    assert of_name("person in wheelchair facing right") == [
+    assert parse_name("person in wheelchair facing right") == [
         ("person", "in", "wheelchair"),
         ("person", "facing", "right"),
     ]
-    assert of_name("sun") == []
+    assert parse_name("sun") == []
 
 
-def test_objects_and_attributes_change_places_where_the_caption_has_them():
+def test_objects_and_attributes_are_exchanged():
     caption = "A black cat sits on a red mat"
-    said = parse("cat | is | black\nmat | is | red\nmat | is | black\ncat | sits on | mat\ncat | sees | dog")
+    said = parse_lines("cat | is | black\nmat | is | red\nmat | is | black\ncat | sits on | mat\ncat | sees | dog")
     assert exchanges(caption, said) == [
         Negative("A black mat sits on a red cat", "object"),
         Negative("A red cat sits on a black mat", "attribute"),
     ]
-    assert exchanges("two hands", of_name("two hands")) == []
+    assert exchanges("two hands", parse_name("two hands")) == []
 
 
 @spec
@@ -52,8 +52,8 @@ class Names(Source):
         return Columns({"text": NAMES})
 
 
-def test_triples_are_laid_out_one_after_the_other():
-    source = Triples(source=Names(), of="text", form="names", count=2)
+def test_triples_are_flattened_and_padded():
+    source = ParseTriples(source=Names(), field="text", form="names", count=2)
     assert source.fields()["knowledge"] == Field((6,), "str")
     rows = source.open().gather(np.arange(3))
     assert rows.keys() == source.fields().keys()
@@ -66,6 +66,6 @@ def test_triples_are_laid_out_one_after_the_other():
     assert source.open().column("knowledge") == found and source.open().column("text") == NAMES
 
 
-def test_mistakes_are_told():
-    assert "at least 1, got 0" in problems(Triples(source=Names(), of="text", count=0))[0]
-    assert "no field 'triples'" in problems(Triples(source=Names()))[0]
+def test_problems_are_reported():
+    assert "at least 1, got 0" in problems(ParseTriples(source=Names(), field="text", count=0))[0]
+    assert "no field 'triples'" in problems(ParseTriples(source=Names()))[0]

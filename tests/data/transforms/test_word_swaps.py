@@ -1,4 +1,4 @@
-"""Wrong captions differ from the true one in what they should, and in nothing else."""
+"""Wrong captions differ from the true caption in the intended words only."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from jaxrep.data.transforms.word_swaps import (
     PARTS_OF_SPEECH,
     Negative,
     Span,
-    drawn,
+    draw,
     exchanges,
     lexicon,
     parse,
@@ -43,16 +43,16 @@ def texts(negatives, kind):
         ("no words of the lexicon", "color", []),
     ],
 )
-def test_a_phrase_gives_way_to_all_that_exclude_it(caption, kind, wrong):
+def test_phrase_is_replaced_by_all_that_exclude_it(caption, kind, wrong):
     assert texts(replacements(caption, GROUPS), kind) == wrong
 
 
-def test_the_longest_phrase_is_taken_as_a_whole():
+def test_longest_phrase_is_matched():
     found = texts(replacements("person: medium-light skin tone", GROUPS), "skin_tone")
     assert found == [f"person: {tone} skin tone" for tone in ("light", "medium", "medium-dark", "dark")]
 
 
-def test_every_replacement_of_colors_is_another_color():
+def test_colors_are_replaced_by_other_colors():
     found = texts(replacements("red apple beside a blue book", GROUPS), "color")
     assert len(found) == len(set(found)) == 16
     assert all(("red" in text.split()) != ("blue" in text.split()) or "apple" in text for text in found)
@@ -60,7 +60,7 @@ def test_every_replacement_of_colors_is_another_color():
     assert "red apple beside a black book" in found
 
 
-def test_phrases_of_one_kind_change_places():
+def test_phrases_of_one_kind_are_exchanged():
     found = exchanges(CAPTION, phrases(CAPTION, WORDS))
     assert found == [
         Negative("The green horse eats brown grass", "adjective"),
@@ -71,7 +71,7 @@ def test_phrases_of_one_kind_change_places():
     ]
 
 
-def test_what_means_the_same_in_either_order_is_not_exchanged():
+def test_joined_equal_or_overlapping_phrases_are_not_exchanged():
     assert exchanges("a cat and a horse", phrases("a cat and horse", WORDS)) == []
     assert exchanges("cat and horse", phrases("cat and horse", WORDS)) == []
     assert exchanges("cat cat", phrases("cat cat", WORDS)) == []
@@ -79,7 +79,7 @@ def test_what_means_the_same_in_either_order_is_not_exchanged():
     assert exchanges("the horse", overlapping) == []
 
 
-def test_orders_keep_the_words_and_move_what_they_say():
+def test_reorderings_move_the_named_words_only():
     caption = "The brown horse quickly eats the green grass of home."
     spans = phrases(caption, WORDS)
     found = dict(negative[::-1] for key in range(5) for negative in reorderings(caption, spans, key))
@@ -103,7 +103,7 @@ def test_orders_keep_the_words_and_move_what_they_say():
     assert [sorted(within[i : i + 3]) for i in range(0, 10, 3)] == [sorted(words[i : i + 3]) for i in range(0, 10, 3)]
 
 
-def test_orders_depend_on_the_key_and_on_nothing_else():
+def test_reorderings_depend_on_the_key_only():
     spans = phrases(CAPTION, WORDS)
     assert reorderings(CAPTION, spans, 7) == reorderings(CAPTION, spans, 7)
     assert len({tuple(reorderings(CAPTION, spans, key)) for key in range(20)}) > 10
@@ -111,16 +111,16 @@ def test_orders_depend_on_the_key_and_on_nothing_else():
     assert reorderings("", [], 0) == []
 
 
-def test_a_draw_gives_each_kind_equally_often():
+def test_draw_gives_each_kind_with_equal_probability():
     negatives = [Negative(str(i), "many") for i in range(9)] + [Negative("one", "few")]
-    counts = np.mean([drawn(negatives, key).kind == "few" for key in range(1000)])
+    counts = np.mean([draw(negatives, key).kind == "few" for key in range(1000)])
     assert counts == pytest.approx(0.5, abs=0.05)  # three standard errors of a coin
-    assert {drawn(negatives, key).text for key in range(300)} == {*map(str, range(9)), "one"}
-    assert drawn(negatives, 5) == drawn(negatives, 5)
-    assert drawn([], 5) is None
+    assert {draw(negatives, key).text for key in range(300)} == {*map(str, range(9)), "one"}
+    assert draw(negatives, 5) == draw(negatives, 5)
+    assert draw([], 5) is None
 
 
-def test_spans_of_a_parsed_text_are_its_words_and_noun_phrases():
+def test_spacy_spans_are_words_and_noun_phrases():
     def token(text, at, pos):
         return SimpleNamespace(text=text, idx=at, pos_=pos)
 
@@ -142,15 +142,15 @@ def test_spans_of_a_parsed_text_are_its_words_and_noun_phrases():
     assert texts(exchanges(CAPTION, spans), "noun") == ["The brown grass eats green horse"]
 
 
-def test_a_model_of_spacy_that_is_not_there_is_named():
-    with pytest.raises(UsageError, match=r"spaCy's model 'no_such_model', which cannot be loaded"):
+def test_missing_spacy_model_is_reported():
+    with pytest.raises(UsageError, match=r"spaCy's model 'no_such_model' tags the captions, and cannot be loaded"):
         tagger("no_such_model")
     assert [s.kind for s in tagger()("red heart")] == ["adjective", "noun"]
 
 
-def test_lexicons_of_the_package_hold_each_phrase_once():
+def test_lexicons_contain_each_phrase_once():
     for name in ("swaps.txt", PARTS_OF_SPEECH):
         held = [phrase.lower() for group in lexicon(name) for phrase in group.phrases]
         assert len(held) == len(set(held))
-    with pytest.raises(UsageError, match="mine, line 2: a kind and its phrases"):
+    with pytest.raises(UsageError, match="mine, line 2: expected a kind and its phrases"):
         parse("a: b\nno kind", "mine")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from jaxrep.data.transforms.select import few_of_each
+from jaxrep.data.transforms.subsets import few_of_each
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.classification.linear_probe import FewShot, LinearProbe
+from jaxrep.evals.classification.linear_probe import LinearProbe
 from jaxrep.mesh import Mesh
 from jaxrep.metrics import logistic_regression
 from jaxrep.metrics.logistic_regression import Logistic, search

@@ -1,4 +1,4 @@
-"""What is kept follows from the pairs alone, in the shares of algorithm 1; rare entries are kept whole."""
+"""Balancing depends on the pairs alone, keeps the shares of algorithm 1, and keeps all pairs of rare entries."""
 
 import hashlib
 import math
@@ -10,7 +10,7 @@ import pytest
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
-from jaxrep.data.transforms.balanced import Balanced, chances, keep, matches, probabilities
+from jaxrep.data.transforms.balance import BalanceConcepts, Matches, keep, pair_probabilities, probabilities
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
 
@@ -22,24 +22,24 @@ def _pool(pairs, seed=0):
 
 
 def _found(pool, prefix=""):
-    return matches((row, f"{prefix}{row}", entries) for row, entries in enumerate(pool))
+    return Matches.of((row, f"{prefix}{row}", entries) for row, entries in enumerate(pool))
 
 
-def test_counts_and_chances_are_those_of_a_plain_loop():
+def test_counts_and_probabilities_equal_plain_loop():
     pool, t = _pool(500), 30
     counts = Counter(entry for entries in pool for entry in entries)
     found = _found(pool)
     assert found.counts().tolist() == [counts[k] for k in range(12)]
     expected = [1 - math.prod(1 - min(1, t / counts[k]) for k in entries) for entries in pool if entries]
-    np.testing.assert_allclose(chances(found, probabilities(found.counts(), t)), expected, rtol=1e-12)
+    np.testing.assert_allclose(pair_probabilities(found, probabilities(found.counts(), t)), expected, rtol=1e-12)
 
 
-def test_as_many_are_kept_as_by_sampling_entry_by_entry():
-    """Algorithm 1 as it is printed, with draws of its own: both shares are near the expectation."""
+def test_kept_share_equals_sampling_per_entry():
+    """Algorithm 1 as printed, with other draws: both shares are near the expectation."""
     pool, t = _pool(20_000), 1_000
     found = _found(pool)
     probability = probabilities(found.counts(), t)
-    expected = chances(found, probability)
+    expected = pair_probabilities(found, probability)
     draw = random.Random(0)
     printed = sum(any(draw.random() < probability[k] for k in entries) for entries in pool)
     spread = math.sqrt((expected * (1 - expected)).sum())
@@ -47,7 +47,7 @@ def test_as_many_are_kept_as_by_sampling_entry_by_entry():
         assert abs(kept - expected.sum()) < 4 * spread  # four standard deviations
 
 
-def test_an_entry_keeps_all_its_pairs_up_to_t_and_about_t_above():
+def test_entry_keeps_all_pairs_up_to_t_and_about_t_above():
     pool = [[0]] * 5_000 + [[1]] * 100 + [[0, 1]] * 10
     found = _found(pool)
     kept = keep(found, probabilities(found.counts(), 200), 0)
@@ -55,11 +55,11 @@ def test_an_entry_keeps_all_its_pairs_up_to_t_and_about_t_above():
     assert abs(found.counts(kept)[0] - 210) < 60  # 200 of 5,010, and the ten that entry 1 keeps
 
 
-def test_draws_follow_from_key_and_seed_alone():
+def test_draws_depend_on_key_and_seed_only():
     pool = _pool(400)
     whole = _found(pool)
     probability = probabilities(whole.counts(), 20)
-    parts = [matches((row, f"{row}", pool[row]) for row in range(a, a + 100)) for a in (300, 0, 200, 100)]
+    parts = [Matches.of((row, f"{row}", pool[row]) for row in range(a, a + 100)) for a in (300, 0, 200, 100)]
     rows = sorted(row for part in parts for row in part.rows[keep(part, probability, 3)].tolist())
     assert rows == whole.rows[keep(whole, probability, 3)].tolist()
     assert rows != whole.rows[keep(whole, probability, 4)].tolist()
@@ -67,7 +67,7 @@ def test_draws_follow_from_key_and_seed_alone():
     assert rows != other.rows[keep(other, probability, 3)].tolist()
 
 
-def test_a_smaller_t_keeps_a_part_of_what_a_larger_one_keeps():
+def test_smaller_t_keeps_subset_of_larger_t():
     found = _found(_pool(2_000))
     few, many = (keep(found, probabilities(found.counts(), t), 0) for t in (20, 100))
     assert few.sum() < many.sum() and not (few & ~many).any()
@@ -80,9 +80,9 @@ def _splitmix(x):
     return x ^ (x >> 31)
 
 
-def test_the_draws_stay_as_they_are():
-    """What was curated once can be curated again, by anyone: the hash in whole numbers."""
-    found = matches([(0, "a", [0]), (1, "é", []), (2, "00000.tar/000/12", [0])])
+def test_draws_are_pinned():
+    """Curation is reproducible: the hash, computed in integers."""
+    found = Matches.of([(0, "a", [0]), (1, "é", []), (2, "00000.tar/000/12", [0])])
     assert found.rows.tolist() == [0, 2]
     for n, key in enumerate(("a", "00000.tar/000/12")):
         number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
@@ -103,23 +103,21 @@ class Texts(Source):
         return Columns({"text": list(self.texts)})
 
 
-def test_a_balanced_source(tmp_path):
+def test_balance_concepts_keeps_rare_texts(tmp_path):
     common, rare = ("a photo",) * 300, ("an owl: photo", ("a cat", "an owl"), "a dog")
     source = Texts(texts=(*common, *rare))
     (tmp_path / "entries.txt").write_text("owl\nphoto\n")
-    found = Balanced(source=source, metadata=(f"{tmp_path}/entries.txt",), t=10).open().column("text")
+    found = BalanceConcepts(source=source, metadata=(f"{tmp_path}/entries.txt",), t=10).open().column("text")
     assert found[-2:] == list(rare[:2]) and set(found[:-2]) == {"a photo"} and 2 < len(found) < 30
-    words = Balanced(source=source, t=10).open().column("text")  # every word is an entry
+    words = BalanceConcepts(source=source, t=10).open().column("text")  # every word is an entry
     assert words[-3:] == list(rare) and len(words) < 40
-    assert words == Balanced(source=source, t=10).open().column("text")
+    assert words == BalanceConcepts(source=source, t=10).open().column("text")
 
 
-def test_mistakes_are_said(tmp_path):
+def test_problems_are_reported(tmp_path):
     source = Texts(texts=("a", "b"))
-    said = problems(Balanced(source=source, t=0, seed=-1, text="title"))
-    assert len(said) == 3
-    for line, expected in zip(said, ("no field 'title'", "at least 1, not 0", "2**64 - 1, not -1"), strict=True):
-        assert expected in line
+    assert len(problems(BalanceConcepts(source=source, t=0, seed=-1))) == 2
+    assert "no field 'title'" in problems(BalanceConcepts(source=source, text="title"))[0]
     (tmp_path / "entries.txt").write_text("owl\n")
-    with pytest.raises(UsageError, match="none of 2 texts holds one of 1 entries"):
-        Balanced(source=source, metadata=(f"{tmp_path}/entries.txt",)).open()
+    with pytest.raises(UsageError, match="none of 2 texts has one of 1 entries"):
+        BalanceConcepts(source=source, metadata=(f"{tmp_path}/entries.txt",)).open()

@@ -1,0 +1,212 @@
+"""Define sources made from another source: a transform states what it changes, and the rest passes through.
+
+- ``FieldTransform`` adds, changes or removes fields. It gives ``added`` (and ``removed``) and computes the values in
+  ``transform``.
+- ``SubsetSource`` keeps some of the examples. It gives their ``indices``.
+"""
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxrep.batch import Field
+from jaxrep.data.source import Examples, Instead, Source
+from jaxrep.data.transforms.mixture import Mixture
+from jaxrep.errors import UsageError, hint
+from jaxrep.spec import spec
+
+
+@spec
+class WrappedSource(Source, abc.ABC):
+    """Declare a source made from another source; its fields are those of the inner source."""
+
+    source: Source
+    """The inner source."""
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the fields that the inner source must have."""
+        return self.texts()
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the fields among them that must hold one text per example."""
+        return ()
+
+    def problems(self) -> Iterator[str]:
+        if isinstance(self.source, Mixture):
+            yield f"a {type(self).__name__} goes around each source of a mixture, not around the mixture"
+        fields = self.source.fields()
+        for name in self.reads():
+            if name not in fields:
+                yield f"the source has no field '{name}'; {hint(name, fields)}"
+        for name in self.texts():
+            if name in fields and fields[name] != Field((), "str"):
+                yield f"the field '{name}' is {fields[name]} and not one text per example"
+
+    def fields(self) -> dict[str, Field]:
+        return self.source.fields()
+
+
+class WrappedExamples(Examples):
+    """Delegate every read to other examples. A subclass overrides what it changes."""
+
+    def __init__(self, inner: Examples):
+        self.inner, self.classes = inner, inner.classes
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        columns = self.gather(np.array([range(len(self))[index]]))
+        return {name: values[0] for name, values in columns.items()}
+
+    def gather(
+        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+    ) -> dict[str, Any]:
+        return self.inner.gather(indices, keys, instead)
+
+    def column(self, name: str) -> Any:
+        return self.inner.column(name)
+
+    def sizes(self, name: str) -> np.ndarray:
+        return self.inner.sizes(name)
+
+    @property
+    def ends(self) -> np.ndarray:
+        return self.inner.ends
+
+    def shard(self, index: int) -> str:
+        return self.inner.shard(index)
+
+
+# Fields --------------------------------------------------------------------------------------------------------------
+
+
+@spec
+class FieldTransform(WrappedSource):
+    """Declare a source whose examples have other fields than those of the inner source."""
+
+    @abc.abstractmethod
+    def added(self) -> dict[str, Field]:
+        """Return the new and the changed fields."""
+
+    def removed(self) -> tuple[str, ...]:
+        """Return the names of inner fields to leave out; names that do not exist are allowed."""
+        return ()
+
+    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        """Compute the added fields of the examples at ``indices`` [B] from the inner fields.
+
+        ``keys``: uint64 [B], from which random choices follow; None outside training.
+        """
+        raise NotImplementedError
+
+    def fields(self) -> dict[str, Field]:
+        return {**_without(self.source.fields(), self.removed()), **self.added()}
+
+    def open(self) -> Examples:
+        return TransformedExamples(self, self.source.open())
+
+
+class TransformedExamples(WrappedExamples):
+    """Apply a ``FieldTransform`` to examples.
+
+    Override ``compute`` for a transform with state, and ``column`` where it differs from ``compute`` without keys.
+    """
+
+    def __init__(self, transform: FieldTransform, inner: Examples):
+        super().__init__(inner)
+        self._transform, self._added, self._removed = transform, frozenset(transform.added()), transform.removed()
+
+    def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        """Compute the added fields, as ``FieldTransform.transform`` does."""
+        return self._transform.transform(columns, indices, keys)
+
+    def gather(
+        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+    ) -> dict[str, Any]:
+        read = indices.copy()
+        columns = self.inner.gather(indices, keys, instead and _recorded(instead, read))
+        return {**_without(columns, self._removed), **self.compute(columns, read, keys)}
+
+    def column(self, name: str) -> Any:
+        if name not in self._added:
+            return self.inner.column(name)
+        columns = {field: self.inner.column(field) for field in self._transform.reads()}
+        return self.compute(columns, np.arange(len(self)), None)[name]
+
+    def sizes(self, name: str) -> np.ndarray:
+        return Examples.sizes(self, name) if name in self._added else self.inner.sizes(name)
+
+
+def _without(fields: dict[str, Any], removed: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in removed}
+
+
+def _recorded(instead: Instead, read: np.ndarray) -> Instead:
+    """Return ``instead`` with a record of its choices: it writes the index of each replaced row into ``read``."""
+
+    def recorded(row: int, error: Any) -> int:
+        read[row] = instead(row, error)
+        return int(read[row])
+
+    return recorded
+
+
+# Examples ------------------------------------------------------------------------------------------------------------
+
+
+@spec
+class SubsetSource(WrappedSource):
+    """Declare a source of some examples of the inner source. Their indices are held in memory, 4 or 8 bytes each."""
+
+    @abc.abstractmethod
+    def indices(self, examples: Examples) -> np.ndarray:
+        """Return the indices [N] of the inner examples to keep, in ascending order."""
+
+    def open(self) -> "Subset":
+        """Open the examples that are kept. Raises UsageError: there is none."""
+        examples = self.source.open()
+        indices = self.indices(examples)
+        if not len(indices):
+            raise UsageError(f"{type(self).__name__} keeps none of {len(examples)} examples, and needs at least one")
+        return Subset(examples, indices)
+
+
+class Subset(WrappedExamples):
+    """Read the examples at ``indices`` [N], ascending and at least one."""
+
+    def __init__(self, inner: Examples, indices: np.ndarray):
+        super().__init__(inner)
+        self._indices = indices.astype(np.uint32 if indices[-1] < 2**32 else np.int64)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def origin(self, index: int) -> tuple[Examples, int]:
+        """Return the inner examples and the index of an example among them."""
+        return self.inner, int(self._indices[index])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.inner[int(self._indices[index])]
+
+    def gather(
+        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+    ) -> dict[str, Any]:
+        inner = instead and (lambda row, error: int(self._indices[instead(row, error)]))
+        return self.inner.gather(self._indices[indices].astype(np.int64), keys, inner)
+
+    def column(self, name: str) -> Any:
+        values = self.inner.column(name)
+        return values[self._indices] if isinstance(values, np.ndarray) else [values[index] for index in self._indices]
+
+    def sizes(self, name: str) -> np.ndarray:
+        return self.inner.sizes(name)[self._indices]
+
+    @property
+    def ends(self) -> np.ndarray:
+        return np.searchsorted(self._indices, self.inner.ends).astype(np.int64)
+
+    def shard(self, index: int) -> str:
+        return self.inner.shard(int(self._indices[index]))

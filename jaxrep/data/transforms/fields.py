@@ -1,0 +1,80 @@
+"""Choose and rename fields of a source, and add a weight per example."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxrep.batch import Field
+from jaxrep.data.source import Examples
+from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
+from jaxrep.spec import spec
+
+
+@spec
+class SelectFields(FieldTransform):
+    """Keep some fields of a source, under other names."""
+
+    names: Mapping[str, str]
+    """Field of a batch -> field of the source: {"image": "image", "text": "caption"}."""
+
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.names.values())
+
+    def removed(self) -> tuple[str, ...]:
+        return tuple(self.source.fields())
+
+    def added(self) -> dict[str, Field]:
+        fields = self.source.fields()
+        return {name: fields[old] for name, old in self.names.items() if old in fields}
+
+    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        return {name: columns[old] for name, old in self.names.items()}
+
+    def open(self) -> Examples:
+        return RenamedExamples(self, self.source.open())
+
+
+class RenamedExamples(TransformedExamples):
+    """Read columns by their new names. A column that is no field, as of metadata, keeps its name."""
+
+    def __init__(self, source: SelectFields, inner: Examples):
+        super().__init__(source, inner)
+        self._names = dict(source.names)
+        self.classes = {name: inner.classes[old] for name, old in self._names.items() if old in inner.classes}
+
+    def column(self, name: str) -> Any:
+        return self.inner.column(self._names.get(name, name))
+
+    def sizes(self, name: str) -> np.ndarray:
+        return self.inner.sizes(self._names.get(name, name))
+
+
+@spec
+class AddWeights(FieldTransform):
+    """Add a weight per example from a column of the metadata; it is held in memory, four bytes per example."""
+
+    column: str
+    """The column."""
+    name: str = "weight"
+    """Field of a batch, float32 [B], which a term names as its weights."""
+    default: float = 1.0
+    """Weight of an example that has no value in the column."""
+
+    def added(self) -> dict[str, Field]:
+        return {self.name: Field((), "float32")}
+
+    def open(self) -> Examples:
+        return WeightedExamples(self, self.source.open())
+
+
+class WeightedExamples(TransformedExamples):
+    """Hold the weights of ``AddWeights``."""
+
+    def __init__(self, source: AddWeights, inner: Examples):
+        super().__init__(source, inner)
+        values = np.asarray(inner.column(source.column), np.float32)
+        self._name, self._weights = source.name, np.where(np.isnan(values), np.float32(source.default), values)
+
+    def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        return {self._name: self._weights[indices]}

@@ -1,0 +1,121 @@
+"""Subsets keep the examples that they name, nothing else changes, and draws are nested."""
+
+import numpy as np
+import pytest
+
+from jaxrep.batch import Field
+from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.source import Columns, Source
+from jaxrep.data.transforms.mixture import Mixture
+from jaxrep.data.transforms.subsets import FewShot, Filter, Fraction, Take, Where
+from jaxrep.errors import UsageError
+from jaxrep.spec import problems, spec
+from tests.helpers.pairs import N, PairExamples, Pairs
+
+
+def test_take_keeps_first_examples_and_shard_ends():
+    whole, few = Pairs().open(), Take(source=Pairs(), count=4).open()
+    assert len(few) == 4 and list(few.column("score")) == list(whole.column("score")[:4])
+    assert list(few.ends) == [3, 3, 4, 4] and few.shard(3) == whole.shard(3)
+    assert len(Take(source=Pairs(), count=10**6).open()) == len(whole)
+
+
+TABLE = {}
+
+
+@spec
+class Labeled(Source):
+    def fields(self):
+        return {"label": Field((), "int32", 4)}
+
+    def open(self):
+        return TABLE["examples"]
+
+
+def test_few_shot_draws_equal_counts_and_nested_sets():
+    labels = np.random.default_rng(0).integers(-1, 4, 60)
+    TABLE["examples"] = Columns({"label": labels})
+    drawn = {}
+    for count in (1, 3, 40):
+        few = FewShot(source=Labeled(), count=count, seed=5).open()
+        kept = np.asarray(few.column("label"))
+        assert dict(zip(*np.unique(kept, return_counts=True), strict=True)) == {
+            k: min(count, int(np.sum(labels == k))) for k in range(4)
+        }
+        drawn[count] = set(few._indices.tolist())
+    assert drawn[1] < drawn[3] < drawn[40]
+    other = FewShot(source=Labeled(), count=3, seed=6).open()
+    assert set(other._indices.tolist()) != drawn[3]
+
+
+def test_filter_keeps_examples_that_meet_all_conditions():
+    where = (Where(column="score", at_least=0.2, at_most=0.9), Where(column="license", among=("by", "by-sa")))
+    examples = Filter(source=Pairs(), where=where).open()
+    kept = [i for i in range(N) if i != 5 and 0.2 <= i / 10 <= 0.9 and i % 3 < 2]
+    assert examples.column("caption") == [f"c{i}" for i in kept] and len(examples) == len(kept)
+    assert [examples[i]["caption"] for i in (0, 1)] == ["c3", "c4"]
+    assert examples.gather(np.array([2, 0]))["caption"] == ["c6", "c3"]
+    assert [examples.shard(i) for i in range(len(kept))] == [PairExamples().shard(i) for i in kept]
+    assert list(examples.ends) == [0, 0, 4, 5]
+    np.testing.assert_array_equal(np.sort(Shuffle().over(examples, 1)(np.arange(5, dtype=np.uint64))), np.arange(5))
+    with pytest.raises(UsageError, match="Filter keeps none of 12 examples"):
+        Filter(source=Pairs(), where=(Where(column="score", at_least=2.0),)).open()
+    assert len(problems(Where(column="a", at_least=1.0, among=("b",)))) == 1
+    assert len(problems(Where(column="a", at_least=1.0, at_most=0.0))) == 1
+
+
+def test_empty_subset_is_an_error():
+    class Unlabeled(Pairs):
+        def open(self):
+            return Columns({"label": np.array([-1, -1])})
+
+    with pytest.raises(UsageError, match="FewShot keeps none of 2 examples"):
+        FewShot(source=Unlabeled(), count=3).open()
+
+
+def test_subset_of_a_mixture_is_a_problem():
+    assert "not around the mixture" in problems(Filter(source=Mixture(sources={"a": Pairs()}), where=()))[0]
+
+
+# Fraction
+
+
+@spec
+class Numbers(Source):
+    count: int = 4000
+
+    def fields(self):
+        return {"number": Field((), "int32")}
+
+    def open(self):
+        return Columns({"number": np.arange(self.count, dtype=np.int32)})
+
+
+def fraction(**changes):
+    return set(Fraction(source=Numbers(), **changes).open().column("number").tolist())
+
+
+def test_fraction_and_rest_are_the_whole():
+    half = fraction(share=0.5)
+    assert half | fraction(share=0.5, rest=True) == set(range(4000)) and not half & fraction(share=0.5, rest=True)
+    assert len(half) == pytest.approx(2000, abs=130)  # four standard deviations
+    assert fraction(share=0.1) < half < fraction(share=0.9)
+    assert len(fraction(share=0.5, seed=1) & half) == pytest.approx(1000, abs=130)
+
+
+def test_fraction_by_column_keeps_groups():
+    taken = np.array(sorted(Fraction(source=Classes(), share=0.5, by="kind").open().column("number")))
+    kinds = np.arange(4000) // 8
+    assert len(taken) == pytest.approx(2000, abs=4 * 90) and set(kinds[taken]).isdisjoint(
+        kinds[sorted(set(range(4000)) - set(taken.tolist()))]
+    )
+
+
+@spec
+class Classes(Numbers):
+    def fields(self):
+        return {**super().fields(), "kind": Field((), "int32")}
+
+    def open(self):
+        numbers = np.arange(self.count, dtype=np.int32)
+        return Columns({"number": numbers, "kind": numbers // 8})
