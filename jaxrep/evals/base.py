@@ -1,69 +1,90 @@
-"""What every evaluation is: it owns its data and receives the model."""
+"""Base class of evaluations: an evaluation owns its data and receives the model."""
 
+import abc
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from jaxrep.data.loading.readable import noted
-from jaxrep.data.source import Source
-from jaxrep.errors import hint
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.data.loading.readable import collect_skipped
+from jaxrep.errors import UsageError, hint
+from jaxrep.spec import Natural, problems, spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 @spec
-class Eval:
-    """Abstract: a measure of a model."""
+class Eval(abc.ABC):
+    """Measure a model on the data that the evaluation declares.
 
-    every_steps: int = 0
-    """Steps between two evaluations while training; 0: at the end only."""
+    A tuple with a default that is not empty holds at least one value.
+    """
+
+    every_steps: Natural = 0
+    """Steps between two evaluations during training. 0: only at the end of training."""
+    name: str = ""
+    """First part of the metric names."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Outputs of the method that it asks the model for; that they exist is checked before training."""
+        """Return the model outputs that the evaluation reads. The training checks in advance that they exist."""
         return ()
 
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the columns that the evaluation reads, per field that holds a source."""
+        return {}
+
     def problems(self) -> Iterator[str]:
-        if self.every_steps < 0:
-            yield f"every_steps counts steps: 0 or more, got {self.every_steps}"
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) == () != field.default:
+                yield f"{field.name} is empty: give at least one value"
+        for field, columns in self.columns.items():
+            source = getattr(self, field)
+            known = source.fields()
+            for column in columns:
+                if column not in known:
+                    yield f"{field} ({type(source).__name__}) has no column '{column}'; {hint(column, known)}"
 
-    def run(self, model: Model) -> dict[str, float]:
-        """Flat metrics, as ``retrieval/image_to_text/r1``; fractions from 0 to 1. One that sums up examples is a
-        ``Sample``, so that its interval is known."""
-        raise TypeError(f"{type(self).__name__} does not measure anything")
+    @abc.abstractmethod
+    def run(self, model: "Model") -> dict[str, float]:
+        """Return flat metrics, such as ``retrieval/image_to_text/r1``.
 
-
-def missing_columns(source: Source, *fields: str, where: str = "the data") -> Iterator[str]:
-    """A sentence for each field that a source has not."""
-    there = source.fields()
-    for field in fields:
-        if field not in there:
-            yield f"{where} has no field '{field}'; {hint(field, there)}"
+        Fractions are between 0 and 1. A metric that summarizes examples is a ``Sample``, so that it has an interval.
+        """
 
 
 def name_conflicts(evals: Iterable[Eval]) -> Iterator[str]:
-    """A sentence for each name that two evaluations have: the metrics of one would hide those of the other."""
-    names = Counter(map(_name, evals))
-    for name, count in names.items():
+    """Yield a sentence per name that several evaluations share. Their metrics would overwrite each other."""
+    for name, count in Counter(map(_name, evals)).items():
         if count > 1:
-            yield f"{count} evaluations are named '{name}', and so would their metrics be: give each a name of its own"
+            yield f"{count} evaluations have the name '{name}', so their metrics would conflict: give different names"
 
 
-def run_evals(evals: Iterable[Eval], model: Model) -> dict[str, float]:
-    """The metrics of several evaluations, by name, and ``<name>/skipped_examples``: how many examples one could not read."""
+def run_evals(evals: Iterable[Eval], model: "Model") -> dict[str, float]:
+    """Run evaluations and return all metrics, with the number of unreadable examples as ``<name>/skipped_examples``.
+
+    Raises:
+        UsageError: A value of an evaluation is not valid, or its data have no column that it reads.
+    """
     metrics: dict[str, float] = {}
-    for each in evals:
-        with noted() as left_out:
-            metrics |= each.run(model)
-        if left_out:
-            metrics[f"{_name(each)}/skipped_examples"] = float(len(left_out))
+    for evaluation in evals:
+        name = _name(evaluation)
+        if wrong := problems(evaluation, name):
+            raise UsageError(wrong[0])
+        with collect_skipped() as skipped:
+            metrics |= evaluation.run(model)
+        if skipped:
+            metrics[f"{name}/skipped_examples"] = float(len(skipped))
     return metrics
 
 
-def _name(each: Eval) -> str:
-    return getattr(each, "name", type(each).__name__)
+def _name(evaluation: Eval) -> str:
+    return evaluation.name or type(evaluation).__name__
 
 
 def format_results(metrics: Mapping[str, float]) -> str:
-    """A line a metric, for a terminal."""
+    """Format metrics for a terminal, one line per metric."""
     width = max((len(name) for name in metrics), default=0)
     return "\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items())

@@ -1,123 +1,124 @@
-"""Embeddings of a whole data set, a block of examples after another, with the columns that an evaluation needs besides.
+"""Embed a whole data set block by block, and keep the columns that an evaluation needs beside the embeddings.
 
-Of several hosts each reads and decodes the pictures that its devices hold, and has the embeddings and columns of all.
+On several hosts, each host reads and decodes the images of its own devices, and gets the embeddings and columns of all.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxrep import hosts
-from jaxrep.data.loading.readable import Row, check, go_without, rows
+from jaxrep.data.loading.readable import Row, check_bad_share, report_skipped, read_rows
 from jaxrep.data.source import Examples
 from jaxrep.errors import BadSample, JaxrepError, UsageError
 from jaxrep.metrics.ranking import require_finite, unit_rows
-from jaxrep.model import Model
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 PIXELS = "pixels"
-"""In place of an output: the pixels of the picture that the model sees, from 0 to 1, as a baseline."""
+"""Name of an output that is no model output: the pixels of the model's input image, from 0 to 1, as a baseline."""
 
 
 def embed_images(
-    model: Model,
+    model: "Model",
     examples: Examples,
     image: str,
     columns: Sequence[str] = (),
     *,
     output: str = "",
-    unit: bool = True,
+    normalize: bool = True,
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
-    """Embeddings float32 [N,D] of the field ``image`` of every example, and the values of ``columns``.
+    """Embed the column ``image``: embeddings float32 [N,D] of all examples, and the values of ``columns``.
 
-    An example that cannot be read has no row; how many there are is printed.
+    An unreadable example has no row. The number of such examples is printed.
 
     Args:
-        output: the output of the method's rows that is taken, or ``PIXELS``; empty: that of the field's name.
-        unit: whether rows are scaled to unit length, or left as the method emits them.
+        output: Name of the model output, or ``PIXELS``. Empty: the output that has the name of the column.
+        normalize: Whether to scale the rows to unit length.
 
     Raises:
-        JaxrepError: there is no example, too many cannot be read, the embedding of one is not finite, the output is no
-            vector a picture, or the model does not read such images.
+        JaxrepError: There is no example, too many are unreadable, an embedding is not finite, the output is not one
+            vector per image, or the model does not read such images.
     """
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
     output = output or image
-    embeddings, kept = [], {column: [] for column in columns}
-    for found, values in encoded(model, examples, image, (output,), columns, unit=unit):
-        embeddings.append(found[output])
+    blocks, values = [], {column: [] for column in columns}
+    for outputs, block in output_blocks(model, examples, image, (output,), columns, normalize=normalize):
+        blocks.append(outputs[output])
         for column in columns:
-            kept[column].extend(values[column])
-    joined = np.concatenate(embeddings)
-    if joined.ndim != 2:
+            values[column].extend(block[column])
+    embeddings = np.concatenate(blocks)
+    if embeddings.ndim != 2:
         raise JaxrepError(
-            f"'{output}' is an array of shape {list(joined.shape[1:])} a picture, and evaluations compare "
-            f"vectors: take a pooled output, as {image}"
+            f"'{output}' is an array of shape {list(embeddings.shape[1:])} per image, and evaluations compare vectors: "
+            f"choose a pooled output, as {image}"
         )
-    require_finite(joined, lambda i: f"'{image}' of example {i}")
-    return joined, kept
+    require_finite(embeddings, lambda i: f"'{image}' of example {i}")
+    return embeddings, values
 
 
-def encoded(
-    model: Model, examples: Examples, image: str, want: Sequence[str], columns: Sequence[str], *, unit: bool
+def output_blocks(
+    model: "Model", examples: Examples, image: str, want: Sequence[str], columns: Sequence[str], *, normalize: bool
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[Any]]]]:
-    """Of the examples of each block that can be read: the outputs ``want`` of the pictures, and the values of columns.
+    """Yield the outputs ``want`` of the images and the values of ``columns``, per block of readable examples.
 
-    Raises JaxrepError, on all hosts: too many cannot be read, or the model does not read such images.
+    Raises JaxrepError on all hosts: too many examples are unreadable, or the model does not read such images.
     """
     model.require(image)
     bad: list[BadSample] = []
-    for start in model.starts(len(examples)):
-        count = min(model.rows_at_once, len(examples) - start)
-        places = np.arange(start, start + count)[model.share(count)]
-        what = f"reading of '{image}' from example {start} on"
-        pictures, own = hosts.on_all_hosts(what, lambda: _read(model, examples, places, image, columns))  # noqa: B023
-        block = _of_all(hosts.all_gather_object(what, own))
-        good = {place: row for place, row in block.items() if not isinstance(row, BadSample)}
+    for start, count in model.blocks(len(examples)):
+        indices = np.arange(start, start + count)[model.layout.host_rows(count)]
+        task = f"reading of '{image}' from example {start} on"
+        images, rows_of_host = hosts.on_all_hosts(task, lambda: _read(model, examples, indices, image, columns))  # noqa: B023
+        block = _merge(hosts.all_gather_object(task, rows_of_host))
+        good = {index: row for index, row in block.items() if not isinstance(row, BadSample)}
         bad += [row for row in block.values() if isinstance(row, BadSample)]
-        check(bad, len(examples))
-        found = _outputs(model, image, pictures, count, want, unit)
-        at = np.array([*good], np.int64) - start
-        yield {name: x[at] for name, x in found.items()}, {c: [row[c] for row in good.values()] for c in columns}
-    go_without(bad, len(examples), aloud=hosts.is_main())
+        check_bad_share(bad, len(examples))
+        outputs = _outputs(model, image, images, count, want, normalize)
+        kept = np.array([*good], np.int64) - start
+        yield {name: x[kept] for name, x in outputs.items()}, {c: [row[c] for row in good.values()] for c in columns}
+    report_skipped(bad, len(examples), aloud=hosts.is_main())
 
 
 def _read(
-    model: Model, examples: Examples, places: np.ndarray, image: str, columns: Sequence[str]
+    model: "Model", examples: Examples, indices: np.ndarray, image: str, columns: Sequence[str]
 ) -> tuple[np.ndarray, dict[int, Row]]:
-    """Pictures uint8 [n,H,W,3] as the model reads them, black where one cannot be read, and rows of the columns."""
-    pictures, own = np.zeros((len(places), *model.picture_shape(image)), np.uint8), {}
-    for i, row in enumerate(rows(examples, places)):
+    """Return images uint8 [n,H,W,3] at the model's input size, black if unreadable, and rows of the columns."""
+    images, rows_by_index = np.zeros((len(indices), *model.image_shape(image)), np.uint8), {}
+    for i, row in enumerate(read_rows(examples, indices)):
         if not isinstance(row, BadSample):
-            pictures[i] = model.image(row[image], image)
+            images[i] = model.preprocess(row[image], image)
             row = {column: row[column] for column in columns}
-        own[int(places[i])] = row
-    return pictures, own
+        rows_by_index[int(indices[i])] = row
+    return images, rows_by_index
 
 
-def _of_all(said: Sequence[dict[int, Row]]) -> dict[int, Row]:
-    """The rows that the hosts have read, in their order; one that two hosts hold is bad where one could not read it."""
-    found: dict[int, Row] = {}
-    for own in said:
-        found |= {place: row for place, row in own.items() if not isinstance(found.get(place), BadSample)}
-    return dict(sorted(found.items()))
+def _merge(rows_of_hosts: Sequence[dict[int, Row]]) -> dict[int, Row]:
+    """Merge the rows of all hosts by index. A row that two hosts read is bad if one of them could not read it."""
+    merged: dict[int, Row] = {}
+    for rows_of_host in rows_of_hosts:
+        merged |= {i: row for i, row in rows_of_host.items() if not isinstance(merged.get(i), BadSample)}
+    return dict(sorted(merged.items()))
 
 
 def _outputs(
-    model: Model, image: str, pictures: np.ndarray, count: int, want: Sequence[str], unit: bool
+    model: "Model", image: str, images: np.ndarray, count: int, want: Sequence[str], normalize: bool
 ) -> dict[str, np.ndarray]:
-    """Outputs by name of a block of ``count`` rows, of which the pictures are this host's."""
+    """Return outputs by name of a block of ``count`` rows. ``images`` are those of this host."""
     if PIXELS not in want:
-        return model.of_share({image: pictures}, count, want, unit=unit)
-    pixels = model.gathered(pictures, count).reshape(count, -1).astype(np.float32) / 255
-    return {PIXELS: unit_rows(pixels) if unit else pixels}
+        return model.encode_block({image: images}, count, want, normalize=normalize)
+    pixels = model.layout.gather(images, count).reshape(count, -1).astype(np.float32) / 255
+    return {PIXELS: unit_rows(pixels) if normalize else pixels}
 
 
-def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
-    """Embeddings float32 [N,D] of ``texts`` by the model's tower ``text``.
+def embed_texts(model: "Model", texts: Sequence[str], text: str) -> np.ndarray:
+    """Embed texts with the model's tower ``text``: float32 [N,D].
 
     Raises:
-        JaxrepError: the embedding of a text is not finite, or the model does not read texts.
+        JaxrepError: An embedding is not finite, or the model does not read texts.
     """
     model.require(text)
     embeddings = model.encode_text(texts, text)
@@ -125,10 +126,10 @@ def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
     return embeddings
 
 
-def logit_scale(model: Model, temperature: float = 0.0) -> float:
+def logit_scale(model: "Model", temperature: float = 0.0) -> float:
     """Return the factor of similarities before a softmax: 1 / ``temperature``, or the learned one if it is 0.
 
-    Raises UsageError: the model has not learned one.
+    Raises UsageError: The model has no learned logit scale.
     """
     if temperature:
         return 1 / temperature

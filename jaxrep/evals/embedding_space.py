@@ -1,67 +1,69 @@
-"""Geometry: how the embeddings of every tower lie in their space, and how those of every two towers lie together."""
+"""Geometry of embeddings: the space of each tower, and the relation of the spaces of two towers."""
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.data.transforms.select import Subset
+from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval, missing_columns
+from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.losses.geometry import uniformity
 from jaxrep.metrics.geometry import effective_rank, gap_parts, linear_cka, mean_cosine, modality_gap, separability
 from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 @spec
 class EmbeddingSpace(Eval):
-    """Measures of each tower's space, and of each two, on paired examples; towers named as fields of the data.
+    """Measure the space of each tower, and of each two towers, on paired examples.
 
-    ``<name>/<tower>/``: effective_rank, intrinsic_dimension, uniformity, anisotropy (mean cosine of others).
-    ``<name>/<tower>_<tower>/``: cka and mutual_neighbors (comparable between any two spaces); and where both have one
-    width: alignment, uniformity across, modality_gap, gap_of_variance, gap_of_alignment, separability,
-    mean_cosine of what is no pair. ``evals/geometry.py`` and ``evals/neighbors.py`` define them.
+    ``<name>/<tower>/``: effective_rank, intrinsic_dimension, uniformity, anisotropy (mean cosine of two examples).
+    ``<name>/<tower>_<tower>/``: cka and mutual_neighbors, which compare any two spaces. For two spaces of equal width
+    also: alignment, uniformity across the towers, modality_gap, gap_of_variance, gap_of_alignment, separability, and
+    mean_cosine of negative pairs. ``jaxrep/metrics/geometry.py`` and ``jaxrep/metrics/neighbors.py`` define them.
     """
 
     data: Source
-    """Pairs; of several texts the first is taken."""
+    """Pairs. Of several texts per example the first is used."""
     towers: tuple[str, ...] = ("image", "text")
-    """Fields of the data, pictures or texts, each read by the model's tower of this name."""
-    examples: int = 4096
-    """At most so many, evenly spaced over the data; nearest neighbors take time with their square. 0: all."""
-    neighbors: int = 10
-    """Of each example, the nearest ones that two spaces should share."""
+    """Columns of the data, images or texts. The tower of the same name reads each column."""
+    examples: Natural = 4096
+    """Maximum number of examples, evenly spaced. Nearest neighbors take quadratic time. 0: all."""
+    neighbors: Count = 10
+    """Number of nearest neighbors per example for mutual_neighbors."""
     name: str = "geometry"
-    """First part of the metrics' names."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return self.towers
 
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": self.towers}
+
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not self.towers or len(set(self.towers)) < len(self.towers):
-            yield f"towers names at least one tower, each once, not {self.towers}"
-        if self.examples < 0 or self.neighbors < 1:
-            yield f"examples and neighbors count from 0 and from 1; they are {self.examples} and {self.neighbors}"
-        yield from missing_columns(self.data, *self.towers)
+        if len(set(self.towers)) < len(self.towers):
+            yield f"towers names each tower once, got {self.towers}"
 
-    def run(self, model: Model) -> dict[str, float]:
+    def run(self, model: "Model") -> dict[str, float]:
         spaces = self._embed(model)
-        metrics = {f"{self.name}/{t}/{what}": value for t, x in spaces.items() for what, value in one_space(x).items()}
+        groups = {tower: space_metrics(x) for tower, x in spaces.items()}
         for (a, x), (b, y) in itertools.combinations(spaces.items(), 2):
-            both = two_spaces(x, y, self.neighbors) | (towers_apart(x, y) if x.shape == y.shape else {})
-            metrics |= {f"{self.name}/{a}_{b}/{what}": value for what, value in both.items()}
-        return metrics
+            paired = paired_metrics(x, y) if x.shape == y.shape else {}
+            groups[f"{a}_{b}"] = space_similarity(x, y, self.neighbors) | paired
+        return {f"{self.name}/{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
 
-    def _embed(self, model: Model) -> dict[str, np.ndarray]:
+    def _embed(self, model: "Model") -> dict[str, np.ndarray]:
         examples, fields = self.data.open(), self.data.fields()
         count = min(self.examples or len(examples), len(examples))
         if count <= max(self.neighbors, 2):
@@ -71,16 +73,16 @@ class EmbeddingSpace(Eval):
         spaces: dict[str, Any] = dict.fromkeys(self.towers)
         columns: Mapping[str, Any] = {}
         for tower in self.towers:
-            if tower not in texts:  # the texts of the same rows: an example that cannot be read has none
+            if tower not in texts:  # reads the texts of the same rows: an unreadable example has no row
                 spaces[tower], columns = embed_images(model, examples, tower, texts)
         for tower in texts:
-            found = columns[tower] if columns else examples.column(tower)
-            spaces[tower] = embed_texts(model, [text if isinstance(text, str) else text[0] for text in found], tower)
+            column = columns[tower] if columns else examples.column(tower)
+            spaces[tower] = embed_texts(model, [text if isinstance(text, str) else text[0] for text in column], tower)
         return spaces
 
 
-def one_space(x: np.ndarray) -> dict[str, float]:
-    """Measures of unit rows [N,D]."""
+def space_metrics(x: np.ndarray) -> dict[str, float]:
+    """Measure one space of unit rows [N,D]."""
     return {
         "effective_rank": float(effective_rank(jnp.asarray(x))),
         "intrinsic_dimension": intrinsic_dimension(x),
@@ -89,13 +91,13 @@ def one_space(x: np.ndarray) -> dict[str, float]:
     }
 
 
-def two_spaces(x: np.ndarray, y: np.ndarray, neighbors: int = 10) -> dict[str, float]:
-    """How alike two spaces [N,D] and [N,E] are whose rows belong together: of two towers, two layers, two models."""
+def space_similarity(x: np.ndarray, y: np.ndarray, neighbors: int = 10) -> dict[str, float]:
+    """Compare two spaces [N,D] and [N,E] of paired rows: of two towers, two layers, or two models."""
     return {"cka": linear_cka(x, y), "mutual_neighbors": Sample(mutual_neighbors(x, y, neighbors))}
 
 
-def towers_apart(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """How pairs of unit rows lie in one space [N,D], and what parts their towers."""
+def paired_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """Measure pairs of unit rows in one space [N,D], and the gap between their towers."""
     return {
         "alignment": Sample(np.sum((a.astype(np.float64) - b) ** 2, axis=1)),
         "uniformity": float(uniformity(jnp.asarray(a), jnp.asarray(b))),

@@ -1,7 +1,6 @@
-"""A jaxrep model in others' benchmarks: MTEB's encoder protocol and CLIP_benchmark's (extra: mteb).
+"""Adapters of a model for other benchmarks: MTEB's encoder protocol and CLIP_benchmark's functions (extra: mteb).
 
-Both hand over and take PyTorch's tensors, so they bring PyTorch; it is imported here and nowhere else, where a tensor
-is made. ``docs/evaluation.md`` has the calls.
+Both exchange PyTorch tensors. PyTorch is imported only where a tensor is made. ``docs/evaluation.md`` has the calls.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,24 +10,25 @@ import numpy as np
 
 from jaxrep.errors import UsageError
 from jaxrep.metrics.ranking import unit_rows
-from jaxrep.model import Model
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
+
+    from jaxrep.model import Model
 
 UNKNOWN = (
     *("release_date", "languages", "n_parameters", "memory_usage_mb", "max_tokens", "embed_dim", "license"),
     *("open_weights", "public_training_code", "public_training_data", "training_datasets"),
 )
-"""What mteb's ModelMeta asks for and a run does not say."""
+"""Fields of mteb's ModelMeta that are not known of a run."""
 
 
 class MtebEncoder:
-    """A model as ``mteb.evaluate(MtebEncoder(model), tasks)`` takes it (mteb 2's EncoderProtocol)."""
+    """Adapt a model to mteb 2's EncoderProtocol, for ``mteb.evaluate(MtebEncoder(model), tasks)``."""
 
     def __init__(
         self,
-        model: Model,
+        model: "Model",
         name: str = "jaxrep/model",
         *,
         revision: str = "local",
@@ -36,19 +36,22 @@ class MtebEncoder:
         text: str = "text",
         image: str = "image",
     ):
-        """
+        """Name the model and its towers.
+
         Args:
-            name: how results are filed, "organization/model".
-            revision: which weights, for the same purpose.
-            prompts: what is put before a text, by the type of prompt: {"query": "query: ", "document": "passage: "}.
-            text, image: the model's towers.
+            model: The model.
+            name: Name in the results, "organization/model".
+            revision: Version of the weights in the results.
+            prompts: Text before each text, by type of prompt: {"query": "query: ", "document": "passage: "}.
+            text: The model's tower for texts.
+            image: The model's tower for images.
         """
         self._model, self._name, self._revision = model, name, revision
-        self._prompts, self._text, self._image = dict(prompts or {}), text, image
+        self._prompts, self._towers = dict(prompts or {}), {"text": text, "image": image}
 
     @property
     def mteb_model_meta(self) -> Any:
-        """mteb's ModelMeta: the name, and that similarity is the cosine; the rest is not known of a run."""
+        """Return mteb's ModelMeta: the name, and cosine similarity. Other facts are not known of a run."""
         from mteb.models import ModelMeta  # pyright: ignore[reportMissingImports]
 
         return ModelMeta(
@@ -58,7 +61,7 @@ class MtebEncoder:
             framework=[],
             similarity_fn_name="cosine",
             use_instructions=bool(self._prompts),
-            modalities=[kind for kind, tower in (("text", self._text), ("image", self._image)) if self._has(tower)],
+            modalities=[kind for kind, tower in self._towers.items() if tower in self._model.fields],
             **dict.fromkeys(UNKNOWN),
         )
 
@@ -72,10 +75,11 @@ class MtebEncoder:
         prompt_type: Any = None,
         **kwargs: Any,
     ) -> np.ndarray:
-        """Embeddings float32 [N,D], rows of unit length, of mteb's batches: ``text``, ``image``, or both, whose
-        embeddings are added. What else mteb says of the task changes nothing here.
+        """Embed mteb's batches of ``text``, ``image``, or both: unit rows float32 [N,D].
 
-        Raises UsageError: a batch holds neither.
+        Embeddings of texts and images are added. The other arguments have no effect.
+
+        Raises UsageError: A batch holds neither.
         """
         prompt = self._prompts.get(str(getattr(prompt_type, "value", prompt_type)), "")
         return np.concatenate([self._batch(batch, prompt) for batch in inputs])
@@ -83,57 +87,55 @@ class MtebEncoder:
     def _batch(self, batch: Mapping[str, Any], prompt: str) -> np.ndarray:
         parts = []
         if batch.get("text") is not None:
-            parts.append(self._model.encode_text([prompt + text for text in batch["text"]], self._text))
+            parts.append(self._model.encode_text([prompt + text for text in batch["text"]], self._towers["text"]))
         if batch.get("image") is not None:
-            parts.append(self._model.encode_image([one.convert("RGB") for one in batch["image"]], self._image))
+            images = [image.convert("RGB") for image in batch["image"]]
+            parts.append(self._model.encode_image(images, self._towers["image"]))
         if not parts:
-            raise UsageError(f"a model here reads texts and pictures, and the task gives {', '.join(batch)}")
+            raise UsageError(f"the model reads texts and images, and the task gives {', '.join(batch)}")
         return parts[0] if len(parts) == 1 else _unit(parts[0] + parts[1])
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> "torch.Tensor":
-        """Cosines [N,M]."""
+        """Return cosines [N,M]."""
         return _tensor(_unit(_array(embeddings1)) @ _unit(_array(embeddings2)).T)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> "torch.Tensor":
-        """Cosines [N] of rows that belong together."""
+        """Return cosines [N] of paired rows."""
         return _tensor(np.einsum("nd,nd->n", _unit(_array(embeddings1)), _unit(_array(embeddings2))))
-
-    def _has(self, tower: str) -> bool:
-        return tower in self._model.fields
 
 
 class ClipBenchmark:
-    """A model as the functions of ``clip_benchmark.metrics`` take it; it is its own tokenizer and transform.
+    """Adapt a model to the functions of ``clip_benchmark.metrics``. It is the tokenizer and the transform as well.
 
     ``zeroshot_retrieval.evaluate(adapter, loader, adapter.tokenize, device="cpu", amp=False)``, with a loader over a
     data set whose ``transform`` is ``adapter.transform``.
     """
 
-    def __init__(self, model: Model, *, text: str = "text", image: str = "image"):
+    def __init__(self, model: "Model", *, text: str = "text", image: str = "image"):
         self._model, self._text, self._image = model, text, image
 
     def eval(self) -> "ClipBenchmark":
         return self
 
     def to(self, device: Any) -> "ClipBenchmark":
-        """Nothing: the model stays where JAX has it."""
+        """Do nothing: the model stays on its JAX devices."""
         return self
 
-    def transform(self, picture: Any) -> "torch.Tensor":
-        """uint8 [H,W,3] of a PIL image, as the model sees it."""
-        return _tensor(self._model.preprocess(picture.convert("RGB"), self._image))
+    def transform(self, image: Any) -> "torch.Tensor":
+        """Convert a PIL image to the model's input, uint8 [H,W,3]."""
+        return _tensor(self._model.preprocess(image.convert("RGB"), self._image))
 
     def tokenize(self, texts: Sequence[str]) -> "torch.Tensor":
-        """Ids [n,2L]: token ids, then which of them are no padding."""
-        found = self._model.tokenize(texts)
-        return _tensor(np.concatenate([found["text"], found["text/valid"]], axis=1).astype(np.int64))
+        """Return ids [n,2L]: token ids, then 1 per token and 0 per padding."""
+        tokens = self._model.tokenize(texts)
+        return _tensor(np.concatenate([tokens["text"], tokens["text/valid"]], axis=1).astype(np.int64))
 
-    def encode_image(self, pictures: Any) -> "torch.Tensor":
-        """float32 [n,D] of what ``transform`` gave."""
-        return _tensor(self._model.encode_image(_array(pictures), self._image))
+    def encode_image(self, images: Any) -> "torch.Tensor":
+        """Embed the results of ``transform``: float32 [n,D]."""
+        return _tensor(self._model.encode_image(_array(images), self._image))
 
     def encode_text(self, tokens: Any) -> "torch.Tensor":
-        """float32 [n,D] of what ``tokenize`` gave."""
+        """Embed the result of ``tokenize``: float32 [n,D]."""
         ids, valid = np.split(_array(tokens), 2, axis=1)
         return _tensor(self._model.encode_text(ids, self._text, valid=valid.astype(bool)))
 
@@ -145,7 +147,7 @@ def _array(x: Any) -> np.ndarray:
 def _tensor(x: np.ndarray) -> "torch.Tensor":
     import torch  # pyright: ignore[reportMissingImports]
 
-    return torch.from_numpy(np.array(x))  # a copy: JAX gives arrays that cannot be written to
+    return torch.from_numpy(np.array(x))  # a copy: arrays from JAX are read-only
 
 
 def _unit(x: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ N = 40
 class Damaged(Columns):
     """Columns of which example 7 cannot be read."""
 
-    def gather(self, indices, keys=None, instead=None):
+    def gather(self, indices, keys=None, substitute=None):
         if 7 in indices:
-            raise BadSample("a.tar, member 7.jpg", "the picture is empty")
-        return super().gather(indices, keys, instead)
+            raise BadSample("a.tar, member 7.jpg", "the image is empty")
+        return super().gather(indices, keys, substitute)
 
 
 def world(rows, table=Columns):
@@ -41,7 +41,7 @@ def test_figures_are_those_of_the_other_examples_and_it_is_told(make, capsys):
         {name: float(value) for name, value in expected.items()}
     )
     assert (
-        "1 examples cannot be read (the first: a.tar, member 7.jpg: the picture is empty) of 40"
+        "1 examples cannot be read (the first: a.tar, member 7.jpg: the image is empty) of 40"
         in capsys.readouterr().err
     )
 
@@ -54,8 +54,8 @@ def test_where_nothing_can_be_read_there_are_no_figures():
 
 
 class Nothing(Columns):
-    def gather(self, indices, keys=None, instead=None):
-        raise BadSample("a.tar, member 0.jpg", "the picture is empty")
+    def gather(self, indices, keys=None, substitute=None):
+        raise BadSample("a.tar, member 0.jpg", "the image is empty")
 
 
 def test_logit_scale_is_learned_or_given():

@@ -69,7 +69,7 @@ def test_a_term_that_reads_what_nobody_emits_is_told_the_names_that_exist():
 
 
 def test_a_term_that_needs_a_field_that_the_batch_lacks_is_told():
-    pair = Contrastive("image", "text", positives="masked", ids=("image_ids",))
+    pair = Contrastive("image", "text", duplicates="ignore", ids=("image_ids",))
     assert told(RECIPE.replace(objective={"pair": pair})) == (
         "objective.pair needs the field 'image_ids' of the batch: did you mean image_id? "
         "there are: image, image_id, label, position, text, text/valid, text_id"
@@ -97,6 +97,9 @@ class Reads(Eval):
     """Asks for an output."""
 
     reads: ClassVar[tuple[str, ...]] = ("txt",)  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def run(self, model):
+        return {}
 
 
 def test_an_evaluation_that_reads_what_nobody_emits_is_told_before_the_training_not_after_it():

@@ -1,44 +1,55 @@
-"""Accuracy of a classifier's own heads on held-out pictures."""
+"""Accuracy of the classification heads of a model on held-out images."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.ranking import ranks
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 @spec
 class Classification(LabeledEval):
-    """Top-k accuracy of each linear head: ``classification/top1``, or ``classification/<d>/top1`` for nested heads."""
+    """Measure top-k accuracy per linear head: ``classification/top1``, or ``classification/<d>/top1`` if nested."""
 
-    dims: tuple[int, ...] = ()
-    """Widths of the nested heads; empty: one head over all features."""
+    dims: tuple[Count, ...] = ()
+    """Widths of the nested heads. Empty: one head over all features."""
     name: str = "classification"
-    """First part of the metrics' names."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        tables = tuple(f"classes/{dim}" for dim in self.dims) or ("classes",)
-        return *super().reads, *tables
+        heads = tuple(f"classes/{dim}" for dim in self.dims) or ("classes",)
+        return *super().reads, *heads
 
-    def run(self, model: Model) -> dict[str, float]:
-        features, labels, _ = self.pictures(model, self.data, unit=False)
+    def run(self, model: "Model") -> dict[str, float]:
+        features, labels, _ = self.embed(model, self.data, normalize=False)
         metrics = {}
         for dim in self.dims or (features.shape[1],):
-            table = f"classes/{dim}" if self.dims else "classes"
-            shared = model.per_step((table, f"{table}/bias"))
-            found = linear_ranks(features[:, :dim], labels, shared[table], shared[f"{table}/bias"])
-            metrics |= self.accuracies(found, labels, f"{self.name}/{dim}" if self.dims else self.name)
+            head = f"classes/{dim}" if self.dims else "classes"
+            params = model.per_step((head, f"{head}/bias"))
+            head_ranks = linear_ranks(features[:, :dim], labels, params[head], params[f"{head}/bias"])
+            metrics |= self.accuracies(head_ranks, labels, f"{self.name}/{dim}" if self.dims else self.name)
         return metrics
 
 
 def linear_ranks(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Rank [N] of the right class of features [N,D] by the logits ``features @ weights.T + bias``, weights [K,D], from
-    1; a tie counts against the model.
+    """Rank the correct class per row by the logits ``features @ weights.T + bias``: [N], from 1.
 
-    Raises JaxrepError: a weight is not a number, or a label is none of the classes.
+    A tie counts against the model.
+
+    Args:
+        features: [N,D].
+        labels: [N], from 0.
+        weights: [K,D].
+        bias: [K].
+
+    Raises:
+        JaxrepError: A weight is not a number, or a label is not one of the K classes.
     """
     if labels.max(initial=0) >= len(weights):
         raise JaxrepError(f"labels run up to {labels.max()}, and the head has {len(weights)} classes")

@@ -1,96 +1,94 @@
-"""Clustering: whether groups that k-means finds in the features are the classes.
+"""Clustering: agreement of k-means clusters of the features with the classes.
 
-k-means by Lloyd's steps from k-means++ seeds (Arthur and Vassilvitskii 2007); normalized mutual information and the
-adjusted Rand index (Hubert and Arabie 1985) compare clusters with labels, whatever their numbers.
+k-means uses Lloyd's steps from k-means++ seeds (Arthur and Vassilvitskii 2007). Normalized mutual information and the
+adjusted Rand index (Hubert and Arabie 1985) compare clusters with labels, independent of their numbers.
 """
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import scipy.optimize
+import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, spec
 
-BLOCK = 4096
+if TYPE_CHECKING:
+    from jaxrep.model import Model
+
+BLOCK_SIZE = 4096
 
 
 @spec
 class Clustering(LabeledEval):
-    """``clustering/nmi``, ``clustering/ari`` and ``clustering/accuracy``: the share that is right where each cluster
-    stands for one class, as many as can be."""
+    """Measure ``clustering/nmi``, ``clustering/ari`` and ``clustering/accuracy``.
 
-    clusters: int = 0
-    """Number of clusters; 0: of the classes that occur."""
-    restarts: int = 10
-    """How often k-means starts anew; the closest clusters are taken."""
-    max_iterations: int = 300
-    """Most steps of one start."""
-    unit: bool = True
-    """Whether features are scaled to unit length first."""
+    Accuracy is the share of correct images under the best one-to-one assignment of clusters to classes.
+    """
+
+    clusters: Natural = 0
+    """Number of clusters. 0: the number of classes that occur."""
+    restarts: Count = 10
+    """Number of k-means starts. The result with the least inertia is used."""
+    max_iterations: Count = 300
+    """Maximum number of steps per start."""
+    normalize: bool = True
+    """Whether to scale features to unit length first."""
     seed: int = 0
-    """Of the starts."""
+    """Seed of the starts."""
     name: str = "clustering"
-    """First part of the metrics' names."""
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.clusters < 0 or self.restarts < 1 or self.max_iterations < 1:
-            yield f"clusters is 0 or more, restarts and max_iterations at least 1, got {self.clusters}, " + (
-                f"{self.restarts} and {self.max_iterations}"
-            )
-
-    def run(self, model: Model) -> dict[str, float]:
-        features, labels, _ = self.pictures(model, self.data, unit=self.unit)
-        clusters = self.clusters or len(np.unique(labels))
-        if clusters > len(labels):
-            raise JaxrepError(f"{self.name}: {clusters} clusters are asked for, and there are {len(labels)} pictures")
+    def run(self, model: "Model") -> dict[str, float]:
+        features, labels, _ = self.embed(model, self.data, normalize=self.normalize)
+        count = self.clusters or len(np.unique(labels))
+        if count > len(labels):
+            raise JaxrepError(f"{self.name}: {count} clusters need as many images, and there are {len(labels)}")
         starts = [np.random.default_rng((self.seed, start)) for start in range(self.restarts)]
-        tries = [k_means(features, clusters, random, max_iterations=self.max_iterations) for random in starts]
-        found = min(tries, key=lambda each: each.inertia).clusters
+        results = [k_means(features, count, random, max_iterations=self.max_iterations) for random in starts]
+        clusters = min(results, key=lambda result: result.inertia).clusters
         return {
-            f"{self.name}/nmi": normalized_mutual_information(found, labels),
-            f"{self.name}/ari": adjusted_rand_index(found, labels),
-            f"{self.name}/accuracy": Sample(matched(found, labels)),
+            f"{self.name}/nmi": normalized_mutual_information(clusters, labels),
+            f"{self.name}/ari": adjusted_rand_index(clusters, labels),
+            f"{self.name}/accuracy": Sample(matched(clusters, labels)),
         }
 
 
-class Clusters(NamedTuple):
-    """What k-means found."""
+class KMeansResult(NamedTuple):
+    """Hold the result of k-means."""
 
-    clusters: np.ndarray  # int64 [N]: of each example
+    clusters: np.ndarray  # int64 [N]: per example
     centers: np.ndarray  # float64 [K,D]
     inertia: float  # sum of the squared distances to the centers
 
 
 def k_means(
     features: Float[np.ndarray, "N D"], clusters: int, random: np.random.Generator, *, max_iterations: int = 300
-) -> Clusters:
-    """Lloyd's algorithm from one k-means++ start, until no example changes its cluster. An empty cluster stays where it
-    is."""
-    centers = seeds(features, clusters, random)
+) -> KMeansResult:
+    """Run Lloyd's algorithm from one k-means++ start, until no example changes its cluster.
+
+    An empty cluster keeps its center.
+    """
+    centers = k_means_seeds(features, clusters, random)
     before = None
     for _ in range(max_iterations):
-        found, inertia = _assign(features, centers)
-        if before is not None and np.array_equal(found, before):
+        assigned, _ = _assign(features, centers)
+        if before is not None and np.array_equal(assigned, before):
             break
-        before = found
-        counts = np.bincount(found, minlength=clusters)
+        before = assigned
+        counts = np.bincount(assigned, minlength=clusters)
         filled = counts > 0
-        centers[filled] = _sums(features, found, clusters)[filled] / counts[filled, None]
-    found, inertia = _assign(features, centers)
-    return Clusters(found, centers, inertia)
+        centers[filled] = _sums(features, assigned, clusters)[filled] / counts[filled, None]
+    assigned, inertia = _assign(features, centers)
+    return KMeansResult(assigned, centers, inertia)
 
 
-def seeds(features: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:
-    """k-means++: float64 [K,D], each drawn from the examples by the squared distance to the nearest one before."""
-    chosen = features[random.integers(len(features))].astype(np.float64)
-    centers, distance = [chosen], np.full(len(features), np.inf)
+def k_means_seeds(features: np.ndarray, clusters: int, random: np.random.Generator) -> np.ndarray:
+    """Draw k-means++ seeds float64 [K,D]: examples, by the squared distance to the nearest earlier seed."""
+    centers = [features[random.integers(len(features))].astype(np.float64)]
+    distance = np.full(len(features), np.inf)
     for _ in range(clusters - 1):
         distance = np.minimum(distance, _distances(features, centers[-1][None])[:, 0])
         total = distance.sum()
@@ -100,38 +98,38 @@ def seeds(features: np.ndarray, clusters: int, random: np.random.Generator) -> n
 
 
 def _distances(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Squared, float64 [n,K], at least 0."""
+    """Return squared distances float64 [n,K], at least 0."""
     square = np.einsum("nd,nd->n", features, features, dtype=np.float64)[:, None] + (centers**2).sum(axis=1)
     return np.maximum(square - 2 * (features @ centers.T), 0)
 
 
 def _assign(features: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, float]:
-    """Each example's nearest center, and the sum of squared distances to them."""
-    found, inertia = [], 0.0
-    for start in range(0, len(features), BLOCK):
-        distance = _distances(features[start : start + BLOCK], centers)
-        found.append(distance.argmin(axis=1))
+    """Return the nearest center per example, and the sum of squared distances to them."""
+    assigned, inertia = [], 0.0
+    for start in range(0, len(features), BLOCK_SIZE):
+        distance = _distances(features[start : start + BLOCK_SIZE], centers)
+        assigned.append(distance.argmin(axis=1))
         inertia += float(distance.min(axis=1).sum())
-    return np.concatenate(found), inertia
+    return np.concatenate(assigned), inertia
 
 
-def _sums(features: np.ndarray, found: np.ndarray, clusters: int) -> np.ndarray:
-    """float64 [K,D]: the sum of the examples of each cluster."""
+def _sums(features: np.ndarray, assigned: np.ndarray, clusters: int) -> np.ndarray:
+    """Sum the examples per cluster: float64 [K,D]."""
     total = np.zeros((clusters, features.shape[1]))
-    for start in range(0, len(features), BLOCK):
-        member = found[start : start + BLOCK] == np.arange(clusters)[:, None]
-        total += member.astype(np.float64) @ features[start : start + BLOCK]
+    for start in range(0, len(features), BLOCK_SIZE):
+        rows = slice(start, start + BLOCK_SIZE)
+        member = assigned[rows] == np.arange(clusters)[:, None]
+        total += member.astype(np.float64) @ features[rows]
     return total
 
 
 def contingency(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> Int[np.ndarray, "A B"]:
-    """How many examples have each pair of values of ``a`` and ``b``."""
-    (first, i), (second, j) = np.unique(a, return_inverse=True), np.unique(b, return_inverse=True)
-    return np.bincount(i * len(second) + j, minlength=len(first) * len(second)).reshape(len(first), len(second))
+    """Count the examples per pair of values of ``a`` and ``b``."""
+    return np.asarray(scipy.stats.contingency.crosstab(a, b).count)
 
 
 def normalized_mutual_information(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> float:
-    """``I(a; b)`` over the mean of the two entropies, from 0 to 1; 1 where both are one group."""
+    """Return ``I(a; b)`` over the mean of the two entropies, from 0 to 1. It is 1 if both are one group."""
     joint = contingency(a, b) / len(a)
     entropies = [_entropy(joint.sum(axis=1)), _entropy(joint.sum(axis=0))]
     if not any(entropies):
@@ -145,13 +143,12 @@ def _entropy(shares: np.ndarray) -> float:
 
 
 def adjusted_rand_index(a: Int[np.ndarray, " N"], b: Int[np.ndarray, " N"]) -> float:
-    """The share of pairs on which both agree, corrected for chance: 0 where they are independent, 1 where they are the
-    same."""
+    """Return the share of pairs on which both agree, corrected for chance: 0 if independent, 1 if equal."""
     table = contingency(a, b)
-    together, rows, columns = (_pairs(each) for each in (table, table.sum(axis=1), table.sum(axis=0)))
+    both, rows, columns = (_pairs(counts) for counts in (table, table.sum(axis=1), table.sum(axis=0)))
     expected = rows * columns / max(_pairs(np.array([len(a)])), 1)
-    most = (rows + columns) / 2
-    return 1.0 if most == expected else float((together - expected) / (most - expected))
+    largest = (rows + columns) / 2
+    return 1.0 if largest == expected else float((both - expected) / (largest - expected))
 
 
 def _pairs(counts: np.ndarray) -> float:
@@ -160,10 +157,12 @@ def _pairs(counts: np.ndarray) -> float:
 
 
 def matched(clusters: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
-    """Which examples are right where each cluster stands for at most one label and each label for one cluster, so that
-    as many as possible are right (Kuhn 1955)."""
-    (first, i), (_, j) = np.unique(clusters, return_inverse=True), np.unique(labels, return_inverse=True)
-    stands = np.full(len(first), -1)
+    """Return which examples are correct under the best assignment of clusters to labels (Kuhn 1955).
+
+    Each cluster gets at most one label, and each label one cluster, so that most examples are correct.
+    """
+    (values, i), (_, j) = np.unique(clusters, return_inverse=True), np.unique(labels, return_inverse=True)
+    label_of = np.full(len(values), -1)
     at, label = scipy.optimize.linear_sum_assignment(contingency(clusters, labels), maximize=True)
-    stands[at] = label
-    return stands[i] == j
+    label_of[at] = label
+    return label_of[i] == j

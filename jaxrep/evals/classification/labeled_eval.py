@@ -1,88 +1,81 @@
-"""LabeledEval pictures as evaluations see them: features, labels, names; and the accuracies that come of ranks."""
+"""Base classes of evaluations on labeled images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval, missing_columns
+from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import PIXELS, embed_images
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 class LabeledFeatures(NamedTuple):
-    """LabeledEval pictures, embedded."""
+    """Hold the features and labels of images."""
 
     features: np.ndarray  # float32 [N,D]
     labels: np.ndarray  # int64 [N], from 0
-    names: tuple[str, ...]  # of the classes, by label; empty where the data do not name them
+    names: tuple[str, ...]  # of the classes, by label; empty if the data do not name them
 
 
 @spec
 class LabeledEval(Eval):
-    """Abstract: a measure on labeled pictures."""
+    """Measure a model on labeled images."""
 
     data: Source
-    """LabeledEval pictures that are measured."""
+    """Labeled images on which the model is measured."""
     label: str = "label"
-    """Field of the labels, integers from 0."""
+    """Column of the labels, integers from 0."""
     image: str = "image"
-    """Field of the images, and the model's tower for them."""
+    """Column of the images, and the model's tower for them."""
     output: str = ""
-    """Output of the model that is taken, as image/pooled; empty: the tower's own; pixels: the picture itself."""
-    ks: tuple[int, ...] = (1, 5)
-    """Accuracy is the share of pictures whose class is among the first k."""
-    name: str
-    """First part of the metrics' names."""
+    """Name of the model output, as image/pooled. Empty: the output of the tower. pixels: the image itself."""
+    ks: tuple[Count, ...] = (1, 5)
+    """Numbers k of top-k accuracy."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return () if self.output == PIXELS else (self.output or self.image,)
 
-    def sources(self) -> dict[str, Source]:
-        """The data that it reads, by the name of its field."""
-        return {"data": self.data}
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": (self.image, self.label)}
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not self.ks or min(self.ks) < 1:
-            yield f"ks counts classes, from 1, and is not {self.ks}"
-        for where, source in self.sources().items():
-            yield from missing_columns(source, self.image, self.label, where=where)
+    def embed(self, model: "Model", source: Source, names: Sequence[str] = (), *, normalize: bool = True) -> LabeledFeatures:
+        """Embed the images of ``source``.
 
-    def pictures(
-        self, model: Model, source: Source, names: Sequence[str] = (), *, unit: bool = True
-    ) -> LabeledFeatures:
-        """The pictures of ``source``.
+        Args:
+            names: Names of the classes, in place of those of the data.
+            normalize: Whether to scale features to unit length.
 
-        ``names``: of the classes, in place of the data's own; ``unit``: whether features are scaled to unit length.
-
-        Raises JaxrepError: there is no picture, or a label is none of the classes.
+        Raises:
+            JaxrepError: There is no image, or a label is out of range.
         """
         examples = source.open()
         names = tuple(names or examples.classes.get(self.label, ()))
         if not len(examples):
-            where = next((where for where, each in self.sources().items() if each is source), "data")
-            raise JaxrepError(f"{self.name}: {where} holds no example")
-        features, columns = embed_images(model, examples, self.image, [self.label], output=self.output, unit=unit)
+            field = next((field for field in self.columns if getattr(self, field) is source), "data")
+            raise JaxrepError(f"{self.name}: {field} holds no example")
+        features, columns = embed_images(model, examples, self.image, [self.label], output=self.output, normalize=normalize)
         labels = np.array(columns[self.label], np.int64)
         classes = len(names) or source.fields()[self.label].classes or int(labels.max()) + 1
         unknown = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(unknown):
-            first = int(unknown[0])
-            there = f"{classes} {'names' if names else 'classes'}"
             raise JaxrepError(
-                f"{self.name}: '{self.label}' of example {first} is {labels[first]}, and there are {there}"
+                f"{self.name}: '{self.label}' of example {unknown[0]} is {labels[unknown[0]]}, and there are "
+                f"{classes} {'names' if names else 'classes'}"
             )
         return LabeledFeatures(features, labels, names)
 
     def accuracies(self, ranks: np.ndarray, labels: np.ndarray, name: str = "") -> dict[str, float]:
-        """``<name>/top<k>`` and ``<name>/mean_per_class`` of the rank [N] of each picture's class."""
+        """Return ``<name>/top<k>`` and ``<name>/mean_per_class`` from the rank [N] of the correct class per image."""
         name = name or self.name
         metrics: dict[str, float] = {f"{name}/top{k}": Sample(ranks <= k) for k in self.ks}
         return metrics | {f"{name}/mean_per_class": Sample(ranks == 1, "mean_of_means", groups=labels)}
@@ -90,27 +83,58 @@ class LabeledEval(Eval):
 
 @spec
 class FittedEval(LabeledEval):
-    """Abstract: a classifier is fitted to labeled pictures and measured on others."""
+    """Fit a classifier to labeled images and measure it on others."""
 
     train: Source
-    """LabeledEval pictures that it is fitted to."""
+    """Labeled images to which the classifier is fitted."""
 
-    def sources(self) -> dict[str, Source]:
-        return {"train": self.train, "data": self.data}
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        return dict.fromkeys(("train", "data"), (self.image, self.label))
 
-    def both(self, model: Model, *, unit: bool = True) -> tuple[LabeledFeatures, LabeledFeatures, int]:
-        """Pictures to fit to, pictures to measure on, and the number of classes.
+    def train_and_data(self, model: "Model", *, normalize: bool = True) -> tuple[LabeledFeatures, LabeledFeatures, int]:
+        """Embed both sources, and return the number of classes as well.
 
-        Raises JaxrepError: besides what ``pictures`` does, where a label does not mean the same class in both.
+        Raises JaxrepError as ``embed`` does, and if a label does not mean the same class in both sources.
         """
-        train, data = (self.pictures(model, source, unit=unit) for source in (self.train, self.data))
+        sources = self.train, self.data
+        train, data = parts = [self.embed(model, source, normalize=normalize) for source in sources]
         if train.names and data.names and train.names != data.names:
             pairs = enumerate(zip_longest(train.names, data.names))
-            label, (there, here) = next((i, pair) for i, pair in pairs if pair[0] != pair[1])
+            label, (a, b) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
             raise JaxrepError(
-                f"{self.name}: '{self.label}' does not mean the same in both: {label} is {there!r} in train and "
-                f"{here!r} in data"
+                f"{self.name}: '{self.label}' means different classes: {label} is {a!r} in train and {b!r} in data"
             )
-        declared = [source.fields()[self.label].classes or 0 for source in (self.train, self.data)]
-        found = [int(pictures.labels.max()) + 1 for pictures in (train, data)]
-        return train, data, max(*declared, *found, len(train.names), len(data.names))
+        counts = [source.fields()[self.label].classes or 0 for source in sources]
+        counts += [max(int(part.labels.max()) + 1, len(part.names)) for part in parts]
+        return train, data, max(counts)
+
+
+@spec
+class ClassNamesEval(LabeledEval):
+    """Classify images by the names of the classes alone."""
+
+    classes: tuple[str, ...] = ()
+    """Names of the classes by label. Empty: the names that the data have."""
+    text: str = "text"
+    """The model's tower for the names."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return *super().reads, self.text
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        if self.output == PIXELS:
+            yield f"output is '{PIXELS}', which cannot be compared with class names: leave it empty"
+        field = self.data.fields().get(self.label)
+        declared = field.classes if field else None
+        if self.classes and declared and len(self.classes) != declared:
+            yield f"classes holds {len(self.classes)} names, and '{self.label}' takes {declared} values"
+
+    def embed_with_names(self, model: "Model") -> LabeledFeatures:
+        """Embed the images, with the names of the classes. Raises JaxrepError if the classes have no names."""
+        embedded = self.embed(model, self.data, self.classes)
+        if not embedded.names:
+            raise JaxrepError(f"{self.name}: the data does not name the classes of '{self.label}': set classes")
+        return embedded

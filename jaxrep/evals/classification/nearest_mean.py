@@ -1,42 +1,42 @@
-"""Nearest class mean: the class whose training pictures are, on average, nearest to a picture.
+"""Nearest class mean: predict the class whose mean training feature is nearest to an image.
 
-Mensink et al. 2013 (Distance-based image classification); no parameter is fitted.
+Mensink et al. 2013 (Distance-based image classification). No parameter is fitted.
 """
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
-from jaxrep.model import Model
 from jaxrep.spec import spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 @spec
 class NearestMean(FittedEval):
-    """Accuracy by the Euclidean distance to the mean of each class's training features."""
+    """Measure accuracy by the Euclidean distance to the mean training feature of each class."""
 
-    unit: bool = True
-    """Whether features are scaled to unit length first."""
+    normalize: bool = True
+    """Whether to scale features to unit length first."""
     name: str = "nearest_mean"
-    """First part of the metrics' names."""
 
-    def run(self, model: Model) -> dict[str, float]:
-        train, data, classes = self.both(model, unit=self.unit)
-        seen, known = np.unique(train.labels), np.isin(data.labels, train.labels)
-        means = class_means(train.features, train.labels, classes)[seen]
+    def run(self, model: "Model") -> dict[str, float]:
+        train, data, classes = self.train_and_data(model, normalize=self.normalize)
+        present, known = np.unique(train.labels), np.isin(data.labels, train.labels)
+        means = class_means(train.features, train.labels, classes)[present]
         # |x - m|^2 = |x|^2 - 2 (x.m - |m|^2 / 2): the nearest mean has the highest of these logits.
-        place = np.searchsorted(seen, data.labels[known])
-        found = np.full(len(data.labels), classes)  # a class without a training picture is never the nearest
-        found[known] = linear_ranks(data.features[known], place, means, -(means**2).sum(1) / 2)
-        return self.accuracies(found, data.labels)
+        answers = np.searchsorted(present, data.labels[known])
+        ranks = np.full(len(data.labels), classes)  # a class without a training image is never the nearest
+        ranks[known] = linear_ranks(data.features[known], answers, means, -(means**2).sum(1) / 2)
+        return self.accuracies(ranks, data.labels)
 
 
 def class_means(features: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """float64 [K,D]: the mean of the features [N,D] of each label; NaN of a class without any."""
-    order = np.argsort(labels, kind="stable")
-    present, starts = np.unique(labels[order], return_index=True)
+    """Average the features [N,D] per label: float64 [K,D], NaN for a class without images."""
     means = np.full((classes, features.shape[1]), np.nan)
-    ends = np.append(starts[1:], len(order))
-    for label, start, end in zip(present, starts, ends, strict=True):
-        means[label] = features[order[start:end]].mean(axis=0, dtype=np.float64)
+    for label in np.unique(labels):
+        means[label] = features[labels == label].mean(axis=0, dtype=np.float64)
     return means

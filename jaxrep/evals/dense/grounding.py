@@ -1,76 +1,75 @@
-"""Whether regions are found and recognized (the tasks of DETR, arXiv:2005.12872, and of region classification)."""
+"""Detection and recognition of image regions (the tasks of DETR, arXiv:2005.12872, and of region classification)."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
 
 import jax
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval, missing_columns
-from jaxrep.evals.classification.zero_shot import distinct
-from jaxrep.evals.embed import embed_texts, encoded
+from jaxrep.evals.base import Eval
+from jaxrep.evals.classification.zero_shot import unique_names
+from jaxrep.evals.embed import embed_texts, output_blocks
 from jaxrep.losses.boxes import iou, match_boxes
 from jaxrep.metrics.ranking import ranks, require_finite, unit_rows
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Range, spec
 
-FIELDS = ("region", "region/present", "boxes")
+if TYPE_CHECKING:
+    from jaxrep.model import Model
+
+COLUMNS = ("region", "region/present", "boxes")
 
 
 @spec
 class Grounding(Eval):
-    """Each true region has the query whose box is matched with it, at DETR's costs.
+    """Measure boxes and names of regions. Each true region has the query whose box DETR's costs match with it.
 
-    ``iou``: the mean intersection over union of both boxes; ``iou<percent>``: the share of regions where it is at least
-    that; ``r<k>``: the share of regions whose name is among the k nearest to the query, of all names in the data.
+    ``iou``: mean intersection over union of the two boxes. ``iou<percent>``: share of the regions with at least this
+    intersection over union. ``r<k>``: share of the regions whose name is among the k nearest to the query, of all names
+    in the data.
     """
 
     data: Source
-    """Pictures with ``region``, ``region/present`` and ``boxes``."""
+    """Images with the columns ``region``, ``region/present`` and ``boxes``."""
     image: str = "image"
-    """Field of the images."""
+    """Column of the images."""
     query: str = "query"
-    """The method's embeddings of regions, [B,Q,D]; ``<query>/boxes`` are theirs."""
+    """The model output of region embeddings, [B,Q,D]. ``<query>/boxes`` are the boxes."""
     text: str = "text"
     """The model's tower for the names."""
-    ks: tuple[int, ...] = (1, 5)
-    """How many of the nearest names are looked at."""
-    percents: tuple[int, ...] = (50,)
+    ks: tuple[Count, ...] = (1, 5)
+    """Numbers k of nearest names."""
+    percents: tuple[Annotated[int, Range(1, 100)], ...] = (50,)
     """Thresholds of the intersection over union, in percent."""
     name: str = "grounding"
-    """First part of the metrics' names."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return self.query, f"{self.query}/boxes", self.text
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not self.ks or min(self.ks) < 1:
-            yield f"ks counts candidates, from 1, and is not {self.ks}"
-        if any(not 0 < percent <= 100 for percent in self.percents):
-            yield f"percents are from 1 to 100, and not {self.percents}"
-        yield from missing_columns(self.data, self.image, *FIELDS)
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": (self.image, *COLUMNS)}
 
-    def run(self, model: Model) -> dict[str, float]:
-        found, overlaps, names = self.regions(model)
-        every, answers = distinct(names)
-        rank = ranks(found, embed_texts(model, every, self.text), (np.arange(len(found)), answers))
+    def run(self, model: "Model") -> dict[str, float]:
+        queries, overlaps, region_names = self.regions(model)
+        names, answers = unique_names(region_names)
+        name_ranks = ranks(queries, embed_texts(model, names, self.text), (np.arange(len(queries)), answers))
         shares = {f"{self.name}/iou{percent}": Sample(overlaps >= percent / 100) for percent in self.percents}
-        recalls = {f"{self.name}/r{k}": Sample(rank <= k) for k in self.ks}
+        recalls = {f"{self.name}/r{k}": Sample(name_ranks <= k) for k in self.ks}
         return {f"{self.name}/iou": Sample(overlaps), **shares, **recalls}
 
-    def regions(self, model: Model) -> tuple[np.ndarray, np.ndarray, list[str]]:
-        """Of every region that is present: the query's embedding [N,D], the overlap of the boxes [N], and its name."""
-        want, parts = (self.query, f"{self.query}/boxes"), []
-        for out, rows in encoded(model, self.data.open(), self.image, want, FIELDS, unit=False):
-            here, boxes = (np.array(rows[name]) for name in ("region/present", "boxes"))
-            which, overlaps = jax.device_get(_matched(out[f"{self.query}/boxes"], boxes, here))
-            queries = np.take_along_axis(out[self.query], which[..., None], axis=1)[here]
-            parts.append((queries, overlaps[here], np.array(rows["region"], object)[here]))
-        queries, overlaps, names = (np.concatenate(part) for part in zip(*parts, strict=True))
+    def regions(self, model: "Model") -> tuple[np.ndarray, np.ndarray, list[str]]:
+        """Return the query embedding [N,D], the intersection over union [N] and the name of each present region."""
+        want, blocks = (self.query, f"{self.query}/boxes"), []
+        for outputs, rows in output_blocks(model, self.data.open(), self.image, want, COLUMNS, normalize=False):
+            present, boxes = (np.array(rows[name]) for name in ("region/present", "boxes"))
+            which, overlaps = jax.device_get(_match(outputs[f"{self.query}/boxes"], boxes, present))
+            queries = np.take_along_axis(outputs[self.query], which[..., None], axis=1)[present]
+            blocks.append((queries, overlaps[present], np.array(rows["region"], object)[present]))
+        queries, overlaps, names = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
         if not len(queries):
             raise JaxrepError(f"{self.name}: no example has a region")
         require_finite(queries, lambda i: f"the query that is matched with region {i}")
@@ -78,7 +77,7 @@ class Grounding(Eval):
 
 
 @jax.jit
-def _matched(predicted: jax.Array, boxes: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The query of each region, and the overlap of their boxes, [B,R] both."""
+def _match(predicted: jax.Array, boxes: jax.Array, present: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the query of each region, and the intersection over union of their boxes, both [B,R]."""
     which = match_boxes(predicted, boxes, present)
     return which, iou(jax.numpy.take_along_axis(predicted, which[..., None], axis=1), boxes)

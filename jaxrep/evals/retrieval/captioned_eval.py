@@ -1,62 +1,92 @@
-"""Pictures with captions as evaluations see them."""
+"""Base class of evaluations on images with captions."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.evals.base import Eval, missing_columns
+from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.model import Model
+from jaxrep.metrics.ranking import Pairs, join
 from jaxrep.spec import spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 class Items(NamedTuple):
-    """One side of the pairs."""
+    """Hold the embedded images or the embedded captions of a data set."""
 
     embeddings: np.ndarray  # float32 [N,D]
-    ids: np.ndarray  # [N]: items of equal ids are the same answer
+    ids: np.ndarray  # [N]: items with equal ids are the same answer
+
+
+class Direction(NamedTuple):
+    """Hold the queries, the candidates and the positive pairs of one retrieval direction."""
+
+    name: str  # such as image_to_text
+    queries: np.ndarray  # float32 [Q,D]
+    gallery: np.ndarray  # float32 [G,D]
+    positives: Pairs
 
 
 @spec
 class CaptionedEval(Eval):
-    """Abstract: a measure of pictures and their captions."""
+    """Measure a model on images with captions."""
 
     data: Source
-    """Pictures with one caption or a tuple of them."""
+    """Images with one caption or several captions each."""
     image: str = "image"
-    """Field of the pictures, and the model's tower for them; ``<image>_id`` is their id."""
+    """Column of the images, and the model's tower for them. ``<image>_id`` is their id."""
     text: str = "text"
-    """Field of the captions, and the model's tower for them; ``<text>_id`` is their id."""
-    name: str
-    """First part of the metrics' names."""
+    """Column of the captions, and the model's tower for them. ``<text>_id`` is their id."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return self.image, self.text
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        yield from missing_columns(self.data, self.image, self.text)
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": (self.image, self.text)}
 
-    def pictures(self, model: Model, columns: tuple[str, ...] = ()) -> tuple[Items, list[tuple[str, ...]], dict]:
-        """The pictures, each of an id of its own where the data have none; the captions of each; and more columns."""
+    def embed_images(self, model: "Model", columns: tuple[str, ...] = ()) -> tuple[Items, list[tuple[str, ...]], dict]:
+        """Return the images, the captions per image, and more columns.
+
+        Without a column ``<image>_id`` each image has an id of its own.
+        """
         image_id = f"{self.image}_id"
-        known = [image_id] if image_id in self.data.fields() else []
-        embeddings, found = embed_images(model, self.data.open(), self.image, [self.text, *known, *columns])
-        ids = np.asarray(found[image_id]) if known else np.arange(len(embeddings))
-        captions = [(text,) if isinstance(text, str) else tuple(text) for text in found[self.text]]
-        return Items(embeddings, ids), captions, {name: found[name] for name in columns}
+        id_columns = [image_id] if image_id in self.data.fields() else []
+        embeddings, rows = embed_images(model, self.data.open(), self.image, [self.text, *id_columns, *columns])
+        ids = np.asarray(rows[image_id]) if id_columns else np.arange(len(embeddings))
+        captions = [(text,) if isinstance(text, str) else tuple(text) for text in rows[self.text]]
+        return Items(embeddings, ids), captions, {name: rows[name] for name in columns}
 
-    def pairs(self, model: Model) -> tuple[Items, Items, np.ndarray]:
-        """Pictures, captions, and the ids [M,2] of every picture with its caption."""
+    def directions(self, model: "Model") -> Iterator[Direction]:
+        """Yield image-to-text retrieval, then text-to-image retrieval.
+
+        Without a column ``<text>_id`` equal strings are the same text.
+        """
         text_id = f"{self.text}_id"
-        images, groups, columns = self.pictures(model, (text_id,) if text_id in self.data.fields() else ())
-        texts = [one for group in groups for one in group]
+        images, captions, columns = self.embed_images(model, (text_id,) if text_id in self.data.fields() else ())
+        strings = [caption for group in captions for caption in group]
         if columns:
             text_ids = np.concatenate([np.atleast_1d(value) for value in columns[text_id]])
         else:
-            text_ids = np.unique(texts, return_inverse=True)[1]
-        pairs = np.stack([np.repeat(images.ids, [len(group) for group in groups]), text_ids], 1)
-        return images, Items(embed_texts(model, texts, self.text), text_ids), pairs
+            text_ids = np.unique(strings, return_inverse=True)[1]
+        texts = Items(embed_texts(model, strings, self.text), text_ids)
+        pairs = np.stack([np.repeat(images.ids, [len(group) for group in captions]), text_ids], 1)
+        for name, query, candidate, id_pairs in (
+            (f"{self.image}_to_{self.text}", images, texts, pairs),
+            (f"{self.text}_to_{self.image}", texts, images, pairs[:, ::-1]),
+        ):
+            positives = positive_pairs(query.ids, candidate.ids, id_pairs)
+            yield Direction(name, query.embeddings, candidate.embeddings, positives)
+
+
+def positive_pairs(query_ids: np.ndarray, candidate_ids: np.ndarray, pairs: np.ndarray) -> Pairs:
+    """Return the indices (query, candidate) of all pairs whose (query id, candidate id) is among ``pairs`` [M,2]."""
+    pairs = np.unique(pairs, axis=0)
+    query, pair = join(query_ids, pairs[:, 0])
+    at, candidate = join(pairs[pair, 1], candidate_ids)
+    return query[at], candidate

@@ -1,12 +1,12 @@
-"""Queries beyond a pair: a picture plus or minus a text (Jia et al. 2021, ALIGN, arXiv:2102.05918, section 6).
+"""Retrieval by composed queries: an image plus or minus a text (Jia et al. 2021, ALIGN, arXiv:2102.05918, section 6).
 
-The query is the unit embedding of a picture with that of a text added or subtracted, as "woman" - "man"; what should be
-found is the picture that differs in just that.
+The query is the unit embedding of an image with the embedding of a text added or subtracted, as "woman" - "man". The
+correct answer is the image that differs in that text only.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -15,20 +15,22 @@ from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
-from jaxrep.metrics.ranking import graded_places, unit_rows
+from jaxrep.metrics.ranking import Pairs, graded_places, unit_rows
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 class Query(NamedTuple):
-    """A picture, the phrase that goes and the one that comes, and the caption of what is to be found."""
+    """Hold an image, the removed phrase, the added phrase, and the caption of the target image."""
 
-    picture: int
+    image: int
     old: str
     new: str
     kind: str
-    wanted: str
+    target: str
 
 
 def compose(
@@ -38,7 +40,7 @@ def compose(
     *,
     weight: float = 1.0,
 ) -> Float[np.ndarray, "N D"]:
-    """Unit rows ``image + weight (plus - minus)`` of unit rows; zero where these cancel."""
+    """Return unit rows ``image + weight (plus - minus)`` of unit rows. A sum of zero stays zero."""
     total = images.astype(np.float64)
     total = total + weight * plus if plus is not None else total
     total = total - weight * minus if minus is not None else total
@@ -47,84 +49,74 @@ def compose(
 
 @spec
 class ComposedQueries(CaptionedEval):
-    """Recall of the picture that a picture becomes by a swap of words, among all pictures but itself.
+    """Measure recall of the image that an image becomes by a swap of words, among all other images.
 
-    For every caption that a replacement of the lexicon turns into the caption of another picture ("woman: dark skin
-    tone" into "man: dark skin tone") the query is picture - "woman" + "man". ``<name>/<kind>/r<k>``, and
-    ``<name>/<kind>/picture_alone/r<k>``: without the text, to compare with.
+    There is one query per caption that a replacement of the lexicon turns into the caption of another image. For
+    "woman: dark skin tone" and "man: dark skin tone" it is image - "woman" + "man". ``<name>/<kind>/r<k>`` is the
+    recall, and ``<name>/<kind>/picture_alone/r<k>`` the baseline without the text.
     """
 
     lexicon: str = ""
-    """As of ``Composition``."""
-    ks: tuple[int, ...] = (1, 5)
-    """How many of the first pictures are looked at."""
+    """A file of phrases that exclude one another, as ``jaxrep/data/transforms/swaps.txt``. Empty: that file."""
+    ks: tuple[Count, ...] = (1, 5)
+    """Numbers k of first images."""
     weight: float = 1.0
-    """Of the text beside the picture (ALIGN adds them as they are)."""
+    """Weight of the text relative to the image (ALIGN: 1)."""
     name: str = "composed"
-    """First part of the metrics' names."""
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not self.ks or min(self.ks) < 1:
-            yield f"ks counts pictures, from 1, and is not {self.ks}"
-
-    def run(self, model: Model) -> dict[str, float]:
-        (images, ids), captions, _ = self.pictures(model)
+    def run(self, model: "Model") -> dict[str, float]:
+        (images, ids), captions, _ = self.embed_images(model)
         owners = _owners(captions)
-        queries = [query for query in self._queries(captions) if _others(owners[query.wanted], ids, ids[query.picture])]
+        queries = [q for q in self._queries(captions, owners) if _others(owners[q.target], ids, ids[q.image])]
         if not queries:
-            raise JaxrepError(f"{self.name}: no swap of words turns one caption into that of another picture")
+            raise JaxrepError(f"{self.name}: no swap of words turns one caption into that of another image")
         phrases = list(dict.fromkeys(phrase for query in queries for phrase in (query.old, query.new)))
-        row, embedded = {phrase: i for i, phrase in enumerate(phrases)}, embed_texts(model, phrases, self.text)
-        start = images[[query.picture for query in queries]]
-        minus = embedded[[row[query.old] for query in queries]]
-        plus = embedded[[row[query.new] for query in queries]]
-        composed = compose(start, plus, minus, weight=self.weight)
+        index, embedded = {phrase: i for i, phrase in enumerate(phrases)}, embed_texts(model, phrases, self.text)
+        start = images[[query.image for query in queries]]
+        minus = embedded[[index[query.old] for query in queries]]
+        plus = embedded[[index[query.new] for query in queries]]
         positives, grades = _positives(queries, owners, ids)
         kinds = np.array([query.kind for query in queries])
         metrics = {}
-        for way, rows in (("", composed), ("picture_alone/", start)):
-            found = graded_places(rows, images, positives, grades, 1)[0][:, 0]
+        for prefix, rows in (("", compose(start, plus, minus, weight=self.weight)), ("picture_alone/", start)):
+            ranks = graded_places(rows, images, positives, grades, 1)[0][:, 0]
             for kind in sorted(set(kinds)):
                 for k in self.ks:
-                    metrics[f"{self.name}/{kind}/{way}r{k}"] = Sample(found[kinds == kind] <= k)
+                    metrics[f"{self.name}/{kind}/{prefix}r{k}"] = Sample(ranks[kinds == kind] <= k)
         return metrics
 
-    def _queries(self, captions: list[tuple[str, ...]]) -> Iterator[Query]:
+    def _queries(self, captions: list[tuple[str, ...]], owners: dict[str, list[int]]) -> Iterator[Query]:
         groups = word_swaps.read(self.lexicon)
-        known = _owners(captions)
-        for picture, group in enumerate(captions):
+        for image, group in enumerate(captions):
             for caption in group:
                 for span in word_swaps.phrases(caption, groups):
                     old = caption[span.start : span.end]
                     for negative in word_swaps.replacements(caption, groups, [span]):
                         new = negative.text[span.start : len(negative.text) - (len(caption) - span.end)]
-                        if negative.text.lower() in known:
-                            yield Query(picture, old, new, span.kind, negative.text.lower())
+                        if negative.text.lower() in owners:
+                            yield Query(image, old, new, span.kind, negative.text.lower())
 
 
 def _owners(captions: list[tuple[str, ...]]) -> dict[str, list[int]]:
-    """Which pictures have a caption, whatever its case."""
+    """Return the images of each caption in lower case."""
     owners = defaultdict(list)
-    for picture, group in enumerate(captions):
+    for image, group in enumerate(captions):
         for caption in group:
-            owners[caption.lower()].append(picture)
+            owners[caption.lower()].append(image)
     return owners
 
 
-def _others(pictures: list[int], ids: np.ndarray, own: int) -> list[int]:
-    return [picture for picture in pictures if ids[picture] != own]
+def _others(images: list[int], ids: np.ndarray, query_id: int) -> list[int]:
+    return [image for image in images if ids[image] != query_id]
 
 
-def _positives(
-    queries: list[Query], owners: dict[str, list[int]], ids: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Pairs with grade 1 for what is to be found, all copies of it, and 0 for the copies of the query's picture."""
+def _positives(queries: list[Query], owners: dict[str, list[int]], ids: np.ndarray) -> tuple[Pairs, np.ndarray]:
+    """Return pairs and grades: 1 for all copies of the target image, 0 for the copies of the query's image."""
     pairs = set()
     for number, query in enumerate(queries):
-        own = ids[query.picture]
-        right = ids[_others(owners[query.wanted], ids, own)]
-        pairs |= {(number, int(at), 1) for at in np.flatnonzero(np.isin(ids, right))}
-        pairs |= {(number, int(at), 0) for at in np.flatnonzero(ids == own)}
+        query_id = ids[query.image]
+        targets = ids[_others(owners[query.target], ids, query_id)]
+        pairs |= {(number, int(at), 1) for at in np.flatnonzero(np.isin(ids, targets))}
+        pairs |= {(number, int(at), 0) for at in np.flatnonzero(ids == query_id)}
     query, candidate, grade = np.array(sorted(pairs)).T
     return (query, candidate), grade

@@ -1,11 +1,12 @@
-"""Composition: whether a model tells a caption from the same with a word replaced, two exchanged, or all reordered.
+"""Composition: whether a model prefers a caption to versions with a replaced, exchanged or reordered word.
 
-Yuksekgonul et al. 2023, When and Why Vision-Language Models Behave like Bags-of-Words (ARO, arXiv:2210.01936). Any
-captioned pictures do: the wrong captions come from a grammar of swaps (``data/texts/swaps.py``).
+Yuksekgonul et al. 2023, When and Why Vision-Language Models Behave like Bags-of-Words (ARO, arXiv:2210.01936). It works
+with any captioned images: a lexicon of swaps generates the wrong captions (``jaxrep/data/transforms/word_swaps.py``).
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,64 +16,71 @@ from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import TIE
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
 from jaxrep.spec import spec
 
-Test = tuple[int, str, str, str]
-"""(picture, its true caption, the metric, a wrong caption)."""
+if TYPE_CHECKING:
+    from jaxrep.model import Model
+
+
+class CaptionTest(NamedTuple):
+    """Hold an image, its correct caption, a wrong caption, and the metric that counts the test."""
+
+    image: int
+    correct: str
+    wrong: str
+    metric: str
 
 
 @spec
 class Composition(CaptionedEval):
-    """Share of captions that score strictly above all their wrong ones with their picture, by kind of swap.
+    """Measure the share of captions that score strictly above all their wrong versions with their image.
 
-    ``<name>/replace/<kind>``: a phrase gives way to those that exclude it (skin_tone, gender, direction, color);
-    ``<name>/exchange/<kind>``: two phrases of a kind change places (these kinds, and parts of speech);
-    ``<name>/order/<kind>``: other orders of all words. A tie is lost, so a model that sees words without their order
-    has 0 in what only moves them. A caption of the same picture is not wrong; pictures of one ``<image>_id`` are the
-    same.
+    ``<name>/replace/<kind>``: a phrase is replaced by phrases that exclude it (skin_tone, gender, direction, color).
+    ``<name>/exchange/<kind>``: two phrases of a kind exchange places (these kinds, and parts of speech).
+    ``<name>/order/<kind>``: all words stand in other orders. A tie counts as lost, so a model that ignores the order
+    of words has 0 in tests that only move words. Another caption of the same image is not wrong. Images with equal
+    ``<image>_id`` are the same image.
     """
 
     lexicon: str = ""
-    """A file of phrases that exclude one another, as ``jaxrep/data/transforms/swaps.txt``; empty: that file."""
+    """A file of phrases that exclude one another, as ``jaxrep/data/transforms/swaps.txt``. Empty: that file."""
     spacy: str = ""
-    """The model of spaCy that finds parts of speech, as en_core_web_sm; empty: the words of the package's lexicon."""
+    """The spaCy model that finds parts of speech, as en_core_web_sm. Empty: the words of the package's lexicon."""
     key: int = 0
-    """Chooses among the orders of words."""
+    """Seed of the orders of words."""
     name: str = "composition"
-    """First part of the metrics' names."""
 
-    def run(self, model: Model) -> dict[str, float]:
-        (images, ids), captions, _ = self.pictures(model)
+    def run(self, model: "Model") -> dict[str, float]:
+        (images, ids), captions, _ = self.embed_images(model)
         tests = self._tests(captions, ids)
-        texts = list(dict.fromkeys(text for _, true, _, wrong in tests for text in (true, wrong)))
-        row, embeddings = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts, self.text)
+        texts = list(dict.fromkeys(text for test in tests for text in (test.correct, test.wrong)))
+        index, embeddings = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts, self.text)
         won: dict[str, dict[tuple[int, str], bool]] = defaultdict(dict)
-        for picture, true, metric, wrong in tests:
+        for image, correct, wrong, metric in tests:
             # Float64, so that equal embeddings tie.
-            right, other = embeddings[[row[true], row[wrong]]].astype(np.float64) @ images[picture]
-            won[metric][picture, true] = won[metric].get((picture, true), True) and bool(right > other + TIE)
+            score, other = embeddings[[index[correct], index[wrong]]].astype(np.float64) @ images[image]
+            won[metric][image, correct] = won[metric].get((image, correct), True) and bool(score > other + TIE)
         return {f"{self.name}/{metric}": Sample(np.array([*won[metric].values()])) for metric in sorted(won)}
 
-    def _tests(self, captions: list[tuple[str, ...]], ids: np.ndarray) -> list[Test]:
-        wrong = Wrong(self.lexicon, self.spacy, self.key)
-        true: dict[int, set[str]] = defaultdict(set)
-        for group, number in zip(captions, ids, strict=True):
-            true[int(number)].update(_plain(text) for text in group)
+    def _tests(self, captions: list[tuple[str, ...]], ids: np.ndarray) -> list[CaptionTest]:
+        wrong_captions = WrongCaptions(self.lexicon, self.spacy, self.key)
+        correct: dict[int, set[str]] = defaultdict(set)
+        for group, image_id in zip(captions, ids, strict=True):
+            correct[int(image_id)].update(_normalize(text) for text in group)
         tests = [
-            (picture, caption, metric, text)
-            for picture, (group, number) in enumerate(zip(captions, ids, strict=True))
+            CaptionTest(image, caption, text, metric)
+            for image, (group, image_id) in enumerate(zip(captions, ids, strict=True))
             for caption in group
-            for metric, text in wrong(caption)
-            if _plain(text) not in true[int(number)]
+            for metric, text in wrong_captions(caption)
+            if _normalize(text) not in correct[int(image_id)]
         ]
         if not tests:
-            raise JaxrepError(f"{self.name}: no caption holds a phrase of the lexicon, and none has words to reorder")
+            raise JaxrepError(f"{self.name}: no caption holds a phrase of the lexicon or words to reorder")
         return tests
 
 
-class Wrong:
-    """All wrong captions of a caption, each with its metric."""
+class WrongCaptions:
+    """Generate all wrong versions of a caption, each with its metric."""
 
     def __init__(self, lexicon: str, spacy: str, key: int):
         self._groups = word_swaps.read(lexicon)
@@ -89,5 +97,5 @@ class Wrong:
             yield from ((f"{kind}/{negative.kind}", negative.text) for negative in negatives)
 
 
-def _plain(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(text.lower().split())

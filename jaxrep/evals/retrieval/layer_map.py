@@ -1,65 +1,71 @@
-"""How good sentences are at every layer and width: a map over what an embedding costs (Li et al. 2024, 2D Matryoshka
-Sentence Embeddings, arXiv:2402.14776, section 5)."""
+"""Retrieval quality of sentence embeddings per layer and width (Li et al. 2024, arXiv:2402.14776, section 5).
 
-from collections.abc import Iterator
+The paper is 2D Matryoshka Sentence Embeddings.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval
-from jaxrep.evals.retrieval.retrieval import right_pairs
+from jaxrep.evals.retrieval.captioned_eval import positive_pairs
 from jaxrep.metrics.ranking import places, unit_rows
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
 @spec
 class LayerMap(Eval):
-    """Which of all second texts belongs to a first one, by the features of each layer, cut to each width.
+    """Measure the retrieval of second texts by first texts, with the features of each layer, cut to each width.
 
-    ``<layer>/<dim>/r1``: the share of first texts that find a right one at once; layers count from 1. Texts of one
-    ``<text>_id`` are the same answer.
+    ``<layer>/<dim>/r1``: share of the first texts whose nearest second text is correct. Layers count from 1. Texts with
+    equal ``<text>_id`` are the same answer.
     """
 
     data: Source
-    """Examples with two texts or more, of which the first two are a pair."""
-    dims: tuple[int, ...]
+    """Examples with two texts or more. The first two texts are a pair."""
+    dims: tuple[Count, ...]
     """Widths to which features are cut."""
     text: str = "text"
-    """Field of the texts; ``<text>_id`` is their id. The model emits ``<text>/layers``."""
+    """Column of the texts. ``<text>_id`` is their id. The model emits ``<text>/layers``."""
     name: str = "layers"
-    """First part of the metrics' names."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (f"{self.text}/layers",)
 
+    @property
+    def columns(self) -> Mapping[str, tuple[str, ...]]:
+        return {"data": (self.text, f"{self.text}_id")}
+
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not self.dims or min(self.dims) < 1:
-            yield f"dims are widths, at least one of them and each at least 1, got {self.dims}"
         field = self.data.fields().get(self.text)
-        if field is None or not field.shape or field.shape[0] < 2:
-            yield f"the data have no field '{self.text}' of two texts an example"
+        if field is not None and (not field.shape or field.shape[0] < 2):
+            yield f"the column '{self.text}' of data has not two texts per example"
 
-    def run(self, model: Model) -> dict[str, float]:
+    def run(self, model: "Model") -> dict[str, float]:
         examples = self.data.open()
         texts, ids = examples.column(self.text), np.asarray(examples.column(f"{self.text}_id"))
         first, second = (self._features(model, [pair[side] for pair in texts]) for side in (0, 1))
         if first.shape[2] < max(self.dims):
-            raise JaxrepError(f"{self.name}: features are {first.shape[2]} wide, and dims ask for {max(self.dims)}")
-        right = right_pairs(ids[:, 0], ids[:, 1], ids[:, :2])
-        found = {}
+            raise JaxrepError(f"{self.name}: features have width {first.shape[2]}, and dims asks for {max(self.dims)}")
+        positives = positive_pairs(ids[:, 0], ids[:, 1], ids[:, :2])
+        metrics = {}
         for layer in range(first.shape[1]):
             for dim in self.dims:
                 a, b = (unit_rows(features[:, layer, :dim]) for features in (first, second))
-                found[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(places(a, b, right, 1)[:, 0] <= 1)
-        return found
+                metrics[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(places(a, b, positives, 1)[:, 0] <= 1)
+        return metrics
 
-    def _features(self, model: Model, texts: list[str]) -> np.ndarray:
-        """float32 [N,depth,D]."""
+    def _features(self, model: "Model", texts: list[str]) -> np.ndarray:
+        """Return features float32 [N,depth,D]."""
         tokens = model.tokenize(texts)
         batch = {self.text: tokens["text"], f"{self.text}/valid": tokens["text/valid"]}
         return model.outputs(batch, self.reads)[self.reads[0]]

@@ -1,12 +1,13 @@
 """Information retrieval: documents that answer a query, with graded judgments, over a whole corpus.
 
 Thakur et al. 2021, BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of Information Retrieval Models
-(arXiv:2104.08663): its folders are read as they are.
+(arXiv:2104.08663). Its folders are read directly.
 """
 
+import abc
 import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -15,15 +16,17 @@ from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, UsageError
 from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import embed_texts
-from jaxrep.metrics.ranking import NEVER, average_precision, graded_places
+from jaxrep.metrics.ranking import NEVER, Pairs, average_precision, graded_places
 from jaxrep.metrics.sample import Sample
-from jaxrep.model import Model
-from jaxrep.spec import spec
-from jaxrep.storage import read
+from jaxrep.spec import Count, spec
+from jaxrep.storage import read_bytes
+
+if TYPE_CHECKING:
+    from jaxrep.model import Model
 
 
-class Judged(NamedTuple):
-    """Texts by id, and of each query the documents that were judged: 0 is wrong, a higher grade more right."""
+class RetrievalData(NamedTuple):
+    """Hold texts by id, and the grade of each judged document per query: 0 is wrong, a higher grade more relevant."""
 
     queries: Mapping[str, str]
     documents: Mapping[str, str]
@@ -31,38 +34,39 @@ class Judged(NamedTuple):
 
 
 @spec
-class Judgments:
-    """Abstract: the declaration of queries, documents and judgments."""
+class RetrievalDataset(abc.ABC):
+    """Declare queries, documents and relevance judgments."""
 
-    def load(self) -> Judged:
-        raise TypeError(f"{type(self).__name__} does not load judgments")
+    @abc.abstractmethod
+    def load(self) -> RetrievalData:
+        """Read the queries, documents and judgments."""
 
 
 @spec
-class Beir(Judgments):
-    """A folder as BEIR lays it out: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv."""
+class Beir(RetrievalDataset):
+    """Declare a folder in the layout of BEIR: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv."""
 
     path: str
     """The folder, or its URL."""
     split: str = "test"
-    """Which judgments."""
+    """Split of the judgments."""
 
-    def load(self) -> Judged:
+    def load(self) -> RetrievalData:
         root = local(self.path).rstrip("/")
-        documents = {name: f"{row.get('title') or ''} {row['text']}".strip() for name, row in _lines(root, "corpus")}
-        queries = {name: row["text"] for name, row in _lines(root, "queries")}
-        return Judged(queries, documents, _qrels(f"{root}/qrels/{self.split}.tsv"))
+        documents = {name: f"{row.get('title') or ''} {row['text']}".strip() for name, row in _rows(root, "corpus")}
+        queries = {name: row["text"] for name, row in _rows(root, "queries")}
+        return RetrievalData(queries, documents, _qrels(f"{root}/qrels/{self.split}.tsv"))
 
 
 def _text(path: str) -> str:
     try:
-        return read(path).decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except (BadShard, UnicodeDecodeError) as error:
         raise UsageError(f"{path} cannot be read as text: {error}") from error
 
 
-def _lines(root: str, what: str) -> Iterator[tuple[str, dict]]:
-    path = f"{root}/{what}.jsonl"
+def _rows(root: str, name: str) -> Iterator[tuple[str, dict]]:
+    path = f"{root}/{name}.jsonl"
     for number, line in enumerate(_text(path).split("\n"), 1):
         if line.strip():
             try:
@@ -76,99 +80,101 @@ def _qrels(path: str) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = {}
     for number, line in enumerate(_text(path).splitlines(), 1):
         parts = line.split("\t")
-        if len(parts) != 3 or (number > 1 and not parts[2].strip().lstrip("-").isdigit()):
-            raise UsageError(f"{path}, line {number}: query, document and grade stand there, separated by tabs")
-        if parts[2].strip().lstrip("-").isdigit():  # the first line may name the columns
+        is_number = len(parts) == 3 and parts[2].strip().lstrip("-").isdigit()
+        if is_number:
             grades.setdefault(parts[0], {})[parts[1]] = int(parts[2])
+        elif number > 1 or len(parts) != 3:  # the first line may name the columns
+            raise UsageError(f"{path}, line {number}: expected query, document and grade, separated by tabs")
     return grades
 
 
 @spec
 class InformationRetrieval(Eval):
-    """nDCG, recall, MRR and MAP at k over the queries that have a right document, ties counted against the model.
+    """Measure nDCG, recall, MRR and MAP at k over the queries that have a relevant document.
 
-    ``ndcg<k>``: gains are the grades, as trec_eval counts; ``mrr<k>``: one over the place of the first right document,
-    0 beyond k; ``recall<k>``: the share of right documents among the first k; ``map<k>``: ``average_precision``. A
-    document that has the id of the query is left out, as in BEIR.
+    ``ndcg<k>``: the gains are the grades, as in trec_eval. ``mrr<k>``: one over the rank of the first relevant
+    document, 0 beyond k. ``recall<k>``: share of the relevant documents among the first k. ``map<k>``:
+    ``average_precision``. Ties count against the model. A document with the id of the query is ignored, as in BEIR.
     """
 
-    data: Judgments
-    """Queries, documents and which are right."""
-    ks: tuple[int, ...] = (10, 100)
-    """How many of the first documents are looked at."""
+    data: RetrievalDataset
+    """Queries, documents and judgments."""
+    ks: tuple[Count, ...] = (10, 100)
+    """Numbers k of first documents."""
     query_prefix: str = ""
-    """Put before each query, as models are trained that tell them from documents: "query: "."""
+    """Text before each query, for models that are trained with such a prefix: "query: "."""
     document_prefix: str = ""
-    """Put before each document."""
+    """Text before each document."""
     tower: str = "text"
     """The model's tower for texts."""
     name: str = "ir"
-    """First part of the metrics' names."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.tower,)
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not self.ks or min(self.ks) < 1:
-            yield f"ks counts documents, from 1, and is not {self.ks}"
-
-    def run(self, model: Model) -> dict[str, float]:
-        judged = self.data.load()
-        names, positives, grades = judged_pairs(judged, self.name)
-        queries = embed_texts(model, [self.query_prefix + judged.queries[name] for name in names], self.tower)
-        documents = [self.document_prefix + text for text in judged.documents.values()]
+    def run(self, model: "Model") -> dict[str, float]:
+        data = self.data.load()
+        names, positives, grades = judged_pairs(data, self.name)
+        queries = embed_texts(model, [self.query_prefix + data.queries[name] for name in names], self.tower)
+        documents = [self.document_prefix + text for text in data.documents.values()]
         gallery = embed_texts(model, documents, self.tower)
-        places, found = graded_places(queries, gallery, positives, grades, max(self.ks))
-        right, metrics = np.bincount(positives[0], grades > 0, len(names)), {}
+        places, place_grades = graded_places(queries, gallery, positives, grades, max(self.ks))
+        relevant, metrics = np.bincount(positives[0], grades > 0, len(names)), {}
         for k in self.ks:
-            metrics[f"{self.name}/ndcg{k}"] = Sample(ndcg(places, found, positives[0], grades, k))
+            metrics[f"{self.name}/ndcg{k}"] = Sample(ndcg(places, place_grades, positives[0], grades, k))
             metrics[f"{self.name}/mrr{k}"] = Sample(np.where(places[:, 0] <= k, 1 / places[:, 0], 0))
-            metrics[f"{self.name}/recall{k}"] = Sample((places <= k).sum(axis=1) / right)
+            metrics[f"{self.name}/recall{k}"] = Sample((places <= k).sum(axis=1) / relevant)
             metrics[f"{self.name}/map{k}"] = Sample(average_precision(places, k))
         return metrics
 
 
-def judged_pairs(judged: Judged, name: str) -> tuple[list[str], tuple[np.ndarray, np.ndarray], np.ndarray]:
-    """Queries that have a right document, (query, document) indices of what is right or left out, and its grades.
+def judged_pairs(data: RetrievalData, name: str) -> tuple[list[str], Pairs, np.ndarray]:
+    """Return the queries with a relevant document, (query, document) indices, and the grades of these pairs.
 
-    Raises UsageError: a judgment names what is not there, no query has a right document.
+    Grade 0 marks the document with the id of the query, which is ignored.
+
+    Raises UsageError: A judgment has an unknown id, or no query has a relevant document.
     """
-    row = {document: number for number, document in enumerate(judged.documents)}
+    row = {document: number for number, document in enumerate(data.documents)}
     names, pairs = [], []
-    for query, documents in judged.grades.items():
-        right = {document: grade for document, grade in documents.items() if grade > 0 and document != query}
-        if missing := [document for document in right if document not in row] or [query] * (
-            query not in judged.queries
-        ):
-            raise UsageError(f"{name}: the judgments name '{missing[0]}', which is none of the queries or documents")
-        if right:
-            left_out = {query: 0} if query in row else {}
-            pairs += [(len(names), row[document], grade) for document, grade in {**right, **left_out}.items()]
+    for query, documents in data.grades.items():
+        relevant = {document: grade for document, grade in documents.items() if grade > 0 and document != query}
+        unknown = [document for document in relevant if document not in row]
+        if query not in data.queries:
+            unknown.append(query)
+        if unknown:
+            raise UsageError(f"{name}: the judgments name '{unknown[0]}', which is none of the queries or documents")
+        if relevant:
+            ignored = {query: 0} if query in row else {}
+            pairs += [(len(names), row[document], grade) for document, grade in {**relevant, **ignored}.items()]
             names.append(query)
     if not names:
-        raise UsageError(f"{name}: no query has a right document")
+        raise UsageError(f"{name}: no query has a relevant document")
     query, document, grade = np.array(pairs).T
     return names, (query, document), grade
 
 
 def ndcg(
     places: Int[np.ndarray, "Q P"],
-    found: Int[np.ndarray, "Q P"],
+    place_grades: Int[np.ndarray, "Q P"],
     query: Int[np.ndarray, " E"],
     grades: Int[np.ndarray, " E"],
     k: int,
 ) -> Float[np.ndarray, " Q"]:
-    """Discounted gain of the first k, over that of the best order: ``sum grade / log2(1 + place)`` (Jarvelin &
-    Kekalainen 2002, with linear gains).
+    """Return the discounted gain of the first k, over that of the best order: ``sum grade / log2(1 + place)``.
+
+    Jarvelin & Kekalainen 2002, with linear gains.
 
     Args:
-        places, found: of the k best right documents or more, with their grades.
-        query, grades: of all judged pairs.
+        places: Ranks of the k best relevant documents or more.
+        place_grades: Their grades.
+        query: Query of each judged pair.
+        grades: Grade of each judged pair.
+        k: Number of first documents.
     """
     shown = np.where(places <= k, places, NEVER)
-    gain = np.where(shown != NEVER, found / np.log2(1.0 + shown), 0).sum(axis=1)
+    gain = np.where(shown != NEVER, place_grades / np.log2(1.0 + shown), 0).sum(axis=1)
     order = np.lexsort((-grades, query))
     counts = np.bincount(query, minlength=len(places))
     place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)

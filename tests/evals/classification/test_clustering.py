@@ -9,9 +9,9 @@ from jaxrep.evals.classification.clustering import (
     Clustering,
     adjusted_rand_index,
     k_means,
+    k_means_seeds,
     matched,
     normalized_mutual_information,
-    seeds,
 )
 from tests.helpers.fake_model import FakeModel, given, pictures
 
@@ -44,13 +44,13 @@ def blobs(spread, seed=0):
 def test_clusters_that_lie_apart_are_found():
     features, labels = blobs(0.3)
     model = FakeModel(features, {})
-    found = Clustering(data=given(image=pictures(range(240)), label=labels), unit=False, restarts=5).run(model)
+    found = Clustering(data=given(image=pictures(range(240)), label=labels), normalize=False, restarts=5).run(model)
     assert found == {"clustering/nmi": 1, "clustering/ari": 1, "clustering/accuracy": 1}
 
 
 def test_a_start_ends_where_scikit_learn_ends_from_the_same_seeds():
     features, _ = blobs(6.0)
-    start = seeds(features, 6, np.random.default_rng(3))
+    start = k_means_seeds(features, 6, np.random.default_rng(3))
     oracle = KMeans(6, init=start.astype(np.float32), n_init=1, tol=0).fit(features)
     found = k_means(features, 6, np.random.default_rng(3))
     np.testing.assert_array_equal(found.clusters, oracle.labels_)
@@ -60,7 +60,7 @@ def test_a_start_ends_where_scikit_learn_ends_from_the_same_seeds():
 
 def test_seeds_are_spread_by_the_squared_distance():
     features = np.repeat(np.array([[0.0], [1.0], [3.0]]), [98, 1, 1], axis=0)
-    second = [seeds(features, 2, np.random.default_rng(s)) for s in range(2000)]
+    second = [k_means_seeds(features, 2, np.random.default_rng(s)) for s in range(2000)]
     from_zero = [each[1, 0] for each in second if each[0, 0] == 0]
     assert np.mean(np.array(from_zero) == 3) == pytest.approx(0.9, abs=0.03)  # 9 to 1; four deviations of 2,000 draws
 
@@ -84,4 +84,4 @@ def test_features_are_scaled_to_unit_length():
     data = given(image=pictures(range(40)), label=np.repeat([0, 1], 20))
     model = FakeModel(features, {})
     assert Clustering(data=data).run(model)["clustering/accuracy"] == 1
-    assert Clustering(data=data, unit=False).run(model)["clustering/accuracy"] < 1
+    assert Clustering(data=data, normalize=False).run(model)["clustering/accuracy"] < 1

@@ -22,14 +22,14 @@ def of(labels, classes=None):
 
 def test_any_output_is_taken_raw_or_of_unit_length():
     examples = of([0, 1, 1]).open()
-    raw, _ = embed_images(MODEL, examples, "image", output="image/pooled", unit=False)
+    raw, _ = embed_images(MODEL, examples, "image", output="image/pooled", normalize=False)
     np.testing.assert_array_equal(raw, RAW)
     for output in ("", "image/pooled"):
         np.testing.assert_allclose(embed_images(MODEL, examples, "image", output=output)[0], unit(RAW), rtol=1e-6)
 
 
 def test_pixels_stand_in_for_features():
-    found, _ = embed_images(MODEL, of([0, 1, 1]).open(), "image", output="pixels", unit=False)
+    found, _ = embed_images(MODEL, of([0, 1, 1]).open(), "image", output="pixels", normalize=False)
     np.testing.assert_array_equal(found, IMAGES.reshape(3, 12).astype(np.float32) / 255)
     scaled, _ = embed_images(MODEL, of([0, 1, 1]).open(), "image", output="pixels")
     np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), [0, 1, 1], atol=1e-6)  # black stays zero

@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 from jaxrep.data.transforms.subsets import few_of_each
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.classification.few_shot import FewShot
 from jaxrep.evals.classification.linear_probe import LinearProbe
 from jaxrep.mesh import Mesh
 from jaxrep.metrics import logistic_regression
@@ -121,7 +122,7 @@ def test_a_fit_is_the_same_under_the_mesh_of_a_run():
 
 def test_few_shots_are_the_mean_over_draws():
     model = FakeModel(FEATURES, {})
-    task = FewShot(train=sources(TRAIN), data=sources(TEST), shots=(2, 8), draws=3, l2=1.0, unit=False, ks=(1,))
+    task = FewShot(train=sources(TRAIN), data=sources(TEST), shots=(2, 8), draws=3, l2=1.0, normalize=False, ks=(1,))
     found = task.run(model)
     for shots in (2, 8):
         right = []

@@ -15,7 +15,7 @@ def test_predictions_are_those_of_scikit_learn(unit):
     features = (random.normal(size=(4, 6))[labels] + random.normal(size=(160, 6))).astype(np.float32)
     source = lambda cut: given(image=pictures(range(160))[cut], label=labels[cut])  # noqa: E731
     model = FakeModel(features, {})
-    found = NearestMean(train=source(slice(100)), data=source(slice(100, 160)), unit=unit).run(model)
+    found = NearestMean(train=source(slice(100)), data=source(slice(100, 160)), normalize=unit).run(model)
     seen = features / np.linalg.norm(features, axis=1, keepdims=True) if unit else features
     oracle = NearestCentroid().fit(seen[:100], labels[:100])
     right = oracle.predict(seen[100:]) == labels[100:]

@@ -5,7 +5,7 @@ import pytest
 from scipy.special import softmax
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.classification.vocabulary_free import VocabularyFree, candidate_scores, candidates, overlap
+from jaxrep.evals.classification.vocabulary_free import VocabularyFree, candidate_scores, candidates, word_iou
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 CAPTIONS = ["a red car", "the car on a street", "cat on the mat", "My cat!", "street at night", "a photo of a dog"]
@@ -64,9 +64,9 @@ def test_candidates_are_words_that_name_something():
 
 
 def test_the_overlap_is_of_words():
-    assert overlap("cat", "Siamese cat") == 0.5
-    assert overlap("cat", "cats") == 0
-    assert overlap("Cat", "cat") == 1
+    assert word_iou("cat", "Siamese cat") == 0.5
+    assert word_iou("cat", "cats") == 0
+    assert word_iou("Cat", "cat") == 1
 
 
 def test_scores_weigh_the_picture_and_the_captions():

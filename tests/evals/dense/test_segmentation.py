@@ -11,7 +11,7 @@ from jaxrep.batch import Field
 from jaxrep.data.source import Columns
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.dense import segmentation
-from jaxrep.evals.dense.segmentation import Segmentation, overlaps, shares
+from jaxrep.evals.dense.segmentation import Segmentation, class_fractions, overlaps
 from jaxrep.metrics.logistic_regression import Logistic
 from jaxrep.spec import problems, spec
 from tests.helpers.fake_model import TABLES, Given
@@ -79,7 +79,7 @@ def by_pixels(features, masks, l2):
 def test_a_fit_to_shares_is_the_fit_to_every_pixel():
     _, masks = made(20, seed=0)
     features = np.random.default_rng(1).normal(size=(20 * 6, 4)).astype(np.float32)
-    targets = shares(masks, GRID, K).reshape(-1, K)
+    targets = class_fractions(masks, GRID, K).reshape(-1, K)
     np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
     for l2 in (1.0, 0.01):
         found, expected = Logistic(features, targets, K).fit(l2), by_pixels(features, masks, l2)
@@ -101,7 +101,7 @@ def test_rows_of_one_class_are_the_same_as_labels_and_rows_of_zeros_count_nothin
 def test_shares_are_counted_patch_by_patch():
     _, masks = made(2, seed=3)
     masks[0, :4, :4] = K  # ignored
-    found = shares(masks, GRID, K).reshape(2, *GRID, K)
+    found = class_fractions(masks, GRID, K).reshape(2, *GRID, K)
     for n, r, c, k in itertools.product(range(2), range(GRID[0]), range(GRID[1]), range(K)):
         patch = masks[n, r * PATCH : (r + 1) * PATCH, c * PATCH : (c + 1) * PATCH]
         assert found[n, r, c, k] == pytest.approx(np.mean(patch == k))
@@ -159,7 +159,7 @@ def by_loops(predicted, truth, classes):
 
 @pytest.mark.parametrize("background", [True, False])
 def test_metrics_are_those_of_predicted_and_true_pixels(monkeypatch, background):
-    monkeypatch.setattr(segmentation, "PICTURES_AT_ONCE", 4)  # several blocks, the last one smaller
+    monkeypatch.setattr(segmentation, "BLOCK_SIZE", 4)  # several blocks, the last one smaller
     train, (images, masks) = maps(*made(30, seed=0)), made(10, seed=1)
     masks[3, :5], masks[7], masks[2] = 255, 255, 0
     task = Segmentation(train=train, data=maps(images, masks), background=background)
@@ -208,8 +208,8 @@ def test_pixels_of_patches_are_features_of_their_own():
 
 def test_of_many_patches_as_many_of_each_picture_are_fitted_to(monkeypatch):
     seen = []
-    fit = segmentation.standardized
-    monkeypatch.setattr(segmentation, "standardized", lambda x, *rest: (seen.append(x), fit(x, *rest))[1])
+    fit = segmentation.fit_standardized
+    monkeypatch.setattr(segmentation, "fit_standardized", lambda x, *rest: (seen.append(x), fit(x, *rest))[1])
     images, masks = made(20, seed=0)
     images[:] = (10 * np.arange(20))[:, None, None, None]  # a picture is known by its tokens
     run(Segmentation(train=maps(images, masks), data=maps(images, masks), patches=70), Towers())

@@ -5,7 +5,7 @@ import pytest
 
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.retrieval import matryoshka
-from jaxrep.evals.retrieval.matryoshka import Matryoshka, adaptive, first, multiply_adds
+from jaxrep.evals.retrieval.matryoshka import Matryoshka, adaptive_hits, first_dims, multiply_adds
 from jaxrep.metrics.ranking import ranks
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
@@ -37,14 +37,14 @@ def plain(queries, gallery, right, funnel):
 @pytest.mark.parametrize("at_once", [1, 100, 2**24])
 @pytest.mark.parametrize("funnel", [((2, 3),), ((2, 12), (5, 4)), ((3, 1),), ()])
 def test_the_funnel_equals_a_plain_search_with_ties_and_several_right_ones(monkeypatch, at_once, funnel):
-    monkeypatch.setattr(matryoshka, "AT_ONCE", at_once)
+    monkeypatch.setattr(matryoshka, "MAX_SIMILARITIES", at_once)
     random = np.random.default_rng(0)
     vectors = unit(random.normal(size=(15, 8)) * 0.7 ** np.arange(8))
     queries, gallery = vectors[random.integers(15, size=30)], vectors[random.integers(15, size=20)]
     right = {(q, int(g)) for q in range(30) for g in random.choice(20, 1 + q % 3, replace=False)}
     right |= {(q, int(np.argmax(gallery @ queries[q]))) for q in range(0, 30, 2)}
     pairs = tuple(np.array(sorted(right)).T)
-    found = adaptive(queries, gallery, pairs, funnel)
+    found = adaptive_hits(queries, gallery, pairs, funnel)
     assert found.tolist() == plain(queries.astype(np.float64), gallery.astype(np.float64), right, funnel)
     assert 0 < found.mean() < 1
     if not funnel:
@@ -73,7 +73,7 @@ def test_the_curve_is_recall_with_the_first_coordinates_alone():
         expected = [sum(row >= row[i]) == 1 for i, row in enumerate(similarity)]
         assert found[f"matryoshka/image_to_text/{dims}/r1"].values.tolist() == expected
     assert not [name for name in found if "adaptive" in name]
-    np.testing.assert_array_equal(first(np.zeros((2, 4), np.float32), 2), 0)
+    np.testing.assert_array_equal(first_dims(np.zeros((2, 4), np.float32), 2), 0)
 
 
 def test_multiply_adds_count_every_candidate_once_and_then_those_that_are_left():

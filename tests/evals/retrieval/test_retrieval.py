@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals.retrieval.retrieval import Retrieval, right_pairs
+from jaxrep.evals.retrieval.captioned_eval import positive_pairs
+from jaxrep.evals.retrieval.retrieval import Retrieval
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 NAMES = ("r1", "r5", "r10", "map5", "map10", "median_rank")
@@ -83,7 +84,7 @@ def test_right_pairs_are_those_whose_ids_are_paired_anywhere():
     query, candidate, pairs = random.integers(6, size=10), random.integers(6, size=14), random.integers(6, size=(9, 2))
     known = {tuple(pair) for pair in pairs.tolist()}
     expected = [(q, c) for q in range(10) for c in range(14) if (query[q], candidate[c]) in known]
-    assert sorted(zip(*right_pairs(query, candidate, pairs), strict=True)) == expected
+    assert sorted(zip(*positive_pairs(query, candidate, pairs), strict=True)) == expected
 
 
 def test_a_model_that_cannot_tell_anything_apart_finds_nothing():

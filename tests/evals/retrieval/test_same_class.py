@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.retrieval.same_class import SameClass, Utilization
+from jaxrep.evals.retrieval.same_class import SameClass
+from jaxrep.evals.retrieval.utilization import Utilization
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3], np.int32)
