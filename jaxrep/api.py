@@ -7,10 +7,10 @@ from typing import Any
 
 from jaxrep.data.source import Source
 from jaxrep.embeddings.embed_source import embed_source
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, name_conflicts, run_evals
 from jaxrep.experiment import load as load_experiment
-from jaxrep.experiment import load_module
+from jaxrep.experiment import load_evals
 from jaxrep.model import Model
 from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
 from jaxrep.recipe import Recipe
@@ -121,32 +121,6 @@ def embed(
         UsageError: the model does not read a field, the data does not hold it, or ``out`` cannot be written.
     """
     return embed_source(_model(model), source, None if out is None else str(out), fields=tuple(fields))
-
-
-def load_evals(target: str) -> tuple[Eval, ...]:
-    """Return the evaluations of an experiment: ``NAME[:PRESET]`` or ``FILE[:PRESET]``.
-
-    The preset is a recipe, an evaluation or a tuple of evaluations; by default ``evals``, or else ``recipe``.
-
-    Raises:
-        UsageError: there is no such experiment or preset, or it declares no evaluations.
-    """
-    file, _, name = target.partition(":")
-    module = load_module(Path(file))
-    name = name or ("evals" if hasattr(module, "evals") else "recipe")
-    evals = _declared_evals(getattr(module, name, None))
-    if not evals:
-        names = [key for key, value in vars(module).items() if _declared_evals(value)]
-        raise UsageError(f"{file} has no evaluations named {name!r}; {hint(name, names)}")
-    for wrong in problems(evals, target):
-        raise UsageError(wrong)
-    return evals
-
-
-def _declared_evals(value: Any) -> tuple[Eval, ...]:
-    """Return the evaluations that a value of a module declares; none if it declares something else."""
-    evals = value.evals if isinstance(value, Recipe) else (value,) if isinstance(value, Eval) else value
-    return evals if isinstance(evals, tuple) and all(isinstance(each, Eval) for each in evals) else ()
 
 
 def _model(model: AnyModel) -> Model:

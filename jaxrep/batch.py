@@ -1,4 +1,4 @@
-"""What flows through a step: named arrays, and the StepContext that says where in training we are.
+"""Define what flows through a step: named arrays, and the StepContext with the step and its randomness.
 
 A batch is a mapping from names to arrays that lead with B. The vocabulary:
 
@@ -7,8 +7,8 @@ A batch is a mapping from names to arrays that lead with B. The vocabulary:
 ``text``            int32 [B,L]                              token ids, padded at the end
 ``a/valid``         bool [B,L]                               which tokens of ``a`` are real
 ``a/present``       bool [B]                                 which rows of modality ``a`` exist
-``a/masked``          bool [B,N]                               which tokens of ``a`` to hide
-``a_id``            int32 [B]                                equal ids are the same picture or text
+``a/masked``        bool [B,N]                               which tokens of ``a`` to hide
+``a_id``            int32 [B]                                equal ids are the same image or text
 ``label``           int32 [B]                                class
 ``position``        uint32 [B,2]                             place in the global order (high and low 32 bits)
 ==================  =======================================  ====================================================
@@ -34,7 +34,7 @@ Outputs = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """Shape (without B) and type of one field of a batch; ``classes``: how many integers it takes (a vocabulary)."""
+    """Describe one field of a batch: shape without B, dtype, and ``classes``, the number of integers it may hold."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -42,7 +42,7 @@ class Field:
 
 
 def require_fields(fields: Iterable[str], who: str, *names: str) -> None:
-    """That a batch with these fields has what ``who`` reads. Raises ValueError."""
+    """Check that a batch has every field ``who`` reads. Raises ValueError."""
     fields = sorted(fields)
     for name in names:
         if name not in fields:
@@ -52,11 +52,10 @@ def require_fields(fields: Iterable[str], who: str, *names: str) -> None:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class StepContext:
-    """Where in training we are, and the randomness there.
+    """Hold the step of training and its randomness.
 
-    Every draw is a function of seed, site and (a row's) position in the global order, or the step; so it depends
-    neither on microbatches nor on devices nor on hosts. A part that is given ``ctx.at("image")`` draws at sites of
-    its own.
+    Every random key is a function of the seed, a site, and the step or a row's position in the global order. So it
+    does not depend on microbatches, devices or hosts. A part that receives ``ctx.at("image")`` has sites of its own.
     """
 
     step: Any = None  # int32 scalar: updates done so far
@@ -68,11 +67,11 @@ class StepContext:
     training: bool = dataclasses.field(default=True, metadata={"static": True})
 
     def at(self, name: str | int) -> "StepContext":
-        """The same moment, at a site of its own."""
+        """Return the same step at a site of its own."""
         return dataclasses.replace(self, site=f"{self.site}/{name}")
 
     def repeat(self, views: int | None) -> "StepContext":
-        """The same moment for the rows of a folded batch [B*V]: each view draws for itself."""
+        """Return the context for the rows of a folded batch [B*V]: each view has its own keys."""
         if views is None or self.positions is None:
             return self
         view = jnp.tile(jnp.arange(views, dtype=jnp.uint32), len(self.positions))
@@ -82,7 +81,7 @@ class StepContext:
 
     @property
     def fraction(self) -> Array:
-        """Share of training that is done, from 0 to 1."""
+        """Fraction of training that is done, from 0 to 1."""
         return self.step / self.total_steps
 
     @property
@@ -91,11 +90,11 @@ class StepContext:
         return self.step * jnp.float32(self.batch_size)
 
     def key(self, site: str | int) -> Array:
-        """One key for this step and site: for draws that the whole batch shares."""
+        """Return one key for this step and site: for draws that the whole batch shares."""
         return jax.random.fold_in(self._site(site), self.step)
 
     def keys(self, site: str | int) -> Array:
-        """Keys [B], one a row: from seed, site and the row's position in the order."""
+        """Return keys [B], one per row, from the seed, the site and the row's position in the order."""
         fold = jax.vmap(lambda key, at: jax.random.fold_in(jax.random.fold_in(key, at[0]), at[1]), in_axes=(None, 0))
         return fold(self._site(site), self.positions)
 
@@ -110,7 +109,7 @@ INFERENCE = StepContext(training=False)
 
 
 def fold(x: Array, rank: int) -> tuple[Array, int | None]:
-    """[B,V,...] of rank + 1 -> ([B*V,...], V); an array of ``rank`` passes as it is with None."""
+    """Reshape [B,V,...] of rank + 1 to ([B*V,...], V); return an array of ``rank`` unchanged with None."""
     if x.ndim == rank:
         return x, None
     if x.ndim != rank + 1:
@@ -121,12 +120,12 @@ def fold(x: Array, rank: int) -> tuple[Array, int | None]:
 
 
 def unfold(tree: Any, views: int | None) -> Any:
-    """[B*V,...] -> [B,V,...] for every array of ``tree``; the inverse of ``fold``."""
+    """Reshape [B*V,...] to [B,V,...] for every array of ``tree``; invert ``fold``."""
     return tree if views is None else jax.tree.map(lambda x: x.reshape(-1, views, *x.shape[1:]), tree)
 
 
 def normalize(x: Array) -> Array:
-    """Rows of unit length, float32. A row of zeros stays zero and has a finite gradient."""
+    """Scale rows to unit length, in float32. A row of zeros stays zero and has a finite gradient."""
     x = x.astype(jnp.float32)
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x / jnp.sqrt(jnp.maximum(square, 1e-24))

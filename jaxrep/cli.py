@@ -1,4 +1,4 @@
-"""The ``jaxrep`` program: the first word names a command, whose module is imported only then."""
+"""Run the ``jaxrep`` program: the first word names a command, whose module is imported only then."""
 
 import importlib
 import logging
@@ -32,7 +32,7 @@ UNREAD = 141
 
 
 def usage() -> str:
-    """What ``jaxrep --help`` prints."""
+    """Return the text of ``jaxrep --help``."""
     lines = [f"  {name:<7} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
@@ -48,7 +48,7 @@ def usage() -> str:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status. A user's mistake is one sentence; a bug keeps its traceback."""
+    """Run a command and return its exit status. A user's mistake is one sentence; a bug keeps its traceback."""
     if args is None and sys.argv[1:2] == ["train"]:
         with_large_pages()
     log_to_stderr()
@@ -87,7 +87,7 @@ def log_to_stderr() -> None:
 
 
 def run(args: list[str]) -> int:
-    """The command that ``args`` asks for."""
+    """Run the command that ``args`` names."""
     if not args:
         raise UsageError(f"a command is missing; {hint('', COMMANDS)}; jaxrep --help says more")
     if args[0] in ("-h", "--help"):

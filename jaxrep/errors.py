@@ -1,11 +1,11 @@
-"""What a user's mistake becomes: one clear sentence, printed without a traceback."""
+"""Define the errors of a user's mistakes: one clear sentence, printed without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class JaxrepError(Exception):
-    """One clear sentence for the user: what is wrong, where, what was expected, what to do. Exit status 1."""
+    """An error in one sentence: what is wrong, where, what was expected, what to do. Exit status 1."""
 
     status = 1
 
@@ -17,7 +17,7 @@ class UsageError(JaxrepError):
 
 
 class BadSample(JaxrepError):
-    """An example that cannot be read: ``place`` (shard and member, or file) and ``reason``."""
+    """An example cannot be read: ``place`` (shard and member, or file) and ``reason``."""
 
     def __init__(self, place: str, reason: str):
         super().__init__(place, reason)
@@ -28,11 +28,11 @@ class BadSample(JaxrepError):
 
 
 class BadShard(JaxrepError):
-    """A shard that cannot be read as a whole, now or for good: it vanished, its server does not answer."""
+    """A shard cannot be read as a whole, now or for good: it vanished, or its server does not answer."""
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence on an unknown name: the nearest spelling, if one is near, and the names that exist."""
+    """Return the end of a sentence on an unknown name: the nearest known name, and all known names."""
     known = list(known)
     if not known:
         return "there are none"

@@ -1,8 +1,8 @@
 """Upgrade recipes and run metadata that earlier versions of jaxrep wrote.
 
 A ``recipe.json`` and the metadata of a checkpoint carry a format version. When a part or a field is renamed, add the
-change to ``RENAMES`` under the version that it made, and raise ``FORMAT`` to that version. Files of earlier versions are
-then read through the table; nothing else of an old format is kept in the code.
+change to ``RENAMES`` under the version that it made, and raise ``FORMAT`` to that version. Files of earlier versions
+are then read through the table; nothing else of an old format is kept in the code.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def version_of(data: Mapping[str, Any], where: str, current: int = FORMAT) -> in
         )
     if version > current:
         raise UsageError(
-            f"{where} has format version {version}, and this jaxrep reads formats 1 to {current}: install a newer jaxrep"
+            f"{where} has format version {version}, and this jaxrep reads formats 1 to {current}: install a newer one"
         )
     return version
 

@@ -1,7 +1,7 @@
-"""Several processes that train one run: how they find each other, agree before the first step, and stop together.
+"""Connect the processes of one run: find each other, agree before the first step, and stop together.
 
-Each host runs the same command. A launcher tells it who it is: ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
-``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or ``JAXREP_HOSTS=auto``, and jax asks the cluster (SLURM, TPU pods,
+Each host runs the same command. A launcher sets ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
+``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or ``JAXREP_HOSTS=auto``, and JAX asks the cluster (SLURM, TPU pods,
 Kubernetes, Open MPI). Without either, a process trains alone.
 """
 
@@ -27,9 +27,10 @@ PATIENCE = 900.0
 
 
 def initialize(environment: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes of the run, if a launcher says that there are any; before jax meets its devices.
+    """Join the other processes of the run, if a launcher started any; call it before JAX meets its devices.
 
-    Raises UsageError: some of the variables are missing, or make no sense.
+    Raises:
+        UsageError: some of the variables are missing or invalid.
     """
     given = {name: environment[name] for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)}
     if COUNT not in given and NUMBER not in given:  # jax reads an address alone in its own ways
@@ -51,12 +52,12 @@ def client() -> Any:
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Return whether this is the process that writes and prints."""
     return jax.process_index() == 0
 
 
 def assert_equal(what: str, recipe: object) -> None:
-    """That all processes were given the same recipe (as JSON values). Raises UsageError, in every one of them."""
+    """Check that all processes have the same recipe, as JSON values. Raises UsageError in every process."""
     if jax.process_count() == 1:
         return
     recipes = all_gather_object(what, recipe)
@@ -69,9 +70,10 @@ def assert_equal(what: str, recipe: object) -> None:
 
 
 def on_all_hosts(what: str, action: Callable[[], T]) -> T:
-    """``action()``, done by every process: if one fails, all fail, with its sentence, and none waits for ever.
+    """Return ``action()``, run by every process: if one fails, all fail with its message, and none hangs.
 
-    Raises JaxrepError: what this process met, or another one.
+    Raises:
+        JaxrepError: this process or another one failed.
     """
     if jax.process_count() == 1:
         return action()
@@ -93,9 +95,10 @@ def on_all_hosts(what: str, action: Callable[[], T]) -> T:
 
 
 def all_gather_object(what: str, words: Any) -> list[Any]:
-    """What every process says (it must pickle), in their order. All must come to every meeting, in the same order.
+    """Return the objects of all processes in their order; all must make the same calls in the same order.
 
-    They talk through the coordinator's key-value store, so nothing hangs in a collective that not all have entered.
+    Objects are pickled and sent through the coordinator's key-value store, so no process hangs in a collective that
+    another one never enters.
     """
     if jax.process_count() == 1:
         return [words]
@@ -120,7 +123,7 @@ def all_gather_object(what: str, words: Any) -> list[Any]:
 
 
 def _first_difference(one: object, other: object) -> str:
-    """The first field in which two recipes differ, as JSON has them, with both values."""
+    """Return the first field in which two recipes, as JSON values, differ, with both values."""
     first, second = _leaves(one), _leaves(other)
     path = next(path for path in {**first, **second} if first.get(path) != second.get(path))
     return f"{path} is {first.get(path)} in process 0 and {second.get(path)}"
@@ -135,9 +138,12 @@ def _leaves(value: object, path: str = "") -> dict[str, object]:
 
 
 def stop_requested(step: int, here: bool) -> bool:
-    """Whether all processes are to save after this step and leave, since one of them was told to end.
+    """Return whether all processes save after this step and stop, because one of them was told to.
 
-    All of them must ask, of every step; they all hear of the same one. ``here``: whether this process was told, which
-    decides where it trains alone.
+    All processes must call this at every step; they all stop at the same step.
+
+    Args:
+        step: the step.
+        here: whether this process was told to stop; this decides if it trains alone.
     """
     return here if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)

@@ -1,4 +1,4 @@
-"""The device mesh: how it is declared, how arrays lie on it, and the one call by which modules meet it."""
+"""Declare the device mesh, lay arrays over it, and constrain activations."""
 
 import collections
 import math
@@ -25,12 +25,12 @@ ROWS = P(("data", "fsdp"))
 
 @spec
 class Shard:
-    """How the parameters that a pattern names lie on the mesh."""
+    """Lay the parameters that a pattern names over the mesh."""
 
     path: str
-    """Which parameters, as a pattern: image/**, **/mlp/up/kernel."""
+    """Pattern of the parameters: image/**, **/mlp/up/kernel."""
     axes: tuple[Literal["fsdp", "tensor", ""], ...]
-    """The mesh axis over which each of the last axes of an array is split; empty: over none."""
+    """Mesh axis over which each of the last axes of an array is split; empty: not split."""
 
     def problems(self) -> Iterator[str]:
         try:
@@ -59,18 +59,18 @@ attention and after the MLP (Shoeybi et al. 2019, arXiv:1909.08053, section 3)."
 
 @spec
 class Mesh:
-    """Devices along three axes: examples, examples and parameters, and the width of layers."""
+    """Arrange devices along three axes: examples, examples and parameters, and the width of layers."""
 
     data: int = -1
-    """Devices over which examples alone are split; -1: all that remain."""
+    """Devices over which only examples are split; -1: all that remain."""
     fsdp: int = 1
     """Devices over which examples and parameters are split."""
     tensor: int = 1
     """Devices over which heads and hidden widths are split."""
     min_shard_size: int = 2**16
-    """Parameters with fewer numbers than this are held whole on every device, unless a rule names them."""
+    """Parameters with fewer numbers than this are whole on every device, unless a rule names them."""
     rules: tuple[Shard, ...] = ()
-    """How parameters lie that are to lie otherwise; the first rule that names one decides."""
+    """Layouts of parameters by pattern; the first rule that names a parameter decides."""
 
     def problems(self) -> Iterator[str]:
         for name in AXES:
@@ -79,7 +79,7 @@ class Mesh:
                 yield f"{name} counts devices: at least 1{' or -1 for the rest' if name == 'data' else ''}, got {size}"
 
     def shape(self, devices: int) -> tuple[int, int, int]:
-        """Sizes of the axes on this many devices."""
+        """Return the sizes of the axes for a number of devices."""
         others = self.fsdp * self.tensor
         data = max(devices // others, 1) if self.data == -1 else self.data
         if data * others != devices:
@@ -90,10 +90,13 @@ class Mesh:
         return data, self.fsdp, self.tensor
 
     def build(self, devices: Any = None) -> jax.sharding.Mesh:
-        """The mesh over these devices (all of them by default), with axes that the compiler is free to use.
+        """Build the mesh over these devices, by default all, with axes that the compiler is free to use.
 
-        Several slices (of TPUs, joined by a slower network) lie along ``data``. Raises UsageError where they cannot. An
-        axis may be a part of one of a TPU's own axes: two chips of sixteen for ``tensor``.
+        Several TPU slices, which a slower network joins, lie along ``data``. An axis may be a part of one of a TPU's
+        physical axes: two chips of sixteen for ``tensor``.
+
+        Raises:
+            UsageError: the devices cannot be arranged so.
         """
         devices = np.asarray(jax.devices() if devices is None else devices)
         data, fsdp, tensor = shape = self.shape(devices.size)
@@ -114,10 +117,13 @@ class Mesh:
         return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
     def layout(self, path: str, shape: tuple[int, ...]) -> P:
-        """How one parameter lies: by the first rule that names it, or else, where it is large, with its largest axis
-        that ``fsdp`` divides split. The layer axis of stacked blocks never is: a scan takes one layer at a time.
+        """Return the layout of one parameter.
 
-        Raises UsageError: a rule splits an axis that the mesh does not divide, or that is not there.
+        The first rule that names it decides. Otherwise a large parameter is split along its largest axis that ``fsdp``
+        divides. The layer axis of stacked blocks is never split: a scan takes one layer at a time.
+
+        Raises:
+            UsageError: a rule splits an axis that the mesh does not divide, or that does not exist.
         """
         first = 1 if stack_of(path) else 0
         large = math.prod(shape) >= self.min_shard_size
@@ -150,7 +156,7 @@ class Mesh:
         return P(*(None,) * start, *(axis or None for axis in rule.axes))
 
     def check(self, shapes: Mapping[str, Any]) -> None:
-        """That every rule names a parameter, and fits those that it names. Raises UsageError."""
+        """Check that every rule names parameters and fits them. Raises UsageError."""
         for rule in self.rules:
             try:
                 select(rule.path, shapes)
@@ -161,12 +167,12 @@ class Mesh:
 
 
 def shardings(mesh: jax.sharding.Mesh, spec: Mesh, shapes: Mapping[str, Any]) -> dict[str, NamedSharding]:
-    """The sharding of each array by path, from its path and shape."""
+    """Return the sharding of each array from its path and shape."""
     return {path: NamedSharding(mesh, spec.layout(path, leaf.shape)) for path, leaf in shapes.items()}
 
 
 def local_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
-    """Which of ``count`` rows this process's devices hold; they need not be those of its process index."""
+    """Return which of ``count`` rows lie on this process's devices; they need not follow its process index."""
     indices = sharding.addressable_devices_indices_map((count,)).values()
     held = {index[0].indices(count)[:2] for index in indices if index is not None}
     first, stop = min(start for start, _ in held), max(stop for _, stop in held)
@@ -179,7 +185,7 @@ def local_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, count: int) -> dict[str, jax.Array]:
-    """Global arrays [count,...], laid out by ``sharding``, of this process's ``local_rows`` of each."""
+    """Return global arrays [count,...] with ``sharding``, made of each process's ``local_rows``."""
     if jax.process_count() == 1:  # all fields in one call, several times as fast
         return jax.device_put(dict(batch), sharding)
     return {
@@ -189,22 +195,24 @@ def put_batch(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, 
 
 
 def current_mesh() -> jax.sharding.AbstractMesh | None:
-    """The mesh that ``jax.set_mesh`` has made current, or None."""
+    """Return the mesh that ``jax.set_mesh`` made current, or None."""
     mesh = jax.sharding.get_abstract_mesh()
     return None if mesh.empty else mesh
 
 
 def platform() -> str:
-    """What the computation that is traced will run on, ``cpu``, ``gpu`` or ``tpu``: the devices of the ambient mesh,
-    which a plan has and this machine may not; without a mesh, this machine's."""
+    """Return the platform of the computation being traced: ``cpu``, ``gpu`` or ``tpu``.
+
+    It is the platform of the current mesh, which a plan may have without this machine's devices; else this machine's.
+    """
     mesh = current_mesh()
     device = None if mesh is None else mesh.abstract_device
     return jax.default_backend() if device is None else device.platform
 
 
 def constrain(x: Array, spec: P = ROWS) -> Array:
-    """Keeps ``x`` laid out as ``spec`` on the ambient mesh; the identity where there is none.
+    """Constrain ``x`` to the layout ``spec`` on the current mesh; without a mesh, return it unchanged.
 
-    Called at the boundary of blocks, inside the scan: without it the compiler is free to replicate activations.
+    Blocks call it at their boundary, inside the scan: otherwise the compiler is free to replicate activations.
     """
     return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, spec)

@@ -1,4 +1,4 @@
-"""One function splits a module: into its structure, and flat dictionaries of arrays by path.
+"""Split a module into its structure and flat dictionaries of arrays by path, and compute digests of arrays.
 
 Everything downstream (gradients, optimizers, averages, sharding, checkpoints, rules) sees
 ``{"image/blocks/...": array}``.
@@ -21,24 +21,24 @@ Arrays = dict[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class Structure:
-    """A module without its arrays; hashable, so that jitted functions close over it."""
+    """Hold a module without its arrays; hashable, so that jitted functions close over it."""
 
     graph: Any
     tree: Any
     names: tuple[str, ...]
     trainable: frozenset[str]
-    """Variables of type nnx.Param: what an optimizer may change, unless a rule freezes it."""
+    """Variables of type nnx.Param: an optimizer may change them, unless a rule freezes them."""
     limits: tuple[tuple[str, float, float], ...]
-    """(path, low, high): ranges in which a parameter is held after an update."""
+    """(path, low, high): limits of a parameter after an update."""
 
     def merge(self, *groups: Mapping[str, Array]) -> Any:
-        """The module with these arrays in it."""
+        """Return the module with these arrays."""
         arrays = {name: array for group in groups for name, array in group.items()}
         return nnx.merge(self.graph, jax.tree.unflatten(self.tree, [arrays[name] for name in self.names]))
 
 
 def split(module: nnx.Module) -> tuple[Structure, Arrays]:
-    """Structure of a module and its arrays by path."""
+    """Return the structure of a module, and its arrays by path."""
     graph, state = nnx.split(module)
     flat = {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
     leaves, tree = jax.tree.flatten(state)
@@ -54,7 +54,7 @@ def split(module: nnx.Module) -> tuple[Structure, Arrays]:
 
 
 def apply_limits(structure: Structure, params: Arrays) -> Arrays:
-    """The parameters, those with limits held inside them (CLIP's clip of the logit scale)."""
+    """Return the parameters with those that have limits clipped to them (CLIP clips its logit scale)."""
     held = {name: jax.numpy.clip(params[name], low, high) for name, low, high in structure.limits if name in params}
     return {**params, **held}
 
@@ -65,7 +65,11 @@ WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 
 
 def digests(arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Path -> digest of its array, computed where the arrays lie."""
+    """Return the digest of each array by path, computed where the arrays lie.
+
+    A digest is a sum of scrambled words, modulo 2**32: equal for the same bits however an array lies over devices and
+    hosts. If a bit or the place of an element changes, so does the digest, except in one case in 2**32.
+    """
     # Each is awaited before the next: beyond 32 programs under way XLA's CPU client holds back a device's share of one
     # in a thread that the others' shares may need to meet it.
     return {path: int(_digest(array)) for path, array in arrays.items()}
@@ -73,7 +77,7 @@ def digests(arrays: Mapping[str, Any]) -> dict[str, int]:
 
 @jax.jit  # of one array: a program a shape, and models have few shapes
 def _digest(array: Array) -> Array:
-    """uint32: the sum over all elements of their bits and their place, scrambled together."""
+    """Return uint32: the sum over all elements of their bits and their place, scrambled together."""
     if array.dtype == jnp.bool_:
         array = array.astype(jnp.uint8)
     bits = jax.lax.bitcast_convert_type(array, WORDS[array.dtype.itemsize]).astype(jnp.uint32)
@@ -85,7 +89,7 @@ def _digest(array: Array) -> Array:
 
 
 def _scramble(x: Array) -> Array:
-    """A bijection of 32-bit words in which every bit depends on all (Wellons 2018, lowbias32)."""
+    """Map 32-bit words one to one so that every bit depends on all bits (Wellons 2018, lowbias32)."""
     x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -1,8 +1,8 @@
-"""One grammar of parameter paths: for freezing, rates, decay, init, partial loading and sharding.
+"""Select parameters by path patterns: for freezing, rates, decay, init, partial loading and sharding.
 
 A *path* is the names of nested attributes joined by ``/``: ``image/blocks/attention/query/kernel``. A *pattern* is a
-path in which ``*`` stands for a segment or a part of one and ``**`` for any number of segments. Everything below a
-segment called ``blocks`` is stacked: its arrays lead with the depth. ``blocks[0:6]`` or ``blocks[-1]`` names layers:
+path in which ``*`` matches a segment or a part of it and ``**`` any number of segments. Everything below a segment
+called ``blocks`` is stacked: its arrays lead with the depth. ``blocks[0:6]`` or ``blocks[-1]`` selects layers:
 
     image/**    **/bias    image/blocks/*/norm*/scale    image/blocks[0:6]/**
 
@@ -27,26 +27,26 @@ Layers = slice | EllipsisType
 
 
 class PathError(ValueError):
-    """A pattern that cannot be read, or that names no parameter."""
+    """A pattern cannot be parsed, or names no parameter."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """A pattern that has been read."""
+    """Hold a parsed pattern."""
 
     text: str
     regex: re.Pattern[str]
     layers: Layers
 
     def match(self, path: str) -> Layers | None:
-        """What the pattern selects of the parameter at ``path``: ``...`` (all), a slice of its layers, or None."""
+        """Return what the pattern selects of the parameter at ``path``: ``...`` (all), a slice of layers, or None."""
         if not self.regex.fullmatch(path + "/") or (self.layers is not ... and stack_of(path) is None):
             return None
         return self.layers
 
 
 def parse(pattern: str) -> Pattern:
-    """Reads a pattern; raises PathError with a sentence on what is wrong with it."""
+    """Parse a pattern. Raises PathError with a sentence on the mistake."""
     layers: Layers = ...
     regex = ""
     for segment in pattern.split("/"):
@@ -66,7 +66,7 @@ def parse(pattern: str) -> Pattern:
 
 
 def _layers(segment: str, pattern: str) -> slice:
-    """``blocks[2:6]`` -> slice(2, 6); ``blocks[-1]`` -> slice(-1, None)."""
+    """Parse ``blocks[2:6]`` to slice(2, 6), and ``blocks[-1]`` to slice(-1, None)."""
     found = re.fullmatch(STACKED + r"\[(-?\d+)?(:)?(-?\d+)?\]", segment)
     if not found or not (found[2] or (found[1] and not found[3])):
         raise PathError(
@@ -81,25 +81,25 @@ def _layers(segment: str, pattern: str) -> slice:
 
 
 def match(pattern: str, path: str) -> Layers | None:
-    """What ``pattern`` selects of the parameter at ``path``: ``...`` (all of it), a slice of its layers, or None."""
+    """Return what ``pattern`` selects of the parameter at ``path``: ``...`` (all of it), a slice of layers, or None."""
     return parse(pattern).match(path)
 
 
 def stack_of(path: str) -> str | None:
-    """``image/blocks/mlp/up/kernel`` -> ``image/blocks``: the stack of a parameter, None if it is in none."""
+    """Return the stack of a parameter, ``image/blocks`` of ``image/blocks/mlp/up/kernel``; None if it is in none."""
     found = re.match(rf"((?:[^/]+/)*?{STACKED})/(?!\d+(?:/|$))", path)
     return found[1] if found else None
 
 
 def select(pattern: str, params: Mapping[str, Any]) -> dict[str, Layers]:
-    """Path -> what of it ``pattern`` selects, for all parameters that it names.
+    """Return what ``pattern`` selects of each parameter that it names, by path.
 
     Args:
         pattern: see the grammar above.
         params: path -> anything with a ``shape``.
 
     Raises:
-        PathError: it cannot be read, names no parameter, or asks for layers that a stack does not have.
+        PathError: it cannot be parsed, names no parameter, or asks for layers that a stack does not have.
     """
     parsed = parse(pattern)
     found = {path: layers for path in params if (layers := parsed.match(path)) is not None}
@@ -115,13 +115,13 @@ def select(pattern: str, params: Mapping[str, Any]) -> dict[str, Layers]:
 
 
 def _exist(layers: slice, depth: int) -> bool:
-    """Whether a stack of ``depth`` has these layers; Python's own slices would quietly take fewer, or none."""
+    """Return whether a stack of ``depth`` has these layers; Python's own slices would silently take fewer, or none."""
     bounds = [bound for bound in (layers.start, layers.stop) if bound is not None]
     return all(-depth <= bound <= depth for bound in bounds) and bool(range(depth)[layers])
 
 
 def _nearest(pattern: str, paths: Iterable[str]) -> str:
-    """Says which patterns would have named something, nearest in spelling first."""
+    """Return the patterns that would have named something, nearest in spelling first, as a sentence."""
     known = set(paths)
     for path in tuple(known):
         segments = path.split("/")
@@ -131,7 +131,7 @@ def _nearest(pattern: str, paths: Iterable[str]) -> str:
 
 
 def flatten(tree: Any) -> dict[str, Any]:
-    """Path -> leaf, for an nnx.State, a module, or nested dictionaries. An nnx.Variable is a leaf: it adds no name."""
+    """Return path -> leaf for an nnx.State, a module, or nested dictionaries. An nnx.Variable adds no name."""
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nnx.Variable))
     names = (jax.tree_util.keystr(keys, simple=True, separator="/") for keys, _ in leaves)
     return dict(zip(names, jax.tree.leaves(tree), strict=True))

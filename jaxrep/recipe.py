@@ -1,13 +1,13 @@
-"""Recipe: the whole declaration of a training run, as frozen data.
+"""Declare a training run as frozen data: a Recipe.
 
-Fields of two kinds: *identity* says what is computed (data, views, method, objective, optimizer, schedule, length,
-seed, init, evals); *execution* says how (mesh, microbatches, workers, cadences). A run resumes under another
-execution, never under another identity.
+Fields are of two kinds. *Identity* says what is computed: data, views, method, objective, optimizer, schedule, length,
+seed, init, evals. *Execution* says how: mesh, microbatches, workers, intervals. A run may resume with other execution
+fields, never with another identity.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -22,7 +22,7 @@ from jaxrep.objectives.base import Term
 from jaxrep.optim.ema import NoEma, ParameterAverage
 from jaxrep.optim.optimizers import Optimizer
 from jaxrep.schedules import Schedule
-from jaxrep.spec import execution, replace, spec
+from jaxrep.spec import Count, Natural, NonNegative, Range, Share, execution, replace, spec
 from jaxrep.views.base import View
 
 __all__ = ["Checkpointing", "Data", "From", "Logging", "Pretrained", "Profile", "Recipe"]
@@ -30,173 +30,156 @@ __all__ = ["Checkpointing", "Data", "From", "Logging", "Pretrained", "Profile", 
 
 @spec
 class Data:
-    """What is learned from, and how it becomes batches."""
+    """Declare the training data and how it becomes batches."""
 
     train: Source
-    """The examples."""
-    batch_size: int
-    """Examples in a global batch."""
+    """Training examples."""
+    batch_size: Count
+    """Examples per global batch."""
     tokenizer: Tokenizer = Bytes(length=64)
-    """How texts become token ids."""
+    """Tokenizer of the texts."""
     texts: tuple[str, ...] = ("text",)
     """Fields of an example that are tokenized; other strings stay on the host."""
     tables: Mapping[str, Table] = field(default_factory=dict)
-    """What a method reads once a step and not by example, as the texts of all classes, by name."""
+    """Arrays that a method reads once per step, such as the texts of all classes, by name."""
     order: Order = Shuffle()
-    """The order of the examples, a pure function of the seed and the position."""
-    workers: int = execution(0)
+    """Order of the examples, a pure function of the seed and the position."""
+    workers: Natural = execution(0)
     """Worker processes that decode; 0: threads of this process."""
-    max_bad_fraction: float = execution(0.01)
-    """Share of examples that may be unreadable (others stand in for them) before the run stops."""
+    max_bad_fraction: Share = execution(0.01)
+    """Fraction of examples that may be unreadable (others replace them) before the run stops."""
     skip_failed_shards: bool = execution(False)
-    """Whether a shard that cannot be read, also after a while, is left out; else the run stops."""
+    """Whether a shard that stays unreadable is skipped; otherwise the run stops."""
 
     def problems(self) -> Iterator[str]:
-        if self.batch_size < 1:
-            yield f"batch_size counts examples: at least 1, got {self.batch_size}"
-        elif (block := self.order.block(self.batch_size)) > 0 and self.batch_size % block:
+        if (block := self.order.block_size(self.batch_size)) > 0 and self.batch_size % block:
             yield f"batch_size is {self.batch_size}, which cuts groups of {block}: take a multiple of it"
-        if (tokens := max(self.order.tokens, default=0)) > self.tokenizer.length:
+        if (tokens := max(self.order.text_lengths, default=0)) > self.tokenizer.length:
             yield f"order gives texts {tokens} tokens, and the tokenizer cuts them to {self.tokenizer.length}"
-        if not 0 <= self.max_bad_fraction <= 1:
-            yield f"max_bad_fraction is a share, from 0 to 1, got {self.max_bad_fraction}"
-        if self.workers < 0:
-            yield f"workers counts processes: 0 or more, got {self.workers}"
 
 
 @spec
 class Checkpointing:
-    """When the state is saved, and what is kept."""
+    """Declare when the state is saved, and which checkpoints are kept."""
 
-    every_steps: int = 1000
-    """Steps between checkpoints; one is always written at the end."""
-    keep: int = 2
-    """Latest checkpoints that are kept."""
+    every_steps: Count = 1000
+    """Steps between checkpoints; the last step always has one."""
+    keep: Count = 2
+    """Number of latest checkpoints to keep."""
     best: str = ""
-    """A metric of an evaluation, as retrieval/image_to_text/r1; the checkpoint with the highest is kept besides."""
-
-    def problems(self) -> Iterator[str]:
-        if self.every_steps < 1 or self.keep < 1:
-            yield f"every_steps and keep are at least 1, got {self.every_steps} and {self.keep}"
+    """Metric of an evaluation, such as retrieval/image_to_text/r1; the checkpoint with the highest is kept too."""
 
 
 @spec
 class Logging:
-    """What is reported while training."""
+    """Declare what is logged during training."""
 
-    every_steps: int = 50
-    """Steps between two lines of metrics."""
+    every_steps: Count = 50
+    """Steps between logged metrics."""
     embedding_metrics: bool = True
-    """Whether the geometry of each pair of embeddings is measured on logged steps."""
+    """Whether alignment, uniformity and other measures of embeddings are computed on logged steps."""
     tensorboard: bool = True
-    """Whether TensorBoardWriter files are written."""
+    """Whether TensorBoard files are written."""
     wandb: str = ""
-    """Project of Weights & Biases to report to (extra: wandb); empty: none."""
-    hang_seconds: float = 1800.0
-    """Seconds without the end of a step after which the stacks of all threads are printed; 0: never."""
-
-    def problems(self) -> Iterator[str]:
-        if self.every_steps < 1:
-            yield f"every_steps is at least 1, got {self.every_steps}"
-        if self.hang_seconds < 0:
-            yield f"hang_seconds is 0 or more, got {self.hang_seconds}"
+    """Project in Weights & Biases to log to (extra: wandb); empty: none."""
+    hang_seconds: NonNegative = 1800.0
+    """Seconds without a finished step after which the stacks of all threads are printed; 0: never."""
 
 
 @spec
 class Profile:
-    """A trace of a few steps, for xprof and Perfetto, in ``profile/`` of the run."""
+    """Trace a few steps for xprof and Perfetto, in ``profile/`` of the run."""
 
-    steps: int = 0
-    """Steps that are traced; 0: none."""
-    after: int = 10
-    """Steps of this process before the first one that is traced: the first compile and fill caches."""
-
-    def problems(self) -> Iterator[str]:
-        if self.steps < 0 or self.after < 1:
-            yield f"steps is 0 or more and after at least 1, got {self.steps} and {self.after}"
+    steps: Natural = 0
+    """Number of steps to trace; 0: none."""
+    after: Count = 10
+    """Steps of this process before the first traced step: the first ones compile and fill caches."""
 
 
 @dataclass(frozen=True)
 class From:
-    """Where a part starts: a run's directory, or another recipe, which is trained first if it has no run."""
+    """Start a part from a run, or from another recipe, which is trained first if it has no finished run."""
 
     source: Any
-    """A run's directory, or a Recipe."""
+    """Run directory or URL, or a Recipe."""
     part: str = ""
-    """Path of the part there; empty: the same path as here."""
+    """Path of the part in the source; empty: the same path."""
     _: KW_ONLY
     weights: Literal["auto", "raw", "ema"] = "auto"
-    """Which of the run's weights: the last ones, their average, or those that its evaluations used."""
-    stretch_after: int = 0
-    """Where texts are longer here: how many of their learned positions stay, while the others are stretched to the new
-    length (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20); 0: longer texts are refused."""
+    """Weights of the source: the last ones, their average, or those that its evaluations used."""
+    stretch_after: Natural = 0
+    """Number of learned positions that stay if texts are longer here; the others are stretched to the new length
+    (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20). 0: longer texts are refused.
+    """
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A public checkpoint in which a part starts, resized where its grid of patches or its patches are of another size.
+    """Start a part from a public checkpoint; patch kernels and positions of another size are resized.
 
-    The folder is looked at where a run starts. What it has not stays as it was initialized, and is told.
+    The folder is read when a run starts. Arrays that it lacks stay as they were initialized; the log lists them.
     """
 
     path: str
-    """Its folder, as ``jaxrep.load`` reads it."""
+    """Folder of the checkpoint, as ``jaxrep.load`` reads it."""
     _: KW_ONLY
     part: str = ""
-    """Path of the part there, as image or text/blocks; empty: the same path as here."""
+    """Path of the part in the checkpoint, such as image or text/blocks; empty: the same path."""
     patches: Literal["pseudo_inverse", "bilinear"] = "pseudo_inverse"
-    """How kernels of another patch size are resized: so that resized patches give the same tokens (Beyer et al. 2022,
-    FlexiViT, arXiv:2212.08013, section 3.4), or as pictures are."""
-    stretch_after: int = 0
-    """Where texts are longer here: how many of their learned positions stay, while the others are stretched to the new
-    length (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20); 0: longer texts are refused."""
+    """How patch kernels of another size are resized: so that resized patches give the same tokens (Beyer et al.
+    2022, FlexiViT, arXiv:2212.08013, section 3.4), or bilinearly.
+    """
+    stretch_after: Natural = 0
+    """Number of learned positions that stay if texts are longer here; the others are stretched to the new length
+    (Zhang et al. 2024, Long-CLIP, arXiv:2403.15378, section 3.2: 20). 0: longer texts are refused.
+    """
 
 
 @spec
 class Recipe:
-    """The whole declaration of a training run."""
+    """Declare a training run."""
 
     data: Data
-    """What is learned from."""
+    """Training data."""
     views: tuple[View, ...] = ()
     """Augmentations on the device, in this order."""
     method: Method
-    """What is computed from a batch."""
+    """What is computed from a batch: encoders, heads and their wiring."""
     objective: Mapping[str, Term]
-    """What is minimized: a weighted sum of terms."""
+    """Terms of the loss; the objective is their weighted sum."""
     optimizer: Optimizer
-    """How parameters follow the gradient, with its exceptions by path."""
+    """Optimizer, with its exceptions by path."""
     schedule: Schedule
-    """The learning rate over training."""
-    examples: int = 0
-    """Length of training in examples; 0: it is given in epochs."""
-    epochs: float = 0.0
-    """Length of training in passes over the data; 0: it is given in examples."""
-    seed: int = 0
-    """Seed of initial values, draws and order."""
+    """Learning rate over training."""
+    examples: Natural = 0
+    """Length of training in examples; 0: see epochs."""
+    epochs: NonNegative = 0.0
+    """Length of training in passes over the data; 0: see examples."""
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    """Seed of initial values, random keys and order."""
     init: tyro.conf.Fixed[Mapping[str, From | Pretrained]] = field(default_factory=dict)
-    """Parts that do not start from fresh values, by path."""
+    """Parts that start from a run or a checkpoint, by path."""
     ema: ParameterAverage = NoEma()
-    """Which average of the parameters is kept, and whether evaluations and export use it."""
+    """Average of the parameters, and whether evaluations and export use it."""
     evals: tuple[Eval, ...] = ()
-    """What is measured."""
-    microbatch_size: int = execution(0)
+    """Evaluations during and after training."""
+    microbatch_size: Natural = execution(0)
     """Rows whose activations exist at a time, over all devices; 0: the whole batch."""
     mesh: Mesh = execution(Mesh())
-    """How the devices are arranged."""
+    """Arrangement of the devices."""
     checkpoint: Checkpointing = execution(Checkpointing())
     """When the state is saved."""
     log: Logging = execution(Logging())
-    """What is reported."""
+    """What is logged."""
     profile: Profile = execution(Profile())
     """Which steps are traced."""
-    max_skipped_steps: int = execution(20)
-    """Steps in a row with a non-finite loss or gradient after which the run stops as diverged."""
+    max_skipped_steps: Count = execution(20)
+    """Consecutive steps with a non-finite loss or gradient after which the run stops as diverged."""
 
     def replace(self, changes: Mapping[str, Any] | None = None, **fields: Any) -> "Recipe":
-        """A copy with some fields changed; ``changes`` reaches inside by dotted path: {"method.dim": 64}.
+        """Return a copy with some fields changed; ``changes`` takes dotted paths: ``{"method.dim": 64}``.
 
-        A length in examples takes the place of one in epochs, and the other way round.
+        A length in examples replaces one in epochs, and the other way round.
         """
         changes = {**(changes or {}), **fields}
         if changes.get("examples"):
@@ -206,32 +189,25 @@ class Recipe:
         return replace(self, changes)
 
     def total_steps(self, dataset_size: int) -> int:
-        """Updates in the whole training."""
+        """Return the number of updates of the whole training."""
         examples = self.examples or round(self.epochs * dataset_size)
         return max(examples // self.data.batch_size, 1)
 
     def problems(self) -> Iterator[str]:
-        if (self.examples > 0) == (self.epochs > 0) or self.examples < 0 or self.epochs < 0:
+        if (self.examples > 0) == (self.epochs > 0):
             yield f"the length is examples or epochs, one of them: got examples={self.examples}, epochs={self.epochs}"
         if 0 < self.examples < self.data.batch_size:
             yield f"examples={self.examples} is less than one batch of {self.data.batch_size}: no step would be made"
         if self.checkpoint.best and not self.evals:
             yield f"checkpoint.best is '{self.checkpoint.best}', and there are no evals that would measure it"
         yield from name_conflicts(self.evals)
-        for path, origin in self.init.items():
-            if origin.stretch_after < 0:
-                yield f"init.{path}: stretch_after counts positions, 0 or more, got {origin.stretch_after}"
         if not self.objective:
             yield "objective has no term: nothing would be learned"
-        if not 0 <= self.seed < 2**32:
-            yield f"seed is a whole number from 0 to 2**32 - 1, got {self.seed}"
-        if self.max_skipped_steps < 1:
-            yield f"max_skipped_steps is at least 1, got {self.max_skipped_steps}"
         size, batch = self.microbatch_size, self.data.batch_size
-        if size and (size < 0 or size > batch or batch % size):
+        if size and (size > batch or batch % size):
             yield f"microbatch_size {size} does not divide the batch of {batch}: take a divisor, or 0 for none"
 
 
 def presets(module: Any) -> dict[str, Recipe]:
-    """The recipes that an experiment's module declares, by name."""
+    """Return the recipes of an experiment's module by name."""
     return {name: value for name, value in vars(module).items() if isinstance(value, Recipe)}

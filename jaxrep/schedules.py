@@ -1,9 +1,11 @@
-"""What varies in time: a schedule maps a StepContext to a number (float32 scalar)."""
+"""Schedule numbers over training: a schedule maps a StepContext to a float32 scalar."""
+
+import abc
 
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, StepContext
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, spec
 
 __all__ = [
     "Constant",
@@ -12,7 +14,7 @@ __all__ = [
     "Linear",
     "Ramp",
     "Schedule",
-    "Stairs",
+    "Staircase",
     "Warmup",
     "WarmupConstant",
     "WarmupCosine",
@@ -23,16 +25,17 @@ __all__ = [
 
 
 @spec
-class Schedule:
-    """Abstract: a number that may vary over training."""
+class Schedule(abc.ABC):
+    """Declare a number that may vary over training."""
 
+    @abc.abstractmethod
     def __call__(self, ctx: StepContext) -> Array:
-        raise TypeError(f"{type(self).__name__} is not a schedule: it does not say its value at a step context")
+        """Return the value at a step, a float32 scalar."""
 
 
 @spec
 class Constant(Schedule):
-    """The same number at every step."""
+    """Keep the same number at every step."""
 
     value: float = 1.0
     """The number."""
@@ -43,7 +46,7 @@ class Constant(Schedule):
 
 @spec
 class Linear(Schedule):
-    """From start to end in a straight line over the whole training."""
+    """Go from start to end in a straight line over the whole training."""
 
     start: float
     """Value at the first step."""
@@ -56,20 +59,16 @@ class Linear(Schedule):
 
 @spec
 class Ramp(Schedule):
-    """From start to end in a straight line over some steps; constant before and after them."""
+    """Go from start to end in a straight line over some steps; stay constant before and after."""
 
     start: float
-    """Value up to the first of the steps."""
+    """Value before the ramp."""
     end: float
-    """Value after the last of them."""
-    steps: int = 0
-    """Number of steps; 0: the value jumps."""
-    after: int = 0
-    """Steps of training before them."""
-
-    def problems(self):
-        if self.steps < 0 or self.after < 0:
-            yield "steps and after count steps: they are zero or more"
+    """Value after the ramp."""
+    steps: Natural = 0
+    """Length of the ramp in steps; 0: the value jumps."""
+    after: Natural = 0
+    """Step at which the ramp starts."""
 
     def __call__(self, ctx: StepContext) -> Array:
         since = ctx.step - self.after
@@ -78,19 +77,15 @@ class Ramp(Schedule):
 
 
 @spec
-class Stairs(Schedule):
-    """start, then ``factor`` of it, then ``factor`` of that and so on, at equal distances."""
+class Staircase(Schedule):
+    """Multiply by ``factor`` at equal distances."""
 
     start: float
-    """Value at first."""
+    """First value."""
     factor: float = 0.1
-    """What the value is multiplied by at each stair."""
-    every: int
-    """Steps from one to the next."""
-
-    def problems(self):
-        if self.every < 1:
-            yield f"every counts steps: at least 1, got {self.every}"
+    """Factor between two values."""
+    every: Count
+    """Steps per value."""
 
     def __call__(self, ctx: StepContext) -> Array:
         return self.start * jnp.float32(self.factor) ** (ctx.step // self.every)
@@ -98,7 +93,7 @@ class Stairs(Schedule):
 
 @spec
 class Cosine(Schedule):
-    """From start to end along half a cosine over the whole training."""
+    """Go from start to end along half a cosine over the whole training."""
 
     start: float
     """Value at the first step."""
@@ -111,16 +106,12 @@ class Cosine(Schedule):
 
 @spec
 class Harmonic(Schedule):
-    """start, start / 2, start / 3 and so on, from epoch to epoch."""
+    """Divide start by the number of the epoch: start, start / 2, start / 3, ..."""
 
     start: float
     """Value during the first epoch."""
-    epochs: int
+    epochs: Count
     """Epochs of the whole training."""
-
-    def problems(self):
-        if self.epochs < 1:
-            yield f"epochs is at least 1, got {self.epochs}"
 
     def __call__(self, ctx: StepContext) -> Array:
         return jnp.float32(self.start / (1 + ctx.step * self.epochs // ctx.total_steps))
@@ -128,27 +119,23 @@ class Harmonic(Schedule):
 
 @spec
 class Warmup(Schedule):
-    """Abstract: linear warm-up to ``peak``, then a decay, then (if asked for) a linear cool-down to zero."""
+    """Rise linearly to ``peak``, then decay, then, if asked for, fall linearly to zero."""
 
     peak: float
     """Highest value, reached at the end of the warm-up."""
-    warmup_steps: int = 0
+    warmup_steps: Natural = 0
     """Steps of linear rise from zero."""
     held: float = 0.0
-    """A constant value during the warm-up, in place of the rise; 0: it rises."""
-    cooldown_steps: int = 0
+    """Constant value during the warm-up, in place of the rise; 0: it rises."""
+    cooldown_steps: Natural = 0
     """Steps of linear fall to zero at the end of training."""
 
-    def problems(self):
-        if self.warmup_steps < 0 or self.cooldown_steps < 0:
-            yield "warmup_steps and cooldown_steps count steps: they are zero or more"
-
+    @abc.abstractmethod
     def decay(self, ctx: StepContext) -> Array:
-        """Factor in [0, 1] after the warm-up."""
-        raise TypeError(f"{type(self).__name__} does not say how it decays")
+        """Return the factor in [0, 1] after the warm-up."""
 
     def progress(self, ctx: StepContext) -> Array:
-        """Share of the steps after the warm-up that is done."""
+        """Return the fraction of the steps after the warm-up that is done."""
         return jnp.clip((ctx.step - self.warmup_steps) / max(ctx.total_steps - self.warmup_steps, 1), 0.0, 1.0)
 
     def __call__(self, ctx: StepContext) -> Array:
@@ -160,7 +147,7 @@ class Warmup(Schedule):
 
 @spec
 class WarmupConstant(Warmup):
-    """Warm-up, then constant."""
+    """Stay constant after the warm-up."""
 
     def decay(self, ctx: StepContext) -> Array:
         return jnp.float32(1.0)
@@ -168,7 +155,7 @@ class WarmupConstant(Warmup):
 
 @spec
 class WarmupCosine(Warmup):
-    """Warm-up, then half a cosine (Loshchilov & Hutter 2017, SGDR, without restarts) to ``end``."""
+    """Follow half a cosine to ``end`` after the warm-up (Loshchilov & Hutter 2017, SGDR, without restarts)."""
 
     end: float = 0.0
     """Value at the end of training."""
@@ -180,7 +167,7 @@ class WarmupCosine(Warmup):
 
 @spec
 class WarmupLinear(Warmup):
-    """Warm-up, then a straight line to ``end``."""
+    """Follow a straight line to ``end`` after the warm-up."""
 
     end: float = 0.0
     """Value at the end of training."""
@@ -191,7 +178,7 @@ class WarmupLinear(Warmup):
 
 @spec
 class WarmupReciprocal(Warmup):
-    """Warm-up, then peak * timescale / (timescale + steps since)."""
+    """Decay as peak * timescale / (timescale + steps) after the warm-up."""
 
     timescale_steps: int
     """Steps after which the value has halved."""
@@ -202,10 +189,10 @@ class WarmupReciprocal(Warmup):
 
 @spec
 class WarmupInverseSqrt(Warmup):
-    """Warm-up, then peak / sqrt(1 + steps since / timescale) (Zhai et al. 2022, Scaling Vision Transformers)."""
+    """Decay as peak / sqrt(1 + steps / timescale) after the warm-up (Zhai et al. 2022, Scaling ViTs)."""
 
     timescale_steps: int
-    """Steps in the unit under the root."""
+    """Steps by which the steps after the warm-up are divided, under the root."""
 
     def decay(self, ctx: StepContext) -> Array:
         return 1 / jnp.sqrt(1 + jnp.maximum(ctx.step - self.warmup_steps, 0) / self.timescale_steps)

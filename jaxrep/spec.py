@@ -1,11 +1,11 @@
-"""A recipe is data: frozen dataclass trees that can be walked, replaced by path, compared and written as JSON.
+"""Describe recipes as data: frozen dataclass trees that can be walked, replaced by path, compared and written as JSON.
 
-A *spec* declares one part. It is a frozen dataclass with keyword-only fields (terms, starts of a part and stacked views
-take the names of what they read by position); presets are class methods. A spec may define ``problems(self) ->
-Iterator[str]``, sentences on what is wrong with its values (static: no device, no file).
+A *spec* declares one part. It is a frozen dataclass with keyword-only fields (terms, origins and
+stacked views take the names of what they read by position); presets are class methods. A spec may define
+``problems(self) -> Iterator[str]``, which yields a sentence for each mistake in its values, without a device or a file.
 
 Specs hold numbers, strings, None, tuples, mappings with names as keys, and specs. A dotted path leads to each of them:
-``method.towers.image.width`` through a mapping, ``views.0.ratio`` through a tuple. JSON is in ``jaxrep.spec_json``.
+``method.towers.image.width`` through a mapping, ``views.0.ratio`` through a tuple. ``jaxrep.spec_json`` writes JSON.
 """
 
 import dataclasses
@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def spec(cls: type[T]) -> type[T]:
-    """Makes ``cls`` a spec: a frozen dataclass with keyword-only fields."""
+    """Make ``cls`` a spec: a frozen dataclass with keyword-only fields."""
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Limits of a number, written into its annotation: ``Annotated[int, Range(1)]``.
+    """Limit a number in its annotation: ``Annotated[int, Range(1)]``.
 
-    ``problems`` checks it, in containers as well (``tuple[Annotated[float, Range(0)], ...]``).
+    ``problems`` checks the limits, in containers as well (``tuple[Annotated[float, Range(0)], ...]``).
     """
 
     low: float = -math.inf
@@ -42,9 +42,9 @@ class Range:
     high: float = math.inf
     """The largest value."""
     above: float = -math.inf
-    """A limit that the value exceeds."""
+    """A limit that the value must exceed."""
     below: float = math.inf
-    """A limit that the value stays below."""
+    """A limit that the value must stay below."""
 
     def problem(self, value: float) -> str | None:
         """Return what is wrong with a value as the end of a sentence, or None."""
@@ -78,25 +78,25 @@ class Part:
 
 
 def execution(default: Any = dataclasses.MISSING, **kwargs: Any) -> Any:
-    """A field that says how a run is executed, not what it computes: runs that differ in it only are the same run."""
+    """Declare a field that says how a run is executed, not what it computes; it may change when a run resumes."""
     if default is not dataclasses.MISSING:
         kwargs["default"] = default
     return dataclasses.field(metadata={"execution": True}, **kwargs)
 
 
 def is_spec(value: Any) -> bool:
-    """Whether ``value`` is a spec (not the class of one)."""
+    """Return whether ``value`` is a spec (not the class of one)."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def execution_fields(node: Any) -> frozenset[str]:
-    """Names of the fields of ``node`` that ``execution`` made."""
+    """Return the names of the fields of ``node`` that ``execution`` made."""
     fields = dataclasses.fields(node) if is_spec(node) else ()
     return frozenset(f.name for f in fields if f.metadata.get("execution"))
 
 
 def children(node: Any) -> dict[str, Any]:
-    """What lies one step below: fields by name, entries of a mapping by key, of a tuple by position."""
+    """Return the values one level down: fields by name, entries of a mapping by key, of a tuple by position."""
     if is_spec(node):
         return {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
     if isinstance(node, Mapping):
@@ -105,12 +105,12 @@ def children(node: Any) -> dict[str, Any]:
 
 
 def join_path(path: str, name: str) -> str:
-    """The dotted path of ``name`` in the part at ``path``."""
+    """Return the dotted path of ``name`` in the part at ``path``."""
     return f"{path}.{name}" if path else name
 
 
 def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every part and value of the tree with its dotted path; the root (an empty path) first, a part before its own."""
+    """Yield every part and value of the tree with its dotted path, a part before its values; the root's is empty."""
     yield path, node
     for name, child in children(node).items():
         yield from walk(child, join_path(path, name))
@@ -120,10 +120,10 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def replace(obj: T, changes: Mapping[str, Any] = {}, /, **fields: Any) -> T:
-    """A new tree with the values at some dotted paths changed, one after the other.
+    """Return a tree with the values at some dotted paths changed, one after the other.
 
-    ``replace(recipe, {"method.towers.image.width": 384}, seed=1)``. A name that does not exist is refused: to add an
-    entry to a mapping, give the whole mapping.
+    ``replace(recipe, {"method.towers.image.width": 384}, seed=1)``. An unknown name is refused: to add an entry to a
+    mapping, give the whole mapping.
     """
     for path, value in {**changes, **fields}.items():
         obj = _set(obj, path.split("."), value, path)
@@ -145,7 +145,7 @@ def _set(node: Any, names: list[str], value: Any, path: str) -> Any:
 
 
 class Absent:
-    """Stands for what one of two trees does not have."""
+    """Stand for what one of two trees does not have."""
 
     def __repr__(self) -> str:
         return "(absent)"
@@ -156,13 +156,13 @@ ABSENT = Absent()
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One difference of two trees."""
+    """Hold one difference of two trees."""
 
     path: str
     a: Any
     b: Any
     execution: bool = False
-    """Lies in an execution field, so that both are the same run."""
+    """Whether the field is an execution field, so that both are the same run."""
 
 
 def type_name(cls: type) -> str:
@@ -176,7 +176,7 @@ def type_name(cls: type) -> str:
 
 
 def difference(a: Any, b: Any) -> list[Change]:
-    """Where two trees differ: values, entries that one lacks, and parts of another type (as one change each)."""
+    """List the differences of two trees: values, entries that one lacks, and parts of different types."""
     return list(_difference(a, b, "", False))
 
 
@@ -194,7 +194,7 @@ def _difference(a: Any, b: Any, path: str, execution: bool) -> Iterator[Change]:
 
 
 def _same_kind(a: Any, b: Any) -> bool:
-    """Whether two nodes are compared by what they hold. The same number as int or float is the same; True is not 1."""
+    """Return whether two nodes are compared by their content. An int and a float may be equal; True is not 1."""
     for kind in (Mapping, tuple, bool, (int, float)):
         if isinstance(a, kind) or isinstance(b, kind):
             return isinstance(a, kind) and isinstance(b, kind)
@@ -202,12 +202,12 @@ def _same_kind(a: Any, b: Any) -> bool:
 
 
 def render_difference(changes: list[Change]) -> str:
-    """One line a change: ``method.towers.image.width: 768 -> 384``."""
+    """Return one line per change: ``method.towers.image.width: 768 -> 384``."""
     return "\n".join(f"{c.path or 'recipe'}: {short_repr(c.a)} -> {short_repr(c.b)}" for c in changes)
 
 
 def short_repr(value: Any, limit: int = 100) -> str:
-    """A value in a few words: of a part, its type and the fields that are not at their defaults, cut to ``limit``."""
+    """Return a value in a few words: for a part, its type and its non-default fields, cut to ``limit``."""
     if is_spec(value):
         text = f"{type(value).__name__}({', '.join(_stated(value))})"
     elif isinstance(value, Mapping):
@@ -231,9 +231,9 @@ def _stated(value: Any) -> Iterator[str]:
 
 
 def problems(obj: Any, path: str = "") -> list[str]:
-    """The static stage of validation: a sentence for each value that does not fit its annotation, and each part's own.
+    """List the mistakes in the values of a tree: values that do not fit their annotations, then each part's problems.
 
-    A part is asked for its own ``problems()`` only where every value in it has the right type.
+    A part's own ``problems()`` run only if all its values fit their annotations.
     """
     found = [s for name, child in children(obj).items() for s in problems(child, join_path(path, name))]
     if is_spec(obj):
@@ -250,7 +250,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
-    """Sentences on where ``value`` is not what the annotation says; containers are entered, so that paths are exact."""
+    """Yield a sentence for each value that does not fit the annotation; containers are entered for exact paths."""
     origin, args = typing.get_origin(expected), typing.get_args(expected)
     if origin is Annotated:
         found = list(_misfits(value, args[0], path))

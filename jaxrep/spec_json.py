@@ -24,17 +24,17 @@ _ROOM = re.compile(r"jaxrep\.[a-z][a-z0-9_]*")
 
 
 def to_json(obj: Any) -> Any:
-    """The tree as what ``json.dumps`` writes. Equal specs come back from it by ``from_json``."""
+    """Return the tree as values for ``json.dumps``; ``from_json`` returns an equal tree."""
     return _encode(obj, "", for_identity=False)
 
 
 def identity(obj: Any) -> Any:
-    """As ``to_json`` without the fields made by ``execution``, at any depth, and with 1.0 written as 1."""
+    """Return ``to_json`` without execution fields, at any depth, and with 1.0 written as 1."""
     return _encode(obj, "", for_identity=True)
 
 
 def fingerprint(obj: Any) -> str:
-    """Twelve hexadecimal digits of the identity: equal where two recipes are the same run."""
+    """Return twelve hexadecimal digits of the identity: equal if two recipes are the same run."""
     text = json.dumps(identity(obj), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -91,7 +91,7 @@ def _encode_float(value: float, path: str, for_identity: bool) -> Any:
 
 
 def _is_spec_class(cls: Any) -> TypeGuard[type]:
-    """Whether ``cls`` is a frozen dataclass at the top of its module, so that its name leads back to it."""
+    """Return whether ``cls`` is a frozen dataclass at the top level of its module."""
     return (
         isinstance(cls, type)
         and "__dataclass_params__" in vars(cls)
@@ -101,9 +101,14 @@ def _is_spec_class(cls: Any) -> TypeGuard[type]:
 
 
 def from_json(data: Any, experiment: ModuleType | None = None) -> Any:
-    """The tree that ``to_json`` wrote. ``experiment``: the module that ``experiment:Class`` is looked up in.
+    """Return the tree that ``to_json`` wrote.
 
-    Raises ``UsageError`` on a type from elsewhere, and on fields that the type has not or that are missing.
+    Args:
+        data: JSON values.
+        experiment: the module in which ``experiment:Class`` is looked up.
+
+    Raises:
+        UsageError: a type from elsewhere, or a field that the type does not have or that is missing.
     """
     return _decode(data, "", experiment)
 

@@ -1,5 +1,6 @@
-"""Averages of parameters over the updates: weights that evaluate better than the last ones (Polyak & Juditsky 1992)."""
+"""Average parameters over updates: averaged weights often evaluate better (Polyak & Juditsky 1992)."""
 
+import abc
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,25 +13,25 @@ from jaxrep.spec import spec
 
 
 @spec
-class ParameterAverage:
-    """Abstract: which average of the parameters a run keeps."""
+class ParameterAverage(abc.ABC):
+    """Declare which average of the parameters a run keeps."""
 
+    @abc.abstractmethod
     def init(self, params: Any) -> Any:
-        """The average before the first update."""
-        raise TypeError(f"{type(self).__name__} does not say how its average starts")
+        """Return the average before the first update."""
 
+    @abc.abstractmethod
     def update(self, average: Any, params: Any, ctx: StepContext) -> Any:
-        """The average after an update. ``params``: new parameters; ``ctx``: of the step that made them."""
-        raise TypeError(f"{type(self).__name__} does not say how it averages")
+        """Return the average after an update. ``params`` are the new parameters, ``ctx`` is of that step."""
 
+    @abc.abstractmethod
     def weights(self, average: Any, params: Any) -> Any:
-        """The parameters that evals and export use."""
-        raise TypeError(f"{type(self).__name__} does not say which weights to evaluate")
+        """Return the parameters that evaluations and export use."""
 
 
 @spec
 class NoEma(ParameterAverage):
-    """Keeps no average."""
+    """Keep no average."""
 
     def init(self, params: Any) -> Any:
         return None
@@ -44,18 +45,18 @@ class NoEma(ParameterAverage):
 
 @spec
 class ParameterEma(ParameterAverage):
-    """Exponential moving average of the parameters."""
+    """Keep an exponential moving average of the parameters."""
 
     momentum: Schedule = Constant(value=0.9999)
-    """Share of the average that an update keeps."""
+    """Fraction of the average that an update keeps."""
     warmup: bool = True
     """Whether the momentum is at most (1 + step) / (10 + step), so that the initial values are soon forgotten."""
     evaluate: bool = True
-    """Whether evals and export use the average, and not the last parameters."""
+    """Whether evaluations and export use the average instead of the last parameters."""
 
     def problems(self) -> Iterator[str]:
         if isinstance(self.momentum, Constant) and not 0 <= self.momentum.value < 1:
-            yield f"momentum is the share of the average that is kept, in [0, 1), not {self.momentum.value}"
+            yield f"momentum: expected a number of at least 0 and below 1, got {self.momentum.value}"
 
     def init(self, params: Any) -> Any:
         # A copy: the step donates its state, and one buffer cannot be donated twice.
@@ -72,7 +73,7 @@ class ParameterEma(ParameterAverage):
 
 
 def moving_average(average: Any, new: Any, momentum: Array | float) -> Any:
-    """``momentum * average + (1 - momentum) * new``, leaf by leaf; of what is no float (a count), the new value."""
+    """Return ``momentum * average + (1 - momentum) * new`` per leaf; integer leaves take the new value."""
 
     # As a correction of the average: where both are equal they stay so exactly, whatever the rounding of the momentum.
     def moved(a: Array, x: Array) -> Array:

@@ -1,14 +1,14 @@
-"""Optimizers: optax's update directions, with rules by path, weight decay in time, and one learning rate for all.
+"""Build optimizers: optax's update directions, with rules by path, scheduled weight decay and one learning rate.
 
-An update is ``-learning_rate * rate * direction``: the learning rate and the rules' factors stay outside of optax.
+An update is ``-learning_rate * rate * direction``: the learning rate and the factors of the rules stay outside optax.
 Encoders stack their layers in one array [depth,...]. Directions that look at a whole array (LAMB's trust ratio,
-Adafactor's factored moments and root mean squares) are mapped over that axis, so that a stacked model and an unrolled
-one are updated alike.
+Adafactor's factored moments and root mean squares) are mapped over that axis, so a stacked model and an unrolled one
+are updated alike.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,49 +19,43 @@ from jaxrep.optim.rules import Factors, Rule, factors
 from jaxrep.params import Arrays
 from jaxrep.paths import stack_of
 from jaxrep.schedules import Constant, Schedule
-from jaxrep.spec import spec
+from jaxrep.spec import NonNegative, Range, spec
 
 UNSTACKED = "unstacked"
 
+Decay = Annotated[float, Range(0, below=1)]
+"""Fraction of a mean that an update keeps."""
+
 
 @spec
-class Optimizer:
-    """Abstract declaration of an optimizer; ``direction`` says which way the parameters of one layer go."""
+class Optimizer(abc.ABC):
+    """Declare an optimizer; ``direction`` is optax's transformation for the parameters of one layer."""
 
     weight_decay: Schedule = Constant(value=0.0)
-    """Weight decay; the learning rate multiplies it. Vectors (biases, gains) are spared unless a rule sets theirs."""
-    clip_norm: float = 0.0
-    """Largest norm of the gradient over all trained parameters, to which it is scaled down; 0 means no limit."""
+    """Weight decay; the learning rate multiplies it. Vectors (biases, gains) have none unless a rule sets theirs."""
+    clip_norm: NonNegative = 0.0
+    """Largest norm of the gradient over all trained parameters; longer ones are scaled down. 0: no limit."""
     rules: tuple[Rule, ...] = ()
-    """How rate and decay differ by path; applied in their order."""
+    """Exceptions by path, applied in their order."""
 
-    def problems(self) -> Iterator[str]:
-        if self.clip_norm < 0:
-            yield f"clip_norm is a positive norm, or 0 for no limit, not {self.clip_norm}"
-        for name in ("b1", "b2", "momentum"):
-            if not 0 <= getattr(self, name, 0.0) < 1:
-                yield f"{name} is the share of a mean that an update keeps, in [0, 1), not {getattr(self, name)}"
-        if (eps := getattr(self, "eps", 0.0)) < 0:
-            yield f"eps is 0 or more, not {eps}"
-
+    @abc.abstractmethod
     def direction(self) -> optax.GradientTransformationExtraArgs:
-        """Gradient -> direction of ascent, weight decay included (extra argument ``decay``: a tree of scalars)."""
-        raise TypeError(f"{type(self).__name__} does not say in which direction it goes")
+        """Return the transformation from gradient to direction of ascent, with the extra argument ``decay``."""
 
     def build(self, params: Mapping[str, Any]) -> "Updater":
-        """The optimizer of a model. ``params``: all its parameters by path, trained or not; only shapes are read."""
+        """Return the optimizer of a model. Only the shapes of ``params``, trained or not, are read."""
         return Updater(self, self.direction(), factors(self.rules, params))
 
 
 @spec
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+    """Update by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
-    b1: float = 0.9
+    b1: Decay = 0.9
     """Decay of the mean of gradients."""
-    b2: float = 0.999
+    b2: Decay = 0.999
     """Decay of the mean of squared gradients."""
-    eps: float = 1e-8
+    eps: NonNegative = 1e-8
     """Added to the root of the mean square."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
@@ -70,14 +64,13 @@ class AdamW(Optimizer):
 
 @spec
 class Adam(Optimizer):
-    """Adam, whose gradients weight decay enters as an L2 penalty does, before their moments (Kingma & Ba 2015,
-    arXiv:1412.6980; PyTorch's Adam)."""
+    """Update by Adam with weight decay as an L2 penalty, before the moments (Kingma & Ba 2015, arXiv:1412.6980)."""
 
-    b1: float = 0.9
+    b1: Decay = 0.9
     """Decay of the mean of gradients."""
-    b2: float = 0.999
+    b2: Decay = 0.999
     """Decay of the mean of squared gradients."""
-    eps: float = 1e-8
+    eps: NonNegative = 1e-8
     """Added to the root of the mean square."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
@@ -86,9 +79,9 @@ class Adam(Optimizer):
 
 @spec
 class Sgd(Optimizer):
-    """Stochastic gradient descent with momentum, which weight decay enters as an L2 penalty does (PyTorch's SGD)."""
+    """Update by stochastic gradient descent with momentum and weight decay as an L2 penalty (PyTorch's SGD)."""
 
-    momentum: float = 0.9
+    momentum: Decay = 0.9
     """Decay of the sum of gradients."""
     nesterov: bool = False
     """Whether to look one step of momentum ahead."""
@@ -99,13 +92,13 @@ class Sgd(Optimizer):
 
 @spec
 class Lamb(Optimizer):
-    """Adam with steps proportional to the norm of the weights, array by array (You et al. 2020, arXiv:1904.00962)."""
+    """Update by Adam with steps proportional to the weight norm of each array (You et al. 2020, arXiv:1904.00962)."""
 
-    b1: float = 0.9
+    b1: Decay = 0.9
     """Decay of the mean of gradients."""
-    b2: float = 0.999
+    b2: Decay = 0.999
     """Decay of the mean of squared gradients."""
-    eps: float = 1e-6
+    eps: NonNegative = 1e-6
     """Added to the root of the mean square."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
@@ -115,10 +108,12 @@ class Lamb(Optimizer):
 
 @spec
 class Lars(Optimizer):
-    """Stochastic gradient descent with steps proportional to the norm of the weights, array by array (You et al. 2017,
-    arXiv:1708.03888); those of vectors and biases are as long as their gradient (released code of Barlow Twins)."""
+    """Update by SGD with steps proportional to the norm of each array's weights (You et al. 2017, arXiv:1708.03888).
 
-    momentum: float = 0.9
+    Steps of vectors and biases are as long as their gradients (released code of Barlow Twins).
+    """
+
+    momentum: Decay = 0.9
     """Decay of the sum of gradients."""
     trust: float = 0.001
     """Norm of a step in norms of the weights, before the learning rate."""
@@ -131,11 +126,11 @@ class Lars(Optimizer):
 
 @spec
 class Adafactor(Optimizer):
-    """Adam's second moment kept as its row and column means (Shazeer & Stern 2018, arXiv:1804.04235)."""
+    """Update by Adam with the second moment kept as row and column means (Shazeer & Stern 2018, arXiv:1804.04235)."""
 
     decay_power: float = 0.8
     """At update t the mean of squared gradients decays by 1 - t ** -decay_power."""
-    momentum: float = 0.0
+    momentum: Decay = 0.0
     """Decay of the mean of directions; 0 keeps none."""
     clip_rms: float = 1.0
     """Largest root mean square of an array's direction; 0 means no limit."""
@@ -143,7 +138,7 @@ class Adafactor(Optimizer):
     """Whether an array's step is multiplied by the root mean square of its weights."""
     min_factored: int = 128
     """Arrays with two axes of at least this size are factored."""
-    eps: float = 1e-30
+    eps: NonNegative = 1e-30
     """Added to squared gradients."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
@@ -160,7 +155,7 @@ class Adafactor(Optimizer):
 
 
 def add_decay() -> optax.GradientTransformationExtraArgs:
-    """Adds ``decay * parameter``; unlike optax's own, with the decay as an argument of each update."""
+    """Add ``decay * parameter``; unlike optax's transformation, each update takes the decay as an argument."""
 
     def update(updates, state, params=None, **extra):
         return jax.tree.map(lambda u, p, d: u + d * p, updates, params, extra["decay"]), state
@@ -169,7 +164,7 @@ def add_decay() -> optax.GradientTransformationExtraArgs:
 
 
 def spared(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """``transformation`` of all but vectors, numbers and biases."""
+    """Apply ``transformation`` to all arrays except vectors, numbers and biases."""
 
     def matrices(leaves: Mapping[str, Any]) -> dict[str, bool]:
         return {path: leaf.ndim > 1 and path.rsplit("/", 1)[-1] != "bias" for path, leaf in leaves.items()}
@@ -179,10 +174,10 @@ def spared(transformation: optax.GradientTransformation) -> optax.GradientTransf
 
 @dataclasses.dataclass(frozen=True)
 class Updater:
-    """An optimizer for the parameters of one model: pure functions of dictionaries {path: array}.
+    """Update the parameters of one model: pure functions of dictionaries {path: array}.
 
-    The state is {stack: optax's own state, with a dictionary {path: array} for every moment}; in a stack its arrays,
-    counts too, lead with the depth.
+    The state is {stack: optax's state with a dictionary {path: array} per moment}. In a stack all its arrays, counts
+    included, lead with the depth.
     """
 
     spec: Optimizer
@@ -191,27 +186,27 @@ class Updater:
 
     @property
     def trained(self) -> frozenset[str]:
-        """Paths of the parameters to differentiate: all but those that the rules freeze entirely."""
+        """Paths of the parameters to differentiate: all except those that the rules freeze entirely."""
         return frozenset(path for path, own in self.factors.items() if own.rate.any())
 
     def init(self, params: Arrays) -> dict[str, Any]:
-        """State for the trained parameters."""
+        """Return the state for the trained parameters."""
         return {stack: _per_layer(self.direction.init, stack)(own) for stack, own in _by_stack(params).items()}
 
     def update(
         self, grads: Arrays, state: dict[str, Any], params: Arrays, *, ctx: StepContext, learning_rate: Array
     ) -> tuple[Arrays, dict[str, Any], dict[str, Array]]:
-        """One step; ``optax.apply_updates(params, updates)`` takes it.
+        """Return the updates of one step, for ``optax.apply_updates``.
 
         Args:
-            grads: gradients of the parameters that were given to ``init``.
-            state: what ``init`` or the last update returned.
+            grads: gradients of the trained parameters.
+            state: the state of ``init`` or of the last update.
             params: the same parameters.
-            context: where the weight decay is evaluated.
+            ctx: the step context, at which the weight decay is evaluated.
             learning_rate: scalar.
 
         Returns:
-            updates; the new state; the metric ``gradient_norm``, before clipping and without frozen layers.
+            The updates, the new state, and the metric ``gradient_norm`` before clipping and without frozen layers.
         """
         grads = {path: jnp.where(self._rate(path, g) > 0, g, 0) for path, g in grads.items()}
         norm = optax.global_norm(grads)
@@ -235,13 +230,13 @@ class Updater:
         return directions, new
 
     def _rate(self, path: str, leaf: Array, ctx: StepContext | None = None) -> Any:
-        """The rate's factor (at a step context, or what it is at most), shaped so that it broadcasts against the parameter."""
+        """Return the rate's factor (at a step context, or its maximum), shaped to broadcast against the parameter."""
         rate = self.factors[path].rate if ctx is None else self.factors[path].rate_at(ctx)
         return rate.reshape(rate.shape + (1,) * (leaf.ndim - rate.ndim))
 
 
 def _by_stack(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{path: leaf} -> {stack: {path: leaf}}; what is outside of stacks is together under its own name."""
+    """Group {path: leaf} as {stack: {path: leaf}}; paths outside of stacks share one group."""
     groups: dict[str, dict[str, Any]] = {}
     for path, leaf in leaves.items():
         groups.setdefault(stack_of(path) or UNSTACKED, {})[path] = leaf
@@ -249,5 +244,5 @@ def _by_stack(leaves: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _per_layer(function: Callable[..., Any], stack: str) -> Callable[..., Any]:
-    """``function``, mapped over the layers of a stack."""
+    """Map ``function`` over the layers of a stack."""
     return function if stack == UNSTACKED else jax.vmap(function)

@@ -1,13 +1,14 @@
-"""Rules by path: how fast each parameter, or each layer of a stack, learns and decays.
+"""Set learning rates and weight decay by path: per parameter, or per layer of a stack.
 
-Every parameter starts with a rate of 1. Its decay starts, as the habit of the field has it, at 0 if it is a vector, a
-number or a bias (so gains of norms, the logit scale and a class token are spared) and at 1 otherwise (so embeddings
-and positions decay). Rules change that in their order; a later one wins.
+Every parameter starts with a rate of 1. Its decay starts at 0 for a vector, a number or a bias (gains of norms, the
+logit scale, a class token) and at 1 otherwise (embeddings and positions included). Rules change that in their order; a
+later rule wins.
 """
 
+import abc
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,12 +16,12 @@ import numpy as np
 from jaxrep.batch import Array, StepContext
 from jaxrep.paths import STACKED, Layers, PathError, parse, select, stack_of
 from jaxrep.schedules import Schedule
-from jaxrep.spec import spec
+from jaxrep.spec import NonNegative, Range, spec
 
 
 @dataclasses.dataclass(frozen=True)
 class Factors:
-    """What multiplies the learning rate and the weight decay of one parameter: arrays [], or [depth] in a stack.
+    """Hold the factors of the learning rate and of the weight decay of a parameter: arrays [], or [depth] in a stack.
 
     A rate of zero means frozen: no gradient, no decay, no update. ``over``: layers whose rate a schedule multiplies.
     """
@@ -30,7 +31,7 @@ class Factors:
     over: list[tuple[Layers, Schedule]] = dataclasses.field(default_factory=list)
 
     def rate_at(self, ctx: StepContext) -> Array | np.ndarray:
-        """The rate's factor at a moment: ``rate`` times what the schedules of some layers say."""
+        """Return the rate's factor at a step: ``rate`` times the schedules of some layers."""
         rate = self.rate
         for layers, schedule in self.over:
             rate = jnp.asarray(rate).at[layers].multiply(schedule(ctx))
@@ -41,11 +42,11 @@ Table = Mapping[str, Factors]
 
 
 @spec
-class Rule:
-    """Abstract: changes the factors of the parameters that it names."""
+class Rule(abc.ABC):
+    """Declare a change of the factors of the parameters that a pattern names."""
 
     path: str
-    """Which parameters, as a pattern: image/**, **/bias, image/blocks[0:6]/**."""
+    """Pattern of the parameters: image/**, **/bias, image/blocks[0:6]/**."""
 
     def problems(self) -> Iterator[str]:
         try:
@@ -53,22 +54,17 @@ class Rule:
         except PathError as error:
             yield str(error)
 
+    @abc.abstractmethod
     def apply(self, table: Table, params: Mapping[str, Any]) -> None:
-        """Writes into ``table``, which has an entry for every path of ``params`` (anything with a shape)."""
-        raise TypeError(f"{type(self).__name__} does not say what it changes")
+        """Change ``table``, which has an entry for every path of ``params`` (anything with a shape)."""
 
 
 @spec
 class LearningRate(Rule):
-    """Sets the factor of the learning rate. Zero freezes."""
+    """Set the factor of the learning rate. Zero freezes."""
 
-    factor: float
-    """What the schedule's learning rate is multiplied by."""
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.factor < 0:
-            yield f"factor multiplies the learning rate: it is zero or more, not {self.factor}"
+    factor: NonNegative
+    """Factor of the schedule's learning rate."""
 
     def apply(self, table: Table, params: Mapping[str, Any]) -> None:
         for path, layers in select(self.path, params).items():
@@ -77,7 +73,7 @@ class LearningRate(Rule):
 
 @spec
 class Freeze(Rule):
-    """Freezes; a later Rate can thaw a part again."""
+    """Freeze parameters; a later LearningRate can thaw some of them."""
 
     def apply(self, table: Table, params: Mapping[str, Any]) -> None:
         LearningRate(path=self.path, factor=0.0).apply(table, params)
@@ -85,10 +81,10 @@ class Freeze(Rule):
 
 @spec
 class LearningRateSchedule(Rule):
-    """Multiplies the rate by a schedule, as of a layer that stands still at first: it has a gradient all the time."""
+    """Multiply the rate by a schedule. A parameter with rate 0 for some steps still has gradients."""
 
     factor: Schedule
-    """What the rate is multiplied by, over training."""
+    """Factor of the rate over training."""
 
     def apply(self, table: Table, params: Mapping[str, Any]) -> None:
         for path, layers in select(self.path, params).items():
@@ -97,15 +93,10 @@ class LearningRateSchedule(Rule):
 
 @spec
 class WeightDecay(Rule):
-    """Sets the factor of the weight decay."""
+    """Set the factor of the weight decay."""
 
-    factor: float
-    """What the optimizer's weight decay is multiplied by."""
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.factor < 0:
-            yield f"factor multiplies the weight decay: it is zero or more, not {self.factor}"
+    factor: NonNegative
+    """Factor of the optimizer's weight decay."""
 
     def apply(self, table: Table, params: Mapping[str, Any]) -> None:
         for path, layers in select(self.path, params).items():
@@ -114,21 +105,19 @@ class WeightDecay(Rule):
 
 @spec
 class LayerDecay(Rule):
-    """Multiplies the rates of an encoder layer by layer, smallest at the input (Bao et al. 2022, BEiT, section 3.2).
+    """Multiply the rates of an encoder layer by layer, smallest at the input (Bao et al. 2022, BEiT, section 3.2).
 
     What follows the blocks keeps its rate; block i of ``depth`` has factor ** (depth - i); the embedding, which is
     everything else, has factor ** (depth + 1).
     """
 
-    factor: float = 0.75
+    factor: Annotated[float, Range(above=0, high=1)] = 0.75
     """Ratio of the rates of two neighboring layers."""
     after: tuple[str, ...] = ("norm", "pool")
-    """Names, directly below the encoder, of what follows the blocks."""
+    """Names, directly below the encoder, of the parts that follow the blocks."""
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not 0 < self.factor <= 1:
-            yield f"factor is a ratio of rates in (0, 1], not {self.factor}"
         if "*" in self.path or "[" in self.path:
             yield f"LayerDecay acts on one encoder: its path is plain, as 'image', not the pattern '{self.path}'"
 
@@ -149,7 +138,7 @@ class LayerDecay(Rule):
 
 
 def factors(rules: Iterable[Rule], params: Mapping[str, Any]) -> dict[str, Factors]:
-    """The factors of every parameter under ``rules``.
+    """Return the factors of every parameter under ``rules``.
 
     Args:
         rules: applied in their order.

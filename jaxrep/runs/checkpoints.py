@@ -1,7 +1,7 @@
-"""Checkpoints by orbax: written asynchronously, committed atomically, the latest few and the best kept.
+"""Save and restore checkpoints by orbax: asynchronous, atomic, the latest few and the best kept.
 
-A checkpoint holds the TrainState as arrays by path, their digests, and a small JSON: where the loader stood. One that
-was cut off has no commit marker and is not seen; one that does not give what was saved is put aside.
+A checkpoint holds the TrainState as arrays by path, their digests, and a small JSON with the state of the data.
+Incomplete checkpoints are ignored; corrupt ones are moved to ``damaged/``.
 """
 
 import errno
@@ -39,7 +39,7 @@ class CorruptCheckpoint(JaxrepError):
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. ``spool``: of one that is trained behind a URL."""
+    """Manage the checkpoints of one run directory."""
 
     def __init__(self, run_dir: Path, spec: Checkpointing, spool: RemoteMirror | None = None):
         self.directory, self._spool = checkpoints_of(Path(run_dir)), spool
@@ -66,18 +66,17 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
 
     def latest(self) -> int | None:
-        """Step of the newest checkpoint that was written to its end, or None."""
+        """Return the step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
 
     def best(self, metric: str) -> int | None:
-        """Step of the checkpoint whose evaluation was best by ``metric``, or None where none was evaluated."""
+        """Return the step of the checkpoint with the highest ``metric``, or None if none was evaluated."""
         scores = {step: (self._manager.metrics(step) or {}).get(metric) for step in self._manager.all_steps()}
         known = {step: score for step, score in scores.items() if score is not None}
         return max(known, key=lambda step: (known[step], step)) if known else None
 
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
-        """Starts to write a checkpoint; returns once the arrays are copied. A step that exists already stays as it
-        is."""
+        """Start to write a checkpoint; return when the arrays are copied. An existing step is kept as it is."""
         if step in self._manager.all_steps():
             return
         self.wait()
@@ -92,10 +91,13 @@ class Checkpoints:
         self._told(lambda: self._manager.save(step, args=args, metrics=metrics or {}))
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
-        """(step, state, meta) of the newest checkpoint that is whole, or None where there is none. Damaged ones are
-        put aside, with a word to the user, once an older one has been read.
+        """Return (step, state, metadata) of the newest whole checkpoint, or None if there is none.
 
-        Raises Damaged: there are checkpoints, and all of them are.
+        Corrupt newer checkpoints are moved aside once an older one has been read, with a warning.
+
+        Raises:
+            CorruptCheckpoint: there are checkpoints, and all of them are corrupt.
+            UsageError: a checkpoint has a newer format version.
         """
         faults: list[JaxrepError] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -116,9 +118,10 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """(state, meta) of a step. ``like``: the state's shapes and shardings (jax.ShapeDtypeStruct).
+        """Return (state, metadata) of a step; ``like`` has the shapes and shardings of the state.
 
-        Raises Damaged.
+        Raises:
+            CorruptCheckpoint: it cannot be read, or does not hold what was saved.
         """
         found = self._read(step, flatten(like))
         leaves = [found["state"][path] for path in flatten(like)]
@@ -126,7 +129,7 @@ class Checkpoints:
         return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
 
     def arrays(self, step: int) -> dict[str, Any]:
-        """The state of a step as arrays by path, on this host, whatever devices it was saved from. Raises Damaged."""
+        """Return the state of a step as arrays by path on this host. Raises CorruptCheckpoint."""
         try:
             shapes = dict(self._manager.item_metadata(step)["state"])
         except Exception as error:  # whatever a reader meets in damaged files
@@ -154,7 +157,7 @@ class Checkpoints:
         return found
 
     def _put_aside(self, damaged: list[int]) -> None:
-        """Moves checkpoints out of the way of those that will be written; a user may look at them."""
+        """Move checkpoints out of the way of those to be written; a user may look at them."""
 
         def move() -> None:
             aside = self.directory.with_name(layout.DAMAGED)
@@ -169,7 +172,7 @@ class Checkpoints:
             self._manager.reload()
 
     def wait(self) -> None:
-        """Returns when the last save is committed."""
+        """Wait until the last save is committed."""
         self._told(self._manager.wait_until_finished)
         if self._spool:
             self._spool.check()
@@ -193,7 +196,7 @@ class Checkpoints:
 
 
 class _AfterUpload(ocp.JsonCheckpointHandler):
-    """Has a checkpoint committed when what it follows (its metrics) is uploaded, not before."""
+    """Commit a checkpoint after the metrics of its step are uploaded."""
 
     def __init__(self, spool: RemoteMirror):
         super().__init__()
@@ -205,20 +208,19 @@ class _AfterUpload(ocp.JsonCheckpointHandler):
 
 
 def _brief(error: BaseException) -> str:
-    """The first line of what an error says."""
+    """Return the first line of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _require_room(directory: Path, state: Any) -> None:
-    """Raises OSError before a write that would fill the disk: half way, its threads print tracebacks."""
+    """Raise OSError before a write that would fill the disk: half way, orbax's threads print tracebacks."""
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // jax.process_count()
     if shutil.disk_usage(directory).free < need:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def _disk_fault(error: BaseException) -> str:
-    """What an error says of the disk, in a few words (tensorstore hides them in many); empty where it is about
-    something else."""
+    """Return what an error says of the disk, in a few words; empty if it is about something else."""
     known = ("No space left on device", "Disk quota exceeded", "Permission denied", "Read-only file system")
     for words in (*known, "Input/output error"):
         if words in str(error):

@@ -1,4 +1,4 @@
-"""Under what a run ran: versions, commit, devices, command."""
+"""Describe the environment of a run: versions, commit, devices, command."""
 
 import datetime
 import platform
@@ -15,7 +15,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def environment() -> dict[str, Any]:
-    """What ``environment.json`` says, as JSON values. Starts the devices."""
+    """Return the content of ``environment.json``. Starts the devices."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
 
 
 def version(package: str) -> str | None:
-    """The installed version, or None: a checkout that is only on the path has none."""
+    """Return the installed version of a package, or None: a checkout that is only on the path has none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -36,7 +36,7 @@ def version(package: str) -> str | None:
 
 
 def devices() -> dict[str, Any]:
-    """What the run computes on, over all processes."""
+    """Describe the devices of all processes."""
     first = jax.devices()[0]
     return {
         "platform": first.platform,
@@ -47,7 +47,7 @@ def devices() -> dict[str, Any]:
 
 
 def git_state(checkout: Path) -> dict[str, Any] | None:
-    """The commit of a checkout and whether tracked files differ from it; None where it is not one, or git is absent."""
+    """Return the commit of a checkout and whether tracked files differ from it; None if there is no checkout or git."""
     # A package installed below somebody else's repository must not report that repository's commit.
     top = git(checkout, "rev-parse", "--show-toplevel")
     commit = git(checkout, "rev-parse", "--verify", "HEAD")
@@ -57,7 +57,7 @@ def git_state(checkout: Path) -> dict[str, Any] | None:
 
 
 def git(folder: Path, *arguments: str) -> str | None:
-    """What a git command prints, or None where it fails."""
+    """Return what a git command prints, or None if it fails."""
     try:
         done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True)
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""How the process of a run ends, for the scripts and schedulers that started it."""
+"""Define the exit statuses of a training process, for scripts and schedulers."""
 
 import enum
 
 
 class ExitCode(enum.IntEnum):
-    """Exit status of the process."""
+    """Exit status of a training process."""
 
     DONE = 0
     """The run is at its end, evaluated."""

@@ -33,7 +33,7 @@ WANDB_ID = "wandb_id"
 
 
 def read_json(path: Path) -> Any:
-    """What a file of a run says. Raises UsageError where it is damaged."""
+    """Read a JSON file of a run. Raises UsageError: it is damaged."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:  # no JSON, or no text
@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes whole or not at all."""
+    """Write a JSON file whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
     os.replace(temporary, path)

@@ -1,9 +1,9 @@
-"""Runs that lie behind a URL: gs://, s3://, or whatever else fsspec writes whole objects to.
+"""Keep runs behind a URL: gs://, s3://, or any store to which fsspec writes whole objects.
 
-Metrics are appended to and event files grow, which object stores cannot do, so the small files of such a run are
-written in a folder of this machine, its spool, and what changed is uploaded whole by a thread. Checkpoints in gs:// are
-written and read in place by orbax, each host its own part of each array. Elsewhere orbax cannot; there one process
-spools them as well, and uploads the marker of a checkpoint after its other files, so that a half of one is never taken.
+Object stores cannot append, so the small files of such a run (metrics, event files) are written to a local folder, and
+a thread uploads each changed file whole. Orbax writes and reads checkpoints in gs:// in place, each host its own part
+of each array. It knows no other store: there one process writes checkpoints locally too, and uploads the commit marker
+of a checkpoint after its other files, so that an incomplete one is never used.
 """
 
 import atexit
@@ -23,7 +23,7 @@ import jax
 from jaxrep import disk_cache
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.runs import layout
-from jaxrep.storage import FINAL, remote, store, told
+from jaxrep.storage import PERMANENT_ERRORS, describe_error, filesystem, is_remote
 
 T = TypeVar("T")
 
@@ -46,11 +46,11 @@ Stamp = tuple[int, ...]
 
 
 class RemoteMirror:
-    """The folder in which a run is written, or read, that lies behind a URL. One process has it."""
+    """Mirror a run behind a URL in a local folder of one process."""
 
     def __init__(self, url: str, folder: Path):
         self.url, self.folder = url.rstrip("/"), folder
-        self._files, self._root = store(self.url)
+        self._files, self._root = filesystem(self.url)
         self._there: dict[str, Stamp] = {}  # what the store has of this folder, as it was here
         self._thread = ThreadPoolExecutor(1, "upload")
         self.last: Future[None] | None = None
@@ -58,7 +58,7 @@ class RemoteMirror:
 
     @classmethod
     def of_training(cls, url: str) -> "RemoteMirror":
-        """This process's spool to train in. Raises UsageError where several processes need gs://."""
+        """Return the mirror in which this process trains. Raises UsageError: several processes need gs://."""
         if jax.process_count() > 1 and not _in_place(url):
             raise UsageError(
                 f"--run-dir {url}: checkpoints of several processes are written to gs:// or to a file system that all "
@@ -68,10 +68,7 @@ class RemoteMirror:
         return cls(url, disk_cache.cache_dir() / "spools" / f"{digest}-{jax.process_index()}")
 
     def fetch(self) -> None:
-        """Makes the folder what the store has: files of the run, and whole checkpoints that orbax cannot read there.
-
-        Raises JaxrepError.
-        """
+        """Copy the run's files, and the complete checkpoints that orbax cannot read in place. Raises JaxrepError."""
         shutil.rmtree(self.folder, ignore_errors=True)
         disk_cache.explain_os_errors(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True))
         (self.folder / URL).write_text(self.url)
@@ -86,21 +83,21 @@ class RemoteMirror:
                 self._there[name] = _stamp(path)
 
     def push(self) -> None:
-        """Has the thread upload what is new, and remove what is gone; returns at once."""
+        """Ask the thread to upload what changed and to remove what is gone; return at once."""
         self.last = self._thread.submit(self._upload)
 
     def uploaded(self) -> None:
-        """Returns when all that was pushed is uploaded. Raises JaxrepError where it could not be."""
+        """Wait until all that was pushed is uploaded. Raises JaxrepError: an upload failed."""
         if self.last is not None:
             self.last.result()
 
     def check(self) -> None:
-        """Raises the JaxrepError of an upload that failed; waits for none."""
+        """Raise the JaxrepError of a failed upload, without waiting."""
         if self.last is not None and self.last.done():
             self.last.result()
 
     def close(self) -> None:
-        """Uploads the rest. The folder is removed; it stays where that fails, which raises JaxrepError."""
+        """Upload the rest and remove the folder. If that fails, the folder stays and JaxrepError is raised."""
         self.push()
         self._thread.shutdown()
         try:
@@ -127,7 +124,7 @@ class RemoteMirror:
         return sorted(name.removeprefix(f"{self._root}/") for name in self._files.find(self._root))
 
     def _here(self) -> dict[str, Stamp]:
-        """What is to lie in the store of this folder; not what is being written."""
+        """Return the files of this folder that belong in the store; files being written are left out."""
         found = {}
         for folder, _, files in os.walk(self.folder):  # leaves out what is removed meanwhile
             for path in (Path(folder, file) for file in files):
@@ -161,18 +158,20 @@ class RemoteMirror:
             try:
                 return action()
             except Exception as error:  # the drivers of stores raise errors of their own types
-                if wait is None or isinstance(error, FINAL):
-                    raise JaxrepError(f"the {what} {self.url} failed ({told(error)})") from error
+                if wait is None or isinstance(error, PERMANENT_ERRORS):
+                    raise JaxrepError(f"the {what} {self.url} failed ({describe_error(error)})") from error
                 time.sleep(wait)
         raise AssertionError("unreachable")
 
 
 def fetch_run(run: str | PathLike[str]) -> Path:
-    """The folder of a run, to read: itself, or a copy, removed with this process, of one that lies behind a URL.
+    """Return the folder of a run for reading: its directory, or a temporary copy of a run behind a URL.
 
-    Raises UsageError where there is no run behind the URL, JaxrepError where it cannot be read.
+    Raises:
+        UsageError: there is no run behind the URL.
+        JaxrepError: it cannot be read.
     """
-    if not remote(str(run)):
+    if not is_remote(str(run)):
         return Path(run)
     url = str(run).rstrip("/")
     folder = Path(tempfile.mkdtemp(prefix="jaxrep-"))
@@ -185,12 +184,12 @@ def fetch_run(run: str | PathLike[str]) -> Path:
 
 
 def url_of(folder: Path) -> str:
-    """Where the run in a folder lies: there, or behind a URL."""
+    """Return the place of the run in a folder: the folder, or the URL that it mirrors."""
     return (folder / URL).read_text() if (folder / URL).exists() else str(folder)
 
 
 def checkpoints_of(folder: Path) -> Any:
-    """Where the checkpoints of the run in a folder lie, as a path that orbax takes: below it, or in gs://."""
+    """Return the place of the checkpoints of the run in a folder, as a path for orbax: below it, or in gs://."""
     url = url_of(folder)
     if not _in_place(url):
         return folder.absolute() / layout.CHECKPOINTS
@@ -200,12 +199,12 @@ def checkpoints_of(folder: Path) -> Any:
 
 
 def _in_place(url: str) -> bool:
-    """Whether orbax writes and reads there itself."""
+    """Return whether orbax writes and reads in the store itself."""
     return url.startswith("gs://")
 
 
 def _stamp(path: Path) -> Stamp:
-    """What changes when a file does; empty where it is gone."""
+    """Return a value that changes when a file does; empty if the file is gone."""
     try:
         state = path.stat()
     except FileNotFoundError:
@@ -214,10 +213,10 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _rank(name: str) -> tuple[bool, bool, bool, str]:
-    """The order of uploads: what a checkpoint follows before it, its marker last of it, the end of the run last."""
+    """Return the order of an upload: metrics before their checkpoint, markers last, results at the end."""
     return name == LAST, name.startswith("checkpoints/"), name.endswith(f"/{MARKER}"), name
 
 
 def _beside(marker: str, names: Iterable[str]) -> list[str]:
-    """The files of a marker's checkpoint."""
+    """Return the files of a marker's checkpoint."""
     return [name for name in names if name.startswith(marker.removesuffix(MARKER))]

@@ -1,4 +1,4 @@
-"""A trained run as a model, without its data and its optimizer."""
+"""Restore a trained run as a model, without its data and its optimizer."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ Weights = Literal["auto", "raw", "ema"]
 
 @dataclass(frozen=True)
 class Restored:
-    """What a run has learned."""
+    """Hold the recipe and the arrays of a checkpoint."""
 
     recipe: Recipe
     arrays: Arrays  # by path
@@ -27,9 +27,15 @@ class Restored:
 
 
 def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest") -> Restored:
-    """The arrays of a run's checkpoint. ``weights``: raw, ema, or those that its evaluations use.
+    """Restore the arrays of a run's checkpoint.
 
-    Raises UsageError: no run, no checkpoint, no such weights.
+    Args:
+        run_dir: directory or URL of the run.
+        weights: the last parameters (raw), their average (ema), or those that the run's evaluations use (auto).
+        at: the latest checkpoint, or the best by the recipe's ``checkpoint.best``.
+
+    Raises:
+        UsageError: there is no run, no such checkpoint, or no such weights.
     """
     run = RunDir(fetch_run(run_dir))
     recipe = run.recipe()
@@ -50,7 +56,7 @@ def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "b
 def load_run(
     run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest"
 ) -> tuple[Model, Recipe]:
-    """A run's model, ready to encode, and its recipe."""
+    """Return a run's model, ready to encode, and its recipe; the arguments are those of ``restore``."""
     folder = fetch_run(run_dir)
     restored = restore(folder, weights, at)
     data = restored.recipe.data

@@ -1,9 +1,7 @@
-"""A run directory: what a run leaves behind and how it is recognized.
+"""Claim, recognize and write a run directory; ``layout`` names its files.
 
-``recipe.json``, the experiment file, ``environment.json``, ``tokenizer.json`` (the vocabulary), ``metrics.jsonl``,
-``data_ledger.json`` (what could not be read), ``results.json`` and the values an example that it sums up
-(``samples.npz``), ``checkpoints/``, ``tensorboard/``. The same command in
-the same directory goes on; another identity is refused. It may lie behind a URL (``remote``).
+The same command in the same directory resumes the run; a recipe of another identity is refused. The directory may lie
+behind a URL (``remote``).
 """
 
 import contextlib
@@ -34,27 +32,29 @@ from jaxrep.runs.layout import read_json, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
 from jaxrep.spec_json import fingerprint
-from jaxrep.storage import remote
+from jaxrep.storage import is_remote
 
 LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
-    """A directory that holds, or will hold, a run."""
+    """Hold the directory of a run."""
 
     path: Path
     spool: RemoteMirror | None = None
-    """Of a run behind a URL; ``path`` is its folder."""
+    """The mirror of a run behind a URL; ``path`` is its folder."""
     _held: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack, repr=False, compare=False)
 
     @classmethod
     def at(cls, place: str | Path) -> "RunDir":
-        """The run to train in a directory or behind a URL, until ``close``.
+        """Open the run to train in a directory or behind a URL, until ``close``.
 
-        Raises UsageError: there is no such store, or this machine trains there already. JaxrepError: it cannot be read.
+        Raises:
+            UsageError: there is no such store, or this machine trains there already.
+            JaxrepError: the run cannot be read.
         """
-        if not remote(str(place)):
+        if not is_remote(str(place)):
             return cls(Path(place))
         spool = RemoteMirror.of_training(str(place))
         with contextlib.ExitStack() as stack:
@@ -68,15 +68,15 @@ class RunDir:
         return url_of(self.path)
 
     def close(self) -> None:
-        """Leaves the directory to others, if it was claimed; uploads what is left, if it lies behind a URL."""
+        """Release the directory; for a run behind a URL, upload the rest."""
         self._held.close()
 
     def exists(self) -> bool:
-        """Whether a run was started here."""
+        """Return whether a run was started here."""
         return (self.path / layout.RECIPE).exists()
 
     def recipe(self) -> Recipe:
-        """The recipe of the run."""
+        """Return the recipe of the run."""
         return from_run(self.path).recipe
 
     def has_checkpoint(self) -> bool:
@@ -85,19 +85,20 @@ class RunDir:
             return checkpoints.latest() is not None
 
     def results(self) -> dict[str, float] | None:
-        """Final metrics, or None where the run is not at its end."""
+        """Return the final metrics, or None while the run is unfinished."""
         path = self.path / layout.RESULTS
         return read_json(path) if path.exists() else None
 
     def keep_results(self, results: dict[str, float]) -> None:
-        """Writes the final metrics, which mark the end of the run, and before them their values an example."""
+        """Write the values per example of the final metrics, then the metrics, which mark the end of the run."""
         sample.save(self.path / layout.SAMPLES, results)
         write_json(self.path / layout.RESULTS, results)
 
     def claim(self, recipe: Recipe, experiment: LoadedExperiment | None) -> None:
-        """Makes the directory this recipe's, until ``close``: a new run, or one of the same identity that goes on.
+        """Claim the directory for a recipe, until ``close``: start a run, or resume one of the same identity.
 
-        Raises UsageError: it holds a run of another identity, another process trains in it, or it cannot be written.
+        Raises:
+            UsageError: it holds a run of another identity, another process trains in it, or it cannot be written.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -119,7 +120,7 @@ class RunDir:
             ) from error
 
     def _keep(self, experiment: Path) -> str:
-        """Copies the experiment, in place of an earlier copy that had another name. Returns the copy's name."""
+        """Copy the experiment file, in place of an earlier copy; return the copy's name."""
         copy, known = self.path / experiment.name, self.path / layout.ENVIRONMENT
         before = (read_json(known).get("experiment") if known.exists() else None) or copy.name
         if (self.path / before).exists():
@@ -139,10 +140,10 @@ class RunDir:
         if changes:
             LOG.info("resuming with other execution fields:\n%s", render_difference(changes))
 
-    def keep_ledger(self, ledger: BadSampleReport, of_all: bool = False) -> None:
-        """Writes what could not be read so far: in a file of this process, or in that ``of_all`` of them."""
+    def write_bad_samples(self, report: BadSampleReport, of_all: bool = False) -> None:
+        """Write the bad-sample report of this process, or that ``of_all`` processes."""
         host = "" if of_all or jax.process_count() == 1 else f"-{jax.process_index()}"
-        write_json(self.path / f"data_ledger{host}.json", ledger.to_json())
+        write_json(self.path / f"bad_samples{host}.json", report.to_json())
 
     def tokenizer(
         self,
@@ -150,7 +151,7 @@ class RunDir:
         texts: Callable[[], Iterable[str]],
         inherited: Callable[[], LoadedTokenizer | None] = lambda: None,
     ) -> LoadedTokenizer:
-        """The run's tokenizer; its vocabulary is inherited, or learned of texts or read, once, and kept."""
+        """Return the run's tokenizer; its vocabulary is inherited, learned from texts or read, once, and kept."""
         path = self.path / layout.TOKENIZER
         if path.exists():
             return recipe.data.tokenizer.restore(read_json(path))
@@ -162,10 +163,15 @@ class RunDir:
 
 @contextlib.contextmanager
 def lock_file(path: Path, option: str = "--run-dir", place: str = "") -> Iterator[None]:
-    """Holds a file as the only process that does; a process that ends, in whatever way, holds it no longer. ``place``:
-    what it stands for, by default its folder.
+    """Hold a file locked; the lock ends with the process, however the process ends.
 
-    Raises UsageError where another one has it. A file system without locks lets everybody in.
+    Args:
+        path: the file.
+        option: the command-line option that names another directory, for the message.
+        place: what the file locks; by default its folder.
+
+    Raises:
+        UsageError: another process holds the lock. A file system without locks lets every process in.
     """
     with path.open("a+") as file:
         try:

@@ -66,7 +66,7 @@ def compile_step(
     data, whole = recipe.data, abstract_batch(shapes, mesh)
     steps: dict[int, Step] = {}
     flops: dict[int, float] = {}
-    for tokens in sorted({data.tokenizer.length, *(data.order.tokens if data.texts else ())}):
+    for tokens in sorted({data.tokenizer.length, *(data.order.text_lengths if data.texts else ())}):
         batch = with_tokens(whole, data.texts, tokens)
         traced = trace_step(recipe, shapes, updater, total_steps, state, batch)
         steps[tokens], flops[tokens] = traced.lower().compile(), count_jaxpr_flops(traced.jaxpr.jaxpr)

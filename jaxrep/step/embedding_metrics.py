@@ -1,7 +1,7 @@
-"""How a pair of embeddings lies on the sphere: what the loss alone does not tell, such as collapse or towers apart.
+"""Measure how two sets of embeddings lie on the sphere, which the loss alone does not show (collapse, modality gap).
 
-Everything is for rows of unit length, and computed in blocks of rows: no B x B matrix exists. The measures are those
-of ``evals/geometry.py``, which evaluations report too.
+All measures are of unit rows and are computed in blocks of rows: no B x B matrix exists. Evaluations report the same
+measures (``jaxrep.metrics.geometry``).
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from jaxrep.batch import Array
 from jaxrep.losses.geometry import alignment, uniformity
 from jaxrep.losses.pairwise.reduce import pairwise_reduce
-from jaxrep.losses.pairwise.scan import BLOCK_SIZE, FLOOR, Reduction, Rows
+from jaxrep.losses.pairwise.scan import BLOCK_SIZE, LOG_ZERO, Reduction, Rows
 from jaxrep.metrics.geometry import effective_rank, modality_gap
 
 
@@ -23,12 +23,13 @@ def embedding_metrics(
     *,
     block_size: int = BLOCK_SIZE,
 ) -> dict[str, Float[Array, ""]]:
-    """Geometry of a pair of normalized embeddings in which row i of one belongs to row i of the other.
+    """Return measures of two normalized embeddings of which row i of one belongs to row i of the other.
 
     Args:
-        a, b: unit rows.
-        ids: arrays in any of which two rows that are equal are alike, so that they are no negatives of one another.
-        block_size: rows of a block; the scratch memory is a few times ``block_size * B`` numbers.
+        a: unit rows [B, D].
+        b: unit rows [B, D].
+        ids: integer arrays [B]; two rows that agree in any of them are not negatives of each other.
+        block_size: rows per block; the scratch memory is a few times ``block_size * B`` numbers.
 
     Returns:
         - ``alignment``: mean squared distance of a pair (Wang & Isola, section 4.1, alpha = 2);
@@ -36,7 +37,7 @@ def embedding_metrics(
         - ``modality_gap``: distance of the two means (Liang et al., section 4.2);
         - ``effective_rank_a``, ``effective_rank_b``: RankMe, from 1 to min(B, D);
         - ``positive_similarity``: mean cosine of a pair;
-        - ``hardest_negative_similarity``: mean of the largest cosine with a negative, over all rows that have one.
+        - ``hardest_negative_similarity``: mean of the largest cosine with a negative, over rows that have a negative.
     """
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
     return {
@@ -52,16 +53,16 @@ def embedding_metrics(
 
 
 MAX = Reduction(
-    drop=-jnp.inf,
-    piece=lambda x, axis: (jnp.max(x, axis, initial=FLOOR),),
+    excluded=-jnp.inf,
+    statistics=lambda x, axis: (jnp.max(x, axis, initial=LOG_ZERO),),
     merge=lambda one, other: (jnp.maximum(one[0], other[0]),),
     value=lambda stats: stats[0],
-    slope=lambda x, value: (x == value).astype(x.dtype),
+    derivative=lambda x, value: (x == value).astype(x.dtype),
 )
 
 
 def _hardest_negative(a: Array, b: Array, ids: tuple[Array, ...], block_size: int) -> Float[Array, ""]:
-    """Mean of the largest cosine with a negative, over the rows of both sides that have one; NaN if none has."""
+    """Return the mean of the largest cosine with a negative, over rows that have one; NaN if none has."""
     ids = (jnp.arange(len(a)), *ids)
-    found = jnp.concatenate(pairwise_reduce(MAX, Rows(a, ids), Rows(b, ids), among="unlike", block_size=block_size))
-    return jnp.mean(found, where=found != FLOOR)
+    found = jnp.concatenate(pairwise_reduce(MAX, Rows(a, ids), Rows(b, ids), pairs="non_duplicates", block_size=block_size))
+    return jnp.mean(found, where=found != LOG_ZERO)

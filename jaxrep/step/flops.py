@@ -1,5 +1,4 @@
-"""Floating-point operations of a function, counted from its jaxpr: matrix products and convolutions, scans times
-their trips."""
+"""Count the floating-point operations of matrix products and convolutions in a jaxpr, scans included."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +8,16 @@ import jax
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> float:
-    """Multiplications and additions of the matrix products and convolutions that ``function(*args)`` traces to.
+    """Count the multiplications and additions of matrix products and convolutions in ``function(*args)``.
 
-    The compiler's own count takes the body of a scan once; this one takes it as often as it runs. A ``while`` loop
-    counts once, and of a ``cond`` the dearest branch.
+    The compiler counts the body of a scan once; this counts each iteration. A ``while`` loop counts once, and a
+    ``cond`` counts its most expensive branch.
     """
     return count_jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def count_jaxpr_flops(jaxpr: Any) -> float:
-    """``flops`` of a jaxpr."""
+    """Count the floating-point operations of a jaxpr."""
     return sum(_equation(eqn) for eqn in jaxpr.eqns)
 
 
@@ -44,7 +43,7 @@ def _equation(eqn: Any) -> float:
 
 
 def _subjaxprs(params: dict[str, Any]) -> list[Any]:
-    """Jaxprs among the parameters of an equation."""
+    """Return the jaxprs among the parameters of an equation."""
     values = [leaf for value in params.values() for leaf in (value if isinstance(value, (tuple, list)) else (value,))]
     return [value for value in values if hasattr(value, "eqns") or hasattr(getattr(value, "jaxpr", None), "eqns")]
 
@@ -65,7 +64,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(kind: str | None = None) -> float | None:
-    """Peak of a kind of device, by default this machine's; None where it is not known, as for CPUs."""
+    """Return the peak operations per second of a kind of device, by default this one's; None if unknown."""
     kind = jax.devices()[0].device_kind if kind is None else kind
     known = [name for name in PEAK_FLOPS if kind.startswith(name)]
     return PEAK_FLOPS[max(known, key=len)] if known else None

@@ -1,11 +1,11 @@
-"""The gradient of any objective with the activations of one microbatch, exactly.
+"""Compute the exact gradient of any objective with the activations of one microbatch (GradCache).
 
-GradCache (Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup), in three passes:
-the rows' outputs of the whole batch, keeping no activations; the gradient of the objective on those outputs; then one
-microbatch at a time through the encoders again, each given the gradient on its own rows. Draws are keyed a row, so
-both visits see the same dropout and views. Shared outputs (scale, class texts) are computed once and receive their
-gradient once; separable terms are evaluated inside the microbatch, so what they read never exists for the whole
-batch.
+Gao et al. 2021, Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup. Three passes: ``forward``
+computes the per-example outputs of the whole batch without activations; ``head`` computes the objective and its
+gradient with respect to these outputs; ``backward`` visits each microbatch again and continues the gradient through the
+encoders. Random keys belong to rows, so both visits see the same dropout and views. Per-step outputs (scale, class
+texts) are computed once. Separable terms are evaluated within the microbatch, so what they read never exists for the
+whole batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +31,16 @@ def value_and_grad(
     size: int,
     keep: Callable[[str], bool],
 ) -> tuple[StepOutputs, Arrays]:
-    """As ``compute.value_and_grad``, with the activations of ``size`` rows at a time.
+    """Return what ``compute.value_and_grad`` returns, with the activations of ``size`` rows at a time.
 
-    ``keep`` names the row outputs that joint terms, joins and state parts read: they exist for the whole batch.
+    Args:
+        compute: the computation to differentiate.
+        params: arrays with gradients, by path.
+        non_trainable: the other arrays, by path.
+        batch: the batch.
+        ctx: the step context.
+        size: rows per microbatch, over all devices.
+        keep: tells whether a per-example output exists for the whole batch: terms, methods or state parts read it.
     """
     passes = Passes(compute, non_trainable, ctx, keep)
     cut = split_microbatches((compute.augment(batch, ctx, coupled=True), ctx.positions), size)
@@ -58,7 +65,7 @@ def value_and_grad(
 
 @dataclass(frozen=True)
 class Passes:
-    """The passes over one batch."""
+    """Run the passes over one batch."""
 
     compute: Computation
     non_trainable: Arrays
@@ -70,14 +77,14 @@ class Passes:
         return {name: term for name, term in self.compute.objective.items() if term.separable}
 
     def encode(self, params: Arrays, rows: tuple[Batch, Array]) -> tuple[Outputs, Batch, StepContext]:
-        """One microbatch: its outputs, the fields after its views, and its context."""
+        """Return a microbatch's outputs, its fields after the views, and its step context."""
         fields, positions = rows
         here = replace(self.ctx, positions=positions)
         seen = self.compute.augment(fields, here, coupled=False)
         return self.compute.per_example({**self.non_trainable, **params}, seen, here)[0], seen, here
 
     def forward(self, params: Arrays, cut: tuple[Batch, Array]) -> tuple[Outputs, Outputs, Batch]:
-        """Of the whole batch: outputs with gradients, outputs without, and fields."""
+        """Return outputs of the whole batch with and without gradients, and its fields."""
 
         def visit(_, rows):
             outputs, seen, _ = self.encode(params, rows)
@@ -87,11 +94,11 @@ class Passes:
         return merge_microbatches(jax.lax.scan(visit, None, cut)[1])
 
     def per_step(self, params: Arrays) -> tuple[Outputs, Outputs]:
-        """Shared outputs with gradients, and those without."""
+        """Return per-step outputs with and without gradients."""
         return split_differentiable(self.compute.per_step({**self.non_trainable, **params}, self.ctx))
 
     def head(self, outputs: Outputs, shared: Outputs, params: Arrays, constant: Outputs, fields: Batch):
-        """Value of the terms that need the whole batch; (metrics, all outputs, statistics) beside it."""
+        """Return the value of the terms that need the whole batch, and (metrics, all outputs, batch statistics)."""
         terms = {name: term for name, term in self.compute.objective.items() if not term.separable}
         together = {**outputs, **constant, **shared}
         everything, statistics = self.compute.across_batch({**self.non_trainable, **params}, together, fields, self.ctx)
@@ -108,14 +115,14 @@ class Passes:
         pulls: Outputs,
         fields: Batch,
     ) -> tuple[Arrays, Outputs, dict[str, Array]]:
-        """The gradients with those through the rows added, and the value of each separable term."""
+        """Add the gradients through the encoders; return them with the value of each separable term."""
         smooth, fixed = shared
         totals = {
             name: jnp.maximum(jnp.sum(term.example_weights(fields)), 1e-12) for name, term in self.separable.items()
         }
 
         def surrogate(params: Arrays, shared: Outputs, rows: tuple[Batch, Array], pull: Outputs):
-            """A number whose gradient is the objective's through these rows."""
+            """Surrogate loss whose gradient equals the objective's for this microbatch (GradCache)."""
             outputs, seen, here = self.encode(params, rows)
             value = sum((jnp.vdot(pull[name], outputs[name].astype(pull[name].dtype)) for name in pull), jnp.float32(0))
             readable = {**outputs, **fixed, **shared}
@@ -135,7 +142,7 @@ class Passes:
 
 
 def split_differentiable(outputs: Outputs) -> tuple[Outputs, Outputs]:
-    """Outputs that have gradients, and those that have none: whole numbers and marks."""
+    """Split outputs into those of floating-point type and all others."""
     smooth = {name for name, x in outputs.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
     return (
         {name: x for name, x in outputs.items() if name in smooth},
@@ -144,14 +151,14 @@ def split_differentiable(outputs: Outputs) -> tuple[Outputs, Outputs]:
 
 
 def split_microbatches(tree: Any, size: int) -> Any:
-    """[B,...] -> [B/size, size, ...], each microbatch made of every device's own rows.
+    """Split [B,...] into [B/size, size, ...], so that each microbatch has rows of every device.
 
-    Rows lie over the devices in contiguous pieces: taking every (B/size)-th row leaves each device its share of every
-    microbatch, so that nothing moves between devices.
+    Rows lie over the devices in contiguous pieces. Taking every (B/size)-th row gives each device its share of every
+    microbatch, so no row moves between devices.
     """
     return jax.tree.map(lambda x: jnp.swapaxes(x.reshape(size, -1, *x.shape[1:]), 0, 1), tree)
 
 
 def merge_microbatches(tree: Any) -> Any:
-    """The inverse of ``split_rows``."""
+    """Invert ``split_microbatches``."""
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), tree)

@@ -1,4 +1,4 @@
-"""What is differentiated, and its value and gradient over the whole batch (``microbatch`` has it piece by piece)."""
+"""Compute the objective and its gradient over the whole batch (``grad_cache`` does it by microbatches)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import jax
 from flax import nnx
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
-from jaxrep.data.class_texts import tables_of
+from jaxrep.data.class_texts import select_tables
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.objectives.base import Metrics, Term, evaluate
 from jaxrep.params import Arrays, Structure
@@ -20,14 +20,20 @@ StepOutputs = tuple[Array, Metrics, Outputs, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Computation:
-    """What is differentiated: a method's structure, the views before it and the objective after it."""
+    """Hold what is differentiated: the views, the structure of the method, and the objective."""
 
     structure: Structure
     views: tuple[View, ...]
     objective: Mapping[str, Term]
 
     def augment(self, batch: Batch, ctx: StepContext, *, coupled: bool | None = None) -> Batch:
-        """The batch after the views; ``coupled``: up to the last that couples rows (True), or those after (False)."""
+        """Apply the views to a batch.
+
+        Args:
+            batch: the batch.
+            ctx: the step context.
+            coupled: True applies the views up to the last one that couples rows, False those after it, None all.
+        """
         first = max((i + 1 for i, view in enumerate(self.views) if view.couples_rows), default=0)
         for i, view in enumerate(self.views):
             if coupled is None or coupled == (i < first):
@@ -35,24 +41,27 @@ class Computation:
         return batch
 
     def per_example(self, arrays: Arrays, batch: Batch, ctx: StepContext) -> tuple[Outputs, dict[str, Any]]:
-        """Outputs of the rows, and new running statistics by path."""
+        """Return the per-example outputs, and new batch statistics by path."""
         return pop_batch_stats(self.structure.merge(arrays).per_example(batch, ctx.at("rows")))
 
     def per_step(self, arrays: Arrays, ctx: StepContext) -> Outputs:
-        """Outputs that do not lead with B."""
-        return self.structure.merge(arrays).per_step(tables_of(arrays), ctx.at("shared"))
+        """Return the outputs that do not lead with B."""
+        return self.structure.merge(arrays).per_step(select_tables(arrays), ctx.at("shared"))
 
     def across_batch(
         self, arrays: Arrays, outputs: Outputs, batch: Batch, ctx: StepContext
     ) -> tuple[Outputs, dict[str, Any]]:
-        """All outputs, those of the whole batch included, and new running statistics by path."""
+        """Return all outputs, those of the whole batch included, and new batch statistics by path."""
         joined, statistics = pop_batch_stats(self.structure.merge(arrays).across_batch(outputs, batch, ctx.at("join")))
         return {**outputs, **joined}, statistics
 
     def value_and_grad(
         self, params: Arrays, non_trainable: Arrays, batch: Batch, ctx: StepContext
     ) -> tuple[StepOutputs, Arrays]:
-        """What is found, and the gradients of ``params``; ``rest`` are the other arrays of the model."""
+        """Return the step outputs, and the gradient with respect to ``params``.
+
+        ``non_trainable`` are the other arrays of the model.
+        """
 
         def loss_of(params: Arrays):
             arrays = {**non_trainable, **params}
@@ -67,7 +76,7 @@ class Computation:
 
 
 def pop_batch_stats(outputs: Outputs) -> tuple[Outputs, dict[str, Any]]:
-    """Outputs without the reserved name, and the statistics under it as arrays by path."""
+    """Split outputs from the batch statistics under the reserved name; return these as arrays by path."""
     outputs = dict(outputs)
     flat = {}
     for part, state in outputs.pop(BATCH_STATS, {}).items():

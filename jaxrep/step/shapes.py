@@ -1,5 +1,4 @@
-"""The second stage of validation: what a recipe builds and emits, by shape alone, without a device or a file of
-data."""
+"""Trace a recipe by shape: what it builds and what its method emits, without a device or a data file."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from jaxrep.step.gradients import Computation
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """What a recipe builds and emits."""
+    """Hold the shapes of what a recipe builds and emits."""
 
     batch: Mapping[str, jax.ShapeDtypeStruct]  # as it leaves the host
     fields: Mapping[str, Field]  # as the method sees it, after the views
@@ -37,7 +36,7 @@ class Shapes:
 
     @property
     def inputs(self) -> dict[str, Field]:
-        """What a method is built from."""
+        """Fields from which a method is built."""
         return {**self.fields, **self.tables}
 
     @property
@@ -45,7 +44,7 @@ class Shapes:
         return self.computation.structure
 
     def updater(self, recipe: Recipe) -> Updater:
-        """The optimizer of this model."""
+        """Return the optimizer of this model."""
         params = {path: leaf for path, leaf in self.arrays.items() if path in self.structure.trainable}
         try:
             return recipe.optimizer.build(params)
@@ -53,12 +52,12 @@ class Shapes:
             raise UsageError(f"optimizer: {error}") from None
 
     def trained(self, updater: Updater) -> list[str]:
-        """Paths that have gradients, in the model's order."""
+        """Return the paths of the arrays that have gradients, in the model's order."""
         return [path for path in self.arrays if path in updater.trained]
 
 
 def context_shapes(recipe: Recipe, total_steps: int = 1) -> StepContext:
-    """A context of shapes, as the step sees it."""
+    """Return a step context of shapes."""
     return StepContext(
         step=jax.ShapeDtypeStruct((), jnp.int32),
         base_key=jax.eval_shape(lambda: jax.random.key(0)),
@@ -69,10 +68,11 @@ def context_shapes(recipe: Recipe, total_steps: int = 1) -> StepContext:
 
 
 def trace_shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
-    """Traces a recipe by shape. ``fields``: of a batch as it leaves the host.
+    """Trace a recipe by shape. ``fields`` are those of a batch as it leaves the host.
 
-    Raises UsageError: a part that cannot be built, a term that reads what the method does not emit, a batch without a
-    field.
+    Raises:
+        UsageError: a part cannot be built, a term reads an output that the method does not emit, or the batch lacks a
+            field.
     """
     size = recipe.data.batch_size
     batch = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in fields.items()}
@@ -125,7 +125,7 @@ def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepContext) -> None:
-    """That terms and evaluations find what they read, that a term is a scalar, and that microbatches are exact."""
+    """Check that terms and evaluations find what they read, that terms are scalars, and that microbatches are exact."""
     readers = [(f"objective.{name}", term.reads) for name, term in recipe.objective.items()]
     readers += [(f"evals.{i}", each.reads) for i, each in enumerate(recipe.evals)]
     for where, read in [(where, read) for where, reads in readers for read in reads]:
@@ -149,7 +149,7 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
 
 
 def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> Any:
-    """Shapes of ``function(*args)``; what it says of wrong values becomes the user's sentence."""
+    """Return the shapes of ``function(*args)``; a ValueError becomes a UsageError that names the part."""
     try:
         return by(function, *args)
     except ValueError as error:
@@ -157,8 +157,7 @@ def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> 
 
 
 def model_summary(recipe: Recipe) -> dict[str, float]:
-    """Parameters, and FLOPs an example of the forward pass and of a training step (matrix products and
-    convolutions)."""
+    """Count parameters, and the matrix-product FLOPs per example of the forward pass and of a training step."""
     traced = trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
     compute, size = traced.computation, recipe.data.batch_size
     params = {path: traced.arrays[path] for path in traced.trained(traced.updater(recipe))}

@@ -1,4 +1,4 @@
-"""Everything that a run remembers between two steps, and how it starts."""
+"""Hold the state of training, and make the first one."""
 
 import dataclasses
 from typing import Any
@@ -21,7 +21,7 @@ from jaxrep.step.shapes import Shapes
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree; the step takes it and gives the next one back."""
+    """Hold the state between two steps, as a pytree."""
 
     params: Arrays  # what has gradients, by path
     non_trainable: Arrays  # frozen parameters, running statistics, state parts, by path
@@ -38,7 +38,7 @@ class TrainState:
 
 
 def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainState:
-    """The state before the first step (traceable): parameters, state parts and averages of the recipe's seed."""
+    """Return the state before the first step: parameters, state parts and averages of the recipe's seed."""
     key = jax.random.key(recipe.seed)
     _, arrays = split(recipe.method.build(nnx.Rngs(jax.random.fold_in(key, 0)), inputs=shapes.inputs))
     arrays |= {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.tables.items()}
@@ -55,15 +55,14 @@ def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainStat
 
 
 def abstract_state(recipe: Recipe, shapes: Shapes, updater: Updater, mesh: jax.sharding.Mesh) -> TrainState:
-    """The state's shapes, each with its sharding."""
+    """Return the shapes of the state, each with its sharding."""
     bare = jax.eval_shape(lambda: initial_state(recipe, shapes, updater))
     placed = state_shardings(recipe, mesh, bare)
     return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), bare, placed)
 
 
 def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, shapes: Any) -> Any:
-    """A tree like ``shapes`` (of a TrainState) of shardings: whatever belongs to a parameter lies as the parameter
-    does."""
+    """Return the shardings of a state; the arrays of a parameter (moments, averages) lie as the parameter does."""
     whole = NamedSharding(mesh, P())
     model = {**shapes.params, **shapes.non_trainable}
     by_path = meshes.shardings(mesh, recipe.mesh, model)
@@ -76,6 +75,6 @@ def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, shapes: Any) -> Any
 
 
 def _suffixes(path: str):
-    """``a/b/c`` -> ``a/b/c``, ``b/c``, ``c``: the parameter's own path ends the path of its moment in the optimizer."""
+    """Yield ``a/b/c``, ``b/c``, ``c``: the path of a moment in the optimizer ends with its parameter's path."""
     parts = path.split("/")
     return ("/".join(parts[i:]) for i in range(len(parts)))

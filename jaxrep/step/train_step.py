@@ -1,4 +1,4 @@
-"""The step: ``(state, batch) -> (state, metrics)``, a pure function of the recipe."""
+"""Make the training step: ``(state, batch) -> (state, metrics)``, a pure function of the recipe."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +25,7 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
 
 
 def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int) -> Step:
-    """The step of a recipe; pure, to be jitted by the caller with the state donated."""
+    """Return the step of a recipe, to be jitted with the state donated."""
     computation = shapes.computation
     state_parts = tuple(name for name, value in vars(recipe.method).items() if isinstance(value, StatePart))
     keep = kept_outputs(recipe)
@@ -82,29 +82,29 @@ def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int
 def trace_step(
     recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int, state: TrainState, batch: Mapping[str, Any]
 ) -> jax.stages.Traced:
-    """The step from shapes with shardings, ready to be lowered and compiled for their devices."""
+    """Trace the step from shapes with shardings, ready to be lowered for their devices."""
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_step(recipe, shapes, updater, total_steps)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, None)).trace(state, batch)
 
 
 def abstract_batch(shapes: Shapes, mesh: jax.sharding.Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """The batch's shapes, with rows over the devices."""
+    """Return the shapes of a batch with its rows over the devices."""
     rows = NamedSharding(mesh, ROWS)
     return {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows) for name, leaf in shapes.batch.items()}
 
 
 def with_tokens(batch: Mapping[str, Any], texts: Sequence[str], tokens: int) -> dict[str, Any]:
-    """The shapes of a batch whose texts have so many tokens."""
+    """Return the shapes of a batch whose texts have ``tokens`` tokens."""
     own = {key for name in texts for key in (name, f"{name}/valid")}
     return {key: leaf.update(shape=(*leaf.shape[:-1], tokens)) if key in own else leaf for key, leaf in batch.items()}
 
 
 def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
-    """Whether an output of the rows is kept for the whole batch, by name: all where parts join them, else those that
-    joint terms and the health panel read.
+    """Return a function that tells by name whether a per-example output is kept for the whole batch.
 
-    A separable term's own outputs exist for a microbatch only.
+    All are kept if the method works across the batch or has state parts. Else those are kept that whole-batch terms
+    and the embedding metrics read. What only a separable term reads exists within a microbatch.
     """
     method = type(recipe.method)
     if method.across_batch is not _abstract(method).across_batch or any(
@@ -118,18 +118,18 @@ def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
 
 
 def _abstract(method: type) -> Any:
-    """The class that ``across_batch`` is declared in."""
+    """Return the class that declares ``across_batch``."""
     return next(cls for cls in reversed(method.__mro__) if "across_batch" in vars(cls))
 
 
 def embeddings(recipe: Recipe, shapes: Shapes) -> list[str]:
-    """Names of the embeddings [B,D] of rows that terms compare, in order."""
+    """Return the names of the embeddings [B, D] that terms compare, in order."""
     names = dict.fromkeys(name for term in recipe.objective.values() for name in term.embeddings)
     return [name for name in names if name in shapes.rows and len(shapes.outputs[name].shape) == 2]
 
 
 def pairwise_metrics(recipe: Recipe, shapes: Shapes, outputs: Outputs, batch: Batch, step: Array) -> dict[str, Array]:
-    """``embeddings/<a>-<b>/...`` of every pair of embeddings, on logged steps; NaN on the others, which nobody writes."""
+    """Return ``embeddings/<a>-<b>/...`` of every pair of embeddings on logged steps, NaN on other steps."""
     pairs = list(combinations(embeddings(recipe, shapes), 2))
     if not recipe.log.embedding_metrics or not pairs:
         return {}

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable
 
 from jaxrep import hosts
-from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading.loader import Loader
 from jaxrep.data.loading.prefetch import Prefetch
 from jaxrep.runs.run_dir import RunDir
@@ -39,11 +39,11 @@ def merge_hosts(
         run: the run.
         loader_at: returns a loader from a position on, given the report so far.
     """
-    reports = hosts.all_gather_object(f"bad samples of {run} at step {step}", batches.ledger.to_json())
-    total = sum(map(BadSampleReport.from_json, reports), EMPTY)
-    if set(total.skipped_shards) - set(batches.ledger.skipped_shards):
-        report = batches.ledger + BadSampleReport(skipped_shards=total.skipped_shards)
-        batches.go_on_with(loader_at(batches.position, report))
+    reports = hosts.all_gather_object(f"bad samples of {run} at step {step}", batches.bad_samples.to_json())
+    total = sum(map(BadSampleReport.from_json, reports), EMPTY_REPORT)
+    if set(total.skipped_shards) - set(batches.bad_samples.skipped_shards):
+        report = batches.bad_samples + BadSampleReport(skipped_shards=total.skipped_shards)
+        batches.switch_to(loader_at(batches.position, report))
     if hosts.is_main():
-        run.keep_ledger(total, of_all=True)
+        run.write_bad_samples(total, of_all=True)
     return total

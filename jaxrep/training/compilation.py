@@ -1,4 +1,4 @@
-"""How functions are compiled, and where compiled ones are kept."""
+"""Cache compiled functions on disk, and compile functions that run once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from jaxrep.mesh import platform
 
 
 def enable_compilation_cache() -> None:
-    """Keeps compiled functions in jaxrep's cache (or where jax was told), so that a run that goes on starts at once."""
+    """Keep compiled functions in jaxrep's cache, or where JAX was told, so that a resumed run starts at once."""
     if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
 
 
 def run_jitted_once(function: Callable[[], Any], out_shardings: Any = None) -> Any:
-    """The value of a function that is worth no optimization: on CPUs it compiles four times as fast without."""
+    """Return the value of a function compiled without optimization: on CPUs this compiles four times as fast."""
     options: Any = {"xla_backend_optimization_level": 0} if platform() == "cpu" else None
     return jax.jit(function, out_shardings=out_shardings).lower().compile(compiler_options=options)()

@@ -1,8 +1,8 @@
-"""What ends one of several processes ends all, and each says why.
+"""Propagate a fatal error on one process to all others.
 
-A process that fails (its worker was killed, its disk is full) enters no further collective, in which the others would
-wait for it until a launcher ends them. It writes its sentence into the coordinator's key-value store, where a thread of
-each process looks every few seconds: no step pays for it, and no process has to come out of a collective to hear of it.
+A process that fails (its worker was killed, its disk is full) enters no further collective, and the others would wait
+for it until a launcher ends them. It writes its message into the coordinator's key-value store. A thread of each
+process looks there every few seconds: this costs no step, and works while a process waits in a collective.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ PATIENCE = 60.0
 
 @contextlib.contextmanager
 def propagate_failures() -> Iterator[None]:
-    """Within, an error of another process ends this one too, with the same exit status."""
+    """End this process if another process fails within the context, with the same exit status."""
     if jax.process_count() == 1:
         yield
         return
@@ -46,7 +46,7 @@ def propagate_failures() -> Iterator[None]:
 
 
 def all_hosts_reach(what: str) -> bool:
-    """Whether every process comes here, too, within a minute: after a failure there may be no more collectives."""
+    """Return whether every process calls this within a minute; after a failure collectives may hang."""
     if jax.process_count() == 1:
         return True
     try:
@@ -57,7 +57,7 @@ def all_hosts_reach(what: str) -> bool:
 
 
 def _tell(error: BaseException) -> None:
-    """Says why this process leaves; of several that fail the first one is heard."""
+    """Send why this process fails; the message of the first failing process is kept."""
     known = isinstance(error, JaxrepError)
     words = {
         "process": jax.process_index(),

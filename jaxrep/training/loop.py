@@ -112,7 +112,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         step_fn = compile_step(recipe, setup.shapes, setup.updater, setup.total_steps, setup.mesh, like)
         evaluate = Evaluator(setup)
         first, results = int(state.step), {}
-        report = bad_samples.of_this_host(BadSampleReport.from_json(data["ledger"]))
+        report = bad_samples.of_this_host(BadSampleReport.from_json(data["bad_samples"]))
         loader_at = functools.partial(make_loader, setup)
         logger = MetricLogger(recipe, run.path, first, setup.total_steps, main=hosts.is_main())
         previous_loss = None
@@ -121,7 +121,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
             Prefetch(loader_at(data["position"], report), NamedSharding(setup.mesh, ROWS)) as batches,
             contextlib.ExitStack() as at_exit,
         ):
-            at_exit.callback(lambda: run.keep_ledger(batches.ledger))
+            at_exit.callback(lambda: run.write_bad_samples(batches.bad_samples))
             for step in range(first + 1, setup.total_steps + 1):
                 # Step
                 batch = next(batches)
@@ -137,14 +137,14 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
                 last = step == setup.total_steps
 
                 # Stop: all hosts agree on one step
-                if batches.ledger.failed_shards:
+                if batches.bad_samples.failed_shards:
                     stop.request()
                 leave = hosts.stop_requested(step, stop.requested)
 
                 # Log
                 if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
                     logger.log(step, metrics, device_memory() | batches.metrics())
-                    run.keep_ledger(batches.ledger)
+                    run.write_bad_samples(batches.bad_samples)
                 if logger.latest.get("skipped", 0) >= recipe.max_skipped_steps:
                     return _diverged(checkpoints, logger, setup)
 
@@ -179,7 +179,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
 
 def _data(batches: Prefetch, report: BadSampleReport) -> dict[str, Any]:
     """Return the state of the data, as JSON values, for a checkpoint."""
-    return {"position": batches.position, "ledger": report.to_json()}
+    return {"position": batches.position, "bad_samples": report.to_json()}
 
 
 def _preempted(step: int, checkpoints: Checkpoints, setup: Setup) -> ExitCode:

@@ -22,7 +22,6 @@ from jaxrep.runs import layout
 from jaxrep.spec_json import to_json
 from jaxrep.step.flops import peak_flops
 
-
 LOG = logging.getLogger(__name__)
 
 

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM become a flag, so that a run saves what it has before it leaves.
+"""Turn Ctrl-C and SIGTERM into a flag, so that a run saves its state before it stops.
 
-With several processes jax listens for SIGTERM, so that all of them hear of it and save the same step
-(``hosts.stop_requested``); a Ctrl-C is handed on to it.
+With several processes JAX listens for SIGTERM, so that all of them save the same step (``hosts.stop_requested``); a
+Ctrl-C is passed on to it.
 """
 
 import os
@@ -14,10 +14,10 @@ STDERR = 2
 
 
 class PreemptionHandler:
-    """``with PreemptionHandler() as stop``: within, the first SIGINT or SIGTERM sets ``stop.requested`` and nothing else.
+    """Set ``requested`` at the first SIGINT or SIGTERM within ``with PreemptionHandler() as stop``.
 
-    A further Ctrl-C leaves at once, by KeyboardInterrupt; a further SIGTERM (schedulers repeat it) changes nothing.
-    The handlers from before come back at the end. Outside of the main thread, where Python has no signals, it is inert.
+    A further Ctrl-C raises KeyboardInterrupt; a further SIGTERM, which schedulers repeat, changes nothing. The earlier
+    handlers come back at the end. Outside of the main thread, where Python has no signals, nothing is handled.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
@@ -38,7 +38,7 @@ class PreemptionHandler:
         self._before = {}
 
     def request(self) -> None:
-        """As a signal does, from within: this process asks all to end."""
+        """Ask all processes to stop, as a signal does."""
         if not self._alone and not self.requested:
             os.kill(os.getpid(), signal.SIGTERM)
         self.requested = True

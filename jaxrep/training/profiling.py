@@ -1,4 +1,4 @@
-"""A trace of a few steps of a run, on the host and on the devices, as xprof and Perfetto open it."""
+"""Trace a few steps of a run, on the host and on the devices, for xprof and Perfetto."""
 
 from pathlib import Path
 
@@ -9,14 +9,14 @@ from jaxrep.recipe import Profile
 
 
 class Profiler:
-    """Call ``step_ended`` after each step; the declared ones are traced into ``folder``."""
+    """Trace the declared steps into ``folder``; call ``step_ended`` after each step."""
 
     def __init__(self, spec: Profile, folder: Path):
         self._spec, self._folder = spec, folder
         self._tracing = False
 
     def step_ended(self, done: int) -> None:
-        """``done``: steps of this process so far."""
+        """Count a step; ``done`` is the number of steps of this process."""
         if self._spec.steps and done == self._spec.after:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=hosts.is_main())
             self._tracing = True

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
-from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.source import Examples
 from jaxrep.data.tokenizers.base import LoadedTokenizer
@@ -60,7 +60,7 @@ def prepare(
     return Setup(recipe, shapes, mesh, run, examples, tokenizer, updater, total_steps)
 
 
-def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY) -> Loader:
+def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REPORT) -> Loader:
     """Return a loader of this host's rows of each batch, from a position of the order on.
 
     Args:
@@ -71,15 +71,15 @@ def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY) ->
     data = setup.recipe.data
     return Loader(
         setup.examples,
-        setup.examples.arranged(data.order, data.batch_size),
+        setup.examples.ordered_indices(data.order, data.batch_size),
         data.batch_size,
         transform=Tokenize(setup.tokenizer, data.texts),
         position=position,
-        ledger=report,
+        bad_samples=report,
         seed=setup.recipe.seed,
         max_bad_fraction=data.max_bad_fraction,
         skip_failed_shards=data.skip_failed_shards,
-        alone=jax.process_count() == 1,
+        single_host=jax.process_count() == 1,
         rows=local_rows(NamedSharding(setup.mesh, ROWS), data.batch_size),
         workers=data.workers,
     )

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from jaxrep.data.bad_samples import EMPTY
+from jaxrep.data.bad_samples import EMPTY_REPORT
 from jaxrep.data.class_texts import read_tables
 from jaxrep.errors import UsageError, hint
 from jaxrep.methods.base import SELF
@@ -52,7 +52,7 @@ def restore_or_initialize(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     state = run_jitted_once(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), out_shardings=shardings)
     state = _with_tables(setup, warm_start(setup, state, origins))
-    return state, {"position": 0, "ledger": EMPTY.to_json()}
+    return state, {"position": 0, "bad_samples": EMPTY_REPORT.to_json()}
 
 
 def _with_tables(setup: "Setup", state: TrainState) -> TrainState:

@@ -1,6 +1,6 @@
-"""A watchdog: where no step ends for a declared time, it says so and prints what every thread is at.
+"""Print the stacks of all threads if no step ends for a declared time.
 
-A collective that one process never enters hangs all of them without a word; the stacks tell which.
+A collective that one process never enters hangs all processes without a message; the stacks show where.
 """
 
 import faulthandler
@@ -10,7 +10,7 @@ import time
 
 
 class Watchdog:
-    """Call ``step_ended`` after each step; it speaks once for each silence of more than ``seconds`` (0: never)."""
+    """Watch for steps that do not end within ``seconds`` (0: never); call ``step_ended`` after each step."""
 
     def __init__(self, seconds: float):
         self._seconds = seconds
