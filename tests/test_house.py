@@ -23,7 +23,7 @@ FLOORS = (
     ("model",),
     ("evals",),
     ("recipe",),
-    ("experiment",),
+    ("experiment", "experiment_files"),
     ("step",),
     ("pretrained", "runs"),
     ("embeddings", "report", "training"),

@@ -1,4 +1,4 @@
-"""Shows where two recipes differ. Each is an experiment's FILE[:NAME] or a run directory."""
+"""Show where two recipes differ."""
 
 import argparse
 
@@ -7,18 +7,15 @@ from jaxrep.spec import difference, render_difference
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep diff A B``"""
+    """Run ``jaxrep diff A B``."""
     parser = argparse.ArgumentParser(prog="jaxrep diff", description=__doc__)
-    parser.add_argument("a", metavar="A", help="FILE[:NAME] or a run directory")
-    parser.add_argument("b", metavar="B", help="FILE[:NAME] or a run directory")
+    parser.add_argument("a", metavar="A", help="an experiment, NAME[:PRESET] or FILE[:PRESET], or a run directory")
+    parser.add_argument("b", metavar="B", help="the same")
     given = parser.parse_args(args)
     changes = difference(find(given.a).recipe, find(given.b).recipe)
     identity = [change for change in changes if not change.execution]
     execution = [change for change in changes if change.execution]
-    if identity:
-        print(render_difference(identity))
-    else:
-        print("the same run")
+    print(render_difference(identity) if identity else "the same run")
     if execution:
-        print("in how they are executed only:\n" + render_difference(execution))
+        print("in execution only:\n" + render_difference(execution))
     return 0

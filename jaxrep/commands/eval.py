@@ -6,10 +6,11 @@ public checkpoint, which has no recipe.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import add_arguments, check_out, load
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError
+from jaxrep.experiment import load_evals
 
 if TYPE_CHECKING:
     from jaxrep.evals.base import Eval
@@ -17,16 +18,16 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep eval MODEL [--evals FILE[:NAME] …] [--checkpoint latest|best] [--weights auto|raw|ema] [--out FILE]``"""
+    """``jaxrep eval MODEL [--evals NAME[:PRESET] …] [--checkpoint latest|best] [--weights auto|raw|ema] [--out FILE]``"""
     parser = argparse.ArgumentParser(prog="jaxrep eval", description=__doc__)
     add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
     parser.add_argument(
         "--evals",
-        metavar="FILE[:NAME]",
+        metavar="NAME[:PRESET]",
         nargs="+",
         default=[],
         help="in place of the run's own: those of a recipe (the default NAME), an evaluation, or a tuple of them, "
-        "as experiments/clip.py:tiny",
+        "as clip:tiny, emoji or FILE.py:NAME",
     )
     parser.add_argument(
         "--out",
@@ -36,7 +37,7 @@ def main(args: list[str]) -> int:
     )
     given = parser.parse_args(args)
     check_out(given.out)
-    others = tuple(each for target in given.evals for each in declared(target))
+    others = tuple(each for target in given.evals for each in load_evals(target))
     model, evals = _model(given, others)
     from jaxrep.evals.base import format_results, name_conflicts, run_evals
 
@@ -51,31 +52,6 @@ def main(args: list[str]) -> int:
         sample.save(given.out.with_suffix(".npz"), metrics)
         write_json(given.out, metrics)
     return 0
-
-
-def declared(target: str) -> "tuple[Eval, ...]":
-    """The evaluations at ``FILE[:NAME]``, checked. Raises UsageError."""
-    from jaxrep.experiment import load_module
-    from jaxrep.spec import problems
-
-    file, _, name = target.partition(":")
-    module, name = load_module(Path(file)), name or "recipe"
-    evals = _evals(getattr(module, name, None))
-    if not evals:
-        named = [each for each, value in vars(module).items() if _evals(value)]
-        raise UsageError(f"{file} has no evaluations named {name!r}; {hint(name, named)}")
-    if wrong := problems(evals, target):
-        raise UsageError(wrong[0])
-    return evals
-
-
-def _evals(value: Any) -> "tuple[Eval, ...]":
-    """The evaluations that a value of a module declares; none where it declares something else."""
-    from jaxrep.evals.base import Eval
-    from jaxrep.recipe import Recipe
-
-    found = value.evals if isinstance(value, Recipe) else (value,) if isinstance(value, Eval) else value
-    return found if isinstance(found, tuple) and all(isinstance(each, Eval) for each in found) else ()
 
 
 def _model(given: argparse.Namespace, others: "tuple[Eval, ...]") -> "tuple[Model, tuple[Eval, ...]]":

@@ -1,4 +1,4 @@
-"""What several commands do with their arguments: find a recipe, and change its fields."""
+"""Find the recipe that a command line names, and change its fields by flags."""
 
 import argparse
 import dataclasses
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from jaxrep.recipe import Recipe
 
 KEPT = ("image_size", "crop")
-"""Of the source before, what the model and its views are made for."""
+"""Fields of the recipe's source that another source keeps: the model and its views are made for them."""
 
 
 def find(target: str) -> LoadedExperiment:
-    """The recipe of a run directory, or of ``FILE[:NAME]``."""
+    """Return the recipe of a run directory, or of an experiment (``NAME[:PRESET]`` or ``FILE[:PRESET]``)."""
     if "://" in target:
         from jaxrep.runs.remote import fetch_run
 
@@ -25,37 +25,43 @@ def find(target: str) -> LoadedExperiment:
 
 
 def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "") -> LoadedExperiment:
-    """The same with the fields changed that ``args`` name: ``--method.towers.image.width 384``.
+    """Change the fields that flags name, as ``--method.towers.image.width 384``.
 
-    ``--data.train tar:pairs.tar`` takes another source, named as ``jaxrep data`` does (``data.grammar``), with the size
-    and crop of the pictures before; its fields are flags as well.
-    ``--help`` among them lists every field, and ends the program as a wrong field does. ``more`` is added to that help.
+    ``--data.train tar:pairs.tar`` takes another source (``data.source_string``), with the picture size and crop of the
+    recipe's own; the fields of that source are flags too. ``--help`` prints all fields and ends the program, as a wrong
+    field does.
+
+    Args:
+        loaded: the recipe.
+        args: the flags.
+        prog: the command, for messages.
+        more: text that is added to the help.
     """
     options = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     options.add_argument("--data.train", dest="source", metavar="SOURCE")
     given, args = options.parse_known_args(args)
     if given.source is not None:
-        loaded = dataclasses.replace(loaded, recipe=_reading(loaded.recipe, given.source))
+        loaded = dataclasses.replace(loaded, recipe=_with_source(loaded.recipe, given.source))
     if not args:
         return loaded
-    import tyro  # slow to import, as recipes are: a command's own help and a wrong file are answered before
+    import tyro  # slow to import: a command's help and a wrong file are answered without it
 
     from jaxrep.recipe import Recipe
 
     source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
     description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
     recipe = tyro.cli(Recipe, args=args, default=loaded.recipe, prog=prog, description=description)
-    return dataclasses.replace(loaded, recipe=_of_one_length(recipe, loaded.recipe))
+    return dataclasses.replace(loaded, recipe=_with_one_length(recipe, loaded.recipe))
 
 
-def _of_one_length(recipe: "Recipe", before: "Recipe") -> "Recipe":
-    """A length in epochs that was given takes the place of the file's in examples, and the other way round."""
+def _with_one_length(recipe: "Recipe", before: "Recipe") -> "Recipe":
+    """Let a length in epochs that a flag gives replace the file's in examples, and the reverse."""
     given = {name for name in ("examples", "epochs") if getattr(recipe, name) != getattr(before, name)}
     return recipe.replace({name: getattr(recipe, name) for name in given}) if len(given) == 1 else recipe
 
 
-def _reading(recipe: "Recipe", text: str) -> "Recipe":
-    """The recipe with another source of training data. Raises UsageError."""
+def _with_source(recipe: "Recipe", text: str) -> "Recipe":
+    """Return the recipe with another source of training data. Raises UsageError."""
     from jaxrep.data.source_string import parse_source
 
     before = children(recipe.data.train)

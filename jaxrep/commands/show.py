@@ -1,4 +1,4 @@
-"""Shows a resolved recipe, the number of its parameters and its FLOPs an example."""
+"""Show a resolved recipe, its number of parameters and its FLOPs per example."""
 
 import argparse
 import json
@@ -14,20 +14,24 @@ from jaxrep.spec_json import to_json
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep show FILE[:NAME] [--json] [--field.path VALUE …]``"""
+    """Run ``jaxrep show NAME[:PRESET] [--json] [--field.path VALUE ...]``."""
     about = argparse.ArgumentParser(
         prog="jaxrep show",
         description=__doc__,
-        usage="jaxrep show FILE[:NAME] [--json] [--field.path VALUE ...]",
-        epilog="jaxrep show FILE[:NAME] --help lists the recipe's fields.",
+        usage="jaxrep show NAME[:PRESET] [--json] [--field.path VALUE ...]",
+        epilog="jaxrep show NAME[:PRESET] --help lists the recipe's fields.",
     )
-    about.add_argument("recipe", metavar="FILE[:NAME]", help="an experiment and one of its presets, or a run directory")
+    about.add_argument(
+        "recipe",
+        metavar="NAME[:PRESET]",
+        help="an experiment (a short name as clip, or FILE.py) and one of its presets, or a run directory",
+    )
     loaded = find(about.parse_args(args[:1]).recipe)
 
     options = argparse.ArgumentParser(prog="jaxrep show", add_help=False, allow_abbrev=False)
     options.add_argument("--json", action="store_true")
     given, fields = options.parse_known_args(args[1:])
-    more = "--json: print the recipe alone, as a run keeps it"
+    more = "--json: print the recipe only, as a run keeps it"
     recipe = override(loaded, fields, f"jaxrep show {args[0]}", more).recipe
     if given.json:
         print(json.dumps(to_json(recipe), indent=1, ensure_ascii=False))
@@ -43,7 +47,7 @@ def main(args: list[str]) -> int:
 
 
 def tree(label: str, node: Any) -> Tree:
-    """The parts of a recipe with their types, and the values."""
+    """Return the parts of a recipe with their types and values."""
     root = Tree(Text(label))
     for name, child in children(node).items():
         if children(child) and not _flat(child):
@@ -54,5 +58,5 @@ def tree(label: str, node: Any) -> Tree:
 
 
 def _flat(node: Any) -> bool:
-    """A tuple of plain values, which fits on one line."""
-    return isinstance(node, tuple) and not any(children(entry) for entry in node)
+    """Return whether a node is a tuple of plain values, which fits on one line."""
+    return isinstance(node, tuple) and not any(children(child) for child in node)

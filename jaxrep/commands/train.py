@@ -1,4 +1,4 @@
-"""Trains a recipe, or goes on with the run of it that the run directory holds."""
+"""Train a recipe, or resume its run in the run directory."""
 
 import argparse
 import logging
@@ -10,20 +10,24 @@ from jaxrep.experiment import LoadedExperiment, load
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep train FILE[:NAME] [--run-dir DIR] [--field.path VALUE …]``"""
+    """Run ``jaxrep train NAME[:PRESET] [--run-dir DIR] [--field.path VALUE ...]``."""
     about = argparse.ArgumentParser(
         prog="jaxrep train",
         description=__doc__,
-        usage="jaxrep train FILE[:NAME] [--run-dir DIR] [--field.path VALUE ...]",
-        epilog="jaxrep train FILE[:NAME] --help lists the recipe's fields.",
+        usage="jaxrep train NAME[:PRESET] [--run-dir DIR] [--field.path VALUE ...]",
+        epilog="jaxrep train NAME[:PRESET] --help lists the recipe's fields.",
     )
-    about.add_argument("recipe", metavar="FILE[:NAME]", help="an experiment, and one of its presets (recipe)")
+    about.add_argument(
+        "recipe",
+        metavar="NAME[:PRESET]",
+        help="an experiment (a short name as clip, or FILE.py), and one of its presets (default: recipe)",
+    )
     loaded = load(about.parse_args(args[:1]).recipe)
 
     options = argparse.ArgumentParser(prog="jaxrep train", add_help=False, allow_abbrev=False)
     options.add_argument("--run-dir", type=run_dir, default=default_run_dir(loaded))
     given, fields = options.parse_known_args(args[1:])
-    where = f"--run-dir DIR: where the run is kept, and found again; gs://BUCKET/RUN, too (default: {given.run_dir})"
+    where = f"--run-dir DIR: directory or URL (gs://BUCKET/RUN) of the run, which is resumed (default: {given.run_dir})"
     loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
 
     from jaxrep import hosts
@@ -48,12 +52,15 @@ def main(args: list[str]) -> int:
 
 
 def run_dir(given: str) -> str | Path:
-    """The directory or URL that a flag names; an empty one is an unset variable of a script, not the current folder."""
+    """Return the directory or URL of a flag.
+
+    An empty one is refused: it is an unset variable of a script, not the current folder.
+    """
     if not given:
         raise UsageError("--run-dir is empty: name a directory")
     return given if "://" in given else Path(given)
 
 
 def default_run_dir(loaded: LoadedExperiment) -> Path:
-    """``runs/clip-tiny`` for the preset tiny of experiments/clip.py."""
+    """Return ``runs/clip-tiny`` for the preset ``tiny`` of ``clip.py``."""
     return Path("runs") / f"{loaded.path.stem}-{loaded.name}"

@@ -1,0 +1,75 @@
+"""Share what the tiny recipes have in common: towers, the embedded data, views and evaluations.
+
+A tiny recipe trains on OpenMoji pictures of 48 x 48 pixels and their names. It is made for two CPU cores.
+"""
+
+from functools import partial
+from typing import Literal
+
+from jaxrep import data, encoders, evals, views
+
+SIZE = 48
+"""Height and width of the pictures."""
+
+IMAGE = encoders.ViT(
+    width=128,
+    depth=4,
+    heads=4,
+    activation="relu",  # the fastest activation on CPUs
+    pool="mean",
+    positions="sincos",
+    stem=encoders.ConvStem(channels=(32, 64), patch=3),
+)
+"""Image tower of 4 x 4 tokens."""
+TEXT = encoders.TextTransformer(width=128, depth=2, heads=4, activation="relu", causal=False, pool="mean")
+"""Text tower."""
+
+IDS = ("image_id", "text_id")
+"""Fields that show identical pictures and identical names in a batch. They are not negatives of each other."""
+
+SHIFT = views.RandomTranslate("image", pixels=3)
+JITTER = views.ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0.02)
+
+
+def emoji(
+    part: Literal["train", "test", "all"] = "train",
+    split: Literal["compositional", "random"] = "compositional",
+    languages: tuple[str, ...] = ("en",),
+) -> data.OpenMoji:
+    """Return OpenMoji pictures with their names.
+
+    Args:
+        part: side of the split.
+        split: what is held out: skin tones of concepts (``compositional``), or a tenth of all pictures (``random``).
+        languages: languages of the names.
+    """
+    return data.OpenMoji(image_size=SIZE, part=part, split=split, languages=languages)
+
+
+def half(rest: bool) -> data.Fraction:
+    """Return all pictures of half of the concepts; ``rest``: of the other half."""
+    return data.Fraction(source=emoji("all"), share=0.5, by="concept", rest=rest)
+
+
+def classify(test: data.OpenMoji) -> tuple[evals.Eval, ...]:
+    """Return retrieval, and zero-shot classification into the ten groups, on held-out pictures."""
+    return (evals.Retrieval(data=test), evals.ZeroShot(data=test, label="group"))
+
+
+def embedding_space() -> tuple[evals.Eval, ...]:
+    """Return the geometry of the embeddings, and arithmetic on images, on held-out pictures."""
+    return (evals.EmbeddingSpace(data=emoji("test")), evals.ComposedQueries(data=emoji("test")))
+
+
+def probes() -> tuple[evals.Eval, ...]:
+    """Return linear probes and nearest neighbors on frozen image features.
+
+    Groups are measured on pictures of other concepts, since raw pixels find the group among variants of one drawing.
+    Concepts are measured on held-out pictures.
+    """
+    sides = {"group": (half(False), half(True)), "concept": (emoji(), emoji("test"))}
+    return tuple(
+        kind(train=train, data=test, label=label, name=name + label)
+        for label, (train, test) in sides.items()
+        for name, kind in (("probe/", partial(evals.LinearProbe, max_iterations=20)), ("knn/", evals.Knn))
+    )
