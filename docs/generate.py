@@ -1,7 +1,7 @@
 """Write the generated tables of the documentation: ``python docs/generate.py``.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in a Markdown file. The script reads source
-text only, so it needs neither JAX nor an installed jaxrep. ``tests/test_docs.py`` checks that the tables are current.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->`` in a Markdown file. The script reads only
+source text, so it needs no JAX. ``tests/test_docs.py`` checks that the tables are current.
 """
 
 import ast
@@ -57,8 +57,17 @@ def _decorators(node: ast.ClassDef) -> list[ast.expr]:
 def first_sentence(node: ast.AST | None) -> str:
     """Return the first paragraph of a docstring as one line of Markdown."""
     doc = ast.get_docstring(node) if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) else None
-    line = " ".join((doc or "").partition("\n\n")[0].split())
-    return line.replace("``", "`").replace("|", "\\|")
+    return _line((doc or "").partition("\n\n")[0])
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+
+
+def methods_of(export: Export) -> set[str]:
+    """Return the names of the functions that a class defines itself."""
+    body = export.node.body if isinstance(export.node, ast.ClassDef) else []
+    return {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
 
 def parse(path: Path) -> ast.Module:
@@ -108,6 +117,17 @@ def parts_table(place: str) -> str:
     return markdown(("part", "what it does"), sorted(rows))
 
 
+def fields_table() -> str:
+    """Return the fields of a recipe."""
+    (recipe,) = [e.node for e in exports("recipe") if e.name == "Recipe"]
+    assert isinstance(recipe, ast.ClassDef)
+    rows = []
+    for field, doc in zip(recipe.body, recipe.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+            rows.append((f"`{ast.unparse(field.target)}`", _line(ast.literal_eval(doc.value))))
+    return markdown(("field", "meaning"), rows)
+
+
 def functions_table(room: str) -> str:
     """Return the functions that a room exports."""
     rows = [(f"`{e.name}`", e.summary) for e in exports(room) if isinstance(e.node, ast.FunctionDef)]
@@ -121,8 +141,7 @@ def metrics_table() -> str:
         doc = ast.get_docstring(export.node) if isinstance(export.node, ast.ClassDef) else None
         if section := re.search(r"^Metrics:\n((?:    .*\n?|\n)+)", doc or "", re.MULTILINE):
             prefix = _default(export.node, "name")
-            text = " ".join(section[1].split()).replace("``", "`").replace("|", "\\|")
-            rows.append((f"`{export.name}`", f"`{prefix}/`" if prefix else "", text))
+            rows.append((f"`{export.name}`", f"`{prefix}/`" if prefix else "", _line(section[1])))
     return markdown(("evaluation", "prefix", "metrics"), sorted(rows))
 
 
@@ -133,14 +152,12 @@ def _default(node: ast.stmt | None, field: str) -> str:
 
 
 def experiments_table() -> str:
-    """Return the experiments: name, presets, and the first sentence of the file's docstring, which names the paper."""
-    from jaxrep.experiment import list_experiments
+    """Return the experiments: name, presets, and the first line of the file's docstring, which names the paper."""
+    from jaxrep.experiment_files import list_experiments
 
-    rows = []
-    for path, _, presets in list_experiments(ROOT / "experiments"):
-        folder = path.parent.name if path.parent.name != "experiments" else ""
-        rows.append((folder, f"`{path.stem}`", ", ".join(f"`{p}`" for p in presets), first_sentence(parse(path))))
-    return markdown(("folder", "experiment", "presets", "what it is"), sorted(rows))
+    files = list_experiments(ROOT / "experiments")
+    rows = [(file.folder, f"`{file.name}`", " ".join(f"`{p}`" for p in file.presets), file.paper) for file in files]
+    return markdown(("field", "experiment", "presets", "paper"), rows)
 
 
 def floors_table() -> str:
@@ -159,6 +176,8 @@ def table(name: str) -> str:
     match name.split("/", 1):
         case ["experiments"]:
             return experiments_table()
+        case ["fields"]:
+            return fields_table()
         case ["floors"]:
             return floors_table()
         case ["metrics"]:
@@ -167,7 +186,7 @@ def table(name: str) -> str:
             return functions_table(room)
         case ["parts", place]:
             return parts_table(place)
-    raise ValueError(f"there is no table {name!r}: experiments, floors, metrics, functions/ROOM or parts/ROOM")
+    raise ValueError(f"there is no table {name!r}: experiments, fields, floors, metrics, functions/ROOM or parts/ROOM")
 
 
 def filled(text: str) -> str:

@@ -11,10 +11,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from generate import ROOT, exports
 
 ROOMS = (
-    "data encoders losses objectives methods views optim metrics evals schedules recipe model step training runs "
-    "pretrained embeddings plan report"
-).split()
-FRONT = ("load",)
+    *("data", "encoders", "losses", "objectives", "methods", "views", "optim", "metrics", "evals", "schedules"),
+    *("recipe", "model", "step", "training", "runs", "pretrained", "embeddings", "plan", "report"),
+)
+FRONT = ("train", "open_run", "load", "evaluate", "embed")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -34,17 +34,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _front_page() -> str:
-    return "# jaxrep\n\n" + "".join(_reference(f"jaxrep.{_home(name)}.{name}") for name in FRONT)
-
-
-def _home(name: str) -> str:
-    """Return the module of the package that defines a function of the front door."""
-    modules = ("api", "__init__")
-    for module in modules:
-        file = ROOT / "jaxrep" / f"{module}.py"
-        if file.exists() and re.search(rf"^def {name}\(", file.read_text(), re.MULTILINE):
-            return module.removesuffix("__init__").removesuffix(".")
-    raise ValueError(f"no module of {modules} defines {name}")
+    run = "jaxrep.runs.run.Run"
+    return "# jaxrep\n\n" + "".join(map(_reference, (*(f"jaxrep.api.{name}" for name in FRONT), run)))
 
 
 def _room_page(room: str) -> str:
@@ -53,4 +44,4 @@ def _room_page(room: str) -> str:
 
 
 def _reference(path: str) -> str:
-    return f"::: {path.replace('..', '.')}\n\n"
+    return f"::: {path}\n\n"

@@ -1,54 +1,95 @@
-"""What the README shows works as it is shown, and the docs name all that a recipe can be made of."""
+"""A stranger's path: what the README and the tutorial show works as they show it, each step in turn."""
 
-import ast
-import re
 from pathlib import Path
 
-import jax
+import numpy as np
 import pytest
+from PIL import Image
 
-from jaxrep.experiment import load
-from jaxrep.runs.exit_codes import ExitCode
-from jaxrep.training.loop import train
+import jaxrep
+from jaxrep.data import OpenMoji
+from tests.helpers.pages import ROOT, Block, Reader, blocks, one_device
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-
-
-def test_the_complete_recipe_trains(tmp_path: Path):
-    (example,) = [
-        block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "recipe = Recipe(" in block
-    ]
-    (tmp_path / "experiments").mkdir()
-    file = tmp_path / "experiments" / "mine.py"
-    file.write_text(example)
-    experiment = load(str(file))
-    short = experiment.recipe.replace(examples=2 * 128)
-    ended = train(short, tmp_path / "run", experiment, devices=jax.devices()[:1])
-    assert ended is ExitCode.DONE
-    assert (tmp_path / "run" / "results.json").exists()
+QUICK = ("--data.batch-size", "64", "--examples", "128")
+"""Flags that shorten a training to two steps."""
 
 
-def test_every_preset_of_the_table_exists():
-    rows = re.findall(r"^\| `(\w+\.py)` \| (.*?) \|", README, re.MULTILINE)
-    assert len(rows) == 6
-    for file, presets in rows:
-        for name in re.findall(r"`(\w+)`", presets):
-            load(str(ROOT / "experiments" / file) + f":{name}")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder in which ``jaxrep train clip:tiny`` ran, for two steps, on one device."""
+    place = tmp_path_factory.mktemp("stranger")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        one_device(patch)
+        install, train = next(block for block in blocks("README.md") if block.text.startswith("pip")).text.splitlines()
+        assert install == "pip install -e ."
+        Reader("install").command(train, *QUICK)
+        Image.fromarray(OpenMoji(image_size=48).open()[0]["image"]).save("picture.png")
+    return place
 
 
-@pytest.mark.parametrize(
-    ("folder", "base"), [("evals", "Eval"), ("data", "Source"), ("views", "View"), ("methods", "Method")]
-)
-def test_the_docs_name_every_part_of_a_kind(folder, base):
-    texts = "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
-    modules = [ast.parse(path.read_text()) for path in sorted((ROOT / "jaxrep" / folder).rglob("*.py"))]
-    classes = [node for module in modules for node in module.body if isinstance(node, ast.ClassDef)]
-    kinds, before = {base}, set()
-    while kinds != before:
-        before = set(kinds)
-        kinds |= {c.name for c in classes if {ast.unparse(each) for each in c.bases} & kinds}
-    abstract = {c.name for c in classes if not c.decorator_list or (ast.get_docstring(c) or "").startswith("Abstract")}
-    concrete = kinds - abstract - {base}
-    assert len(concrete) > 5
-    assert not sorted(name for name in concrete if not re.search(rf"\b{name}\b", texts))
+@pytest.fixture
+def reader(folder, monkeypatch, request):
+    monkeypatch.chdir(folder)
+    one_device(monkeypatch)
+    return Reader(request.node.name)
+
+
+def python(page: str) -> list[Block]:
+    return [block for block in blocks(page) if block.language == "python"]
+
+
+def test_readme_classifies_and_compares(reader):
+    first = python("README.md")[0]
+    lines = first.text.replace("model.classify", "classes = model.classify").replace("model.sim", "cosines = model.sim")
+    reader.read(Block("python", lines, ""))
+    assert reader.module.classes.shape == (1, 3)
+    np.testing.assert_allclose(reader.module.classes.sum(), 1, rtol=1e-5)
+    assert reader.module.cosines.shape == (1, 2)
+
+
+def test_readme_recipe_trains(reader):
+    reader.read(next(block for block in blocks("README.md") if block.file == "mine.py"))
+    reader.command("jaxrep train mine.py", "--examples", "256")
+    assert "retrieval/image_to_text/r1" in jaxrep.open_run("runs/mine-recipe").results
+
+
+def test_readme_opens_evaluates_and_embeds_a_run(reader):
+    reader.read(python("README.md")[2])
+    assert "retrieval/image_to_text/r1" in reader.module.metrics
+    assert len(reader.module.embeddings["image"]) == len(reader.module.embeddings["key"]) == 398
+
+
+def test_tutorial_first_run(reader):
+    commands = [line for block in blocks("docs/tutorial/first_run.md") for line in block.commands]
+    train, other, diff, compare = commands
+    assert train == "jaxrep train clip:tiny"
+    reader.command(other, *QUICK)
+    reader.command(diff)
+    reader.command(compare)
+    for block in python("docs/tutorial/first_run.md"):
+        reader.read(block)
+    assert reader.module.model.encode_text(["red heart"]).shape == (1, 128)
+
+
+def test_tutorial_own_data(reader):
+    for block in blocks("docs/tutorial/own_data.md"):
+        reader.read(block)
+        for line in block.commands:
+            reader.command(line, *(("--epochs", "0", "--examples", "64") if " train " in line else ()))
+    assert "retrieval/image_to_text/r1" in jaxrep.open_run("runs/shapes-recipe").results
+
+
+def test_tutorial_own_recipe(reader):
+    for block in blocks("docs/tutorial/own_recipe.md"):
+        reader.read(block)
+        for line in block.commands:
+            reader.command(line, *(QUICK if " train " in line else ()))
+    assert Path("runs/wide-quick/results.json").exists()
+    assert reader.module.locked.init["image"].path == "vit-base-patch32"
+
+
+def test_tutorial_pod_names_files_that_exist():
+    text = "".join(block.text for block in blocks("docs/tutorial/pod.md"))
+    for name in ("launch/tpu_pod.sh", "launch/local.py"):
+        assert name in text and (ROOT / name).exists()
