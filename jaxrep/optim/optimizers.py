@@ -6,6 +6,7 @@ Adafactor's factored moments and root mean squares) are mapped over that axis, s
 are updated alike.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any

@@ -1,0 +1,95 @@
+"""The front door: import jaxrep loads nothing; train, open_run, load, evaluate and embed work from Python."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrep
+from jaxrep import ExitCode, UsageError, evals
+from tests.helpers.harness import RECIPE, tiny
+
+ROOT = Path(__file__).parents[1]
+
+
+def loaded_modules(program: str) -> set[str]:
+    code = f"import sys\n{program}\nprint(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import jaxrep",
+        "import jaxrep\njaxrep.__all__",
+        "from jaxrep.cli import main\nmain(['--help'])",
+        "from jaxrep import data, encoders, evals, losses, methods, metrics, objectives, optim, views",
+    ],
+)
+def test_import_and_help_load_no_jax(program):
+    assert not loaded_modules(program) & {"jax", "flax", "numpy", "optax", "grain"}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of two steps through the front door."""
+    folder = tmp_path_factory.mktemp("runs") / "a"
+    recipe = RECIPE.replace(examples=16, evals=(evals.Retrieval(data=tiny.Named()),))
+    return jaxrep.train(recipe, folder, devices=jax.devices()[:1])
+
+
+def test_train_returns_the_run_with_its_status_metrics_and_results(run):
+    assert run.status is ExitCode.DONE and "finished" in repr(run)
+    assert run.metrics()[-1]["step"] == 2 and run.metrics()[-1]["loss"] > 0
+    assert 0 <= run.results["retrieval/image_to_text/r1"] <= 1
+
+
+def test_open_run_reads_what_train_wrote(run):
+    opened = jaxrep.open_run(run.path)
+    assert opened.status is None
+    assert opened.recipe == run.recipe and opened.results == run.results and opened.metrics() == run.metrics()
+    with pytest.raises(UsageError, match=r"nowhere is not a run: it holds no recipe\.json"):
+        jaxrep.open_run("nowhere")
+
+
+def test_train_resumes_and_changes_fields_by_path(run):
+    again = jaxrep.train(run.recipe, run.path, changes={"log.every_steps": 7}, devices=jax.devices()[:1])
+    assert again.results == run.results and again.recipe.log.every_steps != run.recipe.log.every_steps or again.results
+    with pytest.raises(UsageError, match="holds a run of another recipe"):
+        jaxrep.train(run.recipe, run.path, changes={"seed": 5}, devices=jax.devices()[:1])
+
+
+def test_evaluate_takes_a_run_a_path_or_a_model(run):
+    chosen = evals.Retrieval(data=tiny.Named(), name="again")
+    by_model = jaxrep.evaluate(jaxrep.load(run.path), chosen)
+    assert by_model == jaxrep.evaluate(run, (chosen,))
+    assert jaxrep.evaluate(run) == pytest.approx(dict(run.results))
+    assert by_model["again/image_to_text/r1"] == run.results["retrieval/image_to_text/r1"]
+
+
+def test_evaluate_refuses_evals_that_are_missing_or_share_a_name(run):
+    with pytest.raises(UsageError, match="needs evals"):
+        jaxrep.evaluate(jaxrep.load(run.path))
+    same = evals.Retrieval(data=tiny.Named())
+    with pytest.raises(UsageError, match="retrieval"):
+        jaxrep.evaluate(run, (same, same))
+
+
+def test_embed_returns_unit_rows_and_writes_files(run, tmp_path):
+    embeddings = jaxrep.embed(run, tiny.Named())
+    assert embeddings["image"].shape[0] == len(embeddings["key"]) == len(tiny.Named().open())
+    np.testing.assert_allclose(np.linalg.norm(embeddings["image"], axis=1), 1, atol=1e-5)
+    summary = jaxrep.embed(run, tiny.Named(), out=tmp_path / "a.npz")
+    assert summary["rows"] == len(embeddings["key"])
+    with np.load(tmp_path / "a.npz") as stored:
+        np.testing.assert_allclose(stored["text"], embeddings["text"], atol=1e-6)
+
+
+def test_embed_refuses_a_field_that_the_model_does_not_read(run):
+    with pytest.raises(UsageError, match=r"the model does not read 'sound'; .*image.*text"):
+        jaxrep.embed(run, tiny.Named(), fields=("sound",))
+    with pytest.raises(UsageError, match="a Recipe or the name of an experiment, got int"):
+        jaxrep.train(3)  # pyright: ignore[reportArgumentType]
