@@ -12,7 +12,7 @@ from jaxrep.schedules import (
     Harmonic,
     Linear,
     Ramp,
-    Stairs,
+    Staircase,
     WarmupConstant,
     WarmupCosine,
     WarmupInverseSqrt,
@@ -31,7 +31,7 @@ HALF_COSINE = (1 + np.cos(np.pi * DONE)) / 2
 CASES = {
     "constant": (Constant(value=0.3), np.full(TOTAL, 0.3)),
     "linear": (Linear(start=1.0, end=3.0), 1 + 2 * STEPS / TOTAL),
-    "stairs": (Stairs(start=0.3, factor=0.5, every=30), 0.3 * 0.5 ** (STEPS // 30)),
+    "stairs": (Staircase(start=0.3, factor=0.5, every=30), 0.3 * 0.5 ** (STEPS // 30)),
     "harmonic": (Harmonic(start=0.3, epochs=6), 0.3 / (1 + STEPS * 6 // TOTAL)),
     "ramp": (Ramp(start=0.2, end=1.2, steps=10, after=5), 0.2 + np.clip((STEPS - 5) / 10, 0, 1)),
     "jump": (Ramp(start=0.0, end=3.0, after=7), np.where(STEPS < 7, 0.0, 3.0)),
