@@ -19,6 +19,7 @@ from jaxrep.schedules import (
     WarmupLinear,
     WarmupReciprocal,
 )
+from jaxrep.spec import problems
 
 TOTAL, WARM, COOL = 40, 8, 10
 STEPS = np.arange(TOTAL)
@@ -87,7 +88,7 @@ def test_a_warm_up_of_no_length_and_one_of_all_steps_are_schedules_too():
     assert float(WarmupCosine(peak=1.0, warmup_steps=4)(last)) == 1.0
 
 
-def test_negative_lengths_are_told():
-    assert [*WarmupConstant(peak=1.0, warmup_steps=-1).problems()] == [
-        "warmup_steps and cooldown_steps count steps: they are zero or more"
+def test_negative_length_is_a_problem():
+    assert problems(WarmupConstant(peak=1.0, warmup_steps=-1)) == [
+        "warmup_steps: expected a number of at least 0, got -1"
     ]

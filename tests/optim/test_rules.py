@@ -5,6 +5,7 @@ import pytest
 
 from jaxrep.optim.rules import Freeze, LayerDecay, LearningRate, WeightDecay, factors
 from jaxrep.paths import PathError
+from jaxrep.spec import problems
 
 PARAMS = {
     "image/prefix": np.zeros((1, 8)),
@@ -70,7 +71,7 @@ def test_layer_decay_gives_the_rates_of_beit():
     assert table["image_head/kernel"] == 1
 
 
-def test_mistakes_are_told():
+def test_rule_that_selects_nothing_or_is_malformed_is_named():
     with pytest.raises(PathError, match=r"pattern 'imag/\*\*' names no parameter; the nearest are image/\*\*, "):
         factors((Freeze(path="imag/**"),), PARAMS)
     with pytest.raises(
@@ -79,8 +80,8 @@ def test_mistakes_are_told():
         factors((LayerDecay(path="image_head"),), PARAMS)
     with pytest.raises(PathError, match=r"'a/blocks/x' has shape \(3, 2\) and 'a/blocks/y' has shape \(2, 2\)"):
         factors((), {"a/blocks/x": np.zeros((3, 2)), "a/blocks/y": np.zeros((2, 2))})
-    assert [*LearningRate(path="a//b", factor=-1.0).problems()] == [
-        "pattern 'a//b' has an empty segment: write names joined by single slashes",
-        "factor multiplies the learning rate: it is zero or more, not -1.0",
+    assert problems(LearningRate(path="a//b", factor=1.0)) == [
+        "pattern 'a//b' has an empty segment: write names joined by single slashes"
     ]
+    assert problems(LearningRate(path="a", factor=-1.0)) == ["factor: expected a number of at least 0, got -1.0"]
     assert any("acts on one encoder" in problem for problem in LayerDecay(path="*/x").problems())
