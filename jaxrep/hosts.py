@@ -6,8 +6,8 @@ Kubernetes, Open MPI). Without either, a process trains alone.
 """
 
 import itertools
+import json
 import os
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -97,21 +97,21 @@ def on_all_hosts(what: str, action: Callable[[], T]) -> T:
 def all_gather_object(what: str, words: Any) -> list[Any]:
     """Return the objects of all processes in their order; all must make the same calls in the same order.
 
-    Objects are pickled and sent through the coordinator's key-value store, so no process hangs in a collective that
-    another one never enters.
+    Objects are JSON values and go through the coordinator's key-value store, so no process hangs in a collective that
+    another one never enters, and nothing that arrives is executed.
     """
     if jax.process_count() == 1:
         return [words]
     place = f"jaxrep/{next(_meetings)}"
     store = client()
     own = f"{place}/{jax.process_index()}"
-    store.key_value_set_bytes(own, pickle.dumps(words))
+    store.key_value_set(own, json.dumps(words))
     deadline = time.monotonic() + PATIENCE
     said = []
     for number in range(jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
-            said.append(pickle.loads(store.blocking_key_value_get_bytes(f"{place}/{number}", left)))
+            said.append(json.loads(store.blocking_key_value_get(f"{place}/{number}", left)))
         except Exception as error:  # the client's errors have no type of their own
             raise JaxrepError(
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
