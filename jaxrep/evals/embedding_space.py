@@ -26,10 +26,13 @@ if TYPE_CHECKING:
 class EmbeddingSpace(Eval):
     """Measure the space of each tower, and of each two towers, on paired examples.
 
-    ``<name>/<tower>/``: effective_rank, intrinsic_dimension, uniformity, anisotropy (mean cosine of two examples).
-    ``<name>/<tower>_<tower>/``: cka and mutual_neighbors, which compare any two spaces. For two spaces of equal width
-    also: alignment, uniformity across the towers, modality_gap, gap_of_variance, gap_of_alignment, separability, and
-    mean_cosine of negative pairs. ``jaxrep/metrics/geometry.py`` and ``jaxrep/metrics/neighbors.py`` define them.
+    ``jaxrep/metrics/geometry.py`` and ``jaxrep/metrics/neighbors.py`` define the metrics.
+
+    Metrics:
+        ``<tower>/``: ``effective_rank``, ``intrinsic_dimension``, ``uniformity``, ``anisotropy`` (mean cosine of two
+        examples). ``<tower>_<tower>/``: ``cka`` and ``mutual_neighbors``, which compare any two spaces. For two
+        spaces of equal width also ``alignment``, ``uniformity`` across the towers, ``modality_gap``,
+        ``gap_of_variance``, ``gap_of_alignment``, ``separability``, and ``mean_cosine`` of negative pairs.
     """
 
     data: Source

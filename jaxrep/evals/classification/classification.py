@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @spec
 class Classification(LabeledEval):
-    """Measure top-k accuracy per linear head: ``classification/top1``, or ``classification/<d>/top1`` if nested."""
+    """Measure top-k accuracy per linear head.
+
+    Metrics:
+        ``top<k>``, ``mean_per_class``; of nested heads ``<d>/top<k>``, ``<d>/mean_per_class``.
+    """
 
     dims: tuple[Count, ...] = ()
     """Widths of the nested heads. Empty: one head over all features."""

@@ -24,9 +24,11 @@ BLOCK_SIZE = 4096
 
 @spec
 class Clustering(LabeledEval):
-    """Measure ``clustering/nmi``, ``clustering/ari`` and ``clustering/accuracy``.
+    """Compare clusters of k-means, fitted without labels, with the labels.
 
-    Accuracy is the share of correct images under the best one-to-one assignment of clusters to classes.
+    Metrics:
+        ``nmi``, ``ari``, and ``accuracy``: the share of correct images under the best one-to-one assignment of
+        clusters to classes.
     """
 
     clusters: Natural = 0

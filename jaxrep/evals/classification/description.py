@@ -37,6 +37,9 @@ class DescriptionClassification(ClassNamesEval):
     """Measure accuracy by ``s(c, x) = 1 / |D(c)| sum_{d in D(c)} phi(d, x)`` (eq. 1).
 
     This is the mean over the descriptors of a class of the cosine of image and sentence.
+
+    Metrics:
+        ``top<k>``, ``mean_per_class``.
     """
 
     descriptors: Mapping[str, tuple[str, ...]]

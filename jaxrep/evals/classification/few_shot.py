@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 class FewShot(FittedEval):
     """Measure accuracy of logistic regression on n images of each class, averaged over several draws of the images.
 
-    ``few_shot/<n>/top1`` is the mean, and ``few_shot/<n>/spread`` the standard deviation over the draws. A class with
-    fewer than n training images gives all of them.
+    A class with fewer than n training images gives all of them.
+
+    Metrics:
+        ``<n>/top<k>``: mean over the draws. ``<n>/spread``: standard deviation of ``top1`` over the draws.
     """
 
     shots: tuple[Count, ...] = (1, 2, 4, 8, 16)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 class FrechetMean(PromptedEval):
     """Measure accuracy of ``argmin_y sum_k p_k d(y, k)^2`` with the zero-shot probabilities p.
 
-    ``frechet/squared_distance``: mean squared distance of the prediction to the correct class.
-    ``frechet/argmax_squared_distance``: the same for the most likely class.
+    Metrics:
+        ``top<k>``, ``mean_per_class``. ``squared_distance``: mean squared distance of the prediction to the correct
+        class. ``argmax_squared_distance``: the same for the most likely class.
     """
 
     distances: str = ""

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 class Knn(FittedEval):
     """Measure accuracy by votes of the k training images of highest cosine.
 
-    ``knn/<k>/top1`` weights each vote by exp(cosine / temperature), and ``knn/<k>/majority/top1`` counts the votes. A
-    tie counts against the model.
+    A tie counts against the model.
+
+    Metrics:
+        ``<k>/top<n>``, ``<k>/mean_per_class``: with votes weighted by exp(cosine / temperature).
+        ``<k>/majority/top<n>``, ``<k>/majority/mean_per_class``: with equal votes.
     """
 
     neighbors: tuple[Count, ...] = (20,)

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 @spec
 class LinearProbe(FittedEval):
-    """Measure accuracy of logistic regression on all training labels: ``probe/top1`` …, and its penalty ``probe/l2``.
+    """Measure accuracy of logistic regression on all training labels.
 
     As in Radford et al. 2021 (CLIP, appendix A.3), a binary search chooses the best of 97 strengths of the L2 penalty
     on held-out training images. The final classifier is fitted to all training images.
+
+    Metrics:
+        ``top<k>``, ``mean_per_class``, and ``l2``: the chosen penalty.
     """
 
     normalize: bool = False

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @spec
 class NearestMean(FittedEval):
-    """Measure accuracy by the Euclidean distance to the mean training feature of each class."""
+    """Measure accuracy by the Euclidean distance to the mean training feature of each class.
+
+    Metrics:
+        ``top<k>``, ``mean_per_class``.
+    """
 
     normalize: bool = True
     """Whether to scale features to unit length first."""

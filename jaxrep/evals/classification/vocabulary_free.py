@@ -42,9 +42,10 @@ STOP_WORDS = frozenset(
 class VocabularyFree(Eval):
     """Measure predicted words without a list of class names.
 
-    ``vocabulary_free/iou``: intersection over union of the predicted word and the words of the correct name.
-    ``vocabulary_free/cluster_accuracy``: share of correct images under the best one-to-one assignment of predicted
-    words to classes.
+    Metrics:
+        ``iou``: intersection over union of the predicted word and the words of the correct name.
+        ``cluster_accuracy``: share of correct images under the best one-to-one assignment of predicted words to
+        classes.
     """
 
     data: Source

@@ -46,6 +46,9 @@ class ZeroShot(PromptedEval):
 
     A tie counts against the model. Classes with equal names are the same answer. A class without images is a candidate,
     but does not enter the mean over classes.
+
+    Metrics:
+        ``top<k>``, ``mean_per_class``, ``calibration_error``.
     """
 
     name: str = "zeroshot"

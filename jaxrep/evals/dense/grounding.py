@@ -26,9 +26,10 @@ COLUMNS = ("region", "region/present", "boxes")
 class Grounding(Eval):
     """Measure boxes and names of regions. Each true region has the query whose box DETR's costs match with it.
 
-    ``iou``: mean intersection over union of the two boxes. ``iou<percent>``: share of the regions with at least this
-    intersection over union. ``r<k>``: share of the regions whose name is among the k nearest to the query, of all names
-    in the data.
+    Metrics:
+        ``iou``: mean intersection over union of the two boxes. ``iou<percent>``: share of the regions with at least
+        this intersection over union. ``r<k>``: share of the regions whose name is among the k nearest to the query,
+        of all names in the data.
     """
 
     data: Source

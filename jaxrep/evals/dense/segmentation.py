@@ -40,8 +40,9 @@ class Segmentation(Eval):
     fractions of the classes in each patch. This is cross-entropy over pixels that have the logits of their patch. On
     ``data`` logits are upsampled bilinearly. Images are read at the size that the data have.
 
-    ``mean_iou``: intersection over union of all pixels of a class, mean over classes. ``dice``: of a class in an image
-    that shows it, mean over images, then over classes. ``accuracy``: of pixels, mean over images.
+    Metrics:
+        ``mean_iou``: intersection over union of all pixels of a class, mean over classes. ``dice``: of a class in an
+        image that shows it, mean over images, then over classes. ``accuracy``: of pixels, mean over images.
     """
 
     train: Source

@@ -52,8 +52,10 @@ class ComposedQueries(CaptionedEval):
     """Measure recall of the image that an image becomes by a swap of words, among all other images.
 
     There is one query per caption that a replacement of the lexicon turns into the caption of another image. For
-    "woman: dark skin tone" and "man: dark skin tone" it is image - "woman" + "man". ``<name>/<kind>/r<k>`` is the
-    recall, and ``<name>/<kind>/picture_alone/r<k>`` the baseline without the text.
+    "woman: dark skin tone" and "man: dark skin tone" it is image - "woman" + "man".
+
+    Metrics:
+        ``<kind>/r<k>``: recall. ``<kind>/picture_alone/r<k>``: the baseline without the text.
     """
 
     lexicon: str = ""

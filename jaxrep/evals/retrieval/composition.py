@@ -35,11 +35,14 @@ class CaptionTest(NamedTuple):
 class Composition(CaptionedEval):
     """Measure the share of captions that score strictly above all their wrong versions with their image.
 
-    ``<name>/replace/<kind>``: a phrase is replaced by phrases that exclude it (skin_tone, gender, direction, color).
-    ``<name>/exchange/<kind>``: two phrases of a kind exchange places (these kinds, and parts of speech).
-    ``<name>/order/<kind>``: all words stand in other orders. A tie counts as lost, so a model that ignores the order
+    A tie counts as lost, so a model that ignores the order
     of words has 0 in tests that only move words. Another caption of the same image is not wrong. Images with equal
     ``<image>_id`` are the same image.
+
+    Metrics:
+        ``replace/<kind>``: a phrase is replaced by phrases that exclude it (skin_tone, gender, direction, color).
+        ``exchange/<kind>``: two phrases of a kind exchange places (these kinds, and parts of speech).
+        ``order/<kind>``: all words stand in other orders.
     """
 
     lexicon: str = ""

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 class LayerMap(Eval):
     """Measure the retrieval of second texts by first texts, with the features of each layer, cut to each width.
 
-    ``<layer>/<dim>/r1``: share of the first texts whose nearest second text is correct. Layers count from 1. Texts with
-    equal ``<text>_id`` are the same answer.
+    Texts with equal ``<text>_id`` are the same answer.
+
+    Metrics:
+        ``<layer>/<dim>/r1``: share of the first texts whose nearest second text is correct. Layers count from 1.
     """
 
     data: Source

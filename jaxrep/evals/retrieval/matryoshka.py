@@ -30,9 +30,10 @@ Stage = tuple[Count, Count]
 class Matryoshka(CaptionedEval):
     """Measure recall at 1 per width, and of adaptive retrieval with its cost, in both directions.
 
-    ``<name>/<direction>/<d>/r1``: with the first d coordinates, scaled to unit length.
-    ``<name>/<direction>/adaptive/r1``: with the stages of ``funnel``. ``<name>/<direction>/adaptive/multiply_adds``:
-    cost per query, as a fraction of the cost of all candidates at full width.
+    Metrics:
+        ``<direction>/<d>/r1``: with the first d coordinates, scaled to unit length. ``<direction>/adaptive/r1``: with
+        the stages of ``funnel``. ``<direction>/adaptive/multiply_adds``: cost per query, as a fraction of the cost of
+        all candidates at full width.
     """
 
     dims: tuple[Count, ...]

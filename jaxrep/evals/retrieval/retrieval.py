@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 class Retrieval(CaptionedEval):
     """Measure recall and mean average precision at k, and the median rank, among all candidates of the data.
 
-    ``<direction>/r<k>``: share of the queries with a positive among the first k candidates. ``<direction>/map<k>``:
-    mean of ``average_precision`` (at 1 it equals recall). ``<direction>/median_rank``: median rank of the first
-    positive, from 1.
-
     An image may have several texts: as a query it is correct with any of them. Images with equal ``image_id`` are the
     same answer, and so are texts with equal ``text_id``: a positive of a query is everything that is paired with it
     anywhere in the data, in any copy. Without these columns each image is a separate one, and equal strings are equal
     texts.
+
+    Metrics:
+        ``<direction>/r<k>``: share of the queries with a positive among the first k candidates. ``<direction>/map<k>``:
+        mean of ``average_precision`` (at 1 it equals recall). ``<direction>/median_rank``: median rank of the first
+        positive, from 1. Directions: ``image_to_text``, ``text_to_image``.
     """
 
     ks: tuple[Count, ...] = (1, 5, 10)

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
 @spec
 class SameClass(LabeledEval):
-    """Measure the share of images that have an image of their class among their k neighbors: ``same_class/r<k>``.
+    """Measure the share of images that have an image of their class among their k neighbors.
 
     An image is no neighbor of itself. An image that is alone in its class is no query.
+
+    Metrics:
+        ``r<k>``.
     """
 
     ks: tuple[Count, ...] = (1, 2, 4, 8)

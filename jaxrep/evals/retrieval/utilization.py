@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 @spec
 class Utilization(FittedEval):
-    """Measure the mean squared distance of a test image to its nearest training image: ``utilization``.
+    """Measure the mean squared distance of a test image to its nearest training image.
 
     It is low if training has explored the regions of unseen classes (Venkataramanan et al. 2022, arXiv:2106.04990,
     section 4.4).
+
+    Metrics:
+        The metric has the name of the evaluation.
     """
 
     name: str = "utilization"

@@ -92,9 +92,12 @@ def _qrels(path: str) -> dict[str, dict[str, int]]:
 class InformationRetrieval(Eval):
     """Measure nDCG, recall, MRR and MAP at k over the queries that have a relevant document.
 
-    ``ndcg<k>``: the gains are the grades, as in trec_eval. ``mrr<k>``: one over the rank of the first relevant
-    document, 0 beyond k. ``recall<k>``: share of the relevant documents among the first k. ``map<k>``:
-    ``average_precision``. Ties count against the model. A document with the id of the query is ignored, as in BEIR.
+    Ties count against the model. A document with the id of the query is ignored, as in BEIR.
+
+    Metrics:
+        ``ndcg<k>``: the gains are the grades, as in trec_eval. ``mrr<k>``: one over the rank of the first relevant
+        document, 0 beyond k. ``recall<k>``: share of the relevant documents among the first k. ``map<k>``:
+        ``average_precision``.
     """
 
     data: RetrievalDataset

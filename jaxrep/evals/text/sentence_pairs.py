@@ -59,7 +59,8 @@ class SentencePairEval(Eval):
 class SentenceSimilarity(SentencePairEval):
     """Measure semantic textual similarity: the correlation of the cosines with human scores.
 
-    ``spearman`` is the number that MTEB reports; ``pearson`` is given as well.
+    Metrics:
+        ``spearman``, which MTEB reports, and ``pearson``.
     """
 
     score: str = "score"
@@ -92,7 +93,12 @@ def correlation(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float
 
 @spec
 class PairClassification(SentencePairEval):
-    """Measure paraphrase detection: average precision, and the best accuracy and F1 over all thresholds."""
+    """Measure paraphrase detection: average precision, and the best accuracy and F1 over all thresholds.
+
+    Metrics:
+        ``average_precision``; ``accuracy`` and ``f1`` at their best thresholds, ``accuracy_threshold`` and
+        ``f1_threshold``; ``precision`` and ``recall`` at the threshold of F1.
+    """
 
     label: str = "label"
     """Column with 1 for pairs of equal meaning, else 0."""
