@@ -34,7 +34,7 @@ recipe = Recipe(
 )
 
 tiny = recipe.replace(
-    {"objective.contrastive.positives": "masked", "objective.contrastive.ids": common.IDS},
+    {"objective.contrastive.duplicates": "ignore", "objective.contrastive.ids": common.IDS},
     data=Data(train=common.emoji(), batch_size=256, tokenizer=data.Words(length=16)),
     views=(common.SHIFT, common.JITTER),
     method=methods.DualEncoder(

@@ -71,7 +71,7 @@ tiny = recipe.replace(
     # Several scenes of a batch may show the same thing.
     {
         "optimizer.clip_norm": 1.0,
-        "objective.regions.term.positives": "masked",
+        "objective.regions.term.duplicates": "ignore",
         "objective.regions.term.ids": ("region_id",),
     },
     data=Data(train=TRAIN, batch_size=64, tokenizer=data.Words(length=24), texts=("text", "region")),

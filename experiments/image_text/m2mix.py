@@ -16,14 +16,14 @@ from jaxrep import From, Pretrained, data, methods, objectives, optim, schedules
 
 EPOCHS = 9
 STEPS = EPOCHS * 29_000 // 128  # the training pictures of Flickr30k
-FIXED = methods.LogitScale(init=100.0, learned=False)  # a temperature of 0.01
+FIXED = methods.LogitScale(init=100.0, trainable=False)  # a temperature of 0.01
 PARTS = ("image", "text", "image_head", "text_head")
 
 
 def negatives(weight: float, beta: float) -> objectives.Term:
     """Return m2-Mix, at a temperature of 0.07."""
     decay = schedules.Harmonic(start=weight, epochs=EPOCHS)
-    return objectives.MixedNegatives("image", "text", beta=beta, own_scale=1 / 0.07, weight=decay)
+    return objectives.MixedNegatives("image", "text", beta=beta, fixed_logit_scale=1 / 0.07, weight=decay)
 
 
 def pairs(mixed: Literal["a", "b", "both"], weight: float) -> objectives.Term:

@@ -19,8 +19,8 @@ LANGUAGES = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
 def crops(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], local: int) -> tuple[views.View, ...]:
     """Return views that replace the picture by two global crops and add ``local`` smaller ones."""
     return (
-        views.Copy("image", out="local", count=local),
-        views.Copy("image", out="image", count=2),
+        views.CopyField("image", out="local", count=local),
+        views.CopyField("image", out="image", count=2),
         views.RandomResizedCrop("image", size=sizes[0], scale=scales[0]),
         views.RandomResizedCrop("local", size=sizes[1], scale=scales[1]),
     )
@@ -29,7 +29,7 @@ def crops(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], local
 def objective(contrastive: objectives.Term) -> dict[str, objectives.Term]:
     """Match each global crop with the text; every crop of the student follows the teacher's other global crops."""
     return {
-        "contrastive": objectives.EachView(contrastive, of="image"),
+        "contrastive": objectives.EachView(contrastive, field="image"),
         "dino": objectives.Dino(local="student/local"),
     }
 

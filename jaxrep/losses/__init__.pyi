@@ -18,6 +18,9 @@ from .metric_learning import metric_losses as metric_losses
 from .mixup import geodesic as geodesic
 from .mixup import mixed_negatives as mixed_negatives
 from .mixup import mixed_pairs as mixed_pairs
+from .pairwise.pairs import PairOptions as PairOptions
+from .pairwise.reduce import pairwise_reduce as pairwise_reduce
+from .pairwise.scan import Reduction as Reduction
 from .pairwise.scan import Rows as Rows
 from .pca import reconstruct_from_pca as reconstruct_from_pca
 from .prototypes import prototype_cross_entropy as prototype_cross_entropy

@@ -1,7 +1,6 @@
-"""Losses of boxes, and which of several predicted boxes belongs to which true one (Carion et al. 2020, DETR,
-arXiv:2005.12872).
+"""Losses of boxes, and the matching of predicted boxes to true ones (Carion et al. 2020, DETR, arXiv:2005.12872).
 
-A box is (x and y of its middle, width, height), as shares of the image's sides.
+A box is (x and y of its center, width, height), as shares of the image's sides.
 """
 
 import jax.numpy as jnp
@@ -11,30 +10,33 @@ from jaxrep.batch import Array
 from jaxrep.losses.hungarian import linear_assignment
 
 EPSILON = 1e-9
-"""Smallest area that is divided by: boxes of no size have a finite gradient."""
+"""Smallest divisor: boxes without area have a finite gradient."""
 
 
 def box_l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
-    """Sum of the four absolute differences, in shares of the image's sides (DETR, section 3.1)."""
+    """Return the sum of the four absolute differences, in shares of the image's sides (DETR, section 3.1)."""
     return jnp.sum(jnp.abs(a - b), axis=-1)
 
 
 def iou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
-    """Intersection over union, from 0 to 1."""
-    inner, union, _ = _areas(a, b)
-    return inner / jnp.maximum(union, EPSILON)
+    """Return the intersection over union, from 0 to 1."""
+    intersection, union, _ = _areas(a, b)
+    return intersection / jnp.maximum(union, EPSILON)
 
 
 def giou(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
-    """Generalized intersection over union, from -1 to 1 (Rezatofighi et al. 2019, arXiv:1902.09630, algorithm 1)."""
-    inner, union, hull = _areas(a, b)
-    return inner / jnp.maximum(union, EPSILON) - (hull - union) / jnp.maximum(hull, EPSILON)
+    """Return the generalized intersection over union, from -1 to 1 (Rezatofighi et al. 2019, algorithm 1).
+
+    arXiv:1902.09630.
+    """
+    intersection, union, hull = _areas(a, b)
+    return intersection / jnp.maximum(union, EPSILON) - (hull - union) / jnp.maximum(hull, EPSILON)
 
 
 def corners(boxes: Float[Array, "*B 4"]) -> tuple[Float[Array, "*B 2"], Float[Array, "*B 2"]]:
-    """Lowest and highest x and y, as shares of the image's sides."""
-    middle, half = boxes[..., :2], boxes[..., 2:] / 2
-    return middle - half, middle + half
+    """Return the lowest and highest x and y, as shares of the image's sides."""
+    center, half = boxes[..., :2], boxes[..., 2:] / 2
+    return center - half, center + half
 
 
 def match_boxes(
@@ -45,19 +47,22 @@ def match_boxes(
     l1_cost: float = 5.0,
     giou_cost: float = 2.0,
 ) -> Int[Array, "*B R"]:
-    """The predicted box of each true one, no two the same, at the least sum of costs (DETR, equation 1 without
-    classes). True boxes that are not present take what is left. Raises ValueError: Q < R."""
+    """Return the predicted box of each true one, no two the same, at the least sum of costs.
+
+    DETR, equation 1 without classes. True boxes that are absent get one of the remaining boxes. Raises ValueError:
+    Q < R.
+    """
     pairs = predicted[..., None, :, :], boxes[..., :, None, :]
     cost = l1_cost * box_l1(*pairs) - giou_cost * giou(*pairs)
     return linear_assignment(jnp.where(present[..., None], cost, 0.0))
 
 
 def _areas(a: Array, b: Array) -> tuple[Array, Array, Array]:
-    """Of the intersection, of the union, and of the least box around both."""
+    """Return the areas of the intersection, of the union, and of the smallest box around both."""
     (low_a, high_a), (low_b, high_b) = corners(a), corners(b)
-    inner = _area(jnp.maximum(jnp.minimum(high_a, high_b) - jnp.maximum(low_a, low_b), 0.0))
+    intersection = _area(jnp.maximum(jnp.minimum(high_a, high_b) - jnp.maximum(low_a, low_b), 0.0))
     hull = _area(jnp.maximum(high_a, high_b) - jnp.minimum(low_a, low_b))
-    return inner, _area(a[..., 2:]) + _area(b[..., 2:]) - inner, hull
+    return intersection, _area(a[..., 2:]) + _area(b[..., 2:]) - intersection, hull
 
 
 def _area(sides: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What a student is told by a teacher: distributions to be matched."""
+"""Losses between the distributions of a student and of a teacher."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from jaxrep.batch import Array
 def softmax_divergence(
     student: Float[Array, "*n D"], teacher: Float[Array, "*n D"], temperature: float = 1.0
 ) -> Float[Array, ""]:
-    """KL divergence of the student's softmax over the last axis from the teacher's, times the temperature squared, the
-    mean over rows.
+    """Return the mean KL divergence of the student's softmax from the teacher's, times the temperature squared.
 
-    The factor keeps gradients of one size at any temperature (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    The softmax is over the last axis. The factor makes the size of gradients independent of the temperature (Hinton et
+    al. 2015, arXiv:1503.02531, section 2).
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student is {student.shape} and teacher is {teacher.shape}: both are rows of one width")

@@ -1,4 +1,4 @@
-"""A margin between what is right and what is wrong (Huang et al. 2024, Structure-CLIP, arXiv:2305.06152)."""
+"""A margin between positive and negative cosines (Huang et al. 2024, Structure-CLIP, arXiv:2305.06152)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,10 @@ from jaxrep.batch import Array
 
 
 def hinge_loss(
-    a: Float[Array, "B D"], right: Float[Array, "B D"], wrong: Float[Array, "B D"], margin: float
+    a: Float[Array, "B D"], positive: Float[Array, "B D"], negative: Float[Array, "B D"], margin: float
 ) -> Float[Array, " B"]:
-    """Of each row ``max(0, margin - a·right + a·wrong)``, float32.
+    """Return ``max(0, margin - a·positive + a·negative)`` of each row, float32.
 
-    Rows are normalized, so that the products are cosines. Where the margin is kept, and at its edge, the derivative
-    is 0.
+    Rows are normalized. The derivative is 0 where the margin is reached, and at its edge.
     """
-    return jax.nn.relu(margin - jnp.sum(a * (right - wrong), axis=-1))
+    return jax.nn.relu(margin - jnp.sum(a * (positive - negative), axis=-1))

@@ -1,7 +1,8 @@
-"""The cheapest one-to-one assignment of rows to columns, exact and inside ``jit``.
+"""Solve the linear assignment problem exactly, inside ``jit`` and for a sharded batch of matrices.
 
-Each row in turn takes the end of a shortest augmenting path (Jonker & Volgenant 1987, doi:10.1007/BF02278710; as
-Crouse 2016, doi:10.1109/TAES.2016.140952, has it for rectangular costs): O(R² Q) for R rows and Q columns.
+Each row in turn is assigned at the end of a shortest augmenting path (Jonker & Volgenant 1987, doi:10.1007/BF02278710;
+for rectangular costs Crouse 2016, doi:10.1109/TAES.2016.140952): O(R² Q) for R rows and Q columns. Loops have a fixed
+length: the while loops of ``optax.assignment`` would make devices with different matrices wait for each other.
 """
 
 import functools
@@ -13,71 +14,70 @@ from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
 
-FREE = -1
-"""In place of the partner of a row or column that has none."""
-BEYOND = 1e9
-"""Stands for a cost that is no finite number, so that an assignment is found where a model has diverged."""
+UNASSIGNED = -1
+"""Stands for the partner of a row or column without one."""
+LARGE_COST = 1e9
+"""Replaces a cost that is not finite, so that a diverged model still gets an assignment."""
 
 
 class Search(NamedTuple):
-    """Shortest paths from the row that is to be assigned; ``at``: the row that is looked from, FREE at the end."""
+    """Hold the shortest paths from the row to assign; ``row``: the row to extend, UNASSIGNED at the end."""
 
-    at: Array
+    row: Array
     end: Array  # column reached last
     length: Array  # [Q]
-    before: Array  # [Q]: row before each column
+    previous: Array  # [Q]: row before each column
     closed: Array  # bool [Q]: columns whose length is final
 
 
 def linear_assignment(cost: Float[Array, "*B R Q"]) -> Int[Array, "*B R"]:
-    """A column for each row, no two the same, so that the sum of the costs is least; R <= Q. No gradient passes.
+    """Return a column for each row, no two the same, at the least sum of costs; R <= Q. No gradient passes.
 
     Raises ValueError: there are more rows than columns.
     """
     if cost.shape[-2] > cost.shape[-1]:
-        raise ValueError(f"{cost.shape[-2]} rows cannot each have one of {cost.shape[-1]} columns of their own")
+        raise ValueError(f"{cost.shape[-2]} rows cannot each have a different one of {cost.shape[-1]} columns")
     fixed = jax.lax.stop_gradient(cost).astype(jnp.float32)
-    finite = jnp.where(jnp.isfinite(fixed), fixed, BEYOND)
+    finite = jnp.where(jnp.isfinite(fixed), fixed, LARGE_COST)
     return jnp.vectorize(_assign, signature="(r,q)->(r)")(finite)
 
 
 def _assign(cost: Array) -> Array:
     rows, columns = cost.shape
-    empty = jnp.full(rows, FREE), jnp.full(columns, FREE), jnp.zeros(rows), jnp.zeros(columns)
-    return jax.lax.fori_loop(0, rows, functools.partial(_add, cost), empty)[0]
+    empty = jnp.full(rows, UNASSIGNED), jnp.full(columns, UNASSIGNED), jnp.zeros(rows), jnp.zeros(columns)
+    return jax.lax.fori_loop(0, rows, functools.partial(_assign_row, cost), empty)[0]
 
 
-def _add(cost: Array, row: Array, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
-    """Assigns one more row. State: the column of each row, the row of each column, and the dual values of both.
+def _assign_row(cost: Array, row: Array, state: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
+    """Assign one more row. State: the column of each row, the row of each column, and the dual values u, v of both.
 
-    A path holds at most ``row + 1`` columns. Loops run that often for all matrices of a batch, so that devices that
-    have different ones need not ask each other whether to end.
+    A path has at most ``row + 1`` columns.
     """
-    of_row, of_column, u, v = state
+    column_of_row, row_of_column, u, v = state
 
-    def grow(_, search: Search) -> Search:
-        least = jnp.where(search.end == FREE, 0.0, search.length[search.end])
-        reach = least + cost[search.at] - u[search.at] - v
-        shorter = ~search.closed & (reach < search.length)
-        length = jnp.where(shorter, reach, search.length)
+    def extend(_, search: Search) -> Search:
+        shortest = jnp.where(search.end == UNASSIGNED, 0.0, search.length[search.end])
+        through_row = shortest + cost[search.row] - u[search.row] - v
+        shorter = ~search.closed & (through_row < search.length)
+        length = jnp.where(shorter, through_row, search.length)
         end = jnp.argmin(jnp.where(search.closed, jnp.inf, length)).astype(jnp.int32)
-        before = jnp.where(shorter, search.at, search.before)
-        new = Search(of_column[end], end, length, before, search.closed.at[end].set(True))
-        return jax.tree.map(lambda old, new: jnp.where(search.at == FREE, old, new), search, new)
+        previous = jnp.where(shorter, search.row, search.previous)
+        new = Search(row_of_column[end], end, length, previous, search.closed.at[end].set(True))
+        return jax.tree.map(lambda old, new: jnp.where(search.row == UNASSIGNED, old, new), search, new)
 
-    none = jnp.full_like(of_column, FREE)
-    start = Search(row, jnp.int32(FREE), jnp.full_like(v, jnp.inf), none, jnp.zeros_like(v, bool))
-    found = jax.lax.fori_loop(0, row + 1, grow, start)
+    nothing = jnp.full_like(row_of_column, UNASSIGNED)
+    start = Search(row, jnp.int32(UNASSIGNED), jnp.full_like(v, jnp.inf), nothing, jnp.zeros_like(v, bool))
+    path = jax.lax.fori_loop(0, row + 1, extend, start)
 
-    least = found.length[found.end]
-    spare = jnp.where(found.closed, least - found.length, 0.0)
-    u = u.at[row].add(least).at[jnp.where(of_column == FREE, len(u), of_column)].add(spare, mode="drop")
+    slack = jnp.where(path.closed, path.length[path.end] - path.length, 0.0)
+    visited = jnp.where(row_of_column == UNASSIGNED, len(u), row_of_column)
+    u = u.at[row].add(path.length[path.end]).at[visited].add(slack, mode="drop")
 
     def flip(_, state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        end, of_row, of_column = state
-        row = found.before[end]
-        new = of_row[row], of_row.at[row].set(end), of_column.at[end].set(row)
-        return jax.tree.map(lambda old, new: jnp.where(end == FREE, old, new), state, new)
+        end, column_of_row, row_of_column = state
+        row = path.previous[end]
+        new = column_of_row[row], column_of_row.at[row].set(end), row_of_column.at[end].set(row)
+        return jax.tree.map(lambda old, new: jnp.where(end == UNASSIGNED, old, new), state, new)
 
-    _, of_row, of_column = jax.lax.fori_loop(0, row + 1, flip, (found.end, of_row, of_column))
-    return of_row, of_column, u, v - spare
+    _, column_of_row, row_of_column = jax.lax.fori_loop(0, row + 1, flip, (path.end, column_of_row, row_of_column))
+    return column_of_row, row_of_column, u, v - slack

@@ -1,4 +1,4 @@
-"""Losses that spread features over the sphere."""
+"""The KoLeo loss, which spreads features over the sphere."""
 
 import jax
 import jax.numpy as jnp
@@ -10,25 +10,25 @@ from jaxrep.losses.pairwise.scan import BLOCK_SIZE
 
 
 def koleo_loss(x: Float[Array, "B D"], *, epsilon: float = 1e-8, block_size: int = BLOCK_SIZE) -> Float[Array, ""]:
-    """Minus the mean logarithm of the distance of each unit row to the nearest other one (Sablayrolles et al. 2019,
-    Spreading vectors for similarity search, arXiv:1806.03198, section 3; ``epsilon`` as in DINOv2's released code).
+    """Return minus the mean logarithm of the distance of each unit row to the nearest other one.
 
-    The rows are those of the whole batch; in DINOv2's code they are those of one device.
+    Sablayrolles et al. 2019, Spreading vectors for similarity search, arXiv:1806.03198, section 3; ``epsilon`` as in
+    DINOv2's released code. The rows are those of the whole batch; in DINOv2's code they are those of one device.
     """
     if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"the nearest other row is one of [B,D] with B at least 2, and x is {x.shape}")
+        raise ValueError(f"x is {x.shape}, expected rows [B,D] with B at least 2")
     x = normalize(x)
     distance = jnp.sqrt(jnp.sum((x - x[nearest_other(x, block_size)] + epsilon) ** 2, axis=1))
     return -jnp.mean(jnp.log(distance + epsilon))
 
 
 def nearest_other(x: Float[Array, "B D"], block_size: int = BLOCK_SIZE) -> Int[Array, " B"]:
-    """Index of the other row of highest dot product with each row, a block of rows at a time."""
+    """Return the index of the other row with the highest dot product, for each row, in blocks of rows."""
     x = jax.lax.stop_gradient(x)
 
     def find(block: tuple[Array, Array]) -> Array:
-        rows, own = block
+        rows, index = block
         products = jnp.matmul(rows, x.T, precision=jax.lax.Precision.HIGHEST)
-        return jnp.argmax(jnp.where(own[:, None] == jnp.arange(len(x)), -jnp.inf, products), axis=1)
+        return jnp.argmax(jnp.where(index[:, None] == jnp.arange(len(x)), -jnp.inf, products), axis=1)
 
     return from_chunks(jax.lax.map(find, to_chunks((x, jnp.arange(len(x))), block_size)), len(x))

@@ -1,11 +1,11 @@
-"""Losses of deep metric learning on pairs of a class, in one form that takes mixed examples as well.
+"""Losses of deep metric learning in one form, for clean and for mixed examples.
 
-Of an anchor a and items v with targets y in [0, 1] (1: of its class, 0: of another, between: a mixture of both),
+For an anchor a and items v with targets y in [0, 1] (1: same class, 0: other class, between: a mixture of both),
 
     loss(a) = pull(sum_v y p(s(a, v))) + push(sum_v (1 - y) n(s(a, v)))
 
-with the similarity s and functions that name the loss (Venkataramanan et al. 2022, arXiv:2106.04990, equations 2 and 8,
-table 1). Batches of metric learning are hundreds of rows: the matrix of similarities is held.
+with the similarity s and functions pull, push, p and n that depend on the loss (Venkataramanan et al. 2022,
+arXiv:2106.04990, equations 2 and 8, table 1). Batches have hundreds of rows: the matrix of similarities is in memory.
 """
 
 from typing import Literal, get_args
@@ -20,7 +20,7 @@ from jaxrep.losses.pairwise.checks import check_choice
 Kind = Literal["contrastive", "multi_similarity", "proxy_anchor"]
 
 MARGIN = 0.5
-"""Contrastive: similarity up to which an item of another class costs nothing."""
+"""Contrastive: similarity up to which an item of another class has no loss."""
 PULL, PUSH, CENTER = 18.0, 75.0, 0.77
 """Multi-similarity: sharpness of both parts and the similarity between them (Venkataramanan et al., section 4.1, from
 memory; the released code of the loss has 2, 40 and 0.5)."""
@@ -32,36 +32,36 @@ def metric_losses(
     anchors: Float[Array, "A D"],
     items: Float[Array, "N D"],
     targets: Float[Array, "A N"],
-    enters: Bool[Array, "A N"],
+    included: Bool[Array, "A N"],
     *,
     kind: Kind,
 ) -> Float[Array, " A"]:
-    """The loss of each anchor; the mean over anchors is the loss.
+    """Return the loss of each anchor; the mean over anchors is the loss.
 
-    Proxies pull as many as have an item of their class, and all push: there the pull of each is scaled up, so that its
-    mean is over those that pull.
+    With ``proxy_anchor`` only proxies with an item of their class have a pull: it is scaled up, so that its mean is
+    over those proxies.
 
     Args:
         anchors, items: normalized rows; anchors of ``proxy_anchor`` are proxies of the classes.
-        targets: how far an item is of the anchor's class, from 0 to 1.
-        enters: pairs that take part.
+        targets: share of the anchor's class in an item, from 0 to 1.
+        included: pairs that take part.
         kind: ``contrastive`` (Hadsell et al. 2006, with similarities), ``multi_similarity`` (Wang et al. 2019, without
             its mining) or ``proxy_anchor``.
     """
     check_choice("kind", kind, get_args(Kind))
     s = jnp.matmul(anchors, items.T, precision=jax.lax.Precision.HIGHEST)
-    like, unlike = jnp.where(enters, targets, 0.0), jnp.where(enters, 1 - targets, 0.0)
+    positive, negative = jnp.where(included, targets, 0.0), jnp.where(included, 1 - targets, 0.0)
     if kind == "contrastive":
-        return jnp.sum(unlike * jax.nn.relu(s - MARGIN) - like * s, axis=1)
+        return jnp.sum(negative * jax.nn.relu(s - MARGIN) - positive * s, axis=1)
     if kind == "multi_similarity":
-        return _soft(like, -(s - CENTER), PULL) + _soft(unlike, s - CENTER, PUSH)
-    pulling = jnp.sum(jnp.any(like > 0, axis=1))
-    pull = _soft(like, PROXY_MARGIN - s, PROXY_SHARPNESS) * len(s) / jnp.maximum(pulling, 1)
-    return PROXY_SHARPNESS * (pull + _soft(unlike, s + PROXY_MARGIN, PROXY_SHARPNESS))
+        return _soft_sum(positive, -(s - CENTER), PULL) + _soft_sum(negative, s - CENTER, PUSH)
+    with_positive = jnp.sum(jnp.any(positive > 0, axis=1))
+    pull = _soft_sum(positive, PROXY_MARGIN - s, PROXY_SHARPNESS) * len(s) / jnp.maximum(with_positive, 1)
+    return PROXY_SHARPNESS * (pull + _soft_sum(negative, s + PROXY_MARGIN, PROXY_SHARPNESS))
 
 
-def _soft(weights: Array, x: Array, sharpness: float) -> Array:
-    """``log(1 + sum_v w exp(sharpness x)) / sharpness`` along rows."""
+def _soft_sum(weights: Array, x: Array, sharpness: float) -> Array:
+    """Return ``log(1 + sum_v w exp(sharpness x)) / sharpness`` along rows."""
     logits = jnp.where(weights > 0, sharpness * x + jnp.log(jnp.where(weights > 0, weights, 1.0)), -jnp.inf)
     logits = jnp.concatenate([jnp.zeros_like(logits[:, :1]), logits], axis=1)
     return jax.nn.logsumexp(logits, axis=1) / sharpness

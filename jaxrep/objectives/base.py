@@ -1,95 +1,159 @@
 """Terms bind losses to outputs by name; the objective is their weighted sum.
 
-A term never sees an encoder, and a loss never sees a name. A *separable* term is a weighted sum over rows whose
-weights the batch alone decides: it is evaluated inside a microbatch and divided once, by the weight of the whole
-batch.
+A term never sees an encoder, and a loss never sees a name. The annotations of a term's fields (``Embedding``,
+``Output``, ``Column``, ``Columns``) declare which of them name arrays. A *separable* term is a weighted sum over rows
+whose weights depend on the batch's fields alone: it is computed per microbatch and divided once, by the weight of the
+whole batch.
 """
 
-from collections.abc import Mapping
+import abc
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
+from jaxrep.errors import hint
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
 Metrics = dict[str, Array]
 
 
+@dataclass(frozen=True)
+class Reads:
+    """Declare, in an annotation, which arrays a field of a term names; ``{}`` stands for the field's value."""
+
+    outputs: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    embedding: bool = False
+    """Whether the last axis of the output named by the value is an embedding."""
+
+
+Output = Annotated[str, Reads(outputs=("{}",))]
+"""The name of an output of the method; empty: none."""
+Embedding = Annotated[str, Reads(outputs=("{}",), embedding=True)]
+"""The name of an output whose last axis is an embedding; empty: none."""
+Column = Annotated[str, Reads(columns=("{}",))]
+"""The name of a field of the batch; empty: none."""
+Columns = Annotated[tuple[str, ...], Reads(columns=("{}",))]
+"""Names of fields of the batch."""
+
+
 @spec
-class Term:
-    """Abstract: one summand of the objective."""
+class Term(abc.ABC):
+    """Declare one summand of the objective (abstract)."""
 
     weight: Schedule = Constant(value=1.0)
     """Factor of the term in the objective."""
 
     separable: ClassVar[bool] = False
-    """Whether the term is a weighted sum over rows (see ``rows`` and ``row_weights``)."""
+    """Whether the term is a weighted sum over rows (see ``SeparableTerm``)."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the outputs that the term needs."""
-        raise TypeError(f"{type(self).__name__} does not say what it reads")
+        return self._names(lambda reads: reads.outputs)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the batch's fields that the term needs."""
-        return ()
+        return self._names(lambda reads: reads.columns)
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        """The outputs whose last axis is an embedding: what a wrapper such as Matryoshka truncates."""
-        return ()
+        """The outputs whose last axis is an embedding: those that a wrapper such as Matryoshka truncates."""
+        return self._names(lambda reads: ("{}",) if reads.embedding else ())
 
+    def _names(self, patterns: Callable[[Reads], tuple[str, ...]]) -> tuple[str, ...]:
+        values = [(getattr(self, field), patterns(reads)) for field, reads in _annotations(type(self))]
+        values = [((value,) if isinstance(value, str) else value, chosen) for value, chosen in values]
+        names = [pattern.format(name) for value, chosen in values for name in value if name for pattern in chosen]
+        return tuple(dict.fromkeys(names))
+
+    @abc.abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        """The loss, a float32 scalar for the whole batch, and metrics."""
-        if not self.separable:
-            raise TypeError(f"{type(self).__name__} does not say its loss")
-        weights = self.example_weights(batch)
-        return jnp.sum(self.per_example(outputs, batch, ctx) * weights) / jnp.maximum(jnp.sum(weights), 1e-12), {}
+        """Return the loss, a float32 scalar for the whole batch, and metrics."""
 
+
+@dataclass(frozen=True)
+class SeparableTerm(Term):
+    """Declare a term that is a weighted sum over rows (abstract)."""
+
+    separable: ClassVar[bool] = True
+
+    @abc.abstractmethod
     def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
-        """Separable terms: the loss of each row [B]."""
-        raise TypeError(f"{type(self).__name__} is not a sum over rows")
+        """Return the loss of each row [B]."""
 
     def example_weights(self, batch: Batch) -> Array:
-        """Separable terms: the weight of each row [B], from the batch alone."""
+        """Return the weight of each row [B], from the batch alone."""
         return jnp.ones(len(batch["position"]), jnp.float32)
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        """Return the weighted mean over rows."""
+        weights = self.example_weights(batch)
+        return jnp.sum(self.per_example(outputs, batch, ctx) * weights) / jnp.maximum(jnp.sum(weights), 1e-12), {}
 
 
 @dataclass(frozen=True)
 class Wrapper(Term):
-    """Abstract: a term that evaluates another one, on outputs that it changed."""
+    """Declare a term that computes another one, on changed outputs (abstract)."""
 
     term: Term
-    """The term that is evaluated."""
+    """The wrapped term."""
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return self.term.reads
+        return self.term.reads + super().reads
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return self.term.needs
+        return self.term.needs + super().needs
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        return self.term.embeddings
+        return self.term.embeddings + super().embeddings
+
+
+@functools.cache
+def _annotations(cls: type) -> list[tuple[str, Reads]]:
+    """Return the fields whose annotation holds a ``Reads``."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    metadata = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(cls)}
+    return [(name, reads) for name, values in metadata.items() for reads in values if isinstance(reads, Reads)]
 
 
 def evaluate(objective: Mapping[str, Term], outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-    """The weighted sum of the terms, and ``loss/<term>`` with each term's own metrics."""
+    """Return the weighted sum of the terms, and ``loss/<term>`` with the metrics of each term.
+
+    Raises ValueError: a term reads an output or a field that is missing.
+    """
     total = jnp.float32(0)
     metrics: Metrics = {}
     for name, term in objective.items():
-        loss, own = term(outputs, batch, ctx)
+        for kind, wanted, arrays in (("output", term.reads, outputs), ("field", term.needs, batch)):
+            if missing := [x for x in wanted if x not in arrays]:
+                what = f"objective.{name} reads the {kind} '{missing[0]}', which is missing"
+                raise ValueError(f"{what}: {hint(missing[0], sorted(arrays))}")
+        loss, term_metrics = term(outputs, batch, ctx)
         total += term.weight(ctx) * loss
-        metrics |= {f"loss/{name}": loss, **{f"loss/{name}/{key}": value for key, value in own.items()}}
+        metrics |= {f"loss/{name}": loss, **{f"loss/{name}/{key}": value for key, value in term_metrics.items()}}
     return total, metrics
 
 
-def nonempty(*names: str) -> tuple[str, ...]:
-    """The names that are not empty."""
-    return tuple(name for name in names if name)
+def present_rows(batch: Batch, name: str) -> Array | None:
+    """Return which rows of an output exist, bool [B]; None: all."""
+    return batch.get(f"{name}/present")
+
+
+def require_all_rows(term: Term, batch: Batch, *names: str) -> None:
+    """Check that no rows of these outputs are absent. Raises ValueError."""
+    for name in names:
+        if f"{name}/present" in batch:
+            who = type(term).__name__
+            raise ValueError(f"{who} needs all rows of '{name}', and the batch has '{name}/present': rows are absent")

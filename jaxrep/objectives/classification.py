@@ -1,43 +1,29 @@
-"""Classify rows against a table of classes."""
+"""Classification of rows against a table of classes."""
 
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
 from jaxrep.losses.cross_entropy import blockwise_cross_entropy
-from jaxrep.objectives.base import Term
+from jaxrep.objectives.base import Column, Embedding, Reads, SeparableTerm
+from jaxrep.spec import Range
 
 
 @dataclass(frozen=True)
-class CrossEntropy(Term):
-    """Classification of rows against a shared table of classes (``jaxrep.losses.cross_entropy``); a label below 0 counts
-    nothing."""
+class CrossEntropy(SeparableTerm):
+    """Classify rows against a shared table of classes; rows with a label below 0 do not count."""
 
-    x: str
+    x: Embedding
     """Name of the features, [B,D]."""
-    table: str = "classes"
+    table: Annotated[str, Reads(outputs=("{}", "{}/bias"), embedding=True)] = "classes"
     """Name of the shared table [K,d]; its bias is ``<table>/bias``. Features are cut to the table's width d."""
     _: KW_ONLY
-    label: str = "label"
+    label: Column = "label"
     """Field of the labels."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, below=1)] = 0.0
     """Share of the target that is spread over all classes."""
-
-    separable: ClassVar[bool] = True
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x, self.table, f"{self.table}/bias")
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (self.label,)
-
-    @property
-    def embeddings(self) -> tuple[str, ...]:
-        return (self.x, self.table)
 
     def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         table, bias = outputs[self.table], outputs[f"{self.table}/bias"]

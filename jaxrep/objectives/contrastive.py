@@ -1,123 +1,106 @@
 """Contrast the rows of two embeddings."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Annotated, Literal
 
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, fold, normalize
-from jaxrep.losses import contrastive, sigmoid
+from jaxrep.losses.contrastive import Direction, info_nce
+from jaxrep.losses.pairwise.pairs import Duplicates, PairOptions
 from jaxrep.losses.pairwise.scan import Rows
-from jaxrep.objectives.base import Metrics, Term, nonempty
+from jaxrep.losses.sigmoid import pairwise_sigmoid
+from jaxrep.objectives.base import Column, Columns, Embedding, Metrics, Output, Term, present_rows
+from jaxrep.spec import Range
+
+Inputs = tuple[Array, Array, Array, PairOptions]
 
 
 @dataclass(frozen=True)
-class Pairs(Term):
-    """Abstract: rows of one embedding against those of another, of which row i belongs to row i."""
+class PairTerm(Term):
+    """Declare a loss on the rows of two embeddings, of which row i belongs to row i (abstract)."""
 
-    a: str
+    a: Embedding
     """Name of the first embedding, [B,D]."""
-    b: str
+    b: Embedding
     """Name of the second embedding, [B,D]."""
     _: KW_ONLY
-    scale: str = "scale"
+    scale: Output = "scale"
     """Name of the shared inverse temperature."""
-    positives: str = "pair"
-    """What other pairs with equal ids are."""
-    ids: tuple[str, ...] = ()
-    """Fields of ids; rows that agree in any of them are the same answer."""
-    extra_a: str = ""
-    """Name of more rows on the side of a, negatives of every row of b: [B,D], [B,V,D] (hard examples) or a shared
-    [Q,D] (a queue); empty: none. A field ``<name>/present`` says which exist; one ``<name>_id``, where ``ids`` has that
-    of a, which are the same as a row of a and so no negatives of its partner."""
-    extra_b: str = ""
+    duplicates: Duplicates = "negative"
+    """How other pairs with equal ids count."""
+    ids: Columns = ()
+    """Fields of ids; pairs with an equal id in any of them are duplicates."""
+    extra_a: Embedding = ""
+    """Name of more rows on the side of a, negatives of every row of b: [B,D], [B,V,D] (hard negatives) or a shared
+    [Q,D] (a queue); empty: none. The field ``<name>/present`` tells which exist. The field ``<name>_id`` is compared
+    with ``<a>_id`` if that is one of ``ids``: duplicates of a row are no negatives of its partner."""
+    extra_b: Embedding = ""
     """The same on the side of b."""
-    weights: str = ""
+    weights: Column = ""
     """Field [B] of the weights of pairs; empty: all weigh the same."""
 
     def problems(self) -> Iterator[str]:
-        if (self.positives == "pair") != (not self.ids):
-            yield f"positives='{self.positives}' and ids={self.ids} do not fit: ids say which other pairs are positives"
+        if (self.duplicates == "negative") != (not self.ids):
+            yield f"duplicates='{self.duplicates}' and ids={self.ids} do not fit: ids tell which pairs are duplicates"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (*self.embeddings, self.scale)
+    def inputs(self, outputs: Outputs, batch: Batch) -> Inputs:
+        """Return the arguments of a loss on pairs: unit rows, the logit scale and the options."""
+        options = PairOptions(
+            ids=tuple(batch[name] for name in self.ids),
+            duplicates=self.duplicates,
+            extra_a=self._extra_rows(self.extra_a, f"{self.a}_id", outputs, batch),
+            extra_b=self._extra_rows(self.extra_b, f"{self.b}_id", outputs, batch),
+            weights=batch[self.weights] if self.weights else None,
+            present=(present_rows(batch, self.a), present_rows(batch, self.b)),
+        )
+        return normalize(outputs[self.a]), normalize(outputs[self.b]), outputs[self.scale], options
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return self.ids + nonempty(self.weights)
-
-    @property
-    def embeddings(self) -> tuple[str, ...]:
-        return (self.a, self.b, *nonempty(self.extra_a, self.extra_b))
-
-    def arguments(self, outputs: Outputs, batch: Batch) -> dict[str, Any]:
-        """What every loss on pairs is given."""
-        return {
-            "a": normalize(outputs[self.a]),
-            "b": normalize(outputs[self.b]),
-            "scale": outputs[self.scale],
-            "positives": self.positives,
-            "ids": tuple(batch[name] for name in self.ids),
-            "extra_a": self.more(self.extra_a, f"{self.a}_id", outputs, batch),
-            "extra_b": self.more(self.extra_b, f"{self.b}_id", outputs, batch),
-            "weights": batch[self.weights] if self.weights else None,
-            "present": (batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present")),
-        }
-
-    def more(self, name: str, beside: str, outputs: Outputs, batch: Batch) -> Rows | None:
-        """The extra rows of a side, whose ids stand ``beside`` those of its own rows; they have none of other kinds."""
+    def _extra_rows(self, name: str, id_field: str, outputs: Outputs, batch: Batch) -> Rows | None:
+        """Return the extra rows of a side; their ids are of the kind ``id_field``, and of no other kind (-1)."""
         if not name:
             return None
-        present = batch.get(f"{name}/present")
-        own = batch.get(f"{name}_id") if beside in self.ids else None
+        present = present_rows(batch, name)
+        ids = batch.get(f"{name}_id") if id_field in self.ids else None
         return Rows(
             normalize(fold(outputs[name], 2)[0]),
-            () if own is None else tuple(own.reshape(-1) if x == beside else jnp.full(own.size, -1) for x in self.ids),
+            () if ids is None else tuple(ids.ravel() if x == id_field else jnp.full(ids.size, -1) for x in self.ids),
             None if present is None else present.reshape(-1),
         )
 
 
 @dataclass(frozen=True)
-class Contrastive(Pairs):
-    """InfoNCE between two embeddings (``jaxrep.losses.contrastive.info_nce``)."""
+class Contrastive(PairTerm):
+    """Compute InfoNCE between two embeddings (``jaxrep.losses.info_nce``)."""
 
     _: KW_ONLY
-    positives: contrastive.Positives = "pair"
-    """What other pairs with equal ids are: negatives, left out of the denominator, or sharers of the target (two
-    forms)."""
-    direction: contrastive.Direction = "mean"
+    duplicates: Literal["negative", "ignore", "supcon", "mil_nce"] = "negative"
+    """How other pairs with equal ids count: as negatives, not at all, or as targets too (mean of the log-probabilities,
+    or log of the sum of the probabilities)."""
+    direction: Direction = "mean"
     """Both directions averaged (CLIP) or summed (ALIGN), or one alone."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Range(0, below=1)] = 0.0
     """Share of the target that is spread over all candidates."""
 
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if not 0 <= self.label_smoothing < 1:
-            yield f"label_smoothing is a share: at least 0 and below 1, got {self.label_smoothing}"
-
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        return self.of(self.arguments(outputs, batch)), {}
+        return self.loss(*self.inputs(outputs, batch)), {}
 
-    def of(self, given: Mapping[str, Any]) -> Array:
-        """The loss of what ``arguments`` gives."""
-        return contrastive.info_nce(**given, direction=self.direction, label_smoothing=self.label_smoothing)
+    def loss(self, *inputs: *Inputs) -> Array:
+        """Return the loss of what ``inputs`` returns."""
+        return info_nce(*inputs, direction=self.direction, label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)
-class Sigmoid(Pairs):
-    """The pairwise sigmoid loss between two embeddings (``jaxrep.losses.sigmoid.sigmoid``)."""
+class Sigmoid(PairTerm):
+    """Compute the sigmoid loss between two embeddings (``jaxrep.losses.pairwise_sigmoid``)."""
 
     _: KW_ONLY
-    positives: sigmoid.Positives = "pair"
-    """What other pairs with equal ids are: negatives, left out, or positives as well."""
-    bias: str = "bias"
+    duplicates: Literal["negative", "ignore", "positive"] = "negative"
+    """How other pairs with equal ids count: as negatives, not at all, or as positives too."""
+    bias: Output = "bias"
     """Name of the shared bias."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (*super().reads, self.bias)
-
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        return sigmoid.pairwise_sigmoid(**self.arguments(outputs, batch), bias=outputs[self.bias]), {}
+        a, b, logit_scale, options = self.inputs(outputs, batch)
+        return pairwise_sigmoid(a, b, logit_scale, outputs[self.bias], options), {}

@@ -1,59 +1,45 @@
 """Terms on the correlations of two views' features over the batch."""
 
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
-from jaxrep.losses import correlation
-from jaxrep.objectives.base import Metrics, Term
+from jaxrep.losses.correlation import barlow_twins, mixed_twins
+from jaxrep.objectives.base import Metrics, Output, Reads, Term
+from jaxrep.spec import NonNegative
 
 
 @dataclass(frozen=True)
 class BarlowTwins(Term):
-    """Each feature agrees between the views, and with no other feature (``jaxrep.losses.correlation.barlow_twins``)."""
+    """Make each feature agree between the views, and with no other feature (``jaxrep.losses.barlow_twins``)."""
 
-    a: str
+    a: Output
     """Name of the first view's projected features, [B,D]."""
-    b: str
+    b: Output
     """Name of the second view's."""
     _: KW_ONLY
-    redundancy: float = 0.0051
-    """Factor of what lies off the diagonal."""
-
-    def problems(self) -> Iterator[str]:
-        if self.redundancy < 0:
-            yield f"redundancy is a factor, 0 or more, and not {self.redundancy}"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.a, self.b)
+    redundancy: NonNegative = 0.0051
+    """Factor of the off-diagonal correlations."""
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        return correlation.barlow_twins(outputs[self.a], outputs[self.b], self.redundancy), {}
+        return barlow_twins(outputs[self.a], outputs[self.b], self.redundancy), {}
 
 
 @dataclass(frozen=True)
 class MixedTwins(Term):
-    """Mixed inputs have mixed features (``jaxrep.losses.correlation.mixed_twins``)."""
+    """Make the features of mixed inputs agree with mixed features (``jaxrep.losses.mixed_twins``)."""
 
-    mixed: str
-    """Name of the mixed inputs' projected features, [B,D]; the view ``MixUp`` says how they were mixed."""
-    a: str
+    mixed: Annotated[str, Reads(outputs=("{}",), columns=("{}/share", "{}/partner"))]
+    """Name of the mixed inputs' projected features, [B,D]; the view ``MixUp`` emits how they were mixed."""
+    a: Output
     """Name of those of the first view."""
-    b: str
+    b: Output
     """Name of those of the second."""
     _: KW_ONLY
-    redundancy: float = 0.0051
-    """Factor of the whole, that of ``BarlowTwins``."""
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.mixed, self.a, self.b)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return (f"{self.mixed}/share", f"{self.mixed}/partner")
+    redundancy: NonNegative = 0.0051
+    """Factor of the loss, that of ``BarlowTwins``."""
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        how = (batch[name] for name in self.needs)
-        return self.redundancy * correlation.mixed_twins(*(outputs[name] for name in self.reads), *how), {}
+        mixed, a, b = (outputs[name] for name in (self.mixed, self.a, self.b))
+        share, partner = batch[f"{self.mixed}/share"], batch[f"{self.mixed}/partner"]
+        return self.redundancy * mixed_twins(mixed, a, b, share, partner), {}

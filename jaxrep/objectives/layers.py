@@ -1,17 +1,18 @@
 """Terms on the features of inner layers (Li et al. 2024, 2D Matryoshka Sentence Embeddings, arXiv:2402.14776)."""
 
-from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
 import jax
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
 from jaxrep.losses.distillation import softmax_divergence
-from jaxrep.objectives.base import Metrics, Term, Wrapper
+from jaxrep.objectives.base import Metrics, Reads, Term, Wrapper
+from jaxrep.spec import Positive
 
 
 def sampled_layer(ctx: StepContext, depth: int) -> Array:
-    """The layer of this step, int32 from 0 to depth - 2: any but the last. Every term draws the same one."""
+    """Draw the layer of this step, int32 from 0 to depth - 2: any but the last, the same one for every term."""
     if depth < 2:
         raise ValueError("a layer before the last is sampled, and the encoder has one layer only: give it more")
     return jax.random.randint(ctx.key("sampled layer"), (), 0, depth - 1)
@@ -19,52 +20,44 @@ def sampled_layer(ctx: StepContext, depth: int) -> Array:
 
 @dataclass(frozen=True)
 class SampledLayer(Wrapper):
-    """A term on the features of an inner layer, drawn anew each step, in place of those of the last one.
+    """Compute a term on the features of a random inner layer, drawn each step, in place of those of the last layer.
 
-    Of every embedding x of the term it reads ``<x>/layers`` [B,depth,D].
+    For every embedding x of the term it reads ``<x>/layers`` [B,depth,D].
     """
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return tuple(layers(name) if name in self.term.embeddings else name for name in self.term.reads)
+        return tuple(_layers(name) if name in self.term.embeddings else name for name in self.term.reads)
 
     @property
     def embeddings(self) -> tuple[str, ...]:
-        return tuple(map(layers, self.term.embeddings))
+        return tuple(map(_layers, self.term.embeddings))
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        every = {name: outputs[layers(name)] for name in self.term.embeddings}
-        at = {name: x[:, sampled_layer(ctx, x.shape[1])] for name, x in every.items()}
-        return self.term({**outputs, **at}, batch, ctx)
+        layers = {name: outputs[_layers(name)] for name in self.term.embeddings}
+        sampled = {name: x[:, sampled_layer(ctx, x.shape[1])] for name, x in layers.items()}
+        return self.term({**outputs, **sampled}, batch, ctx)
 
 
 @dataclass(frozen=True)
 class LayerAlignment(Term):
-    """The sampled layer's features, as logits over their own dimensions, follow those of the last layer (section 3.3).
+    """Make the sampled layer's features, as logits over their dimensions, follow those of the last layer (section 3.3).
 
-    The last layer is moved as well, as in the released code.
+    The last layer has a gradient too, as in the released code.
     """
 
-    x: str
+    x: Annotated[str, Reads(outputs=("{}", "{}/layers"))]
     """Name of the last layer's features [B,D]; those of all layers are ``<x>/layers`` [B,depth,D]."""
     _: KW_ONLY
-    temperature: float = 1.0
-    """What the features are divided by."""
-
-    def problems(self) -> Iterator[str]:
-        if self.temperature <= 0:
-            yield f"temperature is above 0, and not {self.temperature}"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.x, layers(self.x))
+    temperature: Positive = 1.0
+    """Divisor of the features."""
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        every = outputs[layers(self.x)]
-        layer = sampled_layer(ctx, every.shape[1])
-        return softmax_divergence(every[:, layer], outputs[self.x], self.temperature), {"layer": layer}
+        layers = outputs[_layers(self.x)]
+        layer = sampled_layer(ctx, layers.shape[1])
+        return softmax_divergence(layers[:, layer], outputs[self.x], self.temperature), {"layer": layer}
 
 
-def layers(name: str) -> str:
-    """The output that holds the features of all layers."""
+def _layers(name: str) -> str:
+    """Return the name of the output with the features of all layers."""
     return f"{name}/layers"

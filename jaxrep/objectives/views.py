@@ -1,4 +1,4 @@
-"""Terms on examples of which a field has several views, as an image with V captions: outputs [B,V,D]."""
+"""Terms on several views per example, as an image with V captions: outputs [B,V,D]."""
 
 from dataclasses import dataclass
 
@@ -10,42 +10,43 @@ from jaxrep.objectives.base import Metrics, Wrapper
 
 @dataclass(frozen=True)
 class EachView(Wrapper):
-    """The mean of a term over the views of one field: each takes its turn as the only one.
+    """Compute the mean of a term over the views of one field, one view at a time.
 
     With a contrastive term it is the multi-positive loss of DreamLIP (Zheng et al. 2024, arXiv:2403.17007): no caption
     is a negative of its own image.
     """
 
-    of: str = "text"
-    """The field; ``<of>_id`` and ``<of>/present`` with a second axis take their turn with it."""
+    field: str = "text"
+    """The field; ``<field>_id`` and ``<field>/present`` with a second axis are indexed in the same way."""
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        views, own = outputs[self.of], (f"{self.of}_id", f"{self.of}/present")
+        views = outputs[self.field]
         if views.ndim != 3:
-            raise ValueError(f"EachView takes the views of '{self.of}' in turn, [B,V,D], and it is {views.shape}")
-        fields = {name: batch[name] for name in own if name in batch and batch[name].ndim == 2}
+            raise ValueError(f"EachView reads views [B,V,D] of '{self.field}', and it is {views.shape}")
+        names = f"{self.field}_id", f"{self.field}/present"
+        columns = {name: batch[name] for name in names if name in batch and batch[name].ndim == 2}
         losses = []
-        for view in range(views.shape[1]):
-            here = {name: field[:, view] for name, field in fields.items()}
-            losses.append(self.term({**outputs, self.of: views[:, view]}, {**batch, **here}, ctx)[0])
+        for i in range(views.shape[1]):
+            view = {name: column[:, i] for name, column in columns.items()}
+            losses.append(self.term({**outputs, self.field: views[:, i]}, {**batch, **view}, ctx)[0])
         return jnp.mean(jnp.stack(losses)), {}
 
 
 @dataclass(frozen=True)
 class AllViews(Wrapper):
-    """A term on all views as so many rows [B*V]: the others of the same example are candidates as well.
+    """Compute a term on all views as rows [B*V]: the other views of the same example are candidates too.
 
-    What a field says of an example [B] it says of each of its views.
+    A field [B] is repeated for each view.
     """
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        shapes = {outputs[name].shape[:2] for name in self.embeddings}
-        if len(shapes) > 1 or any(outputs[name].ndim != 3 for name in self.embeddings):
-            told = ", ".join(f"'{name}' {outputs[name].shape}" for name in self.embeddings)
-            raise ValueError(f"AllViews needs embeddings of as many views, [B,V,D], and these are {told}")
-        ((_, views),) = shapes
-        folded = {name: outputs[name].reshape(-1, outputs[name].shape[-1]) for name in self.embeddings}
-        needed = (*self.needs, *(f"{name}/present" for name in self.embeddings))
-        fields = {name: batch[name] for name in needed if name in batch}
-        rows = {name: x.ravel() if x.ndim == 2 else jnp.repeat(x, views) for name, x in fields.items()}
+        shapes = {name: outputs[name].shape for name in self.embeddings}
+        if len({shape[:2] for shape in shapes.values()}) > 1 or any(len(shape) != 3 for shape in shapes.values()):
+            got = ", ".join(f"'{name}' {shape}" for name, shape in shapes.items())
+            raise ValueError(f"AllViews needs embeddings of as many views, [B,V,D], and these are {got}")
+        views = next(iter(shapes.values()))[1]
+        folded = {name: outputs[name].reshape(-1, shape[-1]) for name, shape in shapes.items()}
+        names = (*self.needs, *(f"{name}/present" for name in self.embeddings))
+        columns = {name: batch[name] for name in names if name in batch}
+        rows = {name: x.ravel() if x.ndim == 2 else jnp.repeat(x, views) for name, x in columns.items()}
         return self.term({**outputs, **folded}, {**batch, **rows}, ctx)

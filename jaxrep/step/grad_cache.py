@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
-from jaxrep.objectives.base import Term, evaluate
+from jaxrep.objectives.base import SeparableTerm, evaluate
 from jaxrep.params import Arrays
 from jaxrep.step.gradients import Computation, StepOutputs
 
@@ -73,8 +73,9 @@ class Passes:
     keep: Callable[[str], bool]
 
     @property
-    def separable(self) -> Mapping[str, Term]:
-        return {name: term for name, term in self.compute.objective.items() if term.separable}
+    def separable(self) -> Mapping[str, SeparableTerm]:
+        terms = self.compute.objective.items()
+        return {name: term for name, term in terms if isinstance(term, SeparableTerm) and term.separable}
 
     def encode(self, params: Arrays, rows: tuple[Batch, Array]) -> tuple[Outputs, Batch, StepContext]:
         """Return a microbatch's outputs, its fields after the views, and its step context."""

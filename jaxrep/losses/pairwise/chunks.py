@@ -1,6 +1,6 @@
-"""Rows in blocks of equal size, for a scan outside of ``shard_map``: each device does its share of every block.
+"""Cut rows into blocks of equal size, for a scan outside of ``shard_map``: each device has its share of every block.
 
-What is cut need be no multiple of anything: blocks are filled up with rows of zeros, less than one a block and device.
+Any number of rows is allowed: blocks are padded with rows of zeros, less than one per block and device.
 """
 
 from typing import Any
@@ -12,35 +12,35 @@ from jaxtyping import Float
 
 from jaxrep import mesh
 from jaxrep.batch import Array
-from jaxrep.losses.pairwise.reduce import row_devices
+from jaxrep.losses.pairwise.reduce import num_row_devices
 
 
 def to_chunks(rows: Any, block_size: int) -> Any:
-    """[R,...] -> [n,size,...] of every array: the fewest blocks of up to ``block_size`` rows, or of one a device.
+    """Cut every array [R,...] into the fewest blocks [n,size,...] of up to ``block_size`` rows (at least 1 per device).
 
-    Each block is made of every device's own rows where they divide R. The rows of zeros (False) are the last ones of a
-    device: a sum over rows must tell them by a mark that is cut as well, and ``joined`` leaves them out.
+    Each block has rows of every device where the devices divide R. The padding, rows of zeros (False), comes last on
+    each device: a sum over rows needs a mask that is cut as well, and ``from_chunks`` leaves the padding out.
     """
     count = len(jax.tree.leaves(rows)[0])
-    parts = _parts(count)
+    parts = _num_parts(count)
     blocks = -(-count // parts // max(block_size // parts, 1))
-    more = -(count // parts) % blocks
+    padding = -(count // parts) % blocks
 
-    def one(x: Array) -> Array:
+    def cut(x: Array) -> Array:
         x = rearrange(x, "(part row) ... -> part row ...", part=parts)
-        x = jnp.pad(x, [(0, 0), (0, more)] + [(0, 0)] * (x.ndim - 2))
+        x = jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
         x = rearrange(x, "part (row block) ... -> block (part row) ...", block=blocks)
-        return mesh.constrain(x, jax.P(None, *mesh.ROWS)) if parts == row_devices() else x
+        return mesh.constrain(x, jax.P(None, *mesh.ROWS)) if parts == num_row_devices() else x
 
-    return jax.tree.map(one, rows)
+    return jax.tree.map(cut, rows)
 
 
 def from_chunks(blocks: Float[Array, "n size ..."], count: int) -> Float[Array, "R ..."]:
-    """The inverse of ``cut``: [n,size,...] -> [R,...], the ``count`` rows that were cut."""
-    x = rearrange(blocks, "block (part row) ... -> part (row block) ...", part=_parts(count))
+    """Invert ``to_chunks``: [n,size,...] -> [R,...], the original ``count`` rows."""
+    x = rearrange(blocks, "block (part row) ... -> part (row block) ...", part=_num_parts(count))
     return rearrange(x[:, : count // len(x)], "part row ... -> (part row) ...")
 
 
-def _parts(count: int) -> int:
-    """Devices that hold ``count`` rows in equal shares; 1 where they cannot."""
-    return row_devices() if count % row_devices() == 0 else 1
+def _num_parts(count: int) -> int:
+    """Return the number of devices that hold ``count`` rows in equal shares; 1 if they cannot."""
+    return num_row_devices() if count % num_row_devices() == 0 else 1

@@ -1,12 +1,12 @@
-"""How rows that lie over a mesh meet all rows of the other side: gathered, or passed around a ring.
+"""Reduce over pairs of rows that are sharded over a mesh: rows of b are gathered, or sent around a ring.
 
-Each of n devices holds its own rows of a [B/n,D] and of b [B/n,D], and these functions run inside ``shard_map`` over
-``how.axes``. Both ways give a device, for its own rows, what ``kernel.forward`` and ``kernel.backward`` give on one
-device of all rows, in the same signature.
+Each of n devices holds its shard of a [A/n,D] and of b [B/n,D], and these functions run inside ``shard_map`` over
+``config.axes``. Both ways return, for the device's shard, what ``pallas.forward`` and ``pallas.backward`` return for
+all rows on one device, with the same signature.
 
-- *Gather*: every device receives all rows of b; a device's part of what belongs to b is scattered back to its owner.
-- *Ring*: rows of b travel from device to device, and what belongs to them (statistics, derivatives) travels with
-  them, so that no device ever holds more than B/n rows of either side.
+- *Gather*: every device receives all rows of b; statistics and derivatives of b are sent back to their devices.
+- *Ring*: rows of b travel from device to device together with their statistics and derivatives, so that no device
+  ever holds more than B/n rows of either side.
 """
 
 from typing import Any
@@ -16,82 +16,84 @@ import jax.numpy as jnp
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import pallas, scan
-from jaxrep.losses.pairwise.scan import How, Pull, Rows, Stats
+from jaxrep.losses.pairwise.scan import Config, Cotangents, Rows, Stats
 
 
-def gather_forward(how: How, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
-    """Statistics [B/n] of this device's rows of a, and of its rows of b; b is gathered."""
-    rows, columns = pallas.forward(how, a, _gather(how, b), bias)
+def gather_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+    """Return the statistics of this device's rows of a and of b; b is gathered."""
+    rows, columns = pallas.forward(config, a, _all_gather(config, b), bias)
     if columns is None:
         return rows, None
-    start = scan.nothing(how, len(b.x))
+    start = scan.empty_statistics(config, len(b.x))
     columns, _ = jax.lax.scan(
-        lambda one, other: (how.reduction.merge(one, other), None), start, _to_owners(how, columns)
+        lambda stats, other: (config.reduction.merge(stats, other), None), start, _all_to_all(config, columns)
     )
     return rows, columns
 
 
 def gather_backward(
-    how: How, a: Rows, b: Rows, bias: Array | None, rows: Pull, columns: Pull
+    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
 ) -> tuple[Array, Array, Any]:
-    """Derivatives by this device's rows of a and of b [B/n,D], and by the bias; b is gathered."""
-    d_a, d_b, d_bias = pallas.backward(how, a, _gather(how, b), bias, rows, _gather(how, columns))
-    return d_a, jax.lax.psum_scatter(d_b, how.axes, tiled=True), jax.lax.psum(d_bias, how.axes)
+    """Return the derivatives by this device's rows of a and of b, and by the bias; b is gathered."""
+    d_a, d_b, d_bias = pallas.backward(config, a, _all_gather(config, b), bias, rows, _all_gather(config, columns))
+    return d_a, jax.lax.psum_scatter(d_b, config.axes, tiled=True), jax.lax.psum(d_bias, config.axes)
 
 
-def ring_forward(how: How, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
-    """Statistics [B/n] of this device's rows of a, and of its rows of b; b travels n hops."""
+def ring_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+    """Return the statistics of this device's rows of a and of b; b travels n hops."""
 
     def hop(carry, _):
-        rows, visitor, columns = carry
-        # Sent before the work on it, so that the transfer can hide behind the work.
-        onward = _pass_on(how, visitor)
-        more_rows, more_columns = pallas.forward(how, a, visitor, bias)
-        if more_columns is not None:
-            columns = _pass_on(how, how.reduction.merge(columns, more_columns))
-        return (how.reduction.merge(rows, more_rows), onward, columns), None
+        rows, shard, columns = carry
+        # Sent before the computation, so that the transfer can overlap with it.
+        next_shard = _send_to_next(config, shard)
+        new_rows, new_columns = pallas.forward(config, a, shard, bias)
+        if new_columns is not None:
+            columns = _send_to_next(config, config.reduction.merge(columns, new_columns))
+        return (config.reduction.merge(rows, new_rows), next_shard, columns), None
 
-    start = (scan.nothing(how, len(a.x)), b, scan.nothing(how, len(b.x)) if how.columns else None)
-    (rows, _, columns), _ = jax.lax.scan(hop, start, None, length=_devices(how))
+    columns = scan.empty_statistics(config, len(b.x)) if config.columns else None
+    start = (scan.empty_statistics(config, len(a.x)), b, columns)
+    (rows, _, columns), _ = jax.lax.scan(hop, start, None, length=_num_devices(config))
     return rows, columns
 
 
 def ring_backward(
-    how: How, a: Rows, b: Rows, bias: Array | None, rows: Pull, columns: Pull
+    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
 ) -> tuple[Array, Array, Any]:
-    """Derivatives by this device's rows of a and of b [B/n,D], and by the bias; b travels n hops."""
+    """Return the derivatives by this device's rows of a and of b, and by the bias; b travels n hops."""
 
     def hop(carry, _):
-        d_a, (visitor, pull), d_b, d_bias = carry
-        onward = _pass_on(how, (visitor, pull))
-        more_a, more_b, more_bias = pallas.backward(how, a, visitor, bias, rows, pull)
-        d_a, d_b, d_bias = jax.tree.map(jnp.add, (d_a, d_b, d_bias), (more_a, more_b, more_bias))
-        return (d_a, onward, _pass_on(how, d_b), d_bias), None
+        d_a, (shard, cotangents), d_b, d_bias = carry
+        next_shard = _send_to_next(config, (shard, cotangents))
+        new = pallas.backward(config, a, shard, bias, rows, cotangents)
+        d_a, d_b, d_bias = jax.tree.map(jnp.add, (d_a, d_b, d_bias), new)
+        return (d_a, next_shard, _send_to_next(config, d_b), d_bias), None
 
-    zero_bias = None if bias is None else scan.own(how, jnp.zeros(()))
+    zero_bias = None if bias is None else scan.device_varying(config, jnp.zeros(()))
     start = (jnp.zeros_like(a.x), (b, columns), jnp.zeros_like(b.x), zero_bias)
-    (d_a, _, d_b, d_bias), _ = jax.lax.scan(hop, start, None, length=_devices(how))
-    return d_a, d_b, jax.lax.psum(d_bias, how.axes)
+    (d_a, _, d_b, d_bias), _ = jax.lax.scan(hop, start, None, length=_num_devices(config))
+    return d_a, d_b, jax.lax.psum(d_bias, config.axes)
 
 
-def _devices(how: How) -> int:
-    """n."""
-    return jax.lax.axis_size(how.axes)
+def _num_devices(config: Config) -> int:
+    return jax.lax.axis_size(config.axes)
 
 
-def _gather(how: How, tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.lax.all_gather(x, how.axes, tiled=True), tree)
+def _all_gather(config: Config, tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, config.axes, tiled=True), tree)
 
 
-def _to_owners(how: How, tree: Any) -> Any:
-    """[B] a device -> [n,B/n]: what each of the n devices has for the rows of this one."""
-    return jax.tree.map(
-        lambda x: jax.lax.all_to_all(x.reshape(_devices(how), -1), how.axes, split_axis=0, concat_axis=0), tree
-    )
+def _all_to_all(config: Config, tree: Any) -> Any:
+    """Send statistics [B] of all rows of b to the devices of these rows: [n,B/n], one row per sender."""
+
+    def exchange(x: Array) -> Array:
+        return jax.lax.all_to_all(x.reshape(_num_devices(config), -1), config.axes, split_axis=0, concat_axis=0)
+
+    return jax.tree.map(exchange, tree)
 
 
-def _pass_on(how: How, tree: Any) -> Any:
-    """Each device's values to the next one of the ring."""
-    n = _devices(how)
+def _send_to_next(config: Config, tree: Any) -> Any:
+    """Send each device's values to the next device of the ring."""
+    n = _num_devices(config)
     ring = [(i, (i + 1) % n) for i in range(n)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, how.axes, ring), tree)
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, config.axes, ring), tree)

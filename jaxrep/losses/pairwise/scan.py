@@ -1,8 +1,8 @@
-"""Reductions of the logits between two sets of rows, a block of rows at a time.
+"""Reduce the logits between two sets of rows, one block of rows at a time.
 
 ``forward`` folds each block of the logits ``x[i, j] = a[i] · b[j] + bias`` into the reductions along rows and along
-columns; ``backward`` makes the same blocks again. What varies between losses is a ``Reduction``, a few small
-functions. ``jaxrep.losses.pairwise.reduce`` joins the two into one differentiable function, on any mesh.
+columns; ``backward`` computes the same blocks again. Losses differ in their ``Reduction``, a few small functions.
+``jaxrep.losses.pairwise.reduce`` makes one differentiable function of the two, on any mesh.
 """
 
 import dataclasses
@@ -18,93 +18,95 @@ from jaxtyping import Bool, Float, Int
 from jaxrep.batch import Array
 
 BLOCK_SIZE = 512
-"""Rows of logits at a time by default: enough for matrix products at full speed, and few enough that a block is about
-as large as the embeddings themselves."""
+"""Default number of rows of logits per block: large enough for matrix products at full speed, small enough that a block
+is about as large as the embeddings themselves."""
 
-FLOOR = -1e30
-"""The log-sum-exp of nothing: finite, so that a row that takes no part brings no NaN into the backward pass."""
+LOG_ZERO = -1e30
+"""The log-sum-exp of an empty set: finite, so that a row without pairs has no NaN in its gradient."""
 
 Stats = tuple[Array, ...]
 
 
 class Rows(NamedTuple):
-    """Rows that meet the rows of another side. Two rows are alike if they agree in any of ``ids``."""
+    """Hold rows that meet the rows of the other side. Two rows are duplicates if they agree in any of ``ids``."""
 
     x: Float[Array, "N D"]
     ids: tuple[Int[Array, " N"], ...] = ()
     present: Bool[Array, " N"] | None = None
 
 
-def padded(side: Rows, count: int) -> Rows:
-    """With ``count`` rows more that are absent: what is not led by the batch (a queue, a table) may have any length."""
+def pad_rows(rows: Rows, count: int) -> Rows:
+    """Append ``count`` absent rows: a queue or a table may have any length, the devices need equal shares."""
     if count == 0:
-        return side
-    present = jnp.ones(len(side.x), bool) if side.present is None else side.present
-    return jax.tree.map(lambda x: jnp.pad(x, [(0, count)] + [(0, 0)] * (x.ndim - 1)), side._replace(present=present))
+        return rows
+    present = jnp.ones(len(rows.x), bool) if rows.present is None else rows.present
+    return jax.tree.map(lambda x: jnp.pad(x, [(0, count)] + [(0, 0)] * (x.ndim - 1)), rows._replace(present=present))
 
 
 @dataclasses.dataclass(frozen=True)
 class Reduction:
-    """A function of the logits that one row meets, computed piece by piece.
+    """Declare a function of the logits of one row that can be computed block by block.
 
-    ``piece(x, axis)`` are the statistics of a block, in which a pair that does not enter has the logit ``drop``;
-    ``merge`` joins those of two disjoint sets of logits; ``value`` of the statistics of everything is the result, and
-    ``slope(x, value)`` its derivative by a logit that enters.
+    ``statistics(x, axis)`` are those of a block, in which an excluded pair has the logit ``excluded``; ``merge`` joins
+    the statistics of two disjoint sets of logits; ``value`` is the result, from the statistics of all logits, and
+    ``derivative(x, value)`` its derivative by an included logit.
     """
 
-    drop: float
-    piece: Callable[[Array, int], Stats]
+    excluded: float
+    statistics: Callable[[Array, int], Stats]
     merge: Callable[[Stats, Stats], Stats]
     value: Callable[[Stats], Array]
-    slope: Callable[[Array, Array], Array]
+    derivative: Callable[[Array, Array], Array]
 
 
-def _lse_piece(x: Array, axis: int) -> Stats:
-    top = jnp.max(x, axis, initial=FLOOR)
+def _lse_statistics(x: Array, axis: int) -> Stats:
+    top = jnp.max(x, axis, initial=LOG_ZERO)
     return top, jnp.sum(jnp.exp(x - jnp.expand_dims(top, axis)), axis)
 
 
-def _lse_merge(one: Stats, other: Stats) -> Stats:
-    top = jnp.maximum(one[0], other[0])
-    return top, one[1] * jnp.exp(one[0] - top) + other[1] * jnp.exp(other[0] - top)
+def _lse_merge(first: Stats, second: Stats) -> Stats:
+    top = jnp.maximum(first[0], second[0])
+    return top, first[1] * jnp.exp(first[0] - top) + second[1] * jnp.exp(second[0] - top)
 
 
 def _softplus(x: Array) -> Array:
-    """log(1 + exp(x)), a quarter of the time of ``jax.nn.softplus``, which looks after infinities of both signs."""
+    """Compute log(1 + exp(x)) in a quarter of the time of ``jax.nn.softplus``, which handles both infinities."""
     return jnp.maximum(x, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(x)))
 
 
-def _sum_of(function: Callable[[Array], Array], slope: Callable[[Array], Array], drop: float) -> Reduction:
+def _sum_of(function: Callable[[Array], Array], derivative: Callable[[Array], Array], excluded: float) -> Reduction:
     return Reduction(
-        drop=drop,
-        piece=lambda x, axis: (jnp.sum(function(x), axis),),
-        merge=lambda one, other: (one[0] + other[0],),
+        excluded=excluded,
+        statistics=lambda x, axis: (jnp.sum(function(x), axis),),
+        merge=lambda first, second: (first[0] + second[0],),
         value=lambda stats: stats[0],
-        slope=lambda x, value: slope(x),
+        derivative=lambda x, value: derivative(x),
     )
 
 
 LOG_SUM_EXP = Reduction(
-    drop=-jnp.inf,
-    piece=_lse_piece,
+    excluded=-jnp.inf,
+    statistics=_lse_statistics,
     merge=_lse_merge,
     value=lambda stats: stats[0] + jnp.log(jnp.maximum(stats[1], jnp.finfo(jnp.float32).tiny)),
-    slope=lambda x, value: jnp.exp(x - value),
+    derivative=lambda x, value: jnp.exp(x - value),
 )
-SUM_SOFTPLUS = _sum_of(_softplus, jax.nn.sigmoid, drop=-jnp.inf)
-SUM = _sum_of(lambda x: x, jnp.ones_like, drop=0.0)
+SUM_SOFTPLUS = _sum_of(_softplus, jax.nn.sigmoid, excluded=-jnp.inf)
+SUM = _sum_of(lambda x: x, jnp.ones_like, excluded=0.0)
+
+Included = Literal["all", "duplicates", "non_duplicates"]
 
 
 @dataclasses.dataclass(frozen=True)
-class How:
-    """What ``pairwise`` computes, all of it static.
+class Config:
+    """Hold the static arguments of a pairwise reduction.
 
-    ``among``: every pair enters, or those that are alike, or those that are not. ``columns``: reduce along columns as
-    well. ``axes``: the mesh axes over which rows lie, where this runs inside ``shard_map``.
+    ``pairs``: which pairs are included. ``columns``: whether to reduce along columns as well. ``axes``: the mesh axes
+    that shard the rows, inside ``shard_map``.
     """
 
     reduction: Reduction
-    among: Literal["all", "alike", "unlike"]
+    pairs: Included
     columns: bool
     block_size: int
     axes: tuple[str, ...] = ()
@@ -118,50 +120,51 @@ def _logits(a: Rows, b: Rows, bias: Array | None) -> Array:
     return x if bias is None else x + bias
 
 
-def _entering(how: How, a: Rows, b: Rows) -> tuple[Array | None, Array | None]:
-    """Bool [A,B]: the pairs that enter the reductions along rows, and along columns; None where all do."""
-    among = None
-    if how.among != "all":
-        alike = functools.reduce(operator.or_, (p[:, None] == q[None, :] for p, q in zip(a.ids, b.ids, strict=True)))
-        among = alike if how.among == "alike" else ~alike
-    marks = (None if b.present is None else b.present[None, :], None if a.present is None else a.present[:, None])
-    rows, columns = (among if mark is None else mark if among is None else among & mark for mark in marks)
+def _included(config: Config, a: Rows, b: Rows) -> tuple[Array | None, Array | None]:
+    """Return the pairs, bool [A,B], of the reductions along rows and along columns; None if all are included."""
+    chosen = None
+    if config.pairs != "all":
+        same = functools.reduce(operator.or_, (p[:, None] == q[None, :] for p, q in zip(a.ids, b.ids, strict=True)))
+        chosen = same if config.pairs == "duplicates" else ~same
+    present = (None if b.present is None else b.present[None, :], None if a.present is None else a.present[:, None])
+    rows, columns = (chosen if p is None else p if chosen is None else chosen & p for p in present)
     return rows, columns
 
 
-def pieces(how: How, x: Array, a: Rows, b: Rows) -> tuple[Stats, Stats | None]:
-    """Statistics of one block of logits ``x`` [A,B]: [A] of its rows a, and [B] of its columns b."""
-    rows, columns = (x if k is None else jnp.where(k, x, how.reduction.drop) for k in _entering(how, a, b))
-    return how.reduction.piece(rows, 1), how.reduction.piece(columns, 0) if how.columns else None
+def block_statistics(config: Config, x: Array, a: Rows, b: Rows) -> tuple[Stats, Stats | None]:
+    """Return the statistics of one block of logits ``x`` [A,B]: [A] of its rows a, and [B] of its columns b."""
+    reduction = config.reduction
+    rows, columns = (x if k is None else jnp.where(k, x, reduction.excluded) for k in _included(config, a, b))
+    return reduction.statistics(rows, 1), reduction.statistics(columns, 0) if config.columns else None
 
 
-Pull = tuple[Array, Array] | None
-"""Values [N] of the rows of a side, and the loss's derivatives by them."""
+Cotangents = tuple[Array, Array] | None
+"""Values [N] of the reduction for the rows of one side, and the loss's derivatives by them."""
 
 
-def slopes(how: How, x: Array, a: Rows, b: Rows, rows: Pull, columns: Pull) -> Array:
-    """The loss's derivatives [A,B] by one block of logits ``x`` [A,B], by way of its rows a and of its columns b."""
+def logit_gradients(config: Config, x: Array, a: Rows, b: Rows, rows: Cotangents, columns: Cotangents) -> Array:
+    """Return the loss's derivatives [A,B] by one block of logits ``x`` [A,B], through its rows a and its columns b."""
     parts = []
-    for axis, pull, enters in zip((1, 0), (rows, columns), _entering(how, a, b), strict=True):
-        if pull is not None:
-            values, by_values = (jnp.expand_dims(p, axis) for p in pull)
-            part = by_values * how.reduction.slope(x, values)
-            parts.append(part if enters is None else jnp.where(enters, part, 0.0))
+    for axis, cotangents, included in zip((1, 0), (rows, columns), _included(config, a, b), strict=True):
+        if cotangents is not None:
+            values, by_values = (jnp.expand_dims(c, axis) for c in cotangents)
+            part = by_values * config.reduction.derivative(x, values)
+            parts.append(part if included is None else jnp.where(included, part, 0.0))
     return functools.reduce(operator.add, parts)
 
 
-def own(how: How, tree: Any) -> Any:
-    """Constants as values of which each device has its own, as the carry of a scan inside ``shard_map`` must be."""
-    return jax.tree.map(lambda x: jax.lax.pcast(x, how.axes, to="varying"), tree) if how.axes else tree
+def device_varying(config: Config, tree: Any) -> Any:
+    """Mark constants as different per device, as ``shard_map`` requires of the carry of a scan."""
+    return jax.tree.map(lambda x: jax.lax.pcast(x, config.axes, to="varying"), tree) if config.axes else tree
 
 
-def nothing(how: How, count: int) -> Stats:
-    """Statistics [count] of no logits."""
-    return own(how, how.reduction.piece(jnp.zeros((0, count)), 0))
+def empty_statistics(config: Config, count: int) -> Stats:
+    """Return the statistics [count] of no logits."""
+    return device_varying(config, config.reduction.statistics(jnp.zeros((0, count)), 0))
 
 
-def _over_blocks(step: Callable, carry: Any, rows: Any, size: int) -> tuple[Any, Any]:
-    """``lax.scan`` of ``step`` over blocks of ``size`` rows, then over a shorter last one; outputs are joined."""
+def _scan_blocks(step: Callable, carry: Any, rows: Any, size: int) -> tuple[Any, Any]:
+    """Run ``lax.scan`` of ``step`` over blocks of ``size`` rows, then a shorter last block; concatenate the outputs."""
     count = len(jax.tree.leaves(rows)[0])
     size = min(size, count)
     whole = count // size * size
@@ -174,27 +177,29 @@ def _over_blocks(step: Callable, carry: Any, rows: Any, size: int) -> tuple[Any,
     return carry, out
 
 
-def forward(how: How, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
-    """Statistics of the rows of a [A,D], each [A], and of the rows of b [B,D], each [B] (None without ``columns``)."""
+def forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+    """Return the statistics of the rows of a, each [A], and of b, each [B] (None without ``columns``)."""
 
     def step(columns, block):
-        rows, more = pieces(how, _logits(block, b, bias), block, b)
-        return (None if more is None else how.reduction.merge(columns, more)), rows
+        rows, new = block_statistics(config, _logits(block, b, bias), block, b)
+        return (None if new is None else config.reduction.merge(columns, new)), rows
 
-    start = nothing(how, len(b.x)) if how.columns else None
-    columns, rows = _over_blocks(step, start, a, how.block_size)
+    start = empty_statistics(config, len(b.x)) if config.columns else None
+    columns, rows = _scan_blocks(step, start, a, config.block_size)
     return rows, columns
 
 
-def backward(how: How, a: Rows, b: Rows, bias: Array | None, rows: Pull, columns: Pull) -> tuple[Array, Array, Any]:
-    """Derivatives by ``a.x`` [A,D], ``b.x`` [B,D] and the bias (None without one), from what each side passes back."""
+def backward(
+    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
+) -> tuple[Array, Array, Any]:
+    """Return the derivatives by ``a.x`` [A,D], ``b.x`` [B,D] and the bias (None without one)."""
 
     def step(carry, inputs):
-        block, pull = inputs
-        g = slopes(how, _logits(block, b, bias), block, b, pull, columns)
+        block, cotangents = inputs
+        g = logit_gradients(config, _logits(block, b, bias), block, b, cotangents, columns)
         d_b = carry[0] + _product("ij,id->jd", g, block.x)
         return (d_b, None if bias is None else carry[1] + jnp.sum(g)), _product("ij,jd->id", g, b.x)
 
-    start = own(how, jax.tree.map(lambda x: jnp.zeros(x.shape), (b.x, bias)))
-    (d_b, d_bias), d_a = _over_blocks(step, start, (a, rows), how.block_size)
+    start = device_varying(config, jax.tree.map(lambda x: jnp.zeros(x.shape), (b.x, bias)))
+    (d_b, d_bias), d_a = _scan_blocks(step, start, (a, rows), config.block_size)
     return d_a, d_b, d_bias
