@@ -5,6 +5,8 @@ Each host runs the same command. A launcher sets ``JAX_COORDINATOR_ADDRESS`` (ho
 Kubernetes, Open MPI). Without either, a process trains alone.
 """
 
+import base64
+import io
 import itertools
 import json
 import os
@@ -13,10 +15,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax._src import distributed  # its key-value store: words between processes without a collective
 from jax.experimental import multihost_utils
 
-from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.errors import BadSample, JaxrepError, UsageError
 
 T = TypeVar("T")
 _meetings = itertools.count()  # a barrier is passed once: each meeting has a number of its own
@@ -97,21 +100,22 @@ def on_all_hosts(what: str, action: Callable[[], T]) -> T:
 def all_gather_object(what: str, words: Any) -> list[Any]:
     """Return the objects of all processes in their order; all must make the same calls in the same order.
 
-    Objects are JSON values and go through the coordinator's key-value store, so no process hangs in a collective that
-    another one never enters, and nothing that arrives is executed.
+    Objects are numbers, strings, arrays, BadSamples, and lists, tuples and dictionaries of these. They go as JSON through
+    the coordinator's key-value store: no process hangs in a collective that another one never enters, and nothing that
+    arrives is executed.
     """
     if jax.process_count() == 1:
         return [words]
     place = f"jaxrep/{next(_meetings)}"
     store = client()
     own = f"{place}/{jax.process_index()}"
-    store.key_value_set(own, json.dumps(words))
+    store.key_value_set(own, json.dumps(_encode(words)))
     deadline = time.monotonic() + PATIENCE
     said = []
     for number in range(jax.process_count()):
         left = max(int(1000 * (deadline - time.monotonic())), 1)
         try:
-            said.append(json.loads(store.blocking_key_value_get(f"{place}/{number}", left)))
+            said.append(_decode(json.loads(store.blocking_key_value_get(f"{place}/{number}", left))))
         except Exception as error:  # the client's errors have no type of their own
             raise JaxrepError(
                 f"process {number} of {jax.process_count()} did not come to '{what}' within {PATIENCE:.0f} s: "
@@ -120,6 +124,37 @@ def all_gather_object(what: str, words: Any) -> list[Any]:
     store.wait_at_barrier(f"{place}/heard", int(1000 * PATIENCE))  # nobody leaves before all have heard
     store.key_value_delete(own)
     return said
+
+
+def _encode(value: Any) -> Any:
+    """Return a value as JSON; types that JSON lacks become an object of one key that begins with a $."""
+    if isinstance(value, np.ndarray | np.generic):
+        content = io.BytesIO()
+        np.save(content, value, allow_pickle=False)
+        return {"$array": base64.b64encode(content.getvalue()).decode(), "scalar": isinstance(value, np.generic)}
+    if isinstance(value, BadSample):
+        return {"$bad": [value.place, value.reason]}
+    if isinstance(value, Mapping):
+        return {"$items": [[_encode(key), _encode(item)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"$tuple": [_encode(item) for item in value]}
+    return [_encode(item) for item in value] if isinstance(value, list) else value
+
+
+def _decode(value: Any) -> Any:
+    """Invert ``_encode``."""
+    if isinstance(value, list):
+        return [_decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$array" in value:
+        array = np.load(io.BytesIO(base64.b64decode(value["$array"])), allow_pickle=False)
+        return array[()] if value["scalar"] else array
+    if "$bad" in value:
+        return BadSample(*value["$bad"])
+    if "$tuple" in value:
+        return tuple(map(_decode, value["$tuple"]))
+    return {_decode(key): _decode(item) for key, item in value["$items"]}
 
 
 def _first_difference(one: object, other: object) -> str:
