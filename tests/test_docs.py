@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -51,7 +52,8 @@ def test_example_of_extending_runs(number, tmp_path, monkeypatch):
     reader = Reader(f"extending_{number}")
     reader.read(example)
     if example.file:
-        reader.command(f"jaxrep train {example.file}:tiny", "--data.batch-size", "32", "--examples", "64")
+        name = Path(example.file).stem
+        reader.command(f"jaxrep train {name}:tiny", "--data.batch-size", "32", "--examples", "64")
 
 
 def test_site_builds_without_warnings(tmp_path):

@@ -63,6 +63,7 @@ class Reader:
     def read(self, block: Block) -> None:
         """Save or run one block of Python."""
         if block.file:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
             Path(block.file).write_text(block.text)
         elif block.language == "python":
             exec(compile(block.text, self.module.__name__, "exec"), vars(self.module))
