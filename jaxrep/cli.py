@@ -3,10 +3,11 @@
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from jaxrep import __version__
+from jaxrep import __version__, signals
 from jaxrep.commands.memory import with_large_pages
 from jaxrep.errors import JaxrepError, UsageError, hint
 
@@ -26,6 +27,9 @@ COMMANDS = {
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
+
+PREEMPTED = 75
+"""Exit status of a command that a signal stopped and that resumes: EX_TEMPFAIL, on which schedulers requeue."""
 
 UNREAD = 141
 """Exit status where the output was closed before its end, as of ``| head``; likewise, of SIGPIPE."""
@@ -52,18 +56,58 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None and sys.argv[1:2] == ["train"]:
         with_large_pages()
     log_to_stderr()
+    args = list(sys.argv[1:] if args is None else args)
     try:
-        status = run(list(sys.argv[1:] if args is None else args))
-        sys.stdout.flush()  # what fails here is told here
+        with signals.stop_on_signals():
+            return _run_and_report(args)
+    except signals.Stopped as stopped:  # while an error was reported
+        return _stopped_by(stopped.number, args)
+
+
+def _run_and_report(args: list[str]) -> int:
+    try:
+        status = run(args)
+        sys.stdout.flush()  # an error of the output is reported here
         return status
     except JaxrepError as error:
+        if number := signals.received():  # its exception was dropped, and led to this error
+            return _stopped_by(number, args)
         print(f"jaxrep: error: {error}", file=sys.stderr)
         return error.status
+    except signals.Stopped as stopped:
+        return _stopped_by(stopped.number, args)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read the output has seen enough; Python flushes once more as it leaves
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader has seen enough; Python flushes once more as it leaves
+        _discard_output()
         return UNREAD
+    except OSError as error:
+        if not _output_failed(error):
+            raise
+        _discard_output()
+        print(f"jaxrep: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        return JaxrepError.status
+
+
+def _stopped_by(number: int, args: Sequence[str]) -> int:
+    """Return the exit status of a command that a signal stopped."""
+    resumable = number != signal.SIGINT and args[:1] in (["train"], ["embed"])
+    return PREEMPTED if resumable else 128 + number
+
+
+def _output_failed(error: OSError) -> bool:
+    """Return whether an error is that of standard output: it names no file, and a line cannot be written there."""
+    if error.filename is not None:
+        return False
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class StderrHandler(logging.StreamHandler):

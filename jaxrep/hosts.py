@@ -100,9 +100,9 @@ def on_all_hosts(what: str, action: Callable[[], T]) -> T:
 def all_gather_object(what: str, words: Any) -> list[Any]:
     """Return the objects of all processes in their order; all must make the same calls in the same order.
 
-    Objects are numbers, strings, arrays, BadSamples, and lists, tuples and dictionaries of these. They go as JSON through
-    the coordinator's key-value store: no process hangs in a collective that another one never enters, and nothing that
-    arrives is executed.
+    Objects are numbers, strings, arrays, BadSamples, and lists, tuples and dictionaries of these. They go as JSON
+    through the coordinator's key-value store: no process hangs in a collective that another one never enters, and
+    nothing that arrives is executed.
     """
     if jax.process_count() == 1:
         return [words]

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
-from jaxrep import hosts
+from jaxrep import hosts, signals
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.loading.prefetch import Prefetch
 from jaxrep.errors import JaxrepError
@@ -64,6 +64,7 @@ def train(
         with contextlib.closing(run):
             hosts.assert_equal(f"recipe of {run_dir}", recipe_json(recipe))
             setup = hosts.on_all_hosts(f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices))
+            signals.check()
             if run.results() is not None:
                 return ExitCode.DONE
             return _steps(setup, _train_origins(setup, experiment))

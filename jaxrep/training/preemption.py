@@ -1,4 +1,4 @@
-"""Turn Ctrl-C and SIGTERM into a flag, so that a run saves its state before it stops.
+"""Turn signals into a flag, so that a run saves its state before it stops.
 
 With several processes JAX listens for SIGTERM, so that all of them save the same step (``hosts.stop_requested``); a
 Ctrl-C is passed on to it.
@@ -10,24 +10,27 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+from jaxrep import signals
+
 STDERR = 2
 
 
 class PreemptionHandler:
-    """Set ``requested`` at the first SIGINT or SIGTERM within ``with PreemptionHandler() as stop``.
+    """Set ``requested`` at the first signal within ``with PreemptionHandler() as stop``.
 
-    A further Ctrl-C raises KeyboardInterrupt; a further SIGTERM, which schedulers repeat, changes nothing. The earlier
+    The signals are those of ``signals.SIGNALS``: Ctrl-C, SIGTERM, and others that shells and schedulers send. A further
+    Ctrl-C raises KeyboardInterrupt; other signals, which schedulers repeat, change nothing more. The earlier
     handlers come back at the end. Outside of the main thread, where Python has no signals, nothing is handled.
     """
 
     def __init__(self, *, alone: bool = True) -> None:
-        self.requested = False
+        self.requested = signals.received() is not None  # its exception was dropped
         self._alone = alone
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "PreemptionHandler":
         if threading.current_thread() is threading.main_thread():
-            numbers = (signal.SIGINT, signal.SIGTERM) if self._alone else (signal.SIGINT,)
+            numbers = [n for n in signals.handled() if self._alone or n != signal.SIGTERM]  # jax has SIGTERM
             self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 

@@ -6,10 +6,11 @@ import threading
 
 import pytest
 
+from jaxrep import signals
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.training.preemption import PreemptionHandler
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = signals.SIGNALS
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -63,14 +64,14 @@ def test_outside_of_the_main_thread_nothing_is_installed():
 def test_a_killed_process_finishes_its_step_saves_and_says_preempted():
     program = (
         "import sys, time\n"
-        "from jaxrep.runs.exit_codes import Exit\n"
-        "from jaxrep.training.preemption import Interrupts\n"
+        "from jaxrep.runs.exit_codes import ExitCode\n"
+        "from jaxrep.training.preemption import PreemptionHandler\n"
         "with PreemptionHandler() as stop:\n"
         "    print('ready', flush=True)\n"
         "    while not stop.requested:\n"
         "        time.sleep(0.01)\n"
         "    print('saved', flush=True)\n"
-        "sys.exit(Exit.PREEMPTED)\n"
+        "sys.exit(ExitCode.PREEMPTED)\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
