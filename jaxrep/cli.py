@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 
 from jaxrep import __version__, signals
@@ -12,27 +13,28 @@ from jaxrep.commands.memory import with_large_pages
 from jaxrep.errors import JaxrepError, UsageError, hint
 
 COMMANDS = {
-    "train": "train a recipe, or go on with its run",
-    "eval": "measure the model of a run",
-    "embed": "embed images or texts with the model of a run",
-    "export": "write the model of a run for transformers or open_clip",
-    "data": "look at data, index, convert, measure them, find duplicates",
-    "plan": "plan a training step: memory, FLOPs, collectives, time, without the devices",
-    "list": "list the experiments of a folder and their presets",
+    "train": "train a recipe, or resume its run",
+    "eval": "evaluate the model of a run or of a public checkpoint",
+    "embed": "embed images or texts",
+    "export": "export the model of a run for transformers or open_clip",
+    "data": "inspect, index, convert, benchmark and deduplicate data",
+    "plan": "plan a training step without the devices: memory, FLOPs, collectives, time",
+    "list": "list the experiments and their presets",
     "show": "show a resolved recipe, its parameters and FLOPs",
-    "diff": "show where two recipes or runs differ",
-    "compare": "compare the results of runs: means over seeds, intervals, paired tests",
-    "report": "write a page of runs: curves, tables, pictures, the space",
+    "diff": "show the differences of two recipes or runs",
+    "compare": "compare results of runs: means over seeds, intervals, paired tests",
+    "report": "write an HTML page of runs: curves, tables, images, embedding space",
+    "env": "print versions, devices, caches and extras for a bug report",
 }
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells have it: 128 and the number of the signal."""
+"""Exit status after Ctrl-C, as in shells: 128 and the number of the signal."""
 
 PREEMPTED = 75
 """Exit status of a command that a signal stopped and that resumes: EX_TEMPFAIL, on which schedulers requeue."""
 
 UNREAD = 141
-"""Exit status where the output was closed before its end, as of ``| head``; likewise, of SIGPIPE."""
+"""Exit status if the reader closed the output, as ``| head`` does: 128 and the number of SIGPIPE."""
 
 
 def usage() -> str:
@@ -40,19 +42,22 @@ def usage() -> str:
     lines = [f"  {name:<7} {what}" for name, what in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: jaxrep COMMAND …",
+            "usage: jaxrep COMMAND ...",
             "",
             "Large-scale contrastive pretraining of representations in JAX and Flax.",
             "",
             *lines,
             "",
-            "jaxrep COMMAND --help says more; jaxrep train FILE --help lists every field that can be changed.",
+            "jaxrep COMMAND --help explains a command; jaxrep train EXPERIMENT --help lists every field to change.",
         ]
     )
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status. A user's mistake is one sentence; a bug keeps its traceback."""
+    """Run a command and return its exit status.
+
+    A user's mistake is one sentence. A bug keeps its traceback and asks for a report.
+    """
     if args is None and sys.argv[1:2] == ["train"]:
         with_large_pages()
     log_to_stderr()
@@ -81,11 +86,13 @@ def _run_and_report(args: list[str]) -> int:
     except BrokenPipeError:  # the reader has seen enough; Python flushes once more as it leaves
         _discard_output()
         return UNREAD
-    except OSError as error:
-        if not _output_failed(error):
-            raise
-        _discard_output()
-        print(f"jaxrep: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+    except Exception as error:
+        if isinstance(error, OSError) and _output_failed(error):
+            _discard_output()
+            print(f"jaxrep: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+            print("jaxrep: this is a bug: please report it with the output of `jaxrep env`", file=sys.stderr)
         return JaxrepError.status
 
 
@@ -133,7 +140,7 @@ def log_to_stderr() -> None:
 def run(args: list[str]) -> int:
     """Run the command that ``args`` names."""
     if not args:
-        raise UsageError(f"a command is missing; {hint('', COMMANDS)}; jaxrep --help says more")
+        raise UsageError(f"a command is missing; {hint('', COMMANDS)}; see jaxrep --help")
     if args[0] in ("-h", "--help"):
         print(usage())
         return 0

@@ -11,31 +11,24 @@ import pytest
 
 import jaxrep
 from jaxrep import cli
-from jaxrep.data.images.crop import HostResize
-from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data import HostResize, TarShards
 from jaxrep.errors import JaxrepError
 from jaxrep.experiment import load, recipe_json
 from jaxrep.spec import difference, replace
 from jaxrep.spec_json import to_json
 
 TOY = '''"""Toy CLIP: which caption goes with which picture."""
-from jaxrep.data.source import Source
-from jaxrep.encoders.text.text_transformer import TextTransformer
-from jaxrep.encoders.image.vit import ViT
-from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
-from jaxrep.objectives.base import Contrastive
-from jaxrep.recipe import Data, From, Recipe
-from jaxrep.schedules import WarmupCosine
-from jaxrep.optim.optimizers import AdamW
-from jaxrep.views.crop import HostRandomResizedCrop
+from jaxrep import Data, From, Recipe, data, encoders, methods, objectives, optim, schedules, views
 
 recipe = Recipe(
-    data=Data(train=Source(), batch_size=64),
-    views=(HostRandomResizedCrop(size=32, scale=(0.5, 1)),),
-    method=DualEncoder(towers={"image": ViT.ti16(), "text": TextTransformer(width=64, depth=2, heads=4)}, dim=64),
-    objective={"contrastive": Contrastive("image", "text")},
-    optimizer=AdamW(),
-    schedule=WarmupCosine(peak=1),
+    data=Data(train=data.Csv(path="pairs.csv"), batch_size=64),
+    views=(views.RandomResizedCrop("image", size=32, scale=(0.5, 1)),),
+    method=methods.DualEncoder(
+        towers={"image": encoders.ViT.ti16(), "text": encoders.TextTransformer(width=64, depth=2, heads=4)}, dim=64
+    ),
+    objective={"contrastive": objectives.Contrastive("image", "text")},
+    optimizer=optim.AdamW(),
+    schedule=schedules.WarmupCosine(peak=1),
     init={"image": From("runs/other")},
     examples=128,
 )
@@ -81,33 +74,33 @@ def jaxrep_says(capsys):
 KNOWN = f"there are: {', '.join(cli.COMMANDS)}"
 
 
-def test_help_imports_nothing_that_is_slow():
+def test_help_imports_nothing_slow():
     code = "import sys, jaxrep.cli; jaxrep.cli.main(['--help']); print(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"jax", "numpy", "tyro", "rich", "typeguard"} & set(done.stderr.split())
     assert all(f"  {name}" in done.stdout for name in cli.COMMANDS)
 
 
-def test_every_command_is_a_module_that_is_there():
+def test_every_command_has_a_module():
     files = {path.stem for path in (Path(jaxrep.__file__).parent / "commands").glob("*.py")}
     assert set(cli.COMMANDS) <= files
 
 
-def test_an_unknown_command_is_a_usage_error(jaxrep_says):
+def test_unknown_command_is_a_usage_error(jaxrep_says):
     status, out, err = jaxrep_says("trian x.py")
     assert (status, out) == (2, "")
     assert err.startswith("jaxrep: error: there is no command 'trian'; did you mean train? there are: train, ")
 
 
-def test_no_command_is_a_usage_error(jaxrep_says):
-    assert jaxrep_says("") == (2, "", f"jaxrep: error: a command is missing; {KNOWN}; jaxrep --help says more\n")
+def test_missing_command_is_a_usage_error(jaxrep_says):
+    assert jaxrep_says("") == (2, "", f"jaxrep: error: a command is missing; {KNOWN}; see jaxrep --help\n")
 
 
 @pytest.mark.parametrize(
     ("error", "status", "printed"),
     [(JaxrepError("the disk is full"), 1, "jaxrep: error: the disk is full\n"), (KeyboardInterrupt(), 130, "")],
 )
-def test_a_users_mistake_is_one_sentence_and_an_interrupt_is_quiet(jaxrep_says, monkeypatch, error, status, printed):
+def test_user_error_is_one_sentence_and_interrupt_is_quiet(jaxrep_says, monkeypatch, error, status, printed):
     def fails(args):
         raise error
 
@@ -115,7 +108,7 @@ def test_a_users_mistake_is_one_sentence_and_an_interrupt_is_quiet(jaxrep_says, 
     assert jaxrep_says("train x.py") == (status, "", printed)
 
 
-def test_output_that_nobody_reads_to_its_end_is_quiet(toy):
+def test_broken_pipe_is_quiet(toy):
     code = (
         "import sys; from jaxrep.cli import main; sys.exit(main(['diff', 'experiments/toy.py', 'experiments/toy.py']))"
     )
@@ -126,10 +119,19 @@ def test_output_that_nobody_reads_to_its_end_is_quiet(toy):
     assert process.returncode == cli.UNREAD
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
+def test_bug_keeps_its_traceback_and_asks_for_a_report(monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", lambda args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        cli.main(["train"])
+    assert cli.main(["train"]) == 1
+    errors = capsys.readouterr().err
+    assert "ZeroDivisionError: division by zero" in errors
+    assert errors.endswith("jaxrep: this is a bug: please report it with the output of `jaxrep env`\n")
+
+
+def test_env_prints_versions_devices_caches_and_extras(jaxrep_says):
+    status, out, _ = jaxrep_says("env")
+    facts = json.loads(out)
+    assert status == 0 and facts["versions"]["jax"] and facts["devices"]["count"] >= 1
+    assert {"cache", "extras", "python", "platform", "git"} <= set(facts)
 
 
 # Train
@@ -164,7 +166,7 @@ def test_train_runs_a_preset_in_its_default_directory(jaxrep_says, toy, trained)
         ),
     ],
 )
-def test_flags_change_the_fields_that_they_name_and_no_other(jaxrep_says, toy, trained, flags, changes):
+def test_flags_change_only_the_fields_they_name(jaxrep_says, toy, trained, flags, changes):
     status, _, err = jaxrep_says(f"train {toy} {flags} --run-dir there")
     assert (status, err) == (0, "")
     ((recipe, run_dir, loaded),) = trained
@@ -173,23 +175,22 @@ def test_flags_change_the_fields_that_they_name_and_no_other(jaxrep_says, toy, t
     assert run_dir == Path("there")
 
 
-def test_another_source_keeps_the_size_and_the_crop_of_the_pictures(jaxrep_says, toy, trained):
+def test_source_flag_keeps_image_size_and_crop(jaxrep_says, toy, trained):
     with open(toy, "a") as file:
         file.write(
-            "from jaxrep.data.images.crop import Squash\nfrom jaxrep.data.sources.files import Folder\n"
-            "own = recipe.replace({'data.train': ImageFolder(path='p', image_size=64, crop=HostResize())})\n"
+            "own = recipe.replace({'data.train': data.ImageFolder(path='p', image_size=64, crop=data.HostResize())})\n"
         )
     assert jaxrep_says(f"train {toy}:own --data.train a.tar")[0] == 0
     assert trained[0][0].data.train == TarShards(shards="a.tar", image_size=64, crop=HostResize())
 
 
-def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
+def test_help_lists_fields_with_docstrings(jaxrep_says, toy, trained):
     status, out, _ = jaxrep_says(f"train {toy} --help")
     assert status == 0 and not trained
     text = " ".join(out.replace("│", " ").split())
     for part in (
         "Toy CLIP: which caption goes with which picture.",
-        "--run-dir DIR: where the run is kept, and found again; gs://BUCKET/RUN, too (default: runs/toy-recipe)",
+        "--run-dir DIR: directory or URL (gs://BUCKET/RUN) of the run, which is resumed (default: runs/toy-recipe)",
         "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption",
         "--seed INT Seed of initial values, draws and order. (default: 0)",
         "--method.towers.image.width INT Width D of tokens and features. (default: 192)",
@@ -200,9 +201,11 @@ def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("train", "required: FILE[:NAME]"),
-        ("train --seed 3", "required: FILE[:NAME]"),
+        ("train", "required: NAME[:PRESET]"),
+        ("train --seed 3", "required: NAME[:PRESET]"),
         ("train nowhere.py", "jaxrep: error: nowhere.py is not an experiment file"),
+        ("train tyo", "jaxrep: error: there is no experiment named 'tyo'; did you mean toy"),
+        ("train emoji", "emoji.py holds evaluations and no recipe"),
         ("train experiments/toy.py:tyni", "has no recipe named 'tyni'; did you mean tiny?"),
         (
             "train experiments/toy.py --method.towers.image.widht 3",
@@ -217,14 +220,14 @@ def test_help_lists_the_fields_with_their_docstrings(jaxrep_says, toy, trained):
         ("list nowhere", "jaxrep: error: nowhere is not a folder of experiments"),
     ],
 )
-def test_a_wrong_command_line_is_status_2_and_trains_nothing(jaxrep_says, toy, trained, line, words):
+def test_wrong_command_line_is_status_2_and_trains_nothing(jaxrep_says, toy, trained, line, words):
     status, _, err = jaxrep_says(line)
     assert status == 2 and not trained
     assert words in " ".join(err.replace("│", " ").split())
     assert "Traceback" not in err
 
 
-def test_a_length_takes_the_place_of_the_files_own(jaxrep_says, toy):
+def test_length_flag_replaces_the_files_length(jaxrep_says, toy):
     recipe = load(toy).recipe
     assert recipe.examples and not recipe.epochs
     _, out, _ = jaxrep_says(f"show {toy} --json --epochs 3")
@@ -235,20 +238,24 @@ def test_a_length_takes_the_place_of_the_files_own(jaxrep_says, toy):
 # List, show, diff
 
 
-def test_list_shows_files_presets_and_docstrings(jaxrep_says, toy):
+def test_list_shows_folders_presets_and_papers(jaxrep_says, toy):
     status, out, _ = jaxrep_says("list")
     assert status == 0
     text = " ".join(out.replace("│", " ").split())
-    assert "experiments/toy.py recipe tiny Toy CLIP: which caption" in text
+    assert "toy recipe tiny Toy CLIP: which caption" in text
+    assert "image_text/" in text and "siglip recipe siglit" in text, "with those of jaxrep"
+    text = jaxrep_says("list --match toy")[1]
+    assert "toy" in text and "siglip" not in text
+    assert "siglip" not in jaxrep_says("list experiments")[1]
 
 
-def test_show_prints_the_json_that_a_run_keeps(jaxrep_says, toy):
+def test_show_prints_the_json_of_a_run(jaxrep_says, toy):
     status, out, _ = jaxrep_says(f"show {toy} --json --seed 9")
     assert status == 0
     assert json.loads(out) == to_json(load(toy).recipe.replace(seed=9))
 
 
-def test_show_prints_parts_values_and_the_summary(jaxrep_says, toy, monkeypatch):
+def test_show_prints_parts_values_and_summary(jaxrep_says, toy, monkeypatch):
     monkeypatch.setattr("jaxrep.step.shapes.model_summary", lambda recipe: {"parameters": 1234567}, raising=False)
     status, out, _ = jaxrep_says(f"show {toy}")
     assert status == 0
@@ -263,7 +270,7 @@ def test_show_prints_parts_values_and_the_summary(jaxrep_says, toy, monkeypatch)
         assert line in out
 
 
-def test_diff_tells_identity_and_execution_apart(jaxrep_says, toy, tmp_path):
+def test_diff_separates_identity_and_execution(jaxrep_says, toy, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     other = load(toy).recipe.replace({"method.towers.image.width": 384, "log.every_steps": 7})
@@ -272,7 +279,7 @@ def test_diff_tells_identity_and_execution_apart(jaxrep_says, toy, tmp_path):
     assert status == 0
     assert out.splitlines() == [
         "method.towers.image.width: 192 -> 384",
-        "in how they are executed only:",
+        "in execution only:",
         "log.every_steps: 50 -> 7",
     ]
     assert jaxrep_says(f"diff {toy} {toy}")[1] == "the same run\n"
@@ -292,6 +299,6 @@ def undocumented(path):
                 yield f"{path.name}: {node.name}.{ast.unparse(field.target)}"
 
 
-def test_every_field_of_every_spec_has_a_docstring_which_is_its_help():
+def test_every_spec_field_has_a_docstring_for_help():
     root = Path(jaxrep.__file__).parent
     assert [name for path in sorted(root.rglob("*.py")) for name in undocumented(path)] == []

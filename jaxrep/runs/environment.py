@@ -20,6 +20,7 @@ def environment() -> dict[str, Any]:
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": sys.argv,
         "host": platform.node(),
+        "platform": platform.platform(),
         "python": platform.python_version(),
         "versions": {package: version(package) for package in PACKAGES},
         "git": git_state(CHECKOUT),
