@@ -1,6 +1,7 @@
 """Prepare a run: check the recipe, arrange the devices, claim the run directory, open the data."""
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from jaxrep.mesh import ROWS, local_rows
 from jaxrep.optim.optimizers import Updater
 from jaxrep.recipe import From, Recipe
 from jaxrep.runs.run_dir import RunDir
+from jaxrep.schedules import Schedule
+from jaxrep.spec import join_path, walk
 from jaxrep.step.shapes import Shapes, check_devices, validate
 from jaxrep.training.metric_writers import check_writers
 from jaxrep.training.warm_start import check_init
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +62,17 @@ def prepare(
     examples = recipe.data.train.open()
     tokenizer = run.tokenizer(recipe, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
     total_steps = recipe.total_steps(len(examples))
+    warn_of_lengths(recipe, total_steps)
     return Setup(recipe, shapes, mesh, run, examples, tokenizer, updater, total_steps)
+
+
+def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:
+    """Warn of lengths of schedules, in steps, that exceed the training: a warm-up that never ends."""
+    lengths = ("warmup_steps", "cooldown_steps", "after")
+    for path, part in walk(recipe):
+        for name in lengths if isinstance(part, Schedule) else ():
+            if (steps := getattr(part, name, 0)) > total_steps:
+                LOG.warning("%s is %d steps, and the training has %d", join_path(path, name), steps, total_steps)
 
 
 def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REPORT) -> Loader:

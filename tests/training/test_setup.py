@@ -7,8 +7,10 @@ from jaxrep.mesh import Mesh
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Linear
 from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.schedules import WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
-from tests.helpers.harness import RECIPE, tiny
+from jaxrep.training.setup import warn_of_lengths
+from tests.helpers.harness import RECIPE, logged, tiny
 
 HEADS = {"image": Linear(features=4), "text": Linear(features=3)}
 TWO_WIDTHS = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, dim=4, heads=HEADS)
@@ -25,7 +27,7 @@ PAIR = ("image", "text")
             "extra_b is 6 wide and the rows it meets",
         ),
         (
-            {"objective": {"pair": Contrastive(*PAIR, positives="masked", ids=("text/valid",))}},
+            {"objective": {"pair": Contrastive(*PAIR, duplicates="ignore", ids=("text/valid",))}},
             r"ids\[0\] is bool\[8, 6\], expected integers \[8\], one a row",
         ),
         ({"objective": {"pair": Contrastive(*PAIR, weights="label")}}, r"weights is int32\[8\], expected floats \[8\]"),
@@ -47,3 +49,13 @@ def test_bad_input_is_told_before_compilation(changes, sentence):
 def test_a_batch_that_the_devices_do_not_divide_is_told(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
         check_devices(RECIPE.replace(changes), Mesh(data=2, fsdp=4).build())
+
+
+def test_lengths_that_exceed_the_training_are_warned_of():
+    recipe = RECIPE.replace(schedule=WarmupCosine(peak=1.0, warmup_steps=1_000))
+    with logged() as messages:
+        warn_of_lengths(recipe, 20)
+    assert messages == ["schedule.warmup_steps is 1000 steps, and the training has 20"]
+    with logged() as messages:
+        warn_of_lengths(recipe, 1_000)
+    assert messages == []
