@@ -1,10 +1,10 @@
 """Name the files of a run directory, and read and write them."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import UsageError
 from jaxrep.experiment import RECIPE as RECIPE
 
@@ -32,16 +32,27 @@ WANDB_ID = "wandb_id"
 """The id of the run in Weights & Biases."""
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file of a run. Raises UsageError: it is damaged."""
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file of a run that holds a value of type ``kind``. Raises UsageError: it is damaged."""
     try:
-        return json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # no JSON, or no text
         raise UsageError(f"{path} is damaged, not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise UsageError(f"{path} is damaged: it holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def read_results(path: Path) -> dict[str, float]:
+    """Read the final metrics of a run. Raises UsageError: they are damaged."""
+    results = read_json(path)
+    for name, value in results.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise UsageError(f"{path} is damaged: '{name}' is {json.dumps(value)[:100]}, expected a number")
+    return results
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
-    os.replace(temporary, path)
+    content = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda file: file.write(content.encode()))

@@ -70,7 +70,8 @@ class RemoteMirror:
     def fetch(self) -> None:
         """Copy the run's files, and the complete checkpoints that orbax cannot read in place. Raises JaxrepError."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        disk_cache.explain_os_errors(self.folder, lambda: self.folder.mkdir(parents=True, exist_ok=True))
+        with disk_cache.explain_os_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / URL).write_text(self.url)
         found = self._tried("reading of", self._list)
         whole = {name.rpartition("/")[0] for name in found if name.endswith(f"/{MARKER}")}
@@ -130,7 +131,7 @@ class RemoteMirror:
             for path in (Path(folder, file) for file in files):
                 name = path.relative_to(self.folder).as_posix()
                 top, _, below = name.partition("/")
-                passing = ".orbax-checkpoint-tmp" in name or path.suffix == ".tmp" or name in (URL, "lock")
+                passing = ".orbax-checkpoint-tmp" in name or name.startswith(".") or name in (URL, layout.LOCK)
                 if (not below or top in FOLDERS) and not passing and (stamp := _stamp(path)):
                     found[name] = stamp
         return found

@@ -28,7 +28,7 @@ from jaxrep.recipe import Checkpointing, Recipe
 from jaxrep.runs import layout
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.environment import environment
-from jaxrep.runs.layout import read_json, write_json
+from jaxrep.runs.layout import read_json, read_results, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
 from jaxrep.spec_json import fingerprint
@@ -58,7 +58,8 @@ class RunDir:
             return cls(Path(place))
         spool = RemoteMirror.of_training(str(place))
         with contextlib.ExitStack() as stack:
-            explain_os_errors(spool.folder, lambda: spool.folder.parent.mkdir(parents=True, exist_ok=True))
+            with explain_os_errors(spool.folder):
+                spool.folder.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock_file(spool.folder.with_suffix(".lock"), place=spool.url))
             spool.fetch()
             stack.callback(spool.close)
@@ -87,7 +88,7 @@ class RunDir:
     def results(self) -> dict[str, float] | None:
         """Return the final metrics, or None while the run is unfinished."""
         path = self.path / layout.RESULTS
-        return read_json(path) if path.exists() else None
+        return read_results(path) if path.exists() else None
 
     def keep_results(self, results: dict[str, float]) -> None:
         """Write the values per example of the final metrics, then the metrics, which mark the end of the run."""
@@ -123,6 +124,8 @@ class RunDir:
         """Copy the experiment file, in place of an earlier copy; return the copy's name."""
         copy, known = self.path / experiment.name, self.path / layout.ENVIRONMENT
         before = (read_json(known).get("experiment") if known.exists() else None) or copy.name
+        if not isinstance(before, str) or Path(before).name != before:
+            raise UsageError(f"{known} is damaged: experiment is {before!r}, expected the name of a file in {self}")
         if (self.path / before).exists():
             os.replace(self.path / before, copy)  # there are never two
         if not (copy.exists() and copy.samefile(experiment)):
@@ -173,7 +176,7 @@ def lock_file(path: Path, option: str = "--run-dir", place: str = "") -> Iterato
     Raises:
         UsageError: another process holds the lock. A file system without locks lets every process in.
     """
-    with path.open("a+") as file:
+    with open(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -16,6 +16,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Logging, Recipe
 from jaxrep.runs import layout
@@ -41,11 +42,10 @@ class JsonlWriter:
 
     def __init__(self, path: Path, resumed_at: int):
         if path.exists():
-            lines = [line for line in path.read_text(errors="replace").splitlines() if _step_of(line) <= resumed_at]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(line + "\n" for line in lines))
-            temporary.replace(path)
-        self._file = path.open("a", buffering=1)
+            text = path.read_text(encoding="utf-8", errors="replace")
+            kept = "".join(line + "\n" for line in text.splitlines() if _step_of(line) <= resumed_at)
+            write_atomically(path, lambda file: file.write(kept.encode()))
+        self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         # JSON has no NaN: a number that is not finite is written as null.

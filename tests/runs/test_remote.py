@@ -124,7 +124,7 @@ def test_a_run_killed_on_one_machine_goes_on_with_the_same_numbers_on_another(
     assert said[0] in [f"resuming from step {step} of {STEPS}" for step in (4, 6)]  # 6 may still have been under way
     copy = fetch_run(place)
     assert lines(copy) == lines(unbroken)
-    for name in ("results.json", "recipe.json", "tokenizer.json", "data_ledger.json", "tiny.py"):
+    for name in ("results.json", "recipe.json", "tokenizer.json", "bad_samples.json", "tiny.py"):
         assert (copy / name).read_bytes() == (unbroken / name).read_bytes(), name
     assert from_run(copy).name == "a"
     one, other = restore(place), restore(unbroken)
@@ -173,7 +173,7 @@ def test_a_checkpoint_is_uploaded_before_its_marker_and_after_its_metrics_and_th
 
 
 def test_only_what_changed_is_uploaded_and_nothing_that_is_being_written(spool, memory):
-    write(spool.folder, "recipe.json", "metrics.jsonl", "lock", "recipe.json.tmp", "process-1.log/x")
+    write(spool.folder, "recipe.json", "metrics.jsonl", "lock", ".recipe.json.x1y2", "process-1.log/x")
     write(spool.folder, "checkpoints/4.orbax-checkpoint-tmp/state")
     spool.push()
     spool.uploaded()

@@ -146,3 +146,34 @@ def test_what_is_written_is_written_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_json(path, {"name": "other"})
     assert json.loads(path.read_text()) == {"name": "Käse"}
+
+
+@pytest.mark.parametrize("content", ["[]", "5", '"x"', '{"r1": "high"}', '{"r1": true}'])
+def test_results_of_another_type_are_one_sentence(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(UsageError, match=r"results\.json is damaged"):
+        RunDir(tmp_path).results()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../other.py", "a/b.py", 3])
+def test_experiment_named_by_a_run_is_a_plain_name(tmp_path, name):
+    claimed(tmp_path)
+    write_json(tmp_path / "environment.json", {"experiment": name})
+    with pytest.raises(UsageError, match="experiment is .* expected the name of a file in"):
+        claimed(tmp_path)
+
+
+def test_lock_that_is_a_link_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(UsageError, match="cannot be written"):
+        claimed(tmp_path / "run")
+    assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "results.json.tmp").symlink_to(tmp_path / "precious")
+    write_json(tmp_path / "results.json", {"r1": 0.5})
+    assert (tmp_path / "precious").read_text() == "kept"
