@@ -1,9 +1,10 @@
-"""Several processes of jaxrep on this machine, each with simulated devices of its own: a pod in miniature.
+"""Run jaxrep in several processes on this machine, each with its own simulated devices.
 
-    python launch/local.py --processes 2 --devices 2 -- train experiments/clip.py:tiny --run-dir runs/two
+    python launch/local.py --processes 2 --devices 2 -- train clip:tiny --run-dir runs/two
 
-Process 0 writes to this terminal, the others to ``process-<i>.log`` in the run directory. Signals are passed on to all.
-The first process that fails ends the others, which jax alone would do after 100 s at best, and gives the exit status.
+Process 0 writes to this terminal, the others to ``process-<i>.log`` in the run directory. Signals are forwarded to all
+processes. The first process that fails ends the others, which JAX alone would do after 100 s at best; the launcher
+returns its exit status.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 PREEMPTED = os.EX_TEMPFAIL
-"""A process that leaves with this status has saved, and its peers are about to do the same."""
+"""Exit status of a process that has saved after a signal; its peers are about to do the same."""
 
 POLL_SECONDS = 0.05
 LAST_LINES = 20
@@ -29,65 +30,68 @@ LAST_LINES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """One process of the run."""
+    """Hold one process of the run."""
 
     index: int
     process: subprocess.Popen[bytes]
-    log: Path | None
-    """Where its output goes; None: to this terminal."""
+    log: Path | None  # None: this terminal
 
     @property
     def status(self) -> int | None:
-        """Its exit status as shells have it (128 and the number of the signal that ended it); None while it runs."""
+        """The exit status as shells report it (128 plus the number of a signal that ended it); None while it runs."""
         code = self.process.poll()
         return 128 - code if code is not None and code < 0 else code
 
     @property
     def last_lines(self) -> str:
-        """The end of what it wrote to its file."""
+        """The end of its log."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log else []
         return "".join(f"  {line}\n" for line in lines[-LAST_LINES:])
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs all processes to their end and returns the status of the first that failed, or 0."""
+    """Run all processes to their end, and return the status of the first that failed, or 0."""
     options = parser().parse_args(args)
     folder = log_folder(options.command) if options.processes > 1 else None
-    with signals() as received:
+    with collected_signals() as received:
         return watch(start(options, folder), received, options.grace)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        description="Several processes of jaxrep on this machine, each with simulated devices of its own.",
+        description="Run jaxrep in several processes on this machine, each with its own simulated devices.",
         usage="python launch/local.py [--processes N] [--devices M] -- COMMAND ...",
-        epilog="Exit status: of the first process that failed, 128 and the number of a signal that ended it; or 0.",
+        epilog="Exit status: that of the first process that failed (128 plus the number of a signal), or 0.",
     )
-    parser.add_argument("--processes", type=positive, default=2, metavar="N", help="how many (%(default)s)")
-    parser.add_argument("--devices", type=positive, default=1, metavar="M", help="simulated for each (%(default)s)")
+    parser.add_argument("--processes", type=positive, default=2, metavar="N", help="number of processes (%(default)s)")
     parser.add_argument(
-        "--grace", type=float, default=15, metavar="SECONDS", help="from SIGTERM to SIGKILL for the peers (%(default)s)"
+        "--devices", type=positive, default=1, metavar="M", help="simulated devices per process (%(default)s)"
+    )
+    parser.add_argument(
+        "--grace", type=float, default=15, metavar="SECONDS", help="from SIGTERM to SIGKILL (%(default)s)"
     )
     parser.add_argument(
         "--program",
         type=shlex.split,
         default=[sys.executable, "-m", "jaxrep.cli"],
-        help="what each process runs, before COMMAND (python -m jaxrep.cli)",
+        help="program of each process, before COMMAND (python -m jaxrep.cli)",
     )
-    parser.add_argument("command", nargs="+", metavar="COMMAND", help="of jaxrep: train FILE ... --run-dir DIR")
+    parser.add_argument(
+        "command", nargs="+", metavar="COMMAND", help="jaxrep's command: train RECIPE --run-dir DIR ..."
+    )
     return parser
 
 
 def positive(text: str) -> int:
-    """A count of at least one."""
+    """Parse an integer of at least 1."""
     if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"at least 1 is needed, got {count}")
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {count}")
     return count
 
 
 def log_folder(command: Sequence[str]) -> Path:
-    """The run directory that the command names, if it is on this machine, or a new temporary folder."""
+    """Return the run directory of the command if it is on this machine, else a new temporary folder."""
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--run-dir", default="")
     run_dir = finder.parse_known_args(command)[0].run_dir
@@ -98,11 +102,11 @@ def log_folder(command: Sequence[str]) -> Path:
 
 
 def start(options: argparse.Namespace, folder: Path | None) -> list[Peer]:
-    """Starts all processes. Each has its own group, so that a Ctrl-C reaches it through this one alone, and once."""
+    """Start all processes, each in its own process group, so that Ctrl-C reaches it once, through the launcher."""
     port, peers = free_port(), []
     for index in range(options.processes):
-        log = folder / f"process-{index}.log" if folder and index else None
-        with open(log, "ab") if log else nullcontext() as output:
+        file = folder / f"process-{index}.log" if folder and index else None
+        with open(file, "ab") if file else nullcontext() as output:
             process = subprocess.Popen(
                 [*options.program, *options.command],
                 env=environment(index, options.processes, options.devices, port),
@@ -111,14 +115,14 @@ def start(options: argparse.Namespace, folder: Path | None) -> list[Peer]:
                 stderr=output,
                 process_group=0,
             )
-        peers.append(Peer(index, process, log))
+        peers.append(Peer(index, process, file))
     if folder:
-        tell(f"process 0 writes here, the others to {folder}/process-*.log")
+        log(f"process 0 writes here, the others to {folder}/process-*.log")
     return peers
 
 
 def environment(index: int, processes: int, devices: int, port: int) -> dict[str, str]:
-    """This process's environment, and what tells a process who it is and what it computes on."""
+    """Return the environment of a process: its rank, the coordinator, and its simulated devices."""
     simulated = f"--xla_force_host_platform_device_count={devices}"
     return {
         "JAX_PLATFORMS": "cpu",
@@ -131,14 +135,14 @@ def environment(index: int, processes: int, devices: int, port: int) -> dict[str
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
 @contextmanager
-def signals() -> Iterator[list[int]]:
-    """Within, SIGINT and SIGTERM are only noted, in the list that is given."""
+def collected_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list while the context is active."""
     received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
@@ -150,12 +154,15 @@ def signals() -> Iterator[list[int]]:
 
 
 def watch(peers: Sequence[Peer], received: list[int], grace: float) -> int:
-    """Waits for the end of all, passing on signals; the first that fails ends the others. Returns its status, or 0."""
+    """Wait for all processes, and return the status of the first that fails, or 0; it ends the others.
+
+    Received signals are forwarded.
+    """
     first, due = 0, []
     while True:
         running = [peer for peer in peers if peer.status is None]
         if not first and (failed := [peer for peer in peers if peer.status]):
-            first, due = failed[0].status or 0, farewell(failed, grace)
+            first, due = failed[0].status or 0, end_others(failed, grace)
         if not running:
             return first
         while received:
@@ -165,27 +172,27 @@ def watch(peers: Sequence[Peer], received: list[int], grace: float) -> int:
         time.sleep(POLL_SECONDS)
 
 
-def farewell(failed: Sequence[Peer], grace: float) -> list[tuple[float, int]]:
-    """Tells who failed, and returns when which signal is due for the others.
+def end_others(failed: Sequence[Peer], grace: float) -> list[tuple[float, int]]:
+    """Report which processes failed, and return times and signals for the others.
 
-    Those of a process that failed may wait for it for ever. Those of one that was preempted leave on their own.
+    Peers of a failed process may wait for it forever. Peers of a preempted one exit on their own within ``grace``.
     """
     for peer in failed:
         if peer.status != PREEMPTED:
             where = f"; the end of {peer.log}:\n{peer.last_lines}" if peer.log else ""
-            tell(f"process {peer.index} ended with status {peer.status}{where}")
+            log(f"process {peer.index} ended with status {peer.status}{where}")
     now = time.monotonic() + grace * all(peer.status == PREEMPTED for peer in failed)
     return [(now, signal.SIGTERM), (now + grace, signal.SIGKILL)]
 
 
 def send(number: int, peers: Sequence[Peer]) -> None:
-    """Sends a signal to each process that is there."""
+    """Send a signal to processes."""
     for peer in peers:
         peer.process.send_signal(number)
 
 
-def tell(sentence: str) -> None:
-    """For the user; standard output belongs to process 0."""
+def log(sentence: str) -> None:
+    """Print a message to stderr; stdout belongs to process 0."""
     print(f"launch/local.py: {sentence.rstrip()}", file=sys.stderr, flush=True)
 
 

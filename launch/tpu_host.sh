@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# What launch/tpu_pod.sh runs on each host of a slice: one run, that goes on when nobody is connected.
+# Commands of launch/tpu_pod.sh on each host of a slice. The run continues without a connection.
 #
-#   start FILE[:NAME] ...   starts jaxrep train, unless it runs already
-#   follow                  shows its output until it ends; exit status: that of the run, or 143 after stop
-#   stop                    asks it to save and leave
+#   start RECIPE ...   start jaxrep train, unless it runs
+#   follow             show its output until it ends; exit status: that of the run, or 143 after stop
+#   stop               ask it to save and exit
 set -uo pipefail
 
 STOPPED=143
@@ -16,7 +16,7 @@ runs() {
 
 start() {
     if runs; then
-        echo "a run is going on already, as process $(<"$state/pid")"
+        echo "a run is already active, as process $(<"$state/pid")"
         return
     fi
     mkdir -p "$state"
@@ -35,13 +35,13 @@ train() {
 
 follow() {
     if [[ ! -s $state/pid ]]; then
-        echo 'nothing was started here' >&2
+        echo 'no run was started on this host' >&2
         return 1
     fi
     tail -n 100 -F --pid="$(<"$state/pid")" "$state/log"
     [[ -e $state/stopped ]] && return "$STOPPED"
     for _ in {1..50}; do [[ -s $state/status ]] && return "$(<"$state/status")"; sleep 0.1; done
-    echo 'the host was started anew while it trained' >&2
+    echo 'the host restarted during training' >&2
     return 1
 }
 

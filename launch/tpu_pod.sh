@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# Trains on a slice of Cloud TPU VMs, on all of its hosts, and asks for another slice when that one is taken away.
+# Train on all hosts of a slice of Cloud TPU VMs, and request a new slice after a preemption.
 #
-#   bash launch/tpu_pod.sh [--dry-run] COMMAND [FILE[:NAME] --run-dir gs://BUCKET/DIR [--field.path VALUE ...]]
+#   bash launch/tpu_pod.sh [--dry-run] COMMAND [RECIPE --run-dir gs://BUCKET/DIR [--field.path VALUE ...]]
 #
-#   create    asks for the slice, a queued resource, and waits until it is there
-#   install   sends the commit that is checked out to all hosts and installs it
-#   start     starts jaxrep train on all hosts, where it goes on without this machine
-#   follow    shows the output of host 0 until the run ends; exit status: that of the run
-#   resume    all of these as they are needed, again and again while the run leaves as preempted
-#   stop      asks the run to save and leave; a resume ends, too
-#   delete    gives the slice back
+#   create    request the slice, a queued resource, and wait until it is active
+#   install   send the checked-out commit to all hosts and install it
+#   start     start jaxrep train on all hosts; it continues without this machine
+#   follow    show the output of host 0 until the run ends; exit status: that of the run
+#   resume    run all of these as needed, again after each preemption
+#   stop      ask the run to save and exit; a resume ends, too
+#   delete    delete the slice
 #
-# --dry-run prints the commands and runs none. The slice is told by these variables:
+# RECIPE is an experiment and a preset, such as clip:vit_l14. --dry-run prints the commands and runs none. These
+# variables describe the slice:
 set -uo pipefail
 
 NAME=${NAME:-jaxrep}
@@ -46,13 +47,13 @@ tpus() {
     run gcloud compute tpus "$@" --zone="$ZONE"
 }
 
-hosts() { # WHICH COMMAND...: on host WHICH of the slice, or on all
+hosts() { # HOST COMMAND...: run a command of tpu_host.sh on one host, or on all
     local command
     printf -v command ' %q' "${@:2}"
     tpus tpu-vm ssh "$NAME" --worker="$1" --command="bash jaxrep/launch/tpu_host.sh$command"
 }
 
-state() { # of the queued resource; nothing where there is none
+state() { # of the queued resource; empty if there is none
     [[ -n $dry ]] ||
         gcloud compute tpus queued-resources describe "$NAME" --zone="$ZONE" --format='value(state.state)' 2>/dev/null
 }
@@ -65,7 +66,7 @@ request() {
 
 await() {
     if [[ -n $dry ]]; then
-        echo "# until queued-resources describe $NAME says ACTIVE"
+        echo "# until queued-resources describe $NAME reports ACTIVE"
         return
     fi
     local now
@@ -86,7 +87,7 @@ create() {
 
 install() {
     if [[ -n $(git -C "$checkout" status --porcelain) ]]; then
-        echo 'what is not committed is not sent' >&2
+        echo 'uncommitted changes are not sent' >&2
     fi
     local folder status remote
     remote="rm -rf jaxrep && git -c advice.detachedHead=false clone -q jaxrep.bundle jaxrep && cd jaxrep"
@@ -133,12 +134,12 @@ resume() {
         case $status in
         "$PREEMPTED") ;;
         "$DONE" | "$USAGE" | "$DIVERGED" | "$STOPPED") break ;;
-        *) [[ $(state) == SUSPEND* ]] || break ;; # the slice was taken away, and with it the run's status
+        *) [[ $(state) == SUSPEND* ]] || break ;; # the slice is gone, and with it the run's status
         esac
-        echo "the run was preempted: it goes on"
+        echo "the run was preempted: resuming"
     done
     if [[ -n $dry ]]; then
-        echo "# again, where that ends with status $PREEMPTED or because the slice was taken away"
+        echo "# again, after status $PREEMPTED or the loss of the slice"
     fi
     return "$status"
 }
@@ -158,7 +159,7 @@ fi
 case "${1:-}:$#" in
 create:1 | install:1 | follow:1 | stop:1 | delete:1) "$1" ;;
 start:1 | resume:1)
-    echo "$1 needs FILE[:NAME] --run-dir gs://BUCKET/DIR" >&2
+    echo "$1 needs RECIPE --run-dir gs://BUCKET/DIR" >&2
     exit "$USAGE"
     ;;
 start:* | resume:*) "$@" ;;

@@ -1,4 +1,4 @@
-"""The JobSet has fields that its CRD knows and starts again what was preempted; the page names what is to be set."""
+"""The JobSet is valid and restarts preempted runs; docs/launch.md describes its variables."""
 
 import json
 import re
@@ -22,14 +22,14 @@ VARIABLES = {
     "HOSTS": "64",
     "CHIPS": "4",
     "SLICES": "2",
-    "TRAIN": "experiments/clip.py:vit_l14 --data.note 'a: b # c' --run-dir gs://bucket/l14",
+    "TRAIN": "clip:vit_l14 --data.note 'a: b # c' --run-dir gs://bucket/l14",
 }
 CRASHED = 139
 
 
 @pytest.fixture(scope="module")
 def jobset():
-    """The JobSet as ``envsubst`` makes it."""
+    """Return the JobSet after ``envsubst``."""
     return yaml.safe_load(string.Template(TEXT).substitute(VARIABLES))
 
 
@@ -38,13 +38,13 @@ def schema():
     return json.loads(Path(__file__).with_name("jobset.schema.json").read_text())
 
 
-def test_the_jobset_is_valid(jobset, schema):
+def test_jobset_is_valid(jobset, schema):
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(jobset)
 
 
 @pytest.mark.parametrize("path, value", [(("maxRestart",), 3), (("rules", 0, "action"), "Restart")])
-def test_the_schema_refuses_an_unknown_field_and_an_unknown_value(jobset, schema, path, value):
+def test_schema_refuses_unknown_fields_and_values(jobset, schema, path, value):
     wrong = json.loads(json.dumps(jobset))
     place = wrong["spec"]["failurePolicy"]
     for step in path[:-1]:
@@ -55,8 +55,10 @@ def test_the_schema_refuses_an_unknown_field_and_an_unknown_value(jobset, schema
 
 
 def action(jobset, status=None, condition=None):
-    """What JobSet does when a pod ends with this status, or because of this condition: the rules of Kubernetes' Job
-    controller, which gives the job a reason and a message, and then those of JobSet for these."""
+    """Return the action of JobSet for a pod that ends with this status, or by this condition.
+
+    Kubernetes' Job controller gives the job a reason and a message, to which the rules of JobSet apply.
+    """
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
     for index, rule in enumerate(job["podFailurePolicy"]["rules"]):
@@ -88,21 +90,21 @@ def action(jobset, status=None, condition=None):
         (CRASHED, "RestartJobSet"),
     ],
 )
-def test_a_jobset_goes_on_without_limit_after_preemption_and_ends_where_it_would_end_so_again(jobset, status, expected):
+def test_restart_policy_by_exit_status(jobset, status, expected):
     assert action(jobset, int(status)) == expected
 
 
-def test_a_node_that_is_taken_counts_as_preemption(jobset):
+def test_lost_node_counts_as_preemption(jobset):
     assert action(jobset, condition="DisruptionTarget") == "RestartJobSetAndIgnoreMaxRestarts"
 
 
-def test_exit_codes_in_patterns_are_those_of_the_rules(jobset):
+def test_exit_codes_of_pod_rules(jobset):
     rules = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["podFailurePolicy"]["rules"]
     codes = [set(rule["onExitCodes"]["values"]) for rule in rules if "onExitCodes" in rule]
     assert codes == [{ExitCode.USAGE, ExitCode.DIVERGED}, {ExitCode.PREEMPTED}]
 
 
-def test_a_failed_host_fails_its_job_at_once_and_all_hosts_of_a_slice_are_there(jobset):
+def test_failed_host_fails_its_job(jobset):
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["backoffLimit"] == 0
     assert job["template"]["spec"]["restartPolicy"] == "Never"
@@ -110,18 +112,18 @@ def test_a_failed_host_fails_its_job_at_once_and_all_hosts_of_a_slice_are_there(
     assert jobset["spec"]["replicatedJobs"][0]["replicas"] == 2
 
 
-def test_the_command_is_the_given_one_in_the_place_of_the_shell(jobset):
+def test_command_replaces_the_shell(jobset):
     (container,) = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["bash", "-c"]
     assert container["args"] == [f"exec jaxrep train {VARIABLES['TRAIN']}"]
     assert container["env"] == [{"name": "JAXREP_HOSTS", "value": "auto"}]
 
 
-def test_the_page_names_every_variable():
+def test_docs_name_every_variable():
     assert set(re.findall(r"\$\{(\w+)\}", TEXT)) == set(VARIABLES)
     assert all(f"`{name}`" in PAGE for name in VARIABLES)
 
 
-def test_the_page_s_table_has_the_exit_statuses():
+def test_docs_list_the_exit_codes():
     rows = dict(re.findall(r"^\| (\d+) \| (\w+) \|", PAGE, re.MULTILINE))
     assert {int(status): name for status, name in rows.items()} == {status: status.name.lower() for status in ExitCode}

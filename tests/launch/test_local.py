@@ -1,4 +1,4 @@
-"""The local launcher: a process knows who it is, one that fails ends the others, and signals reach each once."""
+"""The local launcher: environments of processes, failures, preemption and signals."""
 
 import ast
 import contextlib
@@ -21,7 +21,7 @@ WAITS = "import time; time.sleep(3600)"
 
 
 def command(tmp_path, *programs, options=(), arguments=("train", "mine.py")):
-    """The launcher with the i-th program as process i."""
+    """Return the command that runs the i-th program as process i."""
     child = tmp_path / "child.py"
     child.write_text(f"import os, sys\nexec({programs!r}[int(os.environ['JAX_PROCESS_ID'])])\n")
     program = shlex.join([sys.executable, str(child)])
@@ -30,14 +30,14 @@ def command(tmp_path, *programs, options=(), arguments=("train", "mine.py")):
 
 
 def launch(tmp_path, *programs, **named):
-    """What the launcher did with these programs."""
+    """Run the launcher with these programs."""
     environment = {"TMPDIR": str(tmp_path), **os.environ, **named.pop("env", {})}
     return subprocess.run(command(tmp_path, *programs, **named), capture_output=True, text=True, env=environment)
 
 
 @contextlib.contextmanager
 def launched(tmp_path, *programs, **named):
-    """The launcher at work, as the leader of a process group, once all programs are past their first part."""
+    """Start the launcher as the leader of a process group, and wait until all programs finished their first part."""
     ready = tmp_path / "ready"
     ready.mkdir()
     tell = f"open({str(ready)!r} + '/' + os.environ['JAX_PROCESS_ID'], 'w').close()"
@@ -54,7 +54,7 @@ def launched(tmp_path, *programs, **named):
     process.wait()
 
 
-def test_each_process_is_told_who_it_is_and_what_it_computes_on(tmp_path):
+def test_environment_of_each_process(tmp_path):
     program = "print([os.environ.get(k) for k in sys.argv[1].split(',')])"
     names = ("JAX_PROCESS_ID", "JAX_NUM_PROCESSES", "JAX_COORDINATOR_ADDRESS", "XLA_FLAGS", "JAX_PLATFORMS")
     run_dir = tmp_path / "runs" / "mine"
@@ -67,23 +67,23 @@ def test_each_process_is_told_who_it_is_and_what_it_computes_on(tmp_path):
     )
     assert run.returncode == ExitCode.DONE, run.stderr
     outputs = [run.stdout, *((run_dir / f"process-{index}.log").read_text() for index in (1, 2))]
-    told = [ast.literal_eval(output) for output in outputs]
-    assert [one[:2] for one in told] == [["0", "3"], ["1", "3"], ["2", "3"]]
-    assert len({one[2] for one in told}) == 1
-    assert re.fullmatch(r"127\.0\.0\.1:\d+", told[0][2])
-    assert {one[3] for one in told} == {"--xla_dump_to=x --xla_force_host_platform_device_count=4"}
-    assert {one[4] for one in told} == {""}, "what the user set stays"
+    values = [ast.literal_eval(output) for output in outputs]
+    assert [one[:2] for one in values] == [["0", "3"], ["1", "3"], ["2", "3"]]
+    assert len({one[2] for one in values}) == 1
+    assert re.fullmatch(r"127\.0\.0\.1:\d+", values[0][2])
+    assert {one[3] for one in values} == {"--xla_dump_to=x --xla_force_host_platform_device_count=4"}
+    assert {one[4] for one in values} == {""}, "the user's value stays"
     assert sorted(path.name for path in run_dir.iterdir()) == ["process-1.log", "process-2.log"]
 
 
-def test_the_platform_is_the_cpu_where_nothing_else_is_said(tmp_path, monkeypatch):
+def test_default_platform_is_cpu(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
     run = launch(tmp_path, "print(os.environ['JAX_PLATFORMS'])")
     assert run.stdout == "cpu\n"
 
 
 @pytest.mark.parametrize("arguments", [("train",), ("train", "--run-dir", "gs://bucket/run")])
-def test_without_a_run_directory_on_this_machine_output_goes_to_a_temporary_folder_that_is_named(tmp_path, arguments):
+def test_logs_go_to_a_temporary_folder_without_local_run_dir(tmp_path, arguments):
     run = launch(tmp_path, "print('zero')", "print('one')", arguments=arguments)
     assert (run.returncode, run.stdout) == (ExitCode.DONE, "zero\n")
     named = re.search(r"the others to (.*)/process", run.stderr)
@@ -91,45 +91,45 @@ def test_without_a_run_directory_on_this_machine_output_goes_to_a_temporary_fold
     assert (Path(named[1]) / "process-1.log").read_text() == "one\n"
 
 
-def test_one_that_fails_ends_the_others_with_its_last_lines_and_its_status(tmp_path):
+def test_failed_process_ends_the_others(tmp_path):
     fails = f"for line in range(100): print('line', line)\nsys.exit({ExitCode.DIVERGED})"
     run = launch(tmp_path, WAITS, WAITS, fails)
     assert run.returncode == ExitCode.DIVERGED
     assert "process 2 ended with status 3" in run.stderr
     assert "line 99" in run.stderr
     assert "line 9\n" not in run.stderr
-    assert "process 1 ended" not in run.stderr, "what the launcher ended itself is no news"
+    assert "process 1 ended" not in run.stderr, "processes that the launcher ends are not reported"
 
 
-def test_one_that_does_not_heed_sigterm_is_killed_after_the_grace_time(tmp_path):
+def test_process_that_ignores_sigterm_is_killed(tmp_path):
     run = launch(tmp_path, "import time; time.sleep(0.5); sys.exit(1)", HANGS, options=("--grace", "0.2"))
     assert run.returncode == ExitCode.FAILED
 
 
-def test_a_signal_that_ends_a_process_is_told_as_shells_tell_it(tmp_path):
+def test_status_of_a_killed_process_is_128_plus_signal(tmp_path):
     run = launch(tmp_path, WAITS, "import signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert run.returncode == 128 + signal.SIGKILL
 
 
-def test_the_peers_of_one_that_was_preempted_leave_on_their_own(tmp_path):
+def test_peers_of_a_preempted_process_exit_on_their_own(tmp_path):
     saves = f"import time; time.sleep(0.5); print('saved'); sys.exit({ExitCode.PREEMPTED})"
     run = launch(tmp_path, saves, f"sys.exit({ExitCode.PREEMPTED})", options=("--grace", "600"))
     assert (run.returncode, run.stdout) == (ExitCode.PREEMPTED, "saved\n")
     assert "ended with" not in run.stderr
 
 
-def test_the_peers_of_one_that_was_preempted_do_not_stay_for_ever(tmp_path):
+def test_peers_of_a_preempted_process_are_killed_after_the_grace_time(tmp_path):
     run = launch(tmp_path, HANGS, f"sys.exit({ExitCode.PREEMPTED})", options=("--grace", "0.1"))
     assert run.returncode == ExitCode.PREEMPTED
 
 
-def test_one_that_is_done_ends_nobody(tmp_path):
+def test_finished_process_ends_no_other(tmp_path):
     run = launch(tmp_path, "import time; time.sleep(0.5); print('evaluated')", "pass", options=("--grace", "0.1"))
     assert (run.returncode, run.stdout) == (ExitCode.DONE, "evaluated\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_reaches_every_process_once(tmp_path, number):
+def test_signal_reaches_every_process_once(tmp_path, number):
     counts = (
         "import signal, time\nseen = []\n"
         "for n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, lambda n, _: seen.append(n))",
@@ -145,7 +145,7 @@ def test_a_signal_reaches_every_process_once(tmp_path, number):
     assert (run_dir / "process-1.log").read_text() == f"[{int(number)}]\n"
 
 
-def test_a_second_ctrl_c_is_passed_on_as_well(tmp_path):
+def test_second_ctrl_c_is_forwarded(tmp_path):
     leaves = (
         "import signal, time\nseen = []\n"
         "signal.signal(signal.SIGINT, lambda n, _: (seen.append(n), print('one', flush=True)))",
@@ -159,7 +159,7 @@ def test_a_second_ctrl_c_is_passed_on_as_well(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [["--processes", "0", "--", "train"], ["--processes", "2"]])
-def test_a_wrong_command_line_is_refused(arguments):
+def test_wrong_command_line_is_refused(arguments):
     run = subprocess.run([sys.executable, str(LAUNCHER), *arguments], capture_output=True, text=True)
     assert run.returncode == ExitCode.USAGE
     assert "error: " in run.stderr
