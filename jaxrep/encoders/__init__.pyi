@@ -1,4 +1,6 @@
+from .base import DropRate as DropRate
 from .base import Encoder as Encoder
+from .base import EncoderInputs as EncoderInputs
 from .base import EncoderOutput as EncoderOutput
 from .decoders.query_decoder import QueryDecoder as QueryDecoder
 from .image.convnet import ConvNet as ConvNet
@@ -12,11 +14,11 @@ from .image.stem import PatchStem as PatchStem
 from .image.stem import PixelNorm as PixelNorm
 from .image.stem import Stem as Stem
 from .image.vit import ViT as ViT
-from .series.series import Perceptron as Perceptron
-from .series.series import SeriesConvolutions as SeriesConvolutions
-from .series.series import SeriesTransformer as SeriesTransformer
+from .series.perceptron import Perceptron as Perceptron
+from .series.series_convolutions import SeriesConvolutions as SeriesConvolutions
+from .series.series_transformer import SeriesTransformer as SeriesTransformer
 from .text.bert import Bert as Bert
 from .text.text_transformer import TextTransformer as TextTransformer
 from .text.triple_transformer import TripleTransformer as TripleTransformer
 from .transformer import Transformer as Transformer
-from .transformer_module import TransformerModule as TransformerModule
+from .transformer import TransformerModule as TransformerModule

@@ -1,48 +1,71 @@
-"""What every encoder is: a spec that builds a module, and a module that turns arrays into features."""
+"""The interface of encoders: a spec builds a module, and the module maps arrays to features."""
 
+import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 from flax import nnx
 
-from jaxrep.batch import Array, Field
-from jaxrep.spec import Part, spec
+from jaxrep.batch import INFERENCE, Array, Field, StepContext
+from jaxrep.spec import Part, Range, spec
+
+DropRate = Annotated[float, Range(0, below=1)]
+"""The probability that training drops something: 0 to below 1."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncoderInputs:
+    """Hold all that an encoder reads in one call. An encoder ignores or refuses what it cannot use."""
+
+    x: Any  # [B,...]
+    valid: Any = None  # bool [B,N]: tokens that are real
+    masked: Any = None  # bool [B,N]: tokens that the mask token replaces
+    ctx: StepContext = INFERENCE
+    intermediates: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+    """Blocks, counted from 0, after which features are returned too."""
+
+    def keys(self, site: str, rate: float) -> Array | None:
+        """Return the keys [B] of a site that drops at ``rate``, or None if nothing is dropped."""
+        return self.ctx.keys(site) if self.ctx.training and rate else None
+
+    def check_intermediates(self, depth: int) -> None:
+        """Check that ``intermediates`` are blocks of an encoder that has ``depth`` of them. Raises ValueError."""
+        if wrong := [block for block in self.intermediates if not 0 <= block < depth]:
+            raise ValueError(f"intermediates {wrong} are not blocks of this encoder, which are 0 to {depth - 1}")
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EncoderOutput:
-    """Features of a batch. What an encoder does not have is None."""
+    """Hold the features of a batch. What an encoder does not have is None."""
 
     pooled: Any  # [B,D]
     tokens: Any = None  # [B,N,D] after the last norm, without class token and registers
     valid: Any = None  # bool [B,N]: tokens that are real
-    kept: Any = None  # int32 [B,N]: which tokens of the input these are, where some were dropped
-    intermediates: dict[int, Array] = dataclasses.field(
-        default_factory=dict
-    )  # block number -> pooled [B,D] after that block
+    kept: Any = None  # int32 [B,N]: the indices of the kept tokens, if some were dropped
+    intermediates: dict[int, Array] = dataclasses.field(default_factory=dict)  # block -> pooled [B,D] after it
     batch_stats: Any = None  # new values of the running statistics (batch norm), as an nnx.State of the module
 
 
 @spec
-class Encoder(Part):
-    """Abstract declaration of an encoder.
+class Encoder(Part, abc.ABC):
+    """Declare an encoder (abstract). The module that it builds is called as ``module(EncoderInputs) -> EncoderOutput``.
 
-    The module it builds is called as ``module(x, *, valid=None, hide=None, taps=(), context=INFERENCE) -> Encoded``.
-    Transformers keep ``module.embed(x) -> (h, positions, valid)`` and ``module.encode(h, positions, *, valid, hide,
-    taps, context) -> Encoded`` apart; ``module.blocks`` is the stack of layers. ``ctx.training`` says whether dropout,
-    patch dropout and batch statistics are on; randomness comes from ``ctx.keys(site)``.
+    ``inputs.ctx.training`` turns on dropout, patch dropout and batch statistics; random keys come from
+    ``inputs.ctx.keys(site)``. Transformers separate ``module.embed(x) -> (h, positions, valid)`` from
+    ``module.encode(h, positions, inputs) -> EncoderOutput``, and ``module.blocks`` is the stack of layers.
     """
 
     rank: ClassVar[int]
     """Axes of one input array with B: 4 for images, 2 for token ids."""
 
     @property
+    @abc.abstractmethod
     def features(self) -> int:
-        """Width D of the pooled output."""
-        raise TypeError(f"{type(self).__name__} does not say how wide its features are")
+        """Return the width D of the pooled output."""
 
+    @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> nnx.Module:
-        """The module, with fresh parameters. ``inputs``: shape and type of the array that it reads."""
-        raise TypeError(f"{type(self).__name__} does not build a module")
+        """Return the module with fresh parameters. ``inputs``: shape and type of the array that it reads."""

@@ -1,6 +1,6 @@
-"""Layers that transformers share. One rule of precision: a layer computes in the type of its input.
+"""Layers of transformers. Each computes in the type of its input.
 
-An encoder casts once, after its embedding (``compute_dtype``); kernels follow the activations, while parameters, the
+An encoder casts once, after its embedding (``compute_dtype``). Kernels follow the activations; parameters, the
 statistics of norms and the softmax stay in float32.
 """
 
@@ -17,9 +17,9 @@ from jaxrep.batch import Array
 
 
 def gelu(x: Array) -> Array:
-    """x times the share of a standard normal distribution below x (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+    """Return x times the standard normal distribution function at x (Hendrycks & Gimpel 2016, arXiv:1606.08415).
 
-    By ``erf``, in float32: of ``erfc``, which ``jax.nn.gelu`` takes, XLA makes twice the work on CPUs. Errors are those
+    It uses ``erf`` in float32. ``jax.nn.gelu`` uses ``erfc``, which costs XLA twice the work on CPUs. Errors are those
     of rounding x; far below zero, where the value vanishes, they are 1e-7.
     """
     y = x.astype(jnp.float32)
@@ -39,19 +39,19 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def compute_dtype(precision: Precision) -> jnp.dtype:
-    """Type of activations and products, asked while tracing; ``auto``: bfloat16 on accelerators, else float32."""
+    """Return the type of activations and products, during tracing; ``auto``: bfloat16 on accelerators, else float32."""
     if precision == "auto":
         precision = "float32" if mesh.platform() == "cpu" else "bfloat16"
     return jnp.dtype(precision)
 
 
 def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
-    """A float32 parameter drawn from a normal distribution."""
+    """Return a float32 parameter drawn from a normal distribution."""
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
 
 class Dense(nnx.Module):
-    """[..., *inputs] -> [..., *outputs]: an affine map over one or several axes.
+    """Apply an affine map over one or several axes, [..., *inputs] -> [..., *outputs].
 
     ``std``: standard deviation of the initial kernel; by default one over the root of the fan-in (LeCun).
     """
@@ -71,7 +71,7 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
-        # As one product of matrices: XLA's CPU backend takes twice as long for the gradients of a product of tensors.
+        # One product of matrices: XLA's CPU backend takes twice as long for the gradients of a product of tensors.
         rows = x.reshape(-1, math.prod(kernel.shape[: self.axes]))
         y = jnp.matmul(rows, kernel.reshape(rows.shape[1], -1))
         y = y.reshape(*x.shape[: x.ndim - self.axes], *kernel.shape[self.axes :])
@@ -79,7 +79,7 @@ class Dense(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalization over the last axis (Ba et al. 2016), with statistics in float32."""
+    """Normalize over the last axis (Ba et al. 2016, layer normalization), with statistics in float32."""
 
     def __init__(self, width: int, epsilon: float):
         self.epsilon = epsilon
@@ -94,7 +94,7 @@ class LayerNorm(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2). ``out_std``: standard deviation of the last kernel."""
+    """Apply multi-head attention (Vaswani et al. 2017, section 3.2). ``out_std``: initial std of the last kernel."""
 
     def __init__(self, rngs: nnx.Rngs, width: int, heads: int, *, out_std: float, qkv_bias: bool = True):
         split = (heads, width // heads)
@@ -112,15 +112,20 @@ class Attention(nnx.Module):
         *,
         values: Array | None = None,
     ) -> Array:
-        """x [B,N,D] asks, context [B,M,D] answers, with ``values`` [B,M,D] where they are not the context. Broadcast to
-        [B,H,N,M]: ``mask`` bool, where attention may go, and ``bias``, which is added to the logits."""
+        """Map queries from x [B,N,D] and keys from ``context`` [B,M,D] to [B,N,D].
+
+        Values come from ``values`` [B,M,D], by default the context. ``mask`` (bool, True where attention is allowed)
+        and ``bias`` (added to the logits) broadcast to [B,H,N,M].
+        """
         query, key, value = self.query(x), self.key(context), self.value(context if values is None else values)
         return self.out(jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask))
 
 
 class MLP(nnx.Module):
-    """Two dense layers with an activation between them; ``gated``: the activation of a third one multiplies the first
-    (Shazeer 2020, arXiv:2002.05202)."""
+    """Apply two dense layers with an activation between them.
+
+    ``gated``: the activation of a third layer multiplies the first layer's output (Shazeer 2020, arXiv:2002.05202).
+    """
 
     def __init__(
         self,
@@ -145,7 +150,7 @@ class MLP(nnx.Module):
 
 
 def dropout(x: Array, rate: float, keys: Array | None) -> Array:
-    """x [B,...] with values zeroed at ``rate`` and the others scaled up. ``keys`` [B], one a row; None: no dropout."""
+    """Return x [B,...] with values zeroed at ``rate`` and the others scaled up. ``keys`` [B]; None: no dropout."""
     if keys is None or rate == 0:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
@@ -153,12 +158,12 @@ def dropout(x: Array, rate: float, keys: Array | None) -> Array:
 
 
 def fold_keys(keys: Array | None, at: Array | int) -> Array | None:
-    """Keys [B] of a site within a site; None stays None."""
+    """Return the keys [B] of the site ``at`` within a site; None stays None."""
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, at)
 
 
 def attention_mask(valid: Array | None, length: int, *, causal: bool) -> Array | None:
-    """Bool mask [B or 1,1,N or 1,N]: real tokens (``valid`` [B,N]), no later ones if ``causal``; None: all tokens."""
+    """Return a bool mask [B or 1,1,N or 1,N] of real (``valid`` [B,N]) and, if ``causal``, past tokens; None: all."""
     mask = None if valid is None else valid[:, None, None, :]
     if causal:
         past = jnp.tril(jnp.ones((length, length), bool))[None, None]

@@ -1,14 +1,9 @@
-"""What transformers share: the fields of their specs, the block, and the stack of blocks.
+"""The fields that every transformer's spec has, and the module's steps from embedded tokens to features."""
 
-Blocks are stacked: every leaf under ``blocks`` leads with the depth, and one block is compiled and scanned over them.
-Every tower starts as CLIP's text tower (Radford et al. 2021, released code): with width D and depth L, standard
-deviations of D**-0.5 for query, key and value, (2D)**-0.5 for the first layer of the MLP, (2DL)**-0.5 for what writes
-into the residual stream (attention's output and the second layer of the MLP), and biases at zero.
-"""
-
-import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -16,53 +11,58 @@ from flax import nnx
 
 from jaxrep import mesh
 from jaxrep.batch import Array
-from jaxrep.encoders.base import Encoder
-from jaxrep.encoders.layers import MLP, Activation, Attention, LayerNorm, Precision, dropout, fold_keys
-from jaxrep.spec import execution, spec
-
-Remat = Literal["none", "dots", "full"]
-REMAT_POLICIES: dict[str, Any] = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+from jaxrep.encoders.base import DropRate, Encoder, EncoderInputs, EncoderOutput
+from jaxrep.encoders.blocks import Remat, run_blocks, stack_blocks
+from jaxrep.encoders.layers import (
+    Activation,
+    LayerNorm,
+    Precision,
+    attention_mask,
+    compute_dtype,
+    dropout,
+    fold_keys,
+    normal,
+)
+from jaxrep.encoders.pooling import POOLS, AttentionPool
+from jaxrep.spec import Count, NonNegative, Positive, execution, spec
 
 
 @spec
 class Transformer(Encoder):
-    """Abstract: the fields of every transformer."""
+    """Declare a transformer (abstract): the fields that all of them have."""
 
-    width: int
+    width: Count
     """Width D of tokens and features."""
-    depth: int
+    depth: Count
     """Number of blocks."""
-    heads: int
-    """Number of attention heads; they divide the width."""
-    mlp_ratio: float = 4.0
-    """Width of the MLP's hidden layer, in widths (rounded to a whole number)."""
+    heads: Count
+    """Number of attention heads; it divides the width."""
+    mlp_ratio: Positive = 4.0
+    """Width of the MLP's hidden layer over the width D (rounded to a whole number)."""
     activation: Activation = "gelu"
     """Activation of the MLP; quick_gelu is x * sigmoid(1.702 x), as in CLIP's released weights."""
     gated: bool = False
-    """A third layer in the MLP whose activation multiplies the first one (SwiGLU: gated with silu; Shazeer 2020)."""
+    """Whether the activation of a third layer of the MLP multiplies the first (SwiGLU: with silu; Shazeer 2020)."""
     norm: Literal["pre", "post"] = "pre"
-    """Where a block normalizes: what its branches read (pre; and once after all blocks), or the sums (post: BERT)."""
-    norm_epsilon: float = 1e-5
+    """What a block normalizes: the inputs of its branches (pre; also once after all blocks), or the sums (post)."""
+    norm_epsilon: NonNegative = 1e-5
     """Added to the variance under the root of every norm."""
     embed_norm: bool = False
-    """A norm between the embedding and the first block (CLIP's image tower, BERT)."""
+    """Whether a norm follows the embedding (CLIP's image tower, BERT)."""
     qkv_bias: bool = True
-    """Biases on query, key and value."""
-    layer_scale: float = 0.0
-    """Initial value of a learned factor a channel on each branch (Touvron et al. 2021, CaiT); 0: there is none."""
-    dropout: float = 0.0
-    """Share of values that are dropped from the embedding and from the output of each branch, in training."""
+    """Whether query, key and value have biases."""
+    layer_scale: NonNegative = 0.0
+    """Initial value of a learned factor per channel on each branch (Touvron et al. 2021, CaiT); 0: no such factor."""
+    dropout: DropRate = 0.0
+    """Share of the values of the embedding and of each branch's output that training drops."""
     mask_token: bool = False
-    """A learned token that replaces those that ``hide`` names."""
+    """Whether a learned token replaces masked tokens."""
     dtype: Precision = "auto"
     """Type of activations and matrix products; auto: bfloat16 on accelerators, float32 on CPU."""
     remat: Remat = execution("dots")
-    """What the backward pass computes again: nothing, all but dense layers' products (dots), or whole blocks (full)."""
+    """What the backward pass recomputes: nothing, all but products of dense layers (dots), or whole blocks (full)."""
     scan: bool = execution(True)
-    """Scan over the blocks (compiled once), or unroll them (compile time grows with the depth)."""
+    """Whether to scan over the blocks (compiled once) or to unroll them (compile time grows with the depth)."""
 
     @property
     def features(self) -> int:
@@ -70,115 +70,124 @@ class Transformer(Encoder):
 
     @property
     def hidden(self) -> int:
-        """Width of the MLP's hidden layer."""
+        """Return the width of the MLP's hidden layer."""
         return round(self.width * self.mlp_ratio)
 
     def problems(self) -> Iterator[str]:
-        for name in ("width", "depth", "heads"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}: it has to be at least 1"
-        if self.heads >= 1 and self.width % self.heads:
-            yield f"heads = {self.heads} do not divide width = {self.width}: take a number of heads that does"
-        if not 0 < self.mlp_ratio < math.inf:
-            yield f"mlp_ratio is {self.mlp_ratio}: it has to be positive and finite"
-        if self.norm_epsilon < 0:
-            yield f"norm_epsilon is {self.norm_epsilon}: it has to be 0 or more"
-        if not 0 <= self.dropout < 1:
-            yield f"dropout is {self.dropout}: it is a share from 0 to below 1"
-        if self.layer_scale < 0:
-            yield f"layer_scale is {self.layer_scale}: it is an initial factor above 0, or 0 for none"
+        yield from head_problems(self.heads, self.width)
 
 
-class Block(nnx.Module):
-    """Attention and MLP, each a residual branch."""
-
-    def __init__(self, spec: Transformer, rngs: nnx.Rngs):
-        width, out_std = spec.width, (2 * spec.width * spec.depth) ** -0.5
-        self.post, self.dropout = spec.norm == "post", spec.dropout
-        self.norm1 = LayerNorm(width, spec.norm_epsilon)
-        self.attention = Attention(rngs, width, spec.heads, out_std=out_std, qkv_bias=spec.qkv_bias)
-        self.norm2 = LayerNorm(width, spec.norm_epsilon)
-        self.mlp = MLP(
-            rngs,
-            width,
-            spec.hidden,
-            activation=spec.activation,
-            up_std=(2 * width) ** -0.5,
-            down_std=out_std,
-            gated=spec.gated,
-        )
-        self.scale1 = nnx.Param(jnp.full(width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None
-        self.scale2 = nnx.Param(jnp.full(width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None
-
-    def __call__(
-        self, h: Array, mask: Array | None = None, keys: Array | None = None, bias: Array | None = None
-    ) -> Array:
-        """h [B,N,D] -> [B,N,D]. ``mask`` bool [B,1,N,N]: where attention may go; ``keys`` [B]: draws of the dropout;
-        ``bias`` [1,H,N,N]: of attention's logits."""
-
-        def branch(h: Array, norm: LayerNorm, layer: Callable, scale: nnx.Param | None, site: int) -> Array:
-            y = layer(h if self.post else norm(h))
-            y = y if scale is None else y * scale[...].astype(y.dtype)
-            h = h + dropout(y, self.dropout, fold_keys(keys, site))
-            return norm(h) if self.post else h
-
-        h = branch(h, self.norm1, lambda x: self.attention(x, x, mask, bias), self.scale1, 0)
-        return branch(h, self.norm2, self.mlp, self.scale2, 1)
+def head_problems(heads: int, width: int) -> Iterator[str]:
+    """Yield a sentence if ``heads`` do not divide ``width``."""
+    if width % heads:
+        yield f"heads = {heads} do not divide width = {width}: take a number of heads that does"
 
 
-def stack_blocks(spec: Transformer, rngs: nnx.Rngs) -> Block:
-    """``depth`` blocks in one: every leaf leads with the depth."""
-    keys = jax.random.split(rngs.params(), spec.depth)
-    return nnx.vmap(lambda key: Block(spec, nnx.Rngs(key)))(keys)
+class TransformerModule(nnx.Module, abc.ABC):
+    """Encode embedded tokens (abstract). A concrete module creates its embedding's parameters and defines ``embed``.
 
-
-def run_blocks(
-    stack: Block,
-    h: Array,
-    *,
-    mask: Array | None = None,
-    bias: Array | None = None,
-    keys: Array | None = None,
-    readout: Callable[[Array], Array],
-    intermediates: tuple[int, ...] = (),
-    remat: Remat = "none",
-    scan: bool = True,
-) -> tuple[Array, dict[int, Array]]:
-    """Applies stacked blocks to h [B,N,D]: the last h, and ``readout(h)`` after the blocks in ``taps``, counted from 0.
-
-    A tap is read inside the scan, where its layer is at hand: no other layer's tokens outlive their step.
+    ``class_token`` and ``registers`` (Darcet et al. 2024) are learned tokens before the embedded ones; they are not
+    among the output tokens. ``drop``: share of the embedded tokens that training drops (Li et al. 2023, FLIP).
     """
-    graph, params = nnx.split(stack)
-    depth = jax.tree.leaves(params)[0].shape[0]
-    if wrong := [tap for tap in intermediates if not 0 <= tap < depth]:
-        raise ValueError(
-            f"intermediates {wrong} are not blocks of an encoder of depth {depth}: they count from 0 to {depth - 1}"
+
+    def __init__(
+        self,
+        spec: Transformer,
+        rngs: nnx.Rngs,
+        *,
+        pool: Literal["cls", "eos", "mean", "attention"],
+        causal: bool = False,
+        class_token: bool = False,
+        registers: int = 0,
+        drop: float = 0.0,
+    ):
+        width, std = spec.width, spec.width**-0.5
+        self.spec, self.causal, self.drop = spec, causal, drop
+        self.class_token = normal(rngs, (width,), std) if class_token else None
+        self.registers = normal(rngs, (registers, width), std) if registers else None
+        self.mask_token = normal(rngs, (width,), std) if spec.mask_token else None
+        self.embed_norm = LayerNorm(width, spec.norm_epsilon) if spec.embed_norm else None
+        self.blocks = stack_blocks(spec, rngs)
+        self.norm = LayerNorm(width, spec.norm_epsilon) if spec.norm == "pre" else None
+        self.pool = AttentionPool(spec, rngs) if pool == "attention" else POOLS[pool]
+
+    @abc.abstractmethod
+    def embed(self, x: Array) -> tuple[Array, Array, Array | None]:
+        """Return tokens h [B,N,D] without positions, positions [N,D], and the real tokens (bool [B,N]; None: all)."""
+
+    def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
+        h, positions, valid = self.embed(inputs.x)
+        inputs = dataclasses.replace(inputs, valid=valid) if inputs.valid is None else inputs
+        return self.encode(h, positions, inputs)
+
+    def encode(self, h: Array, positions: Array, inputs: EncoderInputs) -> EncoderOutput:
+        """Map tokens h [B,N,D] and positions [N,D], as ``embed`` returns them, to features. Pooled ones are float32.
+
+        ``inputs.x`` is not read. Raises ValueError: tokens are masked and the encoder has no mask token, or an
+        intermediate is not a block.
+        """
+        spec = self.spec
+        inputs.check_intermediates(spec.depth)
+        h = (self._mask(h, inputs.masked) + positions).astype(compute_dtype(spec.dtype))
+        h, valid, kept = self._drop(h, inputs)
+        h, prefix_and_valid = self._prepend(h, valid)
+        h = h if self.embed_norm is None else self.embed_norm(h)
+        keys = inputs.keys("dropout", spec.dropout)
+        h, intermediates = run_blocks(
+            self.blocks,
+            mesh.constrain(dropout(h, spec.dropout, fold_keys(keys, 0))),
+            mask=attention_mask(prefix_and_valid, h.shape[1], causal=self.causal),
+            bias=self.attention_bias(h.shape[1]),
+            keys=fold_keys(keys, 1),
+            readout=lambda h: self._pooled(self._normed(h), valid),
+            intermediates=inputs.intermediates,
+            remat=spec.remat,
+            scan=spec.scan,
         )
+        h = self._normed(h)
+        tokens = h[:, self._prefix :]
+        return EncoderOutput(self._pooled(h, valid), tokens, valid, kept, intermediates)
 
-    def apply(h, params, layer):
-        block = nnx.merge(graph, params)
-        return mesh.constrain(block(h, mask, fold_keys(keys, layer), bias))
+    def attention_bias(self, length: int) -> Array | None:
+        """Return what is added to the attention logits of every block among N tokens, [1,H,N,N], or None."""
+        return None
 
-    if remat != "none":
-        apply = jax.checkpoint(apply, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    @property
+    def _prefix(self) -> int:
+        """Return the number of learned tokens before the embedded ones."""
+        return (self.class_token is not None) + (0 if self.registers is None else self.registers.shape[0])
 
-    if not scan:
-        read = {}
-        for layer in range(depth):
-            h = apply(h, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params), layer)
-            if layer in intermediates:
-                read[layer] = readout(h)
-        return h, read
+    def _mask(self, h: Array, masked: Array | None) -> Array:
+        if masked is None:
+            return h
+        if self.mask_token is None:
+            raise ValueError("tokens are masked and the encoder has no mask token: set mask_token = True in its spec")
+        return jnp.where(masked[..., None], self.mask_token[...].astype(h.dtype), h)
 
-    blank = jax.eval_shape(readout, h)
+    def _drop(self, h: Array, inputs: EncoderInputs) -> tuple[Array, Array | None, Array | None]:
+        """Keep a static number of tokens, drawn per row; also return ``valid`` and the kept indices, int32 [B,N']."""
+        keys, valid = inputs.keys("patch_dropout", self.drop), inputs.valid
+        if keys is None:
+            return h, valid, None
+        n = h.shape[1]
+        count = max(1, round(n * (1 - self.drop)))
+        kept = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, n)[:count]))(keys)
+        h = jnp.take_along_axis(h, kept[..., None], axis=1)
+        return h, None if valid is None else jnp.take_along_axis(valid, kept, axis=1), kept
 
-    def step(h, xs):
-        params, layer, wanted = xs
-        h = apply(h, params, layer)
-        return h, jax.lax.cond(
-            wanted, readout, lambda _: jnp.zeros(blank.shape, blank.dtype), h
-        ) if intermediates else None
+    def _prepend(self, h: Array, valid: Array | None) -> tuple[Array, Array | None]:
+        """Put class token and registers before h, and return which of all these tokens are real."""
+        if not self._prefix:
+            return h, valid
+        learned = [] if self.class_token is None else [self.class_token[...][None]]
+        learned += [] if self.registers is None else [self.registers[...]]
+        prefix = jnp.concatenate(learned).astype(h.dtype)
+        h = jnp.concatenate([jnp.broadcast_to(prefix, (h.shape[0], *prefix.shape)), h], axis=1)
+        return h, None if valid is None else jnp.pad(valid, ((0, 0), (self._prefix, 0)), constant_values=True)
 
-    layers = jnp.arange(depth)
-    h, read = jax.lax.scan(step, h, (params, layers, jnp.isin(layers, jnp.array(intermediates, int))))
-    return h, {} if read is None else {tap: read[tap] for tap in intermediates}
+    def _normed(self, h: Array) -> Array:
+        return h if self.norm is None else self.norm(h)
+
+    def _pooled(self, h: Array, valid: Array | None) -> Array:
+        h = h if self.class_token is not None else h[:, self._prefix :]
+        return self.pool(h, valid).astype(jnp.float32)

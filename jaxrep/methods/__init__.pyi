@@ -15,8 +15,8 @@ from .heads import LogitBias as LogitBias
 from .heads import LogitScale as LogitScale
 from .heads import NoBias as NoBias
 from .heads import Tanh as Tanh
-from .mixing import MixupEncoder as MixupEncoder
-from .mixing import Proxies as Proxies
+from .mixup_encoder import MixupEncoder as MixupEncoder
+from .mixup_encoder import Proxies as Proxies
 from .self_supervised.self_distillation import PrototypeHead as PrototypeHead
 from .self_supervised.self_distillation import SelfDistillation as SelfDistillation
 from .self_supervised.siamese import Projector as Projector

@@ -1,20 +1,23 @@
-"""Method: what is computed from a batch, wired in plain Python.
+"""The interface of methods: what is computed from a batch, written as plain Python.
 
-A method is declared by its fields (specs) and by three functions in which ``self.<field>`` is the built part:
+A method is declared by its fields (specs) and by three functions, in which ``self.<part>`` is a built part and
+``self.spec`` is the declaration:
 
-- ``rows(batch, context)``: outputs that lead with B, one microbatch at a time;
-- ``join(outputs, batch, context)``: outputs that need the whole batch (batch statistics in a head, mixing, mining);
-- ``shared(tables, context)``: once a step, outputs that do not lead with B (scale, prototypes, class texts).
+- ``per_example(batch, ctx)``: outputs that lead with B, one microbatch at a time;
+- ``across_batch(outputs, batch, ctx)``: outputs that need the whole batch (batch statistics in a head, mixing, mining);
+- ``per_step(tables, ctx)``: outputs that do not lead with B (logit scale, prototypes, class texts), once per step.
 
-Each returns a dictionary of arrays and mutates nothing; a part with running statistics puts their new values under the
-reserved name ``statistics``: {part name: nnx.State}. The method never sees a loss.
+Each returns a dictionary of arrays and mutates nothing. A part with running statistics returns their new values under
+the reserved name ``batch_stats``: {part name: nnx.State}. The method does not know the loss.
 """
 
+import abc
 import contextlib
+import dataclasses
 import functools
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax
 import numpy as np
@@ -25,51 +28,57 @@ from jaxrep.spec import spec
 
 BATCH_STATS = "batch_stats"
 
+SELF = object()
+"""The input of a state part: the method's module with the parts built so far."""
+
 
 @spec
-class Method:
-    """Abstract. A concrete method is final: parts are composed, bodies are not overridden."""
+class Method(abc.ABC):
+    """Declare a method (abstract). A concrete method is final: parts are composed, functions are not overridden."""
 
+    if TYPE_CHECKING:
+
+        @property
+        def spec(self) -> Self: ...
+
+    @abc.abstractmethod
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
-        raise TypeError(f"{type(self).__name__} does not say what it computes for a row")
+        """Return the outputs that lead with B."""
 
     def across_batch(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Outputs:
+        """Return the outputs that need the whole batch."""
         return {}
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
+        """Return the outputs that do not lead with B."""
         return {}
 
+    @abc.abstractmethod
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
-        """Name of a part -> (its spec, what it reads). ``inputs``: the fields of a batch after the views.
+        """Return {name of a part: (its spec, its input)}. ``inputs``: the fields of a batch after the views.
 
-        A part's spec has ``build(rngs, *, inputs)``. A state part (``jaxrep.methods.state``) reads ``SELF`` and comes
-        last.
+        A part's spec has ``build(rngs, *, inputs)``. The input of a state part (``jaxrep.methods.state``) is
+        ``SELF``, and it comes last.
         """
-        raise TypeError(f"{type(self).__name__} does not list its parts")
-
-    def static(self) -> dict[str, Any]:
-        """Plain values that the body reads besides the parts (hashable)."""
-        return {}
 
     def build(self, rngs: nnx.Rngs, *, inputs: Mapping[str, Field]) -> nnx.Module:
-        """The module: one attribute a part, and this class's own functions as methods.
+        """Return the module: an attribute per part, ``spec``, and this class's functions as its methods.
 
-        Each part draws its initial values from a key of its own name: adding one leaves the others as they were.
+        Each part draws its initial values from a key of its name, so another part does not change them.
         """
-        module = _module_class(type(self))()
-        for name, value in self.static().items():
-            setattr(module, name, value)
+        module = _module_class(type(self))(self)
         key = rngs.params()
-        for name, (part, reads) in self.parts(inputs).items():
-            own = _streams(jax.random.fold_in(key, zlib.crc32(name.encode())))
+        for name, (part, part_inputs) in self.parts(inputs).items():
+            part_rngs = _streams(jax.random.fold_in(key, zlib.crc32(name.encode())))
             with name_errors(name):
-                setattr(module, name, part.build(own, inputs=module if reads is SELF else reads))
+                part_inputs = module if part_inputs is SELF else part_inputs
+                setattr(module, name, part.build(part_rngs, inputs=part_inputs))
         return module
 
 
 @contextlib.contextmanager
 def name_errors(part: str) -> Iterator[None]:
-    """Puts the name of a part before what it says of wrong values."""
+    """Put the name of a part before its errors about wrong values."""
     try:
         yield
     except ValueError as error:
@@ -77,25 +86,49 @@ def name_errors(part: str) -> Iterator[None]:
 
 
 def _streams(key: Array) -> nnx.Rngs:
-    """Rngs that count their draws in NumPy: counts that are traced cost time by the square of the number of layers."""
+    """Return Rngs that count their draws in NumPy: traced counts cost time quadratic in the number of layers."""
     rngs = nnx.Rngs(key)
     count: Any = np.zeros((), np.uint32)
-    rngs.default.count = nnx.RngCount(count, tag="default")
+    rngs.default.count = _Count(count, tag="default")
     return rngs
 
 
-SELF = object()
-"""What a state part reads: the method's module with the parts built so far."""
+class _Count(nnx.RngCount):
+    """Return copies: JAX may read a NumPy array after the call that got it, and so see the next count."""
+
+    def get_value(self, **index: Any) -> Any:
+        return np.array(super().get_value(**index))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Declaration:
+    """Make a spec hashable, as graph definitions have to be: its mappings are not."""
+
+    spec: Method
+
+    def __hash__(self) -> int:
+        return hash(type(self.spec))
+
+
+class _MethodModule(nnx.Module):
+    """Hold the declaration of a method; its parts become attributes."""
+
+    def __init__(self, spec: Method):
+        self._declaration = _Declaration(spec)
+
+    @property
+    def spec(self) -> Method:
+        return self._declaration.spec
 
 
 @functools.cache
-def _module_class(cls: type[Method]) -> type[nnx.Module]:
-    """An nnx.Module with the functions of ``cls``; made once a class, so that graph definitions compare equal."""
+def _module_class(cls: type[Method]) -> type[_MethodModule]:
+    """Return a module class with the functions of ``cls``; made once per class, so that graph definitions are equal."""
     body = {
         name: value
         for base in reversed(cls.__mro__)
         if issubclass(base, Method)
         for name, value in vars(base).items()
-        if callable(value) and not name.startswith("__") and name not in ("build", "parts", "static", "problems")
+        if callable(value) and not name.startswith("__") and name not in ("build", "parts", "problems")
     }
-    return type(cls.__name__, (nnx.Module,), {"__doc__": cls.__doc__, **body})
+    return type(cls.__name__, (_MethodModule,), {"__doc__": cls.__doc__, **body})

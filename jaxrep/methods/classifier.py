@@ -1,7 +1,7 @@
-"""Classifier: one encoder and linear heads over classes, one or several of nested widths."""
+"""The classifier: one encoder and linear heads over classes, of one or several nested widths."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,36 +10,33 @@ from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, require_fiel
 from jaxrep.encoders.base import Encoder
 from jaxrep.methods.base import Method
 from jaxrep.methods.encode import batch_stats_output, encode_field
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
 
 
 @spec
 class Classifier(Method):
-    """Supervised classification; logits exist only inside the loss.
+    """Classify images by linear heads; logits exist only inside the loss.
 
-    Emits, a row, ``image`` [B,D]; shared, for each width d in ``dims`` the table ``classes/<d>`` [K,d] and its
-    ``classes/<d>/bias`` [K], or ``classes`` and ``classes/bias`` where there is one head over the full width.
+    Emits ``image`` [B,D] per row. Emits per step, for each width d in ``dims``, the table ``classes/<d>`` [K,d] and its
+    ``classes/<d>/bias`` [K], or ``classes`` and ``classes/bias`` for one head over the full width.
     """
 
     encoder: Encoder
     """The encoder of ``image``."""
     classes: int
     """Number of classes K."""
-    dims: tuple[int, ...] = ()
-    """Widths of nested heads, each over the first d features; empty: one head over all."""
-
-    rank: ClassVar[int]  # of the built method: the axes of the encoder's input,
-    tables: ClassVar[tuple[str, ...]]  # and the names of the heads
+    dims: tuple[Count, ...] = ()
+    """Widths of nested heads, each over the first d features; empty: one head over all features."""
 
     def problems(self) -> Iterator[str]:
         if self.classes < 2:
-            yield f"classes is {self.classes}: there is something to tell apart from 2 on"
+            yield f"classes is {self.classes}: expected at least 2"
         for dim in self.dims:
-            if not 0 < dim <= self.encoder.features:
-                yield f"dims names the width {dim}, and the features are {self.encoder.features} wide"
+            if dim > self.encoder.features:
+                yield f"dims has the width {dim}, and the features are {self.encoder.features} wide"
 
     def heads(self) -> dict[str, int]:
-        """Output name of each table and its width."""
+        """Return the output name of each table and its width."""
         return {f"classes/{dim}": dim for dim in self.dims} or {"classes": self.encoder.features}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
@@ -47,28 +44,25 @@ class Classifier(Method):
         heads = {attribute(name): (ClassTable(classes=self.classes), width) for name, width in self.heads().items()}
         return {"image": (self.encoder, inputs["image"]), **heads}
 
-    def static(self) -> dict[str, Any]:
-        return {"rank": self.encoder.rank, "tables": tuple(self.heads())}
-
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
-        encoded, views = encode_field(self, "image", self.rank, batch, ctx)
+        encoded, views = encode_field(self, "image", self.spec.encoder, batch, ctx)
         return {"image": unfold(encoded.pooled, views), **batch_stats_output("image", encoded)}
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         out: Outputs = {}
-        for name in self.tables:
+        for name in self.spec.heads():
             out[name], out[f"{name}/bias"] = getattr(self, attribute(name))()
         return out
 
 
 def attribute(name: str) -> str:
-    """``classes/8`` -> ``classes_8``: the part that holds a table."""
+    """Return the part that holds a table: ``classes/8`` -> ``classes_8``."""
     return name.replace("/", "_")
 
 
 @spec
 class ClassTable:
-    """A weight vector and a bias a class."""
+    """Hold a weight vector and a bias per class."""
 
     classes: int
     """Number of classes K."""

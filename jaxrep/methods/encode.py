@@ -1,23 +1,29 @@
-"""What methods share: a field of the batch through its tower and head, and what comes of several of them."""
+"""Encoding of a field of the batch by its tower and head, and merging of outputs."""
 
 from typing import Any
 
 import jax
 
 from jaxrep.batch import Batch, Outputs, StepContext, fold, unfold
-from jaxrep.encoders.base import EncoderOutput
+from jaxrep.encoders.base import Encoder, EncoderInputs, EncoderOutput
 from jaxrep.methods.base import BATCH_STATS, name_errors
 
 
 def encode_and_project(
-    module: Any, name: str, rank: int, batch: Batch, ctx: StepContext, *, tower: str = ""
+    module: Any, name: str, encoder: Encoder, batch: Batch, ctx: StepContext, *, tower: str = ""
 ) -> Outputs:
-    """What a tower and its head make of a field: ``<name>``, ``<name>/pooled``, ``<name>/tokens`` and new statistics.
+    """Return ``<name>``, ``<name>/pooled``, ``<name>/tokens`` and new statistics, from a field's tower and head.
 
-    ``tower``: the tower's name where it is not the field's; running statistics are those of the tower's own field.
+    Args:
+        module: the method's module.
+        name: the field.
+        encoder: the spec of the tower.
+        batch: the batch.
+        ctx: the step context.
+        tower: name of the tower if it is not the field's; running statistics are those of the tower's own field.
     """
     tower = tower or name
-    encoded, views = encode_field(module, name, rank, batch, ctx, tower=tower)
+    encoded, views = encode_field(module, name, encoder, batch, ctx, tower=tower)
     with jax.named_scope(f"{tower}_head"):
         out: Outputs = {name: unfold(getattr(module, f"{tower}_head")(encoded.pooled), views)}
     out[f"{name}/pooled"] = unfold(encoded.pooled, views)
@@ -29,33 +35,31 @@ def encode_and_project(
 def encode_field(
     module: Any,
     name: str,
-    rank: int,
+    encoder: Encoder,
     batch: Batch,
     ctx: StepContext,
     *,
     tower: str = "",
     intermediates: tuple[int, ...] = (),
 ) -> tuple[EncoderOutput, int | None]:
-    """What a tower makes of a field, [B,...] or [B,V,...], and of what says which of its tokens are real or hidden:
-    its features with B * V rows, and V or None."""
-    x, views = fold(batch[name], rank)
-    valid, masked = (
-        fold(batch[field], 2)[0] if field in batch else None for field in (f"{name}/valid", f"{name}/masked")
-    )
+    """Encode a field [B,...] or [B,V,...] with its ``<name>/valid`` and ``<name>/masked``.
+
+    Arguments are those of ``encode_and_project``. Returns the features of the B * V rows, and V or None.
+    """
+    x, views = fold(batch[name], encoder.rank)
+    valid, masked = (fold(batch[f], 2)[0] if f in batch else None for f in (f"{name}/valid", f"{name}/masked"))
     with name_errors(name):
-        encoded = getattr(module, tower or name)(
-            x, valid=valid, masked=masked, intermediates=intermediates, ctx=ctx.at(name).repeat(views)
-        )
-    return encoded, views
+        inputs = EncoderInputs(x, valid, masked, ctx.at(name).repeat(views), intermediates)
+        return getattr(module, tower or name)(inputs), views
 
 
 def batch_stats_output(part: str, encoded: EncoderOutput) -> Outputs:
-    """The new running statistics of a part under their reserved name, or nothing where it has none."""
+    """Return the new running statistics of a part under their reserved name, or nothing if it has none."""
     return {} if encoded.batch_stats is None else {BATCH_STATS: {part: encoded.batch_stats}}
 
 
 def merge_outputs(*outputs: Outputs) -> Outputs:
-    """All outputs in one, with the new statistics of all parts."""
-    out: Outputs = {name: x for each in outputs for name, x in each.items()}
-    new = {part: x for each in outputs for part, x in each.get(BATCH_STATS, {}).items()}
-    return {**out, BATCH_STATS: new} if new else out
+    """Return all outputs in one dictionary, with the new statistics of all parts."""
+    merged: Outputs = {name: x for some in outputs for name, x in some.items()}
+    batch_stats = {part: x for some in outputs for part, x in some.get(BATCH_STATS, {}).items()}
+    return {**merged, BATCH_STATS: batch_stats} if batch_stats else merged

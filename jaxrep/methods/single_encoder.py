@@ -1,8 +1,8 @@
-"""Single: one encoder and its projection, as a public checkpoint of one modality holds them."""
+"""One encoder and its projection, as in a public checkpoint of one modality."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 from jaxrep.batch import Batch, Field, Outputs, StepContext, require_fields
 from jaxrep.encoders.base import Encoder
@@ -14,32 +14,26 @@ from jaxrep.spec import spec
 
 @spec
 class SingleEncoder(Method):
-    """Encodes one named field, without anything that a loss would need.
+    """Encode one field, without any part of a loss.
 
-    Emits, a row, ``<name>`` [B,D] (raw), ``<name>/pooled`` (before the projection) and ``<name>/tokens``.
+    Emits per row ``<name>`` [B,D] (raw), ``<name>/pooled`` (before the projection) and ``<name>/tokens``.
     """
 
     name: str = "image"
-    """The field that is read."""
+    """Name of the field."""
     encoder: Encoder
-    """Its encoder."""
+    """The encoder of the field."""
     head: Head = Identity()
     """The projection of its features."""
 
-    field: ClassVar[str]  # of the built method: the name,
-    rank: ClassVar[int]  # and the axes of the input
-
     def problems(self) -> Iterator[str]:
         if not self.name.isidentifier():
-            yield f"name is '{self.name}': the name of a field, as image"
+            yield f"name is '{self.name}': expected the name of a field, such as image"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         require_fields(inputs, "SingleEncoder", self.name)
         read = replace(inputs[self.name], shape=inputs[self.name].shape[-(self.encoder.rank - 1) :])
         return {self.name: (self.encoder, read), f"{self.name}_head": (self.head, self.encoder.features)}
 
-    def static(self) -> dict[str, Any]:
-        return {"field": self.name, "rank": self.encoder.rank}
-
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
-        return encode_and_project(self, self.field, self.rank, batch, ctx)
+        return encode_and_project(self, self.spec.name, self.spec.encoder, batch, ctx)

@@ -1,6 +1,6 @@
-"""State parts: what a method remembers between steps without a gradient. The first is the moving average of its own
-parts."""
+"""State parts: what a method keeps between steps without a gradient, such as the moving average of its parts."""
 
+import abc
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -14,32 +14,33 @@ from jaxrep.spec import spec
 
 
 class NonTrainable(nnx.Variable):
-    """A variable that belongs to a state part: saved and restored, and never seen by a gradient or an optimizer."""
+    """Hold a value of a state part: saved and restored, without gradient or optimizer state."""
 
 
 @spec
-class StatePart:
-    """Abstract. Its module has ``update(method, outputs, batch, context) -> {path below the part: new value}``.
+class StatePart(abc.ABC):
+    """Declare a state part (abstract).
 
-    ``update`` runs once a step, after the optimizer, on the whole batch, and not on a skipped step.
+    Its module has ``update(method, outputs, batch, ctx) -> {path below the part: new value}``. It runs once per step,
+    after the optimizer, on the whole batch, and not on a skipped step.
     """
 
+    @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, inputs: nnx.Module) -> nnx.Module:
-        """The module. ``inputs``: the method's module with the other parts built."""
-        raise TypeError(f"{type(self).__name__} does not build a module")
+        """Return the module. ``inputs``: the method's module with the other parts built."""
 
 
 @spec
 class Ema(StatePart):
-    """Exponential moving average of parts of the method: ``self.teacher.image`` is the average of ``self.image``.
+    """Average parts of the method exponentially: ``self.teacher.image`` is the average of ``self.image``.
 
     Tarvainen & Valpola 2017, Mean teachers are better role models, section 2: average <- m average + (1 - m) parameter.
     """
 
     of: tuple[str, ...]
-    """Names of the parts that are averaged."""
+    """Names of the averaged parts."""
     momentum: Schedule = Constant(value=0.996)
-    """The share m of the old average that stays at a step."""
+    """Share m of the old average that a step keeps."""
 
     if TYPE_CHECKING:
 
@@ -47,17 +48,16 @@ class Ema(StatePart):
 
     def problems(self) -> Iterator[str]:
         if not self.of:
-            yield "of names no part: an average of nothing"
+            yield "of names one part at least"
 
     def build(self, rngs: nnx.Rngs, *, inputs: nnx.Module) -> nnx.Module:
-        missing = [name for name in self.of if not hasattr(inputs, name)]
-        if missing:
-            raise ValueError(f"the average of '{missing[0]}' was asked for, and the method has no such part before it")
+        if missing := [name for name in self.of if not hasattr(inputs, name)]:
+            raise ValueError(f"the method has no part '{missing[0]}' to average")
         return Average(self, inputs)
 
 
 class Average(nnx.Module):
-    """Copies of parts whose variables are all ``NonTrainable``."""
+    """Hold copies of parts whose variables are all ``NonTrainable``."""
 
     def __init__(self, spec: Ema, method: nnx.Module):
         self.of = spec.of
@@ -68,8 +68,8 @@ class Average(nnx.Module):
     def update(
         self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], ctx: StepContext
     ) -> dict[str, Array]:
-        """New averages, by path below this part."""
-        old, now = (
+        """Return new averages by path below this part."""
+        averages, parameters = (
             {
                 "/".join((name, *map(str, path))): leaf[...]
                 for name in self.of
@@ -77,11 +77,11 @@ class Average(nnx.Module):
             }
             for owner in (self, method)
         )
-        return moving_average(old, now, self.momentum(ctx))
+        return moving_average(averages, parameters, self.momentum(ctx))
 
 
 def non_trainable_copy(part: nnx.Module) -> nnx.Module:
-    """A copy of ``part``, in memory of its own, in which every variable is ``NonTrainable``."""
+    """Return a copy of ``part`` with separate memory, in which every variable is ``NonTrainable``."""
     copy = nnx.clone(part)
     for _, module in list(nnx.iter_modules(copy)):
         for name, value in list(vars(module).items()):

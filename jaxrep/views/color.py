@@ -1,13 +1,13 @@
-"""Views that change colors: jitter and grey (Chen et al. 2020, SimCLR, appendix A), and solarization."""
+"""Views that change colors: jitter and gray (Chen et al. 2020, SimCLR, appendix A), and solarization."""
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.spec import spec
+from jaxrep.spec import NonNegative, Range, Share, spec
 from jaxrep.views.base import ImageView, random_apply
 
 LUMA = (0.299, 0.587, 0.114)
@@ -16,39 +16,31 @@ LUMA = (0.299, 0.587, 0.114)
 
 @spec
 class ColorJitter(ImageView):
-    """Brightness, contrast, saturation and hue, each by a factor of its own, in this order.
+    """Change brightness, contrast, saturation and hue, in this order, by a factor each.
 
-    The formulae are torchvision's ``ColorJitter``, which shuffles the order; a fixed one costs a quarter and keeps the
-    whole jitter one fused loop. What is zero is left out.
+    The formulae are those of torchvision's ``ColorJitter``, which shuffles the order; a fixed one costs a quarter and
+    keeps the whole jitter one fused loop. Changes of size zero are skipped.
     """
 
     site: ClassVar[str] = "ColourJitter"
 
-    brightness: float = 0.0
+    brightness: NonNegative = 0.0
     """Largest relative change b: the image is multiplied by a factor drawn from [max(0, 1 - b), 1 + b]."""
-    contrast: float = 0.0
-    """Largest relative change of the distance to the image's mean grey."""
-    saturation: float = 0.0
-    """Largest relative change of the distance to the pixel's own grey."""
-    hue: float = 0.0
-    """Largest rotation of the hue, in turns: at most 0.5."""
-    p: float = 1.0
+    contrast: NonNegative = 0.0
+    """Largest relative change of the distance to the image's mean gray."""
+    saturation: NonNegative = 0.0
+    """Largest relative change of the distance to the pixel's gray."""
+    hue: Annotated[float, Range(0, 0.5)] = 0.0
+    """Largest rotation of the hue, in turns."""
+    p: Share = 1.0
     """Probability that an image is changed at all."""
-
-    def problems(self):
-        if not 0 <= self.p <= 1:
-            yield f"p is a probability, and not {self.p}"
-        if min(self.brightness, self.contrast, self.saturation, self.hue) < 0:
-            yield "brightness, contrast, saturation and hue are zero or more"
-        if self.hue > 0.5:
-            yield f"hue is a part of a turn, at most 0.5, and not {self.hue}"
 
     def augment(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         changed = self.jitter(key, image)
         return changed if self.p == 1 else random_apply(jax.random.fold_in(key, 0), self.p, changed, image)
 
     def jitter(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
-        """The image, changed by the four factors that ``key`` draws."""
+        """Return the image, changed by the four factors that ``key`` draws."""
         draws = jax.random.uniform(key, (4,), minval=-1.0)
         if self.brightness:
             image = brighten(image, _factor(draws[0], self.brightness))
@@ -63,16 +55,12 @@ class ColorJitter(ImageView):
 
 @spec
 class Grayscale(ImageView):
-    """Some images without their colors; three equal channels remain."""
+    """Convert some images to gray, with three equal channels."""
 
     site: ClassVar[str] = "Grey"
 
-    p: float = 0.2
-    """Probability that an image becomes grey."""
-
-    def problems(self):
-        if not 0 <= self.p <= 1:
-            yield f"p is a probability, and not {self.p}"
+    p: Share = 0.2
+    """Probability that an image becomes gray."""
 
     def augment(self, key: Array, image: Float[Array, "H W 3"]) -> Float[Array, "H W 3"]:
         return random_apply(key, self.p, jnp.broadcast_to(luma(image), image.shape), image)
@@ -80,31 +68,27 @@ class Grayscale(ImageView):
 
 @spec
 class Solarize(ImageView):
-    """Some images with their bright values inverted (Grill et al. 2020, BYOL, arXiv:2006.07733, appendix B)."""
+    """Invert the bright values of some images (Grill et al. 2020, BYOL, arXiv:2006.07733, appendix B)."""
 
     site: ClassVar[str] = "Solarise"
 
-    p: float = 0.2
+    p: Share = 0.2
     """Probability that an image is solarized."""
     threshold: float = 0.5
-    """Values from this on are inverted."""
-
-    def problems(self):
-        if not 0 <= self.p <= 1:
-            yield f"p is a probability, and not {self.p}"
+    """Smallest value that is inverted."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         return random_apply(key, self.p, jnp.where(image >= self.threshold, 1 - image, image), image)
 
 
 def _factor(draw: Array, change: float) -> Array:
-    """A draw from [-1, 1] as a factor from [max(0, 1 - change), 1 + change], uniformly."""
+    """Map a uniform draw from [-1, 1] to a factor from [max(0, 1 - change), 1 + change]."""
     low = max(0.0, 1 - change)
     return low + (draw + 1) / 2 * (1 + change - low)
 
 
 def luma(image: Float[Array, "*n 3"]) -> Float[Array, "*n 1"]:
-    """Grey of each pixel (ITU-R BT.601)."""
+    """Return the gray of each pixel (ITU-R BT.601)."""
     if image.shape[-1] != 3:
         raise ValueError(f"an image of shape {image.shape} has {image.shape[-1]} channels, where colors need 3")
     red, green, blue = (weight * image[..., i, None] for i, weight in enumerate(LUMA))
@@ -112,35 +96,35 @@ def luma(image: Float[Array, "*n 3"]) -> Float[Array, "*n 1"]:
 
 
 def brighten(image: Float[Array, "*n C"], factor: Array) -> Float[Array, "*n C"]:
-    """Image times factor, clipped."""
+    """Return image times factor, clipped."""
     return jnp.clip(image * factor, 0, 1)
 
 
 def stretch(image: Float[Array, "H W 3"], factor: Array) -> Float[Array, "H W 3"]:
-    """Contrast: the distance to the image's mean grey times factor, clipped."""
+    """Change contrast: multiply the distance to the image's mean gray by factor, and clip."""
     mean = luma(image.mean((0, 1)))
     return jnp.clip(mean + (image - mean) * factor, 0, 1)
 
 
 def saturate(image: Float[Array, "*n 3"], factor: Array) -> Float[Array, "*n 3"]:
-    """The distance to each pixel's grey times factor, clipped."""
-    grey = luma(image)
-    return jnp.clip(grey + (image - grey) * factor, 0, 1)
+    """Change saturation: multiply the distance to each pixel's gray by factor, and clip."""
+    gray = luma(image)
+    return jnp.clip(gray + (image - gray) * factor, 0, 1)
 
 
 def rotate_hue(image: Float[Array, "*n 3"], turns: Array) -> Float[Array, "*n 3"]:
-    """Hue plus ``turns`` (1 is a whole one) with HSV's value and saturation kept (Smith 1978, Color gamut)."""
+    """Rotate the hue by ``turns`` at constant HSV value and saturation (Smith 1978, Color gamut)."""
     red, green, blue = image[..., 0], image[..., 1], image[..., 2]
     value, low = image.max(-1), image.min(-1)
     chroma = value - low
     divisor = jnp.where(chroma > 0, chroma, 1)
-    # Compared with one another, not with the maximum: a compiler may compute that again, and round it otherwise.
+    # Compare channels with each other, not with the maximum: a compiler may recompute and round it differently.
     sixths = jnp.select(
         [(red >= green) & (red >= blue), green >= blue],
         [(green - blue) / divisor, 2 + (blue - red) / divisor],
         4 + (red - green) / divisor,
     )
     sixths = sixths + 6 * turns
-    # Channel n of the pure hue falls from value to low as the hue moves two to three sixths away from its own.
+    # Channel n of the pure hue falls from value to low as the hue moves two to three sixths away from the channel's.
     distance = [n + sixths - 6 * jnp.floor((n + sixths) / 6) for n in (5, 3, 1)]
     return jnp.stack([value - chroma * jnp.clip(jnp.minimum(d, 4 - d), 0, 1) for d in distance], -1)

@@ -1,54 +1,50 @@
-"""Views that cut a part out of an image: the random resized crop and CLIP's square crop.
+"""Views that crop an image: the random resized crop and CLIP's square crop.
 
-Resizing is separable, so it is two small matrix products with weights made for each image: no gather, which would be
-slow on TPU, and any box and size at one cost.
+Resizing is separable, so it is two small matrix products with weights computed per image. That needs no gather, which
+is slow on TPU, and costs the same for any box and size.
 """
 
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.spec import spec
-from jaxrep.views.base import ImageView
+from jaxrep.spec import Count, Positive, Range, spec
+from jaxrep.views.base import ImageView, range_problems
 
 ATTEMPTS = 10
+Area = Annotated[float, Range(above=0, high=1)]
 
 
 @spec
 class RandomResizedCrop(ImageView):
-    """A box of random area and shape, resized to a square (Szegedy et al. 2015, Going deeper with convolutions, 6).
+    """Resize a box of random area and shape to a square (Szegedy et al. 2015, Going deeper with convolutions, 6).
 
-    Boxes are drawn as torchvision's ``HostRandomResizedCrop`` draws them: the first of ten attempts that fits, else the
+    Boxes are drawn as torchvision's ``RandomResizedCrop`` draws them: the first of ten attempts that fits, else the
     largest central box of an allowed shape.
     """
 
     site: ClassVar[str] = "RandomResizedCrop"
 
-    size: int
+    size: Count
     """Side of the result in pixels."""
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[Area, Area] = (0.08, 1.0)
     """Range of the box's area as a share of the image's."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Range of the box's width over its height, drawn uniformly in the logarithm."""
 
     def problems(self):
-        if self.size < 1:
-            yield f"size counts pixels, from 1, and is not {self.size}"
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            yield f"scale is a range (low, high) of shares above 0 and up to 1, and not {self.scale}"
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            yield f"ratio is a range (low, high) of positive numbers, and not {self.ratio}"
+        yield from range_problems(scale=self.scale, ratio=self.ratio)
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "size size C"]:
         top, left, height, width = self.box(key, image.shape[0], image.shape[1])
         return resize(image, self.size, top, left, height, width)
 
     def box(self, key: Array, image_height: int, image_width: int) -> tuple[Array, Array, Array, Array]:
-        """Upper left corner, height and width of a random box, in whole pixels."""
+        """Return the upper left corner, height and width of a random box, in whole pixels."""
         area, shape, down, right = jax.random.uniform(key, (4 * ATTEMPTS,)).reshape(4, ATTEMPTS)
         area = image_height * image_width * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
         low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
@@ -66,16 +62,12 @@ class RandomResizedCrop(ImageView):
 
 @spec
 class RandomSquareCrop(ImageView):
-    """A square at a random place, pixels untouched: CLIP's only augmentation (Radford et al. 2021, section 2.4)."""
+    """Crop a square at a random place, without resizing: CLIP's only augmentation (Radford et al. 2021, 2.4)."""
 
     site: ClassVar[str] = "RandomSquareCrop"
 
-    size: int | None = None
+    size: Count | None = None
     """Side of the square in pixels; None: the image's shorter side."""
-
-    def problems(self):
-        if self.size is not None and self.size < 1:
-            yield f"size counts pixels, from 1, and is not {self.size}"
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "size size C"]:
         side, shorter = self.size or min(image.shape[:2]), min(image.shape[:2])
@@ -88,7 +80,7 @@ class RandomSquareCrop(ImageView):
 
 
 def _central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest box whose width over height lies within ``ratio``."""
+    """Return height and width of the largest box whose width over height lies within ``ratio``."""
     if width / height < ratio[0]:
         return round(width / ratio[0]), width
     if width / height > ratio[1]:
@@ -99,16 +91,17 @@ def _central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, 
 def resize(
     image: Float[Array, "H W C"], size: int, top: Array, left: Array, height: Array, width: Array
 ) -> Float[Array, "size size C"]:
-    """The box of ``image``, resized to a square as Pillow resizes the cut-out box: bilinear with antialiasing."""
+    """Resize a box of ``image`` to a square as Pillow resizes the cropped box: bilinear with antialiasing."""
     rows = bilinear_weights(size, image.shape[0], top, height)
     columns = bilinear_weights(size, image.shape[1], left, width)
     return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def bilinear_weights(size: int, pixels: int, start: Array, extent: Array) -> Float[Array, "size pixels"]:
-    """Weights by which the pixels ``start`` to ``start + extent`` of an axis make ``size`` new ones; rows sum to one.
+    """Return weights that map pixels ``start`` to ``start + extent`` of an axis to ``size`` new ones; rows sum to one.
 
-    A triangle about each new pixel's center, one old pixel wide either way, or one new pixel where it shrinks.
+    The weights are a triangle about each new pixel's center. It extends one old pixel to either side, or one new pixel
+    if the axis shrinks.
     """
     step = extent / size
     center = start + (jnp.arange(size)[:, None] + 0.5) * step

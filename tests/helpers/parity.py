@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 
-from jaxrep.encoders import transformer_module
+from jaxrep.encoders import transformer
+from jaxrep.encoders.base import EncoderInputs
+from jaxrep.encoders.blocks import run_blocks
 from jaxrep.encoders.image import convnet
-from jaxrep.encoders.transformer import run_blocks
 from jaxrep.pretrained.load import load_checkpoint
 
 RNG = np.random.default_rng(0)
@@ -46,16 +47,16 @@ def layers(model, name, x):
         return last, {}
 
     def outputs(arrays, x):
-        encoded = getattr(structure.merge(arrays), name)(x)
+        encoded = getattr(structure.merge(arrays), name)(EncoderInputs(x))
         return dict(seen), encoded.pooled
 
     structure, arrays = model._structure, model._arrays
     depth = arrays[f"{name}/blocks/norm1/scale"].shape[0]
-    original, transformer_module.run_blocks = transformer_module.run_blocks, recording
+    original, transformer.run_blocks = transformer.run_blocks, recording
     try:
         found, pooled = jax.jit(outputs)(arrays, x)
     finally:
-        transformer_module.run_blocks = original
+        transformer.run_blocks = original
     return [np.asarray(found[key]) for key in range(-1, depth)], np.asarray(pooled)
 
 
@@ -70,7 +71,7 @@ def maps(model, name, x):
 
     def outputs(arrays, x):
         seen.clear()
-        return getattr(model._structure.merge(arrays), name)(x).pooled, list(seen)
+        return getattr(model._structure.merge(arrays), name)(EncoderInputs(x)).pooled, list(seen)
 
     original, convnet.run_block = convnet.run_block, recording
     try:

@@ -1,18 +1,18 @@
 """A recipe so small that a test trains it in seconds: named pictures of noise, encoders of one matrix."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
 
-from jaxrep.batch import INFERENCE, Array, Field, StepContext
+from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Examples, Source
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Words
 from jaxrep.data.transforms.mixture import Mixture, Reweight
-from jaxrep.encoders.base import Encoder, EncoderOutput
+from jaxrep.encoders.base import Encoder, EncoderInputs, EncoderOutput
 from jaxrep.encoders.layers import dropout, normal
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.objectives.contrastive import Contrastive
@@ -70,13 +70,12 @@ class PatchesModule(nnx.Module):
         self.dropout = spec.dropout
         self.kernel = normal(rngs, (int(np.prod(inputs.shape)) // 4, spec.width), 0.5)
 
-    def __call__(
-        self, x: Array, *, valid=None, masked=None, intermediates=(), ctx: StepContext = INFERENCE
-    ) -> EncoderOutput:
+    def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
+        x, masked = inputs.x, inputs.masked
         x = x.astype(jnp.float32) / (255 if x.dtype == jnp.uint8 else 1)
         h = rearrange(x, "b (y p) (x q) c -> b (y x) (p q c)", y=2, x=2) @ self.kernel[...]
         h = h if masked is None else jnp.where(masked[..., None], 0, h)
-        h = dropout(h, self.dropout, ctx.keys("dropout") if ctx.training else None)
+        h = dropout(h, self.dropout, inputs.keys("dropout", self.dropout))
         return EncoderOutput(pooled=jnp.tanh(h).mean(1), tokens=h)
 
 
@@ -101,9 +100,8 @@ class IdsModule(nnx.Module):
     def __init__(self, spec: Ids, rngs: nnx.Rngs, inputs: Field):
         self.embedding = normal(rngs, (inputs.classes or 0, spec.width), 1.0)
 
-    def __call__(
-        self, x: Array, *, valid: Any = None, masked=None, intermediates=(), ctx: StepContext = INFERENCE
-    ) -> EncoderOutput:
+    def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
+        x, valid = inputs.x, inputs.valid
         weight = jnp.ones(x.shape) if valid is None else valid.astype(jnp.float32)
         mean = jnp.einsum("bld,bl->bd", self.embedding[...][x], weight) / weight.sum(1, keepdims=True)
         return EncoderOutput(pooled=mean)

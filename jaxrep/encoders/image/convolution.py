@@ -1,11 +1,13 @@
-"""Layers that convolutional encoders share: convolutions, norms over a batch or over groups, stochastic depth.
+"""Layers of convolutional encoders: convolutions, norms over a batch or over groups, stochastic depth.
 
-As in ``layers``, a layer computes in the type of its input, and the statistics of norms are float32. A batch norm notes
-its running statistics in the module it belongs to; ``convnet`` runs a copy and returns them, so nothing is mutated.
+As in ``layers``, a layer computes in the type of its input, and the statistics of norms are float32. A batch norm
+writes its running statistics into its module; ``convnet`` runs a copy and returns them, so nothing is mutated.
 """
 
+import abc
 import math
 from collections.abc import Iterable, Iterator
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -14,37 +16,33 @@ from flax import nnx
 
 from jaxrep.batch import Array
 from jaxrep.encoders.layers import normal
-from jaxrep.spec import spec
+from jaxrep.spec import Count, NonNegative, Range, spec
 
 
 @spec
-class Norm:
-    """Abstract: how activations are normalized after a convolution."""
+class Norm(abc.ABC):
+    """Declare how activations are normalized after a convolution (abstract)."""
 
+    @abc.abstractmethod
     def build(self, width: int) -> nnx.Module:
-        """A module called as ``norm(x [B,H,W,width], training)``."""
-        raise TypeError(f"{type(self).__name__} does not build a module")
+        """Return a module called as ``norm(x [B,H,W,width], training)``."""
 
-    def misfits(self, widths: Iterable[int]) -> Iterator[str]:
-        """Sentences on widths that this norm cannot take."""
+    def width_problems(self, widths: Iterable[int]) -> Iterator[str]:
+        """Yield a sentence on widths that this norm cannot take."""
         return iter(())
 
 
 @spec
 class BatchNorm(Norm):
-    """Over the whole (global) batch in training, by running averages at inference (Ioffe & Szegedy 2015).
+    """Normalize over the whole (global) batch in training, by running averages at inference (Ioffe & Szegedy 2015).
 
-    It couples the rows of a batch, so an encoder that has it cannot be trained by microbatches: ``GroupNorm`` can.
+    It couples the rows of a batch, so an encoder with it cannot be trained by microbatches; one with ``GroupNorm`` can.
     """
 
-    momentum: float = 0.9
+    momentum: Annotated[float, Range(0, below=1)] = 0.9
     """Share of a running average that a step keeps (in torch: one minus its momentum)."""
-    epsilon: float = 1e-5
+    epsilon: NonNegative = 1e-5
     """Added to the variance under the root."""
-
-    def problems(self) -> Iterator[str]:
-        if not 0 <= self.momentum < 1:
-            yield f"momentum is {self.momentum}: it is the share of the running average that is kept, from 0 to below 1"
 
     def build(self, width):
         return BatchNormLayer(width, self.momentum, self.epsilon)
@@ -52,27 +50,23 @@ class BatchNorm(Norm):
 
 @spec
 class GroupNorm(Norm):
-    """Over space and a group of channels, row by row (Wu & He 2018, arXiv:1803.08494)."""
+    """Normalize over space and a group of channels, row by row (Wu & He 2018, arXiv:1803.08494)."""
 
-    groups: int = 8
+    groups: Count = 8
     """Number of groups; it divides every width of the network."""
-    epsilon: float = 1e-5
+    epsilon: NonNegative = 1e-5
     """Added to the variance under the root."""
-
-    def problems(self) -> Iterator[str]:
-        if self.groups < 1:
-            yield f"groups is {self.groups}: it has to be at least 1"
 
     def build(self, width):
         return GroupNormLayer(width, self.groups, self.epsilon)
 
-    def misfits(self, widths):
-        if self.groups >= 1 and (wrong := sorted({width for width in widths if width % self.groups})):
+    def width_problems(self, widths):
+        if wrong := sorted({width for width in widths if width % self.groups}):
             yield f"norm.groups = {self.groups} do not divide the widths {wrong}: take a number of groups that does"
 
 
 class BatchNormLayer(nnx.Module):
-    """Batch normalization; the running variance is of the biased kind (divided by the count)."""
+    """Normalize over the batch; the running variance is the biased one (divided by the count)."""
 
     def __init__(self, width: int, momentum: float, epsilon: float):
         self.momentum, self.epsilon = momentum, epsilon
@@ -81,13 +75,13 @@ class BatchNormLayer(nnx.Module):
         self.variance = nnx.BatchStat(jnp.ones(width, jnp.float32))
 
     def __call__(self, x: Array, training: bool) -> Array:
-        """x [B,H,W,C]. In training the statistics are those of x, and the module's running ones move towards them."""
+        """Normalize x [B,H,W,C]. In training by its own statistics, towards which the running ones move."""
         y = x.astype(jnp.float32)
         mean, variance = self.mean[...], self.variance[...]
         if training:
             mean = reduce(y, "b h w c -> c", "mean")
             variance = reduce(jnp.square(y - mean), "b h w c -> c", "mean")
-            # set_value: under a trace an assignment to [...] costs time by the square of the number of layers
+            # set_value: in a trace, assignments to [...] cost time quadratic in the number of layers
             self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
             self.variance.set_value(self.momentum * self.variance[...] + (1 - self.momentum) * variance)
         y = (y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
@@ -95,14 +89,14 @@ class BatchNormLayer(nnx.Module):
 
 
 class GroupNormLayer(nnx.Module):
-    """Group normalization; the same in training and at inference."""
+    """Normalize over groups of channels; the same in training and at inference."""
 
     def __init__(self, width: int, groups: int, epsilon: float):
         self.groups, self.epsilon = groups, epsilon
         self.scale, self.bias = nnx.Param(jnp.ones(width, jnp.float32)), nnx.Param(jnp.zeros(width, jnp.float32))
 
     def __call__(self, x: Array, training: bool) -> Array:
-        """x [B,H,W,C]."""
+        """Normalize x [B,H,W,C]."""
         y = rearrange(x.astype(jnp.float32), "b h w (g c) -> b h w g c", g=self.groups)
         y = y - y.mean((1, 2, 4), keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean((1, 2, 4), keepdims=True) + self.epsilon)
@@ -111,10 +105,10 @@ class GroupNormLayer(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """[B,H,W,C] -> [B,H/stride,W/stride,outputs]: a convolution without bias.
+    """Convolve without bias, [B,H,W,C] -> [B,H/stride,W/stride,outputs].
 
-    ``symmetric``: pad kernel // 2 zeros on each side, as torch does; otherwise as TensorFlow's SAME, where the odd zero
-    goes to the bottom and the right. Kernels start normal with variance 2 / fan-out (He et al. 2015, arXiv:1502.01852).
+    ``symmetric``: pad kernel // 2 zeros on each side, as torch does. Otherwise pad as TensorFlow's SAME: an odd zero is
+    at the bottom and the right. Kernels start normal with variance 2 / fan-out (He et al. 2015, arXiv:1502.01852).
     """
 
     def __init__(
@@ -145,38 +139,26 @@ class Conv(nnx.Module):
 
 
 class ConvNorm(nnx.Module):
-    """A convolution (its arguments are Conv's), then a norm."""
+    """Apply a convolution, and then a norm."""
 
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        norm: Norm,
-        inputs: int,
-        outputs: int,
-        kernel: int = 1,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-        symmetric: bool = False,
-    ):
-        self.conv = Conv(rngs, inputs, outputs, kernel, stride=stride, groups=groups, symmetric=symmetric)
-        self.norm = norm.build(outputs)
+    def __init__(self, conv: Conv, norm: Norm):
+        self.conv, self.norm = conv, norm.build(conv.kernel.shape[-1])
 
     def __call__(self, x: Array, training: bool) -> Array:
         return self.norm(self.conv(x), training)
 
 
 def blur(x: Array) -> Array:
-    """x [B,H,W,C] smoothed by (1, 2, 1) / 4 along rows and columns, zeros outside (Zhang 2019, arXiv:1904.11486)."""
+    """Smooth x [B,H,W,C] by (1, 2, 1) / 4 along rows and columns, zeros outside (Zhang 2019, arXiv:1904.11486)."""
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
     return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
 
 
 def drop_branch(x: Array, rate: float, keys: Array | None) -> Array:
-    """Stochastic depth: x [B,...] with whole rows zeroed at ``rate`` and the others scaled up (Huang et al. 2016).
+    """Apply stochastic depth: zero rows of x [B,...] at ``rate`` and scale up the others (Huang et al. 2016).
 
-    ``keys`` [B], one a row; None: nothing is dropped.
+    ``keys`` [B], one per row; None: nothing is dropped.
     """
     if keys is None or rate == 0:
         return x

@@ -3,21 +3,22 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
+from jaxrep.encoders.base import DropRate
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule, pooled
-from jaxrep.encoders.image.convolution import BatchNorm, ConvNorm, Norm, drop_branch
+from jaxrep.encoders.image.convolution import BatchNorm, Conv, ConvNorm, Norm, drop_branch
 from jaxrep.encoders.layers import Dense
-from jaxrep.spec import spec
+from jaxrep.spec import Positive, Range, spec
 
 
 class Stage(NamedTuple):
-    """One row of the paper's table 1."""
+    """Hold one row of the paper's table 1."""
 
     expand: int
     kernel: int
@@ -42,7 +43,7 @@ SQUEEZE = 4
 
 
 class BlockShape(NamedTuple):
-    """Widths, kernel and stride of one block."""
+    """Hold widths, kernel and stride of one block."""
 
     inputs: int
     outputs: int
@@ -53,66 +54,66 @@ class BlockShape(NamedTuple):
 
 @spec
 class EfficientNet(ConvNet):
-    """EfficientNet. Presets name the paper's models and take fields to change: ``EfficientNet.b3(head_conv=False)``."""
+    """Encode images by EfficientNet. Presets take fields to change: ``EfficientNet.b3(head_conv=False)``."""
 
-    width_factor: float = 1.0
-    """All widths are multiplied by it, then rounded to a multiple of 8."""
-    depth_factor: float = 1.0
-    """The repeats of every stage are multiplied by it, then rounded up."""
-    stages: int = len(STAGES)
-    """How many of the seven stages there are, from the first."""
+    width_factor: Positive = 1.0
+    """Factor of all widths, which are then rounded to a multiple of 8."""
+    depth_factor: Positive = 1.0
+    """Factor of the repeats of every stage, which are then rounded up."""
+    stages: Annotated[int, Range(1, len(STAGES))] = len(STAGES)
+    """Number of the seven stages that are used, from the first."""
     head_conv: bool = True
-    """The 1 x 1 convolution (to 1280 times the width factor) after the last block; ALIGN pools without it."""
+    """Whether a 1 x 1 convolution (to 1280 times the width factor) follows the last block; ALIGN pools without it."""
     symmetric: bool = False
-    """Pad as many zeros on each side (PyTorch's models), or the odd one at the bottom and the right (TensorFlow's)."""
+    """Whether to pad equally on each side (PyTorch's models), or an odd zero at the bottom and right (TensorFlow's)."""
     norm: Norm = BatchNorm(momentum=0.99, epsilon=1e-3)
-    """What follows each convolution; BatchNorm couples the rows of a batch, GroupNorm does not (microbatches)."""
-    stochastic_depth: float = 0.2
-    """Share of rows for which the last residual branch is left out in training; linear from 0 at the first block."""
+    """The norm after each convolution; BatchNorm couples the rows of a batch, GroupNorm does not (microbatches)."""
+    stochastic_depth: DropRate = 0.2
+    """Probability that training drops a row's last residual branch; it rises linearly from 0 at the first block."""
 
     @classmethod
     def b0(cls, **changes: Any) -> Self:
-        """For 224 pixels."""
+        """Return EfficientNet-B0 for 224 pixels."""
         return dataclasses.replace(cls(), **changes)
 
     @classmethod
     def b1(cls, **changes: Any) -> Self:
-        """For 240 pixels."""
+        """Return EfficientNet-B1 for 240 pixels."""
         return dataclasses.replace(cls(width_factor=1.0, depth_factor=1.1), **changes)
 
     @classmethod
     def b2(cls, **changes: Any) -> Self:
-        """For 260 pixels."""
+        """Return EfficientNet-B2 for 260 pixels."""
         return dataclasses.replace(cls(width_factor=1.1, depth_factor=1.2), **changes)
 
     @classmethod
     def b3(cls, **changes: Any) -> Self:
-        """For 300 pixels."""
+        """Return EfficientNet-B3 for 300 pixels."""
         return dataclasses.replace(cls(width_factor=1.2, depth_factor=1.4), **changes)
 
     @classmethod
     def b4(cls, **changes: Any) -> Self:
-        """For 380 pixels."""
+        """Return EfficientNet-B4 for 380 pixels."""
         return dataclasses.replace(cls(width_factor=1.4, depth_factor=1.8), **changes)
 
     @classmethod
     def b5(cls, **changes: Any) -> Self:
-        """For 456 pixels."""
+        """Return EfficientNet-B5 for 456 pixels."""
         return dataclasses.replace(cls(width_factor=1.6, depth_factor=2.2), **changes)
 
     @classmethod
     def b6(cls, **changes: Any) -> Self:
-        """For 528 pixels."""
+        """Return EfficientNet-B6 for 528 pixels."""
         return dataclasses.replace(cls(width_factor=1.8, depth_factor=2.6), **changes)
 
     @classmethod
     def b7(cls, **changes: Any) -> Self:
-        """For 600 pixels."""
+        """Return EfficientNet-B7 for 600 pixels."""
         return dataclasses.replace(cls(width_factor=2.0, depth_factor=3.1), **changes)
 
     @classmethod
     def l2(cls, **changes: Any) -> Self:
-        """For 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)."""
+        """Return EfficientNet-L2 for 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)."""
         return dataclasses.replace(cls(width_factor=4.3, depth_factor=5.3), **changes)
 
     @property
@@ -120,13 +121,13 @@ class EfficientNet(ConvNet):
         return self.scaled(HEAD if self.head_conv else STAGES[self.stages - 1].width)
 
     def scaled(self, width: int) -> int:
-        """``width`` times the factor, to the nearest multiple of 8 that is at least 90% of it."""
+        """Return ``width`` times the factor, rounded to the nearest multiple of 8 that is at least 90% of it."""
         exact = width * self.width_factor
         nearest = max(DIVISOR, int(exact + DIVISOR / 2) // DIVISOR * DIVISOR)
         return nearest + DIVISOR if nearest < 0.9 * exact else nearest
 
     def blocks(self) -> Iterator[BlockShape]:
-        """The shape of every block, from the first to the last."""
+        """Yield the shape of every block, from the first to the last."""
         inputs = self.scaled(STEM)
         for stage in STAGES[: self.stages]:
             outputs = self.scaled(stage.width)
@@ -141,22 +142,12 @@ class EfficientNet(ConvNet):
             yield from (shape.hidden, shape.outputs)
         yield self.features
 
-    def problems(self) -> Iterator[str]:
-        for name in ("width_factor", "depth_factor"):
-            if not 0 < getattr(self, name) < math.inf:
-                yield f"{name} is {getattr(self, name)}: it has to be positive and finite"
-                return
-        if not 1 <= self.stages <= len(STAGES):
-            yield f"stages is {self.stages}: there are 1 to {len(STAGES)}"
-            return
-        yield from super().problems()
-
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "EfficientNetModule":
         return EfficientNetModule(self, rngs, inputs)
 
 
 class EfficientNetModule(ConvNetModule):
-    """Images -> features."""
+    """Map images to features."""
 
     def __init__(self, spec: EfficientNet, rngs: nnx.Rngs, inputs: Field):
         super().__init__(spec, inputs)
@@ -169,7 +160,7 @@ class EfficientNetModule(ConvNetModule):
 
 
 class ConvSwish(nnx.Module):
-    """Convolution, norm, swish."""
+    """Apply convolution, norm and swish."""
 
     def __init__(
         self,
@@ -182,16 +173,16 @@ class ConvSwish(nnx.Module):
         stride: int = 1,
         groups: int = 1,
     ):
-        self.layer = ConvNorm(
-            rngs, spec.norm, inputs, outputs, kernel, stride=stride, groups=groups, symmetric=spec.symmetric
-        )
+        symmetric = spec.symmetric
+        conv = Conv(rngs, inputs, outputs, kernel, stride=stride, groups=groups, symmetric=symmetric)
+        self.layer = ConvNorm(conv, spec.norm)
 
     def __call__(self, h: Array, training: bool) -> Array:
         return jax.nn.silu(self.layer(h, training))
 
 
 class MBConv(nnx.Module):
-    """Inverted bottleneck: widen, convolve each channel, weigh the channels, narrow; a residual where shapes agree."""
+    """Apply an inverted bottleneck: widen, convolve per channel, weigh channels, narrow; residual if shapes agree."""
 
     def __init__(self, rngs: nnx.Rngs, spec: EfficientNet, shape: BlockShape, drop: float):
         inputs, outputs, hidden, kernel, stride = shape
@@ -199,17 +190,17 @@ class MBConv(nnx.Module):
         self.expand = ConvSwish(rngs, spec, inputs, hidden) if hidden != inputs else None
         self.depthwise = ConvSwish(rngs, spec, hidden, hidden, kernel, stride=stride, groups=hidden)
         self.excite = SqueezeExcite(rngs, hidden, max(1, inputs // SQUEEZE))
-        self.project = ConvNorm(rngs, spec.norm, hidden, outputs)
+        self.project = ConvNorm(Conv(rngs, hidden, outputs), spec.norm)
 
     def __call__(self, h: Array, training: bool, keys: Array | None = None) -> Array:
-        """h [B,H,W,C]; ``keys`` [B]: draws of the stochastic depth."""
+        """Map h [B,H,W,C]; ``keys`` [B]: keys of the stochastic depth."""
         y = h if self.expand is None else self.expand(h, training)
         y = self.project(self.excite(self.depthwise(y, training)), training)
         return h + drop_branch(y, self.drop, keys) if self.residual else y
 
 
 class SqueezeExcite(nnx.Module):
-    """Channels weighed by what the whole image holds (Hu et al. 2018, arXiv:1709.01507)."""
+    """Weigh channels by a function of their means over the image (Hu et al. 2018, arXiv:1709.01507)."""
 
     def __init__(self, rngs: nnx.Rngs, width: int, squeezed: int):
         self.reduce = Dense(rngs, (width,), (squeezed,), std=math.sqrt(2 / squeezed))

@@ -10,38 +10,38 @@ from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule
-from jaxrep.encoders.image.convolution import ConvNorm, blur, drop_branch
-from jaxrep.spec import spec
+from jaxrep.encoders.image.convolution import Conv, ConvNorm, blur, drop_branch
+from jaxrep.spec import Count, spec
 
 
 @spec
 class ResNet(ConvNet):
-    """ResNet. Presets take fields to change: ``ResNet.resnet18(stem="small")``."""
+    """Encode images by a ResNet. Presets take fields to change: ``ResNet.resnet18(stem="small")``."""
 
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    """Number of blocks of each stage; every stage but the first halves the image and doubles the width."""
-    width: int = 64
+    depths: tuple[Count, ...] = (3, 4, 6, 3)
+    """Number of blocks per stage; every stage but the first halves the image and doubles the width."""
+    width: Count = 64
     """Width of the stem, and of the 3 x 3 convolutions of the first stage."""
     bottleneck: bool = True
-    """Blocks of 1 x 1, 3 x 3 and 1 x 1 convolutions with four times the width outside; otherwise of two 3 x 3."""
+    """Whether blocks have 1 x 1, 3 x 3 and 1 x 1 convolutions with four times the width outside, or two 3 x 3 ones."""
     stem: Literal["imagenet", "small"] = "imagenet"
-    """7 x 7 of stride 2 and a max pooling of stride 2, or one 3 x 3 of stride 1 for images of a few dozen pixels."""
+    """7 x 7 of stride 2 and max pooling of stride 2, or one 3 x 3 of stride 1 for images of a few dozen pixels."""
     blur: bool = False
-    """Smooth before every strided convolution of the blocks (Zhang 2019), as FFCV's ImageNet recipes do."""
+    """Whether to smooth before every strided convolution of the blocks (Zhang 2019), as FFCV's ImageNet recipes do."""
 
     @classmethod
     def resnet18(cls, **changes: Any) -> Self:
-        """11 M parameters, features of width 512."""
+        """Return ResNet-18: 11 M parameters, features of width 512."""
         return dataclasses.replace(cls(depths=(2, 2, 2, 2), bottleneck=False), **changes)
 
     @classmethod
     def resnet50(cls, **changes: Any) -> Self:
-        """24 M parameters, features of width 2048."""
+        """Return ResNet-50: 24 M parameters, features of width 2048."""
         return dataclasses.replace(cls(), **changes)
 
     @property
     def expansion(self) -> int:
-        """Width of a block's output, in widths of its 3 x 3 convolution."""
+        """Return the width of a block's output over the width of its 3 x 3 convolution."""
         return 4 if self.bottleneck else 1
 
     @property
@@ -53,10 +53,8 @@ class ResNet(ConvNet):
             yield from (self.width * 2**stage, self.width * 2**stage * self.expansion)
 
     def problems(self) -> Iterator[str]:
-        if not self.depths or min(self.depths) < 1:
-            yield f"depths is {self.depths}: at least one stage, each of at least one block"
-        if self.width < 1:
-            yield f"width is {self.width}: it has to be at least 1"
+        if not self.depths:
+            yield "depths needs one stage at least"
         yield from super().problems()
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "ResNetModule":
@@ -64,7 +62,7 @@ class ResNet(ConvNet):
 
 
 class ResNetModule(ConvNetModule):
-    """Images -> features."""
+    """Map images to features."""
 
     def __init__(self, spec: ResNet, rngs: nnx.Rngs, inputs: Field):
         super().__init__(spec, inputs)
@@ -81,12 +79,12 @@ class ResNetModule(ConvNetModule):
 
 
 class StemLayer(nnx.Module):
-    """The first convolution, and the pooling after it."""
+    """Apply the first convolution, and the pooling after it."""
 
     def __init__(self, rngs: nnx.Rngs, spec: ResNet, channels: int):
         self.small = spec.stem == "small"
         kernel, stride = (3, 1) if self.small else (7, 2)
-        self.layer = ConvNorm(rngs, spec.norm, channels, spec.width, kernel, stride=stride, symmetric=True)
+        self.layer = ConvNorm(Conv(rngs, channels, spec.width, kernel, stride=stride, symmetric=True), spec.norm)
 
     def __call__(self, h: Array, training: bool) -> Array:
         h = jax.nn.relu(self.layer(h, training))
@@ -95,7 +93,7 @@ class StemLayer(nnx.Module):
 
 
 class Residual(nnx.Module):
-    """A basic or a bottleneck block; where its shape changes, the residual path is a strided 1 x 1 convolution."""
+    """Apply a basic or a bottleneck block; if its shape changes, the shortcut is a strided 1 x 1 convolution."""
 
     def __init__(self, rngs: nnx.Rngs, spec: ResNet, inputs: int, width: int, *, stride: int, drop: float):
         outputs = width * spec.expansion
@@ -104,12 +102,14 @@ class Residual(nnx.Module):
         shapes = [(inputs, width, 3, stride), (width, width, 3, 1)]
         if spec.bottleneck:
             shapes = [(inputs, width, 1, 1), (width, width, 3, stride), (width, outputs, 1, 1)]
-        self.layers = nnx.List([ConvNorm(rngs, spec.norm, n, m, k, stride=s, symmetric=True) for n, m, k, s in shapes])
+        convs = [Conv(rngs, n, m, k, stride=s, symmetric=True) for n, m, k, s in shapes]
+        self.layers = nnx.List([ConvNorm(conv, spec.norm) for conv in convs])
         same = inputs == outputs and stride == 1
-        self.shortcut = None if same else ConvNorm(rngs, spec.norm, inputs, outputs, stride=stride, symmetric=True)
+        shortcut = None if same else Conv(rngs, inputs, outputs, stride=stride, symmetric=True)
+        self.shortcut = None if shortcut is None else ConvNorm(shortcut, spec.norm)
 
     def __call__(self, h: Array, training: bool, keys: Array | None = None) -> Array:
-        """h [B,H,W,C]; ``keys`` [B]: draws of the stochastic depth."""
+        """Map h [B,H,W,C]; ``keys`` [B]: keys of the stochastic depth."""
         y = h
         for i, layer in enumerate(self.layers):
             y = y if i == 0 else jax.nn.relu(y)

@@ -1,5 +1,6 @@
-"""From pixels to tokens: normalization, and the stem that cuts an image into patches."""
+"""The normalization of pixels, and the stems that map an image to tokens."""
 
+import abc
 import math
 from collections.abc import Iterator
 from typing import Self
@@ -8,43 +9,41 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from jaxrep.batch import Array
+from jaxrep.batch import Array, Field
 from jaxrep.encoders.layers import ACTIVATIONS, Activation, Dense
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Positive, spec
 
 
 @spec
 class PixelNorm:
-    """What is taken from the pixels, a channel each: (pixel - mean) / std, with pixels in [0,1]."""
+    """Normalize each channel: (pixel - mean) / std, with pixels in [0,1]."""
 
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Mean of each channel."""
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
     """Standard deviation of each channel."""
 
     @classmethod
     def half(cls) -> Self:
-        """To [-1,1]."""
+        """Return the normalization to [-1,1]."""
         return cls()
 
     @classmethod
     def imagenet(cls) -> Self:
-        """Statistics of ImageNet."""
+        """Return the statistics of ImageNet."""
         return cls(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
     @classmethod
     def clip(cls) -> Self:
-        """Statistics of CLIP's training images."""
+        """Return the statistics of CLIP's training images."""
         return cls(mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711))
 
     def problems(self) -> Iterator[str]:
         if len(self.mean) != len(self.std):
             yield f"mean has {len(self.mean)} channels and std {len(self.std)}: they have to be as many"
-        if any(value <= 0 for value in self.std):
-            yield f"std is {self.std}: every value has to be positive"
 
     def __call__(self, x: Array) -> Array:
-        """uint8, or float in [0,1], [B,H,W,C] -> float32."""
+        """Map images [B,H,W,C], uint8 or float in [0,1], to float32."""
         if x.shape[-1] != len(self.mean):
             raise ValueError(
                 f"images of shape {x.shape} have {x.shape[-1]} channels and the pixel normalization {len(self.mean)}: "
@@ -56,30 +55,32 @@ class PixelNorm:
 
 
 @spec
-class Stem:
-    """Abstract: what makes tokens of an image."""
+class Stem(abc.ABC):
+    """Declare how an image becomes tokens (abstract)."""
 
+    @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, inputs: tuple[int, int, int], width: int) -> nnx.Module:
-        """A module that maps images [B,*inputs] to tokens [B,N,width], row by row."""
-        raise TypeError(f"{type(self).__name__} does not build a module")
+        """Return a module that maps images [B,*inputs] to tokens [B,N,width], row by row."""
 
+    @abc.abstractmethod
     def grid(self, inputs: tuple[int, int, int]) -> tuple[int, int]:
-        """Rows and columns of tokens of an image of shape ``inputs`` (H,W,C)."""
-        raise TypeError(f"{type(self).__name__} does not say its grid")
+        """Return the rows and columns of tokens of an image of shape ``inputs`` (H,W,C)."""
+
+
+def check_image(inputs: Field, who: str) -> None:
+    """Check that a field holds images (H,W,C). Raises ValueError."""
+    if len(inputs.shape) != 3:
+        raise ValueError(f"{who} reads images of shape (H, W, C), and its input has shape {inputs.shape}")
 
 
 @spec
 class PatchStem(Stem):
-    """Square patches that do not overlap, each mapped linearly (Dosovitskiy et al. 2021, section 3.1)."""
+    """Map square patches that do not overlap linearly (Dosovitskiy et al. 2021, section 3.1)."""
 
-    patch: int = 16
+    patch: Count = 16
     """Side of a patch in pixels."""
     bias: bool = True
-    """A bias on the map (CLIP has none)."""
-
-    def problems(self) -> Iterator[str]:
-        if self.patch < 1:
-            yield f"patch is {self.patch}: a side of at least 1 pixel"
+    """Whether the map has a bias (CLIP's has none)."""
 
     def build(self, rngs, *, inputs, width):
         self.grid(inputs)
@@ -91,20 +92,18 @@ class PatchStem(Stem):
 
 @spec
 class ConvStem(Stem):
-    """A few 3 x 3 convolutions of stride 2 before the patches (Xiao et al. 2021, arXiv:2106.14881, without norms)."""
+    """Apply 3 x 3 convolutions of stride 2 before the patches (Xiao et al. 2021, arXiv:2106.14881, without norms)."""
 
-    channels: tuple[int, ...] = (32, 64)
+    channels: tuple[Count, ...] = (32, 64)
     """Output channels of each convolution."""
-    patch: int = 4
+    patch: Count = 4
     """Side of a patch, in pixels of the last convolution's output."""
     activation: Activation = "relu"
     """Activation after each convolution."""
 
     def problems(self) -> Iterator[str]:
-        if self.patch < 1:
-            yield f"patch is {self.patch}: a side of at least 1 pixel"
-        if not self.channels or min(self.channels) < 1:
-            yield f"channels is {self.channels}: at least one convolution, each with at least one channel"
+        if not self.channels:
+            yield "channels needs one convolution at least"
 
     def build(self, rngs, *, inputs, width):
         self.grid(inputs)
@@ -124,7 +123,7 @@ def _grid(size, patch: int, what: str) -> tuple[int, int]:
 
 
 class Patches(nnx.Module):
-    """[B,H,W,C] -> [B,N,D]. The kernel [P*P*C,D] reads a patch by row, column and channel."""
+    """Map patches, [B,H,W,C] -> [B,N,D]. The kernel [P*P*C,D] reads a patch by row, column and channel."""
 
     def __init__(self, rngs: nnx.Rngs, channels: int, patch: int, width: int, *, bias: bool = True):
         self.patch = patch
@@ -135,7 +134,7 @@ class Patches(nnx.Module):
 
 
 class Convolutions(nnx.Module):
-    """[B,H,W,C] -> [B,N,D]: strided convolutions, then patches."""
+    """Apply strided convolutions and then patches, [B,H,W,C] -> [B,N,D]."""
 
     def __init__(
         self, rngs: nnx.Rngs, inputs: int, channels: tuple[int, ...], patch: int, width: int, *, activation: Activation
@@ -153,9 +152,9 @@ class Convolutions(nnx.Module):
 
 
 def neighborhoods(x: Array) -> Array:
-    """[B,H,W,C] -> [B,H/2,W/2,3,3,C]: the 3 x 3 pixels under a convolution of stride 2, with zeros around the image.
+    """Return the 3 x 3 pixels under a convolution of stride 2, zeros outside, [B,H,W,C] -> [B,H/2,W/2,3,3,C].
 
-    So a convolution is a product of matrices, whose gradients are quicker on CPU than those of XLA's convolution.
+    The convolution is then a product of matrices, whose gradients are faster on CPU than those of XLA's convolution.
     """
     height, width = (math.ceil(side / 2) for side in x.shape[1:3])
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))

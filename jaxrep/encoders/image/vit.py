@@ -1,4 +1,4 @@
-"""Vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), with the variants of contrastive pretraining."""
+"""The vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), with variants used in contrastive pretraining."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -10,137 +10,126 @@ import numpy as np
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.image.stem import PatchStem, PixelNorm, Stem
+from jaxrep.encoders.base import DropRate
+from jaxrep.encoders.image.stem import PatchStem, PixelNorm, Stem, check_image
 from jaxrep.encoders.layers import compute_dtype, normal
-from jaxrep.encoders.transformer import Transformer
-from jaxrep.encoders.transformer_module import TransformerModule
-from jaxrep.spec import spec
+from jaxrep.encoders.transformer import Transformer, TransformerModule
+from jaxrep.spec import Natural, spec
 
 
 @spec
 class ViT(Transformer):
-    """Vision transformer. Presets are named by size and patch and take fields to change: ``ViT.b16(pool="mean")``."""
+    """Encode images by a vision transformer. Presets take fields to change: ``ViT.b16(pool="mean")``."""
 
     rank: ClassVar[int] = 4
 
     stem: Stem = PatchStem()
-    """What makes tokens of pixels."""
+    """How pixels become tokens."""
     pool: Literal["cls", "mean", "attention"] = "cls"
-    """The class token (which only ``cls`` adds), the mean of the patches, or a learned query that attends to them."""
+    """The class token (only ``cls`` adds one), the mean of the patches, or a learned query that attends to them."""
     positions: Literal["learned", "sincos"] = "learned"
     """Learned positions, or fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3)."""
     any_size: bool = False
-    """Images of other sizes are read too: learned positions are resized to their grid, as pictures are (bicubic)."""
-    registers: int = 0
-    """Learned tokens that are read by nobody (Darcet et al. 2024)."""
-    patch_dropout: float = 0.0
-    """Share of the patches that is left out in training, drawn for each image (Li et al. 2023, FLIP)."""
+    """Whether images of other sizes are read too: learned positions are resized to their grid (bicubic)."""
+    registers: Natural = 0
+    """Learned tokens that are not part of the output (Darcet et al. 2024)."""
+    patch_dropout: DropRate = 0.0
+    """Share of the patches that training drops, drawn per image (Li et al. 2023, FLIP)."""
     pixels: PixelNorm = PixelNorm()
     """Normalization of the pixels."""
 
     @classmethod
     def ti16(cls, **changes: Any) -> Self:
-        """ViT-Ti/16 (Touvron et al. 2021, DeiT): 5 M parameters."""
+        """Return ViT-Ti/16 (Touvron et al. 2021, DeiT): 5 M parameters."""
         return dataclasses.replace(cls(width=192, depth=12, heads=3), **changes)
 
     @classmethod
     def s16(cls, **changes: Any) -> Self:
-        """ViT-S/16 (Touvron et al. 2021, DeiT): 22 M parameters."""
+        """Return ViT-S/16 (Touvron et al. 2021, DeiT): 22 M parameters."""
         return dataclasses.replace(cls(width=384, depth=12, heads=6), **changes)
 
     @classmethod
     def b32(cls, **changes: Any) -> Self:
-        """ViT-B/32: 88 M parameters."""
+        """Return ViT-B/32: 88 M parameters."""
         return dataclasses.replace(cls.b16(stem=PatchStem(patch=32)), **changes)
 
     @classmethod
     def b16(cls, **changes: Any) -> Self:
-        """ViT-B/16: 86 M parameters."""
+        """Return ViT-B/16: 86 M parameters."""
         return dataclasses.replace(cls(width=768, depth=12, heads=12), **changes)
 
     @classmethod
     def l14(cls, **changes: Any) -> Self:
-        """ViT-L/14: 304 M parameters."""
+        """Return ViT-L/14: 304 M parameters."""
         return dataclasses.replace(cls(width=1024, depth=24, heads=16, stem=PatchStem(patch=14)), **changes)
 
     @classmethod
     def h14(cls, **changes: Any) -> Self:
-        """ViT-H/14: 632 M parameters."""
+        """Return ViT-H/14: 632 M parameters."""
         return dataclasses.replace(cls(width=1280, depth=32, heads=16, stem=PatchStem(patch=14)), **changes)
 
     @classmethod
     def so400m14(cls, **changes: Any) -> Self:
-        """The shape-optimized SoViT-400m/14 (Alabdulmohsin et al. 2023, table 1): 412 M parameters."""
+        """Return the shape-optimized SoViT-400m/14 (Alabdulmohsin et al. 2023, table 1): 412 M parameters."""
         shape = cls(width=1152, depth=27, heads=16, mlp_ratio=4304 / 1152, stem=PatchStem(patch=14))
         return dataclasses.replace(shape, **changes)
 
     @classmethod
     def g14(cls, **changes: Any) -> Self:
-        """ViT-g/14 (Zhai et al. 2022, Scaling Vision Transformers, table 2): 1.0 G parameters."""
+        """Return ViT-g/14 (Zhai et al. 2022, Scaling Vision Transformers, table 2): 1.0 G parameters."""
         shape = cls(width=1408, depth=40, heads=16, mlp_ratio=6144 / 1408, stem=PatchStem(patch=14))
         return dataclasses.replace(shape, **changes)
 
     def as_clip(self) -> Self:
-        """The same size with the details of CLIP's released code: a norm before the blocks, quick GELU, its pixels."""
+        """Return the same size with the details of CLIP's code: a norm before the blocks, quick GELU, CLIP's pixels."""
         stem = dataclasses.replace(self.stem, bias=False) if isinstance(self.stem, PatchStem) else self.stem
         return dataclasses.replace(self, stem=stem, embed_norm=True, activation="quick_gelu", pixels=PixelNorm.clip())
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if not 0 <= self.patch_dropout < 1:
-            yield f"patch_dropout is {self.patch_dropout}: it is a share from 0 to below 1"
-        if self.registers < 0:
-            yield f"registers is {self.registers}: it counts tokens, 0 or more"
         if self.positions == "sincos" and self.width % 4:
-            yield f"width = {self.width} is no multiple of 4, which sin-cos positions ask for"
+            yield f"width = {self.width} is not a multiple of 4, which sin-cos positions need"
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "VisionTransformer":
         return VisionTransformer(self, rngs, inputs)
 
 
 class VisionTransformer(TransformerModule):
-    """Images [B,H,W,C], uint8 or float in [0,1] -> features."""
+    """Map images [B,H,W,C], uint8 or float in [0,1], to features."""
+
+    spec: ViT
 
     def __init__(self, spec: ViT, rngs: nnx.Rngs, inputs: Field):
-        if len(inputs.shape) != 3:
-            raise ValueError(
-                f"a vision transformer reads images of shape (H, W, C), and its input has shape {inputs.shape}"
-            )
-        shape: tuple[int, int, int] = inputs.shape
-        super().__init__(
-            spec,
-            rngs,
-            pool=spec.pool,
-            class_token=spec.pool == "cls",
-            registers=spec.registers,
-            drop=spec.patch_dropout,
-        )
+        check_image(inputs, "a vision transformer")
+        shape: Any = inputs.shape
+        cls, drop = spec.pool == "cls", spec.patch_dropout
+        super().__init__(spec, rngs, pool=spec.pool, class_token=cls, registers=spec.registers, drop=drop)
         self.shape, self.grid, self.pixels = shape, spec.stem.grid(shape), spec.pixels
-        self.grid_of = spec.stem.grid if spec.any_size else None
         self.stem = spec.stem.build(rngs, inputs=shape, width=spec.width)
         learned = spec.positions == "learned"
         self.positions = normal(rngs, (self.grid[0] * self.grid[1], spec.width), 0.02) if learned else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
-        """Images -> patches h [B,N,D], their positions [N,D], and None: every patch is real."""
-        if x.shape[1:] != self.shape and self.grid_of is None:
-            raise ValueError(f"images of shape {x.shape[1:]} reach an encoder that was built for {self.shape}")
-        h = self.stem(self.pixels(x).astype(compute_dtype(self.dtype)))
-        grid = self.grid if self.grid_of is None else self.grid_of((x.shape[1], x.shape[2], x.shape[3]))
+        """Return patches h [B,N,D], their positions [N,D], and None: every patch is real."""
+        shape: Any = x.shape[1:]
+        if shape != self.shape and not self.spec.any_size:
+            raise ValueError(f"the encoder was built for images of shape {self.shape}, got {shape}")
+        h = self.stem(self.pixels(x).astype(compute_dtype(self.spec.dtype)))
+        grid = self.spec.stem.grid(shape) if self.spec.any_size else self.grid
         if self.positions is None:
             return h, jnp.asarray(sincos_positions(*grid, h.shape[-1])), None
-        return h, resized(self.positions[...], self.grid, grid), None
+        return h, resize_grid(self.positions[...], self.grid, grid), None
 
 
-def resized(positions: Array, grid: tuple[int, int], to: tuple[int, int]) -> Array:
-    """Positions [h*w,D] of a grid (h,w) -> [H*W,D] of the grid ``to``, by cubic convolution with antialiasing."""
+def resize_grid(positions: Array, grid: tuple[int, int], to: tuple[int, int]) -> Array:
+    """Resize positions [h*w,D] of a grid (h,w) to [H*W,D] of the grid ``to``, by antialiased cubic convolution."""
     if grid == to:
         return positions
     return jax.image.resize(positions.reshape(*grid, -1), (*to, positions.shape[1]), "cubic").reshape(to[0] * to[1], -1)
 
 
 def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed positions [rows * columns, width], float32: sine and cosine of column and row, a quarter of the width each.
+    """Return fixed positions, float32 [rows * columns, width]: sine and cosine of column and row, width / 4 each.
 
     Frequencies fall from 1 to 1/10000 (Chen et al. 2021, MoCo v3, arXiv:2104.02057).
     """

@@ -1,5 +1,7 @@
-"""Grounded: images and their regions, found by learned queries, beside captions and descriptions of regions (Halbe et
-al. 2024, GRAIN, arXiv:2412.04429)."""
+"""A dual encoder of images and captions, and of regions (by learned queries) and their descriptions.
+
+Halbe et al. 2024, GRAIN, arXiv:2412.04429.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -8,13 +10,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Batch, Field, Outputs, StepContext, require_fields
-from jaxrep.encoders.base import Encoder
+from jaxrep.encoders.base import Encoder, EncoderInputs
 from jaxrep.encoders.decoders.query_decoder import QueryDecoder
 from jaxrep.losses.boxes import match_boxes
 from jaxrep.methods.base import Method, name_errors
 from jaxrep.methods.encode import batch_stats_output, encode_and_project, merge_outputs
 from jaxrep.methods.heads import Linear, LogitScale
-from jaxrep.spec import spec
+from jaxrep.spec import Count, NonNegative, spec
 
 TEXTS = ("text", "region")
 BOXES = ("boxes", "region/present")
@@ -22,39 +24,35 @@ BOXES = ("boxes", "region/present")
 
 @spec
 class GroundedDualEncoder(Method):
-    """Two towers, and a decoder between the image's tokens and the joint space.
+    """Encode images and texts by two towers, with a decoder between the image's tokens and the joint space.
 
-    Emits, a row, ``image`` [B,D], ``image/pooled`` (before the projection), ``image/tokens``, ``query`` [B,Q,D] and
-    ``query/boxes`` [B,Q,4]; ``text`` [B,D] and ``region`` [B,R,D], with ``/pooled`` and ``/tokens``. Where ``boxes``
-    [B,R,4] and ``region/present`` [B,R] are given, ``matched`` [B,R,D] and ``matched/boxes`` [B,R,4]: the query that is
-    matched with each region. Shared, ``scale``.
+    Emits per row ``image`` [B,D], ``image/pooled`` (before the projection), ``image/tokens``, ``query`` [B,Q,D] and
+    ``query/boxes`` [B,Q,4]; ``text`` [B,D] and ``region`` [B,R,D], with ``/pooled`` and ``/tokens``. With the fields
+    ``boxes`` [B,R,4] and ``region/present`` [B,R] it emits ``matched`` [B,R,D] and ``matched/boxes`` [B,R,4]: the query
+    matched with each region. Emits ``scale`` per step.
     """
 
     image: Encoder
-    """The encoder of images, whose tokens are read."""
+    """The encoder of images; the decoder reads its tokens."""
     text: Encoder
-    """The encoder of captions and of descriptions."""
+    """The encoder of captions and descriptions."""
     decoder: QueryDecoder = QueryDecoder()
-    """What finds regions among the tokens."""
-    dim: int = 512
+    """The decoder that detects regions among the tokens."""
+    dim: Count = 512
     """Width of the joint space."""
     scale: LogitScale = LogitScale()
     """The learned inverse temperature."""
-    l1_cost: float = 5.0
-    """Factor of the L1 distance in what a match costs."""
-    giou_cost: float = 2.0
-    """Factor of the generalized IoU in what a match costs."""
+    l1_cost: NonNegative = 5.0
+    """Factor of the L1 distance in the cost of a match."""
+    giou_cost: NonNegative = 2.0
+    """Factor of the generalized IoU in the cost of a match."""
 
-    text_rank: ClassVar[int]  # of the built method, as what follows: the axes of a batch of texts
-    costs: ClassVar[tuple[float, float]]
-    image_head: ClassVar[Any]
+    image_head: ClassVar[Any]  # parts of the built method
     query_head: ClassVar[Any]
 
     def problems(self) -> Iterator[str]:
-        if self.dim < 1:
-            yield f"dim is {self.dim}: a width, of at least 1"
-        if min(self.l1_cost, self.giou_cost) < 0 or self.l1_cost + self.giou_cost == 0:
-            yield f"costs are 0 or more and one is above, got l1_cost {self.l1_cost}, giou_cost {self.giou_cost}"
+        if self.l1_cost + self.giou_cost == 0:
+            yield "l1_cost and giou_cost are 0: one has to be above"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         require_fields(inputs, "GroundedDualEncoder", "image", "text")
@@ -70,35 +68,31 @@ class GroundedDualEncoder(Method):
             "scale": (self.scale, None),
         }
 
-    def static(self) -> dict[str, Any]:
-        costs = (self.l1_cost, self.giou_cost)
-        return {"text_rank": self.text.rank, "costs": costs}
-
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
-        there = [name for name in TEXTS if name in batch]
-        texts = [encode_and_project(self, name, self.text_rank, batch, ctx, tower="text") for name in there]
-        return merge_outputs(*texts, self.regions(batch, ctx)) if "image" in batch else merge_outputs(*texts)
+        names = [name for name in TEXTS if name in batch]
+        outputs = [encode_and_project(self, name, self.spec.text, batch, ctx, tower="text") for name in names]
+        return merge_outputs(*outputs, self.encode_regions(batch, ctx) if "image" in batch else {})
 
-    def regions(self, batch: Batch, ctx: StepContext) -> Outputs:
-        """What is seen in the images, and which query is of which region."""
+    def encode_regions(self, batch: Batch, ctx: StepContext) -> Outputs:
+        """Return the outputs of the images, and the query matched with each region."""
         with name_errors("image"):
-            encoded = self.image(batch["image"], ctx=ctx.at("image"))
+            encoded = self.image(EncoderInputs(batch["image"], ctx=ctx.at("image")))
         if encoded.tokens is None:
-            raise ValueError("the image encoder gives one vector an image, and the decoder reads tokens")
+            raise ValueError("the image encoder returns one vector per image, and the decoder reads tokens")
         with jax.named_scope("decoder"):
-            found = self.decoder(encoded.tokens, ctx=ctx.at("decoder"))
+            decoded = self.decoder(encoded.tokens, ctx=ctx.at("decoder"))
         out: Outputs = {
-            "image": self.image_head(found.whole),
-            "image/pooled": found.whole,
+            "image": self.image_head(decoded.image),
+            "image/pooled": decoded.image,
             "image/tokens": encoded.tokens,
-            "query": self.query_head(found.parts),
-            "query/boxes": found.boxes,
+            "query": self.query_head(decoded.regions),
+            "query/boxes": decoded.boxes,
         }
         if all(name in batch for name in BOXES):
-            l1, giou = self.costs
-            which = match_boxes(found.boxes, *(batch[name] for name in BOXES), l1_cost=l1, giou_cost=giou)[..., None]
-            out["matched"] = jnp.take_along_axis(out["query"], which, axis=1)
-            out["matched/boxes"] = jnp.take_along_axis(found.boxes, which, axis=1)
+            boxes = (decoded.boxes, *(batch[name] for name in BOXES))
+            indices = match_boxes(*boxes, l1_cost=self.spec.l1_cost, giou_cost=self.spec.giou_cost)[..., None]
+            out["matched"] = jnp.take_along_axis(out["query"], indices, axis=1)
+            out["matched/boxes"] = jnp.take_along_axis(decoded.boxes, indices, axis=1)
         return out | batch_stats_output("image", encoded)
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:

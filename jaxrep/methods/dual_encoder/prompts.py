@@ -1,7 +1,7 @@
-"""Prompts: a classifier whose classes are texts with learned vectors in them (Zhou et al. 2022, CoOp)."""
+"""Prompt learning: a classifier whose classes are texts with learned vectors in them (Zhou et al. 2022, CoOp)."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, ClassVar, cast
 
@@ -11,36 +11,32 @@ from flax import nnx
 
 from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, normalize, require_fields
 from jaxrep.data.class_texts import TABLES
-from jaxrep.encoders.base import Encoder
+from jaxrep.encoders.base import Encoder, EncoderInputs
 from jaxrep.encoders.layers import normal
 from jaxrep.encoders.text.text_transformer import TextTransformer, TextTransformerModule
 from jaxrep.methods.base import Method
 from jaxrep.methods.encode import encode_and_project
 from jaxrep.methods.heads import Head, Linear, LogitScale
-from jaxrep.spec import Part, spec
+from jaxrep.spec import Count, Natural, NonNegative, Part, spec
 
 
 @spec
 class Context(Part):
-    """The learned vectors in front of a class's name (section 3.2)."""
+    """Hold the learned vectors before the name of a class (section 3.2)."""
 
-    tokens: int = 16
-    """How many there are."""
+    tokens: Count = 16
+    """Number of vectors."""
     class_specific: bool = False
-    """Whether each class has its own, or all share them (unified)."""
-    std: float = 0.02
-    """Their standard deviation at the start."""
-
-    def problems(self) -> Iterator[str]:
-        if self.tokens < 1:
-            yield f"tokens counts vectors: at least 1, got {self.tokens}"
+    """Whether each class has separate vectors, or all share them (unified)."""
+    std: NonNegative = 0.02
+    """Standard deviation at the start."""
 
     def build(self, rngs: nnx.Rngs, *, inputs: tuple[int, int]) -> nnx.Module:
         return ContextVectors(self, rngs, *inputs)
 
 
 class ContextVectors(nnx.Module):
-    """The vectors of every class, [K,M,D]."""
+    """Hold the vectors of every class, [K,M,D]."""
 
     def __init__(self, spec: Context, rngs: nnx.Rngs, classes: int, width: int):
         self.classes = classes
@@ -54,33 +50,30 @@ class ContextVectors(nnx.Module):
 
 @spec
 class PromptLearner(Method):
-    """A dual encoder that classifies pictures by the texts of a table, which are encoded once a step.
+    """Classify images by the class texts of a table, which are encoded once per step.
 
-    Emits, a row, ``image`` [B,D] of unit length; shared, ``classes`` [K,D], unit rows times the scale, and a bias of
-    zeros, ``classes/bias``, so that the logits are the scaled cosines.
+    Emits ``image`` [B,D] of unit length per row. Emits per step ``classes`` [K,D], unit rows times the scale, and
+    ``classes/bias``, which is zero, so that the logits are the scaled cosines.
     """
 
     image: Encoder
-    """The tower of the pictures."""
+    """The tower of the images."""
     text: TextTransformer
     """The tower of the texts."""
-    dim: int = 512
+    dim: Count = 512
     """Width of the joint space."""
     heads: Mapping[str, Head] = field(default_factory=dict)
-    """A projection other than the linear one without bias, for image or text."""
+    """Projections other than the linear one without bias, for image or text."""
     scale: LogitScale = LogitScale()
     """The inverse temperature."""
     context: Context = Context()
     """The learned vectors."""
     table: str = "classes"
-    """The table of the texts, ``ClassTexts(room=context.tokens)``."""
-    after: int = 1
-    """Tokens of a text before the learned vectors: 1 where texts begin with a token of their own."""
+    """The table of the texts, ``ClassTexts(reserved_tokens=context.tokens)``."""
+    after: Natural = 1
+    """Tokens of a text before the learned vectors: 1 if texts begin with a start token."""
 
-    rank: ClassVar[int]  # of the built method: axes of a batch of pictures,
-    text_head: ClassVar[Callable[[Array], Array]]  # the projection of texts,
-    names: ClassVar[tuple[str, str]]  # the paths of ids and marks,
-    first: ClassVar[int]  # and where the vectors go
+    text_head: ClassVar[Any]  # a part of the built method
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         name = f"{TABLES}{self.table}"
@@ -101,24 +94,22 @@ class PromptLearner(Method):
             "context": (self.context, (classes, self.text.width)),
         }
 
-    def static(self) -> dict[str, Any]:
-        return {"rank": self.image.rank, "names": (self.table, f"{self.table}/valid"), "first": self.after}
-
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
-        out = encode_and_project(self, "image", self.rank, batch, ctx)
+        out = encode_and_project(self, "image", self.spec.image, batch, ctx)
         return {**out, "image": normalize(out["image"])}
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
-        ids, valid = (tables[name] for name in self.names)
+        ids, valid = tables[self.spec.table], tables[f"{self.spec.table}/valid"]
         with jax.named_scope("class_texts"):
-            texts = self.text_head(self.prompted(ids, valid, ctx).pooled)
+            texts = self.text_head(self.encode_prompts(ids, valid, ctx))
         scale = self.scale()
         return {"scale": scale, "classes": scale * normalize(texts), "classes/bias": jnp.zeros(len(ids), jnp.float32)}
 
-    def prompted(self, ids: Array, valid: Array, ctx: StepContext) -> Any:
-        """The text tower on the classes' texts, with the learned vectors after the first ``after`` tokens."""
-        context, text = self.context(), cast(TextTransformerModule, self.text)
+    def encode_prompts(self, ids: Array, valid: Array, ctx: StepContext) -> Array:
+        """Return the features of the class texts, with the learned vectors after the first ``after`` tokens."""
+        context, text, after = self.context(), cast(TextTransformerModule, self.text), self.spec.after
         h, _, _ = text.embed(ids)
-        h = jnp.concatenate([h[:, : self.first], context.astype(h.dtype), h[:, self.first :]], axis=1)
-        marks = jnp.pad(valid, ((0, 0), (context.shape[1], 0)), constant_values=True)
-        return text.encode(h, text.positions[...][: h.shape[1]], valid=marks, ctx=ctx.at("classes"))
+        h = jnp.concatenate([h[:, :after], context.astype(h.dtype), h[:, after:]], axis=1)
+        valid = jnp.pad(valid, ((0, 0), (context.shape[1], 0)), constant_values=True)
+        inputs = EncoderInputs(ids, valid, ctx=ctx.at("classes"))
+        return text.encode(h, text.positions[...][: h.shape[1]], inputs).pooled

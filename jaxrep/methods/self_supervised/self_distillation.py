@@ -1,4 +1,4 @@
-"""Self-distillation: a student learns from the moving average of itself, which sees more of a picture (DINOv2)."""
+"""Self-distillation: a student learns from its moving average, which sees more of an image (DINOv2)."""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -10,36 +10,34 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, fold, require_fields, unfold
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.layers import Dense, gelu, normal
 from jaxrep.methods.base import SELF, Method, name_errors
 from jaxrep.methods.state import Ema
 from jaxrep.schedules import Cosine
-from jaxrep.spec import Part, spec
+from jaxrep.spec import Count, Part, spec
 
 
 @spec
 class PrototypeHead(Part):
-    """An MLP with GELU, rows of unit length, and prototypes of learned direction and length (Caron et al. 2021, DINO,
-    arXiv:2104.14294, appendix C)."""
+    """Apply an MLP with GELU and normalize rows; hold prototypes of learned direction and length.
 
-    prototypes: int = 65_536
+    Caron et al. 2021, DINO, arXiv:2104.14294, appendix C.
+    """
+
+    prototypes: Count = 65_536
     """Number of prototypes K."""
-    hidden: int = 2_048
+    hidden: Count = 2_048
     """Width of the MLP's hidden layers."""
-    width: int = 256
-    """Width E of what meets the prototypes."""
-    layers: int = 3
-    """Dense layers of the MLP."""
+    width: Count = 256
+    """Width E of the rows and of the prototypes."""
+    layers: Count = 3
+    """Number of dense layers of the MLP."""
 
     if TYPE_CHECKING:  # in the body of a method ``self.head`` is the module
 
         def table(self) -> Array: ...
-
-    def problems(self) -> Iterator[str]:
-        for name in ("prototypes", "hidden", "width", "layers"):
-            if getattr(self, name) < 1:
-                yield f"{name} is {getattr(self, name)}: it has to be at least 1"
 
     def build(self, rngs: nnx.Rngs, *, inputs: int) -> nnx.Module:
         return _PrototypeHead(self, rngs, inputs)
@@ -53,44 +51,43 @@ class _PrototypeHead(nnx.Module):
         self.lengths = nnx.Param(jnp.ones((spec.prototypes, 1)))
 
     def __call__(self, x: Array) -> Array:
-        """[...,inputs] -> [...,E], rows of unit length, float32."""
+        """Map [...,inputs] to [...,E], rows of unit length, float32."""
         for layer in self.mlp[:-1]:
             x = gelu(layer(x))
         x = self.mlp[-1](x).astype(jnp.float32)
         return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
 
     def table(self) -> Array:
-        """The prototypes [K,E]."""
+        """Return the prototypes [K,E]."""
         x = self.prototypes[...]
         return self.lengths[...] * x * jax.lax.rsqrt(jnp.sum(x * x, axis=-1, keepdims=True))
 
 
 @spec
 class SelfDistillation(Method):
-    """A student reads two global crops ``a`` and ``b`` with patches hidden, and the crops ``local`` [B,V,...] if there
-    are any; its teacher reads the global crops as they are.
+    """Encode two global crops ``a`` and ``b`` with masked patches, and crops ``local`` [B,V,...] if there are any.
 
-    Fields ``<crop>/masked`` [B,N] and ``<crop>/masked_index`` [B,M] of both global crops are those of ``jaxrep.views.mask``.
-    Emits, a row, ``student`` and ``teacher`` [B,2,E], ``local`` [B,V,E], ``student/patches`` and ``teacher/patches``
-    [B,2,M,E] at the hidden places, ``student/pooled`` [B,2,D], and ``image`` [B,D] and ``image/tokens`` [B,N,D], the
-    teacher's features of the picture (in training of its first crop). Shared: ``prototypes`` and ``patch_prototypes``
-    [K,E], and the teacher's, ``teacher/…``.
+    The teacher reads the global crops without masks. ``BlockMask`` makes the fields ``<crop>/masked`` [B,N] and
+    ``<crop>/masked_index`` [B,M] of both global crops. Emits per row ``student`` and ``teacher`` [B,2,E], ``local``
+    [B,V,E], ``student/patches`` and ``teacher/patches`` [B,2,M,E] at the masked patches, ``student/pooled`` [B,2,D],
+    and ``image`` [B,D] and ``image/tokens`` [B,N,D], the teacher's features of the image (in training of its first
+    crop). Emits per step ``prototypes`` and ``patch_prototypes`` [K,E], and the teacher's, ``teacher/…``.
     """
 
     image: ViT
-    """The encoder of crops; it has a mask token, and reads crops of any size."""
+    """The encoder of crops, with a mask token and any_size."""
     head: PrototypeHead = PrototypeHead()
-    """What stands between class tokens and prototypes."""
+    """The head between class tokens and prototypes."""
     patch_head: PrototypeHead = PrototypeHead()
-    """What stands between patches and prototypes."""
+    """The head between patches and prototypes."""
     teacher: Ema = Ema(of=("image", "head", "patch_head"), momentum=Cosine(start=0.992, end=1.0))
     """The teacher: the average of all parts."""
 
     def problems(self) -> Iterator[str]:
         if not self.image.mask_token or not self.image.any_size:
-            yield "image hides patches and reads crops of two sizes: set mask_token and any_size"
+            yield "image masks patches and reads crops of two sizes: set mask_token and any_size"
         if {"image", "head", "patch_head"} - set(self.teacher.of):
-            yield f"teacher averages all parts, image, head and patch_head, and not {', '.join(self.teacher.of)} alone"
+            yield f"teacher.of is image, head and patch_head, got {', '.join(self.teacher.of)}"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         crops = (f"{crop}{field}" for crop in "ab" for field in ("", "/masked", "/masked_index"))
@@ -101,38 +98,37 @@ class SelfDistillation(Method):
 
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         if "a" not in batch:
-            encoded = self.teacher.image(batch["image"])
-            return {"image": encoded.pooled, "image/tokens": encoded.tokens}
-        crops, masked, hidden = (
-            jnp.stack([batch[f"{x}{field}"] for x in "ab"], 1) for field in ("", "/masked", "/masked_index")
+            teacher = self.teacher.image(EncoderInputs(batch["image"]))
+            return {"image": teacher.pooled, "image/tokens": teacher.tokens}
+        crops, masked, index = (
+            jnp.stack([batch[f"{crop}{field}"] for crop in "ab"], 1) for field in ("", "/masked", "/masked_index")
         )
-        rows, masks = crops.reshape(-1, *crops.shape[2:]), masked.reshape(-1, masked.shape[2])
+        crops = crops.reshape(-1, *crops.shape[2:])
         with name_errors("a"):
-            mine = self.image(rows, masked=masks, ctx=ctx.at("a").repeat(2))
-            theirs = self.teacher.image(rows)
-        places = jnp.maximum(hidden.reshape(-1, hidden.shape[2]), 0)[..., None]
-        patches = {
-            "student/patches": self.patch_head(jnp.take_along_axis(mine.tokens, places, axis=1)),
-            "teacher/patches": self.teacher.patch_head(jnp.take_along_axis(theirs.tokens, places, axis=1)),
-        }
+            inputs = EncoderInputs(crops, masked=masked.reshape(-1, masked.shape[2]), ctx=ctx.at("a").repeat(2))
+            student = self.image(inputs)
+            teacher = self.teacher.image(EncoderInputs(crops))
+        places = jnp.maximum(index.reshape(-1, index.shape[2]), 0)[..., None]
         out = {
-            "student": self.head(mine.pooled),
-            "teacher": self.teacher.head(theirs.pooled),
-            "student/pooled": mine.pooled,
-            **patches,
+            "student": self.head(student.pooled),
+            "teacher": self.teacher.head(teacher.pooled),
+            "student/pooled": student.pooled,
+            "student/patches": self.patch_head(jnp.take_along_axis(student.tokens, places, axis=1)),
+            "teacher/patches": self.teacher.patch_head(jnp.take_along_axis(teacher.tokens, places, axis=1)),
         }
-        first = {"image": theirs.pooled, "image/tokens": theirs.tokens}
-        out = unfold(out, 2) | {name: unfold(x, 2)[:, 0] for name, x in first.items()}
+        out = unfold(out, 2)
+        out |= {"image": unfold(teacher.pooled, 2)[:, 0], "image/tokens": unfold(teacher.tokens, 2)[:, 0]}
         if "local" in batch:
-            rows, views = fold(batch["local"], 4)
+            local, views = fold(batch["local"], self.spec.image.rank)
             with name_errors("local"):
-                out["local"] = unfold(self.head(self.image(rows, ctx=ctx.at("local").repeat(views)).pooled), views)
+                pooled = self.image(EncoderInputs(local, ctx=ctx.at("local").repeat(views))).pooled
+                out["local"] = unfold(self.head(pooled), views)
         return out
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
-        heads = {"": self, "teacher/": self.teacher}
+        owners = {"": self, "teacher/": self.teacher}
         return {
-            f"{whose}{name}": head.table()
-            for whose, of in heads.items()
-            for name, head in (("prototypes", of.head), ("patch_prototypes", of.patch_head))
+            f"{prefix}{name}": head.table()
+            for prefix, parts in owners.items()
+            for name, head in (("prototypes", parts.head), ("patch_prototypes", parts.patch_head))
         }

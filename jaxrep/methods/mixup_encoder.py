@@ -1,0 +1,93 @@
+"""An encoder whose rows are mixed in pairs, as inputs, features or embeddings.
+
+Venkataramanan et al. 2022, Metrix, arXiv:2106.04990.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from flax import nnx
+
+from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, normalize, require_fields
+from jaxrep.encoders.base import Encoder
+from jaxrep.encoders.layers import normal
+from jaxrep.methods.base import Method
+from jaxrep.methods.encode import encode_and_project
+from jaxrep.methods.heads import Head, Linear
+from jaxrep.spec import Natural, Part, Positive, spec
+from jaxrep.views.mixup import mix_rows, pairing
+
+
+@spec
+class Proxies(Part):
+    """Hold a learned vector per class (Movshovitz-Attias et al. 2017, arXiv:1703.07464)."""
+
+    classes: Natural
+    """Number of classes K; 0: no vectors."""
+
+    def build(self, rngs: nnx.Rngs, *, inputs: int) -> nnx.Module:
+        return ProxyTable(rngs, self.classes, inputs)
+
+
+class ProxyTable(nnx.Module):
+    """Hold the table [K,D]."""
+
+    def __init__(self, rngs: nnx.Rngs, classes: int, width: int):
+        self.table = normal(rngs, (classes, width), (2 / classes) ** 0.5)
+
+    def __call__(self) -> Array:
+        return self.table[...]
+
+
+@spec
+class MixupEncoder(Method):
+    """Encode images, and mixtures of two of them.
+
+    Emits ``image`` [B,D] (raw) and, with a ``level``, ``mixed`` [B,D], ``mixed/partner`` and ``mixed/share`` [B]. Emits
+    ``proxies`` [K,D] per step if there are any.
+    """
+
+    image: Encoder
+    """The encoder."""
+    head: Head = Linear(features=512, bias=True)
+    """The projection to the embedding."""
+    level: Literal["none", "input", "feature", "embedding"] = "none"
+    """What is mixed: the images (by the view ``MixUp``), the encoder's pooled features before the projection, or the
+    unit embeddings. A linear projection of mixed features is a mixture of embeddings that are not normalized."""
+    beta: Positive = 2.0
+    """Shares of features and embeddings are drawn from Beta(beta, beta)."""
+    proxies: Natural = 0
+    """Number of classes with a proxy."""
+
+    image_head: ClassVar[Any]  # parts of the built method
+    proxy_table: ClassVar[Any]
+
+    def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
+        require_fields(inputs, "MixupEncoder", "image")
+        if self.level == "input":
+            require_fields(inputs, "MixupEncoder, after the view MixUp,", "mixed")
+        width = self.head.width(self.image.features)
+        parts = {"image": (self.image, inputs["image"]), "image_head": (self.head, self.image.features)}
+        return {**parts, "proxy_table": (Proxies(classes=self.proxies), width)} if self.proxies else parts
+
+    def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
+        spec = self.spec
+        out = encode_and_project(self, "image", spec.image, batch, ctx)
+        if spec.level == "input" and "mixed" in batch:
+            out["mixed"] = encode_and_project(self, "mixed", spec.image, batch, ctx, tower="image")["mixed"]
+        return out
+
+    def across_batch(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Outputs:
+        level = self.spec.level
+        if level == "none":
+            return {}
+        if level == "input":
+            return {name: batch[name] for name in ("mixed/partner", "mixed/share")}
+        partner, share = pairing(ctx, len(outputs["image"]), self.spec.beta)
+        x = outputs["image/pooled"] if level == "feature" else normalize(outputs["image"])
+        mixed = mix_rows(x, x, partner, share)
+        mixed = self.image_head(mixed) if level == "feature" else mixed
+        return {"mixed": mixed, "mixed/partner": partner, "mixed/share": share}
+
+    def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
+        return {"proxies": self.proxy_table()} if self.spec.proxies else {}
