@@ -18,7 +18,7 @@ CUA = {
     "uniformity_text": objectives.Uniformity("text", weight=HALF),
     "alignment": objectives.Alignment("image", "text"),
 }
-FIXED = methods.LogitScale(init=100.0, learned=False)  # a temperature of 0.01
+FIXED = methods.LogitScale(init=100.0, trainable=False)  # a temperature of 0.01
 
 # The numbers are those of the authors' released configuration, the dimension that of its sweep. They could not be
 # checked against the paper's text. As there, the towers are pretrained and the projections are new.

@@ -59,7 +59,7 @@ recipe = Recipe(
 )
 
 feature = recipe.replace({"method.level": "feature"})
-input = recipe.replace({"method.level": "input"}, views=(*recipe.views, views.MixUpWithin("image")))
+input = recipe.replace({"method.level": "input"}, views=(*recipe.views, views.MixUp("image")))
 contrastive = recipe.replace(objective=terms("contrastive"))
 proxy_anchor = recipe.replace(
     {

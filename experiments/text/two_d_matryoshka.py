@@ -15,7 +15,7 @@ from jaxrep import Data, Pretrained, Recipe, data, encoders, evals, methods, obj
 
 WIDTHS = (8, 16, 32, 64, 128, 256, 512)  # doubled from 8 on, as in the authors' released code
 TINY_WIDTHS = (4, 8, 16, 32, 64)
-SCALE = methods.LogitScale(init=20.0, learned=False)
+SCALE = methods.LogitScale(init=20.0, trainable=False)
 
 
 def objective(width: int, widths: tuple[int, ...]) -> dict[str, objectives.Term]:
@@ -48,7 +48,7 @@ recipe = Recipe(
         ),
         texts=("text", "positive"),
     ),
-    views=(views.Stack("text", also=("positive",)),),
+    views=(views.StackFields("text", others=("positive",)),),
     method=methods.SentenceEncoder(text=encoders.Bert.base(pool="cls"), scale=SCALE),
     objective=objective(768, WIDTHS),
     optimizer=optim.AdamW(clip_norm=1.0),

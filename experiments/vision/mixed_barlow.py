@@ -24,7 +24,7 @@ def twins(size: int, smallest: float, blur: tuple[float, float], solarize: float
         view
         for name, chance in zip("ab", blur, strict=True)
         for view in (
-            views.Copy("image", out=name),
+            views.CopyField("image", out=name),
             views.RandomResizedCrop(name, size=size, scale=(smallest, 1.0)),
             views.RandomHorizontalFlip(name),
             views.ColorJitter(name, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
@@ -32,7 +32,7 @@ def twins(size: int, smallest: float, blur: tuple[float, float], solarize: float
             views.GaussianBlur(name, p=chance, radius=6),
         )
     )
-    return (*both, views.Solarize("b", p=solarize), views.MixUp("a", other="b"))
+    return (*both, views.Solarize("b", p=solarize), views.MixUpFields("a", other="b"))
 
 
 def imagenet(part: str, size: int) -> data.ImageFolder:

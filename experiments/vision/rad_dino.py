@@ -32,7 +32,7 @@ def crops(
     augmented: list[views.View] = []
     for name, blur, local in (("a", 1.0, 0), ("b", 0.1, 0), ("local", 0.5, 1)):
         augmented += [
-            views.Copy("image", out=name, count=count * local),
+            views.CopyField("image", out=name, count=count * local),
             views.RandomResizedCrop(name, size=sizes[local], scale=scales[local]),
             views.RandomHorizontalFlip(name),
             views.ColorJitter(name, brightness=0.4, contrast=0.4, p=0.8),
