@@ -66,6 +66,7 @@ def train(
             setup = hosts.on_all_hosts(f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices))
             signals.check()
             if run.results() is not None:
+                LOG.info("%s is finished", run)
                 return ExitCode.DONE
             return _steps(setup, _train_origins(setup, experiment))
     except OSError as error:
