@@ -1,16 +1,16 @@
-"""Large pages for a process's memory, without which a step on CPUs loses a quarter of its time to page faults."""
+"""Use huge memory pages; without them a step on CPUs loses a quarter of its time to page faults."""
 
 import os
 import sys
 
 TUNABLE = "glibc.malloc.hugetlb=1"
-"""glibc asks for transparent huge pages (2 MiB) where it allocates; other C libraries ignore it."""
+"""Makes glibc request transparent huge pages (2 MiB); other C libraries ignore it."""
 
 
 def with_large_pages() -> None:
-    """Starts the same command again with the tunable set, as it is read once, when a process starts.
+    """Start the same command again with the tunable set, since glibc reads it once, when a process starts.
 
-    Nothing happens where it is set already (or set otherwise by the user), and outside Linux.
+    Nothing happens if GLIBC_TUNABLES is set already, or outside Linux.
     """
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or not sys.orig_argv:
         return

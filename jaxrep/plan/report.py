@@ -1,117 +1,115 @@
-"""A plan in words: as text, as JSON, and as the sentence on what does not fit."""
+"""Reports of a plan: as text, as JSON, and as one sentence if the step does not fit."""
 
 import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
 
-from jaxrep.plan.collectives import Grouped, by_kind
+from jaxrep.plan.collectives import TrafficByGroup, by_kind
 from jaxrep.plan.plan import Plan
 from jaxrep.recipe import Recipe
 from jaxrep.spec import walk
 
 
-def as_json(found: Plan, wrong: str | None) -> dict[str, Any]:
-    """The plan as one object."""
+def as_json(plan: Plan, problem: str | None) -> dict[str, Any]:
+    """Return the plan as a JSON object."""
     return {
-        "device": found.device,
-        "devices": found.devices,
-        "mesh": dict(found.mesh),
-        "batch_size": found.batch_size,
-        "microbatch_size": found.microbatch_size,
-        "fits": found.fits,
-        "problem": wrong,
-        "memory_per_device_bytes": dataclasses.asdict(found.memory),
-        "available_per_device_bytes": found.available,
-        "flops_per_step": found.flops,
-        "flops_per_example": found.flops / found.batch_size,
-        "peak_flops_per_device": found.peak,
-        "seconds_per_step_at_peak": found.seconds,
-        "collectives": None if found.traffic is None else _by_kind(found.traffic),
-        "arrays": [dataclasses.asdict(array) for array in found.arrays],
+        "device": plan.device,
+        "devices": plan.devices,
+        "mesh": dict(plan.mesh),
+        "batch_size": plan.batch_size,
+        "microbatch_size": plan.microbatch_size,
+        "fits": plan.fits,
+        "problem": problem,
+        "memory_per_device_bytes": dataclasses.asdict(plan.memory),
+        "available_per_device_bytes": plan.available,
+        "flops_per_step": plan.flops,
+        "flops_per_example": plan.flops / plan.batch_size,
+        "peak_flops_per_device": plan.peak,
+        "seconds_per_step_at_peak": plan.seconds,
+        "collectives": None if plan.traffic is None else _collectives(plan.traffic),
+        "arrays": [dataclasses.asdict(array) for array in plan.arrays],
     }
 
 
-def _by_kind(traffic: Grouped) -> dict[str, Any]:
-    """Of each kind how many run, their bytes, and those by the number of devices that take part in one."""
+def _collectives(traffic: TrafficByGroup) -> dict[str, Any]:
+    """Return count and bytes per kind, with the bytes by group size as ``over``."""
     over = {kind: {n: part.bytes for (k, n), part in traffic.items() if k == kind} for kind, _ in traffic}
     return {kind: {**dataclasses.asdict(part), "over": over[kind]} for kind, part in by_kind(traffic).items()}
 
 
-def summary(found: Plan) -> list[str]:
-    """The plan as lines of text."""
-    axes = ", ".join(f"{name} {size}" for name, size in found.mesh.items())
-    rows = found.batch_size // (found.mesh["data"] * found.mesh["fsdp"])
-    by = f" by microbatches of {found.microbatch_size:,}" if found.microbatch_size else ""
-    limit = "" if found.available is None else f" of {in_words(found.available)}: {_fits(found)}"
+def summary(plan: Plan) -> list[str]:
+    """Return the plan as lines of text."""
+    axes = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
+    rows = plan.batch_size // (plan.mesh["data"] * plan.mesh["fsdp"])
+    microbatches = f" in microbatches of {plan.microbatch_size:,}" if plan.microbatch_size else ""
+    limit = "" if plan.available is None else f" of {format_bytes(plan.available)}: {_fits(plan)}"
     lines = [
-        f"{found.devices} x {found.device} ({axes})",
-        f"batch {found.batch_size:,}{by}, {rows:,} examples a device",
+        f"{plan.devices} x {plan.device} ({axes})",
+        f"batch {plan.batch_size:,}{microbatches}, {rows:,} examples per device",
         "",
-        "memory a device",
-        *(f"  {name:<18} {in_words(size):>12}" for name, size in dataclasses.asdict(found.memory).items()),
+        "memory per device",
+        *(f"  {name:<18} {format_bytes(size):>12}" for name, size in dataclasses.asdict(plan.memory).items()),
     ]
     lines[-1] += limit
-    lines += ["", f"FLOPs: {found.flops:.3g} a step, {found.flops / found.batch_size:.3g} an example"]
-    if found.seconds is not None and found.peak is not None:
-        lines.append(f"time: {found.seconds:.3g} s a step at the peak of {found.peak:.3g} FLOP/s a device, never less")
-    return [*lines, "", *_traffic(found)]
+    lines += ["", f"FLOPs: {plan.flops:.3g} per step, {plan.flops / plan.batch_size:.3g} per example"]
+    if plan.seconds is not None and plan.peak is not None:
+        lines.append(f"time: at least {plan.seconds:.3g} s per step, at a peak of {plan.peak:.3g} FLOP/s per device")
+    return [*lines, "", *_traffic_table(plan)]
 
 
-def _traffic(found: Plan) -> list[str]:
-    if found.traffic is None:
-        return ["collectives: the compiler gave no text of the program in which to count them"]
-    if not found.traffic:
+def _traffic_table(plan: Plan) -> list[str]:
+    if plan.traffic is None:
+        return ["collectives: unknown, the compiler gave no text of the program"]
+    if not plan.traffic:
         return ["collectives: none"]
     rows = (
-        f"  {kind:<18} {devices or found.devices:>8,} {in_words(part.bytes):>12} {part.count:>8,}"
-        for (kind, devices), part in found.traffic.items()
+        f"  {kind:<18} {devices or plan.devices:>8,} {format_bytes(part.bytes):>12} {part.count:>8,}"
+        for (kind, devices), part in plan.traffic.items()
     )
-    return [f"{'collectives a step':<20} {'devices':>8} {'bytes':>12} {'times':>8}", *rows]
+    return [f"{'collectives per step':<20} {'devices':>8} {'bytes':>12} {'times':>8}", *rows]
 
 
-def short(found: Plan) -> str:
-    """A line for one of several plans."""
-    return f"batch {found.batch_size:,}: {in_words(found.memory.total)}, {_fits(found)}"
+def one_line(plan: Plan) -> str:
+    """Return a line for one of several plans."""
+    return f"batch {plan.batch_size:,}: {format_bytes(plan.memory.total)}, {_fits(plan)}"
 
 
-def layout(found: Plan) -> list[str]:
-    """How each array lies, a line each."""
-    rows = [(array.path, str(list(array.shape)), array.layout, f"{array.bytes:,}") for array in found.arrays]
-    rows.insert(0, ("array", "shape", "layout", "bytes a device"))
+def array_table(plan: Plan) -> list[str]:
+    """Return a line per array: its shape, sharding and bytes."""
+    rows = [(array.path, str(list(array.shape)), array.layout, f"{array.bytes:,}") for array in plan.arrays]
+    rows.insert(0, ("array", "shape", "layout", "bytes per device"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["", *("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)]
 
 
-def _fits(found: Plan) -> str:
-    return "it fits" if found.fits else "it does not fit"
+def _fits(plan: Plan) -> str:
+    return "it fits" if plan.fits else "it does not fit"
 
 
-def in_words(count: float) -> str:
-    """Bytes in the unit that suits: ``3.81 GiB``."""
+def format_bytes(count: float) -> str:
+    """Return a number of bytes in a fitting unit, as ``3.81 GiB``."""
     unit = min(int(math.log2(max(count, 1)) // 10), 3)
     return f"{count / 1024**unit:.{2 if unit else 0}f} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
 
 
-def verdict(recipe: Recipe, plan: Plan) -> str | None:
-    """None for a plan that fits, else a sentence: what is needed, what there is, and what would help."""
+def memory_problem(recipe: Recipe, plan: Plan) -> str | None:
+    """Return None for a plan that fits, else a sentence with the sizes and with flags that help."""
     if plan.fits:
         return None
-    needed, temporaries, has = (
-        in_words(size) for size in (plan.memory.total, plan.memory.temporaries, plan.available or 0)
-    )
+    sizes = plan.memory.total, plan.memory.temporaries, plan.available or 0
+    needed, temporaries, available = map(format_bytes, sizes)
     return (
-        f"a step with a batch of {plan.batch_size:,} does not fit: it needs {needed} of memory a device, of which "
-        f"{temporaries} are temporaries, and a {plan.device} has {has}; "
-        f"what helps: {', '.join(_ways_out(recipe, plan))}"
+        f"a step with a batch of {plan.batch_size:,} does not fit: it needs {needed} of memory per device, of which "
+        f"{temporaries} are temporaries, and a {plan.device} has {available}; try {', '.join(_remedies(recipe, plan))}"
     )
 
 
-def _ways_out(recipe: Recipe, plan: Plan) -> Iterator[str]:
-    """Flags by which a step takes less memory, those for the larger part first."""
+def _remedies(recipe: Recipe, plan: Plan) -> Iterator[str]:
+    """Yield flags that reduce memory, those for the larger part first."""
     rows = plan.mesh["data"] * plan.mesh["fsdp"]
-    now = plan.microbatch_size or plan.batch_size
-    smaller = max((size for size in range(rows, now // 2 + 1, rows) if plan.batch_size % size == 0), default=0)
+    current = plan.microbatch_size or plan.batch_size
+    smaller = max((size for size in range(rows, current // 2 + 1, rows) if plan.batch_size % size == 0), default=0)
     if plan.mesh["data"] > 1 and plan.memory.params + plan.memory.optimizer > plan.memory.temporaries:
         yield f"--mesh.fsdp {rows}"
     for path, part in walk(recipe):

@@ -1,5 +1,7 @@
-"""EfficientNet (Tan & Le 2019, arXiv:1905.11946) in the layout of timm: as trained in PyTorch, or (``tf_``) as in
-TensorFlow, with its padding and the epsilon of its norms."""
+"""EfficientNet (Tan & Le 2019, arXiv:1905.11946) in the layout of timm.
+
+Models were trained in PyTorch, or (``tf_``) in TensorFlow, with its padding and norm epsilon.
+"""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +10,7 @@ from jaxrep.encoders.image.convolution import BatchNorm
 from jaxrep.encoders.image.efficientnet import STAGES, EfficientNet
 from jaxrep.pretrained import timm
 from jaxrep.pretrained.architecture import Architecture, Source
-from jaxrep.pretrained.mapping import Row, Table, under
+from jaxrep.pretrained.mapping import Table, WeightMap, under
 from jaxrep.pretrained.timm import conv_norm
 
 E = EfficientNet
@@ -20,18 +22,20 @@ ARCHITECTURES: Mapping[str, EfficientNet] = {
 }
 """By the ``architecture`` of config.json."""
 
-EXCITE: Table = (
-    Row("se.conv_reduce.weight", "excite/reduce/kernel", "o i 1 1 -> i o"),
-    Row("se.conv_reduce.bias", "excite/reduce/bias"),
-    Row("se.conv_expand.weight", "excite/expand/kernel", "o i 1 1 -> i o"),
-    Row("se.conv_expand.bias", "excite/expand/bias"),
+EXCITE: Table = tuple(
+    entry
+    for part in ("reduce", "expand")
+    for entry in (
+        WeightMap(f"se.conv_{part}.weight", f"excite/{part}/kernel", "o i 1 1 -> i o"),
+        WeightMap(f"se.conv_{part}.bias", f"excite/{part}/bias"),
+    )
 )
 FIRST: Table = (
     *conv_norm("conv_dw", "bn1", "depthwise/layer"),
     *EXCITE,
     *conv_norm("conv_pw", "bn2", "project"),
 )
-"""A block of the first stage, which does not widen."""
+"""Block of the first stage, which has no expansion."""
 BLOCK: Table = (
     *conv_norm("conv_pw", "bn1", "expand/layer"),
     *conv_norm("conv_dw", "bn2", "depthwise/layer"),
@@ -41,7 +45,7 @@ BLOCK: Table = (
 
 
 def table(encoder: EfficientNet) -> Table:
-    """Blocks are numbered within their stage there, and from the first to the last here."""
+    """Return the table; timm numbers blocks within their stage, jaxrep over all stages."""
     blocks = [
         (FIRST if stage.expand == 1 else BLOCK, f"blocks.{i}.{n}.")
         for i, stage in enumerate(STAGES[: encoder.stages])
@@ -49,12 +53,12 @@ def table(encoder: EfficientNet) -> Table:
     ]
     return (
         *conv_norm("conv_stem", "bn1", "stem/layer"),
-        *(row for i, (rows, name) in enumerate(blocks) for row in under(rows, name, f"blocks/{i}/")),
+        *(entry for i, (block, name) in enumerate(blocks) for entry in under(block, name, f"blocks/{i}/")),
         *conv_norm("conv_head", "bn2", "head/layer"),
     )
 
 
 def read(source: Source) -> Architecture:
-    """One of ``ARCHITECTURES``."""
+    """Read one of ``ARCHITECTURES``."""
     encoder = ARCHITECTURES[source.config.values["architecture"]]
     return timm.read(source, encoder, table(encoder), ("classifier.*",))

@@ -1,4 +1,4 @@
-"""A folder with a public checkpoint -> the model that it holds."""
+"""Load the model of a public checkpoint folder."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,12 +15,15 @@ from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import Structure, split
 from jaxrep.pretrained import bert, clip, dinov2, efficientnet, mapping, open_clip, resnet, sentence, siglip, vit
-from jaxrep.pretrained.architecture import Architecture, Config, Source
+from jaxrep.pretrained.architecture import Architecture, Source
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import read_transform
 from jaxrep.pretrained.tensors import open_folder, read_json
 from jaxrep.spec import problems
 
-READERS: Mapping[str, Callable[[Source], Architecture]] = {
+Reader = Callable[[Source], Architecture]
+
+READERS: Mapping[str, Reader] = {
     "clip": clip.read_dual,
     "clip_vision_model": clip.read_image,
     "clip_text_model": clip.read_text,
@@ -30,11 +33,11 @@ READERS: Mapping[str, Callable[[Source], Architecture]] = {
     "vit": vit.read,
     "dinov2": dinov2.read,
     "dinov2_with_registers": dinov2.read,
-    **dict.fromkeys(bert.TOWERS, bert.read),
+    **dict.fromkeys(bert.VARIANTS, bert.read),
 }
 """By the ``model_type`` of config.json."""
 
-TIMM: Mapping[str, Callable[[Source], Architecture]] = {
+TIMM: Mapping[str, Reader] = {
     **dict.fromkeys(resnet.ARCHITECTURES, resnet.read),
     **dict.fromkeys(efficientnet.ARCHITECTURES, efficientnet.read),
 }
@@ -45,88 +48,92 @@ OPEN_CLIP = "open_clip_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A folder that has been understood and checked, of which no value is read yet."""
+    """Hold a checked folder whose values are not read yet."""
 
     source: Source
     architecture: Architecture
     structure: Structure
     shapes: Mapping[str, tuple[int, ...]]  # of the parameters, by path
-    rows: list[mapping.Row]
-    unused: list[str]  # tensors that are there and not read
+    maps: list[mapping.WeightMap]
+    unused: list[str]  # tensors that are present and not read
 
     def arrays(self, place: Callable[[str, np.ndarray], Any] = lambda path, value: value) -> dict[str, Any]:
-        """The parameters by path; ``place`` puts each where it is to be, as soon as it is read."""
-        return mapping.load(self.rows, self.shapes, self.source.tensors, place)
+        """Return the parameters by path; ``place`` moves each to its device as soon as it is read."""
+        return mapping.load(self.maps, self.shapes, self.source.tensors, place)
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is one of a public checkpoint, by the file that describes it."""
+    """Return whether a folder holds the file that describes a public checkpoint."""
     return any((folder / name).is_file() for name in ("config.json", OPEN_CLIP, sentence.MODULES))
 
 
 def read(folder: Path) -> Checkpoint:
-    """Reads what describes a checkpoint and checks it against the headers of its tensors. Raises UsageError."""
-    return understood(*_source(folder))
+    """Read the description of a checkpoint, and check it against the headers of its tensors.
 
-
-def understood(source: Source, reader: Callable[[Source], Architecture]) -> Checkpoint:
-    """What the reader says that a folder holds, checked against the headers of its tensors. Raises UsageError."""
-    found = reader(source)
-    if wrong := problems(found.model):
-        raise UsageError(f"{source.config.file} describes a model that cannot be: {wrong[0]}")
+    Raises:
+        UsageError: the architecture is not supported, or a tensor does not fit.
+    """
+    source, reader = _open(folder)
+    architecture, file = reader(source), source.config.file
+    if wrong := problems(architecture.model):
+        raise UsageError(f"{file} describes an invalid model: {wrong[0]}")
     try:
-        module = nnx.eval_shape(lambda: found.model.build(nnx.Rngs(0), inputs=found.fields))
+        module = nnx.eval_shape(lambda: architecture.model.build(nnx.Rngs(0), inputs=architecture.fields))
     except ValueError as error:
-        raise UsageError(f"{source.config.file} describes a model that cannot be built: {error}") from error
+        raise UsageError(f"{file} describes a model that cannot be built: {error}") from error
     structure, arrays = split(module)
     shapes = {path: leaf.shape for path, leaf in arrays.items()}
-    rows = mapping.active(found.table, shapes, f"the layout of {source.config.file}")
-    unused = mapping.check(rows, shapes, source.tensors, found.ignored)
-    return Checkpoint(source, found, structure, shapes, rows, unused)
+    maps = mapping.active(architecture.table, shapes, f"the layout of {file}")
+    unused = mapping.check(maps, shapes, source.tensors, architecture.ignored)
+    return Checkpoint(source, architecture, structure, shapes, maps, unused)
 
 
-def _source(folder: Path) -> tuple[Source, Callable[[Source], Architecture]]:
-    """What lies in the folder, and what reads it."""
+def _open(folder: Path) -> tuple[Source, Reader]:
+    """Return the folder's source and the reader of its architecture."""
     if (folder / sentence.MODULES).is_file():
         return sentence.open_modules(folder)
     if (file := folder / "config.json").is_file():
-        config = read_json(file)
-        reader = _reader(config, file)
-        return Source(folder, Config(config, file), open_folder(folder), read_transform(folder)), reader
+        values = read_json(file)
+        reader = _reader(values, file)
+        return Source(folder, Config(values, file), open_folder(folder), read_transform(folder)), reader
     if (file := folder / OPEN_CLIP).is_file():
         config = Config(read_json(file), file)
         return Source(folder, config, open_folder(folder, "open_clip_model"), None), open_clip.read
-    raise UsageError(f"{folder} holds neither config.json nor {OPEN_CLIP}: nothing says what its model is")
+    raise UsageError(f"{folder} holds neither config.json nor {OPEN_CLIP}, so its architecture is unknown")
 
 
-def _reader(config: Mapping[str, Any], file: Path) -> Callable[[Source], Architecture]:
-    """What reads the architecture that a config.json names. Raises UsageError: nothing does."""
-    named = "architecture" if "model_type" not in config and "architecture" in config else "model_type"
-    kind, known = str(config.get(named)), TIMM if named == "architecture" else READERS
+def _reader(values: Mapping[str, Any], file: Path) -> Reader:
+    timm = "model_type" not in values and "architecture" in values
+    key, known = ("architecture", TIMM) if timm else ("model_type", READERS)
+    kind = str(values.get(key))
     if kind == "siglip2":
-        raise UsageError(f"{file}: SigLIP 2 of variable resolution (NaFlex) is not read, those of a fixed one are")
+        raise UsageError(f"{file}: SigLIP 2 of variable resolution (NaFlex) is not supported, fixed resolution is")
     if kind not in known:
-        raise UsageError(f"{file}: the {named} '{kind}' is not known; known are {', '.join(known)}")
+        raise UsageError(f"{file}: the {key} '{kind}' is not known; known are {', '.join(known)}")
     return known[kind]
 
 
 def load_checkpoint(folder: Path, mesh: Mesh | None = None) -> Model:
-    """The model of a folder, its parameters on the first device, or on all as ``mesh`` lays them. Raises UsageError."""
+    """Load the model of a folder, with its parameters on the first device, or sharded over ``mesh``.
+
+    Raises:
+        UsageError: as ``read``.
+    """
     checkpoint = read(folder)
-    found = checkpoint.architecture
+    architecture = checkpoint.architecture
     return Model(
         checkpoint.structure,
         checkpoint.arrays(placement(mesh)),
-        found.fields,
-        found.tokenizer.load() if found.tokenizer else None,
-        transforms={"image": found.transform} if found.transform else {},
+        architecture.fields,
+        architecture.tokenizer.load() if architecture.tokenizer else None,
+        transforms={"image": architecture.transform} if architecture.transform else {},
         block_size=64,
         progress=True,
     )
 
 
 def placement(mesh: Mesh | None) -> Callable[[str, np.ndarray], jax.Array]:
-    """Puts a parameter on the first device, or as ``mesh`` lays it over all, each device its own part."""
+    """Return a function that puts a parameter on the first device, or shards it over ``mesh``."""
     if mesh is None:
         return lambda path, value: jax.device_put(value)
     devices = mesh.build()

@@ -1,17 +1,16 @@
-"""How the tensors of a public layout and jaxrep's parameters are each other's, as tables that are read both ways.
+"""Tables that map the tensors of a checkpoint layout to jaxrep's parameters, for loading and for saving.
 
-A table is a tuple of rows. A row names a tensor there, a parameter here, and how the axes of the one become those of
-the other, as einops writes it:
+A table is a tuple of ``WeightMap``s. Each names a tensor, a parameter, and in einops notation how the axes of the
+tensor become those of the parameter:
 
-    Row("encoder.layers.{layer}.self_attn.q_proj.weight", "blocks/attention/query/kernel", "(h k) d -> d h k")
+    WeightMap("encoder.layers.{layer}.self_attn.q_proj.weight", "blocks/attention/query/kernel", "(h k) d -> d h k")
 
-``{layer}`` stands for the number of a layer. Here blocks are stacked, so the parameter of such a row leads with the
-depth and is filled layer by layer; where the path says ``{layer}`` too (a plain list of modules), each layer is a row
-of its own. One tensor may hold several parameters (``Row(…, (query, key, value), "(n h k) d -> n d h k")``: the first
-axis tells them apart).
+``{layer}`` is the number of a layer. jaxrep stacks blocks, so the parameter has a leading axis for the depth and is
+filled layer by layer. If the parameter has ``{layer}`` too (a plain list of modules), each layer has its own map. One
+tensor may hold several parameters: ``WeightMap(…, (query, key, value), "(n h k) d -> n d h k")``, whose first axis
+counts them.
 
-``load`` and ``save`` go through a table in either direction. A row counts where its parameters exist, so one table
-serves a family's variants: what a model has not (LayerScale, registers) is neither asked for nor written.
+A map applies only if its parameters exist, so one table serves all variants of a family (LayerScale, registers).
 """
 
 import dataclasses
@@ -31,259 +30,284 @@ from jaxrep.pretrained.tensors import FLOATS, Tensors, listed
 
 Shape = tuple[int, ...]
 LAYER = "{layer}"
+PARTS = ("query", "key", "value")
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """One tensor there, and the parameter (or several) here."""
+class WeightMap:
+    """Map one tensor to a parameter, or to several."""
 
-    theirs: str
-    ours: str | tuple[str, ...]
-    axes: str = ""  # einops, from theirs to ours; empty: as they are
-    sizes: tuple[tuple[str, int], ...] = ()  # of axes that neither shape tells, as those of a patch
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return (self.theirs,)
+    tensor: str
+    parameter: str | tuple[str, ...]
+    axes: str = ""  # einops, from the tensor to the parameter; empty: unchanged
+    sizes: tuple[tuple[str, int], ...] = ()  # of axes that do not follow from the shapes, such as those of a patch
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        return (self.ours,) if isinstance(self.ours, str) else self.ours
+    def tensors(self) -> tuple[str, ...]:
+        return (self.tensor,)
 
-    def under(self, theirs: str, ours: str) -> "Row":
-        paths = tuple(ours + path for path in self.paths)
-        return dataclasses.replace(self, theirs=theirs + self.theirs, ours=paths)
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        return (self.parameter,) if isinstance(self.parameter, str) else self.parameter
 
-    def at(self, layer: int) -> "Row":
-        """The row of one layer, of a plain list of modules."""
-        paths = tuple(path.replace(LAYER, str(layer)) for path in self.paths)
-        theirs = self.theirs.replace(LAYER, str(layer))
-        return dataclasses.replace(self, theirs=theirs, ours=paths)
+    def renamed(self, tensor: Callable[[str], str], parameter: Callable[[str], str] = str) -> "WeightMap":
+        """Return the map with both names changed by functions."""
+        return dataclasses.replace(self, tensor=tensor(self.tensor), parameter=tuple(map(parameter, self.parameters)))
 
-    def shapes(self, ours: Sequence[Shape]) -> list[Shape]:
-        """Shapes there, of these here."""
+    def shapes(self, parameters: Sequence[Shape]) -> list[Shape]:
+        """Return the shapes of the tensors, given those of the parameters."""
         if not self.axes:
-            return [ours[0]]
+            return [parameters[0]]
         left, right = (_axes(side) for side in self.axes.split("->"))
-        known = self._sizes(right, ours)
+        known = self._sizes(right, parameters)
         return [tuple(math.prod(known[name] for name in axis) for axis in left)]
 
-    def load(self, theirs: Sequence[np.ndarray], ours: Sequence[Shape]) -> list[np.ndarray]:
-        """Values here, of these shapes, from those there."""
+    def load(self, tensors: Sequence[np.ndarray], parameters: Sequence[Shape]) -> list[np.ndarray]:
+        """Return the values of parameters of these shapes."""
         if not self.axes:
-            return [theirs[0]]
-        sizes = self._sizes(_axes(self.axes.split("->")[1]), ours)
-        value = rearrange(theirs[0], self.axes, **{name: size for name, size in sizes.items() if name != "1"})
-        return [value] if len(ours) == 1 else list(value)
+            return [tensors[0]]
+        sizes = self._sizes(_axes(self.axes.split("->")[1]), parameters)
+        value = rearrange(tensors[0], self.axes, **{name: size for name, size in sizes.items() if name != "1"})
+        return [value] if len(parameters) == 1 else list(value)
 
-    def save(self, ours: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Values there from those here."""
+    def save(self, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return the values of the tensors."""
         if not self.axes:
-            return [ours[0]]
+            return [parameters[0]]
         left, right = self.axes.split("->")
-        value = ours[0] if len(ours) == 1 else np.stack(ours)
+        value = parameters[0] if len(parameters) == 1 else np.stack(parameters)
         return [rearrange(value, f"{right} -> {left}", **dict(self.sizes))]
 
-    def _sizes(self, right: Sequence[tuple[str, ...]], ours: Sequence[Shape]) -> dict[str, int]:
-        """The size of every axis by name."""
-        shape = ours[0] if len(ours) == 1 else (len(ours), *ours[0])
+    def _sizes(self, right: Sequence[tuple[str, ...]], parameters: Sequence[Shape]) -> dict[str, int]:
+        """Return the size of every axis by name."""
+        shape = parameters[0] if len(parameters) == 1 else (len(parameters), *parameters[0])
         known = {"1": 1, **dict(self.sizes)}
         known |= {axis[0]: size for axis, size in zip(right, shape, strict=True) if len(axis) == 1}
         for axis, size in zip(right, shape, strict=True):
             unknown = [name for name in axis if name not in known]
             if len(unknown) > 1:
-                raise ValueError(f"the row of '{self.theirs}' does not tell the sizes of {unknown}: state them")
+                raise ValueError(f"the sizes of {unknown} do not follow from the map of '{self.tensor}': state them")
             if unknown:
                 known[unknown[0]] = size // math.prod(known[name] for name in axis if name in known)
         return known
 
 
 def _axes(side: str) -> list[tuple[str, ...]]:
-    """``(h k) d`` -> [(h, k), (d,)]."""
+    """Split one side of an einops pattern: ``(h k) d`` -> [(h, k), (d,)]."""
     return [tuple(axis.strip("()").split()) for axis in re.findall(r"\([^)]*\)|\S+", side)]
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassPositions(Row):
-    """A class token that has a position there, the first one, and none here: theirs are a token and 1 + N positions.
+class ClassPositions(WeightMap):
+    """Map a class token and 1 + N positions to jaxrep's class token, which has no position of its own, and N positions.
 
-    Here the token and its position are one parameter, their sum. Going back, that position is zero, which computes the
-    same. ``grid``: patches along a side there; where ``fit`` is another number, positions are resized on the way.
+    jaxrep's token is the sum of the token and its position. Saving writes a zero position for it, which computes the
+    same. If ``fit`` differs from ``grid``, positions are resized while loading.
     """
 
-    positions: str = ""  # name of the positions there; ``theirs`` is the token's
-    grid: int = 1
-    fit: int = 1
+    parameter: str | tuple[str, ...] = ("class_token", "positions")
+    positions: str = ""  # tensor of the positions; ``tensor`` is the token
+    grid: int = 1  # patches per side in the checkpoint
+    fit: int = 1  # patches per side of the model
     antialias: bool = False
-    lead: int = 0  # axes of size one before those of the positions there; the token has one more
+    lead: int = 0  # axes of size one before those of the positions; the token has one more
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (self.theirs, self.positions)
+    def tensors(self) -> tuple[str, ...]:
+        return (self.tensor, self.positions)
 
-    def under(self, theirs: str, ours: str) -> "Row":
-        return dataclasses.replace(super().under(theirs, ours), positions=theirs + self.positions)
+    def renamed(self, tensor: Callable[[str], str], parameter: Callable[[str], str] = str) -> "WeightMap":
+        return dataclasses.replace(super().renamed(tensor, parameter), positions=tensor(self.positions))
 
-    def shapes(self, ours: Sequence[Shape]) -> list[Shape]:
-        (width,), ones = ours[0], (1,) * self.lead
+    def shapes(self, parameters: Sequence[Shape]) -> list[Shape]:
+        (width,), ones = parameters[0], (1,) * self.lead
         token = (*ones, 1, width) if self.lead else (width,)
         return [token, (*ones, 1 + self.grid**2, width)]
 
-    def load(self, theirs: Sequence[np.ndarray], ours: Sequence[Shape]) -> list[np.ndarray]:
-        token, positions = (value.astype(np.float32).reshape(-1, ours[0][0]) for value in theirs)
+    def load(self, tensors: Sequence[np.ndarray], parameters: Sequence[Shape]) -> list[np.ndarray]:
+        token, positions = (value.astype(np.float32).reshape(-1, parameters[0][0]) for value in tensors)
         old, new = (self.grid, self.grid), (self.fit, self.fit)
         return [token[0] + positions[0], resize_positions(positions[1:], old, new, antialias=self.antialias)]
 
-    def save(self, ours: Sequence[np.ndarray]) -> list[np.ndarray]:
-        token, positions = ours
-        found = token, np.concatenate([np.zeros_like(token)[None], positions])
-        return [value.reshape(shape) for value, shape in zip(found, self.shapes([token.shape]), strict=True)]
+    def save(self, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
+        token, positions = parameters
+        values = token, np.concatenate([np.zeros_like(token)[None], positions])
+        return [value.reshape(shape) for value, shape in zip(values, self.shapes([token.shape]), strict=True)]
 
 
-Table = tuple[Row, ...]
+Table = tuple[WeightMap, ...]
 
 
-def under(table: Iterable[Row], theirs: str = "", ours: str = "") -> Table:
-    """A table with both sides put below a prefix: a block's rows below a tower's, a tower's below a model's."""
-    return tuple(row.under(theirs, ours) for row in table)
+def under(table: Iterable[WeightMap], tensor: str = "", parameter: str = "") -> Table:
+    """Return a table with a prefix before all tensors, and one before all parameters."""
+    return tuple(entry.renamed(lambda name: tensor + name, lambda path: parameter + path) for entry in table)
 
 
-def linear(theirs: str, ours: str) -> Table:
-    """A dense layer of one axis to one axis, with its bias. ``ours`` may be empty: the layer is what is mapped."""
-    at = f"{ours}/" if ours else ""
-    return Row(f"{theirs}.weight", f"{at}kernel", "o i -> i o"), Row(f"{theirs}.bias", f"{at}bias")
+# Tables of common layers ----------------------------------------------------------------------------------------------
 
 
-def norm(theirs: str, ours: str) -> Table:
-    """A layer norm."""
-    return Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")
+def linear(tensor: str, parameter: str) -> Table:
+    """Map a dense layer from one axis to one axis, with its bias; ``parameter`` may be empty."""
+    prefix = f"{parameter}/" if parameter else ""
+    kernel = WeightMap(f"{tensor}.weight", f"{prefix}kernel", "o i -> i o")
+    return kernel, WeightMap(f"{tensor}.bias", f"{prefix}bias")
 
 
-def heads(theirs: str, ours: str) -> Table:
-    """A dense layer that makes queries, keys or values: its output is split into heads."""
+def norm(tensor: str, parameter: str) -> Table:
+    """Map a layer norm."""
+    return WeightMap(f"{tensor}.weight", f"{parameter}/scale"), WeightMap(f"{tensor}.bias", f"{parameter}/bias")
+
+
+def output_projection(tensor: str) -> Table:
+    """Map the dense layer after attention, whose input is the concatenation of the heads, to ``attention/out``."""
+    kernel = WeightMap(f"{tensor}.weight", "attention/out/kernel", "d (h k) -> h k d")
+    return kernel, WeightMap(f"{tensor}.bias", "attention/out/bias")
+
+
+def attention(pattern: str, out: str, names: Sequence[str] = PARTS) -> Table:
+    """Map self-attention to ``attention/``; queries, keys and values are the layers ``pattern`` with these names."""
+    table = output_projection(out)
+    for tensor, part in zip(map(pattern.format, names), PARTS, strict=True):
+        kernel = WeightMap(f"{tensor}.weight", f"attention/{part}/kernel", "(h k) d -> d h k")
+        table += (kernel, WeightMap(f"{tensor}.bias", f"attention/{part}/bias", "(h k) -> h k"))
+    return table
+
+
+def fused_attention(tensor: str) -> Table:
+    """Map torch's nn.MultiheadAttention, where queries, keys and values are one layer, to ``attention/``."""
+    kernels, biases = (tuple(f"attention/{part}/{leaf}" for part in PARTS) for leaf in ("kernel", "bias"))
     return (
-        Row(f"{theirs}.weight", f"{ours}/kernel", "(h k) d -> d h k"),
-        Row(f"{theirs}.bias", f"{ours}/bias", "(h k) -> h k"),
+        WeightMap(f"{tensor}.in_proj_weight", kernels, "(n h k) d -> n d h k"),
+        WeightMap(f"{tensor}.in_proj_bias", biases, "(n h k) -> n h k"),
+        *output_projection(f"{tensor}.out_proj"),
     )
 
 
-def merged(theirs: str, ours: str) -> Table:
-    """The dense layer after attention: its input is what the heads say, side by side."""
-    return Row(f"{theirs}.weight", f"{ours}/kernel", "d (h k) -> h k d"), Row(f"{theirs}.bias", f"{ours}/bias")
+def mlp(up: str, down: str) -> Table:
+    """Map the two layers of an MLP to ``mlp/``."""
+    return (*linear(up, "mlp/up"), *linear(down, "mlp/down"))
 
 
-def fused(theirs: str, ours: str) -> Table:
-    """Queries, keys and values as one layer (torch's nn.MultiheadAttention); ``ours`` is the attention's path."""
-    three = [f"{ours}/{name}" for name in ("query", "key", "value")]
-    return (
-        Row(f"{theirs}_weight", tuple(f"{path}/kernel" for path in three), "(n h k) d -> n d h k"),
-        Row(f"{theirs}_bias", tuple(f"{path}/bias" for path in three), "(n h k) -> n h k"),
-    )
+def blocks(prefix: str, norms: tuple[str, str], *tables: Table) -> Table:
+    """Map the blocks of a transformer: two norms and the tables of its other parts."""
+    return under((*norm(norms[0], "norm1"), *norm(norms[1], "norm2"), *itertools.chain(*tables)), prefix, "blocks/")
 
 
-def patches(theirs: str, ours: str, patch: int) -> Table:
-    """A convolution whose stride is its kernel, which here is a dense layer on patches."""
-    sizes = (("p", patch), ("q", patch))
-    return Row(f"{theirs}.weight", f"{ours}/kernel", "d c p q -> (p q c) d", sizes), Row(
-        f"{theirs}.bias", f"{ours}/bias"
-    )
+def patches(tensor: str, patch: int) -> Table:
+    """Map a convolution whose stride is its kernel size to a dense layer on patches, ``stem/project``."""
+    kernel = WeightMap(f"{tensor}.weight", "stem/project/kernel", "d c p q -> (p q c) d", (("p", patch), ("q", patch)))
+    return kernel, WeightMap(f"{tensor}.bias", "stem/project/bias")
 
 
-# Going through a table -----------------------------------------------------------------------------------------------
+# Applying a table -----------------------------------------------------------------------------------------------------
 
 
-def active(table: Table, shapes: Mapping[str, Shape], layout: str) -> list[Row]:
-    """The rows of parameters that exist, which are all parameters. Raises UsageError: one has no row."""
-    rows = [row for row in _expanded(table, shapes) if all(path in shapes for path in row.paths)]
-    covered = {path for row in rows for path in row.paths}
-    if lost := [path for path in shapes if path not in covered]:
-        raise UsageError(f"{layout} has no place for parameter {listed(lost)} of this model")
-    return rows
+def active(table: Table, shapes: Mapping[str, Shape], layout: str) -> list[WeightMap]:
+    """Return the maps whose parameters exist.
 
-
-def _expanded(table: Table, shapes: Mapping[str, Shape]) -> Iterator[Row]:
-    for row in table:
-        if LAYER not in row.paths[0]:
-            yield row
-            continue
-        layers = (row.at(n) for n in itertools.count())
-        yield from itertools.takewhile(lambda each: each.paths[0] in shapes, layers)
-
-
-def _units(row: Row, shapes: Mapping[str, Shape]) -> Iterator[tuple[list[str], list[Shape], Any]]:
-    """For each layer of a stack, or once: names there, shapes here of one layer, and its index into the parameters."""
-    ours = [shapes[path] for path in row.paths]
-    if LAYER not in row.theirs:
-        yield list(row.names), ours, ...
-        return
-    for layer in range(ours[0][0]):
-        yield [name.replace(LAYER, str(layer)) for name in row.names], [shape[1:] for shape in ours], layer
-
-
-def check(rows: Sequence[Row], shapes: Mapping[str, Shape], tensors: Tensors, ignored: Sequence[str] = ()) -> list[str]:
-    """That a checkpoint holds what the rows ask for, in these shapes, and nothing else; which tensors are ignored.
-
-    ``ignored``: patterns of names that may be there and are not read (a classifier, buffers). Raises UsageError.
+    Raises:
+        UsageError: a parameter has no map.
     """
-    wanted = {}
-    for row in rows:
-        for names, ours, _ in _units(row, shapes):
-            wanted |= {name: (shape, row) for name, shape in zip(names, row.shapes(ours), strict=True)}
-    if missing := [name for name in wanted if name not in tensors.entries]:
+    maps = [entry for entry in _per_layer(table, shapes) if all(path in shapes for path in entry.parameters)]
+    covered = {path for entry in maps for path in entry.parameters}
+    if missing := [path for path in shapes if path not in covered]:
+        raise UsageError(f"{layout} has no place for parameter {listed(missing)} of this model")
+    return maps
+
+
+def _per_layer(table: Table, shapes: Mapping[str, Shape]) -> Iterator[WeightMap]:
+    """Yield the maps of a table, those of a plain list of modules once per layer."""
+    for entry in table:
+        if LAYER not in entry.parameters[0]:
+            yield entry
+            continue
+        names = (lambda name, n=n: name.replace(LAYER, str(n)) for n in itertools.count())
+        layers = (entry.renamed(name, name) for name in names)
+        yield from itertools.takewhile(lambda layer: layer.parameters[0] in shapes, layers)
+
+
+def _slices(entry: WeightMap, shapes: Mapping[str, Shape]) -> Iterator[tuple[list[str], list[Shape], Any]]:
+    """Yield tensor names, parameter shapes and the index into the parameters, once per layer of a stack, else once."""
+    parameters = [shapes[path] for path in entry.parameters]
+    if LAYER not in entry.tensor:
+        yield list(entry.tensors), parameters, ...
+        return
+    for layer in range(parameters[0][0]):
+        names = [name.replace(LAYER, str(layer)) for name in entry.tensors]
+        yield names, [shape[1:] for shape in parameters], layer
+
+
+def check(
+    maps: Sequence[WeightMap], shapes: Mapping[str, Shape], tensors: Tensors, ignored: Sequence[str] = ()
+) -> list[str]:
+    """Check that a checkpoint holds the tensors of the maps in their shapes and no others; return the ignored ones.
+
+    ``ignored`` holds patterns of tensors that may be present and are not read (a classifier, buffers).
+
+    Raises:
+        UsageError: a tensor is missing, unexpected, or of another shape or type.
+    """
+    expected = {}
+    for entry in maps:
+        for names, parameters, _ in _slices(entry, shapes):
+            expected |= {name: (shape, entry) for name, shape in zip(names, entry.shapes(parameters), strict=True)}
+    if missing := [name for name in expected if name not in tensors.entries]:
         raise UsageError(f"{tensors.where} lacks tensor {listed(missing)}, which its config.json asks for")
-    for name, (shape, row) in wanted.items():
-        found = tensors.entries[name]
-        if found.shape != shape:
+    for name, (shape, entry) in expected.items():
+        header = tensors.entries[name]
+        if header.shape != shape:
             raise UsageError(
-                f"tensor '{name}' in {found.file} has shape {found.shape}, and its config.json asks for {shape} "
-                f"(parameter {listed(row.paths)})"
+                f"tensor '{name}' in {header.file} has shape {header.shape}, and its config.json asks for {shape} "
+                f"(parameter {listed(entry.parameters)})"
             )
-        if found.dtype not in FLOATS:
-            raise UsageError(f"tensor '{name}' in {found.file} is of type {found.dtype}: {', '.join(FLOATS)} are read")
-    surplus = [name for name in tensors.entries if name not in wanted]
+        if header.dtype not in FLOATS:
+            raise UsageError(
+                f"tensor '{name}' in {header.file} is of type {header.dtype}, expected one of {', '.join(FLOATS)}"
+            )
+    surplus = [name for name in tensors.entries if name not in expected]
     unused = list(dict.fromkeys(name for pattern in ignored for name in surplus if fnmatchcase(name, pattern)))
-    if strange := [name for name in surplus if name not in unused]:
+    if unexpected := [name for name in surplus if name not in unused]:
         raise UsageError(
-            f"tensor {listed(strange)} in {tensors.entries[strange[0]].file} has no place in the model that its "
+            f"tensor {listed(unexpected)} in {tensors.entries[unexpected[0]].file} has no place in the model that its "
             "config.json describes: is it of another architecture?"
         )
     return unused
 
 
 def load(
-    rows: Sequence[Row],
+    maps: Sequence[WeightMap],
     shapes: Mapping[str, Shape],
     tensors: Tensors,
     place: Callable[[str, np.ndarray], Any],
 ) -> dict[str, Any]:
-    """Every parameter, float32, as ``place(path, value)`` returns it (on a device, for one).
+    """Return all parameters, float32, as ``place(path, value)`` returns them (for example on a device).
 
-    A row at a time, the largest first: besides what is placed, no more than one tensor and one row's parameters are in
-    memory, and on the CPU's own device a parameter is not copied again.
+    Maps are read one by one, the largest first: besides what is placed, at most one tensor and the parameters of one
+    map are in memory, and the CPU device takes parameters over without a copy.
     """
-    found = {}
-    for row in sorted(rows, key=lambda row: -sum(math.prod(shapes[path]) for path in row.paths)):
-        values = [aligned(shapes[path]) for path in row.paths]
-        for names, ours, index in _units(row, shapes):
-            for out, value in zip(values, row.load([tensors.read(name) for name in names], ours), strict=True):
+    loaded = {}
+    for entry in sorted(maps, key=lambda entry: -sum(math.prod(shapes[path]) for path in entry.parameters)):
+        values = [aligned(shapes[path]) for path in entry.parameters]
+        for names, parameters, index in _slices(entry, shapes):
+            for out, value in zip(values, entry.load([tensors.read(name) for name in names], parameters), strict=True):
                 out[index] = value
-        found |= {path: place(path, value) for path, value in zip(row.paths, values, strict=True)}
-    return {path: found[path] for path in shapes}
+        loaded |= {path: place(path, value) for path, value in zip(entry.parameters, values, strict=True)}
+    return {path: loaded[path] for path in shapes}
 
 
-def save(rows: Sequence[Row], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The tensors of a layout, from parameters here."""
+def save(maps: Sequence[WeightMap], arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the tensors of a layout by name, given parameters by path."""
     shapes = {path: np.shape(value) for path, value in arrays.items()}
-    found = {}
-    for row in rows:
-        values = [np.asarray(arrays[path]) for path in row.paths]
-        for names, _, index in _units(row, shapes):
-            found |= zip(names, row.save([value[index] for value in values]), strict=True)
-    return found
+    tensors = {}
+    for entry in maps:
+        values = [np.asarray(arrays[path]) for path in entry.parameters]
+        for names, _, index in _slices(entry, shapes):
+            tensors |= zip(names, entry.save([value[index] for value in values]), strict=True)
+    return tensors
 
 
 def aligned(shape: Shape, boundary: int = 64) -> np.ndarray:
-    """An empty float32 array that begins where a CPU device takes it over as it is, without a copy."""
+    """Return an empty float32 array at an address from which a CPU device takes it over without a copy."""
     size = 4 * math.prod(shape)
     raw = np.empty(size + boundary, np.uint8)
     start = -raw.ctypes.data % boundary

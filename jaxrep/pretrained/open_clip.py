@@ -1,15 +1,14 @@
 """open_clip's own layout of CLIP's towers (Ilharco et al. 2021, doi:10.5281/zenodo.5143773): open_clip_config.json."""
 
-from jaxrep.batch import Field
-from jaxrep.encoders.image.stem import PatchStem, PixelNorm
-from jaxrep.encoders.image.vit import ViT
-from jaxrep.encoders.text.text_transformer import TextTransformer
-from jaxrep.errors import UsageError
+import dataclasses
+from typing import Any
+
+from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.methods.heads import Linear, LogitScale
-from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, dual
-from jaxrep.pretrained.image_transform import ImageTransform, channels
-from jaxrep.pretrained.mapping import ClassPositions, Row, Table, fused, linear, merged, norm, patches, under
-from jaxrep.pretrained.tokenizers import find_tokenizer
+from jaxrep.pretrained.architecture import Architecture, Source, Tower, dual, text_tower, vit_tower
+from jaxrep.pretrained.config import Config
+from jaxrep.pretrained.image_transform import ImageTransform
+from jaxrep.pretrained.mapping import ClassPositions, Table, WeightMap, blocks, fused_attention, mlp, norm, patches
 
 TOWER = dict(mlp_ratio=4.0, layers=12, norm_kwargs=None, ls_init_value=None)
 VISION = dict(**TOWER, width=768, head_width=64, patch_size=16, image_size=224, no_ln_pre=False)
@@ -23,7 +22,7 @@ TEXT = dict(
     pool_type="argmax",
     eos_id=2,
 )
-"""What open_clip_config.json may leave out."""
+"""Defaults of open_clip_config.json."""
 
 ONE_WAY = dict(
     act_kwargs=None, block_type=None, final_ln_after_pool=False, qk_norm=False, scaled_cosine_attn=False,
@@ -31,39 +30,32 @@ ONE_WAY = dict(
 )  # fmt: skip
 VISION_ONE_WAY = dict(attentional_pool=False, pos_embed_type="learnable", pool_type="tok", timm_model_name=None)
 TEXT_ONE_WAY = dict(embed_cls=False, proj_bias=False, proj_type="linear", hf_model_name=None)
-"""Choices that jaxrep's towers do not have."""
+"""Options that jaxrep's towers support with this value only."""
 
 IGNORED = ("*attn_mask",)
 
-BLOCKS: Table = under(
-    (
-        *norm("ln_1", "norm1"),
-        *fused("attn.in_proj", "attention"),
-        *merged("attn.out_proj", "attention/out"),
-        Row("ls_1.gamma", "scale1"),
-        *norm("ln_2", "norm2"),
-        *linear("mlp.c_fc", "mlp/up"),
-        *linear("mlp.c_proj", "mlp/down"),
-        Row("ls_2.gamma", "scale2"),
-    ),
+BLOCKS = blocks(
     "transformer.resblocks.{layer}.",
-    "blocks/",
+    ("ln_1", "ln_2"),
+    fused_attention("attn"),
+    mlp("mlp.c_fc", "mlp.c_proj"),
+    (WeightMap("ls_1.gamma", "scale1"), WeightMap("ls_2.gamma", "scale2")),
 )
 
 TEXT_TOWER: Table = (
-    Row("token_embedding.weight", "embedding"),
-    Row("positional_embedding", "positions"),
+    WeightMap("token_embedding.weight", "embedding"),
+    WeightMap("positional_embedding", "positions"),
     *BLOCKS,
     *norm("ln_final", "norm"),
 )
 
 
 def image_table(patch: int, side: int) -> Table:
+    """Return the table of the image tower."""
     grid = side // patch
-    token = ("class_token", "positions")
     return (
-        ClassPositions("class_embedding", token, positions="positional_embedding", grid=grid, fit=grid),
-        *patches("conv1", "stem/project", patch),
+        ClassPositions("class_embedding", positions="positional_embedding", grid=grid, fit=grid),
+        *patches("conv1", patch),
         *norm("ln_pre", "embed_norm"),
         *BLOCKS,
         *norm("ln_post", "norm"),
@@ -71,45 +63,46 @@ def image_table(patch: int, side: int) -> Table:
 
 
 def read(source: Source) -> Architecture:
-    """A folder with open_clip_config.json, whose text tower lies below ``text.`` or not."""
+    """Read a folder with open_clip_config.json; text tensors may start with ``text.``."""
     config = source.config.part("model_cfg", {"quick_gelu": False})
-    below = "text." if source.has("text.token_embedding.weight") else ""
-    image, text = _image(source, config), _text(source, config, below)
-    return dual(source, image, text, ("visual.", below), config.whole("embed_dim"), LogitScale(), IGNORED)
+    prefix = "text." if source.has("text.token_embedding.weight") else ""
+    image = _with_projection(_image(source, config), config, "visual.proj")
+    text = _with_projection(_text(source, config), config, f"{prefix}text_projection")
+    return dual(source, image, text, ("visual.", prefix), config.whole("embed_dim"), LogitScale(), IGNORED)
+
+
+def _with_projection(tower: Tower, model: Config, name: str) -> Tower:
+    head = Linear(features=model.whole("embed_dim"))
+    return dataclasses.replace(tower, head=head, projection=(WeightMap(name, "kernel"),))
 
 
 def _image(source: Source, model: Config) -> Tower:
     config = model.part("vision_cfg", VISION)
     config.expect(**ONE_WAY, **VISION_ONE_WAY)
-    side, patch, width = config.side("image_size"), config.side("patch_size"), config.whole("width")
-    transform = _transform(source, side)
-    encoder = ViT(
-        **_size(model, config),
-        heads=width // config.whole("head_width"),
-        stem=PatchStem(patch=patch, bias=False),
-        embed_norm=not config.flag("no_ln_pre"),
-        pixels=transform.pixels,
-    )
-    head, projection = Linear(features=model.whole("embed_dim")), (Row("visual.proj", "kernel"),)
-    field = Field((side, side, 3), "uint8")
-    return Tower(encoder, field, image_table(patch, side), head, projection, transform=transform)
+    side, patch = config.side("image_size"), config.side("patch_size")
+    heads = config.whole("width") // config.whole("head_width")
+    size = dict(_size(model, config), heads=heads, embed_norm=not config.flag("no_ln_pre"))
+    return vit_tower(_transform(source, side), image_table(patch, side), patch, stem_bias=False, **size)
 
 
-def _text(source: Source, model: Config, below: str) -> Tower:
+def _text(source: Source, model: Config) -> Tower:
     config = model.part("text_cfg", TEXT)
     config.expect(**ONE_WAY, **TEXT_ONE_WAY)
     ends = {"argmax": "highest", "eos": config.whole("eos_id"), "last": "never"}
-    if (pool := config.values["pool_type"]) not in ends:
-        raise UsageError(f"{config.file}: 'pool_type' is {pool!r}, and {', '.join(ends)} are known")
-    encoder = TextTransformer(
-        **_size(model, config), heads=config.whole("heads"), causal=not config.flag("no_causal_mask"), end=ends[pool]
+    end = ends[config.choice("pool_type", ends)]
+    return text_tower(
+        source,
+        config,
+        TEXT_TOWER,
+        length="context_length",
+        heads=config.whole("heads"),
+        causal=not config.flag("no_causal_mask"),
+        end=end,
+        **_size(model, config),
     )
-    head, projection = Linear(features=model.whole("embed_dim")), (Row(f"{below}text_projection", "kernel"),)
-    field = Field((config.whole("context_length"),), "int32", config.whole("vocab_size"))
-    return Tower(encoder, field, TEXT_TOWER, head, projection, tokenizer=find_tokenizer(source.folder, field))
 
 
-def _size(model: Config, config: Config) -> dict:
+def _size(model: Config, config: Config) -> dict[str, Any]:
     return {
         "width": config.whole("width"),
         "depth": config.whole("layers"),
@@ -121,16 +114,15 @@ def _size(model: Config, config: Config) -> dict:
 
 
 def _transform(source: Source, side: int) -> ImageTransform:
-    """As ``preprocess_cfg`` says; open_clip's default is CLIP's."""
+    """Return the transform of ``preprocess_cfg``; open_clip's default is CLIP's."""
     clip = PixelNorm.clip()
     default = dict(mean=list(clip.mean), std=list(clip.std), interpolation="bicubic", resize_mode="shortest")
     config = source.config.part("preprocess_cfg", default)
-    mode, names = config.values["resize_mode"], ("bicubic", "bilinear")
-    if mode not in ("shortest", "squash") or (chosen := config.values["interpolation"]) not in names:
-        raise UsageError(
-            f"{config.file}: of preprocess_cfg, the resize_mode shortest or squash and the interpolation "
-            f"{' or '.join(names)} are read, and they are {mode!r} and {config.values['interpolation']!r}"
-        )
-    mean, std = (channels(config.values, name, config.file) for name in ("mean", "std"))
-    shorter, pixels = side if mode == "shortest" else 0, PixelNorm(mean=mean, std=std)
-    return ImageTransform(height=side, width=side, shorter=shorter, filter=chosen, half="even", pixels=pixels)
+    return ImageTransform(
+        height=side,
+        width=side,
+        shorter=side if config.choice("resize_mode", ("shortest", "squash")) == "shortest" else 0,
+        filter=config.choice("interpolation", ("bicubic", "bilinear")),
+        half="even",
+        pixels=config.pixel_norm(),
+    )

@@ -27,13 +27,13 @@ BLOCK: Table = (
 
 
 def table(encoder: ResNet) -> Table:
-    """Blocks are numbered within their stage there, and from the first to the last here."""
+    """Return the table; timm numbers blocks within their stage, jaxrep over all stages."""
     names = [f"layer{stage}.{n}." for stage, depth in enumerate(encoder.depths, 1) for n in range(depth)]
-    blocks = (row for i, name in enumerate(names) for row in under(BLOCK, name, f"blocks/{i}/"))
+    blocks = (entry for i, name in enumerate(names) for entry in under(BLOCK, name, f"blocks/{i}/"))
     return (*conv_norm("conv1", "bn1", "stem/layer"), *blocks)
 
 
 def read(source: Source) -> Architecture:
-    """One of ``ARCHITECTURES``."""
+    """Read one of ``ARCHITECTURES``."""
     encoder = ARCHITECTURES[source.config.values["architecture"]]
     return timm.read(source, encoder, table(encoder), ("fc.*",))

@@ -1,90 +1,75 @@
-"""SigLIP (Zhai et al. 2023, arXiv:2303.15343) and SigLIP 2 of fixed resolution (Tschannen et al. 2025,
-arXiv:2502.14786), which share one layout: both towers, or one of them."""
+"""SigLIP (Zhai et al. 2023, arXiv:2303.15343) in the layout of transformers: both towers, or one of them.
 
+SigLIP 2 of fixed resolution (Tschannen et al. 2025, arXiv:2502.14786) has the same layout.
+"""
+
+import dataclasses
 import math
 
-from jaxrep.batch import Field
-from jaxrep.encoders.image.stem import PatchStem, PixelNorm
-from jaxrep.encoders.image.vit import ViT
-from jaxrep.encoders.text.text_transformer import TextTransformer
+from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.methods.heads import Linear, LogitScale
-from jaxrep.pretrained.architecture import Architecture, Config, Source, Tower, dual, single
+from jaxrep.pretrained.architecture import Architecture, Source, Tower, dual, single, text_tower, vit_tower
 from jaxrep.pretrained.clip import BLOCKS, IGNORED, TEXT_TOWER
-from jaxrep.pretrained.mapping import Row, Table, fused, linear, merged, norm, patches, under
+from jaxrep.pretrained.config import BASE, Config
+from jaxrep.pretrained.mapping import Table, WeightMap, fused_attention, linear, mlp, norm, patches, under
 from jaxrep.pretrained.tokenizers import find_siglip_tokenizer
 
-SIZE = dict(
-    hidden_size=768,
-    intermediate_size=3072,
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    hidden_act="gelu_pytorch_tanh",
-    layer_norm_eps=1e-6,
-)
+SIZE = dict(**BASE, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
 VISION = dict(**SIZE, image_size=224, patch_size=16, vision_use_head=True)
-TEXT = dict(**SIZE, vocab_size=32_000, max_position_embeddings=64)
-"""What config.json may leave out."""
+TEXT = dict(**SIZE, vocab_size=32_000, max_position_embeddings=64, projection_size=None)
+"""Defaults of config.json."""
 
-HEAD: Table = (
-    Row("probe", "probe", "1 1 d -> d"),
-    *fused("attention.in_proj", "attention"),
-    *merged("attention.out_proj", "attention/out"),
+POOLING: Table = (
+    WeightMap("probe", "probe", "1 1 d -> d"),
+    *fused_attention("attention"),
     *norm("layernorm", "norm"),
-    *linear("mlp.fc1", "mlp/up"),
-    *linear("mlp.fc2", "mlp/down"),
+    *mlp("mlp.fc1", "mlp.fc2"),
 )
-"""A learned query attends to the patches."""
+"""Attention pooling: a learned query attends to the patches."""
 
 
 def image_table(patch: int) -> Table:
+    """Return the table of the image tower."""
     return (
-        *patches("embeddings.patch_embedding", "stem/project", patch),
-        Row("embeddings.position_embedding.weight", "positions"),
+        *patches("embeddings.patch_embedding", patch),
+        WeightMap("embeddings.position_embedding.weight", "positions"),
         *BLOCKS,
         *norm("post_layernorm", "norm"),
-        *under(HEAD, "head.", "pool/"),
+        *under(POOLING, "head.", "pool/"),
     )
 
 
 def read_dual(source: Source) -> Architecture:
-    """model_type ``siglip``."""
-    image = image_tower(source, source.config.part("vision_config", VISION))
-    text = text_tower(source, source.config.part("text_config", TEXT), "text_model.")
+    """Read model_type ``siglip``."""
+    image = read_image_tower(source, source.config.part("vision_config", VISION))
+    text = read_text_tower(source, source.config.part("text_config", TEXT), "text_model.")
     scale, prefixes = LogitScale(init=10.0, max=math.inf), ("vision_model.", "text_model.")
     return dual(source, image, text, prefixes, image.encoder.features, scale, IGNORED)
 
 
 def read_image(source: Source) -> Architecture:
-    """model_type ``siglip_vision_model``."""
-    tower = image_tower(source, source.config.part("", {**VISION, **source.config.values}))
-    return single("image", tower, source.below("vision_model."), IGNORED)
+    """Read model_type ``siglip_vision_model``."""
+    tower = read_image_tower(source, source.config.with_defaults(VISION))
+    return single("image", tower, source.prefix("vision_model."), IGNORED)
 
 
 def read_text(source: Source) -> Architecture:
-    """model_type ``siglip_text_model``."""
-    prefix = source.below("text_model.")
-    tower = text_tower(source, source.config.part("", {**TEXT, **source.config.values}), prefix)
-    return single("text", tower, prefix, IGNORED)
+    """Read model_type ``siglip_text_model``."""
+    prefix = source.prefix("text_model.")
+    return single("text", read_text_tower(source, source.config.with_defaults(TEXT), prefix), prefix, IGNORED)
 
 
-def image_tower(source: Source, config: Config) -> Tower:
+def read_image_tower(source: Source, config: Config) -> Tower:
+    """Read the image tower."""
     config.expect(vision_use_head=True)
-    side, patch = config.side("image_size"), config.side("patch_size")
-    transform = source.pictures(side, PixelNorm.half())
-    encoder = ViT(**config.size(), stem=PatchStem(patch=patch), pool="attention", pixels=transform.pixels)
-    return Tower(encoder, Field((side, side, 3), "uint8"), image_table(patch), transform=transform)
+    patch = config.side("patch_size")
+    transform = source.square_transform(config.side("image_size"), PixelNorm.half())
+    return vit_tower(transform, image_table(patch), patch, pool="attention", **config.size())
 
 
-def text_tower(source: Source, config: Config, prefix: str) -> Tower:
-    """Reads its padding as text, and makes its features of the last token, whatever it is."""
-    encoder = TextTransformer(**config.size(), causal=False, pool="eos", end="never")
-    width = config.part("", {"projection_size": None, **config.values}).values["projection_size"]
-    field = Field((config.whole("max_position_embeddings"),), "int32", config.whole("vocab_size"))
-    return Tower(
-        encoder,
-        field,
-        TEXT_TOWER,
-        Linear(features=width or encoder.width, bias=True),
-        linear(f"{prefix}head", ""),
-        tokenizer=find_siglip_tokenizer(source.folder, field),
-    )
+def read_text_tower(source: Source, config: Config, prefix: str) -> Tower:
+    """Read the text tower, which reads padding as text and pools the last token whatever it is."""
+    size = dict(config.size(), causal=False, pool="eos", end="never")
+    tower = text_tower(source, config, TEXT_TOWER, find=find_siglip_tokenizer, **size)
+    head = Linear(features=config.values["projection_size"] or tower.encoder.features, bias=True)
+    return dataclasses.replace(tower, head=head, projection=linear(f"{prefix}head", ""))

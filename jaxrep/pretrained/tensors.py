@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint, in one safetensors file or in shards: shapes at once, values when they are asked for.
+"""Tensors of a checkpoint, in one safetensors file or in shards: headers are read first, values on demand.
 
-The format's own library checks headers (length, JSON, offsets, overlaps, a file cut short) and reads without mapping
-the file into memory, so that a tensor's bytes are resident only while it is copied.
+The safetensors library checks headers (length, JSON, offsets, overlaps, a truncated file) and reads without mapping the
+file into memory, so a tensor's bytes are resident only while it is copied.
 """
 
 import dataclasses
@@ -20,29 +20,33 @@ from jaxrep.errors import JaxrepError, UsageError
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 REFUSAL = (
-    "a pickle, which runs code of its author while it is read, is refused: convert it to safetensors where you trust it"
+    "a pickle runs code of its author while it is read, so it is refused: convert it to safetensors where you trust it"
 )
 INDEX = "{stem}.safetensors.index.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What a header says of one tensor."""
+    """Hold the header of one tensor."""
 
     shape: tuple[int, ...]
-    dtype: str  # as the format writes it: F32, BF16 …
+    dtype: str  # in the format's spelling: F32, BF16 …
     file: Path
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensors:
-    """Tensors by name; ``tensors.read(name)`` gives the values of one."""
+    """Hold the headers of tensors by name, and read values."""
 
     entries: Mapping[str, Entry]
     where: Path  # the file, or the index of the shards
 
     def read(self, name: str) -> np.ndarray:
-        """The values, in the type that they are stored in. Raises JaxrepError: the file changed or went away."""
+        """Return the values in their stored type.
+
+        Raises:
+            JaxrepError: the file changed or vanished.
+        """
         entry = self.entries[name]
         try:
             with safe_open(entry.file, "np", backend="pread") as file:
@@ -52,21 +56,23 @@ class Tensors:
 
 
 def open_folder(folder: Path, stem: str = "model") -> Tensors:
-    """The tensors of ``<stem>.safetensors``, of the shards that its index names, or of the folder's only file.
+    """Open ``<stem>.safetensors``, the shards of its index, or the only safetensors file of a folder.
 
-    Raises UsageError: no such file, several, a pickle, a damaged header, an index that does not fit its shards.
+    Raises:
+        UsageError: there is no such file or several, a pickle, a damaged header, or an index that does not fit its
+            shards.
     """
     index = folder / INDEX.format(stem=stem)
     if index.is_file():
         return open_shards(index)
     single = folder / f"{stem}.safetensors"
-    found = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
-    if len(found) == 1:
-        return Tensors(open_file(found[0]), found[0])
-    if found:
+    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if len(files) == 1:
+        return Tensors(open_file(files[0]), files[0])
+    if files:
         raise UsageError(
-            f"{folder} holds {', '.join(file.name for file in found)} and no {index.name}: leave the one to be read, "
-            f"as {single.name}"
+            f"{folder} holds {', '.join(file.name for file in files)} and no {index.name}: keep one of them, named "
+            f"{single.name}"
         )
     if pickles := sorted(file for file in folder.iterdir() if file.suffix in PICKLES):
         raise UsageError(f"{folder} holds {pickles[0].name} and no safetensors file: {REFUSAL}")
@@ -74,7 +80,11 @@ def open_folder(folder: Path, stem: str = "model") -> Tensors:
 
 
 def open_file(file: Path) -> dict[str, Entry]:
-    """The header of one file. Raises UsageError with the reason where it is not one of safetensors."""
+    """Return the headers of one file.
+
+    Raises:
+        UsageError: it is not a valid safetensors file.
+    """
     try:
         with safe_open(file, "np", backend="pread") as opened:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (not a mapping)
@@ -84,14 +94,20 @@ def open_file(file: Path) -> dict[str, Entry]:
             start = raw.read(4)
         if start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in b"\x02\x03\x04\x05"):
             raise UsageError(f"{file} is not a safetensors file: {REFUSAL}") from None
-        raise UsageError(f"{file} is not a whole safetensors file: {error}") from error
+        raise UsageError(f"{file} is not a complete safetensors file: {error}") from error
     except OSError as error:
         raise UsageError(f"{file} cannot be opened: {error.strerror}") from error
 
 
 def open_shards(index: Path) -> Tensors:
-    """The tensors of the shards that an index names. Raises UsageError."""
-    names = _weight_map(index)
+    """Open the shards of an index.
+
+    Raises:
+        UsageError: the index does not fit its shards.
+    """
+    names = read_json(index).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
+        raise UsageError(f"{index} is not an index of shards: 'weight_map' should state the file of each tensor")
     shards = {}
     for shard in sorted(set(names.values())):
         if Path(shard).name != shard or not (index.parent / shard).is_file():
@@ -100,7 +116,7 @@ def open_shards(index: Path) -> Tensors:
     for name, shard in names.items():
         if name not in shards[shard]:
             raise UsageError(
-                f"{index} says that '{shard}' holds tensor '{name}', and it does not: is it of this model?"
+                f"{index} states that '{shard}' holds tensor '{name}', and it does not: is it of this model?"
             )
     for shard, entries in shards.items():
         if strays := [name for name in entries if names.get(name) != shard]:
@@ -108,34 +124,29 @@ def open_shards(index: Path) -> Tensors:
     return Tensors({name: shards[shard][name] for name, shard in names.items()}, index)
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """Tensor -> shard."""
-    found = read_json(index)
-    names = found.get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
-        raise UsageError(f"{index} is no index of shards: 'weight_map' should say in which file each tensor lies")
-    return names
-
-
 def read_json(file: Path, kind: type[dict] | type[list] = dict) -> Any:
-    """A file that holds one JSON object, or one list. Raises UsageError."""
+    """Read a file with one JSON object, or one list.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file} cannot be read as JSON: {error}") from error
-    if not isinstance(found, kind):
+    if not isinstance(content, kind):
         expected = "object" if kind is dict else "list"
-        raise UsageError(f"{file} should hold a JSON {expected}, and holds a {type(found).__name__}")
-    return found
+        raise UsageError(f"{file} should hold a JSON {expected}, and holds a {type(content).__name__}")
+    return content
 
 
 def write(folder: Path, tensors: Mapping[str, np.ndarray], stem: str = "model") -> Path:
-    """Writes ``<stem>.safetensors``, with the note that readers of the transformers layout look for."""
+    """Write ``<stem>.safetensors``, with the metadata that transformers requires."""
     file = folder / f"{stem}.safetensors"
     save_file({name: np.asarray(value, order="C") for name, value in tensors.items()}, file, metadata={"format": "pt"})
     return file
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first name, and how many more there are."""
+    """Return the first name, and the number of others."""
     return f"'{names[0]}'" + (f" (and {len(names) - 1} more)" if len(names) > 1 else "")

@@ -15,8 +15,8 @@ from jaxrep.data.class_texts import read_tables
 from jaxrep.errors import UsageError, hint
 from jaxrep.methods.base import SELF
 from jaxrep.params import Arrays, split
-from jaxrep.pretrained.fit import fit
-from jaxrep.pretrained.stretch import stretch_positions
+from jaxrep.pretrained.partial_load import partial_load
+from jaxrep.pretrained.resize import stretch_positions
 from jaxrep.recipe import From, Pretrained, Recipe
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.remote import fetch_run
@@ -68,8 +68,8 @@ def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -
     arrays = dict(state.arrays)
     for path, origin in setup.recipe.init.items():
         if isinstance(origin, Pretrained):
-            fitting = fit(path, origin, setup.recipe.method, setup.shapes)
-            taken, account = fitting.arrays(), fitting.account()
+            loading = partial_load(path, origin, setup.recipe.method, setup.shapes)
+            taken, account = loading.arrays(), loading.summary()
         else:
             folder = origins[path]
             source = restore(folder, weights=origin.weights).arrays
@@ -95,7 +95,7 @@ def check_init(recipe: Recipe, shapes: Shapes) -> None:
         if not any(f"{name}/".startswith(f"{path}/") for name in shapes.arrays):
             raise UsageError(f"init names the part '{path}', which the model does not have; {hint(path, parts)}")
         if isinstance(origin, Pretrained):
-            fit(path, origin, recipe.method, shapes)
+            partial_load(path, origin, recipe.method, shapes)
         elif not isinstance(origin.source, Recipe) and not RunDir(fetch_run(origin.source)).exists():
             raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json")
 

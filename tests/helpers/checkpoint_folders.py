@@ -7,7 +7,8 @@ from flax import nnx
 
 from jaxrep.params import split
 from jaxrep.pretrained import load, mapping
-from jaxrep.pretrained.architecture import Config, Source
+from jaxrep.pretrained.architecture import Source
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.tensors import Entry, Tensors, write
 
 SIZE = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12)

@@ -95,18 +95,16 @@ def test_mpnets_biases_by_distance(tmp_path):
     check(mpnet(max_position_embeddings=202), tmp_path, length=200)
 
 
-def test_what_config_json_leaves_out_has_the_layouts_defaults(tmp_path):
+def test_defaults_of_config_json(tmp_path):
     from jaxrep.pretrained import bert as tables
 
-    for kind, defaults in (
-        ("Bert", tables.DEFAULTS),
-        ("Roberta", tables.ROBERTA),
-        ("XLMRoberta", tables.XLM_ROBERTA),
-        ("MPNet", {name: value for name, value in tables.MPNET.items() if name != "type_vocab_size"}),
-        ("DistilBert", tables.DISTILBERT),
-    ):
-        config = getattr(transformers, f"{kind}Config")()
-        assert {name: getattr(config, name) for name in defaults} == defaults, kind
+    kinds = {"bert": "Bert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta", "mpnet": "MPNet"}
+    for model_type, kind in {**kinds, "distilbert": "DistilBert"}.items():
+        variant, config = tables.VARIANTS[model_type], getattr(transformers, f"{kind}Config")()
+        absent = () if variant.segments else ("type_vocab_size",)
+        absent += ("layer_norm_eps",) if model_type == "distilbert" else ()
+        for name, value in {**tables.DEFAULTS, **variant.defaults}.items():
+            assert name in absent or getattr(config, variant.names.get(name, name)) == value, (kind, name)
 
 
 def test_a_decoder_and_relative_positions_are_refused(tmp_path):
@@ -117,7 +115,7 @@ def test_a_decoder_and_relative_positions_are_refused(tmp_path):
     plain = json.loads((tmp_path / "config.json").read_text())
     for name, value in (("is_decoder", True), ("position_embedding_type", "relative_key")):
         (tmp_path / "config.json").write_text(json.dumps({**plain, name: value}))
-        with pytest.raises(UsageError, match=rf"config\.json: '{name}' is {value!r}, and models with"):
+        with pytest.raises(UsageError, match=rf"config\.json: '{name}' is {value!r}, and only models with"):
             load_checkpoint(tmp_path)
 
 

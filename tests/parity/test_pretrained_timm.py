@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from jaxrep.pretrained import load
-from jaxrep.pretrained.architecture import Config, Source
+from jaxrep.pretrained.architecture import Source
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import Entry, Tensors
 from tests.helpers.parity import assert_embeddings, assert_near, maps, pictures, wiggled

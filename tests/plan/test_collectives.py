@@ -1,4 +1,4 @@
-"""Collectives are counted from a program's text: every kind, as often as its loops run."""
+"""Collectives counted from the text of a program: every kind, as often as its loops run."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxrep.plan.collectives import Traffic, collectives, grouped
+from jaxrep.plan.collectives import Traffic, by_kind, count_collectives
 
 WIDTH, LAYERS, ROWS = 32, 5, 64
 LAYER_BYTES = 4 * WIDTH * WIDTH
@@ -24,6 +24,10 @@ def text(mesh, function, *places):
     return jax.jit(function, out_shardings=layouts[0]).lower(*shapes).compile().as_text()
 
 
+def count_by_kind(program):
+    return by_kind(count_collectives(program))
+
+
 def step(weights, rows):
     """A step of gradient descent through scanned layers."""
 
@@ -34,14 +38,14 @@ def step(weights, rows):
     return weights - jax.grad(loss)(weights)
 
 
-def test_a_step_on_copies_of_the_parameters_reduces_the_gradient_of_every_layer_once(mesh):
-    found = collectives(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P()), ((ROWS, WIDTH), P("x"))))
+def test_replicated_parameters_reduce_each_gradient_once(mesh):
+    found = count_by_kind(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P()), ((ROWS, WIDTH), P("x"))))
     assert set(found) == {"all-reduce"}
     assert found["all-reduce"].bytes == LAYERS * LAYER_BYTES
 
 
-def test_a_step_on_split_parameters_gathers_every_layer_forward_and_backward(mesh):
-    found = collectives(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P(None, "x")), ((ROWS, WIDTH), P("x"))))
+def test_sharded_parameters_are_gathered_forward_and_backward(mesh):
+    found = count_by_kind(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P(None, "x")), ((ROWS, WIDTH), P("x"))))
     assert found["all-gather"] == Traffic(2 * LAYERS, 2 * LAYERS * LAYER_BYTES)
     reduced = found.get("all-reduce", Traffic()) + found.get("reduce-scatter", Traffic())
     assert reduced.bytes == LAYERS * LAYER_BYTES
@@ -65,12 +69,12 @@ def on_each(mesh, function):
         ),
     ],
 )
-def test_what_passes_between_devices_counts_its_own_rows(mesh, kind, function, count):
-    found = collectives(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
+def test_permutes_and_all_to_all_count_local_rows(mesh, kind, function, count):
+    found = count_by_kind(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
     assert found == {kind: Traffic(count, count * 4 * ROWS * WIDTH // 8)}
 
 
-def test_of_two_branches_the_one_that_moves_more_counts(mesh):
+def test_conditional_counts_the_larger_branch(mesh):
     def function(x):
         return jax.lax.cond(
             x[0, 0] > 0,
@@ -79,7 +83,7 @@ def test_of_two_branches_the_one_that_moves_more_counts(mesh):
             x,
         )
 
-    found = collectives(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
+    found = count_by_kind(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
     assert found == {"all-reduce": Traffic(1, 4 * WIDTH)}
 
 
@@ -122,9 +126,9 @@ ENTRY %main (param.0: (s32[], bf16[64,1024])) -> (s32[], bf16[64,1024]) {
 """  # noqa: E501
 
 
-def test_a_collective_in_several_fusions_counts_once_a_trip_and_trips_are_read_from_the_condition():
+def test_collective_in_several_fusions_counts_once_per_trip():
     rows = 2 * 64 * 1024
-    assert collectives(TPU) == {"all-gather": Traffic(24, 24 * 16 * rows), "all-reduce": Traffic(48, 48 * rows)}
+    assert count_by_kind(TPU) == {"all-gather": Traffic(24, 24 * 16 * rows), "all-reduce": Traffic(48, 48 * rows)}
 
 
 GROUPS = """\
@@ -147,9 +151,9 @@ ENTRY %main (x: f32[64]) -> f32[16] {
 """
 
 
-def test_collectives_are_told_apart_by_how_many_devices_take_part():
+def test_collectives_are_counted_by_group_size():
     """A TPU's reduction of which each device keeps a part is no all-reduce, though it is written as one."""
-    assert grouped(GROUPS) == {
+    assert count_collectives(GROUPS) == {
         ("all-reduce", 0): Traffic(1, 256),
         ("all-reduce", 2): Traffic(2, 512),
         ("all-reduce", 4): Traffic(2, 512),

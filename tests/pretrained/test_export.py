@@ -1,4 +1,4 @@
-"""What is exported is read again as the same model; what a layout cannot express is told by its field."""
+"""Exported models load again as the same model; errors name the field that a layout cannot express."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def changed(tower, **fields):
     return dataclasses.replace(CLIP, towers={**CLIP.towers, tower: dataclasses.replace(CLIP.towers[tower], **fields)})
 
 
-def test_open_clip_and_plain_safetensors(tmp_path):
+def test_export_to_open_clip_and_safetensors(tmp_path):
     run = finished(tmp_path / "run", changed("image", layer_scale=0.1, activation="gelu"), clip_tokenizer(tmp_path))
     ours, arrays = load_run(run)[0], restore(run).arrays
     out = tmp_path / "plain"
@@ -42,7 +42,7 @@ def test_open_clip_and_plain_safetensors(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "told"),
+    ("method", "message"),
     [
         (changed("text", causal=False), "method.towers.text.causal is False, and the layout of CLIP in transformers"),
         (changed("image", pool="mean"), "method.towers.image.pool is 'mean', and the layout of CLIP in transformers"),
@@ -54,14 +54,14 @@ def test_open_clip_and_plain_safetensors(tmp_path):
         (CLIP, "method.towers.text.end is 2, and the layout of CLIP in transformers has 'highest' there"),
     ],
 )
-def test_what_a_layout_cannot_express_is_told_and_nothing_is_left(tmp_path, capsys, method, told):
+def test_model_that_a_layout_cannot_express_is_refused(tmp_path, capsys, method, message):
     run = finished(tmp_path / "run", method)
     assert main(["export", str(run), "--to", "transformers", "--out", str(tmp_path / "out")]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
+def test_nonempty_folder_and_unknown_part_are_refused(tmp_path, capsys):
     run = finished(tmp_path / "run", VIT)
     assert main(["export", str(run), "--to", "safetensors", "--out", str(run)]) == 2
     assert "name a folder that is new or empty" in capsys.readouterr().err
@@ -70,7 +70,7 @@ def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("spec", [Words(length=8), Bytes(length=64)])
-def test_a_tokenizer_as_a_file_gives_the_same_ids(spec):
+def test_written_tokenizer_gives_the_same_ids(spec):
     texts = ["A medium-light Été, isn't it?", "snow ☃ man"]
     loaded = spec.load(texts)
     made = pipeline(spec, loaded)

@@ -1,4 +1,4 @@
-"""What a folder says of pictures and texts is what its model does with them."""
+"""``jaxrep.load`` of a checkpoint folder: tokenizers, image transforms and memory."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def words(path, **config):
         (path / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def test_texts_are_embedded_as_their_ids(tmp_path):
+def test_texts_and_their_ids_have_equal_embeddings(tmp_path):
     folder(tmp_path)
     words(tmp_path, pad_token={"content": "<pad>"})
     model = jaxrep.load(tmp_path)
@@ -43,7 +43,7 @@ def test_texts_are_embedded_as_their_ids(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
 
 
-def test_siglip_2_reads_small_letters_and_its_padding(tmp_path):
+def test_siglip2_lowercases_and_reads_padding(tmp_path):
     folder(tmp_path, "siglip")
     words(tmp_path, pad_token="<eos>")
     model = jaxrep.load(tmp_path)
@@ -52,7 +52,7 @@ def test_siglip_2_reads_small_letters_and_its_padding(tmp_path):
     np.testing.assert_allclose(model.encode_text(TEXTS), model.encode_text(tokens), atol=1e-6)
 
 
-def test_siglip_reads_sentencepiece_without_punctuation(tmp_path):
+def test_siglip_removes_punctuation(tmp_path):
     folder(tmp_path, "siglip")
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["a red fox", "two foxes", "the fox is red"] * 9),
@@ -72,7 +72,7 @@ def test_siglip_reads_sentencepiece_without_punctuation(tmp_path):
     assert (ids[1] != 0).all() and ids[1][-1] == 1  # padded with the end of text
 
 
-def test_clips_own_vocabulary_files_are_read(tmp_path):
+def test_clip_vocabulary_files_are_read(tmp_path):
     folder(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["text_config"] |= dict(vocab_size=516, eos_token_id=515)
@@ -92,7 +92,7 @@ def folder_tensors(path):
     return load_file(path / "model.safetensors")
 
 
-def test_a_folder_without_tokenizer_loads_and_says_so_when_a_string_comes(tmp_path):
+def test_folder_without_tokenizer_refuses_strings(tmp_path):
     folder(tmp_path)
     model = jaxrep.load(tmp_path)
     assert model.encode_text(np.full((2, 6), 39)).shape == (2, 6)
@@ -100,18 +100,18 @@ def test_a_folder_without_tokenizer_loads_and_says_so_when_a_string_comes(tmp_pa
         model.encode_text(TEXTS)
 
 
-def test_a_tokenizer_whose_padding_nobody_names_is_refused(tmp_path):
+def test_tokenizer_without_padding_token_is_refused(tmp_path):
     folder(tmp_path)
     words(tmp_path)
     assert jaxrep.load(tmp_path).tokenize(["two"])["text"][0, -1] == 0  # <pad> is a usual name
     held = json.loads((tmp_path / "tokenizer.json").read_text())
     held["model"]["vocab"]["filler"] = held["model"]["vocab"].pop("<pad>")
     (tmp_path / "tokenizer.json").write_text(json.dumps(held))
-    with pytest.raises(UsageError, match=r"say in tokenizer_config\.json which pad_token is"):
+    with pytest.raises(UsageError, match=r"state the pad_token in tokenizer_config\.json"):
         jaxrep.load(tmp_path)
 
 
-def test_pictures_are_embedded_as_their_pixels(tmp_path):
+def test_paths_images_and_pixels_have_equal_embeddings(tmp_path):
     folder(tmp_path)
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps(
@@ -140,7 +140,7 @@ def test_pictures_are_embedded_as_their_pixels(tmp_path):
         normalized.transpose(2, 0, 1)[None],
     ):
         np.testing.assert_allclose(model.encode_image(given), expected, atol=1e-6)
-    with pytest.raises(UsageError, match=r"\[n,3,8,8\] or \[n,8,8,3\], and these are of shape \[1, 9, 8, 3\]"):
+    with pytest.raises(UsageError, match=r"\[n,3,8,8\] or \[n,8,8,3\], got \[1, 9, 8, 3\]"):
         model.encode_image(np.zeros((1, 9, 8, 3), np.float32))
 
 
@@ -160,22 +160,22 @@ def test_pictures_are_embedded_as_their_pixels(tmp_path):
         ),
     ],
 )
-def test_old_and_new_preprocessor_files_are_read(tmp_path, stated, transform):
+def test_old_and_new_preprocessor_configs(tmp_path, stated, transform):
     stated |= dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
     assert read_transform(tmp_path) == ImageTransform(**transform)
 
 
-def test_a_transform_to_another_size_is_refused(tmp_path):
+def test_transform_of_another_size_is_refused(tmp_path):
     folder(tmp_path)
     stated = dict(size=9, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(stated))
-    with pytest.raises(UsageError, match=r"makes pictures of 9 x 9 pixels, and .*config\.json asks for 8 x 8"):
+    with pytest.raises(UsageError, match=r"makes images of 9 x 9 pixels, and .*config\.json asks for 8 x 8"):
         jaxrep.load(tmp_path)
 
 
-def test_a_checkpoint_is_loaded_in_little_more_memory_than_it_has(tmp_path):
-    """130 MB: resident memory grows by less than 1.2 of them (half of it are four stacked kernels)."""
+def test_peak_memory_of_loading(tmp_path):
+    """Loading 130 MB grows resident memory by less than 1.2 times that (half of it are four stacked kernels)."""
     wide = dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=4)
     (tmp_path / "config.json").write_text(json.dumps(dict(model_type="vit", **wide, image_size=32, patch_size=16)))
     program = f"""

@@ -1,4 +1,4 @@
-"""Folders of sentence-transformers: what their modules say is what becomes of a text's tokens."""
+"""Folders of sentence-transformers: pooling, dense heads, tokenizers and unsupported modules."""
 
 import json
 
@@ -65,26 +65,26 @@ def architecture(path):
 
 
 @pytest.mark.parametrize("pooling", [OLD, {"pooling_mode": "mean"}, {"pooling_mode": ["mean"]}])
-def test_old_and_new_files_name_the_mean_of_the_real_tokens(tmp_path, pooling):
+def test_mean_pooling_in_old_and_new_files(tmp_path, pooling):
     assert architecture(sentences(tmp_path, pooling=pooling)).model.encoder.pool == "mean"
 
 
 @pytest.mark.parametrize("pooling", [{**OLD, **{name: "cls" in name for name in OLD}}, {"pooling_mode": "cls"}])
-def test_old_and_new_files_name_the_first_token(tmp_path, pooling):
+def test_cls_pooling_in_old_and_new_files(tmp_path, pooling):
     assert architecture(sentences(tmp_path, pooling=pooling)).model.encoder.pool == "cls"
 
 
-def test_the_first_token_in_a_folder_whose_encoder_has_its_own(tmp_path):
+def test_cls_pooling_with_encoder_in_a_subfolder(tmp_path):
     model = jaxrep.load(sentences(tmp_path, at="0_Transformer", pooling={"pooling_mode": "cls"}, normalize=False))
     np.testing.assert_allclose(model.outputs({"text": IDS}, ["text"])["text"], tokens(model)[:, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("activation", "bias"), [(IDENTITY, True), (TANH, False), (None, True)])
-def test_a_dense_module_is_the_head_and_is_written_as_it_was_read(tmp_path, activation, bias):
+def test_dense_module_is_the_head_and_round_trips(tmp_path, activation, bias):
     stated = {} if activation is None else {"activation_function": activation}
     checkpoint = load.read(sentences(tmp_path, dense={**DENSE, "bias": bias, **stated}))
     arrays = checkpoint.arrays()
-    again = mapping.save(checkpoint.rows, arrays)
+    again = mapping.save(checkpoint.maps, arrays)
     assert again.keys() == checkpoint.source.tensors.entries.keys()
     for name, value in again.items():
         np.testing.assert_array_equal(value, checkpoint.source.tensors.read(name), err_msg=name)
@@ -95,7 +95,7 @@ def test_a_dense_module_is_the_head_and_is_written_as_it_was_read(tmp_path, acti
     np.testing.assert_allclose(model.outputs({"text": IDS}, ["text"])["text"], want, atol=2e-6)
 
 
-def test_texts_are_cut_and_their_letters_made_small_as_the_files_say(tmp_path):
+def test_text_length_and_lowercasing_follow_the_files(tmp_path):
     def ids():
         return architecture(tmp_path).tokenizer.load()(["A Fox" + 20 * " a"]).ids[0].tolist()
 
@@ -109,8 +109,8 @@ def test_texts_are_cut_and_their_letters_made_small_as_the_files_say(tmp_path):
     assert ids() == [2, 6, 7, *[4] * 16, 3]
 
 
-def test_texts_are_embedded_as_their_padded_ids(tmp_path):
-    """Of short texts the encoder is shown fewer columns than the ids have."""
+def test_texts_and_padded_ids_have_equal_embeddings(tmp_path):
+    """For short texts the encoder reads fewer columns than the ids have."""
     words(sentences(tmp_path))
     model = jaxrep.load(tmp_path)
     model.block_size = 2
@@ -120,7 +120,7 @@ def test_texts_are_embedded_as_their_padded_ids(tmp_path):
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.ones(3), rtol=1e-6)
 
 
-def test_files_whose_ids_are_not_the_encoders_are_not_taken_for_its_tokenizer(tmp_path):
+def test_roberta_vocabulary_files_are_not_a_tokenizer(tmp_path):
     folder(tmp_path, "roberta")
     (tmp_path / "vocab.json").write_text("{}")
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
@@ -130,32 +130,32 @@ def test_files_whose_ids_are_not_the_encoders_are_not_taken_for_its_tokenizer(tm
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(pooling={"pooling_mode": "max"}), r"config\.json pools by max, and what can be read is the first token"),
+        (dict(pooling={"pooling_mode": "max"}), r"config\.json pools by max, expected the first token"),
         (dict(pooling={**OLD, "pooling_mode_max_tokens": True}), "by pooling_mode_mean_tokens and pooling_mode_max_"),
         (dict(pooling={"pooling_mode_mean_tokens": False}), r"config\.json pools by nothing"),
         (dict(kinds=["Transformer", "Pooling", "LSTM"]), r"modules\.json lists the modules Transformer, Pooling, LSTM"),
         (dict(kinds=["Transformer", "Normalize"]), "a Transformer and its Pooling, then at most one Dense"),
         (dict(kinds=["Transformer", "Pooling", "Dense", "Dense"]), "at most one Dense"),
         (dict(kinds=["Transformer", "Pooling", "Normalize", "Dense"]), "at most one Dense, then Normalize"),
-        (dict(dense={**DENSE, "activation_function": "torch.nn.ReLU"}), "'activation_function' is 'torch.nn.ReLU'"),
-        (dict(dense={**DENSE, "in_features": 9}), "'in_features' is 9, and models with 8 alone"),
+        (dict(dense={**DENSE, "activation_function": "torch.nn.ReLU"}), "'activation_function' should be one of .*, and is 'torch.nn.ReLU'"),
+        (dict(dense={**DENSE, "in_features": 9}), "'in_features' is 9, and only models with 8 can be read"),
         (dict(dense={**DENSE, "out_features": 6}), r"'linear\.weight' in .*2_Dense.* has shape \(5, 8\)"),
         (dict(encoder="vit"), r"config\.json: sentences are encoded by the model_type 'vit'"),
     ],
 )
-def test_what_cannot_be_read_is_refused(tmp_path, changes, message):
+def test_unsupported_modules_are_refused(tmp_path, changes, message):
     with pytest.raises(UsageError, match=message):
         jaxrep.load(sentences(tmp_path, **changes))
 
 
-def test_a_prompt_that_would_be_left_out_is_refused(tmp_path):
+def test_default_prompt_is_refused(tmp_path):
     put(sentences(tmp_path) / "config_sentence_transformers.json", {"default_prompt_name": "query"})
     with pytest.raises(UsageError, match="'default_prompt_name' is 'query', and prompts are not added to texts"):
         jaxrep.load(tmp_path)
 
 
 @pytest.mark.parametrize("stated", ["{}", "[1]", '[{"type": "Transformer"}]', "["])
-def test_a_list_of_modules_that_is_none_is_refused(tmp_path, stated):
+def test_invalid_modules_json_is_refused(tmp_path, stated):
     sentences(tmp_path)
     (tmp_path / "modules.json").write_text(stated)
     with pytest.raises(UsageError, match=r"modules\.json (should|cannot)"):

@@ -1,4 +1,4 @@
-"""Folders of timm: every architecture has the published number of parameters, and the tensors' names are timm's."""
+"""Folders of timm: published parameter counts, tensor names, image transforms and unsupported configs."""
 
 import json
 import math
@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 import jaxrep
 from jaxrep.errors import UsageError
 from jaxrep.pretrained import load
-from jaxrep.pretrained.architecture import Config, Source
+from jaxrep.pretrained.architecture import Source
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import ImageTransform
 from jaxrep.pretrained.tensors import Tensors
 from tests.helpers.checkpoint_folders import CONFIGS, folder
@@ -29,7 +30,7 @@ PUBLISHED = {  # with a classifier of 1000 classes, as torchvision's model pages
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_an_architecture_has_the_published_number_of_parameters(tmp_path, name):
+def test_architecture_has_the_published_parameter_count(tmp_path, name):
     config = Config({"architecture": name, "input_size": [3, 64, 64]}, tmp_path)
     source = Source(tmp_path, config, Tensors({}, tmp_path), None)
     found = load.TIMM[name](source).model
@@ -42,7 +43,7 @@ SIDE = CONFIGS["resnet"]["pretrained_cfg"]
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 
-def test_names_are_timms(tmp_path):
+def test_tensor_names_are_those_of_timm(tmp_path):
     _, tensors = folder(tmp_path / "resnet", "resnet")
     norms = [f"{norm}.{part}" for norm in ("bn1", "bn2", "downsample.1") for part in NORM]
     names = ("conv1.weight", "conv2.weight", "downsample.0.weight", *norms)
@@ -61,7 +62,7 @@ def test_names_are_timms(tmp_path):
     assert tensors["blocks.4.2.se.conv_reduce.weight"].shape == (28, 672, 1, 1)
 
 
-def test_a_classifier_and_counters_are_left_out_and_told(tmp_path):
+def test_classifier_and_counters_are_unused(tmp_path):
     folder(tmp_path, "resnet")
     file = tmp_path / "model.safetensors"
     more = {"bn1.num_batches_tracked": np.array(3), "fc.weight": np.ones((5, 512), np.float32)}
@@ -74,7 +75,7 @@ def stated(path, **changes):
     (path / "config.json").write_text(json.dumps(config))
 
 
-def test_pictures_are_what_the_config_says(tmp_path):
+def test_image_transform_follows_the_config(tmp_path):
     folder(tmp_path, "resnet")
     assert jaxrep.load(tmp_path).transforms["image"].shorter == 36  # 32 / 0.875, rounded down
     cut = dict(SIDE, crop_pct=0.95, crop_mode=None, interpolation="bilinear", std=[0.5] * 3)
@@ -91,20 +92,20 @@ def test_pictures_are_what_the_config_says(tmp_path):
     ("changes", "sentence"),
     [
         (dict(architecture="resnetv2_50"), "the architecture 'resnetv2_50' is not known; known are resnet18,"),
-        (dict(global_pool="max"), "'global_pool' is 'max', and models with 'avg' alone can be read"),
+        (dict(global_pool="max"), "'global_pool' is 'max', and only models with 'avg' can be read"),
         (dict(model_args=dict(output_stride=8, in_chans=3)), "'model_args' changes output_stride of the architecture"),
-        (dict(model_args=dict(in_chans=1)), "'in_chans' is 1, and models with 3 alone"),
-        (dict(pretrained_cfg=dict(input_size=[3, 32, 48])), "'input_size' is [3, 32, 48], and pictures of"),
-        (dict(pretrained_cfg={}), "'input_size' is None, and pictures of"),
+        (dict(model_args=dict(in_chans=1)), "'in_chans' is 1, and only models with 3 can be read"),
+        (dict(pretrained_cfg=dict(input_size=[3, 32, 48])), "'input_size' should be [3, side, side], and is [3, 32, 48]"),
+        (dict(pretrained_cfg={}), "'input_size' should be [3, side, side], and is None"),
         (dict(pretrained_cfg=dict(SIDE, crop_mode="border")), "'crop_mode' is 'border' and 'crop_pct' is 0.875"),
-        (dict(pretrained_cfg=dict(SIDE, crop_pct=0)), "'crop_mode' is 'center' and 'crop_pct' is 0;"),
-        (dict(pretrained_cfg=dict(SIDE, interpolation="random")), "'interpolation' is 'random', and nearest,"),
+        (dict(pretrained_cfg=dict(SIDE, crop_pct=0)), "'crop_mode' is 'center' and 'crop_pct' is 0, expected center"),
+        (dict(pretrained_cfg=dict(SIDE, interpolation="random")), "'interpolation' should be one of nearest, lanczos, bilinear, bicubic, box, hamming, and is 'random'"),
         (dict(pretrained_cfg=dict(SIDE, mean=[1, 2])), "'mean' should be three numbers, and is [1, 2]"),
         (dict(architecture="resnet34"), "lacks tensor 'layer1.2.conv1.weight'"),
         (dict(architecture="resnet50"), "lacks tensor 'layer1.0.conv3.weight'"),
     ],
 )
-def test_what_cannot_be_read_is_told(tmp_path, changes, sentence):
+def test_unsupported_config_is_refused(tmp_path, changes, sentence):
     folder(tmp_path, "resnet")
     stated(tmp_path, **changes)
     with pytest.raises(UsageError) as error:

@@ -16,7 +16,7 @@ from jaxrep.methods.base import SELF
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.state import Ema
 from jaxrep.optim.ema import ParameterEma
-from jaxrep.pretrained.stretch import stretch_positions
+from jaxrep.pretrained.resize import stretch_positions
 from jaxrep.recipe import From
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
@@ -243,7 +243,7 @@ def test_a_run_is_loaded_as_a_model_with_the_weights_that_are_asked_for(run):
     for weights, source in (("raw", theirs.params), ("auto", theirs.ema)):
         model, recipe = load_run(folder, weights)
         module = harness.traced(RECIPE).structure.merge(source)
-        expected = module.rows({"image": pictures}, harness.ctx())["image"]
+        expected = module.per_example({"image": pictures}, harness.ctx())["image"]
         found = model.outputs({"image": pictures}, ("image",))["image"]
         np.testing.assert_allclose(found, expected, rtol=2e-5, atol=1e-5)  # jitted and not: other order of sums
         assert recipe.examples == 80

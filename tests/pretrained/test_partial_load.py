@@ -1,4 +1,4 @@
-"""Parts of a recipe that start from a public checkpoint: what is loaded, resized, left, unused, refused."""
+"""Parts of a recipe that start from a public checkpoint: loaded, resized, missing, unused and refused arrays."""
 
 import dataclasses
 import json
@@ -17,9 +17,8 @@ from jaxrep.encoders.text.triple_transformer import TripleTransformer
 from jaxrep.errors import UsageError
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.optim.rules import Freeze
-from jaxrep.pretrained.fit import fit
-from jaxrep.pretrained.resize import resize_kernel, resize_positions
-from jaxrep.pretrained.stretch import stretch_positions
+from jaxrep.pretrained.partial_load import partial_load
+from jaxrep.pretrained.resize import resize_kernel, resize_positions, stretch_positions
 from jaxrep.recipe import Pretrained
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.restore import restore
@@ -49,12 +48,12 @@ def clip(tmp_path_factory):
     return str(path), folder(path)[0]
 
 
-def fitted(path, origin, recipe):
-    return fit(path, origin, recipe.method, harness.traced(recipe))
+def match(path, origin, recipe):
+    return partial_load(path, origin, recipe.method, harness.traced(recipe))
 
 
-def test_a_part_is_loaded_and_the_others_start_as_they_would(clip, tmp_path):
-    path, theirs = clip
+def test_init_loads_one_part_and_keeps_the_others(clip, tmp_path):
+    path, checkpoint = clip
     setup = harness.set_up(recipe(init={"image": Pretrained(path), "scale": Pretrained(path)}), tmp_path)
     before = jax.tree.map(jax.numpy.asarray, drawn(setup.shapes.arrays))
     state = TrainState(before, {}, {}, {}, np.int32(0), np.int32(0), None)
@@ -62,95 +61,70 @@ def test_a_part_is_loaded_and_the_others_start_as_they_would(clip, tmp_path):
         after = warm_start(setup, state, {}).params
     for name, value in after.items():
         taken = name.startswith(("image/", "scale/"))
-        np.testing.assert_array_equal(value, theirs[name] if taken else before[name])
-    assert messages[0].startswith(f"init.image: {sum(name.startswith('image/') for name in theirs)} arrays from {path}")
+        np.testing.assert_array_equal(value, checkpoint[name] if taken else before[name])
+    assert messages[0].startswith(
+        f"init.image: {sum(name.startswith('image/') for name in checkpoint)} arrays from {path}"
+    )
     assert messages[1] == f"init.scale: 1 arrays from {path}"
 
 
-def test_what_shapes_do_not_tell_is_told(clip):
+def test_summary_names_differing_specs(clip):
     path, _ = clip
-    account = fitted("image", Pretrained(path), recipe(dataclasses.replace(IMAGE, activation="gelu"))).account()
-    assert "trained with another activation: 'quick_gelu' -> 'gelu'" in account
-    assert "trained with another pixels.mean" in account
+    summary = match("image", Pretrained(path), recipe(dataclasses.replace(IMAGE, activation="gelu"))).summary()
+    assert "trained with another activation: 'quick_gelu' -> 'gelu'" in summary
+    assert "trained with another pixels.mean" in summary
 
 
-def test_what_one_side_lacks_is_left_or_unused_and_told(clip):
-    path, theirs = clip
+def test_missing_and_unused_arrays_are_reported(clip):
+    path, checkpoint = clip
     other = ViT(**SIZE, stem=PatchStem(patch=4), pool="mean", layer_scale=0.1)
-    found = fitted("image", Pretrained(path), recipe(other))
-    assert found.left == ["image/blocks/scale1", "image/blocks/scale2", "image/stem/project/bias"]
+    found = match("image", Pretrained(path), recipe(other))
+    assert found.missing == ["image/blocks/scale1", "image/blocks/scale2", "image/stem/project/bias"]
     assert found.unused == ["image/class_token", "image/embed_norm/bias", "image/embed_norm/scale"]
-    assert "left as initialized: image/blocks/scale1, image/blocks/scale2, image/stem/project/bias" in found.account()
-    assert "unused: image/class_token, image/embed_norm/bias, image/embed_norm/scale" in found.account()
-    np.testing.assert_array_equal(found.arrays()["image/positions"], theirs["image/positions"])
+    assert "left as initialized: image/blocks/scale1, image/blocks/scale2, image/stem/project/bias" in found.summary()
+    assert "unused: image/class_token, image/embed_norm/bias, image/embed_norm/scale" in found.summary()
+    np.testing.assert_array_equal(found.arrays()["image/positions"], checkpoint["image/positions"])
 
 
-def test_a_part_of_a_part_is_loaded_under_another_name(clip):
-    path, theirs = clip
-    found = fitted("image/blocks", Pretrained(path, part="text/blocks"), recipe()).arrays()
-    assert found.keys() == {name for name in theirs if name.startswith("image/blocks/")}
+def test_nested_part_is_loaded_under_another_name(clip):
+    path, checkpoint = clip
+    found = match("image/blocks", Pretrained(path, part="text/blocks"), recipe()).arrays()
+    assert found.keys() == {name for name in checkpoint if name.startswith("image/blocks/")}
     for name, value in found.items():
-        np.testing.assert_array_equal(value, theirs[name.replace("image", "text")])
+        np.testing.assert_array_equal(value, checkpoint[name.replace("image", "text")])
 
 
 @pytest.mark.parametrize("patches", ["pseudo_inverse", "bilinear"])
-def test_positions_and_patches_of_another_size_are_resized(clip, patches):
-    path, theirs = clip
+def test_positions_and_patch_kernels_are_resized(clip, patches):
+    path, checkpoint = clip
     smaller = ViT(**SIZE, stem=PatchStem(patch=2, bias=False), embed_norm=True)
-    found = fitted("image", Pretrained(path, patches=patches), recipe(smaller))
+    found = match("image", Pretrained(path, patches=patches), recipe(smaller))
     arrays = found.arrays()
-    kernel = resize_kernel(theirs["image/stem/project/kernel"], 4, 2, pseudo_inverse=patches != "bilinear")
+    kernel = resize_kernel(checkpoint["image/stem/project/kernel"], 4, 2, pseudo_inverse=patches != "bilinear")
     np.testing.assert_array_equal(arrays["image/stem/project/kernel"], kernel)
-    positions = resize_positions(theirs["image/positions"], (2, 2), (4, 4), antialias=True)
+    positions = resize_positions(checkpoint["image/positions"], (2, 2), (4, 4), antialias=True)
     np.testing.assert_array_equal(arrays["image/positions"], positions)
-    assert "resized image/positions from 2 x 2 to 4 x 4" in found.account()
-    assert "resized image/stem/project/kernel from 4 x 4 to 2 x 2" in found.account()
+    assert "resized image/positions from 2 x 2 to 4 x 4" in found.summary()
+    assert "resized image/stem/project/kernel from 4 x 4 to 2 x 2" in found.summary()
 
 
-def test_a_shorter_text_has_the_first_positions(clip):
-    path, theirs = clip
+def test_shorter_text_keeps_the_first_positions(clip):
+    path, checkpoint = clip
     short = recipe().replace({"data.tokenizer.length": 4})
-    found = fitted("text/positions", Pretrained(path), short)
-    np.testing.assert_array_equal(found.arrays()["text/positions"], theirs["text/positions"][:4])
-    assert "resized text/positions from 6 to 4" in found.account()
+    found = match("text/positions", Pretrained(path), short)
+    np.testing.assert_array_equal(found.arrays()["text/positions"], checkpoint["text/positions"][:4])
+    assert "resized text/positions from 6 to 4" in found.summary()
 
 
-def test_a_longer_text_has_stretched_positions_where_that_is_asked_for(clip):
-    path, theirs = clip
+def test_longer_text_stretches_positions_on_request(clip):
+    path, checkpoint = clip
     longer = recipe().replace({"data.tokenizer.length": 14})
-    found = fitted("text/positions", Pretrained(path, stretch_after=2), longer)
-    expected = stretch_positions(theirs["text/positions"], 14, 2)
+    found = match("text/positions", Pretrained(path, stretch_after=2), longer)
+    expected = stretch_positions(checkpoint["text/positions"], 14, 2)
     np.testing.assert_array_equal(found.arrays()["text/positions"], expected)
-    assert "resized text/positions from 6 to 14" in found.account()
+    assert "resized text/positions from 6 to 14" in found.summary()
     with pytest.raises(UsageError, match="cannot be resized"):
-        fitted("text/positions", Pretrained(path), longer)
-
-
-def linearly(x, size):
-    """A picture [h,w] resized by NumPy's interpolation between pixel centers, an axis after the other."""
-    for _ in range(2):
-        old = np.arange(len(x)) + 0.5
-        new = (np.arange(size) + 0.5) * len(x) / size
-        x = np.stack([np.interp(new, old, column) for column in x.T])
-    return x
-
-
-@pytest.mark.parametrize(("patch", "to"), [(3, 5), (4, 2), (3, 2)])
-def test_kernels_are_resized_so_that_resized_patches_give_the_nearest_tokens(patch, to):
-    rng = np.random.default_rng(0)
-    kernel = rng.normal(size=(patch * patch * 2, 5)).astype(np.float32)
-    pixels = np.eye(patch * patch).reshape(-1, patch, patch)
-    resizing = np.stack([linearly(pixel, to).ravel() for pixel in pixels], 1)  # B of equation 2, [to*to, patch*patch]
-    found = resize_kernel(kernel, patch, to).reshape(to * to, 2, 5)
-    for channel in range(2):
-        old = kernel.reshape(-1, 2, 5)[:, channel]
-        nearest = np.linalg.lstsq(resizing.T, old, rcond=None)[0]
-        np.testing.assert_allclose(found[:, channel], nearest, atol=1e-5)  # float32 of values near 1
-        if to > patch:
-            np.testing.assert_allclose(resizing.T @ found[:, channel], old, atol=1e-5)
-        plain = resize_kernel(kernel, patch, to, pseudo_inverse=False).reshape(to * to, 2, 5)[:, channel]
-        np.testing.assert_allclose(plain, resizing @ old, atol=1e-5)
-    assert resize_kernel(kernel, patch, patch) is kernel
+        match("text/positions", Pretrained(path), longer)
 
 
 WIDE = ViT(**{**SIZE, "width": 12}, stem=PatchStem(patch=4, bias=False), embed_norm=True)
@@ -194,16 +168,16 @@ def test_what_does_not_fit_is_told_before_anything_is_written(clip, tmp_path, ma
     assert [*tmp_path.iterdir()] == []
 
 
-def test_a_recipe_keeps_its_origin_as_json():
+def test_pretrained_origin_round_trips_as_json():
     mine = recipe(init={"image": Pretrained("folder", part="text", patches="bilinear")})
     assert from_json(json.loads(json.dumps(to_json(mine))), harness.tiny) == mine
     (sentence,) = problems(recipe(init={"image": Pretrained("folder", patches="cubic")}))
     assert sentence.startswith("init.image.patches: expected Literal['pseudo_inverse', 'bilinear'], got str 'cubic'")
 
 
-def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_path):
+def test_training_starts_from_resnet_and_bert(tmp_path):
     """The stem and the first block of a ResNet-18, frozen but for its statistics; and a BERT of fewer words."""
-    theirs = {name: folder(tmp_path / name, name)[0] for name in ("resnet", "bert")}
+    checkpoint = {name: folder(tmp_path / name, name)[0] for name in ("resnet", "bert")}
     image, text = ResNet(depths=(1,), bottleneck=False), Bert(width=8, depth=2, heads=2, mlp_ratio=1.5, pool="mean")
     init = {"image": Pretrained(str(tmp_path / "resnet")), "text/blocks": Pretrained(str(tmp_path / "bert"))}
     rules = (Freeze(path="image/**"), Freeze(path="text/blocks/attention/**"))
@@ -215,7 +189,7 @@ def test_a_training_starts_from_a_residual_network_and_a_bert_and_says_so(tmp_pa
     assert first.startswith(f"init.image: 15 arrays from {tmp_path / 'resnet'}\n")
     assert "unused: image/blocks/1/layers/0/conv/kernel" in first and "left as initialized" not in first
     assert second == f"init.text/blocks: 16 arrays from {tmp_path / 'bert'}"
-    after, start = restore(tmp_path / "run").arrays, theirs["resnet"] | theirs["bert"]
+    after, start = restore(tmp_path / "run").arrays, checkpoint["resnet"] | checkpoint["bert"]
     started = [name for name in start if name in after and name.startswith(("image/", "text/blocks/"))]
     frozen = {name for name in started if name.startswith(("image/", "text/blocks/attention/"))}
     frozen -= {name for name in started if name.endswith(("/mean", "/variance"))}
@@ -230,13 +204,13 @@ class Said(harness.tiny.Named):
         return {**super().fields(), "knowledge": Field((6,), "str")}
 
 
-def test_an_encoder_of_triples_starts_with_the_blocks_of_a_bert(tmp_path):
-    theirs, _ = folder(tmp_path / "bert", "bert")
+def test_triple_encoder_starts_from_bert_blocks(tmp_path):
+    checkpoint, _ = folder(tmp_path / "bert", "bert")
     towers = {"image": IMAGE, "text": TEXT, "knowledge": TripleTransformer(width=8, depth=2, heads=2, mlp_ratio=1.5)}
     told = RECIPE.replace(
         {"data.train": Said(), "data.texts": ("text", "knowledge")}, method=DualEncoder(towers=towers, dim=6)
     )
-    found = fitted("knowledge/blocks", Pretrained(str(tmp_path / "bert"), part="text/blocks"), told)
-    blocks = {path: path.replace("text/", "knowledge/", 1) for path in theirs if path.startswith("text/blocks/")}
-    assert found.taken == {ours: source for source, ours in blocks.items()} and len(blocks) == 16
-    assert not (found.left or found.resized or found.differences)
+    found = match("knowledge/blocks", Pretrained(str(tmp_path / "bert"), part="text/blocks"), told)
+    blocks = {path: path.replace("text/", "knowledge/", 1) for path in checkpoint if path.startswith("text/blocks/")}
+    assert found.loaded == {ours: source for source, ours in blocks.items()} and len(blocks) == 16
+    assert not (found.missing or found.resized or found.differences)
