@@ -1,5 +1,8 @@
-"""Compares the results of runs. Runs that differ in the seed only become one row: their mean and spread. Of a single
-run the 95% interval over its examples is shown. The difference is that to the first."""
+"""Compare the results of runs.
+
+Runs that differ in the seed only are one row, with their mean and standard deviation. A single run has the 95% interval
+over its examples. The difference is to the first row.
+"""
 
 import argparse
 import sys
@@ -19,63 +22,64 @@ if TYPE_CHECKING:
     from jaxrep.report.table import Row
 
 WIDTH = 200
-"""Characters of a line where the output is no terminal."""
+"""Characters per line if the output is no terminal."""
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep compare RUN RUN … [--metrics GLOB] [--out FILE.json|.csv|.md]``"""
+    """Run ``jaxrep compare RUN RUN … [--metrics GLOB] [--out FILE.json|.csv|.md]``."""
     parser = argparse.ArgumentParser(prog="jaxrep compare", description=__doc__)
-    parser.add_argument("runs", metavar="RUN", type=folder, nargs="+", help="run directories, or URLs of some")
+    parser.add_argument("runs", metavar="RUN", type=folder, nargs="+", help="run directories or their URLs")
     parser.add_argument("--metrics", metavar="GLOB", default="*", help="names, as 'retrieval/*/r1' (default: all)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a .json, .csv or .md file of the table")
-    given = parser.parse_args(args)
-    from jaxrep.report.run_facts import grouped, read_all
+    options = parser.parse_args(args)
+    from jaxrep.report.run_facts import group_by_seed, read_runs
     from jaxrep.report.table import FORMATS, rows
 
-    if given.out and given.out.suffix not in FORMATS:
-        raise UsageError(f"--out {given.out} has no known ending; {hint(given.out.suffix, FORMATS)}")
-    check_out(given.out)
-    groups = grouped(read_all(given.runs))
-    found = rows(groups, given.metrics)
-    if given.out:
-        given.out.write_text(FORMATS[given.out.suffix](found))
-    show(groups, found, Console(width=None if sys.stdout.isatty() else WIDTH))
+    if options.out and options.out.suffix not in FORMATS:
+        raise UsageError(f"--out {options.out} has no known ending; {hint(options.out.suffix, FORMATS)}")
+    check_out(options.out)
+    groups = group_by_seed(read_runs(options.runs))
+    table = rows(groups, options.metrics)
+    if options.out:
+        options.out.write_text(FORMATS[options.out.suffix](table))
+    print_table(groups, table, Console(width=None if sys.stdout.isatty() else WIDTH))
     return 0
 
 
-def show(groups: "Sequence[Group]", found: "Sequence[Row]", console: Console) -> None:
-    """The table, and what it is a table of."""
+def print_table(groups: "Sequence[Group]", rows: "Sequence[Row]", console: Console) -> None:
+    """Print the table, then the notes."""
     from jaxrep.report.table import HEADER, cells
 
-    shown = [i for i, name in enumerate(HEADER) if len(groups) > 1 or name in ("metric", "mean", "95% or ± sd")]
+    columns = range(len(HEADER)) if len(groups) > 1 else (0, 2, 3)  # of one group: metric, mean, interval
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for i in shown:
+    for i in columns:
         table.add_column(HEADER[i], justify="left" if i < 2 else "right", overflow="fold")
     before = ""
-    for row in found:
+    for row in rows:
         metric, *others = cells(row)
         line = ("" if metric == before else metric, *others)
-        table.add_row(*(line[i] for i in shown))
+        table.add_row(*(line[i] for i in columns))
         before = metric
     console.print(table)
-    for line in notes(groups, found):
+    for line in notes(groups, rows):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def notes(groups: "Sequence[Group]", found: "Sequence[Row]") -> list[str]:
-    """How the groups differ, which tests were made, and why others were not."""
+def notes(groups: "Sequence[Group]", rows: "Sequence[Row]") -> list[str]:
+    """Return the differences between the groups, the tests, and the reasons for missing tests."""
     from jaxrep.report.table import OVER_EXAMPLES
 
-    lines = []
+    lines, first = [], groups[0]
     for group in groups[1:]:
-        identity = [c for c in difference(groups[0].recipe, group.recipe) if not c.execution and c.path != "seed"]
-        lines += [f"\n{groups[0].name} -> {group.name}:", render_difference(identity)]
-    tests = dict.fromkeys(row.test for row in found if row.p is not None)
+        changes = [c for c in difference(first.recipe, group.recipe) if not c.execution and c.path != "seed"]
+        lines += [f"\n{first.name} -> {group.name}:", render_difference(changes)]
+    tests = dict.fromkeys(row.test for row in rows if row.p is not None)
     lines += [f"\np: paired {', '.join(tests)}; not corrected for the number of tests"] if tests else []
-    if OVER_EXAMPLES in tests and any(difference(groups[0].recipe.evals, g.recipe.evals) for g in groups[1:]):
-        lines.append("the evaluations differ: the tests hold only where they measure the same examples")
-    missing = {row.test: row.metric for row in reversed(found) if row.p is None and row.test}
-    lines += [f"no test: {why} ({metric})" for why, metric in missing.items()]
-    bare = [run.name for group in groups for run in group.runs if not run.samples]
-    lines += [f"no intervals: {', '.join(bare)} kept no values an example (samples.npz)"] if bare else []
+    if OVER_EXAMPLES in tests and any(difference(first.recipe.evals, group.recipe.evals) for group in groups[1:]):
+        lines.append("the evaluations differ: the tests are valid only if they measure the same examples")
+    missing = {row.test: row.metric for row in reversed(rows) if row.p is None and row.test}
+    lines += [f"no test: {reason} ({metric})" for reason, metric in missing.items()]
+    without_samples = [run.name for group in groups for run in group.runs if not run.samples]
+    if without_samples:
+        lines.append(f"no intervals: {', '.join(without_samples)} without values per example (samples.npz)")
     return lines

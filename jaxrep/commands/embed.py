@@ -1,44 +1,39 @@
-"""Embeds the images and texts of a data set by the model of a run or of a public checkpoint.
+"""Embed the images and texts of a data set with the model of a run or of a public checkpoint.
 
-Writes ``image`` and ``text`` float32 [n,D] of unit length, as far as the model reads them and the data holds them, and
-beside them ``key`` (what an example is called) and ``index`` (its place in the data). What cannot be read is left out,
-and said with its reason, also in a summary beside the embeddings. The same command goes on with what was interrupted.
+Writes image and text float32 [n,D] of unit length, if the model reads them and the data have them, and beside them key
+(the name of an example) and index (its index in the data). Unreadable examples are skipped and reported with the
+reason, also in a summary beside the embeddings. The same command resumes an interrupted job.
 """
 
 import argparse
 import os
 import re
 import sys
-import typing
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import Progress
 
 from jaxrep.commands.models import add_arguments, load
-from jaxrep.data.source import Source
-from jaxrep.data.source_string import parse_source, read
-from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.spec_json import to_json
+from jaxrep.errors import UsageError
 
 if TYPE_CHECKING:
-    from jaxrep.embeddings.job import Job, Told
+    from jaxrep.data.bad_samples import BadSampleReport
     from jaxrep.model import Model
 
-PARTS = ("image", "text")
-NAMED = 10
-"""Bad examples that are printed; the summary has more."""
+PRINTED_EXAMPLES = 10
+"""Unreadable examples that are printed. The summary has more."""
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep embed MODEL DATA --out PATH [--per-shard N] [--share I/N] [--fsdp N] [--batch-size N]``"""
+    """Run ``jaxrep embed MODEL DATA --out PATH [--per-shard N] [--share I/N] [--fsdp N] [--batch-size N]``."""
     parser = argparse.ArgumentParser(prog="jaxrep embed", description=__doc__)
     add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="a folder of images, tars (train-{00..09}.tar), a .parquet, a .csv, a .txt with a text a line, or any "
+        help="a folder of images, tars (train-{00..09}.tar), a .parquet, a .csv, a .txt with one text per line, or any "
         "KIND:WHERE,field=value (see jaxrep data --help), as pairs.csv,image=file,text=caption",
     )
     parser.add_argument(
@@ -48,118 +43,85 @@ def main(args: list[str]) -> int:
         help="a file that ends in .npz, .parquet or .array_record; or a folder of numbered shards, as npz:FOLDER, "
         "parquet:FOLDER or arrayrecord:FOLDER",
     )
-    _add(parser, "--per-shard", 10_000, "examples of a shard; an interrupted command loses no more (default: 10,000)")
-    _add(parser, "--batch-size", 0, "examples at a time (default: 256, of public checkpoints 64)")
-    _add(parser, "--fsdp", 1, "devices over which large parameters are split; rows lie over all devices (default: 1)")
+    for option, default, description in (
+        ("--per-shard", 10_000, "examples per shard; an interrupted command loses at most one shard (default: 10,000)"),
+        ("--batch-size", 0, "examples per batch (default: 256, for public checkpoints 64)"),
+        ("--fsdp", 1, "devices over which large parameters are split; rows are split over all devices (default: 1)"),
+    ):
+        parser.add_argument(option, type=int, metavar="N", default=default, help=description)
     parser.add_argument(
         "--share",
         metavar="I/N",
         help="write only every N-th shard of the folder, from the I-th on, counted from 0: each of N hosts runs the "
-        "same command with its own I, at once or not (default: JAX_PROCESS_ID and JAX_NUM_PROCESSES, or 0/1)",
+        "same command with its own I, at the same time or not (default: JAX_PROCESS_ID and JAX_NUM_PROCESSES, or 0/1)",
     )
-    given = parser.parse_args(args)
-    return embed(given)
+    return embed(parser.parse_args(args))
 
 
-def _add(parser: argparse.ArgumentParser, name: str, default: int, told: str) -> None:
-    parser.add_argument(name, type=int, metavar="N", default=default, help=told)
-
-
-def embed(given: argparse.Namespace) -> int:
-    """Reads model and data, does the job, and says what became of it."""
-    from jaxrep.embeddings import job as jobs
-    from jaxrep.embeddings.embedder import Embedder
+def embed(options: argparse.Namespace) -> int:
+    """Embed the data and print a report."""
+    from jaxrep.embeddings.embed_source import check_readable, embedding_job
+    from jaxrep.embeddings.job import parse_target, run_job
     from jaxrep.runs.remote import url_of
 
-    target, share = jobs.target(given.out), _share(given)
-    model = _model(given)
-    source, parts = _source(given.data, model)
-    examples = source.open()
-    facts = {
-        "model": {"path": url_of(given.run), "digest": model.digest()},
-        "data": to_json(source),
-        "parts": list(parts),
-        "length": len(examples),
-        "per_shard": given.per_shard,
-        "format": target.kind,
-    }
-    job = jobs.Job(target, facts, len(examples), given.per_shard)
-    embedder = Embedder(model, examples, parts)
+    parse_target(options.out)  # fails before the model is loaded
+    share, model = _share(options), _model(options)
+    job, embedder = embedding_job(
+        model, options.data, options.out, per_shard=options.per_shard, model_path=url_of(options.run)
+    )
     with Progress(console=Console(stderr=True)) as bar:
-        rows = sum(len(job.rows(shard)) for shard in job.left(share))
-        task = bar.add_task("embedding", total=rows)
-        told = jobs.run(job, lambda rows: embedder(rows, lambda done: bar.advance(task, done)), share)
-    _report(job, told)
+        task = bar.add_task("embedding", total=sum(len(job.rows(shard)) for shard in job.remaining(share)))
+        result = run_job(job, lambda rows: embedder(rows, lambda done: bar.advance(task, done)), share)
+    _print_skipped(result.bad_samples)
+    if result.complete:
+        check_readable(result.rows, result.bad_samples)
+    note = "" if result.complete else "; other shares are not done yet"
+    print(f"wrote {result.rows:,} of {result.bad_samples.rows:,} examples to {job.target.path}{note}")
     return 0
 
 
-def _share(given: argparse.Namespace) -> tuple[int, int]:
-    """The share of this process: its number and how many there are. Raises UsageError."""
+def _share(options: argparse.Namespace) -> tuple[int, int]:
+    """Return the number of this process's share, and the number of shares. Raises UsageError."""
     from jaxrep import hosts
 
     for name in ("per_shard", "fsdp"):
-        if getattr(given, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is a number of at least 1, not {getattr(given, name)}")
-    said = given.share or f"{os.environ.get(hosts.NUMBER) or 0}/{os.environ.get(hosts.COUNT) or 1}"
-    found = re.fullmatch(r"(\d+)/(\d+)", said)
-    number, count = map(int, found.groups()) if found else (0, 0)
+        if getattr(options, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} is a number of at least 1, not {getattr(options, name)}")
+    share = options.share or f"{os.environ.get(hosts.NUMBER) or 0}/{os.environ.get(hosts.COUNT) or 1}"
+    match = re.fullmatch(r"(\d+)/(\d+)", share)
+    number, count = map(int, match.groups()) if match else (0, 0)
     if number >= count:
-        raise UsageError(f"--share says which share of how many, from 0/4 to 3/4 of four, not {said}")
-    if count > 1 and ":" not in given.out:
-        raise UsageError(f"{count} processes do not write one file: name a folder of shards, as --out parquet:FOLDER")
+        raise UsageError(f"--share is I/N, for four shares from 0/4 to 3/4, not {share}")
+    if count > 1 and ":" not in options.out:
+        raise UsageError(f"{count} processes cannot write one file: name a folder of shards, as --out parquet:FOLDER")
     return number, count
 
 
-def _model(given: argparse.Namespace) -> "Model":
-    """The model, over all devices where there are several."""
+def _model(options: argparse.Namespace) -> "Model":
+    """Load the model, over all devices if there are several."""
     import jax
 
     from jaxrep.mesh import Mesh
     from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
 
-    mesh = Mesh(fsdp=given.fsdp) if jax.device_count() > 1 or given.fsdp > 1 else None
-    if is_checkpoint(given.run):
-        if (given.checkpoint, given.weights) != ("latest", "auto"):
-            raise UsageError(f"--checkpoint and --weights choose among those of a run, and {given.run} is none")
-        model = load_checkpoint(given.run, mesh)
+    mesh = Mesh(fsdp=options.fsdp) if jax.device_count() > 1 or options.fsdp > 1 else None
+    if is_checkpoint(options.run):
+        if (options.checkpoint, options.weights) != ("latest", "auto"):
+            raise UsageError(f"--checkpoint and --weights apply to a run, and {options.run} is a public checkpoint")
+        model = load_checkpoint(options.run, mesh)
     else:
-        model, _ = load(given)
+        model, _ = load(options)
         model = model.shard(mesh) if mesh else model
-    model.block_size = given.batch_size if given.batch_size > 0 else model.block_size
+    model.block_size = options.batch_size if options.batch_size > 0 else model.block_size
     return model
 
 
-def _source(text: str, model: "Model") -> tuple[Source, tuple[str, ...]]:
-    """What DATA declares, and which parts of it are embedded. Raises UsageError."""
-    cls, _ = read(text)
-    hints = typing.get_type_hints(cls)
-    fields: dict[str, Any] = {"labels_from_folders": False}
-    if "image" in model.fields:
-        fields["image_size"] = model.image_shape("image")[0]
-    for part in PARTS:
-        if part not in model.fields and part in hints:
-            fields[part] = "" if hints[part] is str else ()
-    source = parse_source(text, fields)
-    held = [part for part in PARTS if part in source.fields()]
-    parts = tuple(part for part in held if part in model.fields)
-    if not parts:
-        reads = " and ".join(model.fields)
-        raise UsageError(f"{text} holds {' and '.join(held) or 'no picture and no text'}, and the model reads {reads}")
-    if "text" in parts and source.fields()["text"].shape:
-        raise UsageError(f"{text} holds several texts an example, and one is embedded: name one")
-    return source, parts
-
-
-def _report(job: "Job", told: "Told") -> None:
-    bad = Counter[str]()
-    for (_, reason), count in told.ledger.bad.items():
-        bad[reason] += count
-    for reason, count in bad.most_common():
-        print(f"{count:,} left out: {reason}", file=sys.stderr)
-    for sentence in told.ledger.examples[:NAMED]:
+def _print_skipped(report: "BadSampleReport") -> None:
+    """Print the reasons of unreadable examples, and the first examples."""
+    reasons = Counter[str]()
+    for (_, reason), count in report.bad.items():
+        reasons[reason] += count
+    for reason, count in reasons.most_common():
+        print(f"{count:,} skipped: {reason}", file=sys.stderr)
+    for sentence in report.examples[:PRINTED_EXAMPLES]:
         print(f"  {sentence}", file=sys.stderr)
-    if told.whole and not told.rows:
-        first = f"; the first: {told.ledger.examples[0]}" if told.ledger.examples else ""
-        raise JaxrepError(f"none of the {told.ledger.rows:,} examples can be read{first}")
-    share = "" if told.whole else "; other shares are not done yet"
-    print(f"wrote {told.rows:,} of {told.ledger.rows:,} examples to {job.target.path}{share}")

@@ -1,7 +1,7 @@
-"""Measures a model by the evaluations of its run's recipe, or by others.
+"""Measure a model with the evaluations of its run's recipe, or with others.
 
-With --evals, by those of another recipe, or by an evaluation or a tuple of them that a Python file declares; so is a
-public checkpoint, which has no recipe.
+--evals names other evaluations: those of another recipe, or an evaluation or a tuple of evaluations in a Python file.
+It is required for a public checkpoint, which has no recipe.
 """
 
 import argparse
@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import add_arguments, check_out, load
 from jaxrep.errors import UsageError
-from jaxrep.experiment import load_evals
 
 if TYPE_CHECKING:
     from jaxrep.evals.base import Eval
@@ -18,53 +17,52 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep eval MODEL [--evals NAME[:PRESET] …] [--checkpoint latest|best] [--weights auto|raw|ema] [--out FILE]``"""
+    """Run ``jaxrep eval MODEL [--evals FILE[:NAME] …] [--checkpoint latest|best] [--weights auto|raw|ema] [--out F]``."""
     parser = argparse.ArgumentParser(prog="jaxrep eval", description=__doc__)
     add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
     parser.add_argument(
         "--evals",
-        metavar="NAME[:PRESET]",
+        metavar="FILE[:NAME]",
         nargs="+",
         default=[],
-        help="in place of the run's own: those of a recipe (the default NAME), an evaluation, or a tuple of them, "
-        "as clip:tiny, emoji or FILE.py:NAME",
+        help="use the evaluations of a recipe (the default NAME), one evaluation, or a tuple of evaluations, in place "
+        "of the run's own, as clip:tiny",
     )
     parser.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
-        help="a JSON file of the metrics, by name; and beside it FILE.npz, their values an example",
+        help="a JSON file of the metrics, by name; FILE.npz holds their values per example",
     )
-    given = parser.parse_args(args)
-    check_out(given.out)
-    others = tuple(each for target in given.evals for each in load_evals(target))
-    model, evals = _model(given, others)
+    options = parser.parse_args(args)
+    check_out(options.out)
     from jaxrep.evals.base import format_results, name_conflicts, run_evals
+    from jaxrep.experiment import load_evals
 
-    if clash := next(name_conflicts(evals), None):
-        raise UsageError(f"--evals: {clash}")
+    others = tuple(evaluation for target in options.evals for evaluation in load_evals(target))
+    model, evals = _load(options, others)
+    if conflict := next(name_conflicts(evals), None):
+        raise UsageError(f"--evals: {conflict}")
     metrics = run_evals(evals, model)
     print(format_results(metrics))
-    if given.out:
+    if options.out:
         from jaxrep.metrics import sample
         from jaxrep.runs.layout import write_json
 
-        sample.save(given.out.with_suffix(".npz"), metrics)
-        write_json(given.out, metrics)
+        sample.save(options.out.with_suffix(".npz"), metrics)
+        write_json(options.out, metrics)
     return 0
 
 
-def _model(given: argparse.Namespace, others: "tuple[Eval, ...]") -> "tuple[Model, tuple[Eval, ...]]":
-    """The model, and what it is measured by: ``others``, or what its recipe says. Raises UsageError."""
+def _load(options: argparse.Namespace, others: "tuple[Eval, ...]") -> "tuple[Model, tuple[Eval, ...]]":
+    """Load the model, and choose ``others`` or the evaluations of its recipe. Raises UsageError."""
     from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
 
-    if is_checkpoint(given.run):
+    if is_checkpoint(options.run):
         if not others:
-            raise UsageError(f"{given.run} is a public checkpoint, which has no evaluations of its own: give --evals")
-        return load_checkpoint(given.run), others
-    model, recipe = load(given)
+            raise UsageError(f"{options.run} is a public checkpoint, which has no evaluations: give --evals")
+        return load_checkpoint(options.run), others
+    model, recipe = load(options)
     if not (evals := others or recipe.evals):
-        raise UsageError(
-            f"the recipe of {given.run} has no evaluation: its field evals is empty; give others by --evals"
-        )
+        raise UsageError(f"the recipe of {options.run} has no evaluation (its field evals is empty): give --evals")
     return model, evals

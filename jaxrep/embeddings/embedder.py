@@ -1,4 +1,4 @@
-"""From examples of any source to their embeddings by a model: read ahead by threads, encoded block by block."""
+"""Embed examples of any source: threads read ahead, and the model encodes block by block."""
 
 import os
 from collections import deque
@@ -8,94 +8,96 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data import values
-from jaxrep.data.bad_samples import BadSampleReport, kind
-from jaxrep.data.images.image import opened
+from jaxrep.data.bad_samples import BadSampleReport, reason_kind
+from jaxrep.data.decode import decode_text
+from jaxrep.data.images.decode import open_image
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.embeddings.formats import Part
 from jaxrep.errors import BadSample
 from jaxrep.model import Model
 
-AHEAD = 2
+BLOCKS_AHEAD = 2
 """Blocks of examples that are read while one is encoded."""
 
 KEYS = ("key", "code")
-"""Fields that name an example; without one, its number does."""
+"""Fields that name an example. Without them its index is its name."""
 
 Row = dict[str, Any]
 
 
 class Embedder:
-    """The embeddings of ranges of examples. ``parts``: which of image and text are read."""
+    """Embed ranges of examples. ``fields``: which of image and text are read."""
 
-    def __init__(self, model: Model, examples: Examples, parts: Sequence[str]):
-        self._model, self._examples, self._parts = model, examples, tuple(parts)
+    def __init__(self, model: Model, examples: Examples, fields: Sequence[str]):
+        self._model, self._examples, self._fields = model, examples, tuple(fields)
 
     def __call__(
         self, rows: range, advance: Callable[[int], None] = lambda rows: None
     ) -> tuple[Part | None, BadSampleReport]:
-        """The columns of those that can be read (None: none can), and what there is to tell of the others.
+        """Return the columns of the readable examples (None: there are none), and a report on the others.
 
-        ``advance`` is told how many rows are done. Raises BadShard: a shard of the data cannot be read.
+        ``advance`` receives the number of finished rows. Raises BadShard: a shard of the data cannot be read.
         """
         blocks: list[Part] = []
-        ledger = BadSampleReport()
-        for block in _blocks(self._try, rows, self._model.block_size):
-            read = [row for row in block if isinstance(row, dict)]
-            ledger += sum((row for row in block if isinstance(row, BadSampleReport)), BadSampleReport(len(read)))
-            if read:
-                blocks.append(self._columns(read))
+        report = BadSampleReport()
+        for block in _read_ahead(self._try_read, rows, self._model.block_size):
+            good = [row for row in block if isinstance(row, dict)]
+            report += sum((row for row in block if isinstance(row, BadSampleReport)), BadSampleReport(len(good)))
+            if good:
+                blocks.append(self._encode(good))
             advance(len(block))
         if not blocks:
-            return None, ledger
-        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, ledger
+            return None, report
+        return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, report
 
-    def _try(self, index: int) -> Row | BadSampleReport:
+    def _try_read(self, index: int) -> Row | BadSampleReport:
         try:
             return self._read(index)
         except BadSample as error:
-            return BadSampleReport(1, {(self._examples.shard(index), kind(error.reason)): 1}, (str(error),))
+            return BadSampleReport(1, {(self._examples.shard(index), reason_kind(error.reason)): 1}, (str(error),))
 
     def _read(self, index: int) -> Row:
-        """One example as the model takes it. A picture that is still a file goes through the model's own transform."""
-        if not (isinstance(self._examples, EncodedExamples) and self._model.transforms):
-            row = self._examples[index]
+        """Read one example as the model's input. An image file goes through the model's transform, if it has one."""
+        examples = self._examples
+        if not (isinstance(examples, EncodedExamples) and self._model.transforms):
+            row = examples[index]
             name = next((row[key] for key in KEYS if key in row), index)
-            return {"key": str(name), "index": index} | {part: row[part] for part in self._parts}
-        contents = self._examples.contents(index)
-        row = {part: self._decoded(part, index, contents[part]) for part in self._parts}
-        return {"key": self._examples.key(index), "index": index, **row}
+            return {"key": str(name), "index": index} | {field: row[field] for field in self._fields}
+        row, contents = {"key": examples.key(index), "index": index}, examples.contents(index)
+        for field in self._fields:
+            try:
+                row[field] = (
+                    decode_text(contents[field])
+                    if field == "text"
+                    else open_image(contents[field], self._model.preprocess)
+                )
+            except ValueError as error:
+                raise BadSample(examples.place(index, field), str(error)) from error
+        return row
 
-    def _decoded(self, part: str, index: int, content: bytes) -> Any:
-        assert isinstance(self._examples, EncodedExamples)
-        try:
-            return values.decode_text(content) if part == "text" else opened(content, self._model.image)
-        except ValueError as error:
-            raise BadSample(self._examples.place(index, part), str(error)) from error
-
-    def _columns(self, rows: Sequence[Row]) -> Part:
-        columns = {"key": np.array([row["key"] for row in rows]), "index": np.array([row["index"] for row in rows])}
-        for part in self._parts:
-            values = [row[part] for row in rows]
-            columns[part] = (
-                self._model.encode_text(values)
-                if part == "text"
-                else self._model.encode({part: np.stack(values)}, (part,))[part]
-            )
+    def _encode(self, rows: Sequence[Row]) -> Part:
+        columns = {name: np.array([row[name] for row in rows]) for name in ("key", "index")}
+        for field in self._fields:
+            values = [row[field] for row in rows]
+            encode = self._model.encode_text if field == "text" else self._encode_images
+            columns[field] = encode(values)
         return columns
 
+    def _encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        return self._model.encode({"image": np.stack(images)}, ("image",))["image"]
 
-def _blocks(read: Callable[[int], Any], rows: range, size: int) -> Iterator[list[Any]]:
-    """``read`` of each of ``rows``, ``size`` at a time and in order; threads are some blocks ahead."""
+
+def _read_ahead(read: Callable[[int], Any], rows: range, size: int) -> Iterator[list[Any]]:
+    """Yield ``read`` of each of ``rows``, ``size`` at a time and in order. Threads are some blocks ahead."""
     ahead: deque[list[Future[Any]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
             for start in range(rows.start, rows.stop, size):
                 ahead.append([pool.submit(read, index) for index in range(start, min(start + size, rows.stop))])
-                if len(ahead) > AHEAD:
-                    yield [found.result() for found in ahead.popleft()]
+                if len(ahead) > BLOCKS_AHEAD:
+                    yield [future.result() for future in ahead.popleft()]
             while ahead:
-                yield [found.result() for found in ahead.popleft()]
+                yield [future.result() for future in ahead.popleft()]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,11 +1,12 @@
-"""Files of embeddings: ``.npz``, Parquet, or ArrayRecord, of one part or of many that are never in memory together.
+"""Write files of embeddings: ``.npz``, Parquet, or ArrayRecord, from parts that are never in memory together.
 
-A part has columns of n rows: ``image`` and ``text`` float32 [n,D], ``key`` str [n] (what an example is called) and
-``index`` int64 [n] (its place in the data).
+A part has columns of n rows: ``image`` and ``text`` float32 [n,D], ``key`` str [n] (the name of an example) and
+``index`` int64 [n] (its index in the data).
 """
 
+import itertools
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ from jaxrep.errors import UsageError
 
 Part = Mapping[str, np.ndarray]
 GROUP = 1024
-"""Rows that are written at a time; a row group of Parquet, of which as many are read to read one."""
+"""Rows that are written at a time. A row group of Parquet has as many, and is read as a whole."""
 
 
-class Stored(Part):
-    """A part in a .npz file, of which one column is read at a time."""
+class NpzPart(Part):
+    """Read a part from a .npz file, one column at a time."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -39,14 +40,14 @@ class Stored(Part):
 
 
 def write_npz(path: Path, parts: Sequence[Part]) -> None:
-    """An array a column, as ``numpy.load`` reads them; the same parts give the same bytes."""
+    """Write one array per column, for ``numpy.load``. The same parts give the same bytes."""
     with zipfile.ZipFile(path, "w") as archive:
         for name in parts[0]:
             kinds = [(column.shape, column.dtype) for column in (part[name] for part in parts)]
             dtype = np.result_type(*(dtype for _, dtype in kinds))  # of strings, the longest
             shape = (sum(shape[0] for shape, _ in kinds), *kinds[0][0][1:])
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            # A ZipInfo of its own has no time stamp; the size is not known before, so it may be large.
+            # A new ZipInfo has no time stamp. The size is not known in advance, so it may be large.
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)
                 for part in parts:
@@ -54,29 +55,22 @@ def write_npz(path: Path, parts: Sequence[Part]) -> None:
 
 
 def write_parquet(path: Path, parts: Sequence[Part]) -> None:
-    """A column a column; embeddings are lists of D floats of 32 bits. Raises UsageError: pyarrow is not installed."""
+    """Write a Parquet table. Embeddings are lists of D floats of 32 bits. Raises UsageError without pyarrow."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError(
-            "Parquet is written by pyarrow, which is not installed: pip install 'jaxrep[parquet]'"
-        ) from error
-    tables = (pyarrow.table({name: _column(part[name]) for name in part}) for part in parts)
+        raise UsageError("Parquet needs pyarrow, which is not installed: pip install 'jaxrep[parquet]'") from error
+    tables = (pyarrow.table({name: _arrow_column(part[name]) for name in part}) for part in parts)
     first = next(tables)
-    names = [name for name in parts[0] if parts[0][name].ndim > 1]
-    compression = {name: "none" if name in names else "zstd" for name in parts[0]}  # floats of embeddings are noise
+    # Floats of embeddings are noise, which does not compress.
+    compression = {name: "none" if column.ndim > 1 else "zstd" for name, column in parts[0].items()}
     with parquet.ParquetWriter(path, first.schema, compression=compression) as writer:  # pyright: ignore
-        for table in _chain(first, tables):
+        for table in itertools.chain([first], tables):
             writer.write_table(table, row_group_size=GROUP)
 
 
-def _chain(first: Any, others: Iterable[Any]) -> Iterator[Any]:
-    yield first
-    yield from others
-
-
-def _column(values: np.ndarray) -> Any:
+def _arrow_column(values: np.ndarray) -> Any:
     import pyarrow
 
     if values.ndim == 1:
@@ -85,7 +79,7 @@ def _column(values: np.ndarray) -> Any:
 
 
 def write_array_record(path: Path, parts: Sequence[Part]) -> None:
-    """A tf.train.Example a row, one record a group, so that each can be read alone."""
+    """Write one tf.train.Example per row, one record per group, so that each row can be read alone."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")
@@ -103,4 +97,4 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[Part]], None]]] = {
     "parquet": (".parquet", write_parquet),
     "arrayrecord": (".array_record", write_array_record),
 }
-"""Kind -> ending of a file's name, and what writes it."""
+"""File ending and writer per format."""

@@ -1,17 +1,44 @@
-"""Base class of evaluations: an evaluation owns its data and receives the model."""
+"""Base class of evaluations: an evaluation owns its data and receives the model.
+
+The annotations of an evaluation's fields (``Column``, ``Tower``, ``TowerColumn``) declare what the fields name: columns
+of the data, and outputs of the model.
+"""
 
 import abc
 import dataclasses
+import functools
+import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 from jaxrep.data.loading.readable import collect_skipped
+from jaxrep.data.source import Source
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import Natural, problems, spec
 
 if TYPE_CHECKING:
-    from jaxrep.model import Model
+    from jaxrep.model import Model as Model
+else:
+    Model = Any  # evaluations receive a model, and import none
+
+
+@dataclasses.dataclass(frozen=True)
+class Reads:
+    """Declare, in an annotation, what a field of an evaluation names. ``{}`` stands for the value of the field."""
+
+    outputs: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    source: str = ""
+    """Field of the source that has the columns. Empty: ``data``, and ``train`` if there is one."""
+
+
+Column = Annotated[str, Reads(columns=("{}",))]
+"""The name of a column of the data."""
+Tower = Annotated[str, Reads(outputs=("{}",))]
+"""The name of a tower of the model."""
+TowerColumn = Annotated[str, Reads(outputs=("{}",), columns=("{}",))]
+"""The name of a column of the data, and of the tower that reads it."""
 
 
 @spec
@@ -28,27 +55,27 @@ class Eval(abc.ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Return the model outputs that the evaluation reads. The training checks in advance that they exist."""
-        return ()
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        """Return the columns that the evaluation reads, per field that holds a source."""
-        return {}
+        """Return the model outputs that the evaluation reads. Training checks in advance that they exist."""
+        return tuple(name for reads, value in self._declared() for name in _format(reads.outputs, value))
 
     def problems(self) -> Iterator[str]:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) == () != field.default:
                 yield f"{field.name} is empty: give at least one value"
-        for field, columns in self.columns.items():
-            source = getattr(self, field)
-            known = source.fields()
-            for column in columns:
-                if column not in known:
-                    yield f"{field} ({type(source).__name__}) has no column '{column}'; {hint(column, known)}"
+        for reads, value in self._declared():
+            for name in (reads.source,) if reads.source else ("train", "data"):
+                if isinstance(source := getattr(self, name, None), Source):
+                    columns = source.fields()
+                    for column in _format(reads.columns, value):
+                        if column not in columns:
+                            kind = type(source).__name__
+                            yield f"{name} ({kind}) has no column '{column}'; {hint(column, columns)}"
+
+    def _declared(self) -> Iterator[tuple[Reads, Any]]:
+        return ((reads, getattr(self, field)) for field, reads in _annotations(type(self)))
 
     @abc.abstractmethod
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         """Return flat metrics, such as ``retrieval/image_to_text/r1``.
 
         Fractions are between 0 and 1. A metric that summarizes examples is a ``Sample``, so that it has an interval.
@@ -62,7 +89,7 @@ def name_conflicts(evals: Iterable[Eval]) -> Iterator[str]:
             yield f"{count} evaluations have the name '{name}', so their metrics would conflict: give different names"
 
 
-def run_evals(evals: Iterable[Eval], model: "Model") -> dict[str, float]:
+def run_evals(evals: Iterable[Eval], model: Model) -> dict[str, float]:
     """Run evaluations and return all metrics, with the number of unreadable examples as ``<name>/skipped_examples``.
 
     Raises:
@@ -88,3 +115,14 @@ def format_results(metrics: Mapping[str, float]) -> str:
     """Format metrics for a terminal, one line per metric."""
     width = max((len(name) for name in metrics), default=0)
     return "\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items())
+
+
+@functools.cache
+def _annotations(cls: type[Eval]) -> list[tuple[str, Reads]]:
+    hints = typing.get_type_hints(cls, include_extras=True).items()
+    return [(name, reads) for name, h in hints for reads in typing.get_args(h)[1:] if isinstance(reads, Reads)]
+
+
+def _format(patterns: tuple[str, ...], value: str | tuple[str, ...]) -> list[str]:
+    """Return each pattern for each of the names."""
+    return [pattern.format(name) for name in ((value,) if isinstance(value, str) else value) for pattern in patterns]

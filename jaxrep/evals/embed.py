@@ -4,25 +4,23 @@ On several hosts, each host reads and decodes the images of its own devices, and
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jaxrep import hosts
-from jaxrep.data.loading.readable import Row, check_bad_share, report_skipped, read_rows
+from jaxrep.data.loading.readable import Row, check_bad_share, read_rows, report_skipped
 from jaxrep.data.source import Examples
 from jaxrep.errors import BadSample, JaxrepError, UsageError
+from jaxrep.evals.base import Model
 from jaxrep.metrics.ranking import require_finite, unit_rows
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 PIXELS = "pixels"
 """Name of an output that is no model output: the pixels of the model's input image, from 0 to 1, as a baseline."""
 
 
 def embed_images(
-    model: "Model",
+    model: Model,
     examples: Examples,
     image: str,
     columns: Sequence[str] = (),
@@ -61,7 +59,7 @@ def embed_images(
 
 
 def output_blocks(
-    model: "Model", examples: Examples, image: str, want: Sequence[str], columns: Sequence[str], *, normalize: bool
+    model: Model, examples: Examples, image: str, want: Sequence[str], columns: Sequence[str], *, normalize: bool
 ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[Any]]]]:
     """Yield the outputs ``want`` of the images and the values of ``columns``, per block of readable examples.
 
@@ -84,7 +82,7 @@ def output_blocks(
 
 
 def _read(
-    model: "Model", examples: Examples, indices: np.ndarray, image: str, columns: Sequence[str]
+    model: Model, examples: Examples, indices: np.ndarray, image: str, columns: Sequence[str]
 ) -> tuple[np.ndarray, dict[int, Row]]:
     """Return images uint8 [n,H,W,3] at the model's input size, black if unreadable, and rows of the columns."""
     images, rows_by_index = np.zeros((len(indices), *model.image_shape(image)), np.uint8), {}
@@ -105,7 +103,7 @@ def _merge(rows_of_hosts: Sequence[dict[int, Row]]) -> dict[int, Row]:
 
 
 def _outputs(
-    model: "Model", image: str, images: np.ndarray, count: int, want: Sequence[str], normalize: bool
+    model: Model, image: str, images: np.ndarray, count: int, want: Sequence[str], normalize: bool
 ) -> dict[str, np.ndarray]:
     """Return outputs by name of a block of ``count`` rows. ``images`` are those of this host."""
     if PIXELS not in want:
@@ -114,7 +112,7 @@ def _outputs(
     return {PIXELS: unit_rows(pixels) if normalize else pixels}
 
 
-def embed_texts(model: "Model", texts: Sequence[str], text: str) -> np.ndarray:
+def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
     """Embed texts with the model's tower ``text``: float32 [N,D].
 
     Raises:
@@ -126,7 +124,7 @@ def embed_texts(model: "Model", texts: Sequence[str], text: str) -> np.ndarray:
     return embeddings
 
 
-def logit_scale(model: "Model", temperature: float = 0.0) -> float:
+def logit_scale(model: Model, temperature: float = 0.0) -> float:
     """Return the factor of similarities before a softmax: 1 / ``temperature``, or the learned one if it is 0.
 
     Raises UsageError: The model has no learned logit scale.

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,16 +10,13 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Eval, Model, Reads
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.losses.geometry import uniformity
 from jaxrep.metrics.geometry import effective_rank, gap_parts, linear_cka, mean_cosine, modality_gap, separability
 from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Natural, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -37,7 +34,7 @@ class EmbeddingSpace(Eval):
 
     data: Source
     """Pairs. Of several texts per example the first is used."""
-    towers: tuple[str, ...] = ("image", "text")
+    towers: Annotated[tuple[str, ...], Reads(outputs=("{}",), columns=("{}",))] = ("image", "text")
     """Columns of the data, images or texts. The tower of the same name reads each column."""
     examples: Natural = 4096
     """Maximum number of examples, evenly spaced. Nearest neighbors take quadratic time. 0: all."""
@@ -45,20 +42,12 @@ class EmbeddingSpace(Eval):
     """Number of nearest neighbors per example for mutual_neighbors."""
     name: str = "geometry"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.towers
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": self.towers}
-
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if len(set(self.towers)) < len(self.towers):
             yield f"towers names each tower once, got {self.towers}"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         spaces = self._embed(model)
         groups = {tower: space_metrics(x) for tower, x in spaces.items()}
         for (a, x), (b, y) in itertools.combinations(spaces.items(), 2):
@@ -66,7 +55,7 @@ class EmbeddingSpace(Eval):
             groups[f"{a}_{b}"] = space_similarity(x, y, self.neighbors) | paired
         return {f"{self.name}/{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
 
-    def _embed(self, model: "Model") -> dict[str, np.ndarray]:
+    def _embed(self, model: Model) -> dict[str, np.ndarray]:
         examples, fields = self.data.open(), self.data.fields()
         count = min(self.examples or len(examples), len(examples))
         if count <= max(self.neighbors, 2):

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxrep.errors import UsageError
+from jaxrep.evals.base import Model
 from jaxrep.metrics.ranking import unit_rows
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
-
-    from jaxrep.model import Model
 
 UNKNOWN = (
     *("release_date", "languages", "n_parameters", "memory_usage_mb", "max_tokens", "embed_dim", "license"),
@@ -28,7 +27,7 @@ class MtebEncoder:
 
     def __init__(
         self,
-        model: "Model",
+        model: Model,
         name: str = "jaxrep/model",
         *,
         revision: str = "local",
@@ -111,7 +110,7 @@ class ClipBenchmark:
     data set whose ``transform`` is ``adapter.transform``.
     """
 
-    def __init__(self, model: "Model", *, text: str = "text", image: str = "image"):
+    def __init__(self, model: Model, *, text: str = "text", image: str = "image"):
         self._model, self._text, self._image = model, text, image
 
     def eval(self) -> "ClipBenchmark":

@@ -1,4 +1,4 @@
-"""The figures of a page, as plotly's JSON: what they show. How they look (fonts, colors of the page) is the page's."""
+"""Build the figures of a report as plotly JSON. The page defines their fonts and colors."""
 
 import fnmatch
 import json
@@ -10,41 +10,41 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jaxrep.report.run_facts import Line, RunFacts
-from jaxrep.report.space import Labels, Space
+from jaxrep.report.space import Predictions, Space
 
 COLORS = ("#3d6fb4", "#d0643c", "#3f927a", "#8f6bb5", "#b58a1b", "#c25a86", "#5b7f95", "#7d8a35")
-"""Of runs, one after the other; told apart by people who are color-blind, on white and on black."""
-POINTS = 2_000
-"""Of a curve, at most about so many."""
-SHOWN = 40
-"""Pairs of a similarity matrix."""
-HEAT = "Cividis"
+"""Colors of runs, in order. Color-blind readers can distinguish them, on white and on black."""
+MAX_POINTS = 2_000
+"""Approximate maximum number of points of a curve."""
+MATRIX_PAIRS = 40
+"""Pairs in a similarity matrix."""
+COLOR_SCALE = "Cividis"
 
 CURVES: Mapping[str, tuple[str, ...]] = {
     "Loss": ("loss", "loss/*"),
-    "Scale and steps": ("scale", "bias", "learning_rate", "*_norm", "skipped"),
-    "Rates": ("*_per_second", "*_wait", "flops_utilization", "memory/*", "data/*"),
-    "Geometry over training": ("embeddings/*", "geometry/*"),
-    "Evaluations over training": ("*/*",),
-    "Further": ("*",),
+    "Optimization": ("scale", "bias", "learning_rate", "*_norm", "skipped"),
+    "Throughput and resources": ("*_per_second", "*_wait", "flops_utilization", "memory/*", "data/*"),
+    "Embedding geometry during training": ("embeddings/*", "geometry/*"),
+    "Evaluations during training": ("*/*",),
+    "Other": ("*",),
 }
-"""Headings and what stands under each; a metric stands under the first that it matches."""
+"""Metrics per heading. A metric appears under the first heading that it matches."""
 
 
 def curves(runs: Sequence[RunFacts]) -> dict[str, dict[str, str]]:
-    """{heading: {metric: figure}} of all metrics that were logged at two steps at least, and not as zero only."""
+    """Return {heading: {metric: figure}} of all metrics with two logged steps or more, except those that are all 0."""
     names = sorted({name for run in runs for line in run.lines for name in line} - {"step", "examples"})
-    found: dict[str, dict[str, str]] = {heading: {} for heading in CURVES}
+    headings: dict[str, dict[str, str]] = {heading: {} for heading in CURVES}
     for name in names:
         heading = next(h for h, globs in CURVES.items() if any(fnmatch.fnmatchcase(name, glob) for glob in globs))
         if figure := curve(name, runs):
-            found[heading][name] = figure
-    return {heading: figures for heading, figures in found.items() if figures}
+            headings[heading][name] = figure
+    return {heading: figures for heading, figures in headings.items() if figures}
 
 
 def curve(name: str, runs: Sequence[RunFacts]) -> str:
-    """One metric against the step, a line a run; empty where none has two points."""
-    figure = go.Figure(layout={"template": {}})
+    """Plot one metric against the step, one line per run. Return "" if no run has two points."""
+    figure = _figure()
     for run, color in zip(runs, colors_of(len(runs)), strict=True):
         step, value = series(run.lines, name)
         if len(step) < 2 or not value.any():
@@ -56,16 +56,18 @@ def curve(name: str, runs: Sequence[RunFacts]) -> str:
 
 
 def series(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric, NaN where it was not finite. Of a long one the lowest and the highest value of each
-    stretch, so that no spike is lost."""
+    """Return steps and values of a metric, NaN if not finite.
+
+    A long series keeps the lowest and the highest value of each interval, so that no spike is lost.
+    """
     points = [(line["step"], line[name]) for line in lines if name in line]
     step, value = (np.array([p[i] for p in points], np.float64) for i in (0, 1))
-    if len(step) <= POINTS:
+    if len(step) <= MAX_POINTS:
         return step, value
     kept = {0, len(step) - 1}
-    for stretch in np.array_split(np.arange(len(step)), POINTS // 2):
-        filled = np.nan_to_num(value[stretch], nan=np.inf), np.nan_to_num(value[stretch], nan=-np.inf)
-        kept |= {int(stretch[filled[0].argmin()]), int(stretch[filled[1].argmax()])}
+    for interval in np.array_split(np.arange(len(step)), MAX_POINTS // 2):
+        kept.add(int(interval[np.nan_to_num(value[interval], nan=np.inf).argmin()]))
+        kept.add(int(interval[np.nan_to_num(value[interval], nan=-np.inf).argmax()]))
     index = sorted(kept)
     return step[index], value[index]
 
@@ -74,122 +76,125 @@ def series(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def similarity(space: Space, ids: Sequence[int]) -> str:
-    """Cosines of some pictures (rows) with some texts (columns), by class; right pairs lie on the diagonal."""
-    assert space.text is not None, "a matrix of pictures and texts"
-    order = np.argsort(space.labels.right, kind="stable") if space.labels else np.arange(len(space.image))
-    some = order[np.unique(np.linspace(0, len(order) - 1, SHOWN).round().astype(int))]
+    """Plot cosines of some images (rows) with some texts (columns), by class. Positive pairs are on the diagonal."""
+    assert space.text is not None, "a matrix of images and texts"
+    order = np.arange(len(space.image))
+    if space.nearest_mean:
+        order = np.argsort(space.nearest_mean.labels, kind="stable")
+    some = order[np.unique(np.linspace(0, len(order) - 1, MATRIX_PAIRS).round().astype(int))]
     hover = [[[ids[i], f"{space.texts[i]} · text: {space.texts[j]}"] for j in some] for i in some]
-    figure = go.Figure(layout={"template": {}})
-    values = (space.image[some] @ space.text[some].T).round(4)
-    figure.add_heatmap(z=values, customdata=hover, colorscale=HEAT, hovertemplate="cosine %{z:.3f}<extra></extra>")
-    return _matrix(figure, "text", "picture", ticks=False)
+    figure = _figure()
+    cosines = (space.image[some] @ space.text[some].T).round(4)
+    template = "cosine %{z:.3f}<extra></extra>"
+    figure.add_heatmap(z=cosines, customdata=hover, colorscale=COLOR_SCALE, hovertemplate=template)
+    return _matrix(figure, "text", "image", ticks=False)
 
 
-def confusion(labels: Labels) -> str:
-    """Share of the pictures of each class that occurs (rows) that are taken for each class (columns)."""
-    k = len(labels.names)
+def confusion(predictions: Predictions) -> str:
+    """Plot the share of the images of each true class (rows) that have each predicted class (columns)."""
+    k = len(predictions.names)
     counts = np.zeros((k, k), int)
-    np.add.at(counts, (labels.right, labels.taken), 1)
+    np.add.at(counts, (predictions.labels, predictions.predicted), 1)
     rows = np.flatnonzero(counts.any(1))
-    counts, names = counts[rows], list(labels.names)
-    total = counts.sum(1, keepdims=True)
+    counts, names = counts[rows], list(predictions.names)
     hover = [
-        [f"{names[i]} taken for {name}: {count} of {row.sum()}" for name, count in zip(names, row, strict=True)]
+        [f"{names[i]}, predicted {name}: {count} of {row.sum()}" for name, count in zip(names, row, strict=True)]
         for i, row in zip(rows, counts, strict=True)
     ]
-    figure = go.Figure(layout={"template": {}})
+    figure = _figure()
     figure.add_heatmap(
-        z=(counts / total).round(4),
+        z=(counts / counts.sum(1, keepdims=True)).round(4),
         x=names,
         y=[names[i] for i in rows],
         text=hover,
         hovertemplate="%{text}<extra></extra>",
-        colorscale=HEAT,
+        colorscale=COLOR_SCALE,
         zmin=0,
         zmax=1,
     )
-    return _matrix(figure, "taken for", "class", ticks=k <= 24, square=len(rows) > 1)
+    return _matrix(figure, "predicted class", "true class", ticks=k <= 24, square=len(rows) > 1)
 
 
 def _matrix(figure: go.Figure, x: str, y: str, ticks: bool, square: bool = True) -> str:
-    figure.update_xaxes(title=x, showticklabels=ticks, ticks="", constrain="domain", showgrid=False, zeroline=False)
-    figure.update_yaxes(title=y, showticklabels=ticks, ticks="", autorange="reversed", showgrid=False, zeroline=False)
-    figure.update_yaxes(scaleanchor="x" if square else None)
+    axis = {"showticklabels": ticks, "ticks": "", "showgrid": False, "zeroline": False}
+    figure.update_xaxes(title=x, constrain="domain", **axis)
+    figure.update_yaxes(title=y, autorange="reversed", scaleanchor="x" if square else None, **axis)
     figure.update_layout(height=460)
     return _json(figure)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Points of a map that look alike."""
+    """Hold a group of points with one color and symbol."""
 
     name: str
-    at: np.ndarray
-    """Which ones, of all."""
+    index: np.ndarray
+    """Indices of the points."""
     color: str
     symbol: str = "circle"
 
 
 def neighbors_map(space: Space, ids: Sequence[int]) -> str:
-    """Pictures in two dimensions, near ones near (t-SNE, van der Maaten & Hinton 2008), by class."""
+    """Plot images in two dimensions by t-SNE (van der Maaten & Hinton 2008), colored by class."""
     from sklearn.manifold import TSNE
 
     perplexity = min(30, (len(space.image) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(space.image)
-    parts = [Points("pictures", np.arange(len(flat)), COLORS[0])]
-    if space.labels:
-        colors = colors_of(len(space.labels.names))
-        of = [np.flatnonzero(space.labels.right == k) for k in range(len(colors))]
-        parts = [Points(*part) for part in zip(space.labels.names, of, colors, strict=True)]
-    return _map(flat, parts, list(zip(ids, space.texts, strict=True)))
+    groups = [Points("images", np.arange(len(flat)), COLORS[0])]
+    if space.nearest_mean:
+        names, labels = space.nearest_mean.names, space.nearest_mean.labels
+        colors = colors_of(len(names))
+        groups = [Points(name, np.flatnonzero(labels == k), colors[k]) for k, name in enumerate(names)]
+    return _map(flat, groups, list(zip(ids, space.texts, strict=True)))
 
 
 def gap_map(space: Space, ids: Sequence[int]) -> str:
-    """Pictures and texts on the two principal axes of both together, where a gap between the towers shows."""
-    assert space.text is not None, "a map of pictures and texts"
+    """Plot images and texts on their two joint principal axes, which show a modality gap."""
+    assert space.text is not None, "a map of images and texts"
     n, both = len(space.image), np.concatenate([space.image, space.text])
     both = both - both.mean(0)
     axes = np.linalg.svd(both, full_matrices=False)[2][:2]
-    parts = [
-        Points("pictures", np.arange(n), COLORS[0]),
-        Points("texts", np.arange(n, 2 * n), COLORS[1], "diamond"),
-    ]
-    return _map(both @ axes.T, parts, 2 * list(zip(ids, space.texts, strict=True)))
+    images = Points("images", np.arange(n), COLORS[0])
+    texts = Points("texts", np.arange(n, 2 * n), COLORS[1], "diamond")
+    return _map(both @ axes.T, [images, texts], 2 * list(zip(ids, space.texts, strict=True)))
 
 
-def _map(flat: np.ndarray, parts: Sequence[Points], about: Sequence[tuple[int, str]]) -> str:
-    """``about``: picture and words of each point, shown beside the pointer by the page."""
-    hover = np.array(about, object)
-    figure = go.Figure(layout={"template": {}})
-    for part in parts:
-        marker = {"size": 7, "symbol": part.symbol, "color": part.color, "opacity": 0.8}
-        x, y = flat[part.at].T
+def _map(flat: np.ndarray, groups: Sequence[Points], tooltips: Sequence[tuple[int, str]]) -> str:
+    """Plot points. ``tooltips``: image number and text of each point, which the page shows beside the pointer."""
+    hover = np.array(tooltips, object)
+    figure = _figure()
+    for group in groups:
+        marker = {"size": 7, "symbol": group.symbol, "color": group.color, "opacity": 0.8}
+        x, y = flat[group.index].T
         figure.add_scatter(
-            x=x, y=y, name=part.name, customdata=hover[part.at], mode="markers", marker=marker, hoverinfo="none"
+            x=x, y=y, name=group.name, customdata=hover[group.index], mode="markers", marker=marker, hoverinfo="none"
         )
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    figure.update_layout(height=440 + 10 * len(parts), showlegend=len(parts) > 1, hovermode="closest")
+    figure.update_layout(height=440 + 10 * len(groups), showlegend=len(groups) > 1, hovermode="closest")
     return _json(figure)
 
 
 def colors_of(count: int) -> list[str]:
-    """One each, repeated only beyond a circle of hues."""
+    """Return different colors: those of ``COLORS``, or a circle of hues if there are more."""
     if count <= len(COLORS):
         return list(COLORS[:count])
     return [f"hsl({360 * i / count:.0f},55%,{45 + 12 * (i % 2)}%)" for i in range(count)]
 
 
+def _figure() -> go.Figure:
+    return go.Figure(layout={"template": {}})
+
+
 def _json(figure: go.Figure) -> str:
-    """As the page holds it: inside a script element nothing may look like its end."""
     return escaped(figure.to_json() or "")
 
 
 def escaped(text: str) -> str:
-    """JSON that may stand in a script element."""
+    """Escape JSON for a script element, in which no text may look like the end of the element."""
     return text.replace("<", r"\u003c")
 
 
 def embedded(value: Any) -> str:
-    """A value as such JSON."""
+    """Return a value as JSON for a script element."""
     return escaped(json.dumps(value, ensure_ascii=False))

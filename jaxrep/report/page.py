@@ -1,4 +1,4 @@
-"""A page of runs: one HTML file that holds all it shows, and asks the network for nothing."""
+"""Write a page of runs: one HTML file with all its data, which needs no network."""
 
 import itertools
 import json
@@ -16,10 +16,10 @@ from jaxrep import __version__
 from jaxrep.data.source import Source
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import figures
-from jaxrep.report.run_facts import RunFacts, departure, grouped
+from jaxrep.report.run_facts import RunFacts, group_by_seed, paper_difference
 from jaxrep.report.space import Space, search
 from jaxrep.report.table import Row, cells, number, rows
-from jaxrep.report.thumbnails import Album
+from jaxrep.report.thumbnails import Thumbnails
 from jaxrep.spec import difference, short_repr, walk
 from jaxrep.spec_json import to_json
 
@@ -29,30 +29,30 @@ SECTIONS = {
     "curves": "Curves",
     "retrieval": "Retrieval",
     "classes": "Similarity and confusion",
-    "map": "Map of the space",
+    "map": "Embedding space",
     "recipe": "Recipe",
     "data": "Data and time",
     "attribution": "Attribution",
 }
-FAULTS = 20
+MAX_FAULTS = 20
 """Kinds of unreadable examples that are listed, the most frequent ones."""
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A run with what its model makes of its evaluation data."""
+class RunView:
+    """Hold a run with embeddings of its evaluation data."""
 
     facts: RunFacts
     spaces: Sequence[Space] = ()
-    left_out: str = ""
-    """Why there are none, as a sentence; else empty."""
+    skipped: str = ""
+    """The reason why there are no embeddings, as a sentence; else empty."""
 
 
-def page(seen: Sequence[Seen]) -> str:
-    """The HTML of a page. Several runs are overlaid."""
-    runs, album, ids = [each.facts for each in seen], Album(), itertools.count()
+def page(views: Sequence[RunView]) -> str:
+    """Return the HTML of a page. Several runs share their figures."""
+    runs, thumbnails, ids = [view.facts for view in views], Thumbnails(), itertools.count()
     colors = dict(zip([run.name for run in runs], figures.colors_of(len(runs)), strict=True))
-    spaces = [_space(each.facts.name, colors, space, album) for each in seen for space in each.spaces]
+    spaces = [_space(view.facts.name, colors, space, thumbnails) for view in views for space in view.spaces]
     table = _table(runs, colors)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["brief"] = short_repr
@@ -60,13 +60,13 @@ def page(seen: Sequence[Seen]) -> str:
         title=" · ".join(colors) if len(runs) < 4 else f"{runs[0].name} and {len(runs) - 1} more runs",
         sections=SECTIONS.items(),
         runs=[_run(run, runs[0], colors) for run in runs],
-        left_out=[each.left_out for each in seen if each.left_out] + _unfinished(runs),
+        skipped=[view.skipped for view in views if view.skipped] + _missing_results(runs),
         table=table,
         compared=len({row["cells"][1] for row in table}) > 1,
         curves=figures.curves(runs),
         spaces=spaces,
         attributions=_attributions(runs),
-        pictures=figures.embedded(album.uris),
+        images=figures.embedded(thumbnails.uris),
         number=lambda: f"figure{next(ids)}",
         version=__version__,
         style=_file("style.css"),
@@ -82,42 +82,42 @@ def _file(name: str) -> str:
 # Metrics -------------------------------------------------------------------------------------------------------------
 
 
-def _unfinished(runs: Sequence[RunFacts]) -> list[str]:
-    """Sentences on what the table of metrics lacks."""
-    found = [
-        f"{run.name} is not at its end (its last logged step is {run.step}), so the table of metrics leaves it out."
+def _missing_results(runs: Sequence[RunFacts]) -> list[str]:
+    """Return a sentence per run that the table of metrics omits or shows without intervals."""
+    unfinished = [
+        f"{run.name} is unfinished (its last logged step is {run.step}), so it is not in the table of metrics."
         for run in runs
         if run.results is None
     ]
-    return found + [
-        f"{run.name} kept no values an example (samples.npz), so its metrics have no intervals."
+    return unfinished + [
+        f"{run.name} has no values per example (samples.npz), so its metrics have no intervals."
         for run in runs
         if run.results and not run.samples
     ]
 
 
 def _table(runs: Sequence[RunFacts], colors: dict[str, str]) -> list[dict[str, Any]]:
-    """Rows as the template writes them."""
+    """Return the rows of the template."""
     finished = [run for run in runs if run.results]
-    groups = grouped(finished)
+    groups = group_by_seed(finished)
     by_name = {group.name: colors[group.runs[0].name] for group in groups}
-    found, before = [], ""
+    table, before = [], ""
     for row in rows(groups) if groups else []:
         first, before = row.metric != before, row.metric
-        bar = _bar(row) if _fraction(row.metric, finished) else None
-        found.append({"cells": cells(row), "first": first, "color": by_name[row.group], "bar": bar})
-    return found
+        bar = _bar(row) if _is_fraction(row.metric, finished) else None
+        table.append({"cells": cells(row), "first": first, "color": by_name[row.group], "bar": bar})
+    return table
 
 
-def _fraction(metric: str, runs: Sequence[RunFacts]) -> bool:
-    """Whether all that is known of a metric, also its values an example, lies between 0 and 1."""
-    held = [run.metrics[metric] for run in runs if metric in run.metrics]
-    values = [x.values if isinstance(x, Sample) else np.array([x]) for x in held]
+def _is_fraction(metric: str, runs: Sequence[RunFacts]) -> bool:
+    """Return whether a metric and its values per example are between 0 and 1 in all runs."""
+    metrics = [run.metrics[metric] for run in runs if metric in run.metrics]
+    values = [x.values if isinstance(x, Sample) else np.array([x]) for x in metrics]
     return all(((x >= 0) & (x <= 1)).all() for x in values)
 
 
 def _bar(row: Row) -> tuple[float, ...]:
-    """Where the interval's ends, and the mean between them, lie on a scale from 0 to 1: 122 units wide, from 4."""
+    """Return the positions of the ends of the interval, and of the mean, on a scale that is 122 units wide, from 4."""
     margin = row.spread or 0.0
     low = row.value - margin if row.low is None else row.low
     high = row.value + margin if row.high is None else row.high
@@ -128,53 +128,53 @@ def _bar(row: Row) -> tuple[float, ...]:
 
 
 def _run(run: RunFacts, first: RunFacts, colors: dict[str, str]) -> dict[str, Any]:
-    faults = sorted(((shard, why, count) for (shard, why), count in run.ledger.bad.items()), key=lambda x: -x[2])
+    faults = sorted(((*kind, count) for kind, count in run.bad_samples.bad.items()), key=lambda fault: -fault[2])
     device = run.environment.get("devices", {})
     return {
         "facts": run,
         "color": colors[run.name],
-        "state": f"{'at its end' if run.results is not None else 'not at its end'}, step {run.step:,}",
+        "state": f"{'finished' if run.results is not None else 'unfinished'}, step {run.step:,}",
         "about": {
-            "batch": f"{run.recipe.data.batch_size:,}",
+            "batch size": f"{run.recipe.data.batch_size:,}",
             "seed": run.recipe.seed,
             "last loss": number(_last(run, "loss")),
             "devices": f"{device.get('count', '?')} × {device.get('kind', 'unknown')}",
             "started": run.environment.get("started", "—").replace("T", " ")[:16],
         },
-        "departure": departure(run),
+        "paper": paper_difference(run),
         "from_first": [c for c in difference(first.recipe, run.recipe) if not c.execution],
         "recipe": json.dumps(to_json(run.recipe), indent=1, ensure_ascii=False),
         "time": _time(run),
-        "faults": faults[:FAULTS],
+        "faults": faults[:MAX_FAULTS],
         "environment": json.dumps(run.environment, indent=1, ensure_ascii=False),
     }
 
 
 def _time(run: RunFacts) -> dict[str, str]:
-    """Of the logged steps; the time of evaluations is not among them."""
+    """Summarize the logged steps, without the time of evaluations."""
     steps = [line["step"] or 0 for line in run.lines]
     rates = [line.get("examples_per_second") for line in run.lines]
-    each = [b - a for a, b in itertools.pairwise([0, *steps])]
+    counts = [b - a for a, b in itertools.pairwise([0, *steps])]
     batch = run.recipe.data.batch_size
-    seconds = sum(batch * n / rate for n, rate in zip(each, rates, strict=True) if rate)
+    seconds = sum(batch * n / rate for n, rate in zip(counts, rates, strict=True) if rate)
     known = [rate for rate in rates if rate]
     utilization = _last(run, "flops_utilization")
     peak = _last(run, "memory/device_peak_bytes") or _last(run, "memory/process_peak_bytes")
     return {
         "steps": f"{run.step:,}",
         "examples": f"{run.step * batch:,}",
-        "training": f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02} min {int(seconds % 60):02} s",
+        "training time": f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02} min {int(seconds % 60):02} s",
         "examples/s (median)": number(statistics.median(known)) if known else "—",
-        "waiting for data": _share(run, "data_wait"),
-        "for checkpoints": _share(run, "checkpoint_wait"),
-        "peak FLOPs used": f"{utilization:.1%}" if utilization else "—",
+        "waiting for data": _mean_share(run, "data_wait"),
+        "waiting for checkpoints": _mean_share(run, "checkpoint_wait"),
+        "FLOPs utilization": f"{utilization:.1%}" if utilization else "—",
         "peak memory": f"{peak / 2**30:.1f} GiB" if peak else "—",
     }
 
 
-def _share(run: RunFacts, name: str) -> str:
-    found = [value for line in run.lines if (value := line.get(name)) is not None]
-    return f"{statistics.mean(found):.1%}" if found else "—"
+def _mean_share(run: RunFacts, name: str) -> str:
+    values = [value for line in run.lines if (value := line.get(name)) is not None]
+    return f"{statistics.mean(values):.1%}" if values else "—"
 
 
 def _last(run: RunFacts, name: str) -> float | None:
@@ -182,9 +182,9 @@ def _last(run: RunFacts, name: str) -> float | None:
 
 
 def _attributions(runs: Sequence[RunFacts]) -> list[tuple[str, str]]:
-    """Each kind of source with the words that its pictures ask for."""
+    """Return each kind of source with the attribution that its images need."""
     sources = {
-        type(node).__name__: node.attribution or "states no attribution of its own; its owner's terms hold"
+        type(node).__name__: node.attribution or "states no attribution; the terms of its owner apply"
         for run in runs
         for _, node in walk(run.recipe)
         if isinstance(node, Source)
@@ -195,18 +195,17 @@ def _attributions(runs: Sequence[RunFacts]) -> list[tuple[str, str]]:
 # Spaces --------------------------------------------------------------------------------------------------------------
 
 
-def _space(run: str, colors: dict[str, str], space: Space, album: Album) -> dict[str, Any]:
-    """A space as the template writes it."""
-    ids = [album.add(picture) for picture in space.pictures]
-    many = len(ids) > 3
-    shown: dict[str, Any] = {f.name: getattr(space, f.name) for f in fields(space)}
-    shown |= {"run": run, "color": colors[run], "ids": ids, "by_text": None, "similarity": "", "gap": ""}
+def _space(run: str, colors: dict[str, str], space: Space, thumbnails: Thumbnails) -> dict[str, Any]:
+    """Return a space for the template."""
+    ids = [thumbnails.add(image) for image in space.images]
+    values: dict[str, Any] = {f.name: getattr(space, f.name) for f in fields(space)}
+    values |= {"run": run, "color": colors[run], "ids": ids, "by_text": None, "similarity": "", "gap": ""}
     if space.text is not None:
-        shown["by_text"] = search(space.text, space.image, space.match.T)
-        shown["by_picture"] = search(space.image, space.text, space.match)
-        shown["similarity"] = figures.similarity(space, ids)
-        shown["gap"] = figures.gap_map(space, ids) if many else ""
-    matrices = [*space.zeroshot, *([space.labels] if space.labels else [])]
-    shown["confusions"] = [(figures.confusion(labels), labels) for labels in matrices]
-    shown["neighbors"] = figures.neighbors_map(space, ids) if many else ""
-    return shown
+        values["by_text"] = search(space.text, space.image, space.match.T)
+        values["by_image"] = search(space.image, space.text, space.match)
+        values["similarity"] = figures.similarity(space, ids)
+        values["gap"] = figures.gap_map(space, ids) if len(ids) > 3 else ""
+    predictions = [*space.zero_shot, *([space.nearest_mean] if space.nearest_mean else [])]
+    values["confusions"] = [(figures.confusion(prediction), prediction) for prediction in predictions]
+    values["neighbors"] = figures.neighbors_map(space, ids) if len(ids) > 3 else ""
+    return values

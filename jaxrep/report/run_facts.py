@@ -1,19 +1,19 @@
-"""What runs say of themselves: their recipes, results, values an example, curves, ledgers; and which are one but for
-the seed."""
+"""Read run directories (recipe, results, values per example, curves, unreadable examples) and group runs by seed."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.experiment import from_run, load
 from jaxrep.metrics import sample
 from jaxrep.metrics.sample import Sample
 from jaxrep.recipe import Recipe
-from jaxrep.runs.layout import read_json
+from jaxrep.runs import layout
 from jaxrep.runs.remote import url_of
 from jaxrep.spec import Change, difference
 
@@ -22,112 +22,113 @@ Line = Mapping[str, float | None]
 
 @dataclass(frozen=True)
 class RunFacts:
-    """A run directory, read."""
+    """Hold the contents of a run directory."""
 
     path: Path
     name: str
     recipe: Recipe
     results: Mapping[str, float] | None = None
-    """Final metrics; None where the run is not at its end."""
+    """Final metrics. None: the run is unfinished."""
     samples: Mapping[str, Sample] = field(default_factory=dict)
-    """Those of the final metrics that sum up examples; empty where the run keeps none."""
+    """The final metrics that summarize examples. Empty: the run has no such file."""
     lines: Sequence[Line] = ()
-    """Of metrics.jsonl, by step; what was not finite is None."""
+    """Lines of metrics.jsonl, by step. A value that is not finite is None."""
     environment: Mapping[str, Any] = field(default_factory=dict)
-    ledger: BadSampleReport = EMPTY
+    bad_samples: BadSampleReport = EMPTY_REPORT
 
     @property
     def step(self) -> int:
-        """The last step that was logged."""
+        """Return the last logged step."""
         return int(self.lines[-1]["step"] or 0) if self.lines else 0
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Final metrics, with their values an example where the run keeps them."""
+        """Return the final metrics, as samples if the run has their values per example."""
         return {name: self.samples.get(name, value) for name, value in (self.results or {}).items()}
 
 
-def read(path: Path, name: str = "") -> RunFacts:
-    """What the run at ``path`` says.
+def read_run(path: Path, name: str = "") -> RunFacts:
+    """Read the run at ``path``.
 
-    Raises UsageError: there is no run, or a file of it is damaged.
+    Raises:
+        UsageError: There is no run, or a file of the run is damaged.
     """
     loaded = from_run(path)
-    results = _json(path / "results.json")
-    samples = sample.read(path / "samples.npz") if results and (path / "samples.npz").exists() else {}
-    ledger = _json(path / "data_ledger.json")
+    results, samples = _json(path / layout.RESULTS), path / layout.SAMPLES
+    report = _json(path / "bad_samples.json")
+    kept = sample.read(samples) if results and samples.exists() else {}
+    if results is not None:
+        results = {metric: math.nan if value is None else value for metric, value in results.items()}
     return RunFacts(
         path=path,
         name=name or loaded.name,
         recipe=loaded.recipe,
-        results=None
-        if results is None
-        else {metric: float("nan") if x is None else x for metric, x in results.items()},
-        samples={metric: kept for metric, kept in samples.items() if metric in (results or {})},
-        lines=_lines(path / "metrics.jsonl"),
-        environment=_json(path / "environment.json") or {},
-        ledger=EMPTY if ledger is None else BadSampleReport.from_json(ledger),
+        results=results,
+        samples={metric: values for metric, values in kept.items() if metric in (results or {})},
+        lines=_lines(path / layout.METRICS),
+        environment=_json(path / layout.ENVIRONMENT) or {},
+        bad_samples=EMPTY_REPORT if report is None else BadSampleReport.from_json(report),
     )
 
 
-def read_all(paths: Sequence[Path]) -> list[RunFacts]:
-    """Several runs, each with a name that no other has: as much of its path as it takes. Raises UsageError."""
-    places = [PurePath(url_of(path.resolve())) for path in paths]
-    for at, place in enumerate(places):
-        if place in places[:at]:
+def read_runs(paths: Sequence[Path]) -> list[RunFacts]:
+    """Read several runs, and name each by the shortest unique end of its path. Raises UsageError."""
+    locations = [PurePath(url_of(path.resolve())) for path in paths]
+    for at, location in enumerate(locations):
+        if location in locations[:at]:
             raise UsageError(f"{url_of(paths[at])} is given twice")
-    return [read(path, _name(place, places)) for path, place in zip(paths, places, strict=True)]
+    return [read_run(path, _name(place, locations)) for path, place in zip(paths, locations, strict=True)]
 
 
-def _name(place: PurePath, places: Sequence[PurePath]) -> str:
-    for length in range(1, len(place.parts)):
-        end = place.parts[-length:]
-        if sum(other.parts[-length:] == end for other in places) == 1:
+def _name(location: PurePath, locations: Sequence[PurePath]) -> str:
+    for length in range(1, len(location.parts)):
+        end = location.parts[-length:]
+        if sum(other.parts[-length:] == end for other in locations) == 1:
             return "/".join(end)
-    return str(place)
+    return str(location)
 
 
 def _json(path: Path) -> Any:
-    return read_json(path) if path.exists() else None
+    return layout.read_json(path) if path.exists() else None
 
 
 def _lines(path: Path) -> list[Line]:
-    """A last line that a kill cut off is left out, as a run that goes on does."""
+    """Read the logged lines. A last line that a killed run left incomplete is ignored, as in a resumed run."""
     text = path.read_text(errors="replace").splitlines() if path.exists() else []
-    found = []
+    lines = []
     for number, line in enumerate(text, 1):
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(text):
                 raise UsageError(f"{path}, line {number}: this is not JSON: {error.msg}") from error
-    return found
+    return lines
 
 
 # Paper ---------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Departure:
-    """How a run differs from its paper's recipe."""
+class PaperDifference:
+    """Describe how a run differs from the recipe of its paper."""
 
     changes: Sequence[Change] = ()
     doc: str = ""
-    """What the experiment is, in its own words."""
-    why_not: str = ""
-    """Why that is not known; else empty."""
+    """The docstring of the experiment."""
+    unknown: str = ""
+    """The reason if the paper's recipe is unknown; else empty."""
 
 
-def departure(facts: RunFacts) -> Departure:
-    """The ``recipe`` of the run's copy of its experiment file, against what ran. Executes that copy."""
+def paper_difference(facts: RunFacts) -> PaperDifference:
+    """Compare a run with the ``recipe`` in its copy of the experiment file. This executes the copy."""
     file = facts.environment.get("experiment")
     if not file or not (facts.path / file).is_file():
-        return Departure(why_not="the run keeps no experiment file that would declare the paper's recipe.")
+        return PaperDifference(unknown="The run has no experiment file, so the recipe of the paper is unknown.")
     try:
         paper = load(f"{facts.path / file}:recipe")
     except JaxrepError as error:
-        return Departure(why_not=f"the paper's recipe is not known: {error}.")
-    return Departure(difference(paper.recipe, facts.recipe), paper.doc)
+        return PaperDifference(unknown=f"The recipe of the paper is unknown: {error}.")
+    return PaperDifference(difference(paper.recipe, facts.recipe), paper.doc)
 
 
 # Groups --------------------------------------------------------------------------------------------------------------
@@ -135,13 +136,13 @@ def departure(facts: RunFacts) -> Departure:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe with different seeds."""
+    """Hold runs of one recipe with different seeds."""
 
     runs: tuple[RunFacts, ...]
 
     @property
     def name(self) -> str:
-        """That of the first run, and how many more there are."""
+        """Return the name of the first run, and the number of further runs."""
         return self.runs[0].name + (f" (+{len(self.runs) - 1})" if len(self.runs) > 1 else "")
 
     @property
@@ -149,21 +150,20 @@ class Group:
         return self.runs[0].recipe
 
 
-def grouped(runs: Sequence[RunFacts]) -> list[Group]:
-    """Runs whose recipes differ in the seed only (and in how they are executed) are of one group.
+def group_by_seed(runs: Sequence[RunFacts]) -> list[Group]:
+    """Group runs whose recipes differ in the seed only, apart from execution fields.
 
-    Two runs of the same seed are no two draws of it, so they never share a group.
+    Two runs with the same seed are not independent, so they are never in the same group.
     """
     groups: list[Group] = []
     for run in runs:
-        at = next((i for i, group in enumerate(groups) if all(_alike(each, run) for each in group.runs)), None)
-        if at is None:
+        matches = (i for i, group in enumerate(groups) if all(_differ_in_seed(other, run) for other in group.runs))
+        if (at := next(matches, None)) is None:
             groups.append(Group((run,)))
         else:
             groups[at] = Group((*groups[at].runs, run))
     return groups
 
 
-def _alike(a: RunFacts, b: RunFacts) -> bool:
-    changes = [change.path for change in difference(a.recipe, b.recipe) if not change.execution]
-    return changes == ["seed"]
+def _differ_in_seed(a: RunFacts, b: RunFacts) -> bool:
+    return [change.path for change in difference(a.recipe, b.recipe) if not change.execution] == ["seed"]

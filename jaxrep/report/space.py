@@ -1,5 +1,4 @@
-"""What the model of a run makes of its evaluation data: embeddings of some examples, what is found with them, and what
-is taken for what."""
+"""Embed examples of a run's evaluation data, search among them, and classify them, for the report."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,114 +11,114 @@ from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval
 from jaxrep.evals.classification.zero_shot import ZeroShot
-from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import TIE, require_finite, unit_rows
 from jaxrep.model import Model
-from jaxrep.prompts import class_embeddings
 from jaxrep.recipe import Recipe
 from jaxrep.spec import children, difference, short_repr
 
-EXAMPLES = 1_500
-"""Examples of a data set that are shown, evenly spread over it."""
-CLASSES = 40
-"""Classes that a matrix shows at most."""
+MAX_EXAMPLES = 1_500
+"""Examples per data set that are shown, evenly spaced."""
+MAX_CLASSES = 40
+"""Maximum number of classes in a confusion matrix."""
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Classes of the examples, and those that the model takes them for."""
+class Predictions:
+    """Hold the true and the predicted classes of the examples."""
 
     field: str
     names: Sequence[str]
-    """Of all classes that an example could be taken for."""
-    right: Int[np.ndarray, " n"]
-    taken: Int[np.ndarray, " n"]
-    by: str
-    """How the model decides, in words."""
+    """Names of all classes."""
+    labels: Int[np.ndarray, " n"]
+    predicted: Int[np.ndarray, " n"]
+    classifier: str
+    """Description of the classifier."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """Some examples of one data set as a model places them."""
+    """Hold embeddings of some examples of one data set."""
 
     data: str
-    """The data set, in words."""
+    """Description of the data set."""
     total: int
-    """Examples that it has."""
-    pictures: Sequence[Any]
+    """Number of examples in the data set."""
+    images: Sequence[Any]
     texts: Sequence[str]
-    """One a picture (the first of several); empty strings where there are none."""
+    """One text per image (the first of several). Empty strings if there are none."""
     image: Float[np.ndarray, "n D"]
     text: Float[np.ndarray, "n D"] | None
-    """None where the model or the data has no text."""
+    """None if the model or the data has no text."""
     match: Bool[np.ndarray, "n n"]
-    """Whether text j is right for picture i."""
-    labels: Labels | None
-    """At least two classes that occur, by the nearest mean."""
-    zeroshot: Sequence[Labels]
-    """By the names of the classes, of each such evaluation."""
+    """Whether text j is correct for image i."""
+    nearest_mean: Predictions | None
+    """Predictions by the nearest class mean. None without two classes."""
+    zero_shot: Sequence[Predictions]
+    """Predictions of each zero-shot evaluation."""
 
 
 def spaces(model: Model, recipe: Recipe) -> Iterator[Space]:
-    """One for each data set among the recipe's evaluations that has pictures.
+    """Yield a space per data set with images among the recipe's evaluations.
 
-    Raises JaxrepError: the data cannot be read, an embedding is not finite.
+    Raises:
+        JaxrepError: The data cannot be read, or an embedding is not finite.
     """
     for data, evals in _data_sets(recipe.evals):
         yield _space(model, data, evals)
 
 
 def _data_sets(evals: Sequence[Eval]) -> list[tuple[Source, list[Eval]]]:
-    found: list[tuple[Source, list[Eval]]] = []
-    for each in evals:
-        data = children(each).get("data")
-        if not isinstance(data, Source) or _field(each, "image") not in data.fields():
+    """Group evaluations by their data."""
+    groups: list[tuple[Source, list[Eval]]] = []
+    for evaluation in evals:
+        data = children(evaluation).get("data")
+        if not isinstance(data, Source) or _column(evaluation, "image") not in data.fields():
             continue
-        known = next((evals for other, evals in found if not difference(other, data)), None)
-        if known is None:
-            found.append((data, [each]))
+        group = next((members for other, members in groups if not difference(other, data)), None)
+        if group is None:
+            groups.append((data, [evaluation]))
         else:
-            known.append(each)
-    return found
+            group.append(evaluation)
+    return groups
 
 
-def _field(each: Eval, role: str) -> str:
-    """The name of an evaluation's field of images, texts or labels."""
-    return str(children(each).get(role, role))
+def _column(evaluation: Eval, role: str) -> str:
+    """Return the name of an evaluation's column of images, texts or labels."""
+    return str(children(evaluation).get(role, role))
 
 
 def _space(model: Model, data: Source, evals: Sequence[Eval]) -> Space:
     examples = data.open()
     if not len(examples):
         raise JaxrepError(f"{short_repr(data)} holds no example")
-    rows = examples.gather(np.unique(np.linspace(0, len(examples) - 1, EXAMPLES).round().astype(int)))
-    image = _field(evals[0], "image")
-    pictures = rows[image]
-    embedded = model.encode_image(pictures, image)
-    require_finite(embedded, lambda i: f"'{image}' number {i} of the examples shown")
-    reading = next((each for each in evals if _field(each, "text") in (set(each.reads) & rows.keys())), None)
-    name = None if reading is None else _field(reading, "text")
-    given = rows.get(name or "text", [""] * len(pictures))
-    texts = [text if isinstance(text, str) else text[0] for text in given]
-    placed = None
-    if name is not None:
-        placed = model.encode_text(texts, name)
-        require_finite(placed, lambda i: f"the text {texts[i]!r}")
+    rows = examples.gather(np.unique(np.linspace(0, len(examples) - 1, MAX_EXAMPLES).round().astype(int)))
+    image_column = _column(evals[0], "image")
+    images = rows[image_column]
+    image = model.encode_image(images, image_column)
+    require_finite(image, lambda i: f"'{image_column}' number {i} of the examples shown")
+    text_columns = (_column(e, "text") for e in evals if _column(e, "text") in (set(e.reads) & rows.keys()))
+    text_column, text = next(text_columns, None), None
+    values = rows.get(text_column or "text", [""] * len(images))
+    texts = [value if isinstance(value, str) else value[0] for value in values]
+    if text_column is not None:
+        text = model.encode_text(texts, text_column)
+        require_finite(text, lambda i: f"the text {texts[i]!r}")
+    predictions = (_zero_shot(e, model, examples, rows, image) for e in evals)
     return Space(
         data=short_repr(data),
         total=len(examples),
-        pictures=pictures,
+        images=images,
         texts=texts,
-        image=embedded,
-        text=placed,
-        match=matches(rows.get(f"{image}_id"), rows.get(f"{name}_id"), texts),
-        labels=_labels(examples, rows, evals, embedded),
-        zeroshot=[labels for each in evals if (labels := _zeroshot(each, model, examples, rows, embedded))],
+        image=image,
+        text=text,
+        match=matches(rows.get(f"{image_column}_id"), rows.get(f"{text_column}_id"), texts),
+        nearest_mean=_nearest_mean_predictions(examples, rows, evals, image),
+        zero_shot=[prediction for prediction in predictions if prediction],
     )
 
 
 def matches(image_ids: Any, text_ids: Any, texts: Sequence[str]) -> Bool[np.ndarray, "n n"]:
-    """Whether text j is right for picture i: some example pairs a picture of i's id with a text of j's."""
+    """Return whether text j is correct for image i: some example pairs an image of i's id with a text of j's id."""
     n = len(texts)
     image = np.unique(image_ids, return_inverse=True)[1] if image_ids is not None else np.arange(n)
     first = None if text_ids is None else [np.ravel(ids)[0] for ids in text_ids]
@@ -133,18 +132,18 @@ def matches(image_ids: Any, text_ids: Any, texts: Sequence[str]) -> Bool[np.ndar
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one query finds."""
+class SearchResult:
+    """Hold the first candidates of one query."""
 
     query: int
     rank: int
-    """Of the best right candidate; a tie counts against it."""
+    """Rank of the best positive. A tie counts against it."""
     best: Sequence[int]
     """The first candidates."""
     similarity: Sequence[float]
-    right: Sequence[bool]
-    wanted: int
-    """The best right candidate."""
+    correct: Sequence[bool]
+    target: int
+    """The best positive."""
 
 
 def search(
@@ -153,58 +152,61 @@ def search(
     match: Bool[np.ndarray, "n n"],
     show: int = 6,
     first: int = 5,
-) -> tuple[list[Found], list[Found]]:
-    """Some hits (evenly spread over the queries that are right at once), and the worst misses."""
+) -> tuple[list[SearchResult], list[SearchResult]]:
+    """Return some hits, evenly spaced over the queries with a positive at rank 1, and the worst misses."""
     similar = queries.astype(np.float64) @ gallery.astype(np.float64).T
-    right = np.where(match, similar, -np.inf)
-    wanted = right.argmax(1)
-    bar = right.max(1) - TIE
-    ranks = 1 + np.count_nonzero((similar >= bar[:, None]) & ~match, axis=1)
+    positive = np.where(match, similar, -np.inf)
+    targets, threshold = positive.argmax(1), positive.max(1) - TIE
+    ranks = 1 + np.count_nonzero((similar >= threshold[:, None]) & ~match, axis=1)
     hits, misses = np.flatnonzero(ranks == 1), np.flatnonzero(ranks > 1)
     some = hits[np.linspace(0, len(hits) - 1, min(show, len(hits))).round().astype(int)]
     worst = misses[np.argsort(-ranks[misses], kind="stable")[:show]]
 
-    def found(query: int) -> Found:
-        order = np.lexsort((match[query], -similar[query]))[:first]  # as ranks count: of equals, wrong ones first
-        values = [float(x) for x in similar[query, order]]
-        return Found(query, int(ranks[query]), order.tolist(), values, match[query, order].tolist(), int(wanted[query]))
+    def result(query: int) -> SearchResult:
+        order = np.lexsort((match[query], -similar[query]))[
+            :first
+        ]  # as for ranks, a negative precedes an equal positive
+        scores, correct = similar[query, order].tolist(), match[query, order].tolist()
+        return SearchResult(query, int(ranks[query]), order.tolist(), scores, correct, int(targets[query]))
 
-    return [found(int(i)) for i in some], [found(int(i)) for i in worst]
+    return [result(int(i)) for i in some], [result(int(i)) for i in worst]
 
 
 # Classes -------------------------------------------------------------------------------------------------------------
 
 
-def _zeroshot(
-    each: Eval, model: Model, examples: Examples, rows: Mapping[str, Any], image: Float[np.ndarray, "n D"]
-) -> Labels | None:
-    """None where the evaluation is another one, or has more classes than a matrix shows."""
-    if not isinstance(each, ZeroShot):
+def _zero_shot(
+    evaluation: Eval, model: Model, examples: Examples, rows: Mapping[str, Any], image: Float[np.ndarray, "n D"]
+) -> Predictions | None:
+    """Return None for another evaluation, or if it has more classes than a matrix shows."""
+    if not isinstance(evaluation, ZeroShot):
         return None
-    names = each.classes or tuple(examples.classes.get(each.label, ()))
-    if not 2 <= len(names) <= CLASSES:
+    names = evaluation.classes or tuple(examples.classes.get(evaluation.label, ()))
+    if not 2 <= len(names) <= MAX_CLASSES:
         return None
-    prototypes = class_embeddings(lambda texts: embed_texts(model, texts, each.text), names, each.templates)
-    taken = (image @ prototypes.T).argmax(1)
-    return Labels(each.label, names, np.asarray(rows[each.label]), taken, f"the nearest name ({each.name})")
+    predicted = (image @ evaluation.prototypes(model, names).T).argmax(1)
+    labels = np.asarray(rows[evaluation.label])
+    return Predictions(evaluation.label, names, labels, predicted, f"the nearest class name ({evaluation.name})")
 
 
-def _labels(
+def _nearest_mean_predictions(
     examples: Examples, rows: Mapping[str, Any], evals: Sequence[Eval], image: Float[np.ndarray, "n D"]
-) -> Labels | None:
-    """By the labels of an evaluation, or by others of the data where only one class of those occurs here."""
-    for name in dict.fromkeys([*(_field(each, "label") for each in evals), *sorted(examples.classes)]):
-        right = np.asarray(rows.get(name, ()))
-        present = np.unique(right)
-        if right.ndim == 1 and right.dtype.kind in "iu" and 2 <= len(present) <= CLASSES:
-            index, classes = np.searchsorted(present, right), examples.classes.get(name)
+) -> Predictions | None:
+    """Use the labels of an evaluation, or other labels of the data if these have only one class here."""
+    for name in dict.fromkeys([*(_column(e, "label") for e in evals), *sorted(examples.classes)]):
+        labels = np.asarray(rows.get(name, ()))
+        present = np.unique(labels)
+        if labels.ndim == 1 and labels.dtype.kind in "iu" and 2 <= len(present) <= MAX_CLASSES:
+            index, classes = np.searchsorted(present, labels), examples.classes.get(name)
             names = [str(classes[i]) if classes else str(i) for i in present]
-            return Labels(name, names, index, _nearest_mean(image, index), "the nearest mean of the others of a class")
+            return Predictions(
+                name, names, index, _nearest_mean(image, index), "the nearest class mean (leave-one-out)"
+            )
     return None
 
 
 def _nearest_mean(image: Float[np.ndarray, "n D"], labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The class whose mean is nearest, without the example itself."""
+    """Return the class with the nearest mean, computed without the example itself."""
     members = np.eye(labels.max() + 1)[labels]
     sums, counts = members.T @ image, members.sum(0)
     similar = image @ unit_rows(sums).T

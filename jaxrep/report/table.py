@@ -1,4 +1,4 @@
-"""Metrics of groups of runs side by side: mean, spread or interval, and the difference to the first group, tested."""
+"""Compare metrics of groups of runs: mean, spread or interval, and the tested difference to the first group."""
 
 import csv
 import dataclasses
@@ -21,90 +21,91 @@ OVER_EXAMPLES, OVER_SEEDS = "permutation over examples", "t-test over seeds"
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one group. What is not known is None."""
+    """Hold one metric of one group. An unknown value is None."""
 
     metric: str
     group: str
     runs: int
     value: float
-    """Of one run its metric, of several the mean."""
+    """The metric of one run, or the mean of several."""
     spread: float | None = None
     """Standard deviation over the runs (of a sample: n - 1)."""
     low: float | None = None
-    """95% interval of one run's metric over its examples."""
+    """95% interval of the metric of one run over its examples."""
     high: float | None = None
     difference: float | None = None
-    """To the first group."""
+    """Difference to the first group."""
     p: float | None = None
-    """Two-sided, of the paired test that says that there is no difference."""
+    """Two-sided p-value of the paired test of the hypothesis that there is no difference."""
     test: str = ""
-    """Which one, or why there is none."""
+    """Name of the test, or the reason why there is none."""
 
 
 def rows(groups: Sequence[Group], pattern: str = "*") -> list[Row]:
-    """All metrics that match ``pattern`` (as file names match *), by metric, each with a row a group that has it.
+    """Return the metrics that match ``pattern`` (as file names match *), with one row per group that has the metric.
 
-    Raises UsageError: a run has no results, or no metric matches.
+    Raises:
+        UsageError: A run has no results, or no metric matches.
     """
     for run in (run for group in groups for run in group.runs):
         if run.results is None:
-            reached = f"its last logged step is {run.step}" if run.step else "it has logged no step"
-            raise UsageError(
-                f"{run.path} has no results yet ({reached}): go on with the command that started it, or leave it out"
-            )
-    known = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics))
-    chosen = fnmatch.filter(known, pattern)
+            step = f"its last logged step is {run.step}" if run.step else "it has logged no step"
+            raise UsageError(f"{run.path} has no results yet ({step}): run its command again, or omit it")
+    names = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.metrics))
+    chosen = fnmatch.filter(names, pattern)
     if not chosen:
-        raise UsageError(f"no metric is named {pattern!r}; {hint(pattern, known)}")
-    return [row for metric in chosen for row in _of(metric, groups)]
+        raise UsageError(f"no metric is named {pattern!r}; {hint(pattern, names)}")
+    return [row for metric in chosen for row in _rows_of(metric, groups)]
 
 
-def _of(metric: str, groups: Sequence[Group]) -> list[Row]:
-    first, *others = [(group, _values(metric, group)) for group in groups]
-    found = [_row(metric, *first, {})] if first[1] else []
-    return found + [_row(metric, group, values, first[1]) for group, values in others if values]
+def _rows_of(metric: str, groups: Sequence[Group]) -> list[Row]:
+    by_group = [
+        {run.recipe.seed: run.metrics[metric] for run in group.runs if metric in run.metrics} for group in groups
+    ]
+    return [
+        _row(metric, group, values, by_group[0] if i else {})
+        for i, (group, values) in enumerate(zip(groups, by_group, strict=True))
+        if values
+    ]
 
 
-def _values(metric: str, group: Group) -> dict[int, float]:
-    """The metric by seed."""
-    return {run.recipe.seed: run.metrics[metric] for run in group.runs if metric in run.metrics}
-
-
-def _row(metric: str, group: Group, found: Mapping[int, float], first: Mapping[int, float]) -> Row:
-    values = list(found.values())
+def _row(metric: str, group: Group, by_seed: Mapping[int, float], first: Mapping[int, float]) -> Row:
+    values = list(by_seed.values())
     row = Row(metric=metric, group=group.name, runs=len(values), value=float(np.mean(values)))
     if len(values) > 1:
         row = dataclasses.replace(row, spread=float(np.std(values, ddof=1)))
     elif isinstance(values[0], Sample):
         bounds = interval(values[0])
         row = dataclasses.replace(row, low=bounds.low, high=bounds.high)
-    return _against(row, found, first) if first else row
+    if not first:
+        return row
+    p, test = _test(by_seed, first)
+    return dataclasses.replace(row, difference=row.value - float(np.mean(list(first.values()))), p=p, test=test)
 
 
-def _against(row: Row, found: Mapping[int, float], first: Mapping[int, float]) -> Row:
-    """The row with its difference to the first group's values, and the test that they allow."""
-    row = dataclasses.replace(row, difference=row.value - float(np.mean(list(first.values()))))
-    seeds = sorted(found.keys() & first.keys())
+def _test(by_seed: Mapping[int, float], first: Mapping[int, float]) -> tuple[float | None, str]:
+    """Return the p-value of the difference to the first group and the name of the test, or None and the reason."""
+    seeds = sorted(by_seed.keys() & first.keys())
     if len(seeds) > 1:
-        p = over_seeds(np.array([found[seed] for seed in seeds]), np.array([first[seed] for seed in seeds]))
-        return dataclasses.replace(row, p=p, test=OVER_SEEDS)
-    if len(found) > 1 or len(first) > 1:
-        return dataclasses.replace(row, test="no two seeds in common")
-    (a,), (b,) = found.values(), first.values()
+        pairs = (np.array([values[seed] for seed in seeds]) for values in (by_seed, first))
+        return over_seeds(*pairs), OVER_SEEDS
+    if len(by_seed) > 1 or len(first) > 1:
+        return None, "no two seeds in common"
+    (a,), (b,) = by_seed.values(), first.values()
     if not (isinstance(a, Sample) and isinstance(b, Sample)):
-        return dataclasses.replace(row, test="the values an example were not kept")
-    if why := unpaired(a, b):
-        return dataclasses.replace(row, test=why)
-    return dataclasses.replace(row, p=compare(a, b).p, test=OVER_EXAMPLES)
+        return None, "the values per example are not stored"
+    if reason := unpaired(a, b):
+        return None, reason
+    return compare(a, b).p, OVER_EXAMPLES
 
 
-# In words ------------------------------------------------------------------------------------------------------------
+# Text ----------------------------------------------------------------------------------------------------------------
 
-HEADER = ("metric", "group", "mean", "95% or ± sd", "difference", "p")
+HEADER = ("metric", "group", "mean", "95% interval or ± SD", "difference", "p")
 
 
 def number(value: float | None, signed: bool = False) -> str:
-    """Four decimals, fewer of what is large; — where it is not known."""
+    """Format with four decimals, fewer for large numbers; — if unknown."""
     if value is None or math.isnan(value):
         return "—"
     sign = "+" if signed else ""
@@ -115,40 +116,34 @@ def number(value: float | None, signed: bool = False) -> str:
 
 
 def spread(row: Row) -> str:
-    """The interval of one run, or the standard deviation of several."""
+    """Format the interval of one run, or the standard deviation of several."""
     if row.spread is not None:
         return f"± {number(row.spread)} ({row.runs} seeds)"
     return f"{number(row.low)} to {number(row.high)}" if row.low is not None else "—"
 
 
 def p_value(p: float | None) -> str:
-    """Three decimals."""
+    """Format with three decimals."""
     return "—" if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def cells(row: Row) -> tuple[str, ...]:
-    """A row in words, as ``HEADER`` names its columns."""
-    return (
-        row.metric,
-        row.group,
-        number(row.value),
-        spread(row),
-        number(row.difference, signed=True),
-        p_value(row.p),
-    )
+    """Format a row with the columns of ``HEADER``."""
+    difference = number(row.difference, signed=True)
+    return row.metric, row.group, number(row.value), spread(row), difference, p_value(row.p)
 
 
 def as_json(table: Sequence[Row]) -> str:
-    """A list of objects; what is not known is null."""
-    plain = [
+    """Return a JSON list of objects. An unknown value is null."""
+    objects = [
         {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()}
         for row in table
     ]
-    return json.dumps(plain, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(objects, indent=1, ensure_ascii=False) + "\n"
 
 
 def as_csv(table: Sequence[Row]) -> str:
-    """With a header; what is not known is empty."""
+    """Return CSV with a header. An unknown value is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -157,10 +152,10 @@ def as_csv(table: Sequence[Row]) -> str:
 
 
 def as_markdown(table: Sequence[Row]) -> str:
-    """As the terminal shows it."""
+    """Return a Markdown table with the columns of ``HEADER``."""
     lines = [HEADER, ("---", "---", "---:", "---:", "---:", "---:"), *map(cells, table)]
     return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
 
 
 FORMATS = {".json": as_json, ".csv": as_csv, ".md": as_markdown}
-"""By the ending of a file's name."""
+"""Writers by file ending."""

@@ -1,4 +1,4 @@
-"""Pictures inside a page: thumbnails as data URIs, each picture once however often it is shown."""
+"""Embed images in a page as thumbnails in data URIs. A repeated image is stored once."""
 
 import base64
 import io
@@ -8,30 +8,30 @@ import numpy as np
 from PIL import Image
 
 SIDE = 96
-"""Pixels of a thumbnail's longer side; smaller pictures keep their size."""
+"""Maximum side length of a thumbnail in pixels. Smaller images keep their size."""
 QUALITY = 82
-"""Of WebP: there is hardly a difference to be seen at this size."""
+"""WebP quality. The loss is hardly visible at this size."""
 
 
 @dataclass
-class Album:
-    """The pictures of a page, by number."""
+class Thumbnails:
+    """Number the images of a page."""
 
     uris: list[str] = field(default_factory=list)
-    _known: dict[str, int] = field(default_factory=dict)
+    _numbers: dict[str, int] = field(default_factory=dict)
 
-    def add(self, picture: np.ndarray | Image.Image) -> int:
-        """The number of a picture, uint8 [H,W,3]; one that is here already keeps its number."""
-        uri = thumbnail(picture)
-        if uri not in self._known:
-            self._known[uri] = len(self.uris)
+    def add(self, image: np.ndarray | Image.Image) -> int:
+        """Return the number of an image, uint8 [H,W,3]. Equal images have the same number."""
+        uri = thumbnail_uri(image)
+        if uri not in self._numbers:
+            self._numbers[uri] = len(self.uris)
             self.uris.append(uri)
-        return self._known[uri]
+        return self._numbers[uri]
 
 
-def thumbnail(picture: np.ndarray | Image.Image) -> str:
-    """A picture as the data URI of a small WebP file."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.asarray(picture))
+def thumbnail_uri(array: np.ndarray | Image.Image) -> str:
+    """Return the data URI of a small WebP file."""
+    image = array if isinstance(array, Image.Image) else Image.fromarray(np.asarray(array))
     image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     file = io.BytesIO()

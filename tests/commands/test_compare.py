@@ -32,7 +32,7 @@ def test_it_prints_rows_and_how_the_recipes_differ(runs, jaxrep_says):
 
 def test_one_run_is_a_table_of_intervals(runs, jaxrep_says):
     _, out, _ = jaxrep_says("compare", runs[0])
-    assert out.splitlines()[0].split() == ["metric", "mean", "95%", "or", "±", "sd"]
+    assert out.splitlines()[0].split() == ["metric", "mean", "95%", "interval", "or", "±", "SD"]
 
 
 def test_it_writes_what_it_prints(runs, jaxrep_says, tmp_path):
@@ -47,8 +47,8 @@ def test_it_writes_what_it_prints(runs, jaxrep_says, tmp_path):
 def test_runs_without_values_an_example_are_named(runs, jaxrep_says):
     (runs[1] / "samples.npz").unlink()
     _, out, _ = jaxrep_says("compare", *runs)
-    assert "no intervals: b kept no values an example (samples.npz)" in out
-    assert "no test: the values an example were not kept (retrieval/r1)" in out
+    assert "no intervals: b without values per example (samples.npz)" in out
+    assert "no test: the values per example are not stored (retrieval/r1)" in out
 
 
 def test_runs_behind_urls_are_read_as_those_here_and_named_by_their_urls(runs, jaxrep_says, memory, tmp_path):
@@ -73,7 +73,7 @@ def test_runs_behind_urls_are_read_as_those_here_and_named_by_their_urls(runs, j
     ("arguments", "sentence"),
     [
         (["nowhere"], "nowhere is not a run: it holds no recipe.json"),
-        (["a", "young"], "young has no results yet (its last logged step is 3): go on with the command"),
+        (["a", "young"], "young has no results yet (its last logged step is 3): run its command again"),
         (["a", "--metrics", "zero-shot"], "no metric is named 'zero-shot'; did you mean zeroshot/top1?"),
         (["a", "--out", "table.xls"], "--out table.xls has no known ending; "),
         (["a", "--out", "no/where.md"], "--out no/where.md cannot be written: there is no folder no"),

@@ -105,11 +105,11 @@ def test_tars_and_what_cannot_be_read_is_counted_with_its_reason(embed, tars, ex
     assert found["key"].tolist() == ["0.tar/a", "0.tar/b", "1.tar/b"] and found["index"].tolist() == [0, 1, 3]
     assert_near(found["image"], expected[0][[3, 0, 1]])
     assert_near(found["text"], expected[1][[5, 5, 5]])
-    assert "1 left out: the picture cannot be decoded\n" in err and "1.tar, member a.png: the picture cannot be" in err
+    assert "1 skipped: the image cannot be decoded\n" in err and "1.tar, member a.png: the image cannot be" in err
     (summary,) = tars.glob("*.npz.json")
     told = json.loads(summary.read_text())
-    assert told["ledger"]["shards"] == {f"{tars}/1.tar": {"the picture cannot be decoded": 1}}
-    assert (told["rows"], told["ledger"]["all"], told["ledger"]["bad"]) == (3, 4, 1)
+    assert told["bad_samples"]["shards"] == {f"{tars}/1.tar": {"the image cannot be decoded": 1}}
+    assert (told["rows"], told["bad_samples"]["all"], told["bad_samples"]["bad"]) == (3, 4, 1)
     alone, _ = embed(f"{tars}/*.tar,image=")
     assert alone.keys() == {"text", "key", "index"} and len(alone["text"]) == 4
 
@@ -187,7 +187,7 @@ def test_a_public_checkpoint_sees_pictures_by_its_own_transform(embed, pictures,
     Image.open(pictures / NAMES[0]).rotate(90, expand=True).save(tmp_path / "some/a.tiff")
     (tmp_path / "some/b.png").write_bytes(b"no picture")
     found, err = embed(tmp_path / "some", of=tmp_path / "clip")
-    assert found["key"].tolist() == [*NAMES[:5], "a.tiff"] and "1 left out: the picture cannot be decoded" in err
+    assert found["key"].tolist() == [*NAMES[:5], "a.tiff"] and "1 skipped: the image cannot be decoded" in err
     wanted = jaxrep.load(tmp_path / "clip").encode_image([tmp_path / "some" / name for name in found["key"]])
     assert_near(found["image"], wanted)
 
@@ -212,13 +212,13 @@ def test_mistakes_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_path):
         ((f"{table},text=titel", *out), 2, "has no column 'titel'; did you mean title?"),
         ((f"{table},text=,image=", *out), 2, "name an image, a text or a label"),
         ((f"{pictures},text=title", *out), 2, "Folder has no field 'text'"),
-        (("openmoji:test,languages=en+de", *out), 2, "holds several texts an example, and one is embedded"),
+        (("openmoji:test,languages=en+de", *out), 2, "holds several texts per example, and one is embedded"),
         ((tmp_path / "none.txt", *out), 2, "cannot be read as lines of UTF-8"),
         (("nosuch://bucket/0.tar", *out), 2, "cannot be reached: "),
         ((tmp_path / "bad", *out), 1, "none of the 1 examples can be read; the first: "),
         ((pictures, "--out", tmp_path / "out.zip"), 2, "is no local file that ends in .npz, .parquet, .array_record"),
-        ((pictures, *out, "--share", "0/2"), 2, "2 processes do not write one file: name a folder of shards"),
-        ((pictures, *out, "--share", "2/2"), 2, "--share says which share of how many, from 0/4 to 3/4 of four"),
+        ((pictures, *out, "--share", "0/2"), 2, "2 processes cannot write one file: name a folder of shards"),
+        ((pictures, *out, "--share", "2/2"), 2, "--share is I/N, for four shares from 0/4 to 3/4"),
         ((pictures, *out, "--per-shard", 0), 2, "--per-shard is a number of at least 1, not 0"),
         ((pictures, *out, "--fsdp", 3), 2, "does not fit 8 devices"),
     ]:

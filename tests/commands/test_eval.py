@@ -19,7 +19,7 @@ def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path
 
 
 OTHERS = """
-from jaxrep.data.sources.files import Csv
+from jaxrep.data.sources.csv_table import Csv
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.evals.classification.vocabulary_free import VocabularyFree
 
@@ -65,7 +65,7 @@ def test_evaluations_that_cannot_be_are_one_sentence(jaxrep_says, run_dir, other
         status, out, err = jaxrep_says("eval", run_dir, "--evals", target)
         assert (status, out) == (2, "") and told in err and "Traceback" not in err
     (tmp_path / "config.json").write_text("{}")
-    assert "has no evaluations of its own: give --evals" in jaxrep_says("eval", tmp_path)[2]
+    assert "has no evaluations: give --evals" in jaxrep_says("eval", tmp_path)[2]
 
 
 def test_a_tower_that_the_run_does_not_have_is_one_sentence(jaxrep_says, run_dir, others):

@@ -60,7 +60,7 @@ def file(run_dir, tmp_path_factory):
     ]
     results = {"retrieval/image_to_text/r1": Sample(np.arange(12) % 2)}
     other = made.run(folder / "other", results, {"method.dim": 3}, lines)
-    report.write([run_dir, other], folder / "page.html")
+    report.write_report([run_dir, other], folder / "page.html")
     return folder / "page.html"
 
 
@@ -85,12 +85,12 @@ def test_nothing_is_loaded_from_anywhere(page, file):
 
 
 def test_pictures_are_inside_each_once_and_can_be_read(page):
-    uris = json.loads(page.scripts["pictures"])
+    uris = json.loads(page.scripts["images"])
     assert len(uris) == len(set(uris)) == 12
     for uri in uris:
         content = base64.b64decode(uri.removeprefix("data:image/webp;base64,"))
         assert Image.open(io.BytesIO(content)).size == (8, 8)
-    shown = [int(attributes["data-picture"]) for tag, attributes in page.tags if tag == "img"]
+    shown = [int(attributes["data-image"]) for tag, attributes in page.tags if tag == "img"]
     assert shown and set(shown) <= set(range(12))
 
 
@@ -103,7 +103,7 @@ def test_every_plot_has_its_figure(page):
 
 def test_what_is_left_out_is_said_with_the_reason(page):
     words = " ".join(page.words)
-    assert "other: pictures and maps are left out: " in words and "has no checkpoint yet: train it first." in words
+    assert "other: images and maps are skipped: " in words and "has no checkpoint yet: train it first." in words
 
 
 def test_names_are_text_not_markup(page):
@@ -114,15 +114,15 @@ def test_the_difference_from_the_paper_and_between_the_runs_is_shown(page):
     words = [words for words in page.words if words.strip()]
     at = words.index("method.dim")
     assert words[at + 2] == "3"
-    assert any("and from micro" in text for text in words)
+    assert any("difference from micro" in text for text in words)
 
 
 def test_a_run_without_any_line_still_has_a_page(tmp_path, jaxrep_says):
     status, out, _ = jaxrep_says("report", made.run(tmp_path / "young"), "--no-model", "--out", tmp_path / "page.html")
     assert status == 0 and "wrote " in out
     words = " ".join(Page((tmp_path / "page.html").read_text()).words)
-    assert "No run is at its end, so there are no results yet." in words
-    assert "No metric was logged at two steps." in words
+    assert "No run is finished, so there are no results yet." in words
+    assert "No metric has two logged steps." in words
 
 
 def test_a_missing_package_is_named_with_what_installs_it(tmp_path, jaxrep_says, monkeypatch):

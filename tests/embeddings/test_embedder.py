@@ -32,7 +32,7 @@ class Damaged(Examples):
 
     def __getitem__(self, index):
         if index in self._bad:
-            raise BadSample(f"x.tar, member {index}", "the picture cannot be decoded (by chance)")
+            raise BadSample(f"x.tar, member {index}", "the image cannot be decoded (by chance)")
         if index == self._gone:
             raise BadShard("y.tar is gone")
         return EXAMPLES[index]
@@ -52,24 +52,24 @@ def test_embeddings_on_a_mesh_are_those_of_one_device(plain, mesh):
     laid = model().shard(mesh)
     split = [array for array in laid._arrays.values() if not array.is_fully_replicated]
     assert bool(split) == (mesh.fsdp > 1) and all(array.sharding.num_devices == 8 for array in split)
-    found, ledger = Embedder(laid, EXAMPLES, ("image", "text"))(range(32))
-    assert found is not None and (ledger.rows, ledger.bad_rows) == (32, 0)
+    found, report = Embedder(laid, EXAMPLES, ("image", "text"))(range(32))
+    assert found is not None and (report.rows, report.bad_rows) == (32, 0)
     for name in ("image", "text"):
         np.testing.assert_allclose(found[name], plain[name], rtol=0, atol=5e-7)  # sums in another order, of float32
 
 
 def test_bad_examples_are_left_out_and_the_others_stay_with_their_keys(plain):
     done = []
-    found, ledger = Embedder(model(), Damaged(3, 8, 9, 10, 11, 12, 13, 14, 15, 30), ("image",))(
+    found, report = Embedder(model(), Damaged(3, 8, 9, 10, 11, 12, 13, 14, 15, 30), ("image",))(
         range(2, 31), done.append
     )
     kept = [2, 4, 5, 6, 7, *range(16, 30)]
     assert found is not None and found["index"].tolist() == kept and found["key"].tolist() == list(map(str, kept))
     np.testing.assert_allclose(found["image"], plain["image"][kept], rtol=0, atol=5e-7)
-    assert (ledger.rows, ledger.bad) == (29, {("x.tar", "the picture cannot be decoded"): 10})
-    assert ledger.examples[0] == "x.tar, member 3: the picture cannot be decoded (by chance)" and sum(done) == 29
-    nothing, ledger = Embedder(model(), Damaged(0, 1), ("image",))(range(2))
-    assert nothing is None and ledger.bad_rows == ledger.rows == 2
+    assert (report.rows, report.bad) == (29, {("x.tar", "the image cannot be decoded"): 10})
+    assert report.examples[0] == "x.tar, member 3: the image cannot be decoded (by chance)" and sum(done) == 29
+    nothing, report = Embedder(model(), Damaged(0, 1), ("image",))(range(2))
+    assert nothing is None and report.bad_rows == report.rows == 2
 
 
 def test_a_shard_that_is_gone_ends_the_work():

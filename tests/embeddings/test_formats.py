@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from jaxrep.embeddings.formats import FORMATS, Stored, write_npz
+from jaxrep.embeddings.formats import FORMATS, NpzPart, write_npz
 from tests.helpers.embedding_files import assert_equal, columns
 
 
@@ -22,7 +22,7 @@ def parts(tmp_path):
     found = [part(0, 3), part(3, 1), part(4, 5)]
     for number, one in enumerate(found):
         write_npz(tmp_path / f"{number}.npz", [one])
-    return found, [Stored(tmp_path / f"{number}.npz") for number in range(3)]
+    return found, [NpzPart(tmp_path / f"{number}.npz") for number in range(3)]
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -57,7 +57,7 @@ def test_parquet_holds_embeddings_as_lists_of_one_length(tmp_path, parts):
 def test_memory_is_that_of_a_part(tmp_path, kind):
     for number in range(12):
         write_npz(tmp_path / f"{number}.npz", [part(100 * number, 100, width=512)])
-    stored = [Stored(tmp_path / f"{number}.npz") for number in range(12)]
+    stored = [NpzPart(tmp_path / f"{number}.npz") for number in range(12)]
     FORMATS[kind][1](tmp_path / "before", stored[:2])  # what is imported stays
     tracemalloc.start()
     FORMATS[kind][1](tmp_path / "out", stored)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.embeddings import job as module
-from jaxrep.embeddings.job import Job, run, target
+from jaxrep.embeddings.job import Job, parse_target, run_job
 from jaxrep.errors import UsageError
 from tests.helpers.embedding_files import assert_equal, columns, joined
 
@@ -23,19 +23,19 @@ class Embed:
         self.calls.append(rows.start)
         good = np.array([row for row in rows if row % 7 and row not in range(3, 6)])
         bad = len(rows) - len(good)
-        ledger = BadSampleReport(
+        report = BadSampleReport(
             len(rows), {("a.tar", "it is bad"): bad} if bad else {}, (f"{rows.start}: it is bad",) * bad
         )
         image = np.outer(good, [1, 0.5]).astype(np.float32)
         columns = {"key": np.array([f"k{row}" for row in good]), "index": good, "image": image}
-        return (columns if len(good) else None), ledger
+        return (columns if len(good) else None), report
 
 
 GOOD = np.array([row for row in range(16) if row % 7 and row not in range(3, 6)])
 
 
 def job(out, **facts):
-    return Job(target(str(out)), {"model": "m", "data": {"path": "x"}, **facts}, 16, 3)
+    return Job(parse_target(str(out)), {"model": "m", "data": {"path": "x"}, **facts}, 16, 3)
 
 
 def shards(folder):
@@ -44,21 +44,25 @@ def shards(folder):
 
 @pytest.mark.parametrize("out", ["e.npz", "e.parquet", "e.array_record"])
 def test_one_file(tmp_path, out):
-    told = run(job(tmp_path / out), Embed())
-    assert (told.rows, told.ledger.rows, told.ledger.bad_rows) == (10, 16, 6)
+    result = run_job(job(tmp_path / out), Embed())
+    assert (result.rows, result.bad_samples.rows, result.bad_samples.bad_rows) == (10, 16, 6)
     found = columns(tmp_path / out)
     image = np.outer(GOOD, [1, 0.5]).astype(np.float32)
     assert_equal(found, {"key": np.array([f"k{row}" for row in GOOD]), "index": GOOD, "image": image})
     assert sorted(path.name for path in tmp_path.iterdir()) == [out, f"{out}.json"]
     summary = json.loads((tmp_path / f"{out}.json").read_text())
-    assert (summary["model"], summary["rows"], summary["ledger"]["shards"]) == ("m", 10, {"a.tar": {"it is bad": 6}})
+    assert (summary["model"], summary["rows"], summary["bad_samples"]["shards"]) == (
+        "m",
+        10,
+        {"a.tar": {"it is bad": 6}},
+    )
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "arrayrecord"])
 def test_a_folder_has_the_same_rows_shard_by_shard(tmp_path, kind):
-    run(job(tmp_path / "e.npz"), Embed())
-    told = run(job(f"{kind}:{tmp_path}/many"), Embed())
-    assert told.rows == 10 and told.whole
+    run_job(job(tmp_path / "e.npz"), Embed())
+    result = run_job(job(f"{kind}:{tmp_path}/many"), Embed())
+    assert result.rows == 10 and result.complete
     found = shards(tmp_path / "many")
     assert sorted(path.name[:5] for path in found) == ["00000", "00002", "00003", "00004", "00005"]
     assert_equal(joined(found), columns(tmp_path / "e.npz"))
@@ -73,7 +77,7 @@ class Killed(BaseException):
 def test_it_ends_in_the_same_bytes_wherever_it_was_killed(tmp_path, out, monkeypatch):
     """Before each step that makes a file appear, or the folder of notes vanish."""
     (tmp_path / "whole").mkdir()
-    run(job(out.format(tmp_path / "whole")), Embed())
+    run_job(job(out.format(tmp_path / "whole")), Embed())
     files = [path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*") if path.is_file()]
     assert len(files) >= 2
     left = 0
@@ -95,10 +99,10 @@ def test_it_ends_in_the_same_bytes_wherever_it_was_killed(tmp_path, out, monkeyp
         folder.mkdir()
         left = step
         try:
-            run(job(out.format(folder)), embed)
+            run_job(job(out.format(folder)), embed)
             break
         except Killed:
-            run(job(out.format(folder)), embed)
+            run_job(job(out.format(folder)), embed)
         assert len(embed.calls) <= 7  # of six shards, one twice
         for path in files:
             if path.suffix != ".lock":
@@ -109,43 +113,41 @@ def test_it_ends_in_the_same_bytes_wherever_it_was_killed(tmp_path, out, monkeyp
 
 def test_what_is_done_is_not_done_again(tmp_path):
     for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
-        first = run(job(out), Embed())
+        first = run_job(job(out), Embed())
         again = Embed()
-        assert run(job(out), again) == first and not again.calls
+        assert run_job(job(out), again) == first and not again.calls
 
 
 def test_shares_make_the_whole_in_any_order(tmp_path):
-    run(job(f"npz:{tmp_path}/one"), Embed())
+    run_job(job(f"npz:{tmp_path}/one"), Embed())
     three = job(f"npz:{tmp_path}/three")
-    told = [run(three, Embed(), (number, 3)) for number in (2, 0)]
-    assert [(one.rows, one.whole) for one in told] == [(3, False), (5, False)]
+    result = [run_job(three, Embed(), (number, 3)) for number in (2, 0)]
+    assert [(one.rows, one.complete) for one in result] == [(3, False), (5, False)]
     assert not three.target.summary.exists()
-    assert run(three, Embed(), (1, 3)).rows == 10
+    assert run_job(three, Embed(), (1, 3)).rows == 10
     for path in (*shards(tmp_path / "one"), tmp_path / "one/embedding.json"):
         assert (tmp_path / "three" / path.name).read_bytes() == path.read_bytes()
     more = job(f"npz:{tmp_path}/more")
     for number in range(8):  # more than there are shards
-        told = run(more, Embed(), (number, 8))
-    assert told.rows == 10 and len(shards(tmp_path / "more")) == 5
+        result = run_job(more, Embed(), (number, 8))
+    assert result.rows == 10 and len(shards(tmp_path / "more")) == 5
 
 
 def test_another_job_is_refused_with_what_is_different(tmp_path):
     for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
-        run(job(out), Embed())
+        run_job(job(out), Embed())
         with pytest.raises(UsageError, match=r"holds another embedding, by .*json: data\.path: 'x' -> 'y'; name anot"):
-            run(job(out, data={"path": "y"}), Embed())
+            run_job(job(out, data={"path": "y"}), Embed())
     (tmp_path / "e.npz").unlink()  # then the name is free
-    assert run(job(tmp_path / "e.npz", data={"path": "y"}), Embed()).rows == 10
+    assert run_job(job(tmp_path / "e.npz", data={"path": "y"}), Embed()).rows == 10
 
 
 def test_foreign_files_are_left_alone(tmp_path):
     (tmp_path / "e.npz").write_bytes(b"mine")
-    with pytest.raises(
-        UsageError, match=r"e\.npz is there already, and .*e\.npz\.json is not, which would say what it"
-    ):
-        run(job(tmp_path / "e.npz"), Embed())
-    with pytest.raises(UsageError, match=r"is not empty \(e\.npz\): name a folder that is, or none yet"):
-        run(job(f"npz:{tmp_path}"), Embed())
+    with pytest.raises(UsageError, match=r"e\.npz exists already, without .*e\.npz\.json, which would describe it"):
+        run_job(job(tmp_path / "e.npz"), Embed())
+    with pytest.raises(UsageError, match=r"is not empty \(e\.npz\): name an empty or a new folder"):
+        run_job(job(f"npz:{tmp_path}"), Embed())
     assert (tmp_path / "e.npz").read_bytes() == b"mine"
 
 
@@ -154,13 +156,13 @@ def test_a_share_is_done_by_one_process_at_a_time(tmp_path):
 
     def embed(rows):
         with pytest.raises(UsageError, match=r"in use by process \d+ on .*: wait for its end, or .* by --out"):
-            run(one, Embed())
+            run_job(one, Embed())
         return Embed()(rows)
 
-    assert run(one, embed).rows == 10
+    assert run_job(one, embed).rows == 10
 
 
 @pytest.mark.parametrize("out", ["e", "e.zip", "tar:e", "gs://e/e.npz", "npz:gs://e", "npz:", "none/e.npz", "."])
 def test_an_out_that_cannot_be_is_refused(out):
     with pytest.raises(UsageError, match=r"^--out .*(is no local file that ends in \.npz|cannot be written: )"):
-        target(out)
+        parse_target(out)

@@ -1,4 +1,4 @@
-"""Models run in others' benchmarks and get there what the definitions say."""
+"""Adapters for other benchmarks give the metrics of their definitions."""
 
 import numpy as np
 import pytest
@@ -46,18 +46,18 @@ def batches(**columns):
     return [{name: values[start : start + 5] for name, values in columns.items()} for start in range(0, 12, 5)]
 
 
-def test_batches_of_mteb_become_embeddings_of_texts_pictures_or_both(model):
+def test_mteb_batches_of_texts_images_or_both(model):
     texts, shown = list(model.texts), [Image.fromarray(x) for x in pictures(range(12))]
     a, b = np.stack([*model.texts.values()]), model.images
     encoder = MtebEncoder(model)
     same(encoder.encode(batches(text=texts)), a)
     same(encoder.encode(batches(image=shown)), b)
     np.testing.assert_allclose(encoder.encode(batches(image=shown, text=texts)), unit(a + b), rtol=1e-5)
-    with pytest.raises(UsageError, match="reads texts and pictures, and the task gives audio"):
+    with pytest.raises(UsageError, match="reads texts and images, and the task gives audio"):
         encoder.encode(batches(audio=texts))
 
 
-def test_a_prompt_is_put_before_the_texts_of_its_type(model):
+def test_prompt_precedes_texts_of_its_type(model):
     texts = list(model.texts)
     model.texts |= {f"query: {text}": x for text, x in zip(texts, model.images, strict=True)}
     encoder = MtebEncoder(model, prompts={"query": "query: "})
@@ -65,7 +65,7 @@ def test_a_prompt_is_put_before_the_texts_of_its_type(model):
     assert not np.allclose(encoder.encode(batches(text=texts), prompt_type="document"), model.images)
 
 
-def test_similarity_is_the_cosine_of_arrays_and_tensors(model):
+def test_similarity_is_cosine_of_arrays_and_tensors(model):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     a, b = 3 * model.images, model.images[::-1].copy()
     encoder = MtebEncoder(model)
@@ -77,7 +77,7 @@ def test_similarity_is_the_cosine_of_arrays_and_tensors(model):
     )
 
 
-def test_mteb_measures_a_model(model):
+def test_mteb_task(model):
     mteb = pytest.importorskip("mteb", reason="mteb is not installed: pip install 'jaxrep[mteb]'")
     datasets = pytest.importorskip("datasets", reason="mteb's data sets are not installed")
     from mteb.abstasks.sts import AbsTaskSTS
@@ -115,7 +115,7 @@ def test_mteb_measures_a_model(model):
     assert results.model_name == "jaxrep/fake"
 
 
-def test_clip_benchmark_measures_a_model(model):
+def test_clip_benchmark_retrieval(model):
     retrieval = pytest.importorskip(
         "clip_benchmark.metrics.zeroshot_retrieval", reason="clip_benchmark is not installed"
     )
@@ -132,7 +132,7 @@ def test_clip_benchmark_measures_a_model(model):
     assert found["text_retrieval_recall@5"] == pytest.approx(np.mean(ranks <= 5))
 
 
-def test_what_clip_benchmark_calls_gives_the_models_embeddings(model):
+def test_clip_benchmark_methods_return_embeddings(model):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     adapter = ClipBenchmark(model).to("cpu").eval()
     shown = torch.stack([adapter.transform(Image.fromarray(x)) for x in pictures(range(12))])

@@ -5,14 +5,14 @@ import pytest
 
 from jaxrep.errors import UsageError
 from jaxrep.metrics.sample import Sample
-from jaxrep.report.run_facts import departure, grouped, read, read_all
+from jaxrep.report.run_facts import group_by_seed, paper_difference, read_run, read_runs
 from tests.helpers import made_runs as made
 
 HITS = {"retrieval/r1": Sample(np.array([1, 0, 1, 1])), "plain": 0.25}
 
 
 def test_results_come_with_their_values_an_example(tmp_path):
-    facts = read(made.run(tmp_path / "a", HITS, lines=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]))
+    facts = read_run(made.run(tmp_path / "a", HITS, lines=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]))
     assert facts.metrics == {"retrieval/r1": 0.75, "plain": 0.25}
     np.testing.assert_array_equal(facts.metrics["retrieval/r1"].values, [1, 0, 1, 1])
     assert facts.step == 2
@@ -22,29 +22,29 @@ def test_results_come_with_their_values_an_example(tmp_path):
 def test_a_run_of_an_older_version_has_results_without_values(tmp_path):
     folder = made.run(tmp_path / "a", HITS)
     (folder / "samples.npz").unlink()
-    facts = read(folder)
+    facts = read_run(folder)
     assert facts.metrics == {"retrieval/r1": 0.75, "plain": 0.25}
     assert not facts.samples
 
 
 def test_a_run_that_is_not_at_its_end_has_no_results(tmp_path):
-    assert read(made.run(tmp_path / "a")).results is None
+    assert read_run(made.run(tmp_path / "a")).results is None
 
 
 def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_path):
     folder = made.run(tmp_path / "a", lines=[{"step": 1}])
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    assert [line["step"] for line in read(folder).lines] == [1]
+    assert [line["step"] for line in read_run(folder).lines] == [1]
     (folder / "metrics.jsonl").write_text('{"step": 1, "lo\n{"step": 2}\n')
     with pytest.raises(UsageError, match=r"metrics.jsonl, line 1: this is not JSON"):
-        read(folder)
+        read_run(folder)
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
     paths = [made.run(tmp_path / name) for name in ("x/run", "y/run", "other")]
-    assert [facts.name for facts in read_all(paths)] == ["x/run", "y/run", "other"]
+    assert [facts.name for facts in read_runs(paths)] == ["x/run", "y/run", "other"]
     with pytest.raises(UsageError, match="other is given twice"):
-        read_all([*paths, paths[2]])
+        read_runs([*paths, paths[2]])
 
 
 def test_runs_that_differ_in_the_seed_only_are_one_group(tmp_path):
@@ -55,15 +55,15 @@ def test_runs_that_differ_in_the_seed_only_are_one_group(tmp_path):
         "d": {"seed": 1, "method.dim": 3},
         "again": {"seed": 1},  # no second draw of a group that has this seed
     }
-    groups = grouped(read_all([made.run(tmp_path / name, changes=each) for name, each in changes.items()]))
+    groups = group_by_seed(read_runs([made.run(tmp_path / name, changes=each) for name, each in changes.items()]))
     assert [[run.name for run in group.runs] for group in groups] == [["a", "c"], ["b", "d"], ["again"]]
     assert [group.name for group in groups] == ["a (+1)", "b (+1)", "again"]
 
 
 def test_the_papers_recipe_is_that_of_the_experiment_file_which_the_run_keeps(tmp_path):
-    found = departure(read(made.run(tmp_path / "a", changes={"method.dim": 3})))
+    found = paper_difference(read_run(made.run(tmp_path / "a", changes={"method.dim": 3})))
     assert [(change.path, change.b) for change in found.changes] == [("method.dim", 3)]
     assert found.doc.startswith("A recipe so small")
     bare = made.run(tmp_path / "b")
     (bare / "environment.json").unlink()
-    assert departure(read(bare)).why_not.startswith("the run keeps no experiment file")
+    assert paper_difference(read_run(bare)).unknown.startswith("The run has no experiment file")

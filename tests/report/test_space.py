@@ -7,7 +7,7 @@ import pytest
 
 from jaxrep.metrics.ranking import ranks
 from jaxrep.report import figures
-from jaxrep.report.space import Labels, Space, _nearest_mean, matches, search
+from jaxrep.report.space import Predictions, Space, _nearest_mean, matches, search
 
 
 def unit(x):
@@ -32,16 +32,16 @@ def test_hits_and_misses_have_the_ranks_that_retrieval_counts():
     hits, misses = search(image, text, match, show=4, first=3)
     assert [found.rank for found in hits] == [1] * 4
     assert [found.rank for found in misses] == sorted(oracle, reverse=True)[:4]
-    assert all(found.rank == oracle[found.query] and match[found.query, found.wanted] for found in hits + misses)
+    assert all(found.rank == oracle[found.query] and match[found.query, found.target] for found in hits + misses)
     assert all(found.similarity == sorted(found.similarity, reverse=True) for found in misses)
-    assert all(found.right == [bool(match[found.query, j]) for j in found.best] for found in misses)
+    assert all(found.correct == [bool(match[found.query, j]) for j in found.best] for found in misses)
 
 
 def test_a_tie_is_shown_as_the_miss_that_it_counts_as():
     same = np.tile(unit(np.ones((1, 2), np.float32)), (3, 1))
     hits, misses = search(same, same, np.eye(3, dtype=bool), first=1)
     assert not hits
-    assert [(found.rank, found.right) for found in misses] == [(3, [False])] * 3
+    assert [(found.rank, found.correct) for found in misses] == [(3, [False])] * 3
 
 
 def test_an_example_is_not_compared_with_itself():
@@ -55,17 +55,17 @@ def test_an_example_is_not_compared_with_itself():
 def space():
     random = np.random.default_rng(1)
     vectors = unit(random.normal(size=(2, 12, 4)))
-    labels = Labels("kind", ("cat", "dog", "none of these"), np.arange(12) % 2, np.zeros(12, int), "chance")
+    labels = Predictions("kind", ("cat", "dog", "none of these"), np.arange(12) % 2, np.zeros(12, int), "chance")
     return Space(
         "made", 12, [], [f"text {i}</script>" for i in range(12)], *vectors, np.eye(12, dtype=bool), labels, []
     )
 
 
 def test_a_matrix_of_classes_has_the_share_of_each_class(space):
-    figure = json.loads(figures.confusion(space.labels))["data"][0]
+    figure = json.loads(figures.confusion(space.nearest_mean))["data"][0]
     assert values(figure["z"]) == [1, 0, 0, 1, 0, 0]
     assert figure["y"] == ["cat", "dog"]  # those that occur
-    assert figure["text"][1][0] == "dog taken for cat: 6 of 6"
+    assert figure["text"][1][0] == "dog, predicted cat: 6 of 6"
 
 
 def test_a_matrix_of_pairs_has_their_cosines_and_leads_to_their_pictures(space):
@@ -95,7 +95,7 @@ def test_a_long_curve_keeps_its_spikes():
     lines = [{"step": i, "loss": 1.0} for i in range(50_000)]
     lines[31_234]["loss"], lines[40_000]["loss"], lines[7]["loss"] = 9.0, -3.0, None
     step, value = figures.series(lines, "loss")
-    assert len(step) <= figures.POINTS + 2
+    assert len(step) <= figures.MAX_POINTS + 2
     assert (value[step == 31_234], value[step == 40_000]) == (9, -3)
     assert (step[0], step[-1]) == (0, 49_999)
     assert np.isnan(figures.series(lines[:20], "loss")[1][7])

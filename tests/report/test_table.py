@@ -12,7 +12,7 @@ from jaxrep.errors import UsageError
 from jaxrep.metrics.intervals import compare, interval
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import table
-from jaxrep.report.run_facts import grouped, read_all
+from jaxrep.report.run_facts import group_by_seed, read_runs
 from tests.helpers import made_runs as made
 
 RANDOM = np.random.default_rng(0)
@@ -28,7 +28,7 @@ def groups(tmp_path):
             made.run(tmp_path / name, results, {"seed": seed, "method.dim": dim})
             for name, (seed, dim, results) in runs.items()
         ]
-        return grouped(read_all(paths))
+        return group_by_seed(read_runs(paths))
 
     return make
 
@@ -55,7 +55,7 @@ def test_of_several_seeds_there_are_the_mean_the_spread_and_a_test_over_seeds(gr
 @pytest.mark.parametrize(
     ("b", "why"),
     [
-        ({"b": (0, 3, {"r1": 0.5})}, "the values an example were not kept"),
+        ({"b": (0, 3, {"r1": 0.5})}, "the values per example are not stored"),
         ({"b": (0, 3, {"r1": Sample(np.ones(7))})}, "one is measured on 7 examples, the other on 80"),
         ({"b": (3, 3, {"r1": A}), "c": (4, 3, {"r1": A})}, "no two seeds in common"),
     ],

@@ -1,16 +1,12 @@
 """Accuracy of the classification heads of a model on held-out images."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.ranking import ranks
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -30,7 +26,7 @@ class Classification(LabeledEval):
         heads = tuple(f"classes/{dim}" for dim in self.dims) or ("classes",)
         return *super().reads, *heads
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         features, labels, _ = self.embed(model, self.data, normalize=False)
         metrics = {}
         for dim in self.dims or (features.shape[1],):

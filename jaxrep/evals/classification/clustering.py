@@ -4,7 +4,7 @@ k-means uses Lloyd's steps from k-means++ seeds (Arthur and Vassilvitskii 2007).
 adjusted Rand index (Hubert and Arabie 1985) compare clusters with labels, independent of their numbers.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
@@ -12,12 +12,10 @@ import scipy.stats
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Natural, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 BLOCK_SIZE = 4096
 
@@ -43,7 +41,7 @@ class Clustering(LabeledEval):
     """Seed of the starts."""
     name: str = "clustering"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         features, labels, _ = self.embed(model, self.data, normalize=self.normalize)
         count = self.clusters or len(np.unique(labels))
         if count > len(labels):

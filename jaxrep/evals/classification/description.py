@@ -5,20 +5,18 @@ Menon and Vondrick 2023, Visual Classification via Description from Large Langua
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, JaxrepError, UsageError, hint
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import ClassNamesEval
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import ranks
 from jaxrep.spec import spec
 from jaxrep.storage import read_bytes
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 class Explanation(NamedTuple):
@@ -56,7 +54,7 @@ class DescriptionClassification(ClassNamesEval):
             if not descriptors:
                 yield f"descriptors holds no descriptor of '{name}'"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         images, labels, names = self.embed_with_names(model)
         sentences = [self.sentences(name) for name in names]
         embeddings = embed_texts(model, [text for group in sentences for text in group], self.text)
@@ -70,7 +68,7 @@ class DescriptionClassification(ClassNamesEval):
             raise JaxrepError(f"{self.name}: the class '{name}' has no descriptors; {hint(name, self.descriptors)}")
         return [self.template.format(name=name, descriptor=text) for text in self.descriptors[name]]
 
-    def explain(self, model: "Model", image: Any, names: Sequence[str] = (), classes: int = 3) -> list[Explanation]:
+    def explain(self, model: Model, image: Any, names: Sequence[str] = (), classes: int = 3) -> list[Explanation]:
         """Return the ``classes`` most likely classes of one image, the best first. ``names``: of the classes."""
         embedding = model.encode_image([image], self.image, output=self.output)[0]
         explanations = []

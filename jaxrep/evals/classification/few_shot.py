@@ -1,18 +1,14 @@
 """Few-shot linear probe: accuracy of a linear classifier that is fitted to n images of each class."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from jaxrep.data.transforms.subsets import few_of_each
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import Logistic
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Positive, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -39,7 +35,7 @@ class FewShot(FittedEval):
     """Seed of the draws."""
     name: str = "few_shot"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model, normalize=self.normalize)
         metrics = {}
         for shots in self.shots:

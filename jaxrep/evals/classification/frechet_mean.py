@@ -5,21 +5,18 @@ without a probability, if the class lies between others.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxrep.errors import UsageError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.zero_shot import PromptedEval
 from jaxrep.evals.embed import logit_scale
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import ranks
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Natural, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -42,7 +39,7 @@ class FrechetMean(PromptedEval):
         if len(set(self.observed)) < len(self.observed):
             yield f"observed holds each label once, got {self.observed}"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         images, labels, names = self.embed_with_names(model)
         observed = np.array(self.observed or range(len(names)))
         if observed.max() >= len(names):

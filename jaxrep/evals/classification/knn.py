@@ -3,17 +3,13 @@
 The votes are weighted (Wu et al. 2018, arXiv:1805.01978, section 3.4; Caron et al. 2021, DINO) or counted.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.spec import Count, Positive, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -33,7 +29,7 @@ class Knn(FittedEval):
     """Temperature of the weights."""
     name: str = "knn"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model)
         largest = max(self.neighbors)
         if largest > len(train.labels):

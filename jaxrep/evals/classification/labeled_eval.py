@@ -1,20 +1,17 @@
 """Base classes of evaluations on labeled images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Column, Eval, Model, Tower
 from jaxrep.evals.embed import PIXELS, embed_images
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 class LabeledFeatures(NamedTuple):
@@ -31,9 +28,9 @@ class LabeledEval(Eval):
 
     data: Source
     """Labeled images on which the model is measured."""
-    label: str = "label"
+    label: Column = "label"
     """Column of the labels, integers from 0."""
-    image: str = "image"
+    image: Column = "image"
     """Column of the images, and the model's tower for them."""
     output: str = ""
     """Name of the model output, as image/pooled. Empty: the output of the tower. pixels: the image itself."""
@@ -42,13 +39,12 @@ class LabeledEval(Eval):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return () if self.output == PIXELS else (self.output or self.image,)
+        image = () if self.output == PIXELS else (self.output or self.image,)
+        return *image, *super().reads
 
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.image, self.label)}
-
-    def embed(self, model: "Model", source: Source, names: Sequence[str] = (), *, normalize: bool = True) -> LabeledFeatures:
+    def embed(
+        self, model: Model, source: Source, names: Sequence[str] = (), *, normalize: bool = True
+    ) -> LabeledFeatures:
         """Embed the images of ``source``.
 
         Args:
@@ -61,9 +57,10 @@ class LabeledEval(Eval):
         examples = source.open()
         names = tuple(names or examples.classes.get(self.label, ()))
         if not len(examples):
-            field = next((field for field in self.columns if getattr(self, field) is source), "data")
-            raise JaxrepError(f"{self.name}: {field} holds no example")
-        features, columns = embed_images(model, examples, self.image, [self.label], output=self.output, normalize=normalize)
+            raise JaxrepError(f"{self.name}: {'data' if source is self.data else 'train'} holds no example")
+        features, columns = embed_images(
+            model, examples, self.image, [self.label], output=self.output, normalize=normalize
+        )
         labels = np.array(columns[self.label], np.int64)
         classes = len(names) or source.fields()[self.label].classes or int(labels.max()) + 1
         unknown = np.flatnonzero((labels < 0) | (labels >= classes))
@@ -88,11 +85,7 @@ class FittedEval(LabeledEval):
     train: Source
     """Labeled images to which the classifier is fitted."""
 
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return dict.fromkeys(("train", "data"), (self.image, self.label))
-
-    def train_and_data(self, model: "Model", *, normalize: bool = True) -> tuple[LabeledFeatures, LabeledFeatures, int]:
+    def train_and_data(self, model: Model, *, normalize: bool = True) -> tuple[LabeledFeatures, LabeledFeatures, int]:
         """Embed both sources, and return the number of classes as well.
 
         Raises JaxrepError as ``embed`` does, and if a label does not mean the same class in both sources.
@@ -116,12 +109,8 @@ class ClassNamesEval(LabeledEval):
 
     classes: tuple[str, ...] = ()
     """Names of the classes by label. Empty: the names that the data have."""
-    text: str = "text"
+    text: Tower = "text"
     """The model's tower for the names."""
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return *super().reads, self.text
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -132,7 +121,7 @@ class ClassNamesEval(LabeledEval):
         if self.classes and declared and len(self.classes) != declared:
             yield f"classes holds {len(self.classes)} names, and '{self.label}' takes {declared} values"
 
-    def embed_with_names(self, model: "Model") -> LabeledFeatures:
+    def embed_with_names(self, model: Model) -> LabeledFeatures:
         """Embed the images, with the names of the classes. Raises JaxrepError if the classes have no names."""
         embedded = self.embed(model, self.data, self.classes)
         if not embedded.names:

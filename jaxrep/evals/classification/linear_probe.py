@@ -1,17 +1,15 @@
 """Linear probe: accuracy of a linear classifier on frozen features."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import Linear, Logistic, search
 from jaxrep.spec import Count, Range, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -35,7 +33,7 @@ class LinearProbe(FittedEval):
     """Seed of the choice of held-out images."""
     name: str = "probe"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model, normalize=self.normalize)
         l2 = self._choose_l2(train.features, train.labels, classes)
         fitted = Logistic(train.features, train.labels, classes, self.max_iterations).fit(l2)

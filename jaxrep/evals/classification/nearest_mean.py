@@ -3,16 +3,12 @@
 Mensink et al. 2013 (Distance-based image classification). No parameter is fitted.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.spec import spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -27,7 +23,7 @@ class NearestMean(FittedEval):
     """Whether to scale features to unit length first."""
     name: str = "nearest_mean"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model, normalize=self.normalize)
         present, known = np.unique(train.labels), np.isin(data.labels, train.labels)
         means = class_means(train.features, train.labels, classes)[present]

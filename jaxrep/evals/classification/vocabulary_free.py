@@ -5,14 +5,14 @@ filters the candidates, not their part of speech.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Column, Eval, Model, Reads, Tower, TowerColumn
 from jaxrep.evals.classification.clustering import matched
 from jaxrep.evals.classification.knn import most_similar
 from jaxrep.evals.embed import embed_images, embed_texts, logit_scale
@@ -20,9 +20,6 @@ from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, NonNegative, Share, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 STOP_WORDS = frozenset(
     re.findall(
@@ -52,9 +49,9 @@ class VocabularyFree(Eval):
     """Labeled images on which the model is measured."""
     captions: Source
     """The texts from which captions are retrieved."""
-    label: str = "label"
+    label: Column = "label"
     """Column of the labels, whose class names are correct; or of a correct text."""
-    caption: str = "text"
+    caption: Annotated[str, Reads(columns=("{}",), source="captions")] = "text"
     """Column of the captions: one text or several texts per example."""
     retrieved: Count = 10
     """Number of captions that are retrieved per image."""
@@ -62,21 +59,13 @@ class VocabularyFree(Eval):
     """Weight of the similarity to the image. The rest is the weight of the similarity to the captions."""
     temperature: NonNegative = 0.0
     """Temperature of the scores. 0: the learned temperature of the model."""
-    image: str = "image"
+    image: TowerColumn = "image"
     """Column of the images, and the model's tower for them."""
-    text: str = "text"
+    text: Tower = "text"
     """The model's tower for texts."""
     name: str = "vocabulary_free"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.image, self.text
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.image, self.label), "captions": (self.caption,)}
-
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         examples = self.data.open()
         images, columns = embed_images(model, examples, self.image, [self.label])
         names = self._names(columns[self.label], examples.classes.get(self.label, ()))
@@ -97,7 +86,7 @@ class VocabularyFree(Eval):
             )
         return [str(classes[label]) for label in labels]
 
-    def predict(self, model: "Model", images: np.ndarray) -> list[str]:
+    def predict(self, model: Model, images: np.ndarray) -> list[str]:
         """Predict a word per image embedding [N,D]."""
         texts = self._unique_captions()
         captions = embed_texts(model, texts, self.text)

@@ -4,22 +4,19 @@ Radford et al. 2021 (CLIP), section 3.1.4: prompts for class names, and their en
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import UsageError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import ClassNamesEval
 from jaxrep.evals.embed import embed_texts, logit_scale
 from jaxrep.metrics.calibration import confidences, expected_calibration_error
 from jaxrep.metrics.ranking import ranks
 from jaxrep.prompts import class_embeddings, clip_80, imagenet_classes, lines, template_problems
 from jaxrep.spec import NonNegative, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -35,7 +32,7 @@ class PromptedEval(ClassNamesEval):
         yield from super().problems()
         yield from template_problems(self.templates)
 
-    def prototypes(self, model: "Model", names: Sequence[str]) -> np.ndarray:
+    def prototypes(self, model: Model, names: Sequence[str]) -> np.ndarray:
         """Embed classes by their sentences: float32 [K,D]."""
         return class_embeddings(lambda texts: embed_texts(model, texts, self.text), names, self.templates)
 
@@ -77,7 +74,7 @@ class ZeroShot(PromptedEval):
             name=name or folder.rpartition("/")[2],
         )
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         images, labels, all_names = self.embed_with_names(model)
         names, answer_of_label = unique_names(all_names)
         prototypes = self.prototypes(model, names)

@@ -1,23 +1,19 @@
 """Detection and recognition of image regions (the tasks of DETR, arXiv:2005.12872, and of region classification)."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import jax
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Eval, Model, Reads, Tower
 from jaxrep.evals.classification.zero_shot import unique_names
 from jaxrep.evals.embed import embed_texts, output_blocks
 from jaxrep.losses.boxes import iou, match_boxes
 from jaxrep.metrics.ranking import ranks, require_finite, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Range, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 COLUMNS = ("region", "region/present", "boxes")
 
@@ -34,11 +30,11 @@ class Grounding(Eval):
 
     data: Source
     """Images with the columns ``region``, ``region/present`` and ``boxes``."""
-    image: str = "image"
+    image: Annotated[str, Reads(columns=("{}", *COLUMNS))] = "image"
     """Column of the images."""
-    query: str = "query"
+    query: Annotated[str, Reads(outputs=("{}", "{}/boxes"))] = "query"
     """The model output of region embeddings, [B,Q,D]. ``<query>/boxes`` are the boxes."""
-    text: str = "text"
+    text: Tower = "text"
     """The model's tower for the names."""
     ks: tuple[Count, ...] = (1, 5)
     """Numbers k of nearest names."""
@@ -46,15 +42,7 @@ class Grounding(Eval):
     """Thresholds of the intersection over union, in percent."""
     name: str = "grounding"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.query, f"{self.query}/boxes", self.text
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.image, *COLUMNS)}
-
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         queries, overlaps, region_names = self.regions(model)
         names, answers = unique_names(region_names)
         name_ranks = ranks(queries, embed_texts(model, names, self.text), (np.arange(len(queries)), answers))
@@ -62,7 +50,7 @@ class Grounding(Eval):
         recalls = {f"{self.name}/r{k}": Sample(name_ranks <= k) for k in self.ks}
         return {f"{self.name}/iou": Sample(overlaps), **shares, **recalls}
 
-    def regions(self, model: "Model") -> tuple[np.ndarray, np.ndarray, list[str]]:
+    def regions(self, model: Model) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return the query embedding [N,D], the intersection over union [N] and the name of each present region."""
         want, blocks = (self.query, f"{self.query}/boxes"), []
         for outputs, rows in output_blocks(model, self.data.open(), self.image, want, COLUMNS, normalize=False):

@@ -4,8 +4,7 @@ Oquab et al. 2023, DINOv2 (arXiv:2304.07193, section 7.4); Pérez-García et al.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +15,12 @@ from jaxtyping import Float, Int
 from jaxrep.data.loading.readable import read_blocks
 from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Column, Eval, Model
 from jaxrep.evals.embed import PIXELS
 from jaxrep.metrics.logistic_regression import Linear, Logistic
 from jaxrep.metrics.ranking import require_finite
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Positive, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 BLOCK_SIZE = 64
 """Images per block."""
@@ -49,9 +45,9 @@ class Segmentation(Eval):
     """Images and class maps to which the linear map is fitted."""
     data: Source
     """Images and class maps on which the model is measured."""
-    image: str = "image"
+    image: Column = "image"
     """Column of the images, and the model's tower for them."""
-    mask: str = "mask"
+    mask: Column = "mask"
     """Column of the class maps, integers [H,W] from 0."""
     output: str = ""
     """Name of the model output, one token per patch, [B,N,D]. Empty: <image>/tokens. pixels: the pixels of each
@@ -75,10 +71,6 @@ class Segmentation(Eval):
         """Return the output of the tokens, for pixels too: the tokens define the patches."""
         return (self.output if self.output not in ("", PIXELS) else f"{self.image}/tokens",)
 
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return dict.fromkeys(("train", "data"), (self.image, self.mask))
-
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         for name, source in (("train", self.train), ("data", self.data)):
@@ -89,7 +81,7 @@ class Segmentation(Eval):
                 shapes = f"{fields[self.mask].shape} and {fields[self.image].shape}"
                 yield f"'{self.mask}' of {name} must have the size of the image; the shapes are {shapes}"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         model.require(self.image)
         train, data = self.train.open(), self.data.open()
         names = [examples.classes.get(self.mask) for examples in (train, data)]
@@ -104,7 +96,7 @@ class Segmentation(Eval):
     def _classes(self) -> int:
         return max(source.fields()[self.mask].classes or 0 for source in (self.train, self.data))
 
-    def _fit(self, model: "Model", train: Examples) -> Linear:
+    def _fit(self, model: Model, train: Examples) -> Linear:
         """Fit the linear map of patches."""
         random, features, targets = np.random.default_rng(self.seed), [], []
         for patches, mask in self._blocks(model, train, "train"):
@@ -119,7 +111,7 @@ class Segmentation(Eval):
             raise JaxrepError(f"{self.name}: no pixel of train has a class")
         return fit_standardized(np.concatenate(features), targets, self.l2, self.max_iterations)
 
-    def _blocks(self, model: "Model", examples: Examples, source: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _blocks(self, model: Model, examples: Examples, source: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield patches float32 [n,r,c,D] and class maps int32 [n,H,W] per block of images. K stands for no class.
 
         Raises JaxrepError: There is no image, a map holds another number, or there is not one token per patch.
@@ -139,7 +131,7 @@ class Segmentation(Eval):
             yield self._patches(model, images), np.where(mask == self.ignored, self._classes, mask)
             start += len(images)
 
-    def _patches(self, model: "Model", images: np.ndarray) -> np.ndarray:
+    def _patches(self, model: Model, images: np.ndarray) -> np.ndarray:
         """Return tokens, or pixels from 0 to 1, of the patches of images uint8 [n,H,W,C]: float32 [n,r,c,D]."""
         (name,), pixels = self.reads, self.output == PIXELS
         try:

@@ -1,18 +1,15 @@
 """Base class of evaluations on images with captions."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrep.data.source import Source
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Eval, Model, TowerColumn
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.metrics.ranking import Pairs, join
 from jaxrep.spec import spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 class Items(NamedTuple):
@@ -37,20 +34,12 @@ class CaptionedEval(Eval):
 
     data: Source
     """Images with one caption or several captions each."""
-    image: str = "image"
+    image: TowerColumn = "image"
     """Column of the images, and the model's tower for them. ``<image>_id`` is their id."""
-    text: str = "text"
+    text: TowerColumn = "text"
     """Column of the captions, and the model's tower for them. ``<text>_id`` is their id."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return self.image, self.text
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.image, self.text)}
-
-    def embed_images(self, model: "Model", columns: tuple[str, ...] = ()) -> tuple[Items, list[tuple[str, ...]], dict]:
+    def embed_images(self, model: Model, columns: tuple[str, ...] = ()) -> tuple[Items, list[tuple[str, ...]], dict]:
         """Return the images, the captions per image, and more columns.
 
         Without a column ``<image>_id`` each image has an id of its own.
@@ -62,7 +51,7 @@ class CaptionedEval(Eval):
         captions = [(text,) if isinstance(text, str) else tuple(text) for text in rows[self.text]]
         return Items(embeddings, ids), captions, {name: rows[name] for name in columns}
 
-    def directions(self, model: "Model") -> Iterator[Direction]:
+    def directions(self, model: Model) -> Iterator[Direction]:
         """Yield image-to-text retrieval, then text-to-image retrieval.
 
         Without a column ``<text>_id`` equal strings are the same text.

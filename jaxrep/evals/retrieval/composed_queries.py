@@ -6,21 +6,19 @@ correct answer is the image that differs in that text only.
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import Pairs, graded_places, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 class Query(NamedTuple):
@@ -66,7 +64,7 @@ class ComposedQueries(CaptionedEval):
     """Weight of the text relative to the image (ALIGN: 1)."""
     name: str = "composed"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         (images, ids), captions, _ = self.embed_images(model)
         owners = _owners(captions)
         queries = [q for q in self._queries(captions, owners) if _others(owners[q.target], ids, ids[q.image])]

@@ -6,20 +6,18 @@ with any captioned images: a lexicon of swaps generates the wrong captions (``ja
 
 from collections import defaultdict
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import TIE
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 class CaptionTest(NamedTuple):
@@ -53,7 +51,7 @@ class Composition(CaptionedEval):
     """Seed of the orders of words."""
     name: str = "composition"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         (images, ids), captions, _ = self.embed_images(model)
         tests = self._tests(captions, ids)
         texts = list(dict.fromkeys(text for test in tests for text in (test.correct, test.wrong)))

@@ -3,21 +3,18 @@
 The paper is 2D Matryoshka Sentence Embeddings.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import Annotated
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Eval, Model, Reads
 from jaxrep.evals.retrieval.captioned_eval import positive_pairs
 from jaxrep.metrics.ranking import places, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -34,17 +31,9 @@ class LayerMap(Eval):
     """Examples with two texts or more. The first two texts are a pair."""
     dims: tuple[Count, ...]
     """Widths to which features are cut."""
-    text: str = "text"
+    text: Annotated[str, Reads(outputs=("{}/layers",), columns=("{}", "{}_id"))] = "text"
     """Column of the texts. ``<text>_id`` is their id. The model emits ``<text>/layers``."""
     name: str = "layers"
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (f"{self.text}/layers",)
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.text, f"{self.text}_id")}
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -52,7 +41,7 @@ class LayerMap(Eval):
         if field is not None and (not field.shape or field.shape[0] < 2):
             yield f"the column '{self.text}' of data has not two texts per example"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         examples = self.data.open()
         texts, ids = examples.column(self.text), np.asarray(examples.column(f"{self.text}_id"))
         first, second = (self._features(model, [pair[side] for pair in texts]) for side in (0, 1))
@@ -66,7 +55,7 @@ class LayerMap(Eval):
                 metrics[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(places(a, b, positives, 1)[:, 0] <= 1)
         return metrics
 
-    def _features(self, model: "Model", texts: list[str]) -> np.ndarray:
+    def _features(self, model: Model, texts: list[str]) -> np.ndarray:
         """Return features float32 [N,depth,D]."""
         tokens = model.tokenize(texts)
         batch = {self.text: tokens["text"], f"{self.text}/valid": tokens["text/valid"]}

@@ -5,19 +5,16 @@ alone; section 4.3 for adaptive retrieval, which ranks candidates from few dimen
 """
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import TIE, Pairs, ranks, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 MAX_SIMILARITIES = 2**24
 """Number of similarities that are in memory at the same time."""
@@ -49,7 +46,7 @@ class Matryoshka(CaptionedEval):
         if dims != sorted(set(dims)) or kept != sorted(kept)[::-1]:
             yield f"funnel needs increasing dimensions and decreasing numbers of candidates, got {self.funnel}"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         metrics, largest = {}, max(*self.dims, *(dims for dims, _ in self.funnel), 0)
         for direction, queries, gallery, positives in self.directions(model):
             name, width = f"{self.name}/{direction}", gallery.shape[1]

@@ -1,15 +1,11 @@
 """Image-text retrieval on held-out pairs, in both directions."""
 
-from typing import TYPE_CHECKING
-
 from jaxrep.data.sources.karpathy import Karpathy
+from jaxrep.evals.base import Model
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import average_precision, places
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -48,7 +44,7 @@ class Retrieval(CaptionedEval):
         data = _karpathy(folder, "dataset_flickr30k.json", "flickr30k-images", image_size, split)
         return cls(data=data, name="flickr30k")
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         metrics = {}
         for direction, queries, gallery, positives in self.directions(model):
             ranks = places(queries, gallery, positives, max(self.ks))

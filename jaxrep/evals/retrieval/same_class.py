@@ -1,17 +1,13 @@
 """Recall at k by class, as metric learning measures it."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.ranking import NEVER, graded_places, join
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -28,7 +24,7 @@ class SameClass(LabeledEval):
     """Numbers k of nearest neighbors."""
     name: str = "same_class"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         features, labels, _ = self.embed(model, self.data)
         query, candidate = join(labels, labels)
         # A grade of 0 takes the image itself out of its ranking.

@@ -1,15 +1,11 @@
 """Utilization of the embedding space, as metric learning measures it."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -25,7 +21,7 @@ class Utilization(FittedEval):
 
     name: str = "utilization"
 
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         train, data = (self.embed(model, source).features.astype(np.float64) for source in (self.train, self.data))
         nearest = [np.max(rows @ train.T, axis=1) for rows in np.array_split(data, -(-len(data) // 1024))]
         return {self.name: Sample(2 - 2 * np.concatenate(nearest))}

@@ -7,22 +7,19 @@ Thakur et al. 2021, BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of 
 import abc
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, UsageError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Eval, Model, Tower
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import NEVER, Pairs, average_precision, graded_places
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 from jaxrep.storage import read_bytes
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 class RetrievalData(NamedTuple):
@@ -108,15 +105,11 @@ class InformationRetrieval(Eval):
     """Text before each query, for models that are trained with such a prefix: "query: "."""
     document_prefix: str = ""
     """Text before each document."""
-    tower: str = "text"
+    tower: Tower = "text"
     """The model's tower for texts."""
     name: str = "ir"
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.tower,)
-
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         data = self.data.load()
         names, positives, grades = judged_pairs(data, self.name)
         queries = embed_texts(model, [self.query_prefix + data.queries[name] for name in names], self.tower)

@@ -1,21 +1,15 @@
 """Pairs of texts: semantic similarity and paraphrase classification, by the cosine of their embeddings."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError
-from jaxrep.evals.base import Eval
+from jaxrep.evals.base import Column, Eval, Model, Tower
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import spec
-
-if TYPE_CHECKING:
-    from jaxrep.model import Model
 
 
 @spec
@@ -28,25 +22,21 @@ class SentencePairEval(Eval):
 
     data: Source
     """The pairs."""
-    first: str = "text"
+    first: Column = "text"
     """Column of the first texts."""
-    second: str = "text_2"
+    second: Column = "text_2"
     """Column of the second texts."""
-    tower: str = "text"
+    tower: Tower = "text"
     """The model's tower for texts."""
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        return (self.tower,)
-
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.first, self.second)}
-
-    def cosines(self, model: "Model", column: str) -> tuple[np.ndarray, np.ndarray]:
+    def cosines(self, model: Model, column: str) -> tuple[np.ndarray, np.ndarray]:
         """Return the cosines [N] of the pairs, and the numbers [N] of a column."""
         examples = self.data.open()
-        numbers = np.asarray(examples.column(column))
+        try:
+            numbers = np.asarray(examples.column(column))
+        except (KeyError, UsageError) as error:  # a column that the fields of a source need not list
+            kind = type(self.data).__name__
+            raise UsageError(f"{self.name}: data ({kind}) has no column '{column}'") from error
         if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
             raise UsageError(f"{self.name}: the column '{column}' of data does not hold finite numbers")
         first, second = (list(examples.column(field)) for field in (self.first, self.second))
@@ -67,11 +57,7 @@ class SentenceSimilarity(SentencePairEval):
     """Column of the human scores."""
     name: str = "sts"
 
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.first, self.second, self.score)}
-
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         cosines, scores = self.cosines(model, self.score)
         if len(np.unique(scores)) < 2:
             raise UsageError(f"{self.name}: all pairs have the same {self.score}, so nothing correlates with it")
@@ -104,11 +90,7 @@ class PairClassification(SentencePairEval):
     """Column with 1 for pairs of equal meaning, else 0."""
     name: str = "pairs"
 
-    @property
-    def columns(self) -> Mapping[str, tuple[str, ...]]:
-        return {"data": (self.first, self.second, self.label)}
-
-    def run(self, model: "Model") -> dict[str, float]:
+    def run(self, model: Model) -> dict[str, float]:
         cosines, labels = self.cosines(model, self.label)
         if not np.isin(labels, (0, 1)).all() or len(np.unique(labels)) < 2:
             raise UsageError(f"{self.name}: '{self.label}' is 1 for pairs of equal meaning and 0 else; both must occur")

@@ -44,7 +44,9 @@ def test_accuracy_is_by_the_mean_over_the_descriptors():
 
 def test_an_explanation_tells_which_descriptors_spoke():
     model, data, _ = world()
-    found = DescriptionClassification(data=data, descriptors=DESCRIPTORS).explain(model, pictures([5])[0], NAMES, classes=2)
+    found = DescriptionClassification(data=data, descriptors=DESCRIPTORS).explain(
+        model, pictures([5])[0], NAMES, classes=2
+    )
     scores = {name: score(model, model.images[5], name) for name in NAMES}
     assert [each.name for each in found] == sorted(scores, key=lambda name: -scores[name])[:2]
     for each in found:

@@ -51,7 +51,7 @@ def test_predictions_and_distances_equal_their_definitions(tmp_path, observed, o
         assert set(predicted) > set(observed)
 
 
-def test_where_all_classes_are_as_far_apart_it_is_the_likeliest_class(tmp_path):
+def test_equal_distances_give_the_most_likely_class(tmp_path):
     model, data = world()
     np.save(tmp_path / "same.npy", 1 - np.eye(5))
     found = FrechetMean(data=data, distances=str(tmp_path / "same.npy")).run(model)
@@ -64,13 +64,13 @@ def test_the_mean_minimizes_the_expected_squared_distance():
     np.testing.assert_array_equal(frechet_mean(p, LINE**2), [2, 0, 2])
 
 
-def test_a_metric_of_other_classes_is_one_sentence(tmp_path):
+def test_wrong_distances_are_one_sentence(tmp_path):
     model, data = world()
     np.save(tmp_path / "four.npy", LINE[:4, :4])
-    with pytest.raises(UsageError, match=r"four.npy holds an array of shape \(4, 4\); distances of 5 classes are"):
+    with pytest.raises(UsageError, match=r"four.npy holds an array of shape \(4, 4\); distances of 5"):
         FrechetMean(data=data, distances=str(tmp_path / "four.npy")).run(model)
     with pytest.raises(UsageError, match="the distances cannot be read"):
         FrechetMean(data=data, distances=str(tmp_path / "none.npy")).run(model)
-    with pytest.raises(UsageError, match="observed holds the label 7, and there are 5 classes"):
+    with pytest.raises(UsageError, match="observed holds label 7, and there are 5 classes"):
         FrechetMean(data=data, observed=(0, 7)).run(model)
-    assert "observed holds labels" in next(FrechetMean(data=data, observed=(1, 1)).problems())
+    assert "observed holds each label once" in next(FrechetMean(data=data, observed=(1, 1)).problems())

@@ -30,7 +30,7 @@ def world(n=30, seed=0):
     return FakeModel(images, texts, scale=np.float32(10)), pictures(range(n)), labels
 
 
-def test_accuracies_equal_the_definition():
+def test_accuracies_equal_their_definition():
     model, images, labels = world()
     data = given({"label": NAMES}, image=images, label=labels)
     found = ZeroShot(data=data, templates=TEMPLATES, ks=(1, 2)).run(model)
@@ -51,7 +51,7 @@ def test_accuracies_equal_the_definition():
     assert given_names.run(model) == found
 
 
-def test_an_ensemble_is_the_renormalized_mean_of_unit_embeddings():
+def test_prompt_ensemble_is_the_normalized_mean_of_unit_embeddings():
     model, *_ = world()
     found = class_embeddings(model.encode_text, NAMES, TEMPLATES)
     for k, name in enumerate(NAMES):
@@ -75,7 +75,7 @@ def test_ties_count_against_the_model_and_equal_names_are_one_answer():
     }
 
 
-def test_what_cannot_be_measured_is_an_error_that_names_it():
+def test_unmeasurable_data_is_one_sentence():
     model, images, labels = world()
     with pytest.raises(JaxrepError, match="does not name the classes of 'label'"):
         ZeroShot(data=given(image=images, label=labels)).run(model)
@@ -86,15 +86,15 @@ def test_what_cannot_be_measured_is_an_error_that_names_it():
         ZeroShot(data=given(image=images, label=labels), classes=NAMES, templates=TEMPLATES).run(model)
 
 
-def test_values_that_make_no_sense_are_named():
+def test_problems_of_ks_output_and_templates():
     _, images, labels = world()
     data = given(image=images, label=labels)
     assert not [*ZeroShot(data=data).problems()]
-    found = [*ZeroShot(data=data, label="lable", templates=("a photo",), ks=(), output="pixels").problems()]
-    assert [sentence.split()[0] for sentence in found] == ["ks", "data", "output", "a"]
+    found = [*ZeroShot(data=data, templates=("a photo",), ks=(), output="pixels").problems()]
+    assert [sentence.split()[0] for sentence in found] == ["ks", "output", "a"]
 
 
-def test_the_names_and_templates_of_imagenet_are_those_that_clip_was_measured_with():
+def test_imagenet_names_and_templates_of_clip():
     names, templates = imagenet_classes(), clip_80()
     assert (len(names), len(set(names))) == (1000, 998)  # missile and sunglasses stand for two classes each
     assert (names[0], names[134], names[517], names[999]) == (
@@ -138,7 +138,7 @@ class Colors(FakeModel):
         return np.stack([picture.mean((0, 1)) / np.linalg.norm(picture.mean((0, 1))) for picture in pictures])
 
 
-def test_a_folder_of_clip_benchmark_is_measured_as_it_is(benchmark):
+def test_clip_benchmark_folder(benchmark):
     found = ZeroShot.of_clip_benchmark(str(benchmark), image_size=4, name="colors")
     assert (found.classes, found.templates) == (("red", "green", "blue"), ("a {}.", "my {}!"))
     assert not [*found.problems()]
@@ -149,7 +149,7 @@ def test_a_folder_of_clip_benchmark_is_measured_as_it_is(benchmark):
     assert metrics["colors/top1"] == 1 and len(metrics["colors/top1"].values) == 5
 
 
-def test_a_folder_that_clip_benchmark_did_not_write_is_one_sentence(benchmark):
+def test_wrong_clip_benchmark_folder_is_one_sentence(benchmark):
     (benchmark / "test/nshards.txt").write_text("many")
     with pytest.raises(UsageError, match=r"nshards.txt holds 'many', not the number of shards"):
         ZeroShot.of_clip_benchmark(str(benchmark), image_size=4)

@@ -88,11 +88,11 @@ def test_captions_without_anything_to_swap_are_an_error():
 
 
 def test_the_names_of_emojis_hold_all_kinds_of_swaps():
-    from jaxrep.data.openmoji.emoji import emojis
+    from jaxrep.data.openmoji.emoji import load_emojis
     from jaxrep.evals.retrieval.composition import WrongCaptions
 
     wrong = WrongCaptions("", "", 0)
-    kinds = {metric for emoji in emojis()[::7] for metric, _ in wrong(emoji.name)}
+    kinds = {metric for emoji in load_emojis()[::7] for metric, _ in wrong(emoji.name)}
     assert {f"replace/{kind}" for kind in ("skin_tone", "gender", "direction", "color")} <= kinds
     assert {"exchange/skin_tone", "order/trigrams", "order/nouns_and_adjectives"} <= kinds
     assert not [*Composition(data=OpenMoji()).problems()]

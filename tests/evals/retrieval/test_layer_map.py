@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import Field
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Columns, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.retrieval.layer_map import LayerMap
@@ -52,9 +53,9 @@ def test_each_layer_at_each_width():
     assert found["layers/1/1/r1"] == 0
 
 
-def test_what_does_not_fit_is_told():
+def test_too_wide_dims_and_single_texts_are_one_sentence():
     model: Any = Fake()
-    with pytest.raises(JaxrepError, match="features are 3 wide, and dims ask for 4"):
+    with pytest.raises(JaxrepError, match="features have width 3, and dims asks for 4"):
         LayerMap(data=Pairs(), dims=(4,)).run(model)
-    assert problems(LayerMap(data=Pairs(), dims=()))[0].startswith("dims are widths")
-    assert "no field 'name' of two texts" in problems(LayerMap(data=Pairs(), dims=(1,), text="name"))[0]
+    (sentence,) = problems(LayerMap(data=OpenMoji(), dims=(1,)))
+    assert sentence == "the column 'text' of data has not two texts per example"

@@ -12,7 +12,7 @@ LABELS = np.array([0, 0, 0, 1, 1, 2, 3, 3, 3, 3], np.int32)
 EMBEDDED = unit(np.random.default_rng(3).normal(size=(10, 3)))
 
 
-def test_recall_equals_a_loop_that_leaves_the_picture_itself_out():
+def test_recall_excludes_the_image_itself():
     found = SameClass(data=given(image=pictures(range(10)), label=LABELS)).run(FakeModel(EMBEDDED, {}))
     for k in (1, 2, 4, 8):
         hits = []
@@ -24,14 +24,14 @@ def test_recall_equals_a_loop_that_leaves_the_picture_itself_out():
         assert len(found[f"same_class/r{k}"].values) == 9  # the class of one picture asks nothing
 
 
-def test_a_tie_with_another_class_counts_against_the_picture():
+def test_tie_with_another_class_counts_against_the_image():
     same = unit(np.ones((4, 3)))
     labels = np.array([0, 0, 1, 1], np.int32)
     found = SameClass(data=given(image=pictures(range(4)), label=labels), ks=(2, 3)).run(FakeModel(same, {}))
     assert found == {"same_class/r2": 0.0, "same_class/r3": 1.0}
 
 
-def test_utilization_is_the_squared_distance_to_the_nearest_training_picture():
+def test_utilization_is_the_squared_distance_to_the_nearest_training_image():
     train = given(image=pictures(range(6)), label=LABELS[:6])
     data = given(image=pictures(range(6, 10)), label=LABELS[6:])
     found = Utilization(train=train, data=data).run(FakeModel(EMBEDDED, {}))
@@ -39,7 +39,7 @@ def test_utilization_is_the_squared_distance_to_the_nearest_training_picture():
     assert found["utilization"] == pytest.approx(distances.min(axis=1).mean(), rel=1e-5)
 
 
-def test_classes_of_one_picture_each_are_told():
+def test_classes_of_one_image_each_are_an_error():
     data = given(image=pictures(range(4)), label=np.arange(4, dtype=np.int32))
-    with pytest.raises(JaxrepError, match="no two pictures are of one class"):
+    with pytest.raises(JaxrepError, match="no two images have the same class"):
         SameClass(data=data).run(FakeModel(EMBEDDED, {}))
