@@ -5,6 +5,8 @@ Incomplete checkpoints are ignored; corrupt ones are moved to ``damaged/``.
 """
 
 import errno
+import hashlib
+import json
 import logging
 import math
 import os
@@ -59,10 +61,10 @@ class Checkpoints:
         handlers, state = ocp.handlers.DefaultCheckpointHandlerRegistry(), ocp.StandardCheckpointHandler()
         handlers.add("state", ocp.args.StandardSave, state)
         handlers.add("state", ocp.args.StandardRestore, state)
-        json = _AfterUpload(spool) if spool else ocp.JsonCheckpointHandler()
+        values = _AfterUpload(spool) if spool else ocp.JsonCheckpointHandler()
         for name in ("meta", "digests"):
-            handlers.add(name, ocp.args.JsonSave, json)
-            handlers.add(name, ocp.args.JsonRestore, json)
+            handlers.add(name, ocp.args.JsonSave, values)
+            handlers.add(name, ocp.args.JsonRestore, values)
         self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
 
     def latest(self) -> int | None:
@@ -83,10 +85,11 @@ class Checkpoints:
         if isinstance(self.directory, Path):
             self._told(lambda: _require_room(self.directory, state))
         arrays = flatten(state)
+        meta = {KEY: FORMAT, **meta}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
-            meta=ocp.args.JsonSave({KEY: FORMAT, **meta}),
-            digests=ocp.args.JsonSave(digests(arrays)),
+            meta=ocp.args.JsonSave(meta),
+            digests=ocp.args.JsonSave({"arrays": digests(arrays), "meta": _digest_of_json(meta)}),
         )
         self._told(lambda: self._manager.save(step, args=args, metrics=metrics or {}))
 
@@ -138,8 +141,8 @@ class Checkpoints:
 
     def _read(self, step: int, like: dict[str, Any]) -> Any:
         found = hosts.on_all_hosts(f"reading of {self.directory / str(step)}", lambda: self._read_alone(step, like))
-        now = digests(found["state"])
-        if wrong := [path for path, digest in found["digests"].items() if now.get(path) != digest]:
+        now, then = digests(found["state"]), found["digests"]["arrays"]
+        if wrong := [path for path in {**now, **then} if now.get(path) != then.get(path)]:
             raise CorruptCheckpoint(
                 f"the checkpoint of step {step} does not hold what was saved: the digest of '{wrong[0]}' is another"
                 + (f", and those of {len(wrong) - 1} more arrays" if len(wrong) > 1 else "")
@@ -154,6 +157,10 @@ class Checkpoints:
         except Exception as error:  # whatever a reader meets in damaged files
             raise CorruptCheckpoint(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
         version_of(found["meta"], f"the checkpoint of step {step} in {self.directory}")
+        if found["digests"].get("meta") != _digest_of_json(found["meta"]) or "arrays" not in found["digests"]:
+            raise CorruptCheckpoint(
+                f"the checkpoint of step {step} does not hold what was saved: the digest of its metadata is another"
+            )
         return found
 
     def _put_aside(self, damaged: list[int]) -> None:
@@ -205,6 +212,10 @@ class _AfterUpload(ocp.JsonCheckpointHandler):
     async def async_save(self, *args: Any, **named: Any) -> Any:
         self._spool.push()
         return [*(await super().async_save(*args, **named) or ()), self._spool.last]  # orbax awaits all of them
+
+
+def _digest_of_json(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _brief(error: BaseException) -> str:

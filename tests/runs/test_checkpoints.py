@@ -131,7 +131,11 @@ def test_a_save_that_was_interrupted_is_not_seen_and_does_not_stand_in_the_way(o
 
 
 def damage(folder, how):
-    """Flips a byte of the largest file of a checkpoint's arrays, or removes it."""
+    """Flip a byte of the largest file of a checkpoint's arrays, remove it, or change the metadata or the digests."""
+    if how in ("metadata", "digests"):
+        file = folder / {"metadata": "meta", "digests": how}[how] / "metadata"
+        file.write_text(file.read_text().replace('"position": 3', '"position": 4') if how == "metadata" else "{}")
+        return
     file = max((path for path in (folder / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
     if how == "missing":
         file.unlink()
@@ -141,7 +145,7 @@ def damage(folder, how):
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ("flipped", "missing"))
+@pytest.mark.parametrize("how", ("flipped", "missing", "metadata", "digests"))
 def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_it_taken(opened, tmp_path, how):
     checkpoints = opened(keep=3)
     for step in (1, 2, 3):
