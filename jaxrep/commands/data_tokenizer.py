@@ -1,48 +1,36 @@
-"""Trains a tokenizer on the captions of a source, and writes it as a tokenizer.json."""
+"""Train a tokenizer on the captions of a source, and write it as a tokenizer.json."""
 
-import argparse
 import sys
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
+from jaxrep.commands.data import tool_parser
 from jaxrep.commands.models import check_out
-from jaxrep.data.source import Examples
 from jaxrep.data.source_string import parse_source
+from jaxrep.data.tools.reading import Failures, read_all, read_texts
 from jaxrep.data.tools.train_tokenizer import PAD, train
-from jaxrep.data.tools.try_each import read_text, reason, try_each
 from jaxrep.errors import UsageError
 from jaxrep.storage import write_file
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep data tokenizer SOURCE --out tokenizer.json [--kind bpe|wordpiece] [--size N] [--keep-case]``"""
-    parser = argparse.ArgumentParser(prog="jaxrep data tokenizer", description=__doc__)
-    parser.add_argument("source", metavar="SOURCE", help="where the captions are (see jaxrep data --help)")
+    """Run ``jaxrep data tokenizer SOURCE --out tokenizer.json [--kind bpe|wordpiece] [--size N] [--keep-case]``."""
+    parser = tool_parser("tokenizer", __doc__, "source of the captions")
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the tokenizer.json to write")
-    parser.add_argument("--kind", choices=("bpe", "wordpiece"), default="bpe", help="(default: bpe)")
-    parser.add_argument("--size", type=int, default=32_768, metavar="N", help="entries at most (default: 32768)")
-    parser.add_argument("--keep-case", action="store_true", help="tell capital letters from small ones")
+    parser.add_argument("--kind", choices=("bpe", "wordpiece"), default="bpe", help="algorithm (default: bpe)")
+    parser.add_argument("--size", type=int, default=32_768, metavar="N", help="maximum size (default: 32768)")
+    parser.add_argument("--keep-case", action="store_true", help="distinguish capital and small letters")
     given = parser.parse_args(args)
     check_out(given.out)
     source = parse_source(given.source)
     if "text" not in source.fields():
         raise UsageError(f"{given.source} has no captions")
-    bad: Counter[str] = Counter()
-    tokenizer = train(texts(source.open(), bad), given.kind, given.size, not given.keep_case)
+    examples, failures = source.open(), Failures()
+    rows = read_all(lambda index: read_texts(examples, index), len(examples), "reading captions", failures)
+    tokenizer = train((text for _, texts in rows for text in texts), given.kind, given.size, not given.keep_case)
     write_file(str(given.out), tokenizer.to_str(pretty=True).encode())
     entries = tokenizer.get_vocab_size()
     print(f"wrote {entries:,} entries to {given.out}")
-    print(f"a recipe uses it by TokenizerFile(path='{given.out}', entries={entries}, pad='{PAD}', length=…)")
-    for told, count in bad.items():
-        print(f"{count:,} captions left out: {told}", file=sys.stderr)
+    print(f"in a recipe: TokenizerFile(path='{given.out}', entries={entries}, pad='{PAD}', length=…)")
+    for reason, count in failures.counts.items():
+        print(f"{count:,} captions left out: {reason}", file=sys.stderr)
     return 0
-
-
-def texts(examples: Examples, bad: Counter[str]) -> Iterator[str]:
-    """The captions, and into ``bad`` why others cannot be read."""
-    for found in try_each(lambda index: read_text(examples, index), len(examples), "reading captions"):
-        if isinstance(found, tuple):
-            yield from found
-        else:
-            bad[reason(found)] += 1

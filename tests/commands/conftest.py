@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxrep import cli
-from jaxrep.data.sources.files import Csv
+from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.training.loop import train

@@ -1,4 +1,4 @@
-"""The tools for data: what can be read and what cannot add up; work is resumed; a mistake is one sentence."""
+"""The data tools count readable and unreadable examples, resume work, and report a mistake in one sentence."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def _inspected(data, source):
     return found
 
 
-def test_inspect_counts_sizes_captions_and_equal_pictures(data, tmp_path):
+def test_inspect_reports_sizes_captions_and_distinct_images(data, tmp_path):
     members = [*pairs(range(3)), ("again.png", picture(1)), ("again.txt", b"number 9, again")]
     write(tmp_path / "x.tar", members)
     found = _inspected(data, f"{tmp_path}/x.tar")
@@ -68,15 +68,15 @@ def _jpeg(seed):
 FAULTS = {
     "a tar cut in half": "the tar was cut short at byte N and the rest is lost",
     "a garbage header": "no member can be read between the bytes N and N of the tar",
-    "zero-length members": "the picture is empty",
+    "zero-length members": "the image is empty",
     "a caption of 10 MB": "the text has N bytes, more than the N that are read",
-    "garbage in a JPEG": "the picture cannot be decoded",
+    "garbage in a JPEG": "the image cannot be decoded",
     "keys that differ in case": None,
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_costs_what_it_hits_and_nothing_else(data, tmp_path, fault):
+def test_fault_loses_only_its_examples(data, tmp_path, fault):
     members = [member for n in range(20) for member in ((f"{n:02}.jpg", _jpeg(n)), (f"{n:02}.txt", b"number %d" % n))]
     lost = 1
     if fault == "zero-length members":
@@ -102,7 +102,7 @@ def test_a_fault_costs_what_it_hits_and_nothing_else(data, tmp_path, fault):
 
 
 @pytest.mark.parametrize("at", range(0, 1000, 61))
-def test_a_flipped_byte_in_a_jpeg_is_seen_or_bad(data, tmp_path, at):
+def test_flipped_byte_in_jpeg_is_counted_once(data, tmp_path, at):
     content = _jpeg(0)
     content[at % len(content)] ^= 0x55
     write(tmp_path / "x.tar", [("a.jpg", content), ("a.txt", b"a"), *pairs([1])])
@@ -110,7 +110,7 @@ def test_a_flipped_byte_in_a_jpeg_is_seen_or_bad(data, tmp_path, at):
     assert found["all"] == 2 and found["examples"] >= 1
 
 
-def test_a_shard_that_vanishes_while_it_is_read_is_counted(tmp_path):
+def test_vanished_shard_is_counted(tmp_path):
     from jaxrep.data.tools.survey import survey
 
     for n in range(2):
@@ -125,11 +125,11 @@ def test_a_shard_that_vanishes_while_it_is_read_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_an_index_lies_beside_the_shards_or_in_the_cache(data, tmp_path, cache, beside, monkeypatch):
+def test_index_is_beside_the_shards_or_in_the_cache(data, tmp_path, cache, beside, monkeypatch):
     for n in range(3):
         write(tmp_path / f"{n}.tar", pairs(range(n + 1)))
     said, _ = data("index", f"{tmp_path}/{{0..2}}.tar", *["--beside"] * beside)
-    assert said.startswith("3 shards hold 6 examples in ")
+    assert said.startswith("3 shards have 6 examples in ")
     assert (tmp_path / ".jaxrep-index/manifest.json").exists() == beside == (not cache.exists())
     monkeypatch.setattr(index, "scan", lambda path: pytest.fail(f"{path} is read again"))
     assert (
@@ -138,7 +138,7 @@ def test_an_index_lies_beside_the_shards_or_in_the_cache(data, tmp_path, cache, 
     )
 
 
-def test_an_interrupted_indexing_goes_on(tmp_path, monkeypatch):
+def test_interrupted_indexing_continues(tmp_path, monkeypatch):
     paths = [str(write(tmp_path / f"{n}.tar", pairs(range(n + 1)))) for n in range(4)]
     scanned, scan = [], index.scan
 
@@ -156,15 +156,15 @@ def test_an_interrupted_indexing_goes_on(tmp_path, monkeypatch):
     assert all(scanned.count(path) == 1 for path in paths if path != paths[2])
 
 
-def test_processes_index_alike_and_tell_of_damage(data, tmp_path):
+def test_processes_index_and_report_damage(data, tmp_path):
     for n in range(2):
         write(tmp_path / f"{n}.tar", pairs(range(3)))
     (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:4096])
     said, err = data("index", f"{tmp_path}/*.tar", "--workers", "2")
-    assert said.startswith("2 shards hold 5 examples") and "1.tar: the tar was cut short at byte 4096" in err
+    assert said.startswith("2 shards have 5 examples") and "1.tar: the tar was cut short at byte 4096" in err
 
 
-def test_a_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
+def test_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
     write(tmp_path / "x.tar", pairs(range(3)))
     source = parse_source(f"{tmp_path}/x.tar")
     manifest.index_shards([f"{tmp_path}/x.tar"], beside=True)
@@ -177,7 +177,7 @@ def test_a_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
 # mistakes
 
 
-def test_mistakes_are_one_sentence(jaxrep_says, tmp_path):
+def test_mistakes_are_reported_in_one_sentence(jaxrep_says, tmp_path):
     write(tmp_path / "x.tar", pairs([1]))
     for args, told in [
         ((), "a tool is missing; there are: index, inspect"),
@@ -185,25 +185,25 @@ def test_mistakes_are_one_sentence(jaxrep_says, tmp_path):
         (("inspect", f"{tmp_path}/none.tar"), "there is no file"),
         (("inspect", f"{tmp_path}/x.tar", "--grid", tmp_path), "it is a folder"),
         (("index", "openmoji"), "openmoji needs no index: only tars do"),
-        (("convert", f"{tmp_path}/x.tar", "zip:out"), "zip:out is no local target: name kind and folder"),
+        (("convert", f"{tmp_path}/x.tar", "zip:out"), "zip:out is no local target: give kind and folder"),
         (("convert", f"{tmp_path}/x.tar", "tar:gs://b/out"), "is no local target"),
-        (("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"), "--per-shard counts examples"),
+        (("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"), "--per-shard is at least 1, got 0"),
     ]:
         status, _, err = jaxrep_says("data", *args)
         assert (status, told in err) == (2, True), err
 
 
-def test_convert_tells_what_it_left_out(data, tmp_path):
+def test_convert_reports_left_out_examples(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(3)), ("bad.png", b""), ("bad.txt", b"x")])
     said, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
-    assert said == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the picture cannot be decoded" in err
+    assert said == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the image cannot be decoded" in err
     assert len(parse_source(f"{tmp_path}/out/*.parquet").open()) == 3
 
 
 # tokenizer, bench, dedup
 
 
-def test_a_tokenizer_is_trained_on_captions_that_can_be_read(data, tmp_path):
+def test_tokenizer_is_trained_on_readable_captions(data, tmp_path):
     members = [*pairs(range(9)), ("x.png", picture(1)), ("x.txt", b"\xff")]
     write(tmp_path / "x.tar", members)
     said, err = data("tokenizer", f"{tmp_path}/x.tar", "--out", tmp_path / "t.json", "--size", "270")
@@ -211,7 +211,7 @@ def test_a_tokenizer_is_trained_on_captions_that_can_be_read(data, tmp_path):
     assert len(tokenizers.Tokenizer.from_file(str(tmp_path / "t.json")).encode("number 3").ids) <= 5
 
 
-def test_bench_gives_a_rate_for_each_stage(data, tmp_path):
+def test_bench_gives_rate_per_stage(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(9)), ("x.png", b""), ("x.txt", b"empty picture")])
     args = ("--seconds", "0.05", "--batch-size", "4")
     rates = json.loads(data("bench", f"{tmp_path}/x.tar,image_size=8", *args, "--json")[0])
@@ -219,12 +219,12 @@ def test_bench_gives_a_rate_for_each_stage(data, tmp_path):
     assert data("bench", f"{tmp_path}/x.tar,text=,image_size=8", *args)[0].count("examples/s") == 3
 
 
-def test_dedup_names_copies_and_what_an_evaluation_set_shares(data, tmp_path):
+def test_dedup_reports_copies_and_shared_images(data, tmp_path):
     for name, seeds in (("train", (1, 2, 1)), ("test", (3, 2))):
         write(tmp_path / f"{name}.tar", [(f"{n}.jpg", _jpeg(seed)) for n, seed in enumerate(seeds)])
     args = (f"{tmp_path}/train.tar,text=", "--against", f"{tmp_path}/test.tar,text=", "--out", tmp_path / "out.json")
     said, _ = data("dedup", *args)
-    assert "the same file: 1 groups, 1 pictures more than needed" in said
+    assert "the same file: 1 groups, 1 redundant images" in said
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["exact"] == [["train.tar/0", "train.tar/2"]]
     assert found["shared_exact"] == found["shared_near"] == [["test.tar/1", "train.tar/1"]]

@@ -1,4 +1,4 @@
-"""``jaxrep data curate``: shards are curated, read and copied as they are; a mistake is one sentence."""
+"""``jaxrep data curate`` curates, reads and copies shards, and reports a mistake in one sentence."""
 
 import json
 
@@ -36,7 +36,7 @@ def tars(tmp_path):
     return TarShards(shards=f"{tmp_path}/{{0..2}}.tar", image_size=4)
 
 
-def test_tars_are_curated_read_and_copied_as_they_are(tmp_path, tars, metadata, jaxrep_says):
+def test_tars_are_curated_read_and_copied(tmp_path, tars, metadata, jaxrep_says):
     status, said, err = jaxrep_says(
         *("data", "curate", f"tar:{tars.shards},image_size=4", "--metadata", *metadata, "--out", tmp_path / "out"),
         *("--t", 5, "--per-chunk", 25, "--workers", 0, "--copy", f"tar:{tmp_path}/copy", "--keys", tmp_path / "keys"),
@@ -58,23 +58,23 @@ def test_tars_are_curated_read_and_copied_as_they_are(tmp_path, tars, metadata, 
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--t", 0], "--t counts pairs and is at least 1, not 0"),
-        (["--seed", -1], "--seed is a whole number from 0"),
-        (["--copy", "zip:x"], "zip:x is no local target: name kind and folder, as tar:FOLDER"),
+        (["--t", 0], "--t is at least 1, got 0"),
+        (["--seed", -1], "--seed is an integer from 0"),
+        (["--copy", "zip:x"], "zip:x is no local target: give kind and folder, as tar:FOLDER"),
         (["--keys", "/none/x"], "--keys /none/x cannot be written"),
         (["--metadata", "/none"], "/none cannot be read (No such file)"),
     ],
 )
-def test_mistakes_are_said_before_the_work(tmp_path, lines, metadata, jaxrep_says, options, said):
+def test_mistakes_are_reported_before_the_work(tmp_path, lines, metadata, jaxrep_says, options, said):
     status, _, err = jaxrep_says(
         *("data", "curate", lines, "--metadata", *metadata, "--out", tmp_path / "out", *options)
     )
     assert status and said in err and not (tmp_path / "out").exists()
 
 
-def test_entries_that_no_text_holds_are_said(tmp_path, lines, jaxrep_says):
+def test_entries_without_text_are_reported(tmp_path, lines, jaxrep_says):
     (tmp_path / "entries.txt").write_text("zebra")
     status, _, err = jaxrep_says(
         *("data", "curate", lines, "--metadata", tmp_path / "entries.txt", "--out", tmp_path / "out")
     )
-    assert status == 1 and "holds one of the 1 entries" in err
+    assert status == 1 and "has one of the 1 entries" in err

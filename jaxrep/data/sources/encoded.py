@@ -1,107 +1,105 @@
-"""Examples that lie encoded in files and are decoded when they are read, whatever holds them.
+"""Decode examples that lie encoded in files, whatever the files' format.
 
-The parts of an example are ``image``, ``text``, ``label``, ``mask`` (the class of every pixel), and further captions by
-names of their own. Ids are hashes
-of content (``decode.content_id``), so that equal pictures and equal texts are known without a pass over the data.
+The parts of an example are ``image``, ``text``, ``label``, ``mask`` (the class of every pixel), and further captions
+under other names. Ids are hashes of the content (``content_id``), so that equal images and equal texts are known
+without a pass over the data.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data import values
+from jaxrep.data._util.hashing import content_id, text_id
+from jaxrep.data.decode import decode_label, decode_text
 from jaxrep.data.images.crop import HostCenterCrop, HostCrop
-from jaxrep.data.images.image import image, label_map
-from jaxrep.data.source import Examples, Instead, Source, stack, tried
+from jaxrep.data.images.decode import decode_image, decode_label_map
+from jaxrep.data.source import Examples, Source, Substitute, read_or_substitute, stack
 from jaxrep.errors import BadSample, BadShard, UsageError, hint
-from jaxrep.spec import spec
-from jaxrep.storage import read
+from jaxrep.spec import Count, Natural, spec
+from jaxrep.storage import read_bytes
 
 
 @spec
-class EncodedSource(Source):
-    """Abstract: examples whose parts are decoded from files."""
+class EncodedSource(Source, abc.ABC):
+    """Declare a source whose parts are decoded from files."""
 
-    image_size: int = 224
-    """Height and width of the pictures in pixels."""
+    image_size: Count = 224
+    """Height and width of the images in pixels."""
     crop: HostCrop = HostCenterCrop()
-    """Which part of a picture is cut out and resized to this size; what is drawn is drawn in training only."""
-    classes: int = 0
-    """How many values a label takes, of a picture or of a pixel; 0: not said. A classifier's width follows from it."""
+    """Crop of an image, which is resized to this size; random crops are drawn in training only."""
+    classes: Natural = 0
+    """Number of classes of a label or a pixel, which gives a classifier's width; 0: unknown."""
 
+    @abc.abstractmethod
     def parts(self) -> tuple[str, ...]:
-        """Which of image, text and label an example has, and the names of its further captions."""
-        raise TypeError(f"{type(self).__name__} does not say what an example holds")
+        """Return the parts of an example: image, text, label or mask, and the names of further captions."""
 
     def problems(self) -> Iterator[str]:
-        if self.image_size < 1:
-            yield f"image_size counts pixels and is at least 1, not {self.image_size}"
-        if self.classes < 0:
-            yield f"classes counts the values of a label, 0 for not said; it is not {self.classes}"
         if taken := sorted({"key", "image", "text", "label", "mask"}.intersection(getattr(self, "captions", ()))):
             yield f"captions are fields by their names, and {taken[0]!r} is one already"
         if not self.parts():
-            yield "an example holds nothing: name an image, a text or a label"
+            yield "an example is empty: name an image, a text or a label"
 
     def fields(self) -> dict[str, Field]:
         size, number = self.image_size, Field((), "int32")
-        every = {
+        special = {
             "image": {"image": Field((size, size, 3), "uint8"), "image_id": number},
             "label": {"label": Field((), "int32", self.classes or None)},
             "mask": {"mask": Field((size, size), "int32", self.classes or None)},
         }
-        parts = (every.get(part) or {part: Field((), "str"), f"{part}_id": number} for part in self.parts())
+        parts = (special.get(part) or {part: Field((), "str"), f"{part}_id": number} for part in self.parts())
         return {"key": Field((), "str")} | {name: field for fields in parts for name, field in fields.items()}
 
 
-class EncodedExamples(Examples):
-    """Random access to examples in files. A subclass finds the bytes; here they are decoded.
+class EncodedExamples(Examples, abc.ABC):
+    """Read and decode examples in files; a subclass reads the bytes of a part.
 
-    It pickles, and threads may read at the same time: no file stays open between two reads.
+    It can be pickled, and threads may read at the same time: no file stays open between two reads.
     """
 
     def __init__(self, source: EncodedSource):
         self.source = source
         self._names = tuple(source.fields())
 
+    @abc.abstractmethod
     def key(self, index: int) -> str:
-        """What an example is called: a name that stays when others are added."""
-        raise TypeError(f"{type(self).__name__} does not name its examples")
+        """Return the name of an example, which does not change when others are added."""
 
+    @abc.abstractmethod
     def content(self, index: int, part: str) -> bytes:
-        """The bytes of one part of an example. Raises BadSample where they cannot be read."""
-        raise TypeError(f"{type(self).__name__} does not read its examples")
+        """Read the bytes of one part of an example. Raises BadSample."""
 
+    @abc.abstractmethod
     def place(self, index: int, part: str) -> str:
-        """Where these bytes lie, in words."""
-        raise TypeError(f"{type(self).__name__} does not say where its examples lie")
+        """Describe where these bytes lie."""
 
     def metadata(self, index: int) -> Mapping[str, Any]:
-        """What else is kept of an example, by the name of its column."""
+        """Read further values of an example, by the names of their columns."""
         return {}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._example(index, None)
 
     def draw(self, index: int, key: int) -> dict[str, Any]:
-        """An example as training reads it: what is random in it (a crop) follows from ``key`` of 64 bits."""
+        """Read an example as in training: random choices (a crop) follow from ``key`` of 64 bits."""
         return self._example(index, key)
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
-        """As of other examples; each picture is decoded into its place in the batch, as a copy of all takes long."""
+        """Read examples; each image is decoded into its place in the batch, because a copy of all takes long."""
         shape = (len(indices), self.source.image_size, self.source.image_size, 3)
-        pictures = np.empty(shape, np.uint8) if "image" in self._names else None
+        images = np.empty(shape, np.uint8) if "image" in self._names else None
 
         def read(row: int, index: int) -> dict[str, Any]:
-            key, into = None if keys is None else int(keys[row]), None if pictures is None else pictures[row]
+            key, into = None if keys is None else int(keys[row]), None if images is None else images[row]
             return self._example(index, key, into)
 
-        rows = tried(read, indices, instead)
-        return {name: pictures if name == "image" else stack([row[name] for row in rows]) for name in self._names}
+        rows = read_or_substitute(read, indices, substitute)
+        return {name: images if name == "image" else stack([row[name] for row in rows]) for name in self._names}
 
     def _example(self, index: int, key: int | None, into: np.ndarray | None = None) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
@@ -110,43 +108,43 @@ class EncodedExamples(Examples):
         return self.decoded(index, self.contents(index), key, into)
 
     def contents(self, index: int) -> dict[str, bytes]:
-        """The bytes of every part of an example."""
+        """Read the bytes of every part of an example."""
         return {part: self.content(index, part) for part in self.source.parts()}
 
     def check(self, index: int, contents: Mapping[str, bytes]) -> None:
-        """Raises BadSample where text or label cannot be read; the picture is not looked at."""
+        """Check that texts and labels can be decoded; the image is not decoded. Raises BadSample."""
         for part in contents.keys() - {"image"}:
             self._value(part, index, contents)
 
     def decoded(
         self, index: int, contents: Mapping[str, bytes], key: int | None = None, into: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """The example ``index`` of the bytes of its parts; ``into``: its picture's memory. Raises BadSample."""
+        """Decode an example from the bytes of its parts; ``into``: memory for its image. Raises BadSample."""
         return {name: self._value(name, index, contents, key, into) for name in self._names}
 
     def column(self, name: str) -> Any:
-        """One field or one column of the metadata, of every example, read without the rest.
+        """Read one field, or one column of the metadata, of every example without the rest.
 
-        What is not known of an example stands as "", -1 (a label, an id) or NaN (a number of the metadata), so that
-        one bad caption stops no pass over all; a picture that cannot be decoded raises BadSample.
+        An unknown value is "", -1 (a label, an id) or NaN (a number of the metadata), so that one bad caption does not
+        stop a pass over all examples; an image that cannot be decoded raises BadSample.
         """
         rows = range(len(self))
         if name == "image":
             return np.array([self.field(index, name) for index in rows])
         if name in self._names:
             unknown = "" if self.source.fields()[name].dtype == "str" else np.int32(-1)
-            values = [_or(unknown, self.field, index, name) for index in rows]
-            return values if unknown == "" else np.array(values)
+            column = [_or(unknown, self.field, index, name) for index in rows]
+            return column if unknown == "" else np.array(column)
         metadata = [_or({}, self.metadata, index) for index in rows]
         if not any(name in row for row in metadata):
             raise UsageError(f"the examples have no column '{name}'; {hint(name, {*self._names, *metadata[0]})}")
-        return known([row.get(name) for row in metadata])
+        return metadata_column([row.get(name) for row in metadata])
 
     def field(self, index: int, name: str) -> Any:
-        """One field of an example, read without the rest. Raises BadSample."""
+        """Read one field of an example without the rest. Raises BadSample."""
         if name == "key":
             return self.key(index)
-        part = name.removesuffix("_id")  # captions are read without their pictures
+        part = name.removesuffix("_id")  # captions are read without their images
         return self._value(name, index, {part: self.content(index, part)})
 
     def _value(
@@ -164,35 +162,57 @@ class EncodedExamples(Examples):
         try:
             match name:
                 case "image":
-                    return image(content, size, size, self.source.crop, key, into)
+                    return decode_image(content, size, size, self.source.crop, key, into)
                 case "image_id":
-                    return values.content_id(content)
+                    return content_id(content)
                 case "label":
-                    return values.decode_label(content, self.source.classes)
+                    return decode_label(content, self.source.classes)
                 case "mask":
-                    return label_map(content, size, size, self.source.crop, key)
-            return values.decode_text(content) if name == part else values.text_id(content)
+                    return decode_label_map(content, size, size, self.source.crop, key)
+            return decode_text(content) if name == part else text_id(content)
         except ValueError as error:
             raise BadSample(self.place(index, part), str(error)) from error
 
 
-def _or(instead: Any, read: Callable[..., Any], *args: Any) -> Any:
+class ShardedExamples(Examples):
+    """Locate the examples of files (shards), one file after the other. A subclass reads them."""
+
+    def __init__(self, shards: Sequence[str], counts: Sequence[int]):
+        self._shards, self._ends = shards, np.cumsum(counts, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    def shard_ends(self) -> np.ndarray:
+        return self._ends
+
+    def find(self, index: int) -> tuple[int, int]:
+        """Return the number of the shard of an example, and its number in the shard."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return number, int(index - (self._ends[number - 1] if number else 0))
+
+    def shard(self, index: int) -> str:
+        return self._shards[self.find(index)[0]]
+
+
+def _or(default: Any, read: Callable[..., Any], *args: Any) -> Any:
     try:
         return read(*args)
     except BadSample:
-        return instead
+        return default
 
 
-def known(values: list[Any]) -> Any:
-    """A column of metadata: numbers as float64, NaN where there is none; else strings, "" where there is none."""
-    if all(isinstance(value, int | float | None) for value in values):
-        return np.array([np.nan if value is None else value for value in values], np.float64)
-    return ["" if value is None else value if isinstance(value, str) else str(value) for value in values]
+def metadata_column(column: list[Any]) -> Any:
+    """Return a column of metadata: numbers as float64, with NaN for None; else strings, with "" for None."""
+    if all(isinstance(value, int | float | None) for value in column):
+        return np.array([np.nan if value is None else value for value in column], np.float64)
+    return ["" if value is None else str(value) for value in column]
 
 
 def read_file(path: str, place: str) -> bytes:
-    """All of a file that holds one part of an example. Raises BadSample where it cannot be read."""
+    """Read all of a file that holds one part of an example. Raises BadSample."""
     try:
-        return read(path)
+        return read_bytes(path)
     except BadShard as error:
         raise BadSample(place, f"the file cannot be read ({error})") from error

@@ -1,43 +1,37 @@
-"""Karpathy's splits of COCO, Flickr30k and Flickr8k: one JSON file that lists pictures, captions and splits.
+"""Read Karpathy's splits of COCO, Flickr30k and Flickr8k: a JSON file that lists images, captions and splits.
 
 Karpathy & Fei-Fei 2015, Deep Visual-Semantic Alignments for Generating Image Descriptions, section 4; the files
-``dataset_coco.json``, ``dataset_flickr30k.json`` and ``dataset_flickr8k.json``. Beside it lie the pictures, in the
-folders that the file names (COCO: ``train2014``, ``val2014``) or in one.
+``dataset_coco.json``, ``dataset_flickr30k.json`` and ``dataset_flickr8k.json``. The images lie in the folders that the
+file names (COCO: ``train2014``, ``val2014``) or in one folder.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
-from jaxrep.data.sources.patterns import local
-from jaxrep.errors import BadSample, BadShard, UsageError, hint
-from jaxrep.spec import spec
-from jaxrep.storage import read
+from jaxrep.data.sources.patterns import local, read_utf8
+from jaxrep.errors import BadSample, UsageError, hint
+from jaxrep.spec import Natural, spec
 
 
 @spec
 class Karpathy(EncodedSource):
-    """The pictures of one split, each with a tuple of captions."""
+    """Read the images of one split, each with a tuple of captions."""
 
     path: str
     """The JSON file, or its URL."""
     images: str
-    """The folder of the pictures, or its URL."""
+    """The folder of the images, or its URL."""
     split: str = "test"
     """train, restval, val or test; train+restval takes both."""
-    captions_per_image: int = 5
-    """The first so many captions of a picture are taken, as results are reported; 0: all, 5 to 7 in COCO."""
+    captions_per_image: Natural = 5
+    """Take this number of captions, the first ones, as results are reported; 0: all, 5 to 7 in COCO."""
 
     def parts(self) -> tuple[str, ...]:
         return ("image",)
-
-    def problems(self) -> Iterator[str]:
-        yield from super().problems()
-        if self.captions_per_image < 0:
-            yield f"captions_per_image counts captions, 0 for all; it is not {self.captions_per_image}"
 
     def fields(self) -> dict[str, Field]:
         shape = (self.captions_per_image,) if self.captions_per_image else ()
@@ -46,15 +40,13 @@ class Karpathy(EncodedSource):
     def open(self) -> Examples:
         path = local(self.path)
         try:
-            listed = json.loads(read(path))["images"]
-            rows = [(_file(row), row["split"], [s["raw"].strip() for s in row["sentences"]]) for row in listed]
-        except BadShard as error:
-            raise UsageError(f"the list of pictures {error}") from error
+            images = json.loads(read_utf8(path))["images"]
+            rows = [(_file(row), row["split"], [s["raw"].strip() for s in row["sentences"]]) for row in images]
         except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} is not laid out as Karpathy's dataset_coco.json ({error!r})") from error
-        wanted = self.split.split("+")
-        if unknown := sorted(set(wanted) - {split for _, split, _ in rows}):
-            raise UsageError(f"{path} has no split '{unknown[0]}'; {hint(unknown[0], {split for _, split, _ in rows})}")
+            raise UsageError(f"{path} does not have the layout of Karpathy's dataset_coco.json ({error!r})") from error
+        wanted, splits = self.split.split("+"), {split for _, split, _ in rows}
+        if unknown := sorted(set(wanted) - splits):
+            raise UsageError(f"{path} has no split '{unknown[0]}'; {hint(unknown[0], splits)}")
         return KarpathyExamples(self, [(file, texts) for file, split, texts in rows if split in wanted])
 
 
@@ -63,12 +55,12 @@ def _file(row: Mapping[str, Any]) -> str:
 
 
 class KarpathyExamples(EncodedExamples):
-    """Pictures (path below the folder, captions)."""
+    """Read images, as (path below the folder, captions)."""
 
     def __init__(self, source: Karpathy, rows: Sequence[tuple[str, Sequence[str]]]):
         super().__init__(source)
         self._folder, self._rows = local(source.images).rstrip("/"), rows
-        self._most = source.captions_per_image or None
+        self._count = source.captions_per_image or None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -93,6 +85,6 @@ class KarpathyExamples(EncodedExamples):
 
     def _captions(self, index: int) -> tuple[str, ...]:
         file, texts = self._rows[index]
-        if len(texts) < (self._most or 1):
-            raise BadSample(file, f"it has {len(texts)} captions, and {self._most or 1} are read")
-        return tuple(texts[: self._most])
+        if len(texts) < (self._count or 1):
+            raise BadSample(file, f"it has {len(texts)} captions, and {self._count or 1} are read")
+        return tuple(texts[: self._count])

@@ -1,60 +1,54 @@
-"""Pictures in a folder with the class of every pixel, as pictures of class numbers in another one."""
+"""Read images from a folder, and the class of every pixel from images of class numbers in another folder."""
 
 from pathlib import PurePosixPath
 
-from jaxrep.data.images.image import opened
+from jaxrep.data.images.decode import open_image
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedSource, read_file
-from jaxrep.data.sources.files import ImageFolderExamples, pictures
+from jaxrep.data.sources.encoded import EncodedSource
+from jaxrep.data.sources.image_folder import ImageFolderExamples, list_images
 from jaxrep.data.sources.patterns import local
-from jaxrep.errors import BadSample, UsageError
+from jaxrep.errors import BadSample
 from jaxrep.spec import spec
 
 
 @spec
 class LabelMaps(EncodedSource):
-    """The pictures in a folder and below it, each with ``mask`` int32 [H,W], cut out and resized as the picture is."""
+    """Read the images in a folder and its sub-folders, each with ``mask`` int32 [H,W], cropped and resized alike."""
 
     path: str
-    """The folder of the pictures, or its URL."""
+    """The folder of the images, or its URL."""
     masks: str
-    """The folder of the maps: that of a/b.jpg is a/b.png, as large, of one channel (or a palette) of class numbers."""
+    """The folder of the maps: that of a/b.jpg is a/b.png, of the same size, with one channel (or a palette) of class
+    numbers."""
 
     def parts(self) -> tuple[str, ...]:
         return "image", "mask"
 
     def open(self) -> Examples:
         root = local(self.path).rstrip("/")
-        if not (names := pictures(root)):
-            raise UsageError(f"{root} holds no picture")
-        return LabelMapExamples(self, root, names)
+        return LabelMapExamples(self, root, list_images(root))
 
 
 class LabelMapExamples(ImageFolderExamples):
-    """The pictures ``names`` below ``root``, with their maps."""
+    """Read the images ``names`` below ``root``, with their maps."""
 
     def __init__(self, source: LabelMaps, root: str, names: list[str]):
-        super().__init__(source, root, names, [])
+        super().__init__(source, root, names)
         self._masks = local(source.masks).rstrip("/")
 
     def contents(self, index: int) -> dict[str, bytes]:
-        """Raises BadSample: also where the map is not as large as the picture, and would not lie upon it."""
+        """Read image and map. Raises BadSample, also if they differ in size."""
         contents = super().contents(index)
-        sizes = [self._size(index, part, content) for part, content in contents.items()]
-        if sizes[0] != sizes[1]:
-            of_picture, of_map = (f"{width} x {height}" for width, height in sizes)
-            raise BadSample(self.place(index, "mask"), f"the map has {of_map} pixels, and its picture {of_picture}")
+        image, mask = (self._size(index, part, content) for part, content in contents.items())
+        if image != mask:
+            raise BadSample(self.place(index, "mask"), f"the map has {mask} pixels, and its image {image}")
         return contents
 
-    def _size(self, index: int, part: str, content: bytes) -> tuple[int, int]:
+    def _size(self, index: int, part: str, content: bytes) -> str:
         try:
-            return opened(content, lambda picture: picture.size)
+            return "{} x {}".format(*open_image(content, lambda image: image.size))
         except ValueError as error:
             raise BadSample(self.place(index, part), str(error)) from error
-
-    def content(self, index: int, part: str) -> bytes:
-        place = self.place(index, part)
-        return read_file(place, place)
 
     def place(self, index: int, part: str) -> str:
         if part == "mask":

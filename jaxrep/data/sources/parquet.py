@@ -1,4 +1,4 @@
-"""Image-text pairs in Parquet tables: a row an example, pictures as bytes or as paths (extra: parquet)."""
+"""Read image-text pairs from Parquet tables: one row per example, images as bytes or as paths (extra: parquet)."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -9,26 +9,26 @@ import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import known
+from jaxrep.data.sources.encoded import metadata_column
 from jaxrep.data.sources.patterns import files
-from jaxrep.data.sources.records import RecordExamples, Records, plain
+from jaxrep.data.sources.records import RecordExamples, Records, plain_value
 from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
-from jaxrep.storage import ranges
+from jaxrep.storage import open_ranges
 
 Schema = tuple[list[str], np.ndarray]
-"""Of a file: its columns, and the row after the last one of each row group."""
+"""Columns of a file, and the row after the last one of each row group."""
 
-NEAR = 256 * 2**20
-"""Bytes of row groups that are kept in memory, of those used last. A row is read with all rows of its group."""
+CACHED_BYTES = 256 * 2**20
+"""Bytes of row groups that are held in memory, the most recent ones. A row is read with all rows of its group."""
 
 
 @spec
 class ParquetTable(Records):
-    """The rows of Parquet files; remote ones are read in ranges. Columns that are no part are metadata.
+    """Read the rows of Parquet files; remote files are read in ranges. Columns that are no part are metadata.
 
-    A Parquet file gives whole row groups: with pictures in it, an order by windows of files reads each group once or
-    twice, a uniform one reads a group for each example.
+    A Parquet file is read by whole row groups. With images in it, an order by windows of files reads each group once or
+    twice, and a uniform order reads a group for each example.
     """
 
     files: str | tuple[str, ...]
@@ -39,73 +39,69 @@ class ParquetTable(Records):
         with ThreadPoolExecutor(8) as pool:
             schemas = list(pool.map(_schema, paths))
         for path, (names, _) in zip(paths, schemas, strict=True):
-            for name in self.values().values():
-                if name not in names:
-                    raise UsageError(f"{path} has no column {name!r}; {hint(name, names)}")
+            self.check(path, names)
         return ParquetExamples(self, paths, schemas)
 
 
 def _schema(path: str) -> Schema:
-    metadata = opened(path).metadata
+    metadata = open_parquet(path).metadata
     rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
     return metadata.schema.to_arrow_schema().names, np.cumsum(rows, dtype=np.int64)
 
 
-def opened(path: str) -> Any:
-    """An open Parquet file. Raises BadShard: it is missing or none; UsageError where pyarrow is not installed."""
+def open_parquet(path: str) -> Any:
+    """Open a Parquet file. Raises BadShard: it is missing or has another format; UsageError: pyarrow is missing."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise UsageError(f"{path} is read by pyarrow, which is not installed: pip install 'jaxrep[parquet]'") from error
     try:
-        return parquet.ParquetFile(ranges(path), pre_buffer=True)
+        return parquet.ParquetFile(open_ranges(path), pre_buffer=True)
     except (pyarrow.ArrowException, OSError) as error:
         raise BadShard(f"{path} is no Parquet file that can be read: {error}") from error
 
 
 class ParquetExamples(RecordExamples):
-    """The rows of Parquet files."""
+    """Read the rows of Parquet files."""
 
     def __init__(self, source: ParquetTable, shards: Sequence[str], schemas: Sequence[Schema]):
         super().__init__(source, shards, [int(ends[-1]) if len(ends) else 0 for _, ends in schemas])
         self._schemas = schemas
-        self._columns = list(source.values().values())
-        self._tables: LruCache[Any] = LruCache(NEAR, operator.attrgetter("nbytes"))
+        self._tables: LruCache[Any] = LruCache(CACHED_BYTES, operator.attrgetter("nbytes"))
 
     def record(self, number: int, row: int) -> Mapping[str, Any]:
-        return self._cells(number, row, self._columns)
+        return self._cells(number, row, list(self._value_names.values()))
 
     def metadata(self, index: int) -> Mapping[str, Any]:
         number, row = self.find(index)
-        others = [name for name in self._schemas[number][0] if name not in self._columns]
-        values = {name: plain(value) for name, value in self._cells(number, row, others).items()}
-        return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+        others = [name for name in self._schemas[number][0] if name not in self._value_names.values()]
+        return self._metadata(self._cells(number, row, others))
 
-    def _cells(self, number: int, row: int, columns: Sequence[str]) -> Mapping[str, Any]:
+    def _cells(self, number: int, row: int, columns: list[str]) -> Mapping[str, Any]:
         ends = self._schemas[number][1]
         group = int(np.searchsorted(ends, row, side="right"))
         table = self._tables.get((number, group, *columns), lambda: self._read(number, group, columns))
-        at = row - (int(ends[group - 1]) if group else 0)
-        return {name: table.column(name)[at].as_py() for name in columns}
+        place = row - (int(ends[group - 1]) if group else 0)
+        return {name: table.column(name)[place].as_py() for name in columns}
 
-    def _read(self, number: int, group: int, columns: Sequence[str]) -> Any:
+    def _read(self, number: int, group: int, columns: list[str]) -> Any:
         import pyarrow
 
         path = self._shards[number]
         try:
-            return opened(path).read_row_group(group, columns=list(columns), use_threads=False)
+            return open_parquet(path).read_row_group(group, columns=columns, use_threads=False)
         except (pyarrow.ArrowException, OSError) as error:
             raise BadSample(f"{path}, row group {group}", f"it cannot be read ({error})") from error
 
     def column(self, name: str) -> Any:
-        """As of other sources; a column of the metadata is read alone, without a pass over the rows."""
+        """Read a column; one of the metadata is read without the other values of its rows."""
         if name in self.source.fields():
             return super().column(name)
         values = []
         for path in self._shards:
-            file = opened(path)
+            file = open_parquet(path)
             if name not in file.schema_arrow.names:
                 raise UsageError(f"{path} has no column {name!r}; {hint(name, file.schema_arrow.names)}")
-            values += [plain(value) for value in file.read(columns=[name]).column(name).to_pylist()]
-        return known(values)
+            values += [plain_value(value) for value in file.read(columns=[name]).column(name).to_pylist()]
+        return metadata_column(values)

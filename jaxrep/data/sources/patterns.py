@@ -1,37 +1,63 @@
-"""Which files a pattern means: ``train-{00000..00099}.tar`` (braces), ``*.tar`` (globs), and plain paths."""
+"""Find the files that a pattern names: ``train-{00000..00099}.tar`` (braces), ``*.tar`` (globs), and plain paths."""
 
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from jaxrep.errors import UsageError
-from jaxrep.storage import remote, store, told
+from jaxrep.errors import BadShard, UsageError
+from jaxrep.storage import describe_error, filesystem, is_remote, read_bytes
 
+T = TypeVar("T")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
 
 def files(patterns: str | Sequence[str]) -> list[str]:
-    """The files that one or several patterns mean: in the order given, braces from left to right, globs sorted.
+    """Return the files of one or several patterns: in the given order, braces from left to right, globs sorted.
 
-    A URL without a glob is taken as it is: to ask a store for each of 40,000 shards would take longer than to read
-    one. Raises UsageError: a local file that is not there, a glob without a match.
+    A URL without a glob is taken as it is: asking a store for each of 40,000 shards would take longer than reading one.
+    Raises UsageError: a local file does not exist, or a glob has no match.
     """
-    found = []
+    paths = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         for path in braces(pattern):
-            found += _remote_matches(path) if remote(path) else _matches(local(path), pattern)
-    return found
+            matches = _remote_matches(path) if is_remote(path) else _matches(local(path), pattern)
+            if not matches:
+                raise UsageError(f"no file matches {(path if is_remote(path) else pattern)!r}")
+            paths += matches
+    return paths
 
 
 def local(path: str) -> str:
-    """A path with ``~`` as the home folder; a URL as it is."""
-    return path if remote(path) else str(Path(path).expanduser())
+    """Return a path with ``~`` as the home folder, and a URL unchanged."""
+    return path if is_remote(path) else str(Path(path).expanduser())
+
+
+def beside(table: str, path: str) -> str:
+    """Return a path that a table names: relative to the table's folder, unless it is absolute or a URL."""
+    if is_remote(path) or path.startswith("/"):
+        return path
+    folder, slash, _ = table.rpartition("/")
+    return f"{folder}{slash}{path}"
+
+
+def read_utf8(path: str) -> str:
+    """Read a text file. Raises UsageError: it cannot be read, or is not UTF-8."""
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except BadShard as error:
+        raise UsageError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8: {error}") from error
 
 
 def braces(pattern: str) -> list[str]:
-    """``{00..02}`` -> 00, 01, 02; ``{a,b}`` -> a, b; several groups give every combination. Raises UsageError."""
+    """Expand ``{00..02}`` to 00, 01, 02 and ``{a,b}`` to a, b; several groups give all combinations.
+
+    Raises UsageError.
+    """
     return list(dict.fromkeys(_expanded(pattern, pattern)))
 
 
@@ -54,31 +80,28 @@ def _choices(group: str, whole: str) -> list[str]:
     elif "," in group:
         return group.split(",")
     raise UsageError(
-        f"the pattern {whole!r} holds {{{group}}}: braces hold a rising range, {{00..99}}, or a list, {{a,b}}"
+        f"the pattern {whole!r} has {{{group}}}: braces hold an ascending range, {{00..99}}, or a list, {{a,b}}"
     )
+
+
+def list_remote(url: str, list_files: Callable[[Any, str], T]) -> T:
+    """Call ``list_files(file system, path)`` of a URL. Raises UsageError: the files cannot be listed."""
+    store, name = filesystem(url)
+    try:
+        return list_files(store, name)
+    except Exception as error:  # the drivers of stores raise errors of many types
+        raise UsageError(f"the files of {url} cannot be listed ({describe_error(error)})") from error
 
 
 def _remote_matches(path: str) -> list[str]:
     if not ("*" in path or "[" in path):  # a question mark belongs to a URL
         return [path]
-    files, name = store(path)
-    try:
-        found = sorted(files.glob(name))
-    except Exception as error:  # the drivers of stores raise errors of their own types
-        raise UsageError(f"the files of {path} cannot be listed ({told(error)})") from error
-    if not found:
-        raise UsageError(f"no file matches {path!r}")
-    return [str(files.unstrip_protocol(match)) for match in found]
+    return list_remote(path, lambda store, name: [str(store.unstrip_protocol(x)) for x in sorted(store.glob(name))])
 
 
 def _matches(path: str, pattern: str) -> list[str]:
     if Path(path).is_file():  # a file whose name has a bracket means itself
         return [path]
     if not glob.has_magic(path):
-        raise UsageError(
-            f"there is no file {path}" + (f", which the pattern {pattern!r} names" if path != pattern else "")
-        )
-    found = [match for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
-    if not found:
-        raise UsageError(f"no file matches {pattern!r}")
-    return found
+        raise UsageError(f"there is no file {path}" + (f", from the pattern {pattern!r}" if path != pattern else ""))
+    return [match for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]

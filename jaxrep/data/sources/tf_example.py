@@ -1,7 +1,7 @@
-"""Records as ``tf.train.Example`` messages, read and written without TensorFlow.
+"""Read and write records as ``tf.train.Example`` messages without TensorFlow.
 
-Names of features with lists of bytes, float32 or int64, as most ArrayRecord and TFRecord files hold them. The message
-is that of tensorflow/core/example/feature.proto.
+A message has named features with lists of bytes, float32 or int64, as in most ArrayRecord and TFRecord files. It is
+defined in tensorflow/core/example/feature.proto.
 """
 
 import functools
@@ -22,7 +22,7 @@ _Field = descriptor_pb2.FieldDescriptorProto
 
 @functools.cache
 def _example() -> Any:
-    """The class of the message."""
+    """Build the class of the message."""
     file = descriptor_pb2.FileDescriptorProto(name="jaxrep/example.proto", package="jaxrep", syntax="proto3")
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
@@ -50,7 +50,7 @@ def _field(message: Any, name: str, number: int, kind: Any, of: str = "", repeat
 
 
 def decode(content: bytes) -> dict[str, list[Any]]:
-    """The features of a record, each a list of bytes, floats or integers. Raises ValueError: it is no such message."""
+    """Decode the features of a record, each a list of bytes, floats or integers. Raises ValueError."""
     try:
         features = _example().FromString(content).features.feature
     except DecodeError as error:
@@ -63,7 +63,7 @@ def decode(content: bytes) -> dict[str, list[Any]]:
 
 
 def encode(features: Mapping[str, Value]) -> bytes:
-    """A record with one value of each feature, or a list of floats; the same features give the same bytes."""
+    """Encode features, each one value or a list of floats; the same features give the same bytes."""
     example = _example()()
     for name, value in features.items():
         feature = example.features.feature[name]

@@ -1,44 +1,42 @@
-"""Data sets of TensorFlow Datasets, read at random places and without TensorFlow (extra: tfds)."""
+"""Read data sets of TensorFlow Datasets at random places and without TensorFlow (extra: tfds)."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.records import RecordExamples, Records
-from jaxrep.errors import BadSample, UsageError, hint
+from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import spec
 
 
 @spec
 class Tfds(Records):
-    """A split of a data set that TFDS prepared as ArrayRecord (``tfds.data_source``); other features are metadata."""
+    """Read a split that TFDS prepared as ArrayRecord (``tfds.data_source``); other features are metadata."""
 
     name: str
-    """Name of the data set, as coco_captions/2014:1.1.0."""
+    """Name of the data set, such as coco_captions/2014:1.1.0."""
     split: str = "train"
-    """Split or part of one, as train[:10%]."""
+    """Split or part of a split, such as train[:10%]."""
     data_dir: str = ""
-    """Folder of prepared data sets; empty: that of TFDS."""
+    """Folder of prepared data sets; empty: the default of TFDS."""
 
     def open(self) -> Examples:
-        tfds = _tfds(self.name)
+        tfds = _import_tfds(self.name)
         directory = self.data_dir or None
         try:
             features = tfds.builder(self.name, data_dir=directory).info.features
-            pictures = {name: tfds.decode.SkipDecoding() for name in features if name == self.image}
-            data = tfds.data_source(self.name, split=self.split, data_dir=directory, decoders=pictures or None)
+            images = {name: tfds.decode.SkipDecoding() for name in features if name == self.image}
+            data = tfds.data_source(self.name, split=self.split, data_dir=directory, decoders=images or None)
         except Exception as error:  # TFDS raises errors of many types, with sentences of many lines
             raise UsageError(f"the data set {self.name}, split {self.split}, cannot be opened: {error}") from error
-        for name in self.values().values():
-            if name not in features:
-                raise UsageError(f"{self.name} has no feature {name!r}; {hint(name, features)}")
+        self.check(self.name, features)
         examples = TfdsExamples(self, data)
         names = getattr(features[self.label], "names", None) if self.label else None
         examples.classes = {"label": list(names)} if names else {}
         return examples
 
 
-def _tfds(name: str) -> Any:
+def _import_tfds(name: str) -> Any:
     try:
         import tensorflow_datasets
     except ImportError as error:
@@ -49,7 +47,7 @@ def _tfds(name: str) -> Any:
 
 
 class TfdsExamples(RecordExamples):
-    """The examples of a data source of TFDS."""
+    """Read the examples of a TFDS data source."""
 
     def __init__(self, source: Tfds, data: Any):
         super().__init__(source, [f"{source.name}/{source.split}"], [len(data)])

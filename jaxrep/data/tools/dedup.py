@@ -1,8 +1,8 @@
-"""Pictures that occur twice: the same file, or nearly the same picture; within a data set, or in two.
+"""Find images that occur twice, as the same file or nearly the same image, within a data set or in two.
 
-A perceptual hash has 64 bits, of which few differ between a picture and its copies (recompressed, resized, marked).
-Hashes at most ``d`` bits apart agree in one of d + 1 bands at least, so only those that share a band are compared
-(Manku et al. 2007, Detecting Near-Duplicates for Web Crawling, section 3).
+A perceptual hash has 64 bits, of which few differ between an image and its copies (recompressed, resized, marked).
+Two hashes at most ``d`` bits apart are equal in at least one of d + 1 bands, so only hashes that share a band are
+compared (Manku et al. 2007, Detecting Near-Duplicates for Web Crawling, section 3).
 """
 
 import dataclasses
@@ -14,77 +14,76 @@ from typing import Literal
 
 import cv2
 import numpy as np
+import scipy.sparse
 from jaxtyping import Int, UInt8, UInt64
 
 from jaxrep.data.images.crop import HostResize
-from jaxrep.data.images.image import image
+from jaxrep.data.images.decode import decode_image
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples
-from jaxrep.data.tools.try_each import reason, try_each
+from jaxrep.data.tools.reading import Failures, read_all
 from jaxrep.errors import BadSample
 
 Kind = Literal["dhash", "phash"]
 SIDE = 32
-"""Pixels of the squashed picture that is hashed."""
+"""Pixels of the resized image that is hashed."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Prints:
-    """What identifies the pictures of a data set, of those that can be read."""
+class Fingerprints:
+    """Hold hashes of the images of a data set, of those that can be read."""
 
     indices: Int[np.ndarray, "N"]
-    digests: UInt64[np.ndarray, "N"]  # of the file; equal files have equal ones
+    digests: UInt64[np.ndarray, "N"]  # of the file; equal files have equal digests
     hashes: UInt64[np.ndarray, "N"]  # perceptual
-    bad: Counter[str]  # why others cannot be read
+    bad: Counter[str]  # number of images that cannot be read, by reason
 
 
-def prints(examples: Examples, kind: Kind = "dhash") -> Prints:
-    """Reads every picture once."""
-    hashed = {"dhash": dhash, "phash": phash}[kind]
-    indices, digests, hashes, bad = [], [], [], Counter()
-    for index, found in enumerate(try_each(lambda i: _one(examples, i, hashed), len(examples), "hashing")):
-        if isinstance(found, tuple):
-            indices.append(index)
-            digests.append(found[0])
-            hashes.append(found[1])
-        else:
-            bad[reason(found)] += 1
-    return Prints(np.array(indices, np.int64), np.array(digests, np.uint64), np.array(hashes, np.uint64), bad)
+def fingerprint(examples: Examples, kind: Kind = "dhash") -> Fingerprints:
+    """Read and hash every image once."""
+    hash_pixels, failures = {"dhash": dhash, "phash": phash}[kind], Failures()
+    hashed = list(read_all(lambda i: _hash(examples, i, hash_pixels), len(examples), "hashing", failures))
+    return Fingerprints(
+        np.array([index for index, _ in hashed], np.int64),
+        np.array([digest for _, (digest, _) in hashed], np.uint64),
+        np.array([pixels for _, (_, pixels) in hashed], np.uint64),
+        failures.counts,
+    )
 
 
-def _one(examples: Examples, index: int, hashed: Callable[[np.ndarray], int]) -> tuple[int, int]:
+def _hash(examples: Examples, index: int, hash_pixels: Callable[[np.ndarray], int]) -> tuple[int, int]:
     if isinstance(examples, EncodedExamples):
         content = examples.content(index, "image")
         try:
-            pixels = image(content, SIDE, SIDE, HostResize())
+            pixels = decode_image(content, SIDE, SIDE, HostResize())
         except ValueError as error:
             raise BadSample(examples.place(index, "image"), str(error)) from error
     else:
         pixels = examples[index]["image"]
         content = pixels.tobytes()
         pixels = cv2.resize(pixels, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"), hashed(pixels)
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little"), hash_pixels(pixels)
 
 
 def dhash(pixels: UInt8[np.ndarray, "H W 3"]) -> int:
-    """64 bits: of 8 x 9 grey cells, which is brighter than its left neighbor (Krawetz 2013, Kind of Like That)."""
-    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
-    return _bits(grey[:, 1:] > grey[:, :-1])
+    """Hash to 64 bits: which of 8 x 9 gray cells exceed their left neighbor (Krawetz 2013, Kind of Like That)."""
+    gray = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (9, 8), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return _pack_bits(gray[:, 1:] > gray[:, :-1])
 
 
 def phash(pixels: UInt8[np.ndarray, "H W 3"]) -> int:
-    """64 bits: which of the 8 x 8 lowest frequencies of the cosine transform of 32 x 32 cells exceed their median."""
-    grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
-    low = cv2.dct(grey.astype(np.float32))[:8, :8]
-    return _bits(low > np.median(low))
+    """Hash to 64 bits: which of the 8 x 8 lowest frequencies of 32 x 32 cells' cosine transform exceed their median."""
+    gray = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), (32, 32), interpolation=cv2.INTER_AREA)
+    low = cv2.dct(gray.astype(np.float32))[:8, :8]
+    return _pack_bits(low > np.median(low))
 
 
-def _bits(bits: np.ndarray) -> int:
+def _pack_bits(bits: np.ndarray) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def near(hashes: UInt64[np.ndarray, "N"], distance: int) -> Iterator[Int[np.ndarray, "P 2"]]:
-    """Pairs of different places whose hashes differ in at most ``distance`` bits; a pair may come more than once."""
+    """Yield pairs of numbers whose hashes differ in at most ``distance`` bits; a pair may come more than once."""
     edges = np.linspace(0, 64, distance + 2).astype(int)
     for low, high in itertools.pairwise(edges.tolist()):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
@@ -100,39 +99,30 @@ def near(hashes: UInt64[np.ndarray, "N"], distance: int) -> Iterator[Int[np.ndar
 
 
 def groups(hashes: UInt64[np.ndarray, "N"], distance: int = 0) -> list[list[int]]:
-    """Places that belong together, since a chain of hashes, each at most ``distance`` bits from the next, joins them.
+    """Group hashes that a chain joins, in which neighbors are at most ``distance`` bits apart.
 
-    Groups of two and more, each sorted, ordered by their first places.
+    Groups have at least two numbers and are sorted; they are ordered by their first numbers.
     """
     unique, which = np.unique(hashes, return_inverse=True)
-    leader = np.arange(len(unique))
-
-    def find(node: int) -> int:
-        while leader[node] != node:
-            leader[node] = leader[leader[node]]
-            node = int(leader[node])
-        return node
-
-    for pairs in near(unique, distance) if distance else ():
-        for a, b in pairs:
-            leader[find(int(a))] = find(int(b))
-    found: dict[int, list[int]] = {}
-    for place, number in enumerate(which):
-        found.setdefault(find(int(number)), []).append(place)
-    return [group for group in found.values() if len(group) > 1]
+    pairs = np.concatenate([np.zeros((0, 2), np.int64), *(near(unique, distance) if distance else ())])
+    graph = scipy.sparse.coo_matrix((np.ones(len(pairs), bool), pairs.T), shape=(len(unique), len(unique)))
+    _, component = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    members: dict[int, list[int]] = {}
+    for number, label in enumerate(component[which].tolist()):
+        members.setdefault(label, []).append(number)
+    return [group for group in members.values() if len(group) > 1]
 
 
 def shared(a: UInt64[np.ndarray, "N"], b: UInt64[np.ndarray, "M"], distance: int) -> list[tuple[int, int]]:
-    """(place in ``a``, place in ``b``) of each place of ``b`` that has a like in ``a``, and of the first such one."""
-    first: dict[int, int] = {}
-    for place, value in reversed(list(enumerate(a.tolist()))):
-        first[value] = place
+    """Return (number in ``a``, number in ``b``) for each hash of ``b`` near one of ``a``, with the first such one."""
+    first = {value: number for number, value in reversed(list(enumerate(a.tolist())))}
     values = np.unique(np.concatenate([a, b]))
-    likes = {value: {value} for value in set(b.tolist())}
+    close = {value: {value} for value in set(b.tolist())}
     for pairs in near(values, distance) if distance else ():
-        for x, y in values[pairs].tolist():
-            for left, right in ((x, y), (y, x)):
-                if left in likes:
-                    likes[left].add(right)
-    found = [(min((first[v] for v in likes[value] if v in first), default=-1), n) for n, value in enumerate(b.tolist())]
-    return [pair for pair in found if pair[0] >= 0]
+        for x, y in values[np.concatenate([pairs, pairs[:, ::-1]])].tolist():
+            if x in close:
+                close[x].add(y)
+    matches = (
+        (min((first[v] for v in close[value] if v in first), default=-1), n) for n, value in enumerate(b.tolist())
+    )
+    return [match for match in matches if match[0] >= 0]

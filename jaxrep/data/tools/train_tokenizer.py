@@ -1,7 +1,7 @@
-"""Trains a subword vocabulary on captions, as a tokenizer.json that ``TokenizerFile`` reads.
+"""Train a subword vocabulary on captions, as a tokenizer.json that ``TokenizerFile`` reads.
 
-Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over bytes, so that nothing is unknown; or WordPiece
-(Schuster & Nakajima 2012) with BERT's way of splitting.
+The algorithm is byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over bytes, which has no unknown token, or
+WordPiece (Schuster & Nakajima 2012) with BERT's pre-tokenizer.
 """
 
 import itertools
@@ -18,9 +18,9 @@ PAD = "[PAD]"
 
 
 def train(texts: Iterable[str], kind: Kind, size: int, lower: bool = True) -> tokenizers.Tokenizer:
-    """A tokenizer of at most ``size`` entries; its texts stand between a start and an end, and padding has id 0.
+    """Train a tokenizer of at most ``size`` entries, with start and end tokens, and padding as id 0.
 
-    Raises UsageError: ``size`` does not hold the single bytes, or there is no text.
+    Raises UsageError: ``size`` is too small for the single bytes, or there is no text.
     """
     make, specials, least = KINDS[kind]
     if size < least:
@@ -61,4 +61,4 @@ KINDS = {
     "bpe": (_bpe, [PAD, "[BOS]", "[EOS]"], 256 + 3),
     "wordpiece": (_word_piece, [PAD, "[UNK]", "[MASK]", "[CLS]", "[SEP]"], 5 + 1),
 }
-"""Kind -> what makes it, its special tokens (start and end the last two), the least number of entries."""
+"""Kind -> function that makes it, special tokens (the last two are start and end), minimum number of entries."""

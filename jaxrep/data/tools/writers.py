@@ -1,10 +1,10 @@
-"""One shard of examples as a file: tar, ArrayRecord, Parquet, or pictures in a folder with a table."""
+"""Write one shard of examples as a file: tar, ArrayRecord, Parquet, or images in a folder with a table."""
 
 import csv
 import dataclasses
 import io
 import json
-import os
+import shutil
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,40 +19,37 @@ from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
 
-GROUP = 64
-"""Rows of a row group of Parquet: as many are read to read one."""
+ROW_GROUP = 64
+"""Rows of a Parquet row group: reading one row reads this many."""
 
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
-"""Formats that are kept as they are; others are written as PNG, which loses no pixel."""
+"""Formats that are kept; other formats are written as PNG, which is lossless."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """An example as it is stored."""
+    """Hold an example as it is stored."""
 
     number: int  # in the source
     parts: Mapping[str, bytes]  # image, text, label
-    extension: str  # of the picture
-    metadata: Mapping[str, Any]  # strings and numbers; ``key`` among them
+    extension: str  # of the image
+    metadata: Mapping[str, Any]  # strings and numbers, with ``key``
 
     def values(self) -> dict[str, Any]:
-        """Parts and metadata by name: the picture as bytes, the text as a string, the label as a number."""
-        parts: dict[str, Any] = {name: content for name, content in self.parts.items() if name == "image"}
-        if "text" in self.parts:
-            parts["text"] = self.parts["text"].decode()
-        if "label" in self.parts:
-            parts["label"] = int(self.parts["label"])
+        """Return parts and metadata by name: the image as bytes, the text as a string, the label as a number."""
+        decoders = {"image": bytes, "text": bytes.decode, "label": int}
+        parts = {name: decode(self.parts[name]) for name, decode in decoders.items() if name in self.parts}
         return {**parts, **self.metadata}
 
 
-def row(examples: Examples, index: int) -> Row:
-    """One example of any source, its files as they are. Raises BadSample: it cannot be read."""
+def read_row(examples: Examples, index: int) -> Row:
+    """Read one example of any source, with its files unchanged. Raises BadSample."""
     while isinstance(examples, Subset):
         examples, index = examples.origin(index)
     parts, metadata = _encoded(examples, index) if isinstance(examples, EncodedExamples) else _plain(examples, index)
     extension = ""
     if "image" in parts:
-        parts["image"], extension = _kept(parts["image"], f"{examples.shard(index)}, example {index}")
+        parts["image"], extension = _with_extension(parts["image"], f"{examples.shard(index)}, example {index}")
     others = {name: value for name, value in metadata.items() if name not in ("image", "text", "label")}
     return Row(index, parts, extension, others)
 
@@ -70,29 +67,27 @@ def _plain(examples: Examples, index: int) -> tuple[dict[str, bytes], dict[str, 
             parts[name] = _png(Image.fromarray(value))
         elif name in ("text", "label"):
             if np.ndim(value):
-                raise UsageError(
-                    f"an example has {len(value)} values of '{name}', and one is stored: convert one of them"
-                )
+                raise UsageError(f"an example has {len(value)} values of '{name}', and one is stored: choose one")
             parts[name] = str(value).encode()
         elif isinstance(value, str | int | float | np.number):
             metadata[name] = value if isinstance(value, str) else np.asarray(value).item()
     return parts, metadata
 
 
-def _kept(content: bytes, place: str) -> tuple[bytes, str]:
-    """A picture and its extension, as PNG where its format is one that not every reader looks for."""
+def _with_extension(content: bytes, place: str) -> tuple[bytes, str]:
+    """Return an image and its extension, as PNG if other readers may not know its format."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.format in EXTENSIONS:
-                return content, EXTENSIONS[picture.format]
-            return _png(picture), "png"
-    except Exception as error:  # a damaged file makes Pillow's decoders raise errors of a dozen types
-        raise BadSample(place, f"the picture cannot be decoded ({error})") from error
+        with Image.open(io.BytesIO(content)) as image:
+            if image.format in EXTENSIONS:
+                return content, EXTENSIONS[image.format]
+            return _png(image), "png"
+    except Exception as error:  # a damaged file makes Pillow's decoders raise errors of many types
+        raise BadSample(place, f"the image cannot be decoded ({error})") from error
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 
@@ -100,11 +95,11 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def write_tar(path: Path, rows: Sequence[Row]) -> None:
-    """Members 000000012.jpg, .txt, .cls and .json; the same rows give the same bytes."""
+    """Write members 000000012.jpg, .txt, .cls and .json; the same rows give the same bytes."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for row in rows:
-            endings = {"image": row.extension, "text": "txt", "label": "cls"}
-            members = {endings[part]: content for part, content in row.parts.items()}
+            extensions = {"image": row.extension, "text": "txt", "label": "cls"}
+            members = {extensions[part]: content for part, content in row.parts.items()}
             members["json"] = json.dumps(row.metadata, ensure_ascii=False).encode()
             for extension, content in members.items():
                 info = tarfile.TarInfo(f"{row.number:09}.{extension}")
@@ -113,7 +108,7 @@ def write_tar(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_array_record(path: Path, rows: Sequence[Row]) -> None:
-    """A tf.train.Example a record, one record a group, so that each can be read alone."""
+    """Write one tf.train.Example per record, and one record per group, so that each can be read alone."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")
@@ -123,20 +118,23 @@ def write_array_record(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
-    """A column a part, and one a name of the metadata; where their types differ, strings."""
+    """Write one column per part and per name of the metadata; values of different types become strings."""
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError(
-            "Parquet is written by pyarrow, which is not installed: pip install 'jaxrep[parquet]'"
-        ) from error
+        message = "Parquet is written by pyarrow, which is not installed: pip install 'jaxrep[parquet]'"
+        raise UsageError(message) from error
     values = [row.values() for row in rows]
     names = dict.fromkeys(name for row in values for name in row)
     columns = {name: _column([row.get(name) for row in values]) for name in names}
-    compression = {name: "none" if name == "image" else "zstd" for name in columns}  # pictures are compressed already
-    table = pyarrow.table(columns)
-    parquet.write_table(table, path, row_group_size=GROUP, compression=compression)  # pyright: ignore[reportArgumentType]
+    compression = {name: "none" if name == "image" else "zstd" for name in columns}  # images are compressed already
+    parquet.write_table(
+        pyarrow.table(columns),
+        path,
+        row_group_size=ROW_GROUP,
+        compression=compression,  # pyright: ignore[reportArgumentType]
+    )
 
 
 def _column(values: list[Any]) -> list[Any]:
@@ -145,7 +143,7 @@ def _column(values: list[Any]) -> list[Any]:
 
 
 def write_folder(path: Path, rows: Sequence[Row]) -> None:
-    """Pictures, and ``pairs.csv`` with a line an example: filepath, title, label, and the metadata."""
+    """Write images, and ``pairs.csv`` with one line per example: filepath, title, label, and the metadata."""
     path.mkdir()
     table = []
     for row in rows:
@@ -160,7 +158,7 @@ def write_folder(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_table(path: Path, table: Sequence[Mapping[str, Any]]) -> None:
-    """A table of these lines, with the columns of all of them."""
+    """Write a table with the columns of all lines."""
     columns = list(dict.fromkeys(name for line in table for name in line))
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -174,14 +172,12 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[Row]], None]]] = {
     "parquet": (".parquet", write_parquet),
     "csv": ("", write_folder),
 }
-"""Kind -> ending of a shard's name, and what writes a shard."""
+"""Kind -> extension of a shard's name, and function that writes a shard."""
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir():
-        for name in os.listdir(path):
-            os.unlink(path / name)
-        path.rmdir()
+        shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -16,14 +16,14 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt32, UInt64
 
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.data.transforms.entry_matcher import Matcher, read_entries, vocabulary
 from jaxrep.errors import UsageError
 from jaxrep.spec import Count, Range, spec
-from jaxrep.storage import read
+from jaxrep.storage import read_bytes
 
 
 class Matches(NamedTuple):
@@ -77,7 +77,7 @@ def pair_probabilities(matches: Matches, probability: Float64[np.ndarray, "K"]) 
 
 def keep(matches: Matches, probability: Float64[np.ndarray, "K"], seed: int) -> Bool[np.ndarray, "M"]:
     """Choose the pairs to keep by a draw in [0, 1) that follows from the seed and the key."""
-    bits = mix(matches.digests + mix(np.array([seed], np.uint64)))
+    bits = splitmix64(matches.digests + splitmix64(np.array([seed], np.uint64)))
     return (bits >> np.uint64(11)) * 2.0**-53 < pair_probabilities(matches, probability)
 
 
@@ -119,7 +119,7 @@ class TakeCurated(SubsetSource):
     """Folder of the second pass, such as curated/t20000-seed0: a path or URL."""
 
     def indices(self, examples: Examples) -> np.ndarray:
-        report = json.loads(read(f"{self.kept}/curation.json"))
+        report = json.loads(read_bytes(f"{self.kept}/curation.json"))
         if report["examples"] != len(examples):
             raise UsageError(
                 f"{self.kept} was curated from {report['examples']} examples, and the source has {len(examples)}"
@@ -129,5 +129,5 @@ class TakeCurated(SubsetSource):
             return np.concatenate(list(pool.map(self._rows, range(len(starts)), starts)))
 
     def _rows(self, chunk: int, start: int) -> np.ndarray:
-        rows = np.load(io.BytesIO(read(f"{self.kept}/{chunk:05}.npy")))
+        rows = np.load(io.BytesIO(read_bytes(f"{self.kept}/{chunk:05}.npy")))
         return rows + (np.uint32(start) if start + len(rows) < 2**31 else np.int64(start))

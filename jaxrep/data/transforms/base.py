@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Examples, Instead, Source
+from jaxrep.data.source import Examples, Source, Substitute
 from jaxrep.data.transforms.mixture import Mixture
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import spec
@@ -62,9 +62,9 @@ class WrappedExamples(Examples):
         return {name: values[0] for name, values in columns.items()}
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
-        return self.inner.gather(indices, keys, instead)
+        return self.inner.gather(indices, keys, substitute)
 
     def column(self, name: str) -> Any:
         return self.inner.column(name)
@@ -73,8 +73,8 @@ class WrappedExamples(Examples):
         return self.inner.sizes(name)
 
     @property
-    def ends(self) -> np.ndarray:
-        return self.inner.ends
+    def shard_ends(self) -> np.ndarray:
+        return self.inner.shard_ends
 
     def shard(self, index: int) -> str:
         return self.inner.shard(index)
@@ -124,10 +124,10 @@ class TransformedExamples(WrappedExamples):
         return self._transform.transform(columns, indices, keys)
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
         read = indices.copy()
-        columns = self.inner.gather(indices, keys, instead and _recorded(instead, read))
+        columns = self.inner.gather(indices, keys, substitute and _recorded(substitute, read))
         return {**_without(columns, self._removed), **self.compute(columns, read, keys)}
 
     def column(self, name: str) -> Any:
@@ -144,11 +144,11 @@ def _without(fields: dict[str, Any], removed: tuple[str, ...]) -> dict[str, Any]
     return {name: value for name, value in fields.items() if name not in removed}
 
 
-def _recorded(instead: Instead, read: np.ndarray) -> Instead:
-    """Return ``instead`` with a record of its choices: it writes the index of each replaced row into ``read``."""
+def _recorded(substitute: Substitute, read: np.ndarray) -> Substitute:
+    """Return ``substitute`` with a record of its choices: it writes the index of each replaced row into ``read``."""
 
     def recorded(row: int, error: Any) -> int:
-        read[row] = instead(row, error)
+        read[row] = substitute(row, error)
         return int(read[row])
 
     return recorded
@@ -192,9 +192,9 @@ class Subset(WrappedExamples):
         return self.inner[int(self._indices[index])]
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
-        inner = instead and (lambda row, error: int(self._indices[instead(row, error)]))
+        inner = substitute and (lambda row, error: int(self._indices[substitute(row, error)]))
         return self.inner.gather(self._indices[indices].astype(np.int64), keys, inner)
 
     def column(self, name: str) -> Any:
@@ -205,8 +205,8 @@ class Subset(WrappedExamples):
         return self.inner.sizes(name)[self._indices]
 
     @property
-    def ends(self) -> np.ndarray:
-        return np.searchsorted(self._indices, self.inner.ends).astype(np.int64)
+    def shard_ends(self) -> np.ndarray:
+        return np.searchsorted(self._indices, self.inner.shard_ends).astype(np.int64)
 
     def shard(self, index: int) -> str:
         return self.inner.shard(int(self._indices[index]))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import NonNegative, spec
@@ -73,8 +73,8 @@ class SampleCaption(FieldTransform):
             return fields[:1] * rows, [0] * rows
         weights = np.array(list(self.probabilities.values()), np.float64)
         limits = np.cumsum(weights / weights.sum())[:-1]
-        draws = mix(keys + np.uint64(SITE))
-        return [fields[i] for i in np.searchsorted(limits, draws / 2**64, side="right")], mix(draws).tolist()
+        draws = splitmix64(keys + np.uint64(SITE))
+        return [fields[i] for i in np.searchsorted(limits, draws / 2**64, side="right")], splitmix64(draws).tolist()
 
     def open(self) -> Examples:
         return SampleCaptionExamples(self, self.source.open())

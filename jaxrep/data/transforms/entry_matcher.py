@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from ahocorasick_rs import AhoCorasick
 
 from jaxrep.errors import UsageError
-from jaxrep.storage import read
+from jaxrep.storage import read_bytes
 
 _MARKS = re.compile(r"([,.;:?!`])")
 _BREAKS = str.maketrans("\t\n\r", "   ")
@@ -53,7 +53,7 @@ def read_entries(paths: Sequence[str]) -> list[str]:
 
 def _entries(path: str) -> list[str]:
     try:
-        content = read(path).decode()
+        content = read_bytes(path).decode()
         entries = json.loads(content) if path.endswith(".json") else content.splitlines()
     except ValueError as error:
         raise UsageError(f"the entries in {path} cannot be read: {error}") from error

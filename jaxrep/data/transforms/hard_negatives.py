@@ -12,12 +12,11 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import content_id, splitmix64
 from jaxrep.data.source import Examples
 from jaxrep.data.transforms import word_swaps
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.data.transforms.triples import FORMS, Form, exchanges
-from jaxrep.data.values import content_id
 from jaxrep.spec import spec
 
 SITE = np.uint64(zlib.crc32(b"wrong caption"))
@@ -96,7 +95,7 @@ class HardNegativeExamples(TransformedExamples):
     def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
         source, captions = self._source, columns[self._source.field]
         triples = columns[source.triples] if "graph" in source.ways else [""] * len(captions)
-        draws = mix((indices.astype(np.uint64) if keys is None else keys) + SITE)
+        draws = splitmix64((indices.astype(np.uint64) if keys is None else keys) + SITE)
         wrong = [self._draw(*row) for row in zip(captions, triples, draws.tolist(), strict=True)]
         return {
             source.name: wrong,

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt64
 
 from jaxrep.batch import Field
 from jaxrep.data.orders.base import Indices, Order
-from jaxrep.data.source import Examples, Instead, Source
+from jaxrep.data.source import Examples, Source, Substitute
 from jaxrep.data.transforms.shares import Shares
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import Count, Natural, NonNegative, spec
@@ -124,13 +124,13 @@ class MixedExamples(Examples):
         return self._parts[part][within]
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
         which = np.searchsorted(self._ends, indices, side="right")
         mixed: dict[str, Any] = {}
         for part in np.unique(which):
             rows, start = np.flatnonzero(which == part), self._start(part)
-            inside = instead and _inside(instead, rows, start, len(self._parts[part]))
+            inside = substitute and _inside(substitute, rows, start, len(self._parts[part]))
             columns = self._parts[part].gather(indices[rows] - start, None if keys is None else keys[rows], inside)
             if len(rows) == len(indices):
                 return columns
@@ -145,18 +145,19 @@ class MixedExamples(Examples):
         return [value for column in columns for value in column]
 
     @property
-    def ends(self) -> np.ndarray:
-        return np.concatenate([part.ends + self._start(i) for i, part in enumerate(self._parts)])
+    def shard_ends(self) -> np.ndarray:
+        return np.concatenate([part.shard_ends + self._start(i) for i, part in enumerate(self._parts)])
 
     def shard(self, index: int) -> str:
         part, within = self._at(index)
         return f"{self._names[part]}: {self._parts[part].shard(within)}"
 
-    def arranged(self, order: Order, batch_size: int) -> Indices:
+    def ordered_indices(self, order: Order, batch_size: int) -> Indices:
         parts = {
-            name: part.arranged(order.at(name), batch_size) for name, part in zip(self._names, self._parts, strict=True)
+            name: part.ordered_indices(order.for_source(name), batch_size)
+            for name, part in zip(self._names, self._parts, strict=True)
         }
-        block = batch_size if self._mixture.one_source_per_batch else order.block(batch_size)
+        block = batch_size if self._mixture.one_source_per_batch else order.block_size(batch_size)
         starts = np.array([self._start(part) for part in range(len(self._parts))])
         return MixedOrder(parts, starts, self._shares(block), block)
 
@@ -198,30 +199,30 @@ class MixedOrder(Indices):
                 indices[rows] = self._starts[i] + order(places[rows])
         return indices
 
-    def instead(self, position: int, attempt: int) -> int:
+    def substitute(self, position: int, attempt: int) -> int:
         (source,), (place,) = self._places(np.array([position], np.uint64))
-        return int(self._starts[source]) + list(self._parts.values())[source].instead(int(place), attempt)
+        return int(self._starts[source]) + list(self._parts.values())[source].substitute(int(place), attempt)
 
-    def tokens(self, position: int) -> int:
+    def text_length(self, position: int) -> int:
         (source,), (place,) = self._places(np.array([position], np.uint64))
-        return list(self._parts.values())[source].tokens(int(place))
+        return list(self._parts.values())[source].text_length(int(place))
 
-    def counts(self, position: int) -> dict[str, int]:
+    def source_counts(self, position: int) -> dict[str, int]:
         blocks, rest = divmod(position, int(self._block))
         numbers = [int(number) * int(self._block) for number in self._shares.counts(blocks)]
         numbers[int(self._shares(np.array([blocks], np.uint64))[0][0])] += rest
         counts = {}
         for (name, order), number in zip(self._parts.items(), numbers, strict=True):
-            inner = {f"{name}/{below}": count for below, count in order.counts(number).items()}
+            inner = {f"{name}/{below}": count for below, count in order.source_counts(number).items()}
             counts |= {name: number} | inner
         return counts
 
 
-def _inside(instead: Instead, rows: np.ndarray, start: int, length: int) -> Instead:
-    """Return ``instead`` for a source whose indices begin at ``start`` and which fills ``rows`` of the batch."""
+def _inside(substitute: Substitute, rows: np.ndarray, start: int, length: int) -> Substitute:
+    """Return ``substitute`` for a source whose indices begin at ``start`` and which fills ``rows`` of the batch."""
 
     def inside(row: int, error: Any) -> int:
-        index = instead(int(rows[row]), error) - start
+        index = substitute(int(rows[row]), error) - start
         if not 0 <= index < length:
             raise ValueError(f"example {index + start} cannot replace an example of another source")
         return index

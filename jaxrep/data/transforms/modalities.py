@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import Share, spec
@@ -81,8 +81,8 @@ class DropModalities(FieldTransform):
 
     def present(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """Draw which of the examples have each modality, bool [B]."""
-        draw = mix(indices.astype(np.uint64) + (SITE << np.uint64(32)) + np.uint64(self.seed))
-        which = (mix(draw) % np.uint64(len(self.names))).astype(np.int64)
+        draw = splitmix64(indices.astype(np.uint64) + (SITE << np.uint64(32)) + np.uint64(self.seed))
+        which = (splitmix64(draw) % np.uint64(len(self.names))).astype(np.int64)
         dropped = np.where(draw < self.share * 2.0**64, which, -1)
         return {name: dropped != i for i, name in enumerate(self.names)}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import Count, spec
@@ -79,7 +79,7 @@ class SubCaptions(FieldTransform):
         return {self.name: Field((1 + self.count,), "str")}
 
     def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        keys = None if keys is None else mix(keys + np.uint64(SITE))
+        keys = None if keys is None else splitmix64(keys + np.uint64(SITE))
         texts = zip(*(columns[name] for name in self.texts()), strict=True)
         drawn = [self._draw(row, None if keys is None else keys[i]) for i, row in enumerate(texts)]
         return {self.name: drawn}
@@ -88,7 +88,7 @@ class SubCaptions(FieldTransform):
         caption, *longs = texts
         sentences = split_sentences(longs) or [caption]
         places = np.arange(len(sentences), dtype=np.uint64)
-        order = places if key is None else np.argsort(mix(key + places))
+        order = places if key is None else np.argsort(splitmix64(key + places))
         return (caption, *(sentences[int(place)] for place in np.resize(order, self.count)))
 
     def open(self) -> Examples:

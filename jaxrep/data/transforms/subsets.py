@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.spec import Count, Range, spec
@@ -110,5 +110,5 @@ class Fraction(SubsetSource):
 
     def indices(self, examples: Examples) -> np.ndarray:
         units = np.asarray(examples.column(self.by)) if self.by else np.arange(len(examples))
-        drawn = mix(mix(units.astype(np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
+        drawn = splitmix64(splitmix64(units.astype(np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
         return np.flatnonzero(drawn != self.rest)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.orders.base import mix
+from jaxrep.data._util.hashing import splitmix64
 from jaxrep.errors import UsageError
 
 EXCLUSIVE, PARTS_OF_SPEECH = "swaps.txt", "parts_of_speech.txt"
@@ -152,7 +152,7 @@ def draw(negatives: Sequence[Negative], key: int) -> Negative | None:
     kinds = list(dict.fromkeys(negative.kind for negative in negatives))
     if not kinds:
         return None
-    first, second = (int(mix(np.array([key], np.uint64) + np.uint64(i))[0]) for i in (0, 1))
+    first, second = (int(splitmix64(np.array([key], np.uint64) + np.uint64(i))[0]) for i in (0, 1))
     of_kind = [negative for negative in negatives if negative.kind == kinds[first % len(kinds)]]
     return of_kind[second % len(of_kind)]
 
@@ -206,7 +206,7 @@ def _key(caption: str, key: int, site: int) -> np.ndarray:
 
 def _shuffled(n: int, key: np.ndarray) -> np.ndarray:
     """Return a random order of n things that differs from the present one if n > 1."""
-    order = np.argsort(mix(mix(key) + np.arange(n, dtype=np.uint64)), kind="stable")
+    order = np.argsort(splitmix64(splitmix64(key) + np.arange(n, dtype=np.uint64)), kind="stable")
     return np.roll(order, 1) if (order == np.arange(n)).all() else order
 
 

@@ -1,4 +1,4 @@
-"""Arrays in .npz shards: rows by index, and what is wrong with a file in one sentence."""
+"""Arrays in .npz shards are read by index, and a fault of a file is one sentence."""
 
 import numpy as np
 import pytest
@@ -25,10 +25,10 @@ def source(folder, **changes):
     )
 
 
-def test_rows_come_in_the_order_of_the_shards_in_the_declared_types(shards):
+def test_rows_follow_shards_in_declared_types(shards):
     folder, every = shards
     examples, fields = source(folder).open(), source(folder).fields()
-    assert len(examples) == 7 and list(examples.ends) == [3, 7] and examples.shard(3).endswith("1.npz")
+    assert len(examples) == 7 and list(examples.shard_ends) == [3, 7] and examples.shard(3).endswith("1.npz")
     rows = examples.gather(np.array([5, 0, 2]))
     np.testing.assert_array_equal(rows["series"], every["series"][[5, 0, 2]].astype(np.float32))
     np.testing.assert_array_equal(examples.column("size"), np.arange(7))
@@ -37,7 +37,7 @@ def test_rows_come_in_the_order_of_the_shards_in_the_declared_types(shards):
     }
 
 
-def test_what_does_not_fit_is_told(shards):
+def test_unfit_files_are_reported(shards):
     folder, every = shards
     with pytest.raises(UsageError, match=r"0.npz has no array 'sires'"):
         source(folder, shapes={"sires": ()}, kinds={}).open()
@@ -52,7 +52,7 @@ def test_what_does_not_fit_is_told(shards):
     assert problems(source(folder, kinds={"size": "float64"})) and problems(source(folder, shapes={}, kinds={}))
 
 
-def test_a_shard_that_goes_bad_is_a_bad_shard(shards):
+def test_damaged_shard_is_a_bad_shard(shards):
     folder, _ = shards
     examples = source(folder).open()
     (folder / "1.npz").write_bytes(b"gone")

@@ -1,4 +1,4 @@
-"""Pictures with the class of every pixel: the map lies upon the picture, with the numbers as they were written."""
+"""Label maps are cropped and resized like their images, and keep their class numbers."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def folders(tmp_path):
     return LabelMaps(path=f"{tmp_path}/pictures", masks=f"{tmp_path}/maps", image_size=6, classes=3), tmp_path
 
 
-def test_a_map_lies_upon_its_picture(folders):
+def test_map_is_aligned_with_its_image(folders):
     source, _ = folders
     assert source.fields()["mask"] == Field((6, 6), "int32", 3) and "mask_id" not in source.fields()
     examples = source.open()
@@ -49,7 +49,7 @@ def test_a_map_lies_upon_its_picture(folders):
     np.testing.assert_array_equal(examples.column("mask")[2], examples[2]["mask"])
 
 
-def test_a_drawn_crop_is_that_of_the_picture(folders):
+def test_random_crop_is_that_of_the_image(folders):
     source, _ = folders
     drawn = dataclasses.replace(source, image_size=8, crop=HostRandomResizedCrop(scale=(0.3, 0.5), ratio=(1, 1))).open()
     kept = []
@@ -62,7 +62,7 @@ def test_a_drawn_crop_is_that_of_the_picture(folders):
     assert np.mean(kept) > 0.2
 
 
-def test_a_map_that_does_not_fit_is_a_bad_sample(folders):
+def test_unfit_map_is_a_bad_sample(folders):
     source, folder = folders
     Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "maps/a.png")
     Image.new("L", (HEIGHT, WIDTH)).save(folder / "maps/c.png")
@@ -70,18 +70,18 @@ def test_a_map_that_does_not_fit_is_a_bad_sample(folders):
     examples = source.open()
     told = (
         "maps/a.png: a map of classes has one channel",
-        "the map has 12 x 16 pixels, and its picture 16 x 12",
+        "the map has 12 x 16 pixels, and its image 16 x 12",
         "b.png",
     )
     for index, sentence in enumerate(told):
         with pytest.raises(BadSample, match=sentence):
             examples[index]
-    with pytest.raises(UsageError, match="no picture"):
+    with pytest.raises(UsageError, match="has no image"):
         LabelMaps(path=str(folder / "maps/deep"), masks="x").open()
 
 
-def test_the_map_of_a_scene_tells_the_group_of_what_is_drawn():
-    scenes = OpenMojiScenes(image_size=64, smallest=0.2, largest=0.375, count=20)
+def test_map_of_scene_has_groups_of_its_emojis():
+    scenes = OpenMojiScenes(image_size=64, min_size=0.2, max_size=0.375, count=20)
     source, emojis = OpenMojiMasks(scenes=scenes), OpenMoji(image_size=24).open()
     examples, plain = source.open(), scenes.open()
     groups = dict(zip(emojis.column("text"), emojis.column("group"), strict=True))

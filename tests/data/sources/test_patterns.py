@@ -1,4 +1,4 @@
-"""Patterns of files mean what they mean elsewhere: braces as in a shell, globs sorted, URLs likewise."""
+"""Patterns expand braces as a shell does, globs are sorted, and URLs work alike."""
 
 import os
 
@@ -24,8 +24,8 @@ def test_braces_expand_as_in_a_shell(pattern, expected):
     assert braces(pattern) == expected
 
 
-@pytest.mark.parametrize(("pattern", "why"), [("{0..", "half"), ("{9..0}", "rising range"), ("{}", "{00..99}")])
-def test_a_brace_that_means_nothing_is_refused(pattern, why):
+@pytest.mark.parametrize(("pattern", "why"), [("{0..", "half"), ("{9..0}", "ascending range"), ("{}", "{00..99}")])
+def test_faulty_braces_are_refused(pattern, why):
     with pytest.raises(UsageError, match=why):
         braces(pattern)
 
@@ -37,20 +37,20 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_files_come_in_the_order_given_and_globs_sorted(folder):
+def test_files_are_in_given_order_and_globs_sorted(folder):
     found = files((f"{folder}/c{{0..1}}.tar", f"{folder}/?.tar", f"{folder}/odd[0].tar"))
     assert [os.path.basename(path) for path in found] == ["c0.tar", "c1.tar", "a.tar", "b.tar", "odd[0].tar"]
     assert [os.path.basename(path) for path in files(f"{folder}/d.txt")] == ["d.txt"]
 
 
-def test_a_file_that_is_not_there_is_named(folder):
-    with pytest.raises(UsageError, match=r"there is no file .*c2.tar, which the pattern '.*c\{0..2\}.tar' names"):
+def test_missing_file_is_reported(folder):
+    with pytest.raises(UsageError, match=r"there is no file .*c2.tar, from the pattern '.*c\{0..2\}.tar'"):
         files(f"{folder}/c{{0..2}}.tar")
     with pytest.raises(UsageError, match=r"no file matches .*\*.zip"):
         files(f"{folder}/*.zip")
 
 
-def test_urls_are_taken_as_they_are_and_their_globs_sorted():
+def test_urls_are_unchanged_and_their_globs_sorted():
     assert files("gs://bucket/{00000..41455}.tar")[-1] == "gs://bucket/41455.tar"  # no store is asked
     assert files("https://host/a.tar?token=1") == ["https://host/a.tar?token=1"]
     store = fsspec.filesystem("memory")
@@ -61,6 +61,6 @@ def test_urls_are_taken_as_they_are_and_their_globs_sorted():
         files("memory://patterns/*.zip")
 
 
-def test_a_store_without_its_driver_says_what_to_install():
+def test_store_without_driver_is_reported():
     with pytest.raises(UsageError, match=r"nosuch://bucket/\*.tar cannot be reached: Protocol not known: nosuch"):
         files("nosuch://bucket/*.tar")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jaxrep.data.source_string import parse_source
-from jaxrep.data.sources import records, tf_example
+from jaxrep.data.sources import array_record, tf_example
+from jaxrep.data.sources.array_record import ArrayRecords
 from jaxrep.data.sources.parquet import ParquetTable
-from jaxrep.data.sources.records import ArrayRecords
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import BadSample, BadShard, UsageError
@@ -43,12 +43,12 @@ def made(request, tmp_path):
     return save, source, tmp_path
 
 
-def test_records_are_the_examples_of_tars(made):
+def test_records_equal_examples_of_tars(made):
     _, source, folder = made
     write(folder / "x.tar", pairs(range(8)))
     expected = TarShards(shards=f"{folder}/x.tar", image_size=SIZE).open()
     examples = source(f"{folder}/*.x").open()
-    assert len(examples) == 8 and examples.ends.tolist() == [5, 8]
+    assert len(examples) == 8 and examples.shard_ends.tolist() == [5, 8]
     for index in (7, 0, 4, 5, 2):
         found, wanted = examples[index], expected[index]
         for name in ("image", "image_id", "text"):
@@ -58,7 +58,7 @@ def test_records_are_the_examples_of_tars(made):
     assert pickle.loads(pickle.dumps(examples))[6]["text"] == "number 6"
 
 
-def test_other_values_are_metadata(made):
+def test_other_values_are_metadata_columns(made):
     _, source, folder = made
     examples = source(f"{folder}/{{0,1}}.x").open()
     np.testing.assert_array_equal(examples.column("score"), np.arange(8) / 4)
@@ -79,7 +79,7 @@ def test_remote_files_are_read(made):
         pickle.loads(pickle.dumps(examples))[0]
 
 
-def test_a_file_that_is_none_is_named(made):
+def test_file_of_another_format_is_reported(made):
     save, source, folder = made
     for content in (b"", b"no such file format" * 100):
         (folder / "2.x").write_bytes(content)
@@ -90,21 +90,21 @@ def test_a_file_that_is_none_is_named(made):
     with pytest.raises(BadShard, match=r"2.x is no (ArrayRecord|Parquet) file"):
         source(f"{folder}/*.x").open()
     save(folder / "3.x", [])
-    with pytest.raises(UsageError, match=r"(holds no record|has no column)"):
+    with pytest.raises(UsageError, match=r"(has no record|has no column)"):
         source(f"{folder}/3.x").open()
 
 
-def test_a_record_without_a_part_or_with_several_is_named(made):
+def test_unreadable_images_are_bad_samples(made):
     save, source, folder = made
     save(folder / "2.x", [{"image": b"", "text": "a"}, {"image": b"no picture", "text": "b"}])
     examples = source(f"{folder}/2.x").open()
-    with pytest.raises(BadSample, match=r"2.x, record 0, 'image': the picture is empty"):
+    with pytest.raises(BadSample, match=r"2.x, record 0, 'image': the image is empty"):
         examples[0]
-    with pytest.raises(BadSample, match=r"2.x, record 1, 'image': the picture cannot be decoded"):
+    with pytest.raises(BadSample, match=r"2.x, record 1, 'image': the image cannot be decoded"):
         examples[1]
 
 
-def test_what_is_no_example_message_is_a_bad_sample(tmp_path):
+def test_other_messages_are_bad_samples(tmp_path):
     formats.array_record(tmp_path / "x", [b"\xff\xff\xff", tf_example.encode({"image": picture(1)})])
     examples = ArrayRecords(shards=f"{tmp_path}/x").open()
     with pytest.raises(BadSample, match=r"x, record 0: the record is no tf.train.Example"):
@@ -115,12 +115,12 @@ def test_what_is_no_example_message_is_a_bad_sample(tmp_path):
 
 def test_records_are_counted_once(tmp_path, monkeypatch):
     formats.array_record(tmp_path / "x", _rows(range(3)))
-    assert records.count(f"{tmp_path}/x") == 3
-    monkeypatch.setattr(records, "reader", lambda path: pytest.fail("opened again"))
-    assert records.count(f"{tmp_path}/x") == 3
+    assert array_record.count_records(f"{tmp_path}/x") == 3
+    monkeypatch.setattr(array_record, "open_reader", lambda path: pytest.fail("opened again"))
+    assert array_record.count_records(f"{tmp_path}/x") == 3
 
 
-def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
+def test_images_may_be_paths_or_structures(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(3))
     rows = [{"image": {"bytes": None, "path": "a.png"}}, {"image": {"bytes": picture(4), "path": "b.png"}}]
     formats.parquet(tmp_path / "hf.parquet", rows)
@@ -134,7 +134,7 @@ def test_pictures_of_a_table_may_be_paths_or_structures(tmp_path):
             examples[index]
 
 
-def test_a_row_group_is_read_once_for_its_neighbors(tmp_path, monkeypatch):
+def test_row_group_is_read_once_for_its_rows(tmp_path, monkeypatch):
     formats.parquet(tmp_path / "x", _rows(range(6)), group=3)
     examples = ParquetTable(files=f"{tmp_path}/x", image_size=SIZE).open()
     reads, read = [], type(examples)._read
@@ -144,7 +144,7 @@ def test_a_row_group_is_read_once_for_its_neighbors(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("module", ["pyarrow", "tensorflow_datasets"])
-def test_an_extra_that_is_missing_says_what_to_install(tmp_path, monkeypatch, module):
+def test_missing_extra_is_reported(tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
     (tmp_path / "x").touch()
     source = ParquetTable(files=f"{tmp_path}/x") if module == "pyarrow" else Tfds(name="mnist")
@@ -152,7 +152,7 @@ def test_an_extra_that_is_missing_says_what_to_install(tmp_path, monkeypatch, mo
         source.open()
 
 
-def test_example_messages_are_written_as_the_wire_format_says():
+def test_example_messages_follow_the_wire_format():
     """By hand: Example{1: Features{1: entry{1: "a", 2: Feature{3: Int64List{1: packed [300]}}}}}, and so on."""
     number = bytes.fromhex("0a0f 0a0d 0a0161 1208 1206 0a04 0000003f".replace(" ", ""))  # Feature{2: FloatList 0.5}
     assert tf_example.encode({"a": 0.5}) == number
@@ -171,7 +171,7 @@ def tiny(tmp_path):
     return str(tmp_path)
 
 
-def test_a_tfds_data_set_is_read_without_tensorflow(tiny):
+def test_tfds_is_read_without_tensorflow(tiny):
     source = Tfds(name="tiny", data_dir=tiny, text="caption", label="label", image_size=SIZE)
     examples = source.open()
     found = [examples[index] for index in range(4)]
@@ -183,13 +183,13 @@ def test_a_tfds_data_set_is_read_without_tensorflow(tiny):
     assert examples.classes == {"label": ["even", "odd"]}
     np.testing.assert_array_equal(examples.column("score"), np.array(numbers) / 4)
     assert len(Tfds(name="tiny", split="train[:50%]", data_dir=tiny, text="", image_size=SIZE).open()) == 2
-    with pytest.raises(UsageError, match=r"tiny has no feature 'text'"):
+    with pytest.raises(UsageError, match=r"tiny has no column 'text'"):
         Tfds(name="tiny", data_dir=tiny).open()
     with pytest.raises(UsageError, match=r"the data set tiny, split none, cannot be opened"):
         Tfds(name="tiny", split="none", data_dir=tiny, text="caption").open()
 
 
-def test_further_captions_are_fields_of_their_names(tmp_path):
+def test_further_captions_are_fields(tmp_path):
     rows = [{"image": picture(n), "text": f"t{n}", "long": f"a long text of {n}"} for n in range(3)]
     formats.parquet(tmp_path / "x.parquet", rows)
     formats.array_record(tmp_path / "x.array_record", rows)

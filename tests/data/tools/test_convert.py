@@ -1,4 +1,4 @@
-"""What is converted is the same data in any format; what was interrupted goes on; what cannot be read is counted."""
+"""Conversion keeps every byte in any format, continues after an interruption, and counts unreadable examples."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.source_string import parse_source
-from jaxrep.data.sources.files import Csv
+from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tools import convert as module
 from jaxrep.data.tools.convert import Plan, convert
@@ -39,7 +39,7 @@ def _plan(source, kind, folder, per_shard=3):
     return Plan(source, kind, folder, per_shard, len(source.open()))
 
 
-def test_a_round_through_all_formats_keeps_every_byte(tmp_path, source):
+def test_round_trip_through_all_formats(tmp_path, source):
     expected, current = source.open(), source
     for number, kind in enumerate(("parquet", "arrayrecord", "csv", "tar")):
         folder = tmp_path / f"{number}"
@@ -56,14 +56,17 @@ def test_a_round_through_all_formats_keeps_every_byte(tmp_path, source):
 
 @spec
 class Arrays(Source):
-    """Pictures in memory."""
+    """Images in memory."""
+
+    def fields(self):
+        return {}
 
     def open(self):
         images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
         return Columns({"image": images, "text": list("abcde"), "code": list("vwxyz"), "group": np.arange(5)})
 
 
-def test_a_source_of_arrays_is_stored_without_loss(tmp_path):
+def test_source_in_memory_is_stored_without_loss(tmp_path):
     source = Arrays()
     convert(_plan(source, "tar", tmp_path / "a"))
     found, expected = parse_source(f"{tmp_path}/a/*.tar,image_size=16").open(), source.open()
@@ -75,7 +78,7 @@ def test_a_source_of_arrays_is_stored_without_loss(tmp_path):
 
 
 @pytest.mark.parametrize("kind", READ)
-def test_an_interrupted_conversion_goes_on(tmp_path, source, kind, monkeypatch):
+def test_interrupted_conversion_continues(tmp_path, source, kind, monkeypatch):
     convert(_plan(source, kind, tmp_path / "whole"))
     plan, calls, save = _plan(source, kind, tmp_path / "broken"), [], module.FORMATS[kind]
 
@@ -99,21 +102,21 @@ def test_an_interrupted_conversion_goes_on(tmp_path, source, kind, monkeypatch):
     assert texts[0] == texts[1] == [f"number {n}" for n in range(7)]
 
 
-def test_processes_write_the_same(tmp_path, source):
+def test_processes_write_equal_files(tmp_path, source):
     convert(_plan(source, "tar", tmp_path / "a"))
     convert(_plan(source, "tar", tmp_path / "b"), workers=2)
     for path in (tmp_path / "a").glob("*.tar"):
         assert (tmp_path / "b" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_what_cannot_be_read_is_counted(tmp_path):
+def test_unreadable_examples_are_counted(tmp_path):
     members = [("a.png", b"noise"), ("a.txt", b"x"), ("b.png", picture(1)), ("c.png", picture(2)), ("c.txt", b"\xff")]
     path = write(tmp_path / "x.tar", [*members, *pairs(range(3))])
     path.write_bytes(path.read_bytes()[: 9 * 1024 + 512 + 20])  # 20 bytes into the last picture
     found = convert(_plan(TarShards(shards=str(path)), "tar", tmp_path / "out", per_shard=2))
     assert found["written"] + sum(found["bad"].values()) == found["all"] == 7
     assert set(found["bad"]) == {
-        "the picture cannot be decoded",
+        "the image cannot be decoded",
         "it has no member .txt",
         "the text is not UTF-8",
         "the tar ends after N of its N bytes",
@@ -123,9 +126,9 @@ def test_what_cannot_be_read_is_counted(tmp_path):
     assert len(parse_source(f"{tmp_path}/out/*.tar").open()) == found["written"]
 
 
-def test_a_folder_of_another_conversion_is_refused(tmp_path, source):
+def test_folder_of_another_conversion_is_refused(tmp_path, source):
     convert(_plan(source, "tar", tmp_path / "out"))
-    with pytest.raises(UsageError, match=r"out holds another conversion, of which .*plan.json tells"):
+    with pytest.raises(UsageError, match=r"out has another conversion, described in .*plan.json"):
         convert(_plan(source, "tar", tmp_path / "out", per_shard=2))
     shutil.rmtree(tmp_path / "out/.jaxrep-convert")
     with pytest.raises(UsageError, match=r"out is not empty \(0000\d.tar\)"):

@@ -1,4 +1,4 @@
-"""A pool curated in chunks is what a plain loop keeps, with any number of processes, killed or not, on Beam or not."""
+"""Curation in chunks equals a plain loop, with any number of processes, after an interruption, and on Beam."""
 
 import json
 import sys
@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxrep.data.orders.base import mix
-from jaxrep.data.sources.files import TextLines
+from jaxrep.data._util.hashing import splitmix64
+from jaxrep.data.sources.text_lines import TextLines
 from jaxrep.data.tools import curate as module
 from jaxrep.data.tools import curate_beam
 from jaxrep.data.tools.curate import Plan, curate
 from jaxrep.data.transforms.balance import TakeCurated, digest_of
 from jaxrep.errors import UsageError
+from jaxrep.storage import read_bytes
 
 pytestmark = pytest.mark.usefixtures("cache")
 ENTRIES = ["photo", "red fox", "fox", "owl", "unheard of"]
@@ -45,7 +46,7 @@ def _kept(plan):
     return TakeCurated(source=plan.source, kept=plan.result).open().column("key")
 
 
-def test_what_is_kept_is_what_a_plain_loop_keeps(tmp_path, lines, metadata):
+def test_kept_pairs_equal_plain_loop(tmp_path, lines, metadata):
     plan = _plan(lines, metadata, tmp_path / "out")
     report = curate(plan)
     held = [[n for n, entry in enumerate(ENTRIES) if f" {entry} " in f" {text.replace(',', ' , ')} "] for text in TEXTS]
@@ -55,7 +56,7 @@ def test_what_is_kept_is_what_a_plain_loop_keeps(tmp_path, lines, metadata):
         missed = 1.0
         for entry in entries:
             missed *= 1 - min(1, 5 / counts[entry])
-        draw = int(mix(np.array([digest_of(text)], np.uint64) + mix(np.zeros(1, np.uint64)))[0]) / 2**64
+        draw = int(splitmix64(np.array([digest_of(text)], np.uint64) + splitmix64(np.zeros(1, np.uint64)))[0]) / 2**64
         kept += [text] if entries and draw < 1 - missed else []
     assert _kept(plan) == kept and 5 < len(kept) < 60
     after = Counter(entry for text in kept for entry in held[TEXTS.index(text)])
@@ -67,13 +68,13 @@ def test_what_is_kept_is_what_a_plain_loop_keeps(tmp_path, lines, metadata):
     assert np.load(tmp_path / "out/counts.npy").tolist() == [counts[n] for n in range(5)]
 
 
-def test_processes_write_the_same(tmp_path, lines, metadata):
+def test_processes_write_equal_files(tmp_path, lines, metadata):
     curate(_plan(lines, metadata, tmp_path / "a"))
     curate(_plan(lines, metadata, tmp_path / "b"), workers=2)
     assert _files(tmp_path / "a") == _files(tmp_path / "b")
 
 
-def test_chunks_of_another_size_keep_the_same(tmp_path, lines, metadata):
+def test_chunk_size_changes_nothing(tmp_path, lines, metadata):
     plans = [_plan(lines, metadata, tmp_path / f"{size}", per_chunk=size) for size in (7, 1000)]
     reports = [curate(plan) for plan in plans]
     assert _kept(plans[0]) == _kept(plans[1])
@@ -81,7 +82,7 @@ def test_chunks_of_another_size_keep_the_same(tmp_path, lines, metadata):
 
 
 @pytest.mark.parametrize("dies", ["match_chunk", "sample_chunk"])
-def test_a_killed_curation_goes_on(tmp_path, lines, metadata, monkeypatch, dies):
+def test_killed_curation_continues(tmp_path, lines, metadata, monkeypatch, dies):
     curate(_plan(lines, metadata, tmp_path / "whole"))
     plan, work = _plan(lines, metadata, tmp_path / "killed"), getattr(module, dies)
     match, matched = module._match, []
@@ -101,7 +102,7 @@ def test_a_killed_curation_goes_on(tmp_path, lines, metadata, monkeypatch, dies)
     assert _files(tmp_path / "whole") == _files(tmp_path / "killed")
 
 
-def test_another_t_takes_up_the_first_pass(tmp_path, lines, metadata, monkeypatch):
+def test_another_t_reuses_the_first_pass(tmp_path, lines, metadata, monkeypatch):
     few = _plan(lines, metadata, tmp_path / "out", t=2)
     curate(few)
     monkeypatch.setattr(module, "_match", None)
@@ -110,30 +111,30 @@ def test_another_t_takes_up_the_first_pass(tmp_path, lines, metadata, monkeypatc
     assert set(_kept(few)) < set(_kept(many))
 
 
-def test_another_pool_or_other_entries_are_refused(tmp_path, lines, metadata):
+def test_other_pool_or_entries_are_refused(tmp_path, lines, metadata):
     plan = _plan(lines, metadata, tmp_path / "out")
     curate(plan)
     (tmp_path / "entries.txt").write_text("owl")
-    with pytest.raises(UsageError, match=r"out holds another curation, of which .*plan.json tells"):
+    with pytest.raises(UsageError, match=r"out has another curation, described in .*plan.json"):
         curate(_plan(lines, metadata, tmp_path / "out"))
     (tmp_path / "pool.txt").write_text("an owl")
-    with pytest.raises(UsageError, match="tells what to keep of 90 examples, and the source has 1"):
+    with pytest.raises(UsageError, match="was curated from 90 examples, and the source has 1"):
         TakeCurated(source=lines, kept=plan.result).open()
 
 
-def test_a_remote_folder(lines, metadata):
+def test_remote_folder(lines, metadata):
     plan = _plan(lines, metadata, "memory://curated")
     assert curate(plan) == curate(plan)
-    assert len(_kept(plan)) == json.loads(module.read(f"{plan.result}/curation.json"))["kept"]
+    assert len(_kept(plan)) == json.loads(read_bytes(f"{plan.result}/curation.json"))["kept"]
 
 
-def test_a_missing_beam_is_named(tmp_path, lines, metadata, monkeypatch):
+def test_missing_beam_is_reported(tmp_path, lines, metadata, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     with pytest.raises(UsageError, match=r"pip install 'jaxrep\[beam\]'"):
         curate_beam.curate(_plan(lines, metadata, tmp_path / "out"), [])
 
 
-def test_a_beam_pipeline_writes_the_same(tmp_path, lines, metadata):
+def test_beam_pipeline_writes_equal_files(tmp_path, lines, metadata):
     pytest.importorskip("apache_beam", reason="apache-beam asks for older protobuf and pyarrow: install jaxrep[beam]")
     plan = _plan(lines, metadata, tmp_path / "beam")
     assert curate_beam.curate(plan, ["--runner=DirectRunner"]) == curate(_plan(lines, metadata, tmp_path / "here"))

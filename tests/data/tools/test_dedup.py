@@ -1,4 +1,4 @@
-"""Copies are found, recompressed, resized or brightened; other pictures are not; hashes are compared exactly."""
+"""Recompressed, resized and brightened copies are found, other images are not, and hashes are compared exactly."""
 
 import io
 import itertools
@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
 from jaxrep.data.source_string import parse_source
-from jaxrep.data.tools.dedup import dhash, groups, near, phash, prints, shared
+from jaxrep.data.tools.dedup import dhash, fingerprint, groups, near, phash, shared
 from tests.helpers.tars import write
 
 
 def _photo(seed):
-    """Smooth blobs: as unlike each other as pictures are."""
+    """Smooth blobs, which differ as much as images do."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return Image.fromarray(cv2.resize(noise, (96, 72), interpolation=cv2.INTER_CUBIC))
 
@@ -46,7 +46,7 @@ def test_dhash_is_as_defined():
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=6), st.integers(1, 6), st.integers(0, 2**32))
-def test_near_pairs_are_those_of_brute_force(seeds, distance, seed):
+def test_near_pairs_equal_brute_force(seeds, distance, seed):
     rng = np.random.default_rng(seed)
     flipped = [
         value ^ sum(1 << int(bit) for bit in rng.choice(64, rng.integers(0, 8), replace=False)) for value in seeds
@@ -67,13 +67,13 @@ def test_groups_join_chains():
     assert groups(values, 1) == [[0, 2, 3], [1, 4]]  # 0 and 0b11 are joined by 0b1
 
 
-def test_what_two_sets_share():
+def test_shared_images_of_two_sets():
     train, test = np.array([7, 8, 7, 1 << 40], np.uint64), np.array([99, 7, (1 << 40) | 1], np.uint64)
     assert shared(train, test, 0) == [(0, 1)]
     assert shared(train, test, 1) == [(0, 1), (3, 2)]
 
 
-def test_pictures_of_a_source_are_hashed_and_bad_ones_counted(tmp_path, monkeypatch):
+def test_images_are_hashed_and_bad_ones_counted(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
     members = []
     for name, seed, quality in (("a", 1, 95), ("b", 2, 95), ("c", 1, 95), ("d", 1, 60)):
@@ -81,6 +81,6 @@ def test_pictures_of_a_source_are_hashed_and_bad_ones_counted(tmp_path, monkeypa
         _photo(seed).save(file, "JPEG", quality=quality)
         members.append((f"{name}.jpg", file.getvalue()))
     write(tmp_path / "x.tar", [*members, ("e.jpg", b"no picture")])
-    found = prints(parse_source(f"{tmp_path}/x.tar,text=").open())
-    assert found.indices.tolist() == [0, 1, 2, 3] and found.bad == {"the picture cannot be decoded": 1}
+    found = fingerprint(parse_source(f"{tmp_path}/x.tar,text=").open())
+    assert found.indices.tolist() == [0, 1, 2, 3] and found.bad == {"the image cannot be decoded": 1}
     assert groups(found.digests) == [[0, 2]] and groups(found.hashes, 3) == [[0, 2, 3]]

@@ -12,7 +12,7 @@ TEXTS = ["a red cat", "a red dog", "the red car", "Schöne rote Katze", "a cat a
 @pytest.mark.parametrize(
     ("kind", "size", "text"), [("bpe", 300, "a red cat, schön 猫"), ("wordpiece", 80, "a red cat")]
 )
-def test_texts_come_back_between_start_and_end(tmp_path, kind, size, text):
+def test_round_trip_with_start_and_end_tokens(tmp_path, kind, size, text):
     train(TEXTS, kind, size).save(str(tmp_path / "t.json"))
     tokenizer = TokenizerFile(path=str(tmp_path / "t.json"), entries=size, length=40).load()
     ids, valid = tokenizer([text, "a red cat " * 30])
@@ -27,12 +27,12 @@ def test_frequent_words_become_one_token():
     assert len(encoded.ids) == 5  # [BOS] a Ġred Ġcat [EOS]
 
 
-def test_case_is_kept_when_asked():
+def test_case_is_kept_on_request():
     lower, kept = (train(TEXTS, "wordpiece", 90, lower) for lower in (True, False))
     assert lower.encode("RED").ids == lower.encode("red").ids and kept.encode("Sch").ids != kept.encode("sch").ids
 
 
-def test_a_vocabulary_that_cannot_be_is_refused():
+def test_impossible_vocabulary_is_refused():
     with pytest.raises(UsageError, match=r"a vocabulary of 200 entries is too small for bpe: 259 or more"):
         train(TEXTS, "bpe", 200)
     with pytest.raises(UsageError, match=r"there is no text to train a tokenizer on"):

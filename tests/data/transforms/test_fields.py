@@ -22,7 +22,7 @@ def test_select_fields_renames_and_drops():
     assert list(found) == ["image", "text", "text_id"] and found["text"] == ["c4", "c0", "c11", "c6"]
     assert examples[3]["text"] == "c3" and examples.column("text")[2] == "c2"
     np.testing.assert_array_equal(examples.column("score"), SCORES)  # an order or a filter may want it
-    assert examples.shard(4) == "2.tar" and list(examples.ends) == [3, 3, 8, N]
+    assert examples.shard(4) == "2.tar" and list(examples.shard_ends) == [3, 3, 8, N]
     assert "did you mean caption?" in problems(SelectFields(source=Pairs(), names={"text": "captoin"}))[0]
 
 

@@ -45,7 +45,7 @@ WEIGHTS = st.lists(st.floats(0, 10), min_size=4, max_size=4).filter(lambda weigh
 
 def of(mixture, order=ORDER, batch_size=8):
     examples = mixture.open()
-    return examples, examples.arranged(order, batch_size)
+    return examples, examples.ordered_indices(order, batch_size)
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,12 +80,12 @@ def test_shares_are_exact_after_2_50_draws():
 def test_reweight_changes_shares():
     changes = (Reweight(at=1_000, weights={"b": 1.0}), Reweight(at=2_000, weights={"c": 3, "b": 1}, ramp=1_280))
     _, order = of(Mixture(sources={"a": A, "b": B, "c": C}, weights={"a": 1, "b": 1}, changes=changes))
-    assert order.counts(1_000) == {"a": 500, "b": 500, "c": 0}
-    assert order.counts(2_000) == {"a": 500, "b": 1_500, "c": 0}
-    end = order.counts(3_280)
+    assert order.source_counts(1_000) == {"a": 500, "b": 500, "c": 0}
+    assert order.source_counts(2_000) == {"a": 500, "b": 1_500, "c": 0}
+    end = order.source_counts(3_280)
     # the share of c rises on a line to 0.75: half of that on average, and half a step more as steps end at the goal
     assert abs(end["c"] - 1_280 * 0.375 * (1 + 1 / 64)) < 3
-    later = order.counts(7_280)
+    later = order.source_counts(7_280)
     assert abs(later["c"] - end["c"] - 3_000) < 3 and abs(later["b"] - end["b"] - 1_000) < 3
     found = np.digitize(order(positions(0, 7_280)), [30, 80])
     np.testing.assert_array_equal(np.bincount(found), list(later.values()))
@@ -95,7 +95,7 @@ def test_without_weights_sources_end_epochs_in_step():
     examples, order = of(Mixture(sources={"a": A, "b": B, "c": C}))
     for epoch in range(2):
         np.testing.assert_array_equal(np.sort(order(positions(100 * epoch, 100))), np.arange(100))
-    assert len(examples) == 100 and list(examples.ends) == [30, 80, 100]
+    assert len(examples) == 100 and list(examples.shard_ends) == [30, 80, 100]
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,7 +119,7 @@ def test_mixture_resumes_at_any_position(start, weights, at, ramp, one_source, o
     unbroken = whole(positions(0, start + 100))
     resumed = pickle.loads(pickle.dumps(of(mixture, order)[1]))
     np.testing.assert_array_equal(resumed(positions(start, 100)), unbroken[start:])
-    counts = whole.counts(start)
+    counts = whole.source_counts(start)
     found = np.bincount(np.digitize(unbroken[:start], [30, 80]), minlength=3)
     np.testing.assert_array_equal(found, [counts["a"], counts["inner/b"], counts["inner/c"]])
     assert counts["inner"] == counts["inner/b"] + counts["inner/c"]
@@ -144,7 +144,7 @@ def test_one_source_per_batch():
     batches = np.digitize(order(positions(0, 400)), [30, 80]).reshape(40, 10)
     assert (batches == batches[:, :1]).all()
     np.testing.assert_array_equal(np.bincount(batches[:, 0]), [10, 20, 10])
-    assert order.counts(15)["a"] + order.counts(15)["b"] == 15
+    assert order.source_counts(15)["a"] + order.source_counts(15)["b"] == 15
 
 
 def test_batch_mixes_sources():

@@ -13,7 +13,7 @@ from jaxrep.data.transforms.regions import ParseRegions
 from jaxrep.errors import JaxrepError
 from jaxrep.spec import problems, spec
 
-SMALL = OpenMojiScenes(image_size=64, smallest=0.2, largest=0.375, count=60)  # pictures of 24 pixels
+SMALL = OpenMojiScenes(image_size=64, min_size=0.2, max_size=0.375, count=60)  # pictures of 24 pixels
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_captions_name_regions_and_columns_agree(scenes):
         assert (np.array(row["region"]) != "").tolist() == row["region/present"].tolist()
     assert scenes.column("text") == [row["text"] for row in rows]
     np.testing.assert_array_equal(scenes.column("region_id"), [row["region_id"] for row in rows])
-    one = dataclasses.replace(SMALL, fewest=1, most=1).open()[0]
+    one = dataclasses.replace(SMALL, min_emojis=1, max_emojis=1).open()[0]
     assert one["text"] == one["region"][0]
 
 
@@ -75,13 +75,19 @@ def test_test_scenes_show_unseen_pictures(scenes):
 
 
 def test_impossible_sizes_are_problems():
-    wrong = OpenMojiScenes(fewest=3, most=2, smallest=0.6, largest=0.5)
+    wrong = OpenMojiScenes(min_emojis=3, max_emojis=2, min_size=0.6, max_size=0.5)
     assert len(problems(wrong)) == 2
 
 
 @spec
 class Written(Source):
     """A source without fields."""
+
+    def fields(self):
+        return {}
+
+    def open(self):
+        raise NotImplementedError
 
 
 def test_regions_are_parsed_in_order_and_padded():

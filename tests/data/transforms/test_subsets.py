@@ -16,7 +16,7 @@ from tests.helpers.pairs import N, PairExamples, Pairs
 def test_take_keeps_first_examples_and_shard_ends():
     whole, few = Pairs().open(), Take(source=Pairs(), count=4).open()
     assert len(few) == 4 and list(few.column("score")) == list(whole.column("score")[:4])
-    assert list(few.ends) == [3, 3, 4, 4] and few.shard(3) == whole.shard(3)
+    assert list(few.shard_ends) == [3, 3, 4, 4] and few.shard(3) == whole.shard(3)
     assert len(Take(source=Pairs(), count=10**6).open()) == len(whole)
 
 
@@ -56,8 +56,8 @@ def test_filter_keeps_examples_that_meet_all_conditions():
     assert [examples[i]["caption"] for i in (0, 1)] == ["c3", "c4"]
     assert examples.gather(np.array([2, 0]))["caption"] == ["c6", "c3"]
     assert [examples.shard(i) for i in range(len(kept))] == [PairExamples().shard(i) for i in kept]
-    assert list(examples.ends) == [0, 0, 4, 5]
-    np.testing.assert_array_equal(np.sort(Shuffle().over(examples, 1)(np.arange(5, dtype=np.uint64))), np.arange(5))
+    assert list(examples.shard_ends) == [0, 0, 4, 5]
+    np.testing.assert_array_equal(np.sort(Shuffle().indices(examples, 1)(np.arange(5, dtype=np.uint64))), np.arange(5))
     with pytest.raises(UsageError, match="Filter keeps none of 12 examples"):
         Filter(source=Pairs(), where=(Where(column="score", at_least=2.0),)).open()
     assert len(problems(Where(column="a", at_least=1.0, among=("b",)))) == 1

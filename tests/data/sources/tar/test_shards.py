@@ -1,4 +1,4 @@
-"""Tars of image-text pairs: any member by index, in any order and thread, resumed exactly; damage is never silent."""
+"""Tars of image-text pairs are read at random, in any thread, and resume exactly; damage is always reported."""
 
 import pickle
 import tarfile
@@ -10,7 +10,8 @@ import pytest
 from jaxrep.batch import Field
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.base import Shuffle
-from jaxrep.data.sources.tar import index
+from jaxrep.data.sources.tar import index as tar_index
+from jaxrep.data.sources.tar import shards as tar_shards
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import BadSample, BadShard, UsageError
@@ -21,7 +22,7 @@ from tests.helpers.tars import pairs, picture, write
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def test_examples_follow_each_other_through_the_shards(shards):
+def test_examples_follow_the_order_of_the_shards(shards):
     examples = shards.open()
     assert len(examples) == 13
     for n in range(13):
@@ -46,7 +47,7 @@ def test_fields_are_known_without_a_file():
     }
 
 
-def test_members_of_one_key_form_an_example(tmp_path):
+def test_members_of_one_key_are_an_example(tmp_path):
     members = [
         ("a/x.y.JPG", b"not this"),  # its extension is y.jpg
         ("a/x.cls", b"2"),
@@ -55,7 +56,7 @@ def test_members_of_one_key_form_an_example(tmp_path):
         ("b/x.png", picture(7)),
         ("b/x.txt", b"seven"),
         ("a/x.png", picture(9)),
-        ("a/x.JPG", picture(8)),  # what comes first in `image` counts, not what comes first in the tar
+        ("a/x.JPG", picture(8)),  # the order of `image` counts, not that of the tar
         ("a/x.txt", b"acht, weit weg im Archiv"),
         ("A/x.jpeg", picture(6)),
         ("A/x.txt", b"six"),
@@ -72,30 +73,30 @@ def test_members_of_one_key_form_an_example(tmp_path):
     assert examples.column("image")[:, 0, 0, 0].tolist() == [8, 7, 6, 5]
 
 
-def test_a_tar_may_hold_captions_or_pictures_alone(shards):
+def test_tar_of_captions_only_or_images_only(shards):
     (path, *_) = shards.shards.split("{")
     assert TarShards(shards=f"{path}0.tar", image=()).open()[1].keys() == {"key", "text", "text_id"}
     assert TarShards(shards=f"{path}0.tar", text="").open()[1].keys() == {"key", "image", "image_id"}
-    assert "an example holds nothing" in problems(TarShards(shards="x", image=(), text=""))[0]
+    assert "an example is empty" in problems(TarShards(shards="x", image=(), text=""))[0]
 
 
 # The index
 
 
-def test_headers_are_read_once(shards, monkeypatch):
+def test_index_is_built_once(shards, monkeypatch):
     first = shards.open()
-    monkeypatch.setattr(index, "members", lambda *args: pytest.fail("headers are read again"))
+    monkeypatch.setattr(tar_index, "members", lambda *args: pytest.fail("headers are read again"))
     second = shards.open()
     assert second.column("text") == first.column("text") and len(second) == 13
 
 
-def test_a_tar_that_changed_is_indexed_again(tmp_path, shards):
+def test_changed_tar_is_indexed_again(tmp_path, shards):
     shards.open()
     write(tmp_path / "2.tar", pairs(range(20, 23)))
     assert shards.open().column("text")[-3:] == ["number 20", "number 21", "number 22"]
 
 
-def test_parts_are_found_again_when_others_are_asked_for(tmp_path):
+def test_index_serves_other_extensions(tmp_path):
     write(tmp_path / "x.tar", [("a.txt", b"one"), ("a.de", b"eins")])
     for extension, text in (("txt", "one"), ("de", "eins")):
         assert TarShards(shards=f"{tmp_path}/x.tar", image=(), text=extension).open().column("text") == [text]
@@ -106,7 +107,7 @@ def test_parts_are_found_again_when_others_are_asked_for(tmp_path):
 
 def _take(examples, count, **changes):
     loader = Loader(
-        examples, Shuffle(seed=3).over(examples, 1), 4, transform=Tokenize(Bytes(length=12).load()), **changes
+        examples, Shuffle(seed=3).indices(examples, 1), 4, transform=Tokenize(Bytes(length=12).load()), **changes
     )
     try:
         return [next(loader) for _ in range(count)]
@@ -115,7 +116,7 @@ def _take(examples, count, **changes):
 
 
 @pytest.mark.parametrize("changes", [{"threads": 0}, {"threads": 3}], ids=str)
-def test_a_loader_resumes_from_tars_at_the_very_next_example(shards, changes):
+def test_loader_resumes_at_the_next_example(shards, changes):
     examples = shards.open()
     unbroken = _take(examples, 8, threads=1)  # two epochs and a half
     assert sorted(np.concatenate([batch["image"][:, 0, 0, 0] for batch in unbroken])[:13]) == list(range(13))
@@ -126,7 +127,7 @@ def test_a_loader_resumes_from_tars_at_the_very_next_example(shards, changes):
             np.testing.assert_array_equal(values, expected[name])
 
 
-def test_threads_and_other_processes_read_the_same(shards):
+def test_threads_and_pickled_copies_read_the_same(shards):
     examples = shards.open()
     expected = [examples[n]["image_id"] for n in range(13)] * 20
     with ThreadPoolExecutor(8) as pool:
@@ -137,12 +138,12 @@ def test_threads_and_other_processes_read_the_same(shards):
 # Faults
 
 
-def test_a_sample_that_cannot_be_read_names_shard_and_member(tmp_path):
+def test_bad_sample_names_shard_and_member(tmp_path):
     members = [("a.png", b"noise"), ("a.txt", b"x"), ("b.png", picture(1)), ("c.txt", b"\xff"), ("d.png", b"")]
     write(tmp_path / "x.tar", members)
     examples = TarShards(shards=f"{tmp_path}/x.tar").open()
     wrong = [
-        r"x.tar, member a.png: the picture cannot be decoded",
+        r"x.tar, member a.png: the image cannot be decoded",
         r"x.tar, example 'b': it has no member .txt",
         r"x.tar, example 'c': it has no member .jpg or .jpeg or .png or .webp",
     ]
@@ -151,18 +152,18 @@ def test_a_sample_that_cannot_be_read_names_shard_and_member(tmp_path):
             examples[index]
     with pytest.raises(BadSample, match=r"x.tar, member c.txt: the text is not UTF-8"):
         TarShards(shards=f"{tmp_path}/x.tar", image=()).open()[1]
-    with pytest.raises(BadSample, match=r"x.tar, member d.png: the picture is empty"):
+    with pytest.raises(BadSample, match=r"x.tar, member d.png: the image is empty"):
         TarShards(shards=f"{tmp_path}/x.tar", text="").open()[2]
 
 
-def test_a_shard_that_shrinks_or_vanishes_names_itself(tmp_path, shards):
+def test_truncated_or_missing_shard_is_reported(tmp_path, shards):
     examples = shards.open()
     path = tmp_path / "1.tar"
     assert examples[6]["text"] == "number 6"  # its index is in memory
     path.write_bytes(path.read_bytes()[: 1024 * 5])
     with pytest.raises(BadSample, match=r"1.tar, member 0011.png: the tar ends after 0 of its \d+ bytes"):
         examples[11]
-    with pytest.raises(BadShard, match=r"1.tar is another file than was indexed \(then 20480 bytes, now 5120\)"):
+    with pytest.raises(BadShard, match=r"1.tar has changed since it was indexed \(then 20480 bytes, now 5120\)"):
         pickle.loads(pickle.dumps(examples))[11]
     path.unlink()
     for reader in (examples, pickle.loads(pickle.dumps(examples))):
@@ -172,7 +173,7 @@ def test_a_shard_that_shrinks_or_vanishes_names_itself(tmp_path, shards):
 
 
 def _seen(path):
-    """Texts that can be read, and why others cannot."""
+    """The readable texts, and the errors of the others."""
     examples = TarShards(shards=str(path), image_size=4).open()
     good, bad = [], []
     for index in range(len(examples)):
@@ -185,7 +186,7 @@ def _seen(path):
 
 
 @pytest.mark.parametrize("kept", range(2560, 6144, 256))
-def test_of_a_tar_that_is_cut_short_all_that_is_whole_is_read(tmp_path, kept):
+def test_truncated_tar_gives_all_whole_examples(tmp_path, kept):
     path = write(tmp_path / "x.tar", pairs(range(3)))  # 4 blocks of 512 bytes a pair, then the end
     path.write_bytes(path.read_bytes()[:kept])
     good, bad = _seen(path)
@@ -194,7 +195,7 @@ def test_of_a_tar_that_is_cut_short_all_that_is_whole_is_read(tmp_path, kept):
     assert any("the tar was cut short at byte" in told or "no member can be read between" in told for told in bad)
 
 
-def test_behind_a_damaged_header_all_others_are_read(tmp_path):
+def test_examples_after_damaged_header_are_read(tmp_path):
     path = write(tmp_path / "x.tar", pairs(range(4)))
     content = bytearray(path.read_bytes())
     content[2048 : 2048 + 512] = b"x" * 512  # of 0001.png
@@ -205,16 +206,16 @@ def test_behind_a_damaged_header_all_others_are_read(tmp_path):
     assert "x.tar: no member can be read between the bytes 2048 and 3072 of the tar" in bad[1]
 
 
-def test_a_tar_of_tars_end_to_end_is_read_to_its_end(tmp_path):
+def test_concatenated_tars_are_read(tmp_path):
     one, two = (write(tmp_path / f"{n}.tar", pairs([n])).read_bytes() for n in range(2))
     (tmp_path / "x.tar").write_bytes(one + two)  # as `cat` joins them
     assert _seen(tmp_path / "x.tar") == (["number 0", "number 1"], [])
 
 
-def test_what_is_no_plain_tar_is_refused(tmp_path):
+def test_other_files_and_compressed_tars_are_refused(tmp_path):
     (tmp_path / "x.tar").write_bytes(b"no tar" * 1000)
     with pytest.raises(
-        UsageError, match=r"hold no member that ends in .*x.tar: no member can be read between the bytes 0 and 6000"
+        UsageError, match=r"have no member that ends in .*x.tar: no member can be read between the bytes 0 and 6000"
     ):
         TarShards(shards=f"{tmp_path}/x.tar").open()
     with tarfile.open(tmp_path / "y.tar", "w:gz") as file:
@@ -223,41 +224,41 @@ def test_what_is_no_plain_tar_is_refused(tmp_path):
         TarShards(shards=f"{tmp_path}/y.tar").open()
 
 
-def test_among_other_shards_an_empty_one_is_one_bad_sample(tmp_path, shards):
+def test_empty_shard_is_one_bad_sample(tmp_path, shards):
     (tmp_path / "1.tar").write_bytes(b"")
     examples = shards.open()
-    assert len(examples) == 7 and examples.ends.tolist() == [5, 6, 7]
+    assert len(examples) == 7 and examples.shard_ends.tolist() == [5, 6, 7]
     with pytest.raises(BadSample, match=r"1.tar: the tar was cut short at byte 0"):
         examples[5]
     assert examples.column("text")[4:] == ["number 4", "", "number 12"]
 
 
-def test_an_example_of_which_a_tar_holds_two_is_bad(tmp_path):
+def test_duplicate_member_is_a_bad_sample(tmp_path):
     write(tmp_path / "x.tar", [*pairs([1]), ("0001.TXT", b"another"), *pairs([2])])
     good, bad = _seen(tmp_path / "x.tar")
-    assert good == ["number 2"] and "example '0001': the tar holds two members of one name for its text" in bad[0]
+    assert good == ["number 2"] and "example '0001': the tar has two members of one name for its text" in bad[0]
 
 
-def test_keys_that_differ_in_case_are_two_examples(tmp_path):
+def test_keys_are_case_sensitive(tmp_path):
     write(tmp_path / "x.tar", [("a.png", picture(1)), ("A.png", picture(2)), ("A.txt", b"big"), ("a.txt", b"small")])
     assert _seen(tmp_path / "x.tar") == (["small", "big"], [])
 
 
-def test_zero_length_members_are_named(tmp_path):
+def test_empty_member_is_reported(tmp_path):
     write(tmp_path / "x.tar", [("a.png", b""), ("a.txt", b"a"), *pairs([1])])
     good, bad = _seen(tmp_path / "x.tar")
-    assert good == ["number 1"] and "x.tar, member a.png: the picture is empty" in bad[0]
+    assert good == ["number 1"] and "x.tar, member a.png: the image is empty" in bad[0]
 
 
-def test_tars_without_an_example_are_refused(shards):
-    with pytest.raises(UsageError, match=r"hold no member that ends in .jpeg, .caption"):
+def test_tars_without_examples_are_refused(shards):
+    with pytest.raises(UsageError, match=r"have no member that ends in .jpeg, .caption"):
         TarShards(shards=shards.shards, image=("jpeg",), text="caption").open()
 
 
 # Metadata
 
 
-def test_metadata_are_columns(tmp_path):
+def test_metadata_columns(tmp_path):
     members = [
         ("a.json", b'{"score": 0.5, "license": "by"}'),
         ("b.json", b'{"score": 2}'),
@@ -272,8 +273,8 @@ def test_metadata_are_columns(tmp_path):
         examples.column("scores")
 
 
-def test_the_index_in_memory_is_bounded(shards, monkeypatch):
-    monkeypatch.setattr(shards, "NEAR", 1)
+def test_indices_in_memory_are_bounded(shards, monkeypatch):
+    monkeypatch.setattr(tar_shards, "CACHED_BYTES", 1)
     examples = shards.open()
     assert [examples[n]["text"] for n in (0, 12, 6, 1)] == ["number 0", "number 12", "number 6", "number 1"]
-    assert len(examples._near) == 1
+    assert len(examples._cached) == 1

@@ -1,0 +1,93 @@
+"""Read images from a folder."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jaxrep.data.source import Examples
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
+from jaxrep.data.sources.patterns import list_remote, local
+from jaxrep.errors import UsageError
+from jaxrep.spec import spec
+from jaxrep.storage import is_remote
+
+EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
+"""Extensions of image files."""
+
+
+@spec
+class ImageFolder(EncodedSource):
+    """Read the images in a folder and its sub-folders, in the order of their names."""
+
+    path: str
+    """The folder, or its URL."""
+    labels_from_folders: bool = True
+    """Whether an image's label is its sub-folder; sub-folders are numbered from 0 in alphabetical order."""
+
+    def parts(self) -> tuple[str, ...]:
+        return ("image", "label") if self.labels_from_folders else ("image",)
+
+    def open(self) -> Examples:
+        root = local(self.path).rstrip("/") or "/"
+        names = list_images(root)
+        if not self.labels_from_folders:
+            return ImageFolderExamples(self, root, names)
+        if unlabeled := [name for name in names if "/" not in name]:
+            raise UsageError(
+                f"{root}/{unlabeled[0]} lies in no sub-folder, so it has no label: set labels_from_folders=False"
+            )
+        folders = sorted({name.partition("/")[0] for name in names})
+        if self.classes not in (0, len(folders)):
+            raise UsageError(f"{root} has {len(folders)} folders of images, but classes is {self.classes}")
+        return ImageFolderExamples(self, root, names, folders)
+
+
+def list_images(root: str) -> list[str]:
+    """Return the sorted paths of the images below ``root``, relative to it, without hidden ones.
+
+    Raises UsageError: there is no image, or the folder cannot be listed.
+    """
+    names = [name for name in _list(root) if os.path.splitext(name)[1].lower() in EXTENSIONS]
+    if visible := sorted(name for name in names if not any(part.startswith(".") for part in name.split("/"))):
+        return visible
+    raise UsageError(f"{root} has no image: no file that ends in {', '.join(sorted(EXTENSIONS))}")
+
+
+def _list(root: str) -> Iterator[str]:
+    if is_remote(root):
+        root_name, names = list_remote(root, lambda files, name: (name, files.find(name)))
+        yield from (path.removeprefix(root_name).lstrip("/") for path in names)
+        return
+    if not os.path.isdir(root):
+        raise UsageError(f"there is no folder {root}")
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names)
+
+
+class ImageFolderExamples(EncodedExamples):
+    """Read the images ``names`` below ``root``; sub-folders in ``folders`` are labels."""
+
+    def __init__(self, source: EncodedSource, root: str, names: Sequence[str], folders: Sequence[str] = ()):
+        super().__init__(source)
+        self._root, self._keys = root, names
+        self._labels = {folder: number for number, folder in enumerate(folders)}
+        self.classes = {"label": list(folders)} if folders else {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def content(self, index: int, part: str) -> bytes:
+        if part == "label":
+            return str(self._labels[self._keys[index].partition("/")[0]]).encode()
+        place = self.place(index, part)
+        return read_file(place, place)
+
+    def place(self, index: int, part: str) -> str:
+        return self.shard(index)
+
+    def shard(self, index: int) -> str:
+        return f"{self._root}/{self._keys[index]}"

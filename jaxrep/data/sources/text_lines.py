@@ -1,0 +1,46 @@
+"""Read the lines of a text file."""
+
+from collections.abc import Sequence
+
+from jaxrep.data.source import Examples
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource
+from jaxrep.data.sources.patterns import local, read_utf8
+from jaxrep.spec import spec
+
+
+@spec
+class TextLines(EncodedSource):
+    """Read the lines of a text file, one text per line; the key of an example is its line."""
+
+    path: str
+    """The file, or its URL."""
+
+    def parts(self) -> tuple[str, ...]:
+        return ("text",)
+
+    def open(self) -> Examples:
+        path = local(self.path)
+        return TextLineExamples(self, path, read_utf8(path).removesuffix("\n").split("\n"))
+
+
+class TextLineExamples(EncodedExamples):
+    """Read lines of the file ``path``."""
+
+    def __init__(self, source: EncodedSource, path: str, lines: Sequence[str]):
+        super().__init__(source)
+        self._path, self._lines = path, lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def shard(self, index: int) -> str:
+        return self._path
+
+    def key(self, index: int) -> str:
+        return self._lines[index]
+
+    def content(self, index: int, part: str) -> bytes:
+        return self._lines[index].encode()
+
+    def place(self, index: int, part: str) -> str:
+        return f"{self._path}, line {index + 1}"

@@ -1,0 +1,79 @@
+"""Tables give images, captions and classes, and an error names the line."""
+
+import pytest
+from PIL import Image
+
+from jaxrep.data.sources.csv_table import Csv
+from jaxrep.errors import BadSample, UsageError
+from jaxrep.spec import problems
+
+
+def _draw(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 5), (level, 0, 0)).save(path)
+
+
+TABLE = 'filepath,title,class\nimages/a.png," a cat, asleep",1\nimages/b.png,a dog,0\n\nimages/a.png,a dog,0\n'
+
+
+@pytest.fixture
+def table(tmp_path):
+    _draw(tmp_path / "images/a.png", 10)
+    _draw(tmp_path / "images/b.png", 20)
+    path = tmp_path / "train.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def test_table_gives_images_captions_and_classes(table):
+    examples = Csv(path=str(table), image_size=4, label="class").open()
+    assert examples.column("text") == ["a cat, asleep", "a dog", "a dog"]
+    assert examples.column("label").tolist() == [1, 0, 0]
+    assert examples.column("image")[:, 0, 0, 0].tolist() == [10, 20, 10]
+    assert examples[-1]["text"] == "a dog"
+
+
+def test_equal_contents_have_equal_ids(table):
+    examples = Csv(path=str(table), image_size=4).open()
+    image, text = examples.column("image_id"), examples.column("text_id")
+    assert image[0] == image[2] != image[1]
+    assert text[0] != text[1] == text[2]
+    assert [examples[i]["image_id"] for i in range(3)] == image.tolist()
+
+
+def test_separator_and_column_names(tmp_path):
+    (tmp_path / "t.tsv").write_text("\ufeffcaption\tn\n a, b \t3\n")  # a byte order mark, as spreadsheets write it
+    examples = Csv(path=f"{tmp_path}/t.tsv", image="", text="caption", label="n", separator="\t").open()
+    assert examples[0] == {"key": " a, b ", "text": "a, b", "text_id": examples[0]["text_id"], "label": 3}
+    with pytest.raises(UsageError, match=r"has no column 'title'; there are: caption, n"):
+        Csv(path=f"{tmp_path}/t.tsv", image="", separator="\t").open()
+
+
+def test_bad_sample_names_its_line(table):
+    table.write_text(TABLE + "images/none.png,a bird,0\nimages/b.png\ntrain.csv,a table,x\n")
+    examples = Csv(path=str(table), label="class").open()
+    wrong = {
+        3: r"line 6, column 'filepath': .*none.png cannot be read \(No such file",
+        4: "line 7, column 'title': the line ends before the column 'title'",
+        5: r"line 8, column 'filepath': the image cannot be decoded \(unknown format",
+    }
+    for index, told in wrong.items():
+        with pytest.raises(BadSample, match=told):
+            examples[index]
+    with pytest.raises(IndexError, match=r"example 6 of 6"):
+        examples[6]
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"none.csv cannot be read \(No such file"):
+        Csv(path=f"{tmp_path}/none.csv").open()
+    (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"binary.csv is not UTF-8"):
+        Csv(path=f"{tmp_path}/binary.csv").open()
+
+
+def test_problems_are_reported():
+    assert len(problems(Csv(path="x", image_size=0, classes=-1))) == 2
+    text = "\n".join(problems(Csv(path="x", image="", text="", separator="")))
+    assert "an example is empty" in text and "separator is one character" in text
+    assert problems(Csv(path="gs://bucket/a.csv")) == []  # declared anywhere, opened where it can be read

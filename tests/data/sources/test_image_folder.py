@@ -1,0 +1,51 @@
+"""Folders give every image with its class, and an error names the file."""
+
+import pytest
+from PIL import Image
+
+from jaxrep.batch import Field
+from jaxrep.data.sources.image_folder import ImageFolder
+from jaxrep.errors import UsageError
+
+
+def _draw(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (6, 5), (level, 0, 0)).save(path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for level, name in enumerate(("dog/b.png", "dog/a.PNG", "cat/deep/z.webp", "cat/c.png", "dog/.hidden.png")):
+        _draw(tmp_path / name, level)
+    (tmp_path / "cat/notes.txt").write_text("no picture")
+    return tmp_path
+
+
+def test_images_are_sorted_and_sub_folders_are_classes(folder):
+    examples = ImageFolder(path=str(folder), image_size=4).open()
+    assert examples.column("key") == ["cat/c.png", "cat/deep/z.webp", "dog/a.PNG", "dog/b.png"]
+    assert examples.column("label").tolist() == [0, 0, 1, 1]
+    assert examples.classes == {"label": ["cat", "dog"]}
+    assert [int(examples[i]["image"][0, 0, 0]) for i in (0, 2, 3)] == [3, 1, 0]  # the WebP is lossy
+
+
+def test_folder_without_labels_may_be_flat(folder):
+    _draw(folder / "e.png", 7)
+    examples = ImageFolder(path=str(folder), labels_from_folders=False, image_size=4).open()
+    assert len(examples) == 5 and "label" not in examples[0]
+    with pytest.raises(UsageError, match=r"e.png lies in no sub-folder"):
+        ImageFolder(path=str(folder)).open()
+
+
+def test_wrong_number_of_classes_is_refused(folder):
+    assert ImageFolder(path="x", classes=2).fields()["label"] == Field((), "int32", 2)
+    assert len(ImageFolder(path=str(folder), classes=2).open()) == 4
+    with pytest.raises(UsageError, match=r"has 2 folders of images, but classes is 3"):
+        ImageFolder(path=str(folder), classes=3).open()
+
+
+def test_missing_or_empty_folder_is_reported(tmp_path):
+    with pytest.raises(UsageError, match=r"there is no folder .*nowhere"):
+        ImageFolder(path=f"{tmp_path}/nowhere").open()
+    with pytest.raises(UsageError, match=r"has no image"):
+        ImageFolder(path=str(tmp_path)).open()
