@@ -1,14 +1,14 @@
-"""Images a second from tars of JPEGs to uint8 [B,224,224,3] on two cores: jaxrep beside webdataset and Pillow in grain.
+"""Measure images per second from tars of JPEGs to uint8 [B,224,224,3]: jaxrep, webdataset, and Pillow in grain.
 
     python -m benchmarks.data --case crops --out data.json
 
-The tars hold 2,000 photographs (``tests/helpers/photos.py``) at quality 90. Each loader has two workers, shuffles nothing that
-the others do not, runs without end and hands out batches of 64; counted is what comes after the first four batches. The
-loaders take turns, all as long, and the best turn counts, so that what else runs on the machine disturbs all alike.
+The tars hold 2,000 photographs (``tests/helpers/photos.py``) at quality 90. Each loader has two
+workers, shuffles alike, runs without end and gives batches of 64; the first four batches do not count. The loaders take
+turns of equal length, and the best turn counts, so that other load on the machine disturbs all alike.
 
-What the peers do to a picture is what torchvision's transforms do to one from Pillow, in open_clip's order:
-decode, crop, bicubic antialiased resize. ``floats``: as in open_clip's training they also convert to normalized
-float32, which jaxrep does on the device.
+The peers do to a picture what torchvision's transforms do to one from Pillow, in open_clip's order: decode, crop,
+bicubic antialiased resize. ``floats``: as in open_clip's training they also convert to normalized float32, which jaxrep
+does on the device.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from tests.helpers import photos
 
 SIZE, BATCH, WORKERS, SHARDS = 224, 64, 2, 4
 WARM_UP = 4
-"""Batches that are not counted: workers start."""
+"""Batches that do not count, while workers start."""
 CASES = {"crops": (400, 300, (0.08, 1.0)), "open_clip": (640, 480, (0.9, 1.0))}
 MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # open_clip's
 
@@ -51,10 +51,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=CASES, nargs="+", default=list(CASES))
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--seconds", type=float, default=5.0, help="how long a loader's turn takes")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a loader's turn")
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--folder", type=Path, help="where tars are kept for the next time (default: nowhere)")
+    parser.add_argument("--folder", type=Path, help="where tars are kept for the next run (default: nowhere)")
     parser.add_argument("--out", default="data.json")
     arguments = parser.parse_args()
     if not absl.flags.FLAGS.is_parsed():  # grain reads them
@@ -69,7 +69,7 @@ def main() -> None:
             best = best_rates(loaders(pattern, scale), arguments.seconds, arguments.repeats)
             results += [{"case": case, "loader": name, "images_per_second": rate} for name, rate in best.items()]
             print_rates(f"{width} x {height}, scale {scale}", best)
-            # processor time, which says more than a clock where others use the machine
+            # processor time, which other load on the machine disturbs less
             stages = jaxrep_stages(pattern, scale) | pillow_stages(pattern, scale)
             results += [{"case": case, "stage": name, "microseconds": time} for name, time in stages.items()]
             print("\n".join(f"  {name:<40} {value:7.0f} us" for name, value in stages.items()))
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def tars(folder: Path, count: int, width: int, height: int, quality: int) -> str:
-    """Writes the pictures, in four shards, unless they are there; their pattern."""
+    """Write the pictures in four shards if they do not exist, and return the pattern of their names."""
     if not folder.exists():
         folder.mkdir(parents=True)
         pictures = photos.jpegs(count, width, height, quality)
@@ -92,7 +92,7 @@ def tars(folder: Path, count: int, width: int, height: int, quality: int) -> str
 
 
 def loaders(pattern: str, scale: Scale) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Each loader as a function that starts it. All have two workers."""
+    """Return a function per loader that starts it. All have two workers."""
     return {
         "webdataset, Pillow": functools.partial(webdataset, pattern, scale, floats=False),
         "webdataset, Pillow, floats": functools.partial(webdataset, pattern, scale, floats=True),
@@ -104,7 +104,7 @@ def loaders(pattern: str, scale: Scale) -> dict[str, Callable[[], Iterator[Any]]
 
 
 def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], seconds: float, repeats: int) -> dict[str, float]:
-    """Images a second of each loader, the best of its turns."""
+    """Return images per second of each loader, the best of its turns."""
     rates: dict[str, list[float]] = {name: [] for name in starts}
     for _ in range(repeats):
         for name, start in starts.items():
@@ -120,12 +120,12 @@ def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], seconds: float, r
     return {name: max(values) for name, values in rates.items()}
 
 
-# Loaders: generators, whose end ends the workers ---------------------------------------------------------------------
+# Loaders: generators that end their workers when they are closed ------------------------------------------------------
 
 
 def jaxrep(pattern: str, scale: Scale, workers: int, threads: int) -> Iterator[Any]:
     examples = source(pattern, scale).open()
-    loader = Loader(examples, Shuffle().over(examples, BATCH), BATCH, workers=workers, threads=threads)
+    loader = Loader(examples, Shuffle().indices(examples, BATCH), BATCH, workers=workers, threads=threads)
     try:
         yield from loader
     finally:
@@ -165,7 +165,7 @@ def pillow_in_grain(pattern: str, scale: Scale, processes: bool) -> Iterator[Any
 
 
 class Members:
-    """The JPEG files in tars by index, found by jaxrep's index."""
+    """Read the JPEG files in tars by jaxrep's index."""
 
     def __init__(self, examples: Any):
         self.examples = examples
@@ -177,11 +177,11 @@ class Members:
         return self.examples.content(index, "image")
 
 
-# What torchvision does to a picture ----------------------------------------------------------------------------------
+# The transforms of torchvision ----------------------------------------------------------------------------------
 
 
 def as_torchvision(content: bytes, scale: Scale, floats: bool = False) -> Any:
-    """HostRandomResizedCrop on a picture of Pillow, uint8 [224,224,3]; as normalized float32 [3,224,224] if asked."""
+    """Apply RandomResizedCrop to a picture of Pillow: uint8 [224,224,3], or normalized float32 [3,224,224]."""
     image = Image.open(io.BytesIO(content)).convert("RGB")
     pixels = np.array(cropped(image, *torchvision_box(image.width, image.height, scale)))
     if not floats:
@@ -198,7 +198,7 @@ def cropped(image: Image.Image, left: int, top: int, width: int, height: int) ->
 
 
 def torchvision_box(width: int, height: int, scale: Scale) -> tuple[int, int, int, int]:
-    """Left, top, width and height, drawn as torchvision draws them."""
+    """Draw left, top, width and height as torchvision does."""
     for _ in range(10):
         area = width * height * random.uniform(*scale)
         ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
@@ -209,44 +209,50 @@ def torchvision_box(width: int, height: int, scale: Scale) -> tuple[int, int, in
     return (width - w) // 2, (height - h) // 2, w, h
 
 
-# Where the time goes, in one thread ----------------------------------------------------------------------------------
+# Time by stage, in one thread ----------------------------------------------------------------------------------
 
 
 def jaxrep_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, float]:
-    """Microseconds of processor time a picture, by stage."""
+    """Return microseconds of processor time per picture, by stage."""
     examples: Any = source(pattern, scale).open()
     crop = examples.source.crop
     contents = [examples.content(index, "image") for index in range(count)]
     sizes: Any = [jpeg.plain_size(content) for content in contents]
     boxes = [crop.box(*size, 1.0, key) for key, size in enumerate(sizes)]
     jobs: Any = list(zip(contents, sizes, boxes, strict=True))
-    decoded = [jpeg.decoded(content, size, box, SIZE, SIZE) for content, size, box in jobs]
+    decoded = [jpeg.decode_box(content, size, box, SIZE, SIZE) for content, size, box in jobs]
     return {
-        "jaxrep: read from the tar": each(lambda i: examples.content(i, "image"), range(count)),
-        "jaxrep: header": each(jpeg.plain_size, contents),
-        "jaxrep: draw the box": each(lambda key: crop.box(400, 300, 1.0, key), range(count)),
-        "jaxrep: decode (simplejpeg)": each(lambda job: jpeg.decoded(job[0], job[1], job[2], SIZE, SIZE), jobs),
-        "jaxrep: resize (OpenCV)": each(lambda pixels: image.resize(pixels, SIZE, SIZE), decoded),
-        "jaxrep: all, with text and ids": each(lambda i: examples.draw(i, i), range(count)),
+        "jaxrep: read from the tar": microseconds(lambda i: examples.content(i, "image"), range(count)),
+        "jaxrep: header": microseconds(jpeg.plain_size, contents),
+        "jaxrep: draw the box": microseconds(lambda key: crop.box(400, 300, 1.0, key), range(count)),
+        "jaxrep: decode (simplejpeg)": microseconds(
+            lambda job: jpeg.decode_box(job[0], job[1], job[2], SIZE, SIZE), jobs
+        ),
+        "jaxrep: resize (OpenCV)": microseconds(lambda pixels: image.resize(pixels, SIZE, SIZE), decoded),
+        "jaxrep: all, with text and ids": microseconds(lambda i: examples.draw(i, i), range(count)),
     }
 
 
 def pillow_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, float]:
-    """Microseconds of processor time a picture, by stage."""
+    """Return microseconds of processor time per picture, by stage."""
     examples: Any = source(pattern, scale).open()
     contents = [examples.content(index, "image") for index in range(count)]
     decoded = [Image.open(io.BytesIO(content)).convert("RGB") for content in contents]
     boxes = [torchvision_box(image.width, image.height, scale) for image in decoded]
     return {
-        "Pillow: decode": each(lambda content: Image.open(io.BytesIO(content)).convert("RGB"), contents),
-        "Pillow: crop and resize": each(lambda job: cropped(job[0], *job[1]), list(zip(decoded, boxes, strict=True))),
-        "Pillow: all": each(lambda i: as_torchvision(examples.content(i, "image"), scale), range(count)),
-        "Pillow: all, floats": each(lambda i: as_torchvision(examples.content(i, "image"), scale, True), range(count)),
+        "Pillow: decode": microseconds(lambda content: Image.open(io.BytesIO(content)).convert("RGB"), contents),
+        "Pillow: crop and resize": microseconds(
+            lambda job: cropped(job[0], *job[1]), list(zip(decoded, boxes, strict=True))
+        ),
+        "Pillow: all": microseconds(lambda i: as_torchvision(examples.content(i, "image"), scale), range(count)),
+        "Pillow: all, floats": microseconds(
+            lambda i: as_torchvision(examples.content(i, "image"), scale, True), range(count)
+        ),
     }
 
 
-def each(function: Callable[[Any], Any], items: Any, repeats: int = 3) -> float:
-    """Microseconds of processor time an item, the best of some passes."""
+def microseconds(function: Callable[[Any], Any], items: Any, repeats: int = 3) -> float:
+    """Return microseconds of processor time per item, the best of some passes."""
     times = []
     for _ in range(repeats):
         start = time.thread_time()
@@ -257,9 +263,9 @@ def each(function: Callable[[Any], Any], items: Any, repeats: int = 3) -> float:
 
 
 def print_rates(title: str, rates: dict[str, float]) -> None:
-    """Images a second, and how many times the loaders of jaxrep are as fast."""
+    """Print images per second, and how many times as fast the loaders of jaxrep are."""
     best = max(rate for name, rate in rates.items() if name.startswith("jaxrep"))
-    print(f"{title}: images a second, and the best of jaxrep against it")
+    print(f"{title}: images per second, and how many times as fast the best of jaxrep is")
     print("\n".join(f"  {name:<40} {rate:7.0f}  {best / rate:5.2f}x" for name, rate in rates.items()))
 
 

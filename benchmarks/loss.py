@@ -1,9 +1,9 @@
-"""Memory and time of value and gradient of the contrastive losses against the batch, beside the plain losses.
+"""Measure memory and time of the contrastive losses and their gradients against the batch, beside the plain losses.
 
     python -m benchmarks.loss --batches 4096 8192 16384 131072 --out loss.json --plot loss.png
 
-Where open_clip is installed (``peer.py``) its ClipLoss and SigLipLoss run in the same process, on as many threads.
-Forms take turns, and the best of the repeats counts, so that what else runs on the machine disturbs all alike.
+If open_clip is installed (``peer.py``), its ClipLoss and SigLipLoss run in the same process, on as many threads.
+Forms take turns, and the best of the repeats counts, so that other load on the machine disturbs all alike.
 """
 
 import argparse
@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peer import open_clip
-from jaxrep.losses.contrastive import info_nce, plain_info_nce
-from jaxrep.losses.sigmoid import pairwise_sigmoid, plain_pairwise_sigmoid
+from jaxrep.losses import info_nce, pairwise_sigmoid, plain_info_nce, plain_pairwise_sigmoid
 
 SCALE, BIAS = 20.0, -10.0
 FORMS = {
@@ -39,8 +38,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--block-size", type=int, help="rows of logits at a time (default: chosen)")
-    parser.add_argument("--timed-to", type=int, default=16384, help="of larger batches only the memory is measured")
-    parser.add_argument("--plain-gib", type=float, default=8, help="plain losses that need more than this are not run")
+    parser.add_argument("--timed-to", type=int, default=16384, help="measure only the memory of larger batches")
+    parser.add_argument("--plain-gib", type=float, default=8, help="do not run plain losses that need more")
     parser.add_argument("--out", type=Path, default=Path("loss.json"))
     parser.add_argument("--plot", type=Path, help="an image of memory and time (matplotlib, extra: bench)")
     given = parser.parse_args()
@@ -53,7 +52,7 @@ def main() -> None:
 
 
 def measure(loss: str, batch: int, given: argparse.Namespace) -> list[dict[str, Any]]:
-    """One row a form: its temporary bytes and its best time in seconds (None where it is not known or not run)."""
+    """Return one row per form: temporary bytes and best time in seconds (None if it is unknown or not run)."""
     shape = jax.ShapeDtypeStruct((batch, given.width), jnp.float32)
     scalars = SCALARS[loss]
     timed = batch <= given.timed_to
@@ -89,7 +88,7 @@ def measure(loss: str, batch: int, given: argparse.Namespace) -> list[dict[str, 
 
 
 def peer_run(loss: Callable[..., Any], values: tuple[Any, ...]) -> Callable[[], None]:
-    """Value and gradient of a loss of torch, as a function without arguments."""
+    """Return a function that computes value and gradient of a torch loss."""
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
@@ -120,7 +119,7 @@ def normalized(seed: int, batch: int, width: int) -> jax.Array:
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """Each form's memory and time, and both as a share of the plain form's."""
+    """Print memory and time of each form, and both as a share of the plain form's."""
     plain = {(row["loss"], row["batch"]): row for row in rows if row["form"].startswith("plain")}
     print(f"{'batch':>7}  {'form':<22} {'MiB':>9} {'of plain':>9} {'seconds':>8} {'of plain':>9}")
     for row in rows:
@@ -135,7 +134,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Memory and time against the batch, both logarithmic, a line a form."""
+    """Plot memory and time against the batch, both logarithmic, with a line per form."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")

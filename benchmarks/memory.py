@@ -1,9 +1,10 @@
-"""Memory a chip against the global batch: the plain loss and the linear one, each without and with microbatches.
+r"""Plan memory per chip against the global batch: plain and linear loss, each without and with microbatches.
 
-    python -m benchmarks.memory experiments/clip.py:vit_l14 --topology v5e:16x16 --fsdp 16 --microbatch 32768 \\
+    python -m benchmarks.memory clip:vit_l14 --topology v5e:16x16 --fsdp 16 --microbatch 32768 \
         --batches 32768 131072 1048576 --out memory.json
 
-Every row is a plan (``jaxrep plan``): compiled for chips that need not be there, minutes each, with nothing allocated.
+Each row is a plan (``jaxrep plan``): compiled in minutes, without allocation, for chips that this machine need not
+have.
 """
 
 import argparse
@@ -20,7 +21,7 @@ FORMS = ("plain", "linear", "plain, microbatches", "linear, microbatches")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", metavar="FILE[:NAME]", help="a recipe whose one term is Contrastive")
+    parser.add_argument("recipe", metavar="NAME[:PRESET]", help="a recipe whose only term is Contrastive")
     parser.add_argument("--topology", default="v5e:16x16")
     parser.add_argument("--fsdp", type=int, default=16)
     parser.add_argument("--batches", type=int, nargs="+", default=[32_768, 131_072, 1_048_576])
@@ -43,10 +44,10 @@ def main() -> None:
 
 
 def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
-    """One row: bytes a device, whether they fit, and what the plan says where they do not."""
+    """Return one row: bytes per device, whether they fit, and otherwise the plan's message."""
     from jaxrep.experiment import load
     from jaxrep.plan.plan import plan
-    from jaxrep.plan.report import verdict
+    from jaxrep.plan.report import memory_problem
 
     recipe = load(given.recipe).recipe
     term: Any
@@ -59,22 +60,22 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
         microbatch_size=given.microbatch if form.endswith("microbatches") else 0,
     )
     chips = devices(given.topology)
-    found = plan(recipe, chips, memory_bytes(chips[0]))
+    planned = plan(recipe, chips, memory_bytes(chips[0]))
     return {
         "form": form,
         "batch": batch,
-        "temporaries": found.memory.temporaries,
-        "total": found.memory.total,
-        "fits": found.fits,
-        "problem": verdict(recipe, found),
+        "temporaries": planned.memory.temporaries,
+        "total": planned.memory.total,
+        "fits": planned.fits,
+        "problem": memory_problem(recipe, planned),
     }
 
 
 def plain(one: str, other: str) -> Any:
-    """The term of the plain loss, with the whole matrix of logits."""
+    """Return the term of the plain loss, with the whole matrix of logits."""
     from jaxrep.batch import normalize
     from jaxrep.losses.contrastive import plain_info_nce
-    from jaxrep.objectives.contrastive import Contrastive
+    from jaxrep.objectives import Contrastive
 
     @dataclass(frozen=True)
     class Plain(Contrastive):
@@ -85,9 +86,9 @@ def plain(one: str, other: str) -> Any:
 
 
 def in_table(row: Mapping[str, Any]) -> dict[str, Any]:
-    from jaxrep.plan.report import in_words
+    from jaxrep.plan.report import format_bytes
 
-    return {**row, **{name: in_words(row[name]) for name in ("temporaries", "total")}}
+    return {**row, **{name: format_bytes(row[name]) for name in ("temporaries", "total")}}
 
 
 if __name__ == "__main__":

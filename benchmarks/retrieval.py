@@ -1,11 +1,11 @@
-"""Exact retrieval among a million candidates on this machine's cores: jaxrep's strict ranks beside faiss's flat index.
+"""Measure exact retrieval among a million candidates: jaxrep's strict ranks beside faiss's flat index.
 
     python -m benchmarks.retrieval --out retrieval.json
 
-Each is a process of its own on the same embeddings, and the processes take turns; the best turn counts, so that what
-else runs on the machine disturbs both alike. faiss (``IndexFlatIP``) finds the 10 nearest candidates of each query;
+Each runs in a separate process on the same embeddings, and the processes take turns; the best turn counts, so that
+other load on the machine disturbs both alike. faiss (``IndexFlatIP``) finds the 10 nearest candidates of each query;
 jaxrep the rank of the right one, as in float64, with ties counted against the query. Time is that of the search alone:
-faiss's copy of the gallery into its index is not counted. ``found`` is the share of queries whose right candidate is
+faiss's copy of the gallery into its index is not counted. ``recall`` is the share of queries whose right candidate is
 among the first 10, which is the same for both.
 """
 
@@ -33,25 +33,24 @@ def main() -> None:
     parser.add_argument("--searches", type=int, default=2, help="searches in one turn")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("retrieval.json"))
-    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)  # this is one of the processes
+    parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)  # given to the processes
     arguments = parser.parse_args()
     if arguments.engine:
         print(json.dumps(measure(arguments)))
         return
     turns = {engine: [turn(engine) for _ in range(arguments.turns)] for engine in ENGINES}
-    best = {engine: min(found, key=lambda one: one["seconds"]) for engine, found in turns.items()}
+    best = {engine: min(measured, key=lambda one: one["seconds"]) for engine, measured in turns.items()}
     for engine, one in best.items():
         rate = arguments.queries / one["seconds"]
-        print(
-            f"{engine:<8}{one['seconds']:8.2f} s{rate:10.0f} queries/s{one['peak_gb']:8.2f} GB{one['found']:8.3f} found"
-        )
+        measured = f"{one['seconds']:8.2f} s{rate:10.0f} queries/s{one['peak_gb']:8.2f} GB{one['recall']:8.3f} recall"
+        print(f"{engine:<8}{measured}")
     ratio = best["faiss"]["seconds"] / best["jaxrep"]["seconds"]
-    print(f"jaxrep finds {ratio:.2f} times as many a second as faiss")
+    print(f"jaxrep finds {ratio:.2f} times as many per second as faiss")
     arguments.out.write_text(json.dumps({"turns": turns, "ratio": ratio}, indent=1))
 
 
 def turn(engine: str) -> dict[str, float]:
-    """One process: its arguments are those of this one."""
+    """Measure an engine in a new process with the arguments of this one."""
     command = [sys.executable, "-m", "benchmarks.retrieval", *sys.argv[1:], "--engine", engine]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -59,17 +58,17 @@ def turn(engine: str) -> dict[str, float]:
 def measure(arguments: argparse.Namespace) -> dict[str, float]:
     queries, gallery = world(arguments.candidates, arguments.queries, arguments.width, arguments.noise)
     search = {"jaxrep": jaxrep, "faiss": faiss}[arguments.engine](queries, gallery)
-    seconds, found = [], 0.0
+    seconds, recall = [], 0.0
     for _ in range(arguments.searches):
         start = time.perf_counter()
-        found = float(np.mean(search()))
+        recall = float(np.mean(search()))
         seconds.append(time.perf_counter() - start)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"seconds": min(seconds), "peak_gb": peak, "found": found}
+    return {"seconds": min(seconds), "peak_gb": peak, "recall": recall}
 
 
 def world(candidates: int, queries: int, width: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Unit queries [Q,D], each the candidate of its own number with noise, and unit candidates [G,D]."""
+    """Draw unit queries [Q,D], each the candidate of the same index with noise, and unit candidates [G,D]."""
     random = np.random.default_rng(0)
     gallery = np.empty((candidates, width), np.float32)
     for start in range(0, candidates, 10_000):  # in parts, so that the peak of memory is that of the search
@@ -83,8 +82,8 @@ def world(candidates: int, queries: int, width: int, noise: float) -> tuple[np.n
 def jaxrep(queries: np.ndarray, gallery: np.ndarray) -> Callable[[], np.ndarray]:
     from jaxrep.metrics.ranking import ranks
 
-    own = np.arange(len(queries))
-    return lambda: ranks(queries, gallery, (own, own)) <= NEAREST
+    matches = np.arange(len(queries))
+    return lambda: ranks(queries, gallery, (matches, matches)) <= NEAREST
 
 
 def faiss(queries: np.ndarray, gallery: np.ndarray) -> Callable[[], np.ndarray]:
@@ -92,8 +91,8 @@ def faiss(queries: np.ndarray, gallery: np.ndarray) -> Callable[[], np.ndarray]:
 
     index = library.IndexFlatIP(gallery.shape[1])
     index.add(gallery)
-    own = np.arange(len(queries))
-    return lambda: (index.search(queries, NEAREST)[1] == own[:, None]).any(1)
+    matches = np.arange(len(queries))
+    return lambda: (index.search(queries, NEAREST)[1] == matches[:, None]).any(1)
 
 
 if __name__ == "__main__":

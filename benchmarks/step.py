@@ -1,11 +1,11 @@
-"""Examples a second of a whole training step, beside open_clip's model of the same shape in torch.
+"""Measure examples per second of a training step, beside open_clip's model of the same shape in torch.
 
     python -m benchmarks.step --out step.json --plot step.png  # --batch 512 --width 768 --depth 12 on a GPU
 
-Forward, contrastive loss, backward and AdamW; no views, and no data but one batch. jaxrep's step is the one that
-training runs: the recipe's, compiled by its set-up. On a CPU both compute in float32 on as many threads, and on large
-pages as ``jaxrep train`` does; on a GPU in bfloat16, the peer compiled by ``torch.compile``. Both take turns in one
-process and the median step counts, so that what else runs on the machine disturbs both alike.
+A step is forward, contrastive loss, backward and AdamW, without views, on one batch. jaxrep's step is the one that
+training runs. On a CPU both compute in float32 on as many threads, and on large pages as ``jaxrep train`` does; on a
+GPU in bfloat16, the peer compiled by ``torch.compile``. Both take turns in one process and the median step counts, so
+that other load on the machine disturbs both alike.
 """
 
 import argparse
@@ -21,24 +21,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from benchmarks.compiled import compile_recipe
 from benchmarks.peer import open_clip
+from jaxrep import Data, Recipe, data, encoders, methods, objectives, optim, schedules
 from jaxrep.batch import Field
 from jaxrep.commands.memory import with_large_pages
-from jaxrep.data.source import Columns, Examples, Source
-from jaxrep.data.tokenizers.base import Words
-from jaxrep.encoders.image.stem import PatchStem
-from jaxrep.encoders.image.vit import ViT
-from jaxrep.encoders.text.text_transformer import TextTransformer
-from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
-from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.optim.optimizers import AdamW
-from jaxrep.recipe import Data, Recipe
-from jaxrep.runs.checkpoints import Checkpoints
-from jaxrep.runs.run_dir import RunDir
-from jaxrep.schedules import Constant, WarmupCosine
 from jaxrep.spec import spec
 from jaxrep.training.metric_writers import peak_flops
-from jaxrep.training.setup import prepare
+from jaxrep.training.setup import make_loader
 
 PEER = "open_clip CLIP (torch)"
 VOCABULARY, LENGTH, DIM = 8192, 32, 384
@@ -46,58 +36,56 @@ LEARNING_RATE, BETAS, EPS, DECAY = 5e-4, (0.9, 0.98), 1e-6, 0.2
 
 
 @spec
-class Noise(Source):
-    """Pictures of noise, each with its own text of 24 words."""
+class Noise(data.Source):
+    """Draw pictures of noise, each with a text of 24 words."""
 
     image_size: int
-    """Side of a picture, in pixels."""
+    """Height and width of a picture, in pixels."""
 
     def fields(self) -> dict[str, Field]:
         return {"image": Field((self.image_size, self.image_size, 3), "uint8"), "text": Field((), "str")}
 
-    def open(self) -> Examples:
+    def open(self) -> data.Examples:
         rng = np.random.default_rng(0)
         pictures = rng.integers(0, 256, (512, self.image_size, self.image_size, 3), dtype=np.uint8)
         words = rng.integers(0, VOCABULARY, (512, 24))
-        return Columns({"image": pictures, "text": [" ".join(f"w{word}" for word in row) for row in words]})
+        return data.Columns({"image": pictures, "text": [" ".join(f"w{word}" for word in row) for row in words]})
 
 
 def recipe_of(size: argparse.Namespace) -> Recipe:
-    """A CLIP of this size, with the details of open_clip's."""
+    """Return a CLIP of this size, with the details of open_clip's."""
     heads = size.width // 64
     return Recipe(
         data=Data(
             train=Noise(image_size=size.image_size),
             batch_size=size.batch,
-            tokenizer=Words(length=LENGTH, max_words=VOCABULARY),
+            tokenizer=data.Words(length=LENGTH, max_words=VOCABULARY),
         ),
-        method=DualEncoder(
+        method=methods.DualEncoder(
             towers={
-                "image": ViT(
+                "image": encoders.ViT(
                     width=size.width,
                     depth=size.depth,
                     heads=heads,
                     embed_norm=True,
-                    stem=PatchStem(patch=16, bias=False),
+                    stem=encoders.PatchStem(patch=16, bias=False),
                 ),
-                "text": TextTransformer(width=size.width, depth=size.depth, heads=heads),
+                "text": encoders.TextTransformer(width=size.width, depth=size.depth, heads=heads),
             },
             dim=DIM,
         ),
-        objective={"contrastive": Contrastive("image", "text")},
-        optimizer=AdamW(b1=BETAS[0], b2=BETAS[1], eps=EPS, weight_decay=Constant(value=DECAY)),
-        schedule=WarmupCosine(peak=LEARNING_RATE, warmup_steps=10),
+        objective={"contrastive": objectives.Contrastive("image", "text")},
+        optimizer=optim.AdamW(b1=BETAS[0], b2=BETAS[1], eps=EPS, weight_decay=schedules.Constant(value=DECAY)),
+        schedule=schedules.WarmupCosine(peak=LEARNING_RATE, warmup_steps=10),
         examples=1000 * size.batch,
     )
 
 
 def jaxrep_step(recipe: Recipe, folder: Path) -> tuple[Callable[[], Any], dict[str, np.ndarray], int]:
-    """A function that makes one step and waits for it, the batch that it reads, and the number of parameters."""
-    setup = prepare(recipe, RunDir(folder), None, lambda text: None)
+    """Return a function that makes one step and waits for it, its batch, and the number of parameters."""
+    setup, state, step = compile_recipe(recipe, folder)
+    host = next(make_loader(setup, 0))
     with jax.set_mesh(setup.mesh):
-        state, _ = setup.start(Checkpoints(folder, recipe.checkpoint))
-        step = setup.compile()
-        host = next(setup.loader(0))
         batch = jax.device_put(host)
 
     def run() -> None:
@@ -106,12 +94,12 @@ def jaxrep_step(recipe: Recipe, folder: Path) -> tuple[Callable[[], Any], dict[s
             state, _ = step(state, batch)
             jax.block_until_ready(state)
 
-    parameters = sum(int(np.prod(leaf.shape)) for leaf in setup.abstract.params.values())
+    parameters = sum(int(np.prod(leaf.shape)) for leaf in state.params.values())
     return run, host, parameters
 
 
 def torch_step(recipe: Recipe, batch: dict[str, np.ndarray], gpu: bool) -> Callable[[], Any] | None:
-    """The same of open_clip's model, loss and usual optimizer; None where it is not installed."""
+    """Return the step of open_clip's model, loss and usual optimizer; None if it is not installed."""
     models, losses = open_clip("model"), open_clip("loss")
     if models is None:
         return None
@@ -152,7 +140,7 @@ def torch_step(recipe: Recipe, batch: dict[str, np.ndarray], gpu: bool) -> Calla
 
 
 def seconds(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Times of single steps: the forms take turns, three steps each, of which the first only warms up."""
+    """Time single steps: the forms take turns of three steps each, of which the first only warms up."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(rounds + 1):
         for name, run in runs.items():
@@ -173,14 +161,14 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--out", type=Path, default=Path("step.json"))
-    parser.add_argument("--plot", type=Path, help="an image of the examples a second (matplotlib, extra: bench)")
+    parser.add_argument("--plot", type=Path, help="an image of the examples per second (matplotlib, extra: bench)")
     given = parser.parse_args()
     recipe, gpu = recipe_of(given), jax.default_backend() == "gpu"
     with tempfile.TemporaryDirectory() as folder:
-        own, batch, parameters = jaxrep_step(recipe, Path(folder) / "run")
+        step, batch, parameters = jaxrep_step(recipe, Path(folder) / "run")
         peer = torch_step(recipe, batch, gpu)
-        times = seconds({"jaxrep": own, **({PEER: peer} if peer else {})}, given.rounds)
-    found = {
+        times = seconds({"jaxrep": step, **({PEER: peer} if peer else {})}, given.rounds)
+    measured = {
         "device": (kind := jax.devices()[0].device_kind),
         "threads": os.cpu_count(),
         "dtype": "bfloat16" if gpu else "float32",
@@ -190,34 +178,34 @@ def main() -> None:
         "seconds": times,
     }
     if peer:
-        found["ratio"] = median(times[PEER]) / median(times["jaxrep"])
+        measured["ratio"] = median(times[PEER]) / median(times["jaxrep"])
     if peak := peak_flops(kind):
         flops = model_flops(recipe)
-        found["flops_utilization"] = {name: flops / median(values) / peak for name, values in times.items()}
-    given.out.write_text(json.dumps(found, indent=1))
-    print(json.dumps({name: value for name, value in found.items() if name != "seconds"}, indent=1))
+        measured["flops_utilization"] = {name: flops / median(values) / peak for name, values in times.items()}
+    given.out.write_text(json.dumps(measured, indent=1))
+    print(json.dumps({name: value for name, value in measured.items() if name != "seconds"}, indent=1))
     if given.plot:
-        plot(found, given.plot)
+        plot(measured, given.plot)
 
 
 def model_flops(recipe: Recipe) -> float:
-    """Of a step that computes nothing twice."""
+    """Return the FLOPs of a step that computes nothing twice."""
     plain = recipe.replace({f"method.towers.{name}.remat": "none" for name in ("image", "text")})
     with tempfile.TemporaryDirectory() as folder:
-        setup = prepare(plain, RunDir(Path(folder) / "run"), None, lambda text: None)
-        with jax.set_mesh(setup.mesh):
-            return setup.compile().flops
+        return compile_recipe(plain, Path(folder) / "run")[2].max_flops
 
 
-def plot(found: dict[str, Any], path: Path) -> None:
-    """A bar a form, with its number."""
+def plot(measured: dict[str, Any], path: Path) -> None:
+    """Plot a bar per form, with its number."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    rates = found["examples_per_second"]
+    rates = measured["examples_per_second"]
     axes.bar_label(axes.bar(list(rates), list(rates.values())), fmt="%.1f")
-    axes.set(ylabel="examples a second", title=f"{found['parameters'] / 1e6:.0f} M parameters, {found['dtype']}")
+    axes.set(
+        ylabel="examples per second", title=f"{measured['parameters'] / 1e6:.0f} M parameters, {measured['dtype']}"
+    )
     figure.savefig(path, dpi=150)
 
 

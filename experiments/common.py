@@ -1,6 +1,7 @@
 """Share what the tiny recipes have in common: towers, the embedded data, views and evaluations.
 
-A tiny recipe trains on OpenMoji pictures of 48 x 48 pixels and their names. It is made for two CPU cores.
+A tiny recipe trains on OpenMoji pictures of 48 x 48 pixels and their names. It is made for two CPU cores. The time that
+its file states is that of CLIP's whole training, or is extrapolated from the processor time of ten steps.
 """
 
 from functools import partial

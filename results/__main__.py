@@ -1,15 +1,17 @@
-"""Whether what a paper claims is seen at small scale.
+"""Measure at small scale whether a recipe shows what its paper claims.
 
-``python -m results NAME …`` measures rows; stopped, the same command goes on. ``--write`` puts all rows that are
-measured into docs/recipes.md. Runs are kept in ``runs/effects``, or where ``--folder`` says.
+``python -m results NAME ...`` measures rows; the same command resumes a stopped one. ``--write`` puts all measured rows
+into docs/recipes.md. Runs are kept in ``runs/effects``, or in ``--folder``.
 """
 
 import argparse
+import logging
 from pathlib import Path
 
-from results.measure import ROOT, run, table
+from results.measure import KEPT, measure_row, table
 from results.rows import EFFECTS
 
+ROOT = KEPT.parents[1]
 BEGIN, END = "<!-- effects: python -m results --write -->\n", "\n<!-- end of effects -->"
 
 
@@ -19,8 +21,10 @@ def main() -> None:
     parser.add_argument("--folder", metavar="DIR", type=Path, default=ROOT / "runs" / "effects")
     parser.add_argument("--write", action="store_true", help="write the table of docs/recipes.md")
     given = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("jaxrep.results").setLevel(logging.INFO)
     for name in given.names:
-        run(name, EFFECTS[name], given.folder, lambda text: print(text, flush=True))
+        measure_row(name, EFFECTS[name], given.folder)
     if given.write:
         page = ROOT / "docs" / "recipes.md"
         before, _, rest = page.read_text().partition(BEGIN)

@@ -1,8 +1,8 @@
-"""A linear probe on a run's frozen image tower, beside one on a tower that was never trained and one on raw pixels.
+"""Fit a linear probe on a run's frozen image tower, on an untrained tower and on raw pixels.
 
 ``python -m results.probe RUN`` learns the group of an emoji, one of ten, from half of all concepts (a person who
-climbs, in any skin tone) and is measured on the other half, so that variants of one drawing are on one side. The tower
-has seen pictures of both sides with their names, and never a group.
+climbs, in any skin tone) and measures on the other half, so that variants of one drawing are on one side. The tower was
+trained on pictures of both sides with their names, and without groups.
 """
 
 import argparse
@@ -10,17 +10,16 @@ from pathlib import Path
 
 from flax import nnx
 
-from experiments.mixed_barlow import half
-from jaxrep.evals.classification.linear_probe import LinearProbe
+from experiments.common import half
+from jaxrep import Model, evals
 from jaxrep.metrics.intervals import interval
-from jaxrep.model import Model
 from jaxrep.params import split
 from jaxrep.runs.restore import load_run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m results.probe", description=__doc__)
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run of experiments/clip.py:tiny")
+    parser.add_argument("run", metavar="RUN", type=Path, help="a run of clip:tiny")
     parser.add_argument("--label", default="group")
     given = parser.parse_args()
     trained, recipe = load_run(given.run)
@@ -31,7 +30,7 @@ def main() -> None:
         ("random tower", untrained, "image"),
         ("raw pixels", trained, "pixels"),
     ):
-        probe = LinearProbe(
+        probe = evals.LinearProbe(
             train=half(False),
             data=half(True),
             label=given.label,
@@ -39,9 +38,9 @@ def main() -> None:
             max_iterations=200,
         )
         top1 = probe.run(model)["probe/top1"]
-        found = interval(top1)  # pyright: ignore[reportArgumentType]
+        bounds = interval(top1)  # pyright: ignore[reportArgumentType]
         count = len(top1.values)  # pyright: ignore[reportAttributeAccessIssue]
-        print(f"{name:<14} {top1:.3f} [{found.low:.3f}, {found.high:.3f}] of {count}", flush=True)
+        print(f"{name:<14} {top1:.3f} [{bounds.low:.3f}, {bounds.high:.3f}] of {count}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,19 @@
-"""The rows of the table of effects in docs/recipes.md."""
+"""Declare the rows of the table of effects in docs/recipes.md."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
-from experiments import astrom3, clip, coop, metaclip, mixed_barlow, rad_dino
-from experiments.mixed_barlow import half
-from jaxrep.data.openmoji.emoji import OpenMoji
-from jaxrep.data.transforms.sentences import FirstSentence
-from jaxrep.evals.base import Eval
-from jaxrep.evals.classification.linear_probe import LinearProbe
-from jaxrep.evals.classification.zero_shot import ZeroShot
-from jaxrep.evals.retrieval.retrieval import Retrieval
-from jaxrep.recipe import Recipe
-from jaxrep.schedules import WarmupConstant
+from experiments import common
+from experiments.image_text import clip, metaclip
+from experiments.multimodal import astrom3
+from experiments.vision import rad_dino
+from jaxrep import Recipe, data, evals, schedules
 from results.measure import Effect
 
 SCRATCH, TUNED = 150, 100
-"""Steps from fresh values, and from a trained CLIP."""
+"""Steps of training from scratch, and from a trained CLIP."""
 
-UNSEEN = OpenMoji(image_size=48, part="test")
+UNSEEN = common.emoji("test")
 
 RETRIEVAL = {
     "retrieval/image_to_text/r1": "image to text R@1",
@@ -30,7 +25,9 @@ COMPOSITION = {
     "composition/exchange/skin_tone": "whose skin tone",
     "retrieval/image_to_text/r1": "image to text R@1",
 }
-SUBGROUPS = LinearProbe(train=half(False), data=half(True), label="subgroup", max_iterations=20, name="probe/subgroup")
+SUBGROUPS = evals.LinearProbe(
+    train=common.half(False), data=common.half(True), label="subgroup", max_iterations=20, name="probe/subgroup"
+)
 SPACE = {
     "geometry/image_text/modality_gap": "modality gap",
     "geometry/image_text/alignment": "distance of pairs",
@@ -48,45 +45,45 @@ FEATURES = {
 
 
 def clip_alone(recipe: Recipe) -> Recipe:
-    """The tiny CLIP, as long."""
+    """Return the tiny CLIP, of the same length."""
     return clip.tiny.replace(examples=recipe.examples)
 
 
 def fine_tuned(recipe: Recipe) -> Recipe:
-    """The same fine-tuning with CLIP's data, method and objective."""
+    """Return the same fine-tuning with CLIP's data, method and objective."""
     tiny = clip.tiny
     return recipe.replace(data=tiny.data, method=tiny.method, objective=tiny.objective)
 
 
 def first_term(recipe: Recipe) -> Recipe:
-    """The same with the first term of the objective alone."""
+    """Return the recipe with the first term of the objective only."""
     name = next(iter(recipe.objective))
     return recipe.replace(objective={name: recipe.objective[name]})
 
 
 def untrained(recipe: Recipe) -> Recipe:
-    """The same after one step of no length: its fresh values."""
-    return recipe.replace(examples=recipe.data.batch_size, schedule=WarmupConstant(peak=0.0))
+    """Return the recipe with one step at a learning rate of 0: its initial values."""
+    return recipe.replace(examples=recipe.data.batch_size, schedule=schedules.WarmupConstant(peak=0.0))
 
 
 def features(
-    name: str, claim: str, steps: int, evals: tuple[Eval, ...], metrics: Mapping[str, str]
+    name: str, claim: str, steps: int, probes: tuple[evals.Eval, ...], metrics: Mapping[str, str]
 ) -> dict[str, Effect]:
-    """Rows of a tower beside the same tower before training, and beside raw pixels."""
+    """Return rows of a tower beside the same tower before training, and beside raw pixels."""
     beside = Effect(
         claim=claim,
-        recipe=f"{name}.py:tiny",
+        recipe=f"{name}:tiny",
         without=untrained,
         baseline="the tower before training",
         metrics=metrics,
         steps=steps,
-        evals=evals,
+        evals=probes,
     )
     pixels = replace(
         beside,
         without=None,
         baseline="raw pixels",
-        baseline_evals=tuple(replace(each, output="pixels", name=f"pixels/{each.name}") for each in evals),
+        baseline_evals=tuple(replace(probe, output="pixels", name=f"pixels/{probe.name}") for probe in probes),
         baseline_names={metric: f"pixels/{metric}" for metric in metrics},
     )
     return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
@@ -95,14 +92,14 @@ def features(
 EFFECTS: dict[str, Effect] = {
     "siglip": Effect(
         claim="the sigmoid loss is as good as the softmax",
-        recipe="siglip.py:tiny",
+        recipe="siglip:tiny",
         without=clip_alone,
         baseline="CLIP",
         metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
     ),
     "negclip": Effect(
         claim="wrong captions as negatives teach what words belong to",
-        recipe="negclip.py:tiny",
+        recipe="negclip:tiny",
         without=fine_tuned,
         baseline="CLIP, fine-tuned as long",
         metrics=COMPOSITION,
@@ -110,7 +107,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "negclip_before": Effect(
         claim="and what the CLIP knew of that before",
-        recipe="negclip.py:tiny",
+        recipe="negclip:tiny",
         without=lambda recipe: clip.tiny,
         baseline="CLIP as it was fine-tuned from",
         metrics=COMPOSITION,
@@ -118,7 +115,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "structure_clip": Effect(
         claim="a margin to wrong captions and triples beside the text teach what words belong to (texts read alone)",
-        recipe="structure_clip.py:tiny",
+        recipe="structure_clip:tiny",
         without=fine_tuned,
         baseline="CLIP, fine-tuned as long",
         metrics=COMPOSITION,
@@ -126,7 +123,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "contrastive_gap": Effect(
         claim="uniformity and alignment close the gap between the modalities",
-        recipe="contrastive_gap.py:tiny",
+        recipe="contrastive_gap:tiny",
         without=first_term,
         baseline="CLIP's loss, fine-tuned as long",
         metrics=SPACE,
@@ -134,7 +131,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "m2mix": Effect(
         claim="mixtures on the sphere as negatives and pairs make the space uniform and aligned",
-        recipe="m2mix.py:tiny",
+        recipe="m2mix:tiny",
         without=first_term,
         baseline="CLIP's loss, fine-tuned as long",
         metrics=SPACE,
@@ -142,7 +139,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "long_clip": Effect(
         claim="matching principal components with short captions keeps what CLIP knows of them",
-        recipe="long_clip.py:tiny",
+        recipe="long_clip:tiny",
         without=first_term,
         baseline="long captions alone, as long",
         metrics={
@@ -151,11 +148,11 @@ EFFECTS: dict[str, Effect] = {
             "short/short_to_image/r1": "short text to image R@1",
         },
         steps=TUNED,
-        evals=(Retrieval(data=FirstSentence(source=UNSEEN, end=": "), text="short", name="short"),),
+        evals=(evals.Retrieval(data=data.FirstSentence(source=UNSEEN, end=": "), text="short", name="short"),),
     ),
     "dreamlip": Effect(
         claim="several captions an image, grouped with its patches, help retrieval and recognition",
-        recipe="dreamlip.py:tiny",
+        recipe="dreamlip:tiny",
         without=clip_alone,
         baseline="CLIP on one caption",
         metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
@@ -163,7 +160,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "rs_m_clip": Effect(
         claim="captions in ten languages and self-distillation help retrieval in each of them, English too",
-        recipe="rs_m_clip.py:tiny",
+        recipe="rs_m_clip:tiny",
         without=clip_alone,
         baseline="CLIP on English names",
         metrics={
@@ -173,7 +170,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "astrom3": Effect(
         claim="a third modality makes a tower better that is used alone",
-        recipe="astrom3.py:tiny",
+        recipe="astrom3:tiny",
         without=clip_alone,
         baseline="CLIP on two modalities, all rows complete",
         metrics={
@@ -182,20 +179,20 @@ EFFECTS: dict[str, Effect] = {
         },
         steps=SCRATCH,
         evals=(SUBGROUPS,),
-        baseline_evals=(Retrieval(data=astrom3.emoji("test")), SUBGROUPS),  # it has no tower for German
+        baseline_evals=(evals.Retrieval(data=astrom3.emoji("test")), SUBGROUPS),  # it has no tower for German
     ),
     "coop": Effect(
         claim="16 shots of learned context beat a prompt by hand",
-        recipe="coop.py:tiny",
+        recipe="coop:tiny",
         without=lambda recipe: clip.tiny,
         baseline="CLIP, zero-shot with the names of the groups",
         metrics={"classification/top1": "accuracy, 10 groups"},
-        baseline_evals=(ZeroShot(data=coop.emoji("test"), label="group", name="groups"),),
+        baseline_evals=(evals.ZeroShot(data=common.emoji("test", split="random"), label="group", name="groups"),),
         baseline_names={"classification/top1": "groups/top1"},
     ),
     "metaclip": Effect(
         claim="a pool balanced over its concepts beats the pool as it is",
-        recipe="metaclip.py:tiny",
+        recipe="metaclip:tiny",
         without=lambda recipe: recipe.replace({"data.train": metaclip.pool}),
         baseline="CLIP on the heavy-tailed pool",
         metrics={"retrieval/image_to_text/r1": "image to text R@1", "zeroshot/top1": "zero-shot, 10 groups"},
@@ -203,7 +200,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "two_d_matryoshka": Effect(
         claim="layers and widths that were trained are good alone, at little cost to the last",
-        recipe="two_d_matryoshka.py:tiny",
+        recipe="two_d_matryoshka:tiny",
         without=lambda recipe: recipe.replace(objective={"last": recipe.objective["last"].term}),
         baseline="contrast of the last layer at full width",
         metrics={
@@ -216,7 +213,7 @@ EFFECTS: dict[str, Effect] = {
     ),
     "grain": Effect(
         claim="regions grounded in their descriptions help to recognize what is seen",
-        recipe="grain.py:tiny",
+        recipe="grain:tiny",
         without=first_term,
         baseline="the same queries with captions alone",
         metrics={
@@ -227,23 +224,23 @@ EFFECTS: dict[str, Effect] = {
     ),
     "metrix": Effect(
         claim="mixtures of embeddings teach more than the examples do, and use the space better",
-        recipe="metrix.py:tiny",
+        recipe="metrix:tiny",
         without=first_term,
         baseline="the multi-similarity loss alone",
         metrics={"same_class/r1": "R@1 of concepts", "utilization": "utilization (less is better)", **FEATURES},
         steps=SCRATCH,
-        evals=mixed_barlow.tiny.evals,
+        evals=common.probes(),
     ),
-    **features("metrix", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals, FEATURES),
+    **features("metrix", "its features are better than simpler ones", SCRATCH, common.probes(), FEATURES),
     "mixed_barlow": Effect(
         claim="mixed inputs guard Barlow Twins against overfitting",
-        recipe="mixed_barlow.py:tiny",
+        recipe="mixed_barlow:tiny",
         without=first_term,
         baseline="Barlow Twins",
         metrics=FEATURES,
         steps=SCRATCH,
     ),
-    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH, mixed_barlow.tiny.evals, FEATURES),
+    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH, common.probes(), FEATURES),
     **features(
         "rad_dino",
         "self-distillation without texts learns features of use, of patches too",

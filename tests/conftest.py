@@ -3,6 +3,7 @@
 Nearly all of their time is compilation, so programs are compiled without LLVM's optimizations: slower, and as exact.
 """
 
+import contextlib
 import os
 from importlib import metadata
 
@@ -20,6 +21,8 @@ if metadata.version("jaxlib").startswith("0.10."):  # the older emitters, in hal
     FLAGS += ("--xla_cpu_use_fusion_emitters=false",)
 os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *FLAGS))
 
+SECONDS = pytest.StashKey[float]()
+
 
 def pytest_addoption(parser):
     parser.addoption("--keep-recipes", action="store_true", help="write the resolved recipes that tests compare with")
@@ -30,11 +33,44 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 class FileByFile(LoadScopeScheduling):
-    """The tests of a file run in one process, one after another; those of the experiments, an experiment each."""
+    """The tests of a file run in one process, one after another; those of experiments, by experiment."""
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
-        return file + test.partition("[")[2].partition(":")[0] if "/conformance/" in file else file
+        return file + test.partition("[")[2].partition(":")[0] if file.endswith("test_experiments.py") else file
+
+
+# Processor time of each test, for benchmarks/test_time.py ------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _timed(item):
+    start = sum(os.times()[:4])
+    try:
+        yield
+    finally:
+        item.stash[SECONDS] = item.stash.get(SECONDS, 0.0) + sum(os.times()[:4]) - start
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item):
+    with _timed(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    with _timed(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item):
+    try:
+        with _timed(item):
+            return (yield)
+    finally:
+        item.user_properties.append(("processor_seconds", round(item.stash[SECONDS], 3)))
 
 
 @pytest.fixture

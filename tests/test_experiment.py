@@ -1,4 +1,4 @@
-"""Experiment files are modules with presets; a run is read from its JSON and its own copy; listing executes nothing."""
+"""Presets of experiment files are loaded by path; a run is read from its JSON and its own copy of the file."""
 
 import json
 import pickle
@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from jaxrep.errors import UsageError
-from jaxrep.experiment import from_run, list_experiments, load, recipe_json
+from jaxrep.experiment import from_run, load, load_evals, recipe_json
 from jaxrep.spec_json import to_json
 
 CLIP = '''
@@ -17,29 +17,28 @@ CLIP = '''
 
 More words.
 """
-from jaxrep.data.source import Source
-from jaxrep.methods.base import Method
-from jaxrep.recipe import Data, Recipe
-from jaxrep.schedules import Constant
+from jaxrep import Data, Recipe, data, encoders, methods, optim, schedules
 from jaxrep.spec import spec
-from jaxrep.optim.optimizers import Optimizer
 
 
 @spec
-class Toy(Source):
+class Toy(data.WrappedSource):
     size: int = 8
+
+    def open(self):
+        return self.source.open()
 
 
 recipe = Recipe(
-    data=Data(train=Source(), batch_size=64),
-    method=Method(),
+    data=Data(train=data.Csv(path="pairs.csv"), batch_size=64),
+    method=methods.SingleEncoder(name="image", encoder=encoders.ViT.ti16()),
     objective={},
-    optimizer=Optimizer(),
-    schedule=Constant(),
+    optimizer=optim.AdamW(),
+    schedule=schedules.Constant(value=1.0),
     examples=128,
 )
 tiny = recipe.replace({"data.batch_size": 4})
-own = recipe.replace({"data.train": Toy(size=3)})
+own = recipe.replace({"data.train": Toy(source=recipe.data.train, size=3)})
 number = 3
 '''
 NEIGHBOR = '''
@@ -50,6 +49,16 @@ recipe = clip.tiny.replace(seed=5)
 borrowed = clip.own
 '''
 
+PROTOCOL = '''
+"""A protocol of evaluation."""
+from jaxrep.data import Csv
+from jaxrep.evals import Retrieval
+
+tiny = (Retrieval(data=Csv(path="pairs.csv")),)
+evals = (*tiny, Retrieval(data=Csv(path="more.csv"), name="more"))
+clash = (Retrieval(data=Csv(path="pairs.csv", image_size=0)),)
+'''
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -58,6 +67,7 @@ def folder(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "clip.py").write_text(CLIP.lstrip())
     (folder / "align.py").write_text(NEIGHBOR.lstrip())
+    (folder / "protocol.py").write_text(PROTOCOL.lstrip())
     return folder
 
 
@@ -66,7 +76,7 @@ def write(folder, name, text):
     return f"{folder / name}"
 
 
-def test_a_file_gives_its_presets_and_recipe_is_the_default(folder):
+def test_load_preset_with_recipe_as_default(folder):
     loaded = load(f"{folder}/clip.py:tiny")
     assert loaded.recipe.data.batch_size == 4
     assert (loaded.name, loaded.path, loaded.doc) == (
@@ -77,13 +87,13 @@ def test_a_file_gives_its_presets_and_recipe_is_the_default(folder):
     assert load(f"{folder}/clip.py").recipe.data.batch_size == 64
 
 
-def test_an_experiment_imports_its_neighbor_as_the_same_module(folder):
+def test_experiment_imports_neighbor_as_the_same_module(folder):
     neighbor = load(f"{folder}/align.py")
     assert neighbor.recipe == load(f"{folder}/clip.py:tiny").recipe.replace(seed=5)
     assert vars(neighbor.module)["clip"] is load(f"{folder}/clip.py").module
 
 
-def test_two_folders_of_one_name_do_not_mix(folder, tmp_path):
+def test_folders_of_two_checkouts_do_not_mix(folder, tmp_path):
     load(f"{folder}/align.py")
     other = tmp_path / "other" / "experiments"
     other.mkdir(parents=True)
@@ -98,25 +108,31 @@ def test_two_folders_of_one_name_do_not_mix(folder, tmp_path):
 def test_classes_of_an_experiment_pickle(folder):
     recipe = load(f"{folder}/clip.py:own").recipe
     assert pickle.loads(pickle.dumps(recipe)) == recipe
-    assert to_json(recipe)["data"]["train"] == {"$type": "experiment:Toy", "size": 3}
+    written = to_json(recipe)["data"]["train"]
+    assert (written["$type"], written["size"]) == ("experiment:Toy", 3)
 
 
-def test_loading_hides_no_module_behind_the_folders_above(folder):
+def test_loading_does_not_shadow_sys_path(folder):
     before = list(sys.path)
     load(f"{folder}/clip.py")
     assert sys.path[: len(before)] == before
 
 
+KNOWN = "there are: align.py, clip.py, protocol.py"
+PRESETS = "there are: recipe, tiny, own"
+
+
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
+        ("clpi.py", f"clpi.py is not an experiment file; in {{folder}} did you mean clip.py? {KNOWN}"),
+        ("clip", f"clip is not an experiment file; in {{folder}} did you mean clip.py? {KNOWN}"),
         (
-            "clpi.py",
-            "clpi.py is not an experiment file; in {folder} did you mean clip.py? there are: align.py, clip.py",
+            "protocol.py",
+            "protocol.py holds evaluations and no recipe: `jaxrep eval RUN --evals {folder}/protocol.py` runs them",
         ),
-        ("clip", "clip is not an experiment file; in {folder} did you mean clip.py? there are: align.py, clip.py"),
-        ("clip.py:tyni", "clip.py has no recipe named 'tyni'; did you mean tiny? there are: recipe, tiny, own"),
-        ("clip.py:number", "clip.py:number is of type int, not a Recipe; there are: recipe, tiny, own"),
+        ("clip.py:tyni", f"clip.py has no recipe named 'tyni'; did you mean tiny? {PRESETS}"),
+        ("clip.py:number", f"clip.py:number is of type int, not a Recipe; {PRESETS}"),
         (
             "align.py:borrowed",
             "align.py:borrowed: data.train is a Toy of experiments.clip; a recipe's parts come from jaxrep and from "
@@ -124,7 +140,7 @@ def test_loading_hides_no_module_behind_the_folders_above(folder):
         ),
     ],
 )
-def test_a_wrong_target_names_what_exists(folder, target, sentence):
+def test_wrong_target_names_what_exists(folder, target, sentence):
     with pytest.raises(UsageError) as error:
         load(f"{folder}/{target}")
     assert str(error.value) == f"{folder}/" + sentence.format(folder=folder)
@@ -145,7 +161,7 @@ def test_a_wrong_target_names_what_exists(folder, target, sentence):
         ),
     ],
 )
-def test_a_mistake_in_the_file_is_one_sentence_with_its_line(folder, text, sentence):
+def test_mistake_in_a_file_is_one_sentence_with_its_line(folder, text, sentence):
     target = write(folder, "wrong.py", text)
     for _ in range(2):  # and the module is not kept half made
         with pytest.raises(UsageError) as error:
@@ -162,14 +178,14 @@ def save(loaded, run):
     shutil.copy(loaded.path, run)
 
 
-def test_a_run_gives_its_recipe_back(folder, tmp_path):
+def test_run_restores_its_recipe(folder, tmp_path):
     loaded = load(f"{folder}/clip.py:tiny")
     save(loaded, tmp_path / "clip-tiny")
     again = from_run(tmp_path / "clip-tiny")
     assert (again.recipe, again.name, again.path) == (loaded.recipe, "clip-tiny", tmp_path / "clip-tiny")
 
 
-def test_a_run_uses_its_own_copy_of_the_experiment(folder, tmp_path):
+def test_run_uses_its_copy_of_the_experiment(folder, tmp_path):
     loaded = load(f"{folder}/clip.py:own")
     save(loaded, tmp_path / "run")
     (folder / "clip.py").unlink()
@@ -179,7 +195,7 @@ def test_a_run_uses_its_own_copy_of_the_experiment(folder, tmp_path):
     assert again.doc == loaded.doc
 
 
-def test_the_copy_of_a_run_finds_the_neighbors_of_the_original(folder, tmp_path, monkeypatch):
+def test_copy_in_a_run_finds_neighbors_of_the_original(folder, tmp_path, monkeypatch):
     run = tmp_path / "runs" / "mine"
     run.parent.mkdir()
     write(folder, "mine.py", CLIP + "\nfrom experiments import align\n")
@@ -188,20 +204,20 @@ def test_the_copy_of_a_run_finds_the_neighbors_of_the_original(folder, tmp_path,
     assert to_json(from_run(run).recipe)["data"]["train"]["size"] == 3
 
 
-def test_the_copy_is_executed_only_where_a_class_of_it_is_needed(folder, tmp_path):
+def test_copy_is_executed_only_if_a_class_of_it_is_needed(folder, tmp_path):
     save(load(f"{folder}/clip.py:tiny"), tmp_path / "run")
     (tmp_path / "run" / "clip.py").write_text("raise RuntimeError")
     assert from_run(tmp_path / "run").recipe.data.batch_size == 4
 
 
-def test_a_run_without_the_copy_it_needs_is_one_sentence(folder, tmp_path):
+def test_run_without_its_copy_is_one_sentence(folder, tmp_path):
     save(load(f"{folder}/clip.py:own"), tmp_path / "run")
     (tmp_path / "run" / "clip.py").unlink()
     with pytest.raises(UsageError, match="should hold one Python file, the copy of its experiment; it holds 0"):
         from_run(tmp_path / "run")
 
 
-def test_what_is_not_a_run_is_one_sentence(tmp_path):
+def test_folder_that_is_no_run_is_one_sentence(tmp_path):
     with pytest.raises(UsageError, match=r"is not a run: it holds no recipe\.json"):
         from_run(tmp_path)
     (tmp_path / "recipe.json").write_text('{\n"seed": }')
@@ -220,24 +236,17 @@ def test_what_is_not_a_run_is_one_sentence(tmp_path):
         from_run(tmp_path)
 
 
-# Listing
+# Evaluations
 
 
-def test_listing_reads_docstrings_and_presets_and_executes_nothing(folder):
-    (folder / "clip.py").write_text(CLIP.lstrip() + "\nraise RuntimeError('executed')\n")
-    write(
-        folder,
-        "made.py",
-        "def make(n) -> Recipe: ...\n\nsmall = make(3)\nbig: Recipe = make(5)\nsame = big\nother = len('')\n",
-    )
-    write(folder, "helper.py", '"""No experiment."""\n')
-    assert list_experiments(folder) == [
-        (folder / "align.py", "Its neighbor.", ["recipe"]),
-        (folder / "clip.py", "Toy CLIP: which caption goes with which picture.", ["recipe", "tiny", "own"]),
-        (folder / "made.py", "", ["small", "big", "same"]),
-    ]
-
-
-def test_listing_refuses_what_is_no_folder(tmp_path):
-    with pytest.raises(UsageError, match="is not a folder"):
-        list_experiments(tmp_path / "nowhere")
+def test_load_evals_of_a_protocol_and_of_a_recipe(folder):
+    assert [item.name for item in load_evals(f"{folder}/protocol.py")] == ["retrieval", "more"]
+    assert len(load_evals(f"{folder}/protocol.py:tiny")) == 1
+    with pytest.raises(
+        UsageError, match=r"has no evaluations named 'tyni'; did you mean tiny\? there are: tiny, evals"
+    ):
+        load_evals(f"{folder}/protocol.py:tyni")
+    with pytest.raises(UsageError, match=r"clip\.py has no evaluations named 'recipe'; there are none"):
+        load_evals(f"{folder}/clip.py")
+    with pytest.raises(UsageError, match=r"protocol\.py:clash\.0\.data\.image_size: "):
+        load_evals(f"{folder}/protocol.py:clash")

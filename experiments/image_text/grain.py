@@ -3,7 +3,7 @@
 Learned queries read the tokens of the image. One gives the image's embedding, which is contrasted with the caption's;
 each of the others gives a region's embedding and its box. The boxes match queries with descriptions.
 
-``jaxrep train grain:tiny`` takes @TIME grain@ on two cores, after the training of ``clip:tiny`` that it starts from.
+``jaxrep train grain:tiny`` takes @GRAIN on two cores, after the training of ``clip:tiny`` that it starts from.
 Beside captions alone for 200 steps, R@1 of the names of single unseen pictures rises from 0.407 ± 0.039 to
 0.432 ± 0.037 (three seeds; docs/recipes.md).
 """
@@ -62,10 +62,10 @@ recipe = Recipe(
 )
 
 # Scenes of one or two pictures, of about the size on which the small CLIP was trained.
-TRAIN = data.OpenMojiScenes(fewest=1, most=2, smallest=0.4, largest=0.6)
+TRAIN = data.OpenMojiScenes(min_emojis=1, max_emojis=2, min_size=0.4, max_size=0.6)
 # Scenes of test pictures: two of them, and single ones, whose nearest name is asked among all names.
-SCENES = replace(TRAIN, part="test", fewest=2, count=500)
-SINGLE = replace(TRAIN, part="test", most=1, count=500, seed=1)
+SCENES = replace(TRAIN, part="test", min_emojis=2, count=500)
+SINGLE = replace(TRAIN, part="test", max_emojis=1, count=500, seed=1)
 
 tiny = recipe.replace(
     # Several scenes of a batch may show the same thing.

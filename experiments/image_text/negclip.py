@@ -3,7 +3,7 @@
 A CLIP learns the order of words from wrong captions, in which two noun phrases, nouns, adjectives, adverbs or verbs
 have changed places. Wrong captions are negatives of every image. Pictures that look alike are in one batch.
 
-``jaxrep train negclip:tiny`` takes @TIME negclip@ on two cores, after the training of ``clip:tiny`` that it starts
+``jaxrep train negclip:tiny`` takes about 3 minutes on two cores, after the training of ``clip:tiny`` that it starts
 from. Beside CLIP's loss for 100 steps, right captions among wrong genders rise from 0.795 ± 0.006 to 0.828 ± 0.017
 (three seeds; docs/recipes.md).
 """

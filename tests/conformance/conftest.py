@@ -1,36 +1,61 @@
-"""What is traced and compiled is shared between the tests of one session: each recipe's step compiles once."""
+"""Share what is traced, compiled and initialized between the tests of one session."""
 
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.recipe import Recipe
 from jaxrep.runs import restore
 from jaxrep.spec_json import to_json
-from jaxrep.training import setup
+from jaxrep.step import shapes
+from jaxrep.step.compiled_step import CompiledStep
+from jaxrep.step.train_state import TrainState
+from jaxrep.training import loop
+from jaxrep.training.setup import Setup
 
 
-@pytest.fixture(scope="session", autouse=True)
-def compiled_functions_are_shared(tmp_path_factory: pytest.TempPathFactory):
-    with pytest.MonkeyPatch.context() as patch:
-        traced = shared(setup.trace_shapes, lambda recipe, fields: (text(recipe), repr(sorted(fields.items()))))
-        patch.setattr(setup, "trace_shapes", traced)
-        patch.setattr(restore, "trace_shapes", traced)
-        step = shared(setup.Setup.compile, lambda s: (text(s.recipe), s.total_steps, tuple(s.mesh.devices.flat)))
-        patch.setattr(setup.Setup, "compile", step)
+@dataclasses.dataclass
+class Start:
+    """Hold what a run had before its first step."""
+
+    setup: Setup
+    state: TrainState
+    """Initial state, on the host."""
+    step: CompiledStep | None = None
+
+
+@pytest.fixture(scope="session")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Start]]:
+    """The starts of the runs of this session by directory; each recipe is traced and compiled once."""
+    known: dict[Path, Start] = {}
+
+    def start(setup: Setup, *args: Any) -> Any:
+        state, data = initialize(setup, *args)
+        known.setdefault(setup.run.path, Start(setup, jax.tree.map(np.asarray, state)))
+        return state, data
+
+    def compiled(recipe: Recipe, traced: Any, updater: Any, total_steps: int, mesh: Any, like: Any) -> CompiledStep:
+        step = compile_step(recipe, traced, updater, total_steps, mesh, like)
+        next(s for s in reversed(known.values()) if text(s.setup.recipe) == text(recipe)).step = step
+        return step
+
+    initialize = loop.restore_or_initialize
+    compile_step = shared(loop.compile_step, lambda recipe, *args: (text(recipe), args[2], tuple(args[3].devices.flat)))
+    with pytest.MonkeyPatch.context() as patch, compilation_cache(tmp_path_factory.mktemp("compiled")):
+        trace = shared(shapes.trace_shapes, lambda recipe, fields: (text(recipe), repr(sorted(fields.items()))))
+        patch.setattr(shapes, "trace_shapes", trace)
+        patch.setattr(restore, "trace_shapes", trace)
+        patch.setattr(loop, "restore_or_initialize", start)
+        patch.setattr(loop, "compile_step", compiled)
         patch.setattr(OpenMoji, "open", shared(OpenMoji.open, lambda source: source))
-        kept = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
-        kept["jax_persistent_cache_min_compile_time_secs"] = 0.1
-        before = {name: getattr(jax.config, name) for name in kept}
-        for name, value in kept.items():
-            jax.config.update(name, value)
-        yield
-        for name, value in before.items():
-            jax.config.update(name, value)
+        yield known
 
 
 def shared(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +69,24 @@ def shared(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..
         return known[name]
 
     return call
+
+
+class compilation_cache:
+    """Keep compiled programs in a folder for the length of a ``with`` block."""
+
+    def __init__(self, folder: Path):
+        self._values = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.1}
+
+    def __enter__(self) -> None:
+        self._before = {name: getattr(jax.config, name) for name in self._values}
+        self._set(self._values)
+
+    def __exit__(self, *error: object) -> None:
+        self._set(self._before)
+
+    def _set(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            jax.config.update(name, value)
 
 
 def text(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""Rows of the table of effects: what is compared, and how it is written."""
+"""Rows of the table of effects compare like with like, and are written as mean and spread."""
 
 import json
 
@@ -8,13 +8,15 @@ from jaxrep.recipe import From
 from results import measure
 from results.rows import EFFECTS, untrained
 
-# These are beside what they start from, which is not trained any longer.
+# The baseline of these is the run that they start from, which is not trained further.
 BESIDE_THEIR_START = ("coop", "negclip_before")
-COMPARED = [name for name, each in EFFECTS.items() if each.without is not untrained and name not in BESIDE_THEIR_START]
+COMPARED = [
+    name for name, effect in EFFECTS.items() if effect.without is not untrained and name not in BESIDE_THEIR_START
+]
 
 
 @pytest.mark.parametrize("name", COMPARED)
-def test_both_sides_of_a_row_are_of_one_length_and_seed(name):
+def test_both_sides_of_a_row_have_one_length_and_seed(name):
     (baseline, _), (method, _) = (EFFECTS[name].side(side, seed=2) for side in ("baseline", "method"))
     assert baseline.examples == method.examples > 0
     assert baseline.data.batch_size == method.data.batch_size
@@ -22,7 +24,7 @@ def test_both_sides_of_a_row_are_of_one_length_and_seed(name):
     assert {baseline.seed, method.seed} | {o.source.seed for o in origins if isinstance(o, From)} == {2}
 
 
-def test_a_row_of_the_table_is_mean_and_spread_over_the_seeds(tmp_path, monkeypatch):
+def test_table_row_is_mean_and_spread_over_seeds(tmp_path, monkeypatch):
     row = {
         "steps": 10,
         "batch_size": 4,

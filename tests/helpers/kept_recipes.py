@@ -1,0 +1,73 @@
+"""Write recipes and evaluations in a short form that a reviewer can read and a test can compare."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from jaxrep.recipe import Recipe
+from jaxrep.spec import Absent, difference, type_name
+from jaxrep.spec_json import fingerprint, to_json
+
+WIDTH = 118
+
+
+def compact_json(value: Any) -> Any:
+    """Return the JSON of a spec with the fields that differ from their defaults.
+
+    A recipe inside another one, from which a part starts, is its fingerprint.
+    """
+    if isinstance(value, tuple):
+        return [compact_json(child) for child in value]
+    if isinstance(value, Mapping):
+        return {name: compact_json(child) for name, child in value.items()}
+    if not dataclasses.is_dataclass(value):
+        return to_json(value)
+    changed = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _is_default(value, f)}
+    inner = {
+        name: {"$fingerprint": fingerprint(child)} if isinstance(child, Recipe) else compact_json(child)
+        for name, child in changed.items()
+    }
+    return {"$type": type_name(type(value)), **inner}
+
+
+def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:
+    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    held = getattr(value, field.name)
+    return type(held) is type(default) and held == default
+
+
+def kept_forms(presets: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of the presets of a file: fingerprints of the wholes with all defaults, and values.
+
+    A preset has its short form, or the paths in which it differs from the first preset, whichever is shorter.
+    """
+    forms: dict[str, Any] = {}
+    base = next(iter(presets))
+    for name, value in presets.items():
+        whole = {"$fingerprint": fingerprint(value), "value": compact_json(value)}
+        changes = {
+            change.path: "absent" if isinstance(change.b, Absent) else compact_json(change.b)
+            for change in difference(presets[base], value)
+        }
+        changed = {"$fingerprint": fingerprint(value), f"changes of {base}": changes}
+        forms[name] = changed if name != base and lines(changed) < lines(whole) else whole
+    return forms
+
+
+def lines(node: Any) -> int:
+    return formatted(node).count("\n")
+
+
+def formatted(node: Any, indent: int = 0) -> str:
+    """Return JSON text in which a list or an object that fits on one line is on one line."""
+    line = json.dumps(node, ensure_ascii=False)
+    if not isinstance(node, list | dict) or not node or indent + len(line) <= WIDTH:
+        return line
+    inner = indent + 1
+    if isinstance(node, list):
+        parts, brackets = [formatted(child, inner) for child in node], "[]"
+    else:
+        parts, brackets = [f"{json.dumps(key)}: {formatted(child, inner)}" for key, child in node.items()], "{}"
+    between = ",\n" + " " * inner
+    return f"{brackets[0]}\n{' ' * inner}{between.join(parts)}\n{' ' * indent}{brackets[1]}"
