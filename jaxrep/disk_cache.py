@@ -1,15 +1,16 @@
-"""Arrays that are computed once and kept on disk.
+"""Keep computed arrays on disk.
 
-A file is the SHA-256 of what follows, then the array as ``numpy.save`` writes it. It appears in its place whole or
-not at all, so any number of processes may make the same one; a damaged one is made again.
+A file is the SHA-256 of the array's bytes, then the array as ``numpy.save`` writes it. A file appears complete or not
+at all, so several processes may write the same one. A damaged file is computed again.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -19,14 +20,14 @@ from jaxrep.errors import UsageError
 
 
 def cache_dir() -> Path:
-    """``$JAXREP_CACHE``, or ``~/.cache/jaxrep``."""
+    """Return ``$JAXREP_CACHE``, or ``~/.cache/jaxrep``."""
     return Path(os.environ.get("JAXREP_CACHE") or Path.home() / ".cache" / "jaxrep").expanduser()
 
 
 def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array kept under ``name`` in the cache; or ``make()`` where it is missing or damaged.
+    """Return the array under ``name`` in the cache, or ``make()`` if it is missing or damaged.
 
-    ``name`` holds everything that the array depends on (versions, sizes). Raises UsageError where the cache cannot be
+    ``name`` must contain everything that the array depends on (versions, sizes). Raises UsageError: the cache cannot be
     written.
     """
     path = cache_dir() / name
@@ -36,9 +37,11 @@ def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
             return array
         print(f"{path} is damaged; making it again", file=sys.stderr)
     # Fails before the work is done, not after it.
-    explain_os_errors(path, lambda: path.parent.mkdir(parents=True, exist_ok=True))
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     array = make()
-    explain_os_errors(path, lambda: _write(path, array))
+    with explain_os_errors(path):
+        _write(path, array)
     return array
 
 
@@ -58,7 +61,7 @@ def _write(path: Path, array: np.ndarray) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """The file that ``write`` fills, moved to its place when it is complete; nothing is left of one that is not."""
+    """Let ``write`` fill a temporary file, and move it to ``path`` when it is complete."""
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -69,10 +72,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
-def explain_os_errors(path: Path, write: Callable[[], object]) -> None:
-    """``write()``, whose failure is a sentence on the cache. Raises UsageError."""
+@contextlib.contextmanager
+def explain_os_errors(path: Path) -> Iterator[None]:
+    """Turn an OSError inside the context into a sentence about the cache. Raises UsageError."""
     try:
-        write()
+        yield
     except OSError as error:
         raise UsageError(
             f"the cache file {path} cannot be written ({error.strerror}): "

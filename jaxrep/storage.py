@@ -1,7 +1,7 @@
-"""Files wherever they lie: on this machine's disks, or behind a URL that fsspec knows (gs://, s3://, https://, memory://).
+"""Read and write files on this machine's disks, or behind a URL that fsspec knows (gs://, s3://, https://, memory://).
 
-A path is a string. What fails for a moment is tried again, each time after a longer wait; a reader that wants a local
-file is given a copy in a cache of bounded size.
+A path is a string. Operations that fail are retried, each time after a longer wait. A reader that needs a local file
+gets a copy in a cache of bounded size.
 """
 
 import hashlib
@@ -18,32 +18,32 @@ from jaxrep.errors import BadShard, JaxrepError, UsageError
 
 T = TypeVar("T")
 
-WAITS = (0.5, 2.0)
-"""Seconds before a read that failed is tried again; training then waits for the shard (``reader.WAITS``)."""
+RETRY_WAITS = (0.5, 2.0)
+"""Seconds before each retry of a failed read; training then waits for the shard (``reader.RETRY_WAITS``)."""
 
-FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-"""Failures that waiting does not mend."""
+PERMANENT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+"""Errors that a retry cannot fix."""
 
-BLOCK = 16 * 2**20
-"""Bytes that are asked for at once where a remote file is read from its start to its end."""
+BLOCK_SIZE = 16 * 2**20
+"""Bytes per request when a remote file is read from start to end."""
 
 GIB = 2**30
 
 
-class Facts(NamedTuple):
-    """What tells one version of a file from the next."""
+class FileVersion(NamedTuple):
+    """Identify one version of a file."""
 
     size: int
-    stamp: str  # of the last change: a time, or what the store calls a version
+    stamp: str  # of the last change: a time, or the version id of the store
 
 
-def remote(path: str) -> bool:
-    """Whether a path is a URL."""
+def is_remote(path: str) -> bool:
+    """Return whether a path is a URL."""
     return "://" in path
 
 
-def store(path: str) -> tuple[Any, str]:
-    """The fsspec file system of a URL, and the URL's path in it. Raises UsageError: no such store, or no driver."""
+def filesystem(path: str) -> tuple[Any, str]:
+    """Return the fsspec file system of a URL, and its path there. Raises UsageError: no such store, or no driver."""
     import fsspec.core
 
     try:
@@ -52,54 +52,54 @@ def store(path: str) -> tuple[Any, str]:
         raise UsageError(f"{path} cannot be reached: {str(error).rstrip('.')}") from error
 
 
-def facts(path: str) -> Facts:
-    """Size and time stamp of a file. Raises BadShard where it cannot be seen."""
-    return _patiently(path, lambda: _facts(path))
+def file_version(path: str) -> FileVersion:
+    """Return size and time stamp of a file. Raises BadShard: it cannot be read."""
+    return _retry(path, lambda: _file_version(path))
 
 
-def _facts(path: str) -> Facts:
-    if not remote(path):
+def _file_version(path: str) -> FileVersion:
+    if not is_remote(path):
         state = os.stat(path)
-        return Facts(state.st_size, str(state.st_mtime_ns))
-    files, name = store(path)
-    files.invalidate_cache(name)  # what the store says now, not what it said
-    found = files.info(name)
+        return FileVersion(state.st_size, str(state.st_mtime_ns))
+    files, name = filesystem(path)
+    files.invalidate_cache(name)  # ask the store, not the driver's cache
+    info = files.info(name)
     names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created")
-    return Facts(int(found["size"] or 0), str(next((found[name] for name in names if found.get(name)), "")))
+    return FileVersion(int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), "")))
 
 
-def read(path: str, offset: int = 0, size: int = -1) -> bytes:
-    """``size`` bytes from ``offset`` on, all where it is -1; fewer where the file ends. Raises BadShard."""
-    return _patiently(path, lambda: _read(path, offset, size))
+def read_bytes(path: str, offset: int = 0, size: int = -1) -> bytes:
+    """Read ``size`` bytes from ``offset`` on (-1: all); fewer if the file ends before. Raises BadShard."""
+    return _retry(path, lambda: _read_bytes(path, offset, size))
 
 
-def _read(path: str, offset: int, size: int) -> bytes:
-    if remote(path):
-        files, name = store(path)
-        # by name: the second argument is another one where a store has versions of files
+def _read_bytes(path: str, offset: int, size: int) -> bytes:
+    if is_remote(path):
+        files, name = filesystem(path)
+        # Keywords, since the second argument differs in stores that have versions of files.
         return files.cat_file(name, start=offset or None, end=None if size < 0 else offset + size) if size else b""
     with open(path, "rb") as file:
         file.seek(offset)
         return file.read(size)
 
 
-def stream(path: str) -> IO[bytes]:
-    """A file to read forwards, a remote one in large pieces. Raises BadShard, now or when it is read."""
-    if remote(path):
-        return io.BufferedReader(_Blocks(path), BLOCK)
-    return _patiently(path, lambda: open(path, "rb"))
+def open_stream(path: str) -> IO[bytes]:
+    """Open a file to read it from start to end, a remote one in large blocks. Raises BadShard, also later reads do."""
+    if is_remote(path):
+        return io.BufferedReader(_RemoteFile(path), BLOCK_SIZE)
+    return _retry(path, lambda: open(path, "rb"))
 
 
-def ranges(path: str) -> IO[bytes]:
-    """A file of which single ranges are read, a remote one without reading ahead. Raises BadShard, as ``stream``."""
-    return cast(IO[bytes], _Blocks(path)) if remote(path) else stream(path)
+def open_ranges(path: str) -> IO[bytes]:
+    """Open a file to read single ranges, without read-ahead. Raises BadShard, as ``open_stream``."""
+    return cast(IO[bytes], _RemoteFile(path)) if is_remote(path) else open_stream(path)
 
 
-class _Blocks(io.RawIOBase):
-    """A remote file of which any piece can be asked for."""
+class _RemoteFile(io.RawIOBase):
+    """Read any range of a remote file."""
 
     def __init__(self, path: str):
-        self._path, self._size, self._at = path, facts(path).size, 0
+        self._path, self._size, self._position = path, file_version(path).size, 0
 
     def readable(self) -> bool:
         return True
@@ -108,49 +108,49 @@ class _Blocks(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
-        return self._at
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        wanted = max(min(len(buffer), self._size - self._at), 0)
-        content = read(self._path, self._at, wanted)
+        size = max(min(len(buffer), self._size - self._position), 0)
+        content = read_bytes(self._path, self._position, size)
         buffer[: len(content)] = content
-        self._at += len(content)
+        self._position += len(content)
         return len(content)
 
 
-def _patiently(path: str, read: Callable[[], T]) -> T:
-    """``read()``, tried again after each of ``WAITS`` unless the file is missing or may not be read."""
-    for wait in (*WAITS, None):
+def _retry(path: str, read: Callable[[], T]) -> T:
+    """Call ``read`` again after each of ``RETRY_WAITS``, unless the file is missing or access is denied."""
+    for wait in (*RETRY_WAITS, None):
         try:
             return read()
         except JaxrepError:
             raise
         except Exception as error:  # the drivers of stores raise errors of their own types
-            if wait is None or isinstance(error, FINAL):
-                raise BadShard(f"{path} cannot be read ({told(error)})") from error
+            if wait is None or isinstance(error, PERMANENT_ERRORS):
+                raise BadShard(f"{path} cannot be read ({describe_error(error)})") from error
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
-def told(error: Exception) -> str:
-    """An error in a few words."""
+def describe_error(error: Exception) -> str:
+    """Return an error in a few words."""
     if isinstance(error, FileNotFoundError):
         return "No such file"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
 
 
-# Written and copied -------------------------------------------------------------------------------------------------
+# Write and copy ------------------------------------------------------------------------------------------------------
 
 
 def write_file(path: str, content: bytes) -> None:
-    """A file of this content, in its place whole or not at all. Raises UsageError where it cannot be written."""
-    if remote(path):
-        files, name = store(path)
+    """Write a file that appears complete or not at all. Raises UsageError: it cannot be written."""
+    if is_remote(path):
+        files, name = filesystem(path)
         try:
             files.pipe_file(name, content)  # a store shows an object when it is complete
         except Exception as error:
-            raise UsageError(f"{path} cannot be written ({told(error)})") from error
+            raise UsageError(f"{path} cannot be written ({describe_error(error)})") from error
         return
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -159,24 +159,27 @@ def write_file(path: str, content: bytes) -> None:
         raise UsageError(f"{path} cannot be written ({error.strerror})") from error
 
 
-def fetched(path: str) -> str:
-    """A local file with the content of ``path``: itself, or a copy in the cache, where the oldest make room for it.
+def local_copy(path: str) -> str:
+    """Return a local file with the content of ``path``: itself, or a copy in the cache.
 
-    ``$JAXREP_CACHE_GIB`` bounds the copies (100 by default). A copy may be removed once others are fetched, so open it
-    now. Raises UsageError: it is larger than that, or the disk is full; BadShard where ``path`` cannot be read.
+    ``$JAXREP_CACHE_GIB`` bounds the copies (100 by default); the oldest copies are removed first. A later copy may
+    remove this one, so open it now.
+
+    Raises:
+        UsageError: the file is larger than the bound, or the disk is full.
+        BadShard: ``path`` cannot be read.
     """
-    if not remote(path):
+    if not is_remote(path):
         return path
-    size, stamp = facts(path)
+    size, stamp = file_version(path)
     digest = hashlib.sha256(f"{path}\n{size}\n{stamp}".encode()).hexdigest()[:32]
     copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2]}"
     if not copy.exists():
-        explain_os_errors(copy, lambda: copy.parent.mkdir(parents=True, exist_ok=True))
+        with explain_os_errors(copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
         _make_room(size, path)
-        with stream(path) as source:
-            explain_os_errors(
-                copy, lambda: write_atomically(copy, lambda file: shutil.copyfileobj(source, file, BLOCK))
-            )
+        with open_stream(path) as source, explain_os_errors(copy):
+            write_atomically(copy, lambda file: shutil.copyfileobj(source, file, BLOCK_SIZE))
     os.utime(copy)  # the time of its last use
     return str(copy)
 
@@ -187,14 +190,11 @@ def _make_room(size: int, path: str) -> None:
         raise UsageError(
             f"{path} is {size / GIB:.3g} GiB, and the cache holds {limit / GIB:.3g}: raise JAXREP_CACHE_GIB"
         )
-    copies = [(state.st_mtime, state.st_size, file) for file, state in _states(cache_dir() / "files")]
-    used = sum(held for _, held, _ in copies)
-    for _, held, file in sorted(copies):
+    files = [file for file in (cache_dir() / "files").glob("*/*") if file.is_file()]
+    copies = sorted((state.st_mtime, state.st_size, file) for file in files for state in [file.stat()])
+    used = sum(copy_size for _, copy_size, _ in copies)
+    for _, copy_size, file in copies:
         if used + size <= limit:
             return
         file.unlink(missing_ok=True)
-        used -= held
-
-
-def _states(root: Path) -> list[tuple[Path, os.stat_result]]:
-    return [(file, file.stat()) for file in root.glob("*/*") if file.is_file()]
+        used -= copy_size

@@ -21,13 +21,13 @@ def _never():
     raise AssertionError("made again")
 
 
-def test_an_array_is_made_once(folder):
+def test_array_is_made_once(folder):
     np.testing.assert_array_equal(cached("a.npy", lambda: ARRAY), ARRAY)
     np.testing.assert_array_equal(cached("a.npy", _never), ARRAY)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
-def test_a_damaged_file_is_made_again(folder, damage, capsys):
+def test_damaged_file_is_made_again(folder, damage, capsys):
     cached("a.npy", lambda: ARRAY)
     content = bytearray((folder / "a.npy").read_bytes())
     content[5_000] ^= 1
@@ -37,18 +37,18 @@ def test_a_damaged_file_is_made_again(folder, damage, capsys):
     np.testing.assert_array_equal(cached("a.npy", _never), ARRAY)
 
 
-def test_two_processes_may_make_the_same_array(folder):
+def test_nested_writes_of_the_same_array(folder):
     np.testing.assert_array_equal(cached("a.npy", lambda: cached("a.npy", lambda: ARRAY)), ARRAY)
     assert [path.name for path in folder.iterdir()] == ["a.npy"]
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence_before_any_work(folder):
+def test_unwritable_folder_is_an_error_before_any_work(folder):
     folder.write_text("a file where the folder should be")
     with pytest.raises(UsageError, match=r"^the cache file .*a\.npy cannot be written \(.*\): .* JAXREP_CACHE$"):
         cached("a.npy", _never)
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing_behind(folder):
+def test_full_disk_is_an_error_and_leaves_no_file(folder):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:

@@ -1,10 +1,12 @@
-"""Tables: data that does not lead with the batch, as the texts of all classes; a method reads them once a step.
+"""Declare tables: data without the batch axis, such as the texts of all classes. A method reads them once per step.
 
-A table's shape is known from the recipe, its values are read where a run starts and lie with the model's arrays under
-``tables/<name>`` from then on, so that a checkpoint holds them.
+The shapes of a table are known from the recipe. Its values are read when a run starts, and then belong to the model's
+arrays under ``tables/<name>``, so that a checkpoint contains them.
 """
 
+import abc
 from collections.abc import Iterator, Mapping
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,42 +14,42 @@ from jaxrep.batch import Field
 from jaxrep.data.source import Examples, Source
 from jaxrep.data.tokenizers.base import LoadedTokenizer, Tokenizer
 from jaxrep.errors import UsageError, hint
-from jaxrep.spec import spec
+from jaxrep.spec import Natural, spec
+
+T = TypeVar("T")
 
 TABLES = "tables/"
 
 
 @spec
-class Table:
-    """Abstract: arrays that are constant during training."""
+class Table(abc.ABC):
+    """Declare arrays that are constant during training."""
 
+    @abc.abstractmethod
     def fields(self, source: Source, tokenizer: Tokenizer) -> dict[str, Field]:
-        """Their whole shapes, by a suffix to the table's name. Raises UsageError: the source lacks what it needs."""
-        raise TypeError(f"{type(self).__name__} does not say what it holds")
+        """Return the whole shapes by a suffix to the table's name. Raises UsageError: the source lacks something."""
 
+    @abc.abstractmethod
     def read(self, examples: Examples, tokenizer: LoadedTokenizer) -> dict[str, np.ndarray]:
-        """Their values, by the same suffixes. Raises UsageError."""
-        raise TypeError(f"{type(self).__name__} does not read anything")
+        """Return the values by the same suffixes. Raises UsageError."""
 
 
 @spec
 class ClassTexts(Table):
-    """A text a class: ids int32 [K,L], and ``/valid`` bool [K,L]."""
+    """Hold one text per class: ids int32 [K,L], and ``/valid`` bool [K,L]."""
 
     label: str = "label"
     """Field of the labels."""
     template: str = "{}"
     """The text, with {} for the name of the class."""
     names: tuple[str, ...] = ()
-    """Names of the classes by label; none: the data's own."""
-    room: int = 0
-    """Tokens by which the texts are shorter than the tokenizer's length: a method puts as many of its own in."""
+    """Names of the classes by label; empty: the names in the data."""
+    reserved_tokens: Natural = 0
+    """Tokens that a method adds to each text: the texts are shorter than the tokenizer's length by this number."""
 
     def problems(self) -> Iterator[str]:
         if self.template.count("{}") != 1:
             yield f"template holds {{}} once, for the name of the class; {self.template!r} does not"
-        if self.room < 0:
-            yield f"room counts tokens: 0 or more, got {self.room}"
 
     def fields(self, source: Source, tokenizer: Tokenizer) -> dict[str, Field]:
         fields = source.fields()
@@ -58,9 +60,11 @@ class ClassTexts(Table):
         count = len(self.names) or fields[self.label].classes
         if not count:
             raise UsageError(f"a table of class texts: the data does not say how many classes '{self.label}' has")
-        if self.room >= tokenizer.length:
-            raise UsageError(f"a table of class texts leaves room for {self.room} tokens of {tokenizer.length}")
-        shape = (count, tokenizer.length - self.room)
+        if self.reserved_tokens >= tokenizer.length:
+            raise UsageError(
+                f"a table of class texts: reserved_tokens={self.reserved_tokens} leaves no token of {tokenizer.length}"
+            )
+        shape = (count, tokenizer.length - self.reserved_tokens)
         return {"": Field(shape, "int32", tokenizer.vocab_size), "/valid": Field(shape, "bool")}
 
     def read(self, examples: Examples, tokenizer: LoadedTokenizer) -> dict[str, np.ndarray]:
@@ -68,34 +72,30 @@ class ClassTexts(Table):
         if not names:
             raise UsageError(f"the data does not name the classes of '{self.label}': give them as names of the table")
         ids, valid = tokenizer([self.template.format(name) for name in names])
-        length = tokenizer.length - self.room
+        length = tokenizer.length - self.reserved_tokens
         long = np.flatnonzero(valid[:, length:].any(axis=1))
         if len(long):
             raise UsageError(
                 f"the text of class '{names[long[0]]}' has more than {length} tokens: "
-                f"a longer tokenizer, or less room than {self.room}, would hold it"
+                f"use a longer tokenizer, or fewer than {self.reserved_tokens} reserved_tokens"
             )
         return {"": ids[:, :length], "/valid": valid[:, :length]}
 
 
 def table_fields(tables: Mapping[str, Table], source: Source, tokenizer: Tokenizer) -> dict[str, Field]:
-    """The whole shapes of all tables, by path."""
-    return {
-        f"{TABLES}{name}{suffix}": field
-        for name, table in tables.items()
-        for suffix, field in table.fields(source, tokenizer).items()
-    }
+    """Return the whole shapes of all tables, by path."""
+    return _by_path({name: table.fields(source, tokenizer) for name, table in tables.items()})
 
 
 def read_tables(tables: Mapping[str, Table], examples: Examples, tokenizer: LoadedTokenizer) -> dict[str, np.ndarray]:
-    """The values of all tables, by path."""
-    return {
-        f"{TABLES}{name}{suffix}": values
-        for name, table in tables.items()
-        for suffix, values in table.read(examples, tokenizer).items()
-    }
+    """Return the values of all tables, by path."""
+    return _by_path({name: table.read(examples, tokenizer) for name, table in tables.items()})
 
 
-def tables_of(arrays: Mapping[str, object]) -> dict[str, object]:
-    """The tables among a model's arrays, by name."""
+def _by_path(tables: Mapping[str, Mapping[str, T]]) -> dict[str, T]:
+    return {f"{TABLES}{name}{suffix}": value for name, table in tables.items() for suffix, value in table.items()}
+
+
+def select_tables(arrays: Mapping[str, T]) -> dict[str, T]:
+    """Return the tables among a model's arrays, by name."""
     return {path.removeprefix(TABLES): array for path, array in arrays.items() if path.startswith(TABLES)}

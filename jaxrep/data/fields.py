@@ -1,4 +1,4 @@
-"""What a batch holds when it leaves the host, known from the recipe alone."""
+"""Derive the fields of a batch from the recipe alone."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,17 +9,16 @@ from jaxrep.errors import UsageError, hint
 
 
 def batch_fields(source: Source, tokenizer: Tokenizer, texts: Sequence[str]) -> Mapping[str, Field]:
-    """Fields of a batch: arrays as they are, texts as token ids [L] with ``<name>/valid``, and ``position``.
+    """Return the fields of a batch: arrays, texts as token ids [L] with ``<name>/valid``, and ``position``.
 
-    Raises UsageError: ``texts`` names what is not a text of the source.
+    Raises UsageError: a name in ``texts`` is not a text of the source.
     """
     raw = source.fields()
-    for name in texts:
-        strings = [key for key, field in raw.items() if field.dtype == "str"]
-        if name not in strings:
-            raise UsageError(
-                f"data.texts names '{name}', which is no text of {type(source).__name__}; {hint(name, strings)}"
-            )
+    strings = [name for name, field in raw.items() if field.dtype == "str"]
+    if wrong := next((name for name in texts if name not in strings), None):
+        raise UsageError(
+            f"data.texts names '{wrong}', which is no text of {type(source).__name__}; {hint(wrong, strings)}"
+        )
     fields = {"position": Field((2,), "uint32")}
     for name, field in raw.items():
         if field.dtype != "str":

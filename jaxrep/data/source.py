@@ -1,10 +1,10 @@
-"""Where examples come from: a source is declared by a spec and opened into random access.
+"""Declare sources of examples. A source opens into examples with random access.
 
-Importing or hashing a source reads nothing. ``open()`` gives ``Examples``: a length, raw examples by index (a
-dictionary of ``image`` uint8 [H,W,C], ``text`` str, ids and labels int32), many at once, and whole columns for
-evaluations.
+Importing or hashing a source reads nothing. ``open()`` returns ``Examples``: a length, raw examples by index (a
+dictionary of ``image`` uint8 [H,W,C], ``text`` str, ids and labels int32), batches, and whole columns for evaluations.
 """
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
@@ -17,63 +17,65 @@ from jaxrep.spec import spec
 
 T = TypeVar("T")
 
-
-Instead = Callable[[int, BadSample | BadShard], int]
+Substitute = Callable[[int, BadSample | BadShard], int]
 """(row, why its example cannot be read) -> the index of the example to try in its place; or it raises."""
 
 
-class Examples:
-    """Random access to raw examples. A subclass gives ``__len__`` and ``__getitem__``; the rest follows from them."""
+class Examples(abc.ABC):
+    """Give random access to raw examples. A subclass defines ``__len__`` and ``__getitem__``; the rest follows."""
 
     classes: Mapping[str, Sequence[str]] = {}
-    """Name of an integer column -> what its numbers stand for."""
+    """Name of an integer column -> the names of its classes by number."""
 
+    @abc.abstractmethod
     def __len__(self) -> int:
-        raise TypeError(f"{type(self).__name__} does not say how many examples it has")
+        """Return the number of examples."""
 
+    @abc.abstractmethod
     def __getitem__(self, index: int) -> dict[str, Any]:
-        raise TypeError(f"{type(self).__name__} does not give examples by index")
+        """Return an example. Raises BadSample, BadShard."""
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
-        """The examples at ``indices`` [B] as columns: arrays that lead with B; strings as lists of length B.
+        """Return the examples at ``indices`` [B] as columns: arrays [B,...], and lists of B strings.
 
-        ``keys``: uint64 [B], from which follows what is random in them (a crop, a caption), where anything is; without
-        them nothing is. ``instead`` is asked for another index where an example cannot be read; without it BadSample or
-        BadShard is raised.
+        Args:
+            indices: indices of examples [B].
+            keys: uint64 [B], the source of randomness per example (a crop, a caption); None: nothing is random.
+            substitute: returns another index if an example cannot be read; None: BadSample or BadShard is raised.
         """
-        rows = tried(lambda row, index: self[index], indices, instead)
+        rows = read_or_substitute(lambda row, index: self[index], indices, substitute)
         return {name: stack([row[name] for row in rows]) for name in (rows[0] if rows else ())}
 
     def column(self, name: str) -> Any:
-        """One value of every example, in order: an array, or a list of strings."""
+        """Return one value of every example, in order: an array, or a list of strings."""
         return stack([self[index][name] for index in range(len(self))])
 
     def sizes(self, name: str) -> np.ndarray:
-        """Bytes of a text of every example, [N], of several captions the longest; a column of numbers as it is."""
+        """Return the bytes of every example's text (of its longest caption) [N]; a column of numbers as it is."""
         values = self.column(name)
         if isinstance(values, np.ndarray):
             return values
-        texts = ((value,) if isinstance(value, str) else value for value in values)
-        return np.array([max(len(text.encode()) for text in several) for several in texts], np.int64)
+        captions = ((value,) if isinstance(value, str) else value for value in values)
+        return np.array([max(len(text.encode()) for text in texts) for texts in captions], np.int64)
 
     @property
-    def ends(self) -> np.ndarray:
-        """The index after the last example of each shard, int64 [S]: examples of one shard are near each other."""
+    def shard_ends(self) -> np.ndarray:
+        """Return the index after the last example of each shard, int64 [S]."""
         return np.array([len(self)], np.int64)
 
     def shard(self, index: int) -> str:
-        """The file that holds an example, as the ledger of bad samples names it."""
+        """Return the file that holds an example, for the report of bad samples."""
         return type(self).__name__
 
-    def arranged(self, order: Order, batch_size: int) -> Indices:
-        """The indices of these examples in an order. A mixture puts each of its sources in the order."""
-        return order.over(self, batch_size)
+    def ordered_indices(self, order: Order, batch_size: int) -> Indices:
+        """Return the indices of these examples in an order. A mixture applies the order to each of its sources."""
+        return order.indices(self, batch_size)
 
 
 class Columns(Examples):
-    """Examples that lie in memory as columns: arrays that lead with the number of examples, or lists of strings."""
+    """Hold examples in memory as columns: arrays that lead with the number of examples, or lists of strings."""
 
     def __init__(self, columns: Mapping[str, Any], classes: Mapping[str, Sequence[str]] | None = None):
         lengths = {name: len(values) for name, values in columns.items()}
@@ -91,7 +93,7 @@ class Columns(Examples):
         return {name: values[index] for name, values in self._columns.items()}
 
     def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, instead: Instead | None = None
+        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
         return {name: _take(values, indices) for name, values in self._columns.items()}
 
@@ -102,33 +104,33 @@ class Columns(Examples):
 
 
 @spec
-class Source:
-    """Abstract: the declaration of a data set or of a part of one."""
+class Source(abc.ABC):
+    """Declare a data set or a part of one."""
 
     attribution: ClassVar[str] = ""
-    """License and authors, as reports that show or measure the data must name them."""
+    """License and authors, which reports that show or evaluate the data must name."""
 
+    @abc.abstractmethod
     def open(self) -> Examples:
-        """Random access to the examples; the first call may take time (download, index, cache)."""
-        raise TypeError(f"{type(self).__name__} does not open into examples")
+        """Return the examples; the first call may take time (download, index, cache)."""
 
+    @abc.abstractmethod
     def fields(self) -> dict[str, Field]:
-        """What an example holds, known without touching a file; the type of a string is ``str``."""
-        raise TypeError(f"{type(self).__name__} does not say what an example holds")
+        """Return the fields of an example, without reading a file; the type of a string is ``str``."""
 
 
-def tried(read: Callable[[int, int], T], indices: np.ndarray, instead: Instead | None) -> list[T]:
-    """``read(row, index)`` of every row, of another index where one cannot be read. Raises BadSample, BadShard."""
-    found = []
+def read_or_substitute(read: Callable[[int, int], T], indices: np.ndarray, substitute: Substitute | None) -> list[T]:
+    """Return ``read(row, index)`` per row, with another index if one cannot be read. Raises BadSample, BadShard."""
+    values = []
     for row, index in enumerate(indices.tolist()):
-        while len(found) == row:
+        while len(values) == row:
             try:
-                found.append(read(row, index))
+                values.append(read(row, index))
             except (BadSample, BadShard) as error:
-                if instead is None:
+                if substitute is None:
                     raise
-                index = instead(row, error)
-    return found
+                index = substitute(row, error)
+    return values
 
 
 def _take(values: Any, indices: np.ndarray) -> Any:
@@ -136,6 +138,6 @@ def _take(values: Any, indices: np.ndarray) -> Any:
 
 
 def stack(values: list[Any]) -> Any:
-    """Values of one field as an array; strings stay a list."""
+    """Return the values of one field as an array; strings stay a list."""
     first = values[0] if values else None
     return values if isinstance(first, str | bytes | tuple | list | None) else np.stack(values)

@@ -1,14 +1,14 @@
-"""How a source of data is named on a command line: ``KIND:WHERE,FIELD=VALUE,…``
+"""Parse the name of a source on a command line, ``KIND:PLACE,FIELD=VALUE,…``.
 
 ::
 
     tar:gs://bucket/pairs/{00000..41455}.tar,text=caption,image=jpg+png
     parquet:table-*.parquet,text=caption        arrayrecord:train-*.array_record,text=caption
-    csv:pairs.csv,image=path,text=title         folder:pictures         lines:names.txt
+    csv:pairs.csv,image=path,text=title         folder:images           lines:names.txt
     tfds:coco_captions/train[:10%],text=        openmoji                openmoji:test,image_size=32
 
-The kind may be left out where the path's ending tells it. Fields are those of the source's spec; the values of a tuple
-are joined by ``+``.
+The kind is optional if it follows from the path's ending. Fields are those of the source's spec; ``+`` joins the values
+of a tuple.
 """
 
 import re
@@ -20,11 +20,13 @@ from typing import Any
 
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Source
-from jaxrep.data.sources.files import Csv, ImageFolder, TextLines
+from jaxrep.data.sources.array_record import ArrayRecords
+from jaxrep.data.sources.csv_table import Csv
+from jaxrep.data.sources.image_folder import ImageFolder
 from jaxrep.data.sources.parquet import ParquetTable
 from jaxrep.data.sources.patterns import local
-from jaxrep.data.sources.records import ArrayRecords
 from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.sources.text_lines import TextLines
 from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import problems
@@ -39,7 +41,7 @@ KINDS: dict[str, tuple[type[Source], str]] = {
     "lines": (TextLines, "path"),
     "openmoji": (OpenMoji, "part"),
 }
-"""Kind -> what it declares, and the field that says where or which."""
+"""Kind -> its spec, and the field that takes the place."""
 
 ENDINGS = {
     ".tar": "tar",
@@ -58,11 +60,12 @@ FORMS = "tar:PATTERN, parquet:PATH, arrayrecord:PATTERN, tfds:NAME/SPLIT, folder
 
 
 def parse_source(text: str, defaults: Mapping[str, Any] = types.MappingProxyType({})) -> Source:
-    """The source that ``text`` names. ``defaults``: values of fields, where the source has them and the text is silent.
+    """Return the source that ``text`` names; nothing is opened.
 
-    Raises UsageError: an unknown kind or field, a value that does not fit. Nothing is opened.
+    ``defaults``: values of fields that the source has and the text does not give. Raises UsageError: an unknown kind or
+    field, or a value that does not fit.
     """
-    cls, fields = read(text)
+    cls, fields = parse_fields(text)
     names = typing.get_type_hints(cls)
     source = cls(**{name: value for name, value in defaults.items() if name in names} | fields)
     if wrong := problems(source):
@@ -70,16 +73,16 @@ def parse_source(text: str, defaults: Mapping[str, Any] = types.MappingProxyType
     return source
 
 
-def read(text: str) -> tuple[type[Source], dict[str, Any]]:
-    """The class that ``text`` names, and the values of its fields that it gives. Raises UsageError."""
+def parse_fields(text: str) -> tuple[type[Source], dict[str, Any]]:
+    """Return the class that ``text`` names, and the values of fields that it gives. Raises UsageError."""
     options = _FIELDS.search(text)
     where = text[: options.start()] if options else text
-    kind, place = split(where)
+    kind, place = split_kind(where)
     if kind not in KINDS:
         raise UsageError(f"{text}: there is no source of kind '{kind}'; {hint(kind, KINDS)}")
     cls, field = KINDS[kind]
-    given = dict(option.split("=", 1) for option in options[0][1:].split(",")) if options else {}
-    fields = {name: _value(cls, name, value, text) for name, value in given.items()}
+    values = dict(option.split("=", 1) for option in options[0][1:].split(",")) if options else {}
+    fields = {name: _parse_value(cls, name, value, text) for name, value in values.items()}
     if kind == "tfds":
         name, slash, fields["split"] = place.rpartition("/")
         if not slash:
@@ -90,10 +93,10 @@ def read(text: str) -> tuple[type[Source], dict[str, Any]]:
     return cls, ({field: place} if place else {}) | fields
 
 
-def split(where: str) -> tuple[str, str]:
-    """Kind and path or name: as they are written, or by the path's ending. Raises UsageError."""
-    if found := _KIND.match(where):
-        return found[1], where[found.end() :]
+def split_kind(where: str) -> tuple[str, str]:
+    """Return the kind, and the path or name; the kind is written, or follows from the ending. Raises UsageError."""
+    if match := _KIND.match(where):
+        return match[1], where[match.end() :]
     if where == "openmoji":
         return where, ""
     if kind := ENDINGS.get(Path(where).suffix.lower()):
@@ -105,7 +108,7 @@ def split(where: str) -> tuple[str, str]:
     )
 
 
-def _value(cls: type[Source], name: str, value: str, text: str) -> Any:
+def _parse_value(cls: type[Source], name: str, value: str, text: str) -> Any:
     hints = typing.get_type_hints(cls)
     names = [name for name, kind in hints.items() if typing.get_origin(kind) is not typing.ClassVar]
     if name not in names:
@@ -117,4 +120,4 @@ def _value(cls: type[Source], name: str, value: str, text: str) -> Any:
         return value.lower() == "true"
     if kind is int and re.fullmatch(r"-?\d+", value):
         return int(value)
-    return value  # if it does not fit, the spec says so
+    return value  # a value that does not fit is a problem of the spec

@@ -22,8 +22,8 @@ class Animals(Source):
         return Columns({"label": np.array([0, 1]), "size": np.array([5, 9])}, {"label": NAMES})
 
 
-def test_the_shapes_that_are_declared_are_those_that_are_read():
-    tables, tokenizer = {"classes": ClassTexts(template="{}.", room=3)}, Bytes(length=18)
+def test_declared_table_shapes_match_read_arrays():
+    tables, tokenizer = {"classes": ClassTexts(template="{}.", reserved_tokens=3)}, Bytes(length=18)
     fields = table_fields(tables, Animals(), tokenizer)
     values = read_tables(tables, Animals().open(), tokenizer.load(()))
     assert {path: (field.shape, field.dtype) for path, field in fields.items()} == {
@@ -34,16 +34,16 @@ def test_the_shapes_that_are_declared_are_those_that_are_read():
     np.testing.assert_array_equal(values["tables/classes/valid"], valid[:, :15])
 
 
-def test_what_cannot_be_a_table_is_told():
+def test_table_errors():
     tokenizer = Bytes(length=10)
     with pytest.raises(UsageError, match="the text of class 'an elephant' has more than 9 tokens"):
-        ClassTexts(room=1).read(Animals().open(), tokenizer.load(()))
+        ClassTexts(reserved_tokens=1).read(Animals().open(), tokenizer.load(()))
     with pytest.raises(UsageError, match="the data has no field 'kind'"):
         ClassTexts(label="kind").fields(Animals(), tokenizer)
     with pytest.raises(UsageError, match="does not say how many classes 'size' has"):
         ClassTexts(label="size").fields(Animals(), tokenizer)
-    with pytest.raises(UsageError, match="leaves room for 10 tokens of 10"):
-        ClassTexts(room=10).fields(Animals(), tokenizer)
+    with pytest.raises(UsageError, match="reserved_tokens=10 leaves no token of 10"):
+        ClassTexts(reserved_tokens=10).fields(Animals(), tokenizer)
     with pytest.raises(UsageError, match="does not name the classes of 'size'"):
         ClassTexts(label="size").read(Animals().open(), tokenizer.load(()))
-    assert problems(ClassTexts(template="a photo")) and problems(ClassTexts(room=-1))
+    assert problems(ClassTexts(template="a photo")) and problems(ClassTexts(reserved_tokens=-1))

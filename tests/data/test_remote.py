@@ -1,4 +1,4 @@
-"""Behind a URL data are read as on a disk: few requests, patience, and a cache that is bounded."""
+"""Data behind a URL equal data on a disk, with few requests, retries, and a bounded cache."""
 
 import os
 import resource
@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from jaxrep import storage
-from jaxrep.data.sources.files import Csv, ImageFolder
+from jaxrep.data.sources.csv_table import Csv
+from jaxrep.data.sources.image_folder import ImageFolder
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import BadShard, UsageError
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 @pytest.fixture
 def remote(shards, tmp_path, monkeypatch):
-    """The three shards behind URLs, whose reads are counted."""
+    """Put the three shards behind URLs, and count reads."""
     files = fsspec.filesystem("memory")
     root = f"memory://{tmp_path.name}"
     for path in tmp_path.glob("*.tar"):
@@ -32,7 +33,7 @@ def remote(shards, tmp_path, monkeypatch):
     files.rm(root, recursive=True)
 
 
-def test_remote_shards_are_read_as_local_ones(shards, remote):
+def test_remote_shards_equal_local_shards(shards, remote):
     source, reads, *_ = remote
     local, far = shards.open(), source.open()
     tars = [read for read in reads if read[0].endswith(".tar")]
@@ -44,21 +45,21 @@ def test_remote_shards_are_read_as_local_ones(shards, remote):
     assert not [read for read in reads if read[0].endswith(".tar")]
 
 
-def test_a_remote_shard_that_changed_says_so_when_it_is_near(remote):
+def test_changed_remote_shard_is_an_error_when_read(remote):
     source, _, files, root = remote
     source.open()
     files.pipe(f"{root}/1.tar", b"x")
     examples = source.open()  # no store is asked for each of its shards
     assert examples[0]["text"] == "number 0"
-    with pytest.raises(BadShard, match=r"1.tar is another file than was indexed"):
+    with pytest.raises(BadShard, match=r"1.tar has changed since it was indexed"):
         examples[5]
 
 
-def test_what_fails_for_a_moment_is_read_again(remote, monkeypatch):
+def test_failed_read_is_retried(remote, monkeypatch):
     source, _, files, _ = remote
     examples = source.open()
     cat, failures = type(files).cat_file, [OSError("reset"), RuntimeError("503")]
-    monkeypatch.setattr(storage, "WAITS", (0, 0))
+    monkeypatch.setattr(storage, "RETRY_WAITS", (0, 0))
 
     def flaky(self, *args, **kwargs):
         if failures:
@@ -77,7 +78,7 @@ def test_what_fails_for_a_moment_is_read_again(remote, monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    """A folder behind a URL, and the same on the disk."""
+    """Put a folder behind a URL and on the disk."""
     for level, name in enumerate(("a/x.png", "b/y.png")):
         (tmp_path / "set" / name).parent.mkdir(parents=True)
         Image.new("RGB", (4, 4), (level, 0, 0)).save(tmp_path / "set" / name)
@@ -89,13 +90,13 @@ def store(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda root: ImageFolder(path=root), lambda root: Csv(path=f"{root}/t.csv")])
-def test_folders_and_tables_are_read_from_a_store(store, make):
+def test_remote_folders_and_tables_equal_local_ones(store, make):
     far, near = (make(root).open() for root in store)
     assert far.column("key") == near.column("key")
     assert far.column("image_id").tolist() == near.column("image_id").tolist()
 
 
-def test_other_columns_of_a_table_are_metadata(store):
+def test_csv_metadata_columns_from_a_store(store):
     scores = Csv(path=f"{store[0]}/t.csv").open().column("score")
     assert scores[0] == 3 and scores[1] != scores[1]
 
@@ -103,32 +104,32 @@ def test_other_columns_of_a_table_are_metadata(store):
 # The cache of files
 
 
-def test_a_file_is_fetched_once_and_the_oldest_makes_room(cache, monkeypatch):
+def test_local_copy_is_cached_and_evicts_the_oldest(cache, monkeypatch):
     files = fsspec.filesystem("memory")
     for name in "abc":
         files.pipe(f"/fetch/{name}", name.encode() * 1000)
     monkeypatch.setenv("JAXREP_CACHE_GIB", str(2500 / 2**30))
-    a, b = (storage.fetched(f"memory://fetch/{name}") for name in "ab")
+    a, b = (storage.local_copy(f"memory://fetch/{name}") for name in "ab")
     os.utime(b, (1, 1))
-    assert storage.fetched("memory://fetch/a") == a and Path(a).read_bytes() == b"a" * 1000
-    storage.fetched("memory://fetch/c")
+    assert storage.local_copy("memory://fetch/a") == a and Path(a).read_bytes() == b"a" * 1000
+    storage.local_copy("memory://fetch/c")
     assert os.path.exists(a) and not os.path.exists(b)
     files.pipe("/fetch/a", b"new")
-    assert Path(storage.fetched("memory://fetch/a")).read_bytes() == b"new"
+    assert Path(storage.local_copy("memory://fetch/a")).read_bytes() == b"new"
     monkeypatch.setenv("JAXREP_CACHE_GIB", str(500 / 2**30))
     with pytest.raises(UsageError, match=r"memory://fetch/b is .* GiB, and the cache holds .*: raise JAXREP_CACHE_GIB"):
-        storage.fetched("memory://fetch/b")
+        storage.local_copy("memory://fetch/b")
     with pytest.raises(BadShard, match=r"memory://fetch/d cannot be read \(No such file"):
-        storage.fetched("memory://fetch/d")
+        storage.local_copy("memory://fetch/d")
 
 
-def test_a_cache_that_is_full_is_one_sentence(cache):
+def test_full_cache_is_an_error(cache):
     fsspec.filesystem("memory").pipe("/full/a", b"a" * 20_000)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(UsageError, match=r"^the cache file .* cannot be written \(.*\): make room"):
-            storage.fetched("memory://full/a")
+            storage.local_copy("memory://full/a")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not [path for path in cache.rglob("*") if path.is_file()]

@@ -1,5 +1,4 @@
-"""Every source, and a mixture of all, goes on at any step as if unbroken: with the same examples, crops, what stands in
-for what cannot be read, and the same ledger of it."""
+"""Every source, and a mixture of all, resumes at any step with the same examples, crops, substitutes and report."""
 
 import io
 import json
@@ -11,21 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.images.crop import HostRandomResizedCrop
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.base import Order, Shuffle
 from jaxrep.data.orders.windows import Windowed
 from jaxrep.data.source_string import KINDS
+from jaxrep.data.sources.array_record import ArrayRecords
 from jaxrep.data.sources.arrays import ArrayShards
-from jaxrep.data.sources.files import Csv, ImageFolder, TextLines
+from jaxrep.data.sources.csv_table import Csv
+from jaxrep.data.sources.image_folder import ImageFolder
 from jaxrep.data.sources.parquet import ParquetTable
-from jaxrep.data.sources.records import ArrayRecords
 from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.sources.text_lines import TextLines
 from jaxrep.data.sources.tfds import Tfds
 from jaxrep.data.tokenizers.base import Bytes
-from jaxrep.data.transforms.mixture import Mixture, Reweight
 from jaxrep.data.transforms.fields import SelectFields
+from jaxrep.data.transforms.mixture import Mixture, Reweight
 from jaxrep.errors import BadSample
 from tests.helpers import data_formats as formats
 
@@ -52,7 +53,7 @@ def sharded(save, folder, ending):
 
 
 def made(kind, folder):
-    """The source of a kind; its files lie in ``folder``."""
+    """Make the source of a kind, with its files in ``folder``."""
     every = list(rows(range(COUNT)))
     match kind:
         case "tar":
@@ -96,17 +97,19 @@ class Run:
     def __init__(self, source):
         self.examples = source.open()
         self.transform = Tokenize(Bytes(length=12).load()) if "text" in source.fields() else None
-        self.unbroken = {order: self.take(order, STEPS, (0, EMPTY)) for order in ORDERS}
+        self.unbroken = {order: self.take(order, STEPS, (0, EMPTY_REPORT)) for order in ORDERS}
 
     def take(self, order: Order, count: int, at: tuple[int, BadSampleReport], threads: int = 0):
-        """The next batches, and where the loader stands then."""
-        position, ledger = at
+        """Return the next batches, and the loader's position and report after them."""
+        position, report = at
         examples = pickle.loads(pickle.dumps(self.examples))  # nothing is left over from other loaders
-        ledger = BadSampleReport.from_json(json.loads(json.dumps(ledger.to_json())))
+        report = BadSampleReport.from_json(json.loads(json.dumps(report.to_json())))
         settings = {"seed": 7, "max_bad_fraction": 1.0, "transform": self.transform, "threads": threads}
-        loader = Loader(examples, examples.arranged(order, BATCH), BATCH, position=position, ledger=ledger, **settings)
+        loader = Loader(
+            examples, examples.ordered_indices(order, BATCH), BATCH, position=position, bad_samples=report, **settings
+        )
         try:
-            return [next(loader) for _ in range(count)], (loader.position, loader.ledger)
+            return [next(loader) for _ in range(count)], (loader.position, loader.bad_samples)
         finally:
             loader.close()
 
@@ -123,9 +126,9 @@ def run(request, tmp_path_factory):
 
 @settings(max_examples=8, deadline=None)
 @given(order=st.sampled_from(ORDERS), cuts=st.sets(st.integers(0, STEPS), max_size=3), threads=st.integers(0, 2))
-def test_a_source_goes_on_at_any_step_as_if_unbroken(run, order, cuts, threads):
+def test_every_source_resumes_at_any_step(run, order, cuts, threads):
     expected, end = run.unbroken[order]
-    found, at = [], (0, EMPTY)
+    found, at = [], (0, EMPTY_REPORT)
     for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), STEPS], strict=True):
         batches, at = run.take(order, stop - start, at, threads)
         found += batches
@@ -136,17 +139,17 @@ def test_a_source_goes_on_at_any_step_as_if_unbroken(run, order, cuts, threads):
             np.testing.assert_array_equal(values, other[name], err_msg=name)
 
 
-def test_the_unbroken_run_crops_anew_and_meets_what_cannot_be_read(run):
-    """So that the test above has something to find."""
-    for batches, (position, ledger) in run.unbroken.values():
-        assert position == ledger.rows == BATCH * STEPS
-        assert ledger.bad_rows < BATCH * STEPS / 4 and (ledger.bad_rows > 0 or "series" in batches[0])
+def test_crops_differ_between_epochs_and_bad_samples_occur(run):
+    """Check that the test above covers crops and bad samples."""
+    for batches, (position, report) in run.unbroken.values():
+        assert position == report.rows == BATCH * STEPS
+        assert report.bad_rows < BATCH * STEPS / 4 and (report.bad_rows > 0 or "series" in batches[0])
         if "image" in batches[0]:
             ids, images = (np.concatenate([batch[name] for batch in batches]) for name in ("image_id", "image"))
             assert len(np.unique(ids)) < len(np.unique(images, axis=0))
 
 
-def test_a_batch_holds_the_examples_as_they_are_drawn_one_by_one(run):
+def test_gather_equals_single_draws(run):
     good = [index for index in range(len(run.examples)) if can_be_read(run.examples, index)]
     indices, keys = np.array(good)[[0, -1, 2, -1]], np.arange(4, dtype=np.uint64)
     batch, alone = run.examples.gather(indices, keys), run.examples.gather(indices)

@@ -4,10 +4,12 @@ import pytest
 
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source_string import parse_source
-from jaxrep.data.sources.files import Csv, ImageFolder, TextLines
+from jaxrep.data.sources.array_record import ArrayRecords
+from jaxrep.data.sources.csv_table import Csv
+from jaxrep.data.sources.image_folder import ImageFolder
 from jaxrep.data.sources.parquet import ParquetTable
-from jaxrep.data.sources.records import ArrayRecords
 from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.sources.text_lines import TextLines
 from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import UsageError
 
@@ -33,11 +35,11 @@ from jaxrep.errors import UsageError
         ("openmoji:test,languages=en+de", OpenMoji(part="test", languages=("en", "de"))),
     ],
 )
-def test_a_name_is_a_source(text, source):
+def test_parse_source(text, source):
     assert parse_source(text) == source
 
 
-def test_a_folder_is_recognized_and_defaults_give_way(tmp_path):
+def test_parse_folder_and_defaults(tmp_path):
     defaults = {"image_size": 8, "labels_from_folders": False, "text": "caption"}
     assert parse_source(str(tmp_path), defaults) == ImageFolder(
         path=str(tmp_path), image_size=8, labels_from_folders=False
@@ -54,15 +56,15 @@ def test_a_folder_is_recognized_and_defaults_give_way(tmp_path):
         ("x.tar,image_size=big", r"image_size: expected int, got str 'big'"),
         ("openmoji:dev", r"part: expected Literal"),
         ("tfds:mnist", r"as tfds:mnist/train"),
-        ("csv:a.csv,image=,text=", r"an example holds nothing"),
+        ("csv:a.csv,image=,text=", r"an example is empty"),
     ],
 )
-def test_a_mistake_is_one_sentence(text, told):
+def test_parse_errors(text, told):
     with pytest.raises(UsageError, match=told):
         parse_source(text)
 
 
-def test_lines_are_texts(tmp_path):
+def test_text_lines(tmp_path):
     (tmp_path / "a.txt").write_text("a cat\n\na dog\n")
     examples = parse_source(f"{tmp_path}/a.txt").open()
     assert examples.column("text") == ["a cat", "", "a dog"] and examples[2]["key"] == "a dog"

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("cache")
 
 
 class Ranges(SimpleHTTPRequestHandler):
-    """Files of a folder, of which a request may want a range; it counts requests and bytes."""
+    """Serve files of a folder, with ranges; count requests and bytes."""
 
     protocol_version = "HTTP/1.1"
 
@@ -59,7 +59,7 @@ class Ranges(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(tmp_path):
-    """The address of a folder, and what was sent of it."""
+    """Return the address of a folder, and the counts of requests and bytes."""
     pytest.importorskip("aiohttp", reason="https:// is read by aiohttp: pip install 'jaxrep[http]'")
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Ranges, directory=str(tmp_path)))
     server.sent = Counter()  # pyright: ignore[reportAttributeAccessIssue]
@@ -76,7 +76,7 @@ def same(near, far):
     batches = []
     for source in (near, far):
         examples = source.open()
-        loader = Loader(examples, Shuffle(seed=1).over(examples, 4), 4)
+        loader = Loader(examples, Shuffle(seed=1).indices(examples, 4), 4)
         batches.append([next(loader) for _ in range(6)])
         loader.close()
     for one, other in zip(*batches, strict=True):
@@ -84,7 +84,7 @@ def same(near, far):
             np.testing.assert_array_equal(values, other[name])
 
 
-def test_tars_behind_a_web_server_are_read_in_ranges(shards, web, tmp_path):
+def test_http_tars_are_read_in_ranges(shards, web, tmp_path):
     root, sent = web
     far = TarShards(shards=f"{root}/{{0..2}}.tar", image_size=4)
     far.open()  # makes the index
@@ -94,18 +94,18 @@ def test_tars_behind_a_web_server_are_read_in_ranges(shards, web, tmp_path):
     same(shards, far)
 
 
-def test_a_file_that_changes_behind_a_web_server_is_another_one(web, tmp_path):
+def test_http_file_version_changes(web, tmp_path):
     root, _ = web
     write(tmp_path / "a.tar", pairs(range(3)))
-    first = storage.facts(f"{root}/a.tar")
-    assert first == storage.facts(f"{root}/a.tar") and first.stamp
+    first = storage.file_version(f"{root}/a.tar")
+    assert first == storage.file_version(f"{root}/a.tar") and first.stamp
     with pytest.raises(BadShard, match=r"/b.tar cannot be read"):
-        storage.facts(f"{root}/b.tar")
+        storage.file_version(f"{root}/b.tar")
 
 
 @pytest.fixture(scope="module")
 def bucket():
-    """A bucket of moto's server, and its files."""
+    """Return the files of a bucket of moto's server, and its keys."""
     for module in ("s3fs", "moto.server"):
         pytest.importorskip(module, reason="needs s3fs and moto[server]")
     server = subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "0"], stderr=subprocess.PIPE, text=True)
@@ -119,7 +119,7 @@ def bucket():
     server.wait()
 
 
-def test_a_bucket_is_read_and_indexed_beside_its_shards(shards, bucket, tmp_path, monkeypatch):
+def test_s3_shards_are_read_and_indexed_in_the_bucket(shards, bucket, tmp_path, monkeypatch):
     files, keys = bucket
     monkeypatch.setitem(fsspec.config.conf, "s3", keys)  # as AWS_ENDPOINT_URL and a profile would say
     for path in tmp_path.glob("*.tar"):
@@ -127,4 +127,4 @@ def test_a_bucket_is_read_and_indexed_beside_its_shards(shards, bucket, tmp_path
     far = TarShards(shards="s3://pairs/*.tar", image_size=4)
     same(shards, far)
     storage.write_file("s3://pairs/note", b"whole")
-    assert storage.read("s3://pairs/note", 2, 2) == b"ol" and storage.fetched("s3://pairs/note")
+    assert storage.read_bytes("s3://pairs/note", 2, 2) == b"ol" and storage.local_copy("s3://pairs/note")

@@ -1,21 +1,22 @@
-"""What the tests of orders share: the orders, and examples to put in them."""
+"""Provide orders for tests, and examples to put in them."""
 
 from typing import Any
 
 import numpy as np
 
 from jaxrep.data.orders.base import Order, Shuffle
-from jaxrep.data.orders.groups import Grouped, Neighbors
+from jaxrep.data.orders.groups import Grouped
 from jaxrep.data.orders.length_buckets import ByLength
+from jaxrep.data.orders.neighbors import Neighbors
 from jaxrep.data.orders.windows import Windowed
 
 
 class Listed:
-    """Examples of which only the number, the ends of shards and columns exist."""
+    """Stand for examples by their number, the ends of their shards, and columns."""
 
-    def __init__(self, length: int, ends: Any = None, **columns: Any):
+    def __init__(self, length: int, shard_ends: Any = None, **columns: Any):
         self._length, self._columns = length, columns
-        self.ends = np.asarray([length] if ends is None else ends, np.int64)
+        self.shard_ends = np.asarray([length] if shard_ends is None else shard_ends, np.int64)
 
     def __len__(self) -> int:
         return self._length
@@ -28,7 +29,7 @@ class Listed:
 
 
 def listed(length: int, seed: int) -> Listed:
-    """Examples in uneven shards, some of them empty, of classes of uneven size, with random neighbors."""
+    """Return examples in uneven shards, some of them empty, of classes of uneven size, with random neighbors."""
     rng = np.random.default_rng(seed)
     ends = np.append(np.sort(rng.integers(0, length + 1, rng.integers(0, 9))), length)
     label = rng.integers(0, rng.integers(1, 12), length) ** 2
@@ -37,7 +38,7 @@ def listed(length: int, seed: int) -> Listed:
 
 
 def orders(seed: int, size: int) -> list[Order]:
-    """One of each kind. ``size``: of windows and groups."""
+    """Return one order of each kind. ``size``: shards of a window, examples of a group, neighbors."""
     return [
         Shuffle(seed=seed),
         Windowed(seed=seed, shards=size),

@@ -1,4 +1,4 @@
-"""Photographs that scikit-image ships, and JPEGs of any size and number made from them."""
+"""Make JPEGs of any size and number from the photographs of scikit-image."""
 
 import functools
 import importlib.util
@@ -14,15 +14,15 @@ NAMES = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "r
 
 @functools.cache
 def photographs() -> list[Image.Image]:
-    """Five pictures, RGB, of 451 x 300 to 741 x 500 pixels: a person, an animal, things, a machine, a sky."""
-    found = importlib.util.find_spec("skimage")
-    if found is None or found.origin is None:
+    """Return five RGB images of 451 x 300 to 741 x 500 pixels: a person, an animal, things, a machine, a sky."""
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
         raise ModuleNotFoundError("scikit-image is not installed: it brings the photographs (extras: test, bench)")
-    return [Image.open(Path(found.origin).parent / "data" / name).convert("RGB") for name in NAMES]
+    return [Image.open(Path(package.origin).parent / "data" / name).convert("RGB") for name in NAMES]
 
 
-def pictures(count: int, width: int, height: int, seed: int = 0) -> Iterator[Image.Image]:
-    """Random parts of the photographs, mirrored or not, at one size."""
+def images(count: int, width: int, height: int, seed: int = 0) -> Iterator[Image.Image]:
+    """Yield random crops of the photographs, mirrored or not, at one size."""
     rng = np.random.default_rng(seed)
     for number in range(count):
         whole = photographs()[number % len(NAMES)]
@@ -35,8 +35,8 @@ def pictures(count: int, width: int, height: int, seed: int = 0) -> Iterator[Ima
 
 
 def jpegs(count: int, width: int, height: int, quality: int = 90, seed: int = 0) -> Iterator[bytes]:
-    """``pictures`` as JPEG files, with colors at half the resolution, as most are."""
-    for picture in pictures(count, width, height, seed):
+    """Yield ``images`` as JPEG files, with colors at half the resolution, as most JPEGs have."""
+    for image in images(count, width, height, seed):
         file = io.BytesIO()
-        picture.save(file, "JPEG", quality=quality)
+        image.save(file, "JPEG", quality=quality)
         yield file.getvalue()

@@ -1,4 +1,4 @@
-"""What is held in memory because it was used lately: indices of shards, row groups, open readers."""
+"""Cache values in memory by last use: indices of shards, row groups, open readers."""
 
 import threading
 from collections import OrderedDict
@@ -9,39 +9,36 @@ T = TypeVar("T")
 
 
 class LruCache(Generic[T]):
-    """The values that were used last, of a total ``size`` (or number) of at most ``capacity``; the last one always.
+    """Hold the values that were used last, up to a total ``size`` (or number) of ``capacity``; the last one always.
 
-    Threads may ask at the same time; it pickles empty, so that another process fills its own.
+    Threads may use it at the same time. It pickles without its values, so that another process fills its own.
     """
 
     def __init__(self, capacity: int, size: Callable[[T], int] | None = None):
         self._capacity, self._size = capacity, size
-        self._clear()
-
-    def _clear(self) -> None:
-        self._held: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
+        self._values: OrderedDict[Hashable, tuple[T, int]] = OrderedDict()
         self._used = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of ``key``, made if it is not held."""
+        """Return the value of ``key``; call ``make`` if it is missing."""
         with self._lock:
-            if key in self._held:
-                self._held.move_to_end(key)
-                return self._held[key][0]
-        value = make()  # outside the lock: two threads may make the same one, none waits for another's
+            if key in self._values:
+                self._values.move_to_end(key)
+                return self._values[key][0]
+        value = make()  # outside the lock: two threads may make the same value, but no thread waits for another
         with self._lock:
-            if key not in self._held:
+            if key not in self._values:
                 size = self._size(value) if self._size else 1
-                self._held[key] = value, size
+                self._values[key] = value, size
                 self._used += size
-            while self._used > self._capacity and len(self._held) > 1:
-                _, (_, size) = self._held.popitem(last=False)
+            while self._used > self._capacity and len(self._values) > 1:
+                _, (_, size) = self._values.popitem(last=False)
                 self._used -= size
         return value
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._values)
 
     def __reduce__(self):
         return type(self), (self._capacity, self._size)

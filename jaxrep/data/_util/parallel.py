@@ -1,4 +1,4 @@
-"""Numbered pieces of work over processes of this machine."""
+"""Run numbered tasks in processes of this machine."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,14 +13,14 @@ T = TypeVar("T")
 
 
 def parallel_map(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], workers: int, title: str) -> Iterator[T]:
-    """``work(plan, number)`` of each number, in their order; with a bar of progress on stderr.
+    """Yield ``work(plan, number)`` of each number, in their order, with a progress bar on stderr.
 
-    ``workers``: processes, to which ``plan`` and ``work`` are pickled; 0: this one.
+    ``workers``: processes, to which ``plan`` and ``work`` are pickled; 0: this process.
     """
-    yield from track(_done(work, plan, numbers, workers), title, len(numbers), console=Console(stderr=True))
+    yield from track(_results(work, plan, numbers, workers), title, len(numbers), console=Console(stderr=True))
 
 
-def _done(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], workers: int) -> Iterator[T]:
+def _results(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], workers: int) -> Iterator[T]:
     if not workers:
         yield from (work(plan, number) for number in numbers)
         return

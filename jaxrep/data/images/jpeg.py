@@ -1,4 +1,4 @@
-"""JPEGs, decoded by libjpeg-turbo at a scale that still covers the result: its inverse DCT gives the small picture."""
+"""Decode JPEGs by libjpeg-turbo at a reduced scale that still covers the result (its inverse DCT scales the image)."""
 
 import numpy as np
 import simplejpeg
@@ -8,20 +8,20 @@ from jaxrep.data.images.crop import Box
 
 SOI, APP1 = b"\xff\xd8", 0xE1
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-"""Markers of headers that tell a picture's size (ISO 10918-1, table B.1)."""
+"""Markers of headers that contain the size of the image (ISO 10918-1, table B.1)."""
 
 
 def plain_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of a JPEG in colors or grey without EXIF; None: of what Pillow has to look at more closely.
+    """Return width and height of a JPEG in colors or gray without EXIF; None: Pillow must read the file.
 
-    Three times as fast as Pillow's reading of the header, which counts where a picture takes a millisecond.
+    This is three times as fast as Pillow's reading of the header, and decoding takes about a millisecond.
     """
     if not content.startswith(SOI):
         return None
     at = len(SOI)
     while content[at : at + 1] == b"\xff" and at + 10 <= len(content):
         marker = content[at + 1]
-        if marker == APP1:  # EXIF or XMP: it may have to be turned
+        if marker == APP1:  # EXIF or XMP: the image may have to be turned
             return None
         if marker in FRAMES:
             height, width = (int.from_bytes(content[place : place + 2]) for place in (at + 5, at + 7))
@@ -30,19 +30,19 @@ def plain_size(content: bytes) -> tuple[int, int] | None:
     return None
 
 
-def decoded(
-    content: bytes, size: tuple[int, int], box: Box, height: int, width: int, *, inks: bool = False
+def decode_box(
+    content: bytes, size: tuple[int, int], box: Box, height: int, width: int, *, cmyk: bool = False
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """The box of a JPEG of ``size`` (width, height), as RGB at a scale at which it covers ``height`` x ``width``.
+    """Return the box of a JPEG of ``size`` (width, height) as RGB, at a scale that covers ``height`` x ``width``.
 
-    The box's edges move to whole pixels at that scale. ``inks``: whether it holds CMYK. Raises ValueError: it is
-    damaged, also where the decoder would only warn.
+    The edges of the box move to whole pixels at that scale. ``cmyk``: whether the JPEG holds CMYK. Raises ValueError:
+    the file is damaged, also where the decoder would only warn.
     """
     covers = min((box.right - box.left) / width, (box.bottom - box.top) / height)
     scale = next((scale for scale in (8, 4, 2) if covers >= scale), 1)
     pixels = simplejpeg.decode_jpeg(
         content,
-        "CMYK" if inks else "RGB",
+        "CMYK" if cmyk else "RGB",
         min_height=-(-size[1] // scale),
         min_width=-(-size[0] // scale),
         min_factor=scale,
@@ -50,7 +50,7 @@ def decoded(
     )
     left, top = round(box.left / scale), round(box.top / scale)
     pixels = pixels[top : max(top + 1, round(box.bottom / scale)), left : max(left + 1, round(box.right / scale))]
-    if inks:  # stored inverted, as Adobe does
+    if cmyk:  # stored inverted, as Adobe does
         values = pixels.astype(np.uint16)
         pixels = ((values[..., :3] * values[..., 3:] + 127) // 255).astype(np.uint8)
     return pixels

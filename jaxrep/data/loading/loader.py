@@ -1,8 +1,8 @@
-"""From examples to batches on the host, read ahead by grain in threads or in worker processes.
+"""Load examples into batches on the host; grain reads ahead in threads or in worker processes.
 
-All state is one number, the position in the global order of the next example. A batch is a pure function of it, so
-the order depends neither on workers nor on hosts nor on what was read ahead when a run ended. Beside it goes a ledger
-of what could not be read.
+The only state is the position of the next example in the global order, and a report of bad samples. A batch is a pure
+function of the position. So the order depends neither on workers nor on hosts, nor on batches read ahead when a run
+ended.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import absl.flags
 import grain
 import numpy as np
 
-from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading.reader import Reader
 from jaxrep.data.orders.base import Indices
 from jaxrep.data.source import Examples
@@ -21,21 +21,21 @@ from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import JaxrepError
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
-"""What the host does to columns of B examples (arrays, lists of strings); worker processes need one that pickles."""
+"""Change the columns of B examples (arrays, lists of strings) on the host. Worker processes need one that pickles."""
 
-CHUNK = 256
-"""Most rows that one read takes on: a large batch is read by several threads, into one batch's memory."""
+MAX_CHUNK_ROWS = 256
+"""Largest number of rows per read: several threads read a large batch."""
 
 DEAD_WORKER = "terminated unexpectedly"
-"""What grain says of a worker process that is no longer there."""
+"""Part of grain's message about a worker process that has ended."""
 
-LEDGER = "/ledger"
-"""What was bad in a read, beside its arrays; no field has such a name."""
+BAD_SAMPLES = "/bad_samples"
+"""Key of the report of a read, next to its arrays. No field has such a name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokenize:
-    """Replaces texts by ``name`` int32 [B,L] and ``name/valid`` bool [B,L]; several texts an example give [B,V,L]."""
+    """Replace texts by ``name`` int32 [B,L] and ``name/valid`` bool [B,L]; several texts per example give [B,V,L]."""
 
     tokenizer: LoadedTokenizer
     """Texts -> (ids [B,L], valid [B,L])."""
@@ -44,8 +44,8 @@ class Tokenize:
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
         return columns | {key: value for name in self.names for key, value in self._tokens(name, columns[name]).items()}
 
-    def of_length(self, tokens: int) -> "Tokenize":
-        """The same with so many tokens a text."""
+    def with_length(self, tokens: int) -> "Tokenize":
+        """Return the same transform with this number of tokens per text."""
         return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, length=tokens))
 
     def _tokens(self, name: str, texts: Sequence[Any]) -> dict[str, np.ndarray]:
@@ -55,8 +55,8 @@ class Tokenize:
         return {name: ids.reshape(shape), f"{name}/valid": valid.reshape(shape)}
 
 
-def read(examples: Examples, indices: np.ndarray, transform: Transform | None = None) -> dict[str, np.ndarray]:
-    """The arrays of a batch of the examples at ``indices``; what is left as strings stays behind."""
+def read_batch(examples: Examples, indices: np.ndarray, transform: Transform | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays of a batch of the examples at ``indices``; columns of strings are dropped."""
     return _arrays(examples.gather(indices), transform)
 
 
@@ -66,7 +66,7 @@ def _arrays(columns: dict[str, Any], transform: Transform | None) -> dict[str, n
 
 
 class Loader:
-    """Batches without end: dictionaries of arrays that lead with this host's rows, and ``position`` uint32 [B,2]."""
+    """Yield batches without end: dictionaries of arrays with the rows of this host, and ``position`` uint32 [B,2]."""
 
     def __init__(
         self,
@@ -76,35 +76,44 @@ class Loader:
         *,
         transform: Transform | None = None,
         position: int = 0,
-        ledger: BadSampleReport = EMPTY,
+        bad_samples: BadSampleReport = EMPTY_REPORT,
         seed: int = 0,
         max_bad_fraction: float = 0.0,
         skip_failed_shards: bool = False,
-        alone: bool = True,
+        single_host: bool = True,
         rows: slice = slice(None),
         workers: int = 0,
         threads: int = 2,
     ):
-        """``batch_size``: global; ``rows``: those of a batch that this host reads (``mesh.local_rows``).
+        """Start to read ahead.
 
-        ``position``: of the first example, and ``ledger``: what was bad before it, as ``loader.position`` and
-        ``loader.ledger`` said then. ``seed``: of what is drawn in reading. ``max_bad_fraction``: the share of examples
-        that may be unreadable, and ``skip_failed_shards``: whether whole shards may. ``alone``: whether what is more
-        raises here, or this is one of several hosts, which check their ledgers together. ``workers``: processes beside
-        this one, each with ``threads`` threads; 0 reads in threads of this process.
+        Args:
+            examples: the examples.
+            order: their order.
+            batch_size: the global batch size.
+            transform: changes the columns of a batch.
+            position: position of the first example (``loader.position`` of an earlier loader).
+            bad_samples: report of the examples before it (``loader.bad_samples`` of an earlier loader).
+            seed: seed of the randomness in reading.
+            max_bad_fraction: the share of examples that may be unreadable.
+            skip_failed_shards: whether whole shards may be unreadable.
+            single_host: whether too many bad examples raise here; several hosts check the sum of their reports instead.
+            rows: rows of a batch that this host reads (``mesh.local_rows``).
+            workers: processes that read, each with ``threads`` threads; 0: threads of this process.
+            threads: threads per process.
         """
         if position < 0 or batch_size < 1:
             raise ValueError(f"position is at least 0 and batch_size at least 1, not {position} and {batch_size}")
         first, stop, stride = rows.indices(batch_size)
         if stop <= first or stride != 1:
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
-        self.position, self.ledger, self.order, self.batch_size = position, ledger, order, batch_size
-        self._max_bad_share, self._alone = max_bad_fraction, alone
-        chunk = next(size for size in range(min(CHUNK, stop - first), 0, -1) if (stop - first) % size == 0)
+        self.position, self.bad_samples, self.order, self.batch_size = position, bad_samples, order, batch_size
+        self._max_bad_fraction, self._single_host = max_bad_fraction, single_host
+        chunk = next(size for size in range(min(MAX_CHUNK_ROWS, stop - first), 0, -1) if (stop - first) % size == 0)
         self._parts = (stop - first) // chunk
-        reader = Reader(examples, order, seed, skip_failed_shards, alone, set(ledger.skipped_shards))
+        reader = Reader(examples, order, seed, skip_failed_shards, single_host, set(bad_samples.skipped_shards))
         chunks = _Chunks(reader, transform, position, first, batch_size, chunk, self._parts)
-        ahead = max(self._parts, 2 * threads)  # what waits to be handed out must stop no thread
+        ahead = max(self._parts, 2 * threads)  # finished parts that wait must not block a thread
         reads = grain.MapDataset.source(chunks).to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
         )
@@ -114,7 +123,7 @@ class Loader:
                 absl.flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-ahead // workers))
             reads = reads.mp_prefetch(options)
-        # What a worker sends lies in shared memory, which must not outlive the worker.
+        # Arrays from a worker lie in shared memory, which must not outlive the worker.
         self._copies = workers > 0 or self._parts > 1
         self._reads = iter(reads)
 
@@ -122,15 +131,16 @@ class Loader:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch. Raises JaxrepError where more than ``max_bad_fraction`` of the examples so far were bad."""
+        """Return the next batch. Raises JaxrepError: more than ``max_bad_fraction`` of the examples so far were bad."""
         parts = [self._part() for _ in range(self._parts)]
         self.position += self.batch_size
         for part in parts:
-            found = part.pop(LEDGER, None)
-            self.ledger += BadSampleReport(len(part["position"])) if found is None else BadSampleReport.unpacked(found)
-        if self._alone:  # several hosts stop together, where a checkpoint is saved
-            self.ledger.check(self._max_bad_share)
-        return _joined(parts) if self._copies else parts[0]
+            report = part.pop(BAD_SAMPLES, None)
+            rows = BadSampleReport(len(part["position"]))
+            self.bad_samples += rows if report is None else BadSampleReport.from_array(report)
+        if self._single_host:  # several hosts stop at the same step, when a checkpoint is saved
+            self.bad_samples.check(self._max_bad_fraction)
+        return _concatenate(parts) if self._copies else parts[0]
 
     def _part(self) -> dict[str, np.ndarray]:
         try:
@@ -144,7 +154,7 @@ class Loader:
             ) from error
 
     def close(self) -> None:
-        """Ends threads and worker processes."""
+        """Stop the threads and worker processes."""
         reads, self._reads = self._reads, iter(())
         if isinstance(reads, grain.DatasetIterator):
             reads.close()
@@ -152,7 +162,7 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-    """Random access to runs of ``size`` rows, ``parts`` of them a batch; grain reads them in parallel, in order."""
+    """Give random access to chunks of ``size`` rows, ``parts`` per batch; grain reads them in parallel, in order."""
 
     reader: Reader
     transform: Transform | None
@@ -171,13 +181,14 @@ class _Chunks:
         start = batch + self.row + part * self.size
         positions = np.arange(start, start + self.size, dtype=np.uint64)
         halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1)
-        columns, ledger = self.reader.read(positions)
-        told = {LEDGER: ledger.packed()} if ledger.bad or ledger.skipped_shards or ledger.failed_shards else {}
-        transform, tokens = self.transform, self.reader.order.tokens(batch)
+        columns, report = self.reader.read(positions)
+        has_bad = report.bad or report.skipped_shards or report.failed_shards
+        extra = {BAD_SAMPLES: report.to_array()} if has_bad else {}
+        transform, tokens = self.transform, self.reader.order.text_length(batch)
         if tokens and isinstance(transform, Tokenize):
-            transform = transform.of_length(tokens)
-        return _arrays(columns, transform) | {"position": halves.astype(np.uint32)} | told
+            transform = transform.with_length(tokens)
+        return _arrays(columns, transform) | {"position": halves.astype(np.uint32)} | extra
 
 
-def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""Scenes of several emojis with the class of every pixel, known from how they were composed."""
+"""Compose scenes of several emojis with the class of every pixel."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,12 +14,12 @@ from jaxrep.spec import spec
 
 @spec
 class OpenMojiMasks(Source):
-    """Scenes: ``image``, and ``mask`` int32 [H,W], where 0 is the background and k + 1 what is drawn of group k."""
+    """Compose ``image``, and ``mask`` int32 [H,W]: 0 is the background, k + 1 is an emoji of group k."""
 
     attribution: ClassVar[str] = ATTRIBUTION
 
     scenes: OpenMojiScenes = OpenMojiScenes()
-    """What is composed."""
+    """The scenes."""
 
     def fields(self) -> dict[str, Field]:
         image = self.scenes.fields()["image"]
@@ -30,16 +30,16 @@ class OpenMojiMasks(Source):
 
 
 class MaskedScenes(Examples):
-    """Scenes with the groups of the pictures that they show."""
+    """Compose scenes with the groups of their emojis."""
 
     def __init__(self, scenes: Scenes):
-        self._scenes, groups = scenes, scenes.pictures.column("group")
-        self._classes = np.append(groups + 1, 0).astype(np.int32)  # the last one is that of no picture, -1
-        self.classes: dict[str, Sequence[str]] = {"mask": ["background", *scenes.pictures.classes["group"]]}
+        self._scenes, groups = scenes, scenes.emojis.column("group")
+        self._classes = np.append(groups + 1, 0).astype(np.int32)  # the last one is for no emoji, -1
+        self.classes: dict[str, Sequence[str]] = {"mask": ["background", *scenes.emojis.classes["group"]]}
 
     def __len__(self) -> int:
         return len(self._scenes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, shown = self._scenes.shown(index)
-        return {"image": image, "mask": self._classes[shown]}
+        image, emojis = self._scenes.image_and_emojis(index)
+        return {"image": image, "mask": self._classes[emojis]}

@@ -1,4 +1,4 @@
-"""Scenes of several emojis on one canvas, with a caption, and with a name and a box of each: made from a seed."""
+"""Compose scenes of several emojis from a seed, with a caption, and a name and a box per emoji."""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
@@ -7,78 +7,76 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.batch import Field
-from jaxrep.data.openmoji.emoji import ATTRIBUTION, OpenMoji, same
+from jaxrep.data.openmoji.emoji import ATTRIBUTION, OpenMoji, factorize
 from jaxrep.data.source import Examples, Source, stack
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, Share, spec
 
 TRIES = 16
-"""Places that are drawn for each picture, of which the one with the least overlap is taken."""
+"""Random places per emoji; the one with the least overlap is used."""
 INK = 250
-"""A pixel with a channel below it belongs to the picture, not to the white around it."""
+"""A pixel with a channel below this value belongs to the emoji, not to the white around it."""
 
 
 @spec
 class OpenMojiScenes(Source):
-    """Pictures of one side of a split, at random sizes and places on white, with hardly any overlap.
+    """Place emojis of one side of a split at random sizes and places on white, with hardly any overlap.
 
-    Beside ``image`` and ``text`` ("a, b and c"), R regions: their names ``region``, ``region_id`` (equal for equal
-    names, -1: none), ``region/present`` bool [R], and ``boxes`` float32 [R,4] around what is drawn: x and y of the
-    middle, width and height, as shares of the canvas. A region that is not present has no name and a box of zeros.
+    The fields are ``image``, ``text`` ("a, b and c"), and R regions: their names ``region``, ``region_id`` (equal for
+    equal names, -1: none), ``region/present`` bool [R], and ``boxes`` float32 [R,4] around the drawn pixels: x and y of
+    the middle, width and height, as shares of the canvas. A region that is not present has no name and a box of zeros.
     """
 
     attribution: ClassVar[str] = ATTRIBUTION
 
     split: Literal["compositional", "random"] = "compositional"
-    """As of ``OpenMoji``: scenes of its test part show pictures that those of its training part do not."""
+    """As in ``OpenMoji``: scenes of the test part show other emojis than scenes of the training part."""
     part: Literal["train", "test", "all"] = "train"
     """Which side of the split."""
-    image_size: int = 96
+    image_size: Count = 96
     """Height and width of the canvas in pixels."""
-    fewest: int = 2
-    """Least number of pictures in a scene."""
-    most: int = 4
-    """Largest number of pictures in a scene, R."""
-    smallest: float = 0.25
-    """Least side of a picture, as a share of the canvas."""
-    largest: float = 0.5
-    """Largest side of a picture, as a share of the canvas."""
-    count: int = 20_000
+    min_emojis: Count = 2
+    """Smallest number of emojis in a scene."""
+    max_emojis: Count = 4
+    """Largest number of emojis in a scene, R."""
+    min_size: Share = 0.25
+    """Smallest side of an emoji, as a share of the canvas."""
+    max_size: Share = 0.5
+    """Largest side of an emoji, as a share of the canvas."""
+    count: Count = 20_000
     """Number of scenes."""
-    seed: int = 0
-    """Seed of the scenes; those of a smaller count are the first ones of a larger one."""
+    seed: Natural = 0
+    """Seed of the scenes; a smaller count gives the first scenes of a larger one."""
 
     def problems(self) -> Iterator[str]:
-        if not 1 <= self.fewest <= self.most:
-            yield f"a scene has at least one picture: 1 <= fewest <= most, got {self.fewest} and {self.most}"
-        if not 0 < self.smallest <= self.largest <= 1:
-            yield f"sides are shares of the canvas: 0 < smallest <= largest <= 1, got {self.smallest}, {self.largest}"
-        if self.smallest * self.image_size < 1:
-            yield f"smallest is {self.smallest} of {self.image_size} pixels, which is not one"
-        if self.count < 1 or self.seed < 0:
-            yield f"count is at least 1 and seed at least 0, got {self.count} and {self.seed}"
+        if self.min_emojis > self.max_emojis:
+            yield f"min_emojis is at most max_emojis, got {self.min_emojis} and {self.max_emojis}"
+        if self.min_size > self.max_size:
+            yield f"min_size is at most max_size, got {self.min_size} and {self.max_size}"
+        if self.min_size * self.image_size < 1:
+            yield f"min_size is {self.min_size} of {self.image_size} pixels, which is less than one"
 
     def fields(self) -> dict[str, Field]:
         return {
             "image": Field((self.image_size, self.image_size, 3), "uint8"),
             "text": Field((), "str"),
-            "region": Field((self.most,), "str"),
-            "region_id": Field((self.most,), "int32"),
-            "region/present": Field((self.most,), "bool"),
-            "boxes": Field((self.most, 4), "float32"),
+            "region": Field((self.max_emojis,), "str"),
+            "region_id": Field((self.max_emojis,), "int32"),
+            "region/present": Field((self.max_emojis,), "bool"),
+            "boxes": Field((self.max_emojis, 4), "float32"),
         }
 
     def open(self) -> "Scenes":
-        size = round(self.largest * self.image_size)
+        size = round(self.max_size * self.image_size)
         return Scenes(self, OpenMoji(split=self.split, part=self.part, image_size=size).open())
 
 
 class Scenes(Examples):
-    """Scenes made of ``pictures`` of the largest side that one has."""
+    """Compose scenes of ``emojis``, whose images have the largest side."""
 
-    def __init__(self, source: OpenMojiScenes, pictures: Examples):
-        self.pictures = pictures
-        self._source, self._images, self._names = source, pictures.column("image"), pictures.column("text")
-        self._ids = same(self._names)
+    def __init__(self, source: OpenMojiScenes, emojis: Examples):
+        self.emojis = emojis
+        self._source, self._images, self._names = source, emojis.column("image"), emojis.column("text")
+        self._ids = factorize(self._names)
 
     def __len__(self) -> int:
         return self._source.count
@@ -86,66 +84,66 @@ class Scenes(Examples):
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"scene {index} of {len(self)}")
-        chosen, random = self._chosen(index)
-        image, boxes, _ = self._composed(chosen, random)
-        return {"image": image, "boxes": boxes, **self._told(chosen)}
+        chosen, random = self._choose(index)
+        image, boxes, _ = self._compose(chosen, random)
+        return {"image": image, "boxes": boxes, **self._texts(chosen)}
 
-    def shown(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """The canvas, and of which of ``pictures`` each pixel is drawn, int64 [H,W], -1 where nothing is."""
-        chosen, random = self._chosen(index)
-        image, _, region = self._composed(chosen, random)
+    def image_and_emojis(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the canvas, and the index of the emoji at each pixel, int64 [H,W]; -1: none."""
+        chosen, random = self._choose(index)
+        image, _, region = self._compose(chosen, random)
         return image, np.where(region < 0, -1, chosen[region])
 
     def column(self, name: str) -> Any:
-        """What needs no picture is told without drawing any."""
+        """Return a column; only ``image`` and ``boxes`` draw the scenes."""
         if name in ("image", "boxes"):
             return super().column(name)
-        return stack([self._told(self._chosen(index)[0])[name] for index in range(len(self))])
+        return stack([self._texts(self._choose(index)[0])[name] for index in range(len(self))])
 
-    def _chosen(self, index: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Which pictures a scene shows, and the generator that goes on to place them."""
+    def _choose(self, index: int) -> tuple[np.ndarray, np.random.Generator]:
+        """Return the indices of a scene's emojis, and the generator that places them."""
         random = np.random.default_rng((self._source.seed, index))
-        count = random.integers(self._source.fewest, self._source.most + 1)
+        count = random.integers(self._source.min_emojis, self._source.max_emojis + 1)
         return random.choice(len(self._names), count, replace=False), random
 
-    def _told(self, chosen: np.ndarray) -> dict[str, Any]:
-        names, absent = [self._names[i] for i in chosen], self._source.most - len(chosen)
+    def _texts(self, chosen: np.ndarray) -> dict[str, Any]:
+        names, absent = [self._names[i] for i in chosen], self._source.max_emojis - len(chosen)
         *others, last = names
         return {
             "text": f"{', '.join(others)} and {last}" if others else last,
             "region": (*names, *[""] * absent),
             "region_id": np.pad(self._ids[chosen], (0, absent), constant_values=-1),
-            "region/present": np.arange(self._source.most) < len(chosen),
+            "region/present": np.arange(self._source.max_emojis) < len(chosen),
         }
 
-    def _composed(self, chosen: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, ...]:
-        """The canvas, the boxes, and the region that each pixel is drawn of, or -1."""
+    def _compose(self, chosen: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, ...]:
+        """Return the canvas, the boxes, and the region of each pixel, or -1."""
         source, canvas = self._source, self._source.image_size
         image = np.full((canvas, canvas, 3), 255, np.uint8)
-        taken, boxes = np.zeros((canvas, canvas), bool), np.zeros((source.most, 4), np.float32)
-        drawn = np.full((canvas, canvas), -1)
-        sides = np.rint(random.uniform(source.smallest, source.largest, len(chosen)) * canvas).astype(int)
-        # Large ones first: small ones find room between them.
+        covered, boxes = np.zeros((canvas, canvas), bool), np.zeros((source.max_emojis, 4), np.float32)
+        regions = np.full((canvas, canvas), -1)
+        sides = np.rint(random.uniform(source.min_size, source.max_size, len(chosen)) * canvas).astype(int)
+        # Large ones first: small ones fit between them.
         for region in np.argsort(-sides, kind="stable"):
             side = int(sides[region])
-            picture = _resized(self._images[chosen[region]], side)
+            emoji = _resize(self._images[chosen[region]], side)
             places = random.integers(0, canvas - side + 1, (TRIES, 2))
-            y, x = min(places, key=lambda at: taken[at[0] : at[0] + side, at[1] : at[1] + side].sum())
-            here = slice(y, y + side), slice(x, x + side)
-            image[here] = np.minimum(image[here], picture)
-            taken[here] = True
-            drawn[here][picture.min(axis=-1) < INK] = region
-            boxes[region] = _box(picture, y, x) / canvas
-        return image, boxes, drawn
+            y, x = min(places, key=lambda at: covered[at[0] : at[0] + side, at[1] : at[1] + side].sum())
+            area = slice(y, y + side), slice(x, x + side)
+            image[area] = np.minimum(image[area], emoji)
+            covered[area] = True
+            regions[area][emoji.min(axis=-1) < INK] = region
+            boxes[region] = _box(emoji, y, x) / canvas
+        return image, boxes, regions
 
 
-def _resized(picture: np.ndarray, side: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.BOX))
+def _resize(emoji: np.ndarray, side: int) -> np.ndarray:
+    return np.asarray(Image.fromarray(emoji).resize((side, side), Image.Resampling.BOX))
 
 
-def _box(picture: np.ndarray, y: int, x: int) -> np.ndarray:
-    """In pixels, around what is drawn of a picture [S,S,3] at (y, x); around all of it where it is white."""
-    ink = picture.min(axis=-1) < INK
+def _box(emoji: np.ndarray, y: int, x: int) -> np.ndarray:
+    """Return the box in pixels around the ink of an emoji [S,S,3] at (y, x); around all of it if it is white."""
+    ink = emoji.min(axis=-1) < INK
     ink = ink if ink.any() else ~ink
     rows, columns = np.flatnonzero(np.any(ink, axis=1)), np.flatnonzero(np.any(ink, axis=0))
     low = np.array([x + columns[0], y + rows[0]])

@@ -1,7 +1,7 @@
-"""The rule behind the published splits of OpenMoji; ``python -m jaxrep.data.openmoji.split`` writes the lists again.
+"""Compute the published splits of OpenMoji; ``python -m jaxrep.data.openmoji.split`` writes the lists again.
 
-Pictures that are equal pixel for pixel at 64 x 64 go to one side together. The order in which groups of equal
-pictures are held out is that of a hash of their first code points, so it depends on nothing else.
+Images that are equal pixel for pixel at 64 x 64 go to the same side. Groups of equal images are held out in the order
+of a hash of their first code points, so the order depends on nothing else.
 """
 
 import collections
@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from jaxrep.data.openmoji.emoji import ATTRIBUTION, Emoji, emojis, pictures, same
+from jaxrep.data.openmoji.emoji import ATTRIBUTION, Emoji, draw_emojis, factorize, load_emojis
 
 REFERENCE_SIZE = 64
 _HEAD = "# Code points that are held out of OpenMoji 17.0.0 with Unicode 17 names. {attribution}.\n# {rule}\n"
@@ -20,14 +20,14 @@ RULES = {
 
 
 def compositional(emojis: Sequence[Emoji], image_ids: Sequence[int]) -> list[str]:
-    """Codes of a fifth of the pictures that show a skin tone and whose concept has at least six forms."""
+    """Return the codes of a fifth of the images that show a skin tone and whose concept has at least six forms."""
     forms = collections.Counter(emoji.concept for emoji in emojis)
     candidates = [bool(emoji.tones) and forms[emoji.concept] >= 6 for emoji in emojis]
     return _hold_out(emojis, image_ids, candidates, share=5)
 
 
 def random(emojis: Sequence[Emoji], image_ids: Sequence[int]) -> list[str]:
-    """Codes of a tenth of all pictures."""
+    """Return the codes of a tenth of all images."""
     return _hold_out(emojis, image_ids, [True] * len(emojis), share=10)
 
 
@@ -44,10 +44,10 @@ def _hold_out(emojis: Sequence[Emoji], ids: Sequence[int], candidates: Sequence[
 
 
 def lists() -> dict[str, str]:
-    """Split -> the text of its published file."""
-    everything = emojis()
-    ids = same([image.tobytes() for image in pictures(REFERENCE_SIZE)]).tolist()
-    chosen = {"compositional": compositional(everything, ids), "random": random(everything, ids)}
+    """Return split -> the text of its published file."""
+    emojis = load_emojis()
+    ids = factorize([image.tobytes() for image in draw_emojis(REFERENCE_SIZE)]).tolist()
+    chosen = {"compositional": compositional(emojis, ids), "random": random(emojis, ids)}
     return {
         split: _HEAD.format(attribution=ATTRIBUTION, rule=RULES[split]) + "\n".join(codes) + "\n"
         for split, codes in chosen.items()

@@ -1,57 +1,62 @@
-"""In which order examples are read: a pure function of seed and position, so that any position can be resumed.
+"""Declare the order of examples: a pure function of seed and position, so that any position can be resumed.
 
-A position counts examples from the start of training and runs on across epochs. Nothing is stored: the order of ten
+A position counts examples from the start of training, across epochs. ``Shuffle`` stores nothing: the order of ten
 billion examples takes as much memory as that of ten.
 """
 
+import abc
 import dataclasses
 import zlib
-from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
-from jaxrep.spec import replace, spec
+from jaxrep.data._util.hashing import splitmix64
+from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.orders.permutation import epoch_keys, epochs_and_places, permute
+from jaxrep.spec import Range, replace, spec
 
-_ROUNDS = 8
-NEAR = 2**16
-"""What stands in for a bad sample comes at most so many places after it in the order, so that its shard is near."""
-EPOCHS = 2
-"""How many epochs' plans an order that makes such keeps at a time: a batch may lie across the border of two."""
+SUBSTITUTE_DISTANCE = 2**16
+"""Largest distance in the order from a bad sample to its substitute, so that the substitute's shard is in memory."""
+CACHED_EPOCHS = 2
+"""Epochs whose plans are in memory at a time: a batch may cross the border of two epochs."""
+
+Plan = TypeVar("Plan")
 
 
-class Indices:
-    """Abstract: positions uint64 [B] -> indices of examples int64 [B]. It pickles, so that loader workers can have
-    it."""
+class Indices(abc.ABC):
+    """Map positions uint64 [B] to indices of examples int64 [B]. Indices pickle, for loader workers."""
 
+    @abc.abstractmethod
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-        raise TypeError(f"{type(self).__name__} does not say in which order examples come")
+        """Return the indices of the examples at ``positions``."""
 
-    def instead(self, position: int, attempt: int) -> int:
-        """The index to try in place of an example that cannot be read; ``attempt`` counts from 1.
+    def substitute(self, position: int, attempt: int) -> int:
+        """Return the index to try if the example at ``position`` cannot be read; ``attempt`` counts from 1.
 
-        A function of the position alone, so that a run that goes on makes the same choice.
+        It depends on the position and the attempt alone, so that a resumed run makes the same choice.
         """
-        away = mix(mix(np.array([position], np.uint64)) + np.uint64(attempt)) % np.uint64(NEAR)
-        return int(self(np.uint64(position + 1) + away)[0])
+        position_key = splitmix64(np.array([position], np.uint64))
+        distance = splitmix64(position_key + np.uint64(attempt)) % np.uint64(SUBSTITUTE_DISTANCE)
+        return int(self(np.uint64(position + 1) + distance)[0])
 
-    def tokens(self, position: int) -> int:
-        """Tokens of each text of the batch that a position lies in; 0: as many as the tokenizer declares."""
+    def text_length(self, position: int) -> int:
+        """Return the tokens per text of the batch around ``position``; 0: the length of the tokenizer."""
         return 0
 
-    def counts(self, position: int) -> dict[str, int]:
-        """How many examples before a position are of each source of a mixture; without one it is empty."""
+    def source_counts(self, position: int) -> dict[str, int]:
+        """Return the examples before ``position`` per source of a mixture; empty without a mixture."""
         return {}
 
 
 class Indexed(Protocol):
-    """What is put in an order: a number of examples, where each shard of them ends, columns, and lengths of texts."""
+    """Describe what an order reads of the examples: their number, their shards, columns, and lengths of texts."""
 
     def __len__(self) -> int: ...
 
     @property
-    def ends(self) -> np.ndarray: ...
+    def shard_ends(self) -> np.ndarray: ...
 
     def column(self, name: str) -> Any: ...
 
@@ -59,97 +64,79 @@ class Indexed(Protocol):
 
 
 @spec
-class Order:
-    """Abstract: the declaration of an order."""
+class Order(abc.ABC):
+    """Declare an order of examples."""
 
-    seed: int = 0
+    seed: Annotated[int, Range(0, below=2**64)] = 0
     """Seed of the shuffling; nothing else depends on it."""
 
     @property
-    def tokens(self) -> tuple[int, ...]:
-        """Numbers of tokens that texts of a batch may have beside the one that the tokenizer declares."""
+    def text_lengths(self) -> tuple[int, ...]:
+        """Numbers of tokens per text that a batch may have, besides the length of the tokenizer."""
         return ()
 
-    def block(self, batch_size: int) -> int:
-        """How many examples in a row belong together; they are not parted by a mixture or by the end of a batch."""
+    def block_size(self, batch_size: int) -> int:
+        """Return the number of consecutive examples that neither a mixture nor the end of a batch separates."""
         return 1
 
-    def problems(self) -> Iterator[str]:
-        if not 0 <= self.seed < 2**64:
-            yield f"seed is a whole number from 0 to 2**64 - 1, not {self.seed}"
+    @abc.abstractmethod
+    def indices(self, examples: Indexed, batch_size: int) -> Indices:
+        """Return the indices of ``examples`` in this order. Raises ValueError: there are no examples."""
 
-    def over(self, examples: Indexed, batch_size: int) -> Indices:
-        """The order of these examples. Raises ValueError where there is none."""
-        raise TypeError(f"{type(self).__name__} does not say in which order examples come")
-
-    def at(self, name: str) -> "Order":
-        """The same order with a seed of its own, for one source of a mixture."""
-        own = mix(mix(np.array([self.seed], np.uint64)) + np.uint64(zlib.crc32(name.encode())))
-        return replace(self, seed=int(own[0]))
+    def for_source(self, name: str) -> "Order":
+        """Return the same order with another seed, for one source of a mixture."""
+        name_hash = np.uint64(zlib.crc32(name.encode()))
+        (seed,) = splitmix64(splitmix64(np.array([self.seed], np.uint64)) + name_hash)
+        return replace(self, seed=int(seed))
 
 
 @spec
 class Shuffle(Order):
-    """Every example once an epoch, each epoch in a random order of its own."""
+    """Read every example once per epoch, in a new random order in each epoch."""
 
-    def over(self, examples: Indexed, batch_size: int) -> Indices:
-        return ShuffledIndices(self.seed, some(examples))
+    def indices(self, examples: Indexed, batch_size: int) -> Indices:
+        return ShuffledIndices(self.seed, require_examples(examples))
 
 
 @dataclasses.dataclass(frozen=True)
 class ShuffledIndices(Indices):
-    """``Shuffle`` over ``length`` examples."""
+    """Compute ``Shuffle`` over ``length`` examples."""
 
     seed: int
     length: int
 
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-        epochs, places = np.divmod(np.asarray(positions, np.uint64), np.uint64(self.length))
+        epochs, places = epochs_and_places(positions, self.length)
         return permute(places, self.length, epoch_keys(self.seed, epochs)).astype(np.int64)
 
 
-def some(examples: Indexed) -> int:
-    """The number of examples. Raises ValueError where there is none."""
+class PlannedIndices(Indices, Generic[Plan]):
+    """Compute an order of ``length`` examples from one plan per epoch."""
+
+    def __init__(self, seed: int, length: int):
+        self._seed, self._length = seed, length
+        self._plans: LruCache[Plan] = LruCache(CACHED_EPOCHS)
+
+    @abc.abstractmethod
+    def plan(self, key: np.uint64) -> Plan:
+        """Return the plan of the epoch with this key."""
+
+    @abc.abstractmethod
+    def read_plan(self, plan: Plan, places: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        """Return the indices of the examples at some places of an epoch."""
+
+    def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        epochs, places = epochs_and_places(positions, self._length)
+        indices = np.empty(places.shape, np.int64)
+        for epoch in np.unique(epochs):
+            rows = epochs == epoch
+            plan = self._plans.get(int(epoch), lambda epoch=epoch: self.plan(epoch_keys(self._seed, epoch[None])[0]))
+            indices[rows] = self.read_plan(plan, places[rows])
+        return indices
+
+
+def require_examples(examples: Indexed) -> int:
+    """Return the number of examples. Raises ValueError: there are none."""
     if not len(examples):
         raise ValueError("there are no examples to put in an order")
     return len(examples)
-
-
-def epoch_keys(seed: int, epochs: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
-    """A key an epoch; with a place's position for the epoch, a key a place."""
-    return mix(mix(np.full_like(epochs, seed)) + epochs)
-
-
-def permute(
-    values: UInt64[np.ndarray, "B"], length: int | UInt64[np.ndarray, "B"], keys: UInt64[np.ndarray, "B"]
-) -> UInt64[np.ndarray, "B"]:
-    """Each of ``values`` in the pseudo-random permutation of 0 … length - 1 that its key names.
-
-    A Feistel network on the grid a x b that just holds ``length``, walked on until it is inside (Black & Rogaway
-    2002, Ciphers with Arbitrary Finite Domains, sections 5 and 4). A library's shuffle could change between versions;
-    a run's order may not.
-    """
-    # About square, so that few places lie outside; a side below 4 would leave too few permutations to choose from.
-    length = np.broadcast_to(np.asarray(length, np.uint64), values.shape)
-    a = np.maximum(np.sqrt(length).astype(np.uint64), np.uint64(4))
-    b = np.maximum((length + a - np.uint64(1)) // a, np.uint64(4))
-    values = _rounds(values, a, b, keys)
-    while (outside := np.flatnonzero(values >= length)).size:
-        values[outside] = _rounds(values[outside], a[outside], b[outside], keys[outside])
-    return values
-
-
-def _rounds(values: np.ndarray, a: np.ndarray, b: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    left, right = np.divmod(values, b)
-    for number in range(0, _ROUNDS, 2):
-        left = (left + mix(keys + mix(right + np.uint64(number << 48))) % a) % a
-        right = (right + mix(keys + mix(left + np.uint64(number + 1 << 48))) % b) % b
-    return left * b + right
-
-
-def mix(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
-    """SplitMix64's step and finalizer (Steele, Lea & Flood 2014): 64 bits to 64 bits, every bit depends on all."""
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -1,4 +1,4 @@
-"""Tokenizers whose vocabulary is a file: CLIP's byte-pair encoding, tokenizer.json files, SentencePiece models."""
+"""Tokenize by a vocabulary file: CLIP's byte-pair encoding, tokenizer.json files, SentencePiece models."""
 
 import base64
 import gzip
@@ -7,50 +7,51 @@ import json
 import string
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, State, Tokenizer
+from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, State, TextLength, Tokenizer
 from jaxrep.errors import UsageError
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, Range, spec
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
 PIECE = r"<\|startoftext\|>|<\|endoftext\|>|'(?i:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""What merges never cross: special tokens, English contractions, runs of letters, single digits, runs of the rest."""
+"""Parts that merges never cross: special tokens, English contractions, runs of letters, single digits, other runs."""
 
 
-def existing(path: str, what: str) -> Path:
-    """The path, if a file is there."""
+def require_file(path: str, content: str) -> Path:
+    """Return the path of an existing file. Raises UsageError."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise UsageError(f"there is no file '{path}': it should hold {what}")
+        raise UsageError(f"there is no file '{path}': it should hold {content}")
     return file
 
 
 @spec
 class ClipBpe(Tokenizer):
-    """CLIP's byte-pair encoding with its text cleaning (Radford et al. 2021, section 2.4, and the released code).
+    """Encode by CLIP's byte pairs and text cleaning (Radford et al. 2021, section 2.4, and the released code).
 
-    A text is repaired by ftfy, HTML is unescaped twice, white space collapses, letters become small; ids lie between
-    <|startoftext|> and <|endoftext|>, which a text may hold too, and are padded with 0, as in the released models.
+    ftfy repairs the text, HTML is unescaped twice, white space collapses, and letters become lower case. The ids lie
+    between <|startoftext|> and <|endoftext|>, which a text may contain too, and are padded with 0, as in the released
+    models.
     """
 
-    length: int = 77
-    """Tokens of a text, L, the special ones included; longer texts are cut."""
+    length: TextLength = 77
+    """Tokens per text, L, including the special ones; longer texts are cut."""
     vocabulary: str
-    """File of merges, one a line: bpe_simple_vocab_16e6.txt.gz of the released code, or a port's merges.txt."""
-    merges: int = 49_152 - 256 - 2
-    """Merges that are used, the first of the file; the released file holds more."""
+    """File of merges, one per line: bpe_simple_vocab_16e6.txt.gz of the released code, or a port's merges.txt."""
+    merges: Natural = 49_152 - 256 - 2
+    """Number of merges to use, from the start of the file; the released file has more."""
 
     @property
     def vocab_size(self) -> int:
         return 2 * 256 + self.merges + len(SPECIAL)
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        file = existing(self.vocabulary, "CLIP's byte-pair merges (bpe_simple_vocab_16e6.txt.gz)")
+        file = require_file(self.vocabulary, "CLIP's byte-pair merges (bpe_simple_vocab_16e6.txt.gz)")
         try:
             with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as f:
                 lines = f.read().split("\n")
@@ -60,8 +61,8 @@ class ClipBpe(Tokenizer):
             lines = lines[1:]
         lines = lines[: self.merges]
         if len(lines) < self.merges or not all(lines):
-            found = lines.index("") if "" in lines else len(lines)
-            raise UsageError(f"'{file}' holds {found} merges, and ClipBpe uses {self.merges}: give the whole file")
+            count = lines.index("") if "" in lines else len(lines)
+            raise UsageError(f"'{file}' holds {count} merges, and ClipBpe uses {self.merges}: give the whole file")
         if strange := next((line for line in lines if len(line.split(" ")) != 2), None):
             raise UsageError(f"'{file}' is not a file of merges: a line holds two tokens, and one is {strange[:60]!r}")
         return {"merges": lines}
@@ -73,9 +74,9 @@ class ClipBpe(Tokenizer):
 
 
 def clip_pipeline(merges: list[str]) -> tokenizers.Tokenizer:
-    """CLIP's split and merges, of cleaned texts."""
+    """Return a pipeline with CLIP's splits and merges, for cleaned texts."""
     pairs = [(left, right) for left, right in (line.split(" ") for line in merges)]
-    # Ids follow from the merges: bytes in the order of their stand-ins, the same at a word's end, merges, specials.
+    # The order of ids: characters that stand for bytes, the same at the end of a word, merges, special tokens.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *(left + right for left, right in pairs), *SPECIAL]
     ids = {token: n for n, token in enumerate(tokens)}
@@ -91,41 +92,41 @@ def clip_pipeline(merges: list[str]) -> tokenizers.Tokenizer:
 
 
 def clip_clean(text: str) -> str:
-    """The text as CLIP's released code cleans it."""
+    """Clean a text as CLIP's released code does."""
     import ftfy
 
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
 
 
-def canonical(text: str) -> str:
-    """Small letters without ASCII punctuation, with single spaces (SigLIP's released code)."""
+def canonicalize(text: str) -> str:
+    """Return lower case without ASCII punctuation, with single spaces (SigLIP's released code)."""
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
 Clean = Literal["none", "lower", "canonical"]
-CLEANERS: dict[Clean, Callable[[str], str]] = {"none": str, "lower": str.lower, "canonical": canonical}
-"""What may happen to a text first: nothing, small letters, or what ``canonical`` does."""
+CLEANERS: dict[Clean, Callable[[str], str]] = {"none": str, "lower": str.lower, "canonical": canonicalize}
+"""Name of a cleaning step -> its function."""
 
 
 @spec
 class TokenizerFile(Tokenizer):
-    """Any tokenizer.json of the tokenizers library; special tokens are those that the file itself adds."""
+    """Encode by any tokenizer.json of the tokenizers library, with the special tokens that the file adds."""
 
     path: str
     """The file."""
-    entries: int
-    """Ids that a model has room for: at least as many as the file has."""
+    entries: Count
+    """Ids in the model's vocabulary: at least as many as the file has."""
     pad: str = "[PAD]"
-    """Token that fills a text up to its length."""
+    """Token for padding."""
     clean: Clean = "none"
-    """What happens to a text before the file's own rules."""
+    """Cleaning before the rules of the file."""
 
     @property
     def vocab_size(self) -> int:
         return self.entries
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        file = existing(self.path, "a tokenizer of the tokenizers library (tokenizer.json)")
+        file = require_file(self.path, "a tokenizer of the tokenizers library (tokenizer.json)")
         try:
             tokenizers.Tokenizer.from_file(str(file))
             return json.loads(file.read_text(encoding="utf-8"))
@@ -145,64 +146,49 @@ class TokenizerFile(Tokenizer):
             )
         pipeline.no_padding()
         pipeline.enable_truncation(self.length)
-        pieces = FilePieces(pipeline, CLEANERS[self.clean])
+        pieces = LibraryPieces(pipeline, CLEANERS[self.clean], special=True)
         return LoadedTokenizer(pieces, state, self.length, self.vocab_size, pad)
-
-
-class FilePieces:
-    """A pipeline that adds its own special tokens, and leaves them out of a text."""
-
-    def __init__(self, pipeline: tokenizers.Tokenizer, clean: Callable[[str], str]):
-        self.pipeline = pipeline
-        self.clean = clean
-
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.pipeline.encode_batch_fast([self.clean(text) for text in texts])]
-
-    def decode(self, ids: list[int]) -> str:
-        return self.pipeline.decode(ids, skip_special_tokens=True)
 
 
 @spec
 class SentencePieceModel(Tokenizer):
-    """A SentencePiece model (Kudo & Richardson 2018), between its BOS and EOS where it has them."""
+    """Encode by a SentencePiece model (Kudo & Richardson 2018), between its BOS and EOS if it has them."""
 
     path: str
     """The .model file."""
-    entries: int
-    """Ids that a model has room for: at least as many as the file has."""
+    entries: Count
+    """Ids in the model's vocabulary: at least as many as the file has."""
     clean: Clean = "none"
-    """What happens to a text before the file's own rules."""
-    pad: int = -1
-    """Id that fills a text up to its length; -1: the file's own, or its EOS where it has none."""
+    """Cleaning before the rules of the file."""
+    pad: Annotated[int, Range(-1)] = -1
+    """Id for padding; -1: the id of the file, or its EOS if it has none."""
 
     @property
     def vocab_size(self) -> int:
         return self.entries
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        file = existing(self.path, "a SentencePiece model")
+        file = require_file(self.path, "a SentencePiece model")
         return {"model": base64.b64encode(file.read_bytes()).decode()}
 
     def restore(self, state: State) -> LoadedTokenizer:
         pieces = SentencePieces(base64.b64decode(state["model"]), self.path, CLEANERS[self.clean])
         check_entries(self.path, pieces.model.get_piece_size(), self.entries)
-        # The library says -1 for a token that the model lacks.
+        # The library returns -1 for a token that the model lacks.
         bos, eos, pad = [
             i if i >= 0 else None for i in (pieces.model.bos_id(), pieces.model.eos_id(), pieces.model.pad_id())
         ]
-        filler = self.pad if self.pad >= 0 else next(i for i in (pad, eos, 0) if i is not None)
-        return LoadedTokenizer(pieces, state, self.length, self.vocab_size, filler, bos, eos)
+        padding = self.pad if self.pad >= 0 else next(i for i in (pad, eos, 0) if i is not None)
+        return LoadedTokenizer(pieces, state, self.length, self.vocab_size, padding, bos, eos)
 
 
 class SentencePieces:
-    """The pieces of a SentencePiece model."""
+    """Run a SentencePiece model on cleaned texts."""
 
     def __init__(self, proto: bytes, path: str, clean: Callable[[str], str]):
         import sentencepiece
 
         self.clean = clean
-
         try:
             self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         except RuntimeError as error:
@@ -215,7 +201,7 @@ class SentencePieces:
         return self.model.decode(ids)
 
 
-def check_entries(path: str, held: int, entries: int) -> None:
-    """A model must have a row for every id."""
-    if held > entries:
-        raise UsageError(f"'{path}' has {held} ids, and entries={entries} leaves a model too few rows: entries={held}")
+def check_entries(path: str, ids: int, entries: int) -> None:
+    """Check that a model has a row per id of the file. Raises UsageError."""
+    if ids > entries:
+        raise UsageError(f"'{path}' has {ids} ids, and entries={entries} leaves a model too few rows: entries={ids}")

@@ -5,11 +5,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from jaxrep.data.images.crop import Box, HostCenterCrop, HostRandomResizedCrop, HostResize
-from jaxrep.data.sources.files import ImageFolder
+from jaxrep.data.sources.image_folder import ImageFolder
 from jaxrep.spec import problems
 
 
-def test_the_middle_is_the_one_that_pillow_cuts_out():
+def test_center_crop_matches_pillow():
     for width, height, shape in ((640, 480, 1.0), (30, 90, 1.0), (100, 100, 0.5), (64, 48, 4 / 3)):
         columns = Image.fromarray(np.tile(np.arange(width, dtype=np.float32), (height, 1)))
         rows = Image.fromarray(np.tile(np.arange(height, dtype=np.float32)[:, None], (1, width)))
@@ -21,7 +21,7 @@ def test_the_middle_is_the_one_that_pillow_cuts_out():
     assert HostResize().box(30, 20, 1.0, None) == Box(0, 0, 30, 20)
 
 
-def test_boxes_have_the_declared_areas_and_shapes_and_lie_everywhere():
+def test_random_boxes_cover_the_declared_ranges():
     crop, width, height = HostRandomResizedCrop(scale=(0.2, 0.5)), 400, 300
     boxes = np.array([crop.box(width, height, 1.0, key) for key in range(4000)])
     left, top, right, bottom = boxes.T
@@ -35,7 +35,7 @@ def test_boxes_have_the_declared_areas_and_shapes_and_lie_everywhere():
     assert abs((top / (height - (bottom - top))).mean() - 0.5) < 0.02
 
 
-def test_a_box_follows_from_its_key():
+def test_box_depends_on_its_key():
     crop = HostRandomResizedCrop(scale=(0.08, 1.0))
     boxes = [crop.box(400, 300, 1.0, key) for key in (0, 1, 2**64 - 1)]
     assert boxes == [crop.box(400, 300, 1.0, key) for key in (0, 1, 2**64 - 1)]
@@ -44,23 +44,23 @@ def test_a_box_follows_from_its_key():
     assert boxes == [(23, 0, 368, 298), (174, 40, 347, 181), (62, 114, 167, 229)]
 
 
-def test_without_a_key_the_middle_is_cut_out():
+def test_random_crop_without_key_is_center_crop():
     assert HostRandomResizedCrop().box(400, 300, 1.0, None) == Box(50, 0, 350, 300)
 
 
-def test_a_picture_that_no_drawn_box_fits_gives_its_middle():
+def test_random_crop_falls_back_to_the_center():
     """As torchvision: the largest central box of an allowed shape."""
     crop = HostRandomResizedCrop(scale=(1.0, 1.0))
     assert crop.box(300, 30, 1.0, 7) == Box(130, 0, 170, 30)
     assert crop.box(30, 300, 1.0, 7) == Box(0, 130, 30, 170)
 
 
-def test_ranges_are_checked():
+def test_invalid_crop_ranges():
     assert problems(HostRandomResizedCrop(scale=(0.08, 1.0))) == []
     assert len(problems(HostRandomResizedCrop(scale=(0.5, 1.2), ratio=(0.0, 1.0)))) == 2
 
 
-def test_a_source_draws_its_crops_by_key_and_shows_the_middle_where_nothing_is_drawn(tmp_path):
+def test_source_crops_by_key_and_center_without(tmp_path):
     ramp = np.tile(np.arange(120, dtype=np.uint8), (80, 1))  # the value is the column
     Image.fromarray(ramp).save(tmp_path / "ramp.png")
     crop = HostRandomResizedCrop(scale=(0.1, 0.2))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrep.data.loading.loader import Loader, Tokenize, read
+from jaxrep.data.loading.loader import Loader, Tokenize, read_batch
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.source import Columns, Examples
 from jaxrep.data.tokenizers.base import Bytes
@@ -30,7 +30,7 @@ class Squares(Examples):
 
 EXAMPLES = Squares()
 IN_MEMORY = Columns({name: EXAMPLES.column(name) for name in ("image", "text", "label")})
-ORDER = Shuffle(seed=5).over(EXAMPLES, 1)
+ORDER = Shuffle(seed=5).indices(EXAMPLES, 1)
 TOKENS = Tokenize(Bytes(length=14).load())
 
 
@@ -57,7 +57,7 @@ def unbroken():
     return _take(12)[0]
 
 
-def test_a_batch_holds_the_examples_of_the_order(unbroken):
+def test_batches_follow_the_order(unbroken):
     tokens = Bytes(length=14).load()
     for step, batch in enumerate(unbroken):
         positions = np.arange(8 * step, 8 * step + 8)
@@ -73,13 +73,13 @@ def test_a_batch_holds_the_examples_of_the_order(unbroken):
         _assert_equal([batch], [expected])
 
 
-def test_examples_in_memory_and_examples_by_index_give_the_same(unbroken):
+def test_columns_equal_examples_by_index(unbroken):
     _assert_equal(_take(12, examples=IN_MEMORY)[0], unbroken)
 
 
 @settings(max_examples=15, deadline=None)
 @given(steps=st.integers(0, 11), threads=st.integers(0, 3))
-def test_a_loader_resumes_at_the_very_next_example(unbroken, steps, threads):
+def test_loader_resumes_at_any_position(unbroken, steps, threads):
     _, position = _take(steps, threads=threads)
     assert position == 8 * steps
     resumed, end = _take(12 - steps, position=position, threads=3 - threads)
@@ -88,12 +88,12 @@ def test_a_loader_resumes_at_the_very_next_example(unbroken, steps, threads):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_worker_processes_give_the_same_batches(unbroken, workers):
+def test_batches_do_not_depend_on_workers(unbroken, workers):
     _assert_equal(_take(9, position=24, workers=workers)[0], unbroken[3:])
 
 
 @pytest.mark.parametrize("hosts", [2, 4])
-def test_hosts_share_out_each_batch(unbroken, hosts):
+def test_batches_do_not_depend_on_hosts(unbroken, hosts):
     size = 8 // hosts
     parts = [_take(12, rows=slice(host * size, host * size + size))[0] for host in range(hosts)]
     joined = [
@@ -102,12 +102,12 @@ def test_hosts_share_out_each_batch(unbroken, hosts):
     _assert_equal(joined, unbroken)
 
 
-def test_a_batch_that_several_threads_read_is_the_same(unbroken, monkeypatch):
-    monkeypatch.setattr("jaxrep.data.loading.loader.CHUNK", 3)  # 8 rows in 4 reads of 2
+def test_batches_do_not_depend_on_chunks(unbroken, monkeypatch):
+    monkeypatch.setattr("jaxrep.data.loading.loader.MAX_CHUNK_ROWS", 3)  # 8 rows in 4 reads of 2
     _assert_equal(_take(12, threads=3)[0], unbroken)
 
 
-def test_a_position_has_64_bits():
+def test_position_has_64_bits():
     start = 2**40 + 3
     (batch,), position = _take(1, position=start)
     assert position == start + 8
@@ -116,16 +116,16 @@ def test_a_position_has_64_bits():
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], ORDER(np.arange(start, start + 8)))
 
 
-def test_several_texts_an_example_have_an_axis_of_their_own():
+def test_several_texts_per_example_add_an_axis():
     examples = Columns({"text": [("a", "bc"), ("d", ""), ("ef", "g")]})
-    batch = read(examples, np.array([2, 0]), TOKENS)
+    batch = read_batch(examples, np.array([2, 0]), TOKENS)
     for view, texts in enumerate((["ef", "a"], ["g", "bc"])):
         ids, valid = Bytes(length=14).load()(texts)
         np.testing.assert_array_equal(batch["text"][:, view], ids)
         np.testing.assert_array_equal(batch["text/valid"][:, view], valid)
 
 
-def test_an_error_of_an_example_reaches_the_caller():
+def test_transform_error_is_raised():
     def broken(columns):
         raise FileNotFoundError("picture 7 is missing")
 
@@ -134,7 +134,7 @@ def test_an_error_of_an_example_reaches_the_caller():
             _take(1, transform=broken, threads=threads)
 
 
-def test_a_worker_that_is_killed_is_one_sentence():
+def test_killed_worker_is_an_error():
     loader = Loader(EXAMPLES, ORDER, 8, workers=1)
     try:
         next(loader)
@@ -147,13 +147,13 @@ def test_a_worker_that_is_killed_is_one_sentence():
         loader.close()
 
 
-def test_rows_outside_a_batch_are_refused():
+def test_invalid_rows_and_position():
     for change in ({"rows": slice(8, 16)}, {"rows": slice(0, 8, 2)}, {"position": -1}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=r"rows|position"):
             _take(1, **change)
 
 
-def test_columns_are_of_one_length_and_named():
+def test_invalid_columns():
     with pytest.raises(ValueError, match="one length"):
         Columns({"a": np.zeros(3), "b": np.zeros(4)})
     with pytest.raises(UsageError, match="there are: image, text, label"):

@@ -21,8 +21,8 @@ class Counting:
     order = ShuffledIndices(0, 48)
 
     @property
-    def ledger(self):
-        return BadSampleReport(self.position, {("a.tar", "the picture is empty"): 2} if self.position > 8 else {})
+    def bad_samples(self):
+        return BadSampleReport(self.position, {("a.tar", "the image is empty"): 2} if self.position > 8 else {})
 
     def __init__(self, fails_at=None):
         self.position, self.fails_at, self.closed = 0, fails_at, False
@@ -44,19 +44,19 @@ def sharding():
     return NamedSharding(Mesh(np.array(jax.devices()).reshape(2, 2, -1), AXES), ROWS)
 
 
-def test_batches_come_in_order_with_the_position_that_follows_them(sharding):
+def test_prefetch_keeps_order_and_positions(sharding):
     loader = Counting()
     with Prefetch(loader, sharding) as batches:
         assert batches.position == 0
         for step, batch in enumerate(batches):
-            assert batches.position == 8 * step + 8 and batches.ledger.rows == batches.position
+            assert batches.position == 8 * step + 8 and batches.bad_samples.rows == batches.position
             assert batches.metrics() == ({"data/bad": 2.0} if step else {})
             assert batch["x"].sharding == sharding
             np.testing.assert_array_equal(batch["x"], np.arange(16 * step, 16 * step + 16).reshape(8, 2))
     assert batches.position == 48 and loader.closed
 
 
-def test_no_more_is_read_ahead_than_asked_for(sharding):
+def test_prefetch_reads_at_most_ahead_batches(sharding):
     loader = Counting()
     with Prefetch(loader, sharding, ahead=3) as batches:
         next(batches)
@@ -64,7 +64,7 @@ def test_no_more_is_read_ahead_than_asked_for(sharding):
     assert loader.position <= 8 * (1 + 3)
 
 
-def test_an_error_is_raised_where_its_batch_is_asked_for(sharding):
+def test_loader_error_is_raised_at_its_batch(sharding):
     with Prefetch(Counting(fails_at=2), sharding) as batches:
         next(batches), next(batches)
         with pytest.raises(FileNotFoundError, match="shard 3 is missing"):
@@ -72,7 +72,7 @@ def test_an_error_is_raised_where_its_batch_is_asked_for(sharding):
         assert batches.position == 16
 
 
-def test_closing_ends_the_thread(sharding):
+def test_close_stops_the_thread(sharding):
     batches = Prefetch(Counting(), sharding)
     next(batches)
     batches.close()
@@ -81,7 +81,7 @@ def test_closing_ends_the_thread(sharding):
     batches.close()
 
 
-def test_the_wait_of_the_loop_is_measured(sharding, monkeypatch):
+def test_data_wait(sharding, monkeypatch):
     clock = iter([10.0, 12.5])
     with Prefetch(Counting(), sharding) as batches:
         monkeypatch.setattr(prefetch.time, "perf_counter", lambda: next(clock))

@@ -6,8 +6,9 @@ import random
 import numpy as np
 import pytest
 
-from jaxrep.data.tokenizers.base import BOS, EOS, PAD, UNKNOWN, Bytes, Tokenizer, Words
+from jaxrep.data.tokenizers.base import BOS, EOS, PAD, UNKNOWN, Bytes, Words
 from jaxrep.errors import UsageError
+from jaxrep.spec import problems
 
 NAMES = ["Woman: light skin tone", "woman: dark skin tone", "flag: Côte d’Ivoire", "keycap: 10", ""]
 
@@ -18,29 +19,29 @@ def oracle_bytes(text: str, length: int) -> list[int]:
 
 
 @pytest.mark.parametrize("text", ["", "a", "café", "👩🏽‍🚀", "\0\n\x7f", "woman: dark skin tone"])
-def test_bytes_are_utf8_between_the_special_ids_and_padded_at_the_end(text):
+def test_bytes_match_oracle(text):
     encodings = Bytes(length=8).load()([text])
     assert encodings.ids.tolist() == [oracle_bytes(text, 8)]
     assert encodings.valid.tolist() == [[token != PAD for token in oracle_bytes(text, 8)]]
 
 
-def test_ids_are_int32_and_valid_is_bool_also_of_no_text():
+def test_encodings_of_no_text():
     ids, valid = Bytes(length=5).load()([])
     assert (ids.shape, ids.dtype, valid.shape, valid.dtype) == ((0, 5), np.int32, (0, 5), np.bool_)
 
 
-def test_decoded_bytes_are_the_text():
+def test_bytes_decode():
     tokenizer = Bytes(length=64).load()
     assert tokenizer.decode(tokenizer(NAMES).ids) == NAMES
 
 
-def test_every_byte_has_an_id_below_the_vocabulary_size():
+def test_bytes_vocab_size():
     pieces = Bytes(length=64).load().pieces
     assert sorted(pieces.encode([bytes(range(128)).decode()])[0]) == list(range(3, 131))
     assert Bytes(length=64).vocab_size == 3 + 256  # special ids and bytes
 
 
-def test_words_are_numbered_by_frequency_and_then_by_alphabet():
+def test_words_are_ordered_by_frequency_then_alphabet():
     tokenizer = Words(length=8, max_words=5).load(NAMES)
     assert tokenizer.state == {"words": ["skin", "tone", "woman", "10", "côte"]}
     ids = tokenizer(["Woman, TONE; ivoire 10!"]).ids
@@ -48,7 +49,7 @@ def test_words_are_numbered_by_frequency_and_then_by_alphabet():
     assert tokenizer.decode(ids) == ["woman tone [unknown] 10"]
 
 
-def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts():
+def test_words_do_not_depend_on_text_order():
     shuffled = random.Random(0).sample(NAMES, len(NAMES))
     assert Words(length=8).read(shuffled) == Words(length=8).read(iter(NAMES))
 
@@ -63,14 +64,14 @@ def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts():
         ("笑い泣き 2-in-1", ["笑い泣き", "2-in-1"]),  # a hyphen inside a word belongs to it
     ],
 )
-def test_words_are_found_in_any_script(text, words):
+def test_words_in_any_script(text, words):
     tokenizer = Words(length=16).load([text])
     assert sorted(tokenizer.state["words"]) == sorted(words)
     assert tokenizer.decode(tokenizer([text]).ids) == [" ".join(words)]
 
 
 @pytest.mark.parametrize("spec", [Bytes(length=5), Words(length=5)], ids=lambda spec: type(spec).__name__)
-def test_a_text_that_is_too_long_loses_its_end_and_keeps_eos(spec):
+def test_long_text_is_cut_and_keeps_eos(spec):
     tokenizer = spec.load(NAMES)
     long, short = tokenizer(["woman " * 1000, "woman woman woman"[: 3 if isinstance(spec, Bytes) else None]])[0]
     assert (long[0], long[-1]) == (BOS, EOS)
@@ -78,7 +79,7 @@ def test_a_text_that_is_too_long_loses_its_end_and_keeps_eos(spec):
 
 
 @pytest.mark.parametrize("spec", [Bytes(length=12), Words(length=12)], ids=lambda spec: type(spec).__name__)
-def test_a_tokenizer_comes_back_from_its_state_as_json_and_from_a_pickle(spec):
+def test_tokenizer_restores_from_json_state_and_pickle(spec):
     tokenizer = spec.load(NAMES)
     texts = [*NAMES, "never seen 🏳️‍🌈"]
     kept = [spec.restore(json.loads(json.dumps(tokenizer.state))), pickle.loads(pickle.dumps(tokenizer))]
@@ -87,19 +88,15 @@ def test_a_tokenizer_comes_back_from_its_state_as_json_and_from_a_pickle(spec):
         np.testing.assert_array_equal(other(texts).valid, tokenizer(texts).valid)
 
 
-def test_the_field_of_the_ids_is_known_without_texts():
+def test_tokenizer_field():
     field = Words(length=16, max_words=100).field
     assert dataclasses.astuple(field) == ((16,), "int32", 104)  # and padding, start, end, unknown
 
 
-def test_mistakes_are_named():
-    assert list(Bytes(length=2).problems()) == [
-        "length=2 leaves no room for a token between the start and the end of a text: 3 or more"
-    ]
-    assert list(Words(length=16, max_words=0).problems()) == ["max_words=0 leaves the vocabulary empty: 1 or more"]
+def test_tokenizer_errors():
+    assert problems(Bytes(length=2)) == ["length: expected a number of at least 3, got 2"]
+    assert problems(Words(length=16, max_words=0)) == ["max_words: expected a number of at least 1, got 0"]
     with pytest.raises(UsageError, match="training texts, and they hold no word"):
         Words(length=16).load(["", "…"])
     with pytest.raises(TypeError, match="put it in a list"):
         Bytes(length=16).load()("a text")
-    with pytest.raises(TypeError, match="Tokenizer does not say"):
-        Tokenizer(length=16).load()

@@ -47,16 +47,16 @@ def content(tokenizer, text):
         ("", []),
     ],
 )
-def test_merges_apply_within_words_as_worked_out_by_hand(merges_file, text, expected):
+def test_clip_merges_match_hand_computation(merges_file, text, expected):
     assert content(clip(merges_file).load(), text) == expected
 
 
-def test_the_released_vocabulary_has_49408_ids():
+def test_clip_vocab_size():
     assert ClipBpe(vocabulary="elsewhere").vocab_size == 49_408  # Radford et al. 2021, table 18
     assert ClipBpe(vocabulary="elsewhere").length == 77
 
 
-def test_padding_is_zero_and_a_long_text_ends_in_eos(merges_file):
+def test_clip_padding_and_truncation(merges_file):
     ids, valid = clip(merges_file, length=4).load()(["low", "lower " * 500])
     assert ids.tolist() == [[BOS, LOW_END, EOS, 0], [BOS, LOWER, LOWER, EOS]]
     assert valid.tolist() == [[True, True, True, False], [True] * 4]
@@ -72,24 +72,24 @@ def test_padding_is_zero_and_a_long_text_ends_in_eos(merges_file):
         ("ＷＩＤＥ", "wide"),
     ],
 )
-def test_text_is_cleaned_as_clip_does(text, cleaned):
+def test_clip_clean(text, cleaned):
     assert clip_clean(text) == cleaned
 
 
-def test_decoded_text_is_the_cleaned_one_with_spaces_between_pieces(merges_file):
+def test_clip_decode(merges_file):
     tokenizer = clip(merges_file, length=64).load()
     texts = ["Lower's LOW", "café 👩🏽‍🚀 10", "0! 0!"]
     assert tokenizer.decode(tokenizer(texts).ids) == ["lower 's low", "café 👩🏽‍🚀 1 0", "0 ! 0 !"]
 
 
-def test_a_compressed_file_and_a_longer_one_give_the_same_tokenizer(merges_file, tmp_path):
+def test_clip_gzip_and_longer_merge_files(merges_file, tmp_path):
     packed = tmp_path / "bpe.txt.gz"
     lines = ['"bpe.txt#version: 0.2', *MERGES, "z z", "zz z</w>"]
     packed.write_bytes(gzip.compress("\n".join(lines).encode()))
     assert clip(packed).read() == clip(merges_file).read()
 
 
-def test_files_that_are_not_merges_are_refused_in_a_sentence(merges_file, tmp_path):
+def test_clip_merge_file_errors(merges_file, tmp_path):
     with pytest.raises(UsageError, match=r"no file 'absent\.txt\.gz': it should hold CLIP's"):
         clip("absent.txt.gz").load()
     with pytest.raises(UsageError, match="holds 6 merges, and ClipBpe uses 48894"):
@@ -107,7 +107,7 @@ def test_files_that_are_not_merges_are_refused_in_a_sentence(merges_file, tmp_pa
 
 @pytest.fixture
 def bert_file(tmp_path):
-    """A tokenizer.json with special tokens of its own: [CLS] ... [SEP]."""
+    """Write a tokenizer.json with special tokens: [CLS] ... [SEP]."""
     vocabulary = {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "a": 4, "cat": 5, "dog": 6}
     tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -121,7 +121,7 @@ def bert_file(tmp_path):
     return str(tmp_path / "tokenizer.json")
 
 
-def test_a_tokenizer_file_brings_its_special_tokens_and_takes_the_length_of_the_spec(bert_file):
+def test_tokenizer_file_special_tokens_and_length(bert_file):
     tokenizer = TokenizerFile(path=bert_file, length=5, entries=8).load()
     ids, valid = tokenizer(["a cat", "a dog a cat a dog", "zebra", ""])
     assert ids.tolist() == [[2, 4, 5, 3, 0], [2, 4, 6, 4, 3], [2, 1, 3, 0, 0], [2, 3, 0, 0, 0]]
@@ -130,7 +130,7 @@ def test_a_tokenizer_file_brings_its_special_tokens_and_takes_the_length_of_the_
     assert tokenizer.vocab_size == 8
 
 
-def test_tokenizer_files_at_fault_are_refused_in_a_sentence(bert_file, tmp_path):
+def test_tokenizer_file_errors(bert_file, tmp_path):
     with pytest.raises(UsageError, match="pad='<pad>' is not a token"):
         TokenizerFile(path=bert_file, length=5, entries=8, pad="<pad>").load()
     with pytest.raises(UsageError, match="has 7 ids, and entries=6"):
@@ -152,7 +152,7 @@ def sentencepiece_file(tmp_path_factory):
     return str(folder / "m.model")
 
 
-def test_a_sentencepiece_model_gives_its_own_ids_between_its_special_tokens(sentencepiece_file):
+def test_sentencepiece_ids_and_special_tokens(sentencepiece_file):
     library = sentencepiece.SentencePieceProcessor(model_file=sentencepiece_file)
     tokenizer = SentencePieceModel(path=sentencepiece_file, length=16, entries=40).load()
     pieces = library.encode("a photo of the dog")
@@ -164,7 +164,7 @@ def test_a_sentencepiece_model_gives_its_own_ids_between_its_special_tokens(sent
     assert tokenizer.decode(ids)[0] == "a photo of the dog"
 
 
-def test_sentencepiece_files_at_fault_are_refused_in_a_sentence(sentencepiece_file, tmp_path):
+def test_sentencepiece_errors(sentencepiece_file, tmp_path):
     with pytest.raises(UsageError, match="has 40 ids, and entries=32"):
         SentencePieceModel(path=sentencepiece_file, length=16, entries=32).load()
     (tmp_path / "m.model").write_bytes(b"nonsense")
@@ -172,9 +172,7 @@ def test_sentencepiece_files_at_fault_are_refused_in_a_sentence(sentencepiece_fi
         SentencePieceModel(path=str(tmp_path / "m.model"), length=16, entries=32).load()
 
 
-def test_tokenizers_come_back_from_their_state_when_the_file_is_gone(
-    merges_file, bert_file, sentencepiece_file, tmp_path
-):
+def test_tokenizer_files_restore_from_state_without_file(merges_file, bert_file, sentencepiece_file, tmp_path):
     texts = ["a cat", "lower low", "👩🏽‍🚀"]
     for spec in (
         clip(merges_file),

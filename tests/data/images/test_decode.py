@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxrep.data.images.crop import Box, HostCrop, HostRandomResizedCrop, HostResize
-from jaxrep.data.images.image import MAX_PIXELS, fitted, image
+from jaxrep.data.images.decode import MAX_PIXELS, decode_image, fit_image
 from jaxrep.data.images.jpeg import plain_size
 from jaxrep.spec import spec
 from tests.helpers import photos
@@ -28,17 +28,17 @@ def _bands(height, width):
     return np.repeat(np.array([[RED, GREEN, BLUE]], np.uint8).repeat(width // 3, axis=1), height, axis=0)
 
 
-def test_crop_keeps_the_middle_and_squash_keeps_everything():
+def test_center_crop_and_resize():
     wide = _bytes(_bands(40, 120))
-    cropped, squashed = image(wide, 20, 20), image(wide, 24, 24, HostResize())
+    cropped, squashed = decode_image(wide, 20, 20), decode_image(wide, 24, 24, HostResize())
     assert cropped.shape == (20, 20, 3) and cropped.dtype == np.uint8
     np.testing.assert_array_equal(cropped[:, 2:-2], np.broadcast_to(GREEN, (20, 16, 3)))  # edges see their neighbors
     inside = squashed[:, [3, 12, 20]]  # away from the edges of the bands, over which the resizing blurs
     np.testing.assert_array_equal(inside, np.broadcast_to([RED, GREEN, BLUE], (24, 3, 3)))
 
 
-def test_a_size_need_not_be_square():
-    found = image(_bytes(_bands(30, 30)), 12, 4)
+def test_nonsquare_size():
+    found = decode_image(_bytes(_bands(30, 30)), 12, 4)
     assert found.shape == (12, 4, 3)
     np.testing.assert_array_equal(found[:, 1:3], np.broadcast_to(GREEN, (12, 2, 3)))
 
@@ -56,21 +56,21 @@ def test_a_size_need_not_be_square():
         (8, lambda x: x[:, ::-1].transpose(1, 0, 2)),
     ],
 )
-def test_a_picture_is_turned_as_exif_says(orientation, turned):
+def test_exif_orientation(orientation, turned):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
     exif = Image.Exif()
     exif[0x0112] = orientation
-    np.testing.assert_array_equal(image(_bytes(pixels, exif=exif), 9, 9), turned(pixels))
+    np.testing.assert_array_equal(decode_image(_bytes(pixels, exif=exif), 9, 9), turned(pixels))
 
 
-def test_what_is_transparent_becomes_white():
+def test_transparent_pixels_become_white():
     pixels = np.zeros((4, 4, 4), np.uint8)
     pixels[..., 0], pixels[:2, :, 3], pixels[2, :, 3] = 200, 255, 51  # red: opaque, a fifth, not at all
     expected = np.full((4, 4, 3), 255)
     expected[:2], expected[2] = (200, 0, 0), (244, 204, 204)  # 0.2 * 200 + 0.8 * 255, 0.8 * 255
     for kind in ("PNG", "WEBP"):
         content = _bytes(pixels, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
-        np.testing.assert_allclose(image(content, 4, 4), expected, atol=1)  # rounding of the composition
+        np.testing.assert_allclose(decode_image(content, 4, 4), expected, atol=1)  # rounding of the composition
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,14 @@ def test_what_is_transparent_becomes_white():
 )
 def test_every_mode_becomes_rgb(picture, kind, expected):
     options = {"lossless": True} if kind == "WEBP" else {}
-    found = image(_bytes(picture, kind, **options), 8, 8)
+    found = decode_image(_bytes(picture, kind, **options), 8, 8)
     # JPEG is lossy, by a level or two in a plain picture
     np.testing.assert_allclose(found, np.broadcast_to(expected, (8, 8, 3)), atol=2 if kind == "JPEG" else 0)
 
 
 def test_resizing_is_antialiased():
     checks = np.indices((64, 64)).sum(0) % 2 * 255  # any single pixel is black or white, their mean is grey
-    found = image(_bytes(checks.astype(np.uint8)), 8, 8)
+    found = decode_image(_bytes(checks.astype(np.uint8)), 8, 8)
     np.testing.assert_allclose(found, 127.5, atol=1.5)
 
 
@@ -110,7 +110,7 @@ class Fixed(HostCrop):
 
 
 @pytest.mark.parametrize(("width", "height", "least"), [(400, 300, 0.08), (640, 480, 0.9), (1600, 1200, 0.5)])
-def test_a_photograph_is_what_a_full_decode_and_an_antialiased_resize_give(width, height, least):
+def test_reduced_decode_matches_full_decode_and_antialiased_resize(width, height, least):
     crop = HostRandomResizedCrop(scale=(least, 1.0))
     differences = []
     for key, content in enumerate(photos.jpegs(10, width, height)):
@@ -119,55 +119,59 @@ def test_a_photograph_is_what_a_full_decode_and_an_antialiased_resize_give(width
         grid = next((n for n in (8, 4, 2) if covers >= n), 1)  # edges of the box lie on whole decoded pixels
         box = [min(grid * round(edge / grid), most) for edge, most in zip(box, (width, height) * 2, strict=True)]
         expected = Image.open(io.BytesIO(content)).resize((224, 224), Image.Resampling.BICUBIC, box=box)
-        differences.append(np.abs(image(content, 224, 224, crop, key).astype(float) - np.asarray(expected)).mean())
+        differences.append(
+            np.abs(decode_image(content, 224, 224, crop, key).astype(float) - np.asarray(expected)).mean()
+        )
     assert np.mean(differences) <= 2 and max(differences) <= 3  # levels of 255: hardly to be seen
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_box_of_a_turned_jpeg_is_the_box_of_the_upright_picture(orientation):
-    (pixels,) = photos.pictures(1, 160, 120)
+def test_box_of_a_rotated_jpeg(orientation):
+    (pixels,) = photos.images(1, 160, 120)
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = _bytes(pixels, "JPEG", quality=95, exif=exif)
     box = (8, 24, 104, 88)
     upright = Image.open(io.BytesIO(content))
     upright.load()
-    expected = fitted(upright, 32, 48, Fixed(at=box))
-    found = image(content, 32, 48, Fixed(at=box))  # decoded at half the size
+    expected = fit_image(upright, 32, 48, Fixed(at=box))
+    found = decode_image(content, 32, 48, Fixed(at=box))  # decoded at half the size
     assert np.abs(found.astype(float) - expected).mean() <= 2  # two ways to shrink a smooth picture by two
 
 
-def test_a_jpeg_of_four_inks_has_the_colors_that_pillow_gives_it():
-    content = _bytes(next(photos.pictures(1, 40, 40)).convert("CMYK"), "JPEG", quality=95)
-    np.testing.assert_array_equal(image(content, 40, 40), np.asarray(Image.open(io.BytesIO(content)).convert("RGB")))
+def test_cmyk_jpeg_matches_pillow():
+    content = _bytes(next(photos.images(1, 40, 40)).convert("CMYK"), "JPEG", quality=95)
+    np.testing.assert_array_equal(
+        decode_image(content, 40, 40), np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    )
 
 
-def test_of_an_animation_the_first_frame_is_read():
+def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (8, 8), color) for color in (BLUE, RED)]
     for kind, options in (("GIF", {}), ("WEBP", {"lossless": True})):
         content = _bytes(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-        np.testing.assert_array_equal(image(content, 8, 8), np.broadcast_to(BLUE, (8, 8, 3)))
+        np.testing.assert_array_equal(decode_image(content, 8, 8), np.broadcast_to(BLUE, (8, 8, 3)))
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 300), (300, 1), (1, 1), (9, 500)])
-def test_thin_pictures_are_resized_too(height, width):
+def test_thin_images_are_resized(height, width):
     content = _bytes(np.full((height, width, 3), 90, np.uint8), "JPEG", quality=95)
     for crop in (HostResize(), HostRandomResizedCrop(scale=(0.08, 1.0))):
-        np.testing.assert_allclose(image(content, 16, 16, crop, key=1), 90, atol=1)  # JPEG's rounding
+        np.testing.assert_allclose(decode_image(content, 16, 16, crop, key=1), 90, atol=1)  # JPEG's rounding
 
 
 def _flipped(content, byte, bit):
     return content[:byte] + bytes([content[byte] ^ 1 << bit]) + content[byte + 1 :]
 
 
-PHOTO = next(photos.pictures(1, 60, 60))
+PHOTO = next(photos.images(1, 60, 60))
 JPEG = _bytes(PHOTO, "JPEG")
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "the picture is empty"),
+        (b"", "the image is empty"),
         (b"no picture at all", "cannot be decoded .unknown format"),
         (JPEG[:-200], "cannot be decoded .ValueError: Premature end of JPEG file"),
         (JPEG[:-2], "cannot be decoded .ValueError: Premature end of JPEG file"),
@@ -176,29 +180,29 @@ JPEG = _bytes(PHOTO, "JPEG")
         (_bytes(PHOTO, "GIF")[:-900], "cannot be decoded"),
     ],
 )
-def test_a_picture_that_cannot_be_read_says_why(content, reason):
+def test_unreadable_image_errors(content, reason):
     with pytest.raises(ValueError, match=reason):
-        image(content, 8, 8)
+        decode_image(content, 8, 8)
 
 
-def test_a_flipped_bit_gives_a_picture_or_a_reason_and_what_a_decoder_warns_of_is_a_reason():
+def test_flipped_bits_decode_or_raise_value_error():
     rng, reasons = np.random.default_rng(0), []
     for byte, bit in zip(rng.integers(0, len(JPEG), 300), rng.integers(0, 8, 300), strict=True):
         try:
-            assert image(_flipped(JPEG, byte, bit), 16, 16).shape == (16, 16, 3)
+            assert decode_image(_flipped(JPEG, byte, bit), 16, 16).shape == (16, 16, 3)
         except ValueError as error:
             reasons.append(str(error))
-    assert any("Corrupt JPEG data" in reason for reason in reasons), reasons  # Pillow decodes these without a word
+    assert any("Corrupt JPEG data" in reason for reason in reasons), reasons  # Pillow decodes these without an error
 
 
 def _png_header(height, width):
-    """A PNG that says it has these sizes and holds no pixel."""
+    """Return a PNG whose header has this size, without pixels."""
     chunks = (b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""), b"IEND")
     framed = (struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in chunks)
     return b"\x89PNG\r\n\x1a\n" + b"".join(framed)
 
 
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
+def test_too_many_pixels_are_an_error_before_decoding():
     jpeg = bytearray(_bytes(_bands(60, 60), "JPEG"))
     at = jpeg.index(b"\xff\xc0") + 5  # height and width in the frame's header
     jpeg[at : at + 4] = struct.pack(">HH", 20_000, 20_000)
@@ -206,38 +210,40 @@ def test_a_picture_of_too_many_pixels_is_refused_by_its_header():
         with pytest.raises(
             ValueError, match=r"not decoded, for its size: .*400000000 pix|has 20,000 x 20,000 pixels, mo"
         ):
-            image(content, 8, 8)
+            decode_image(content, 8, 8)
     side = int(MAX_PIXELS**0.5)
-    with pytest.raises(ValueError, match=rf"the picture has 8,192 x 8,193 pixels, more than the {MAX_PIXELS:,}"):
-        image(_png_header(side + 1, side), 8, 8)
+    with pytest.raises(ValueError, match=rf"the image has 8,192 x 8,193 pixels, more than the {MAX_PIXELS:,}"):
+        decode_image(_png_header(side + 1, side), 8, 8)
 
 
-def test_a_file_of_too_many_bytes_is_refused(monkeypatch):
-    monkeypatch.setattr("jaxrep.data.images.image.MAX_BYTES", 1000)
-    with pytest.raises(ValueError, match=r"the picture's file has [\d,]+ bytes, more than the 1,000 that are decoded"):
-        image(JPEG, 8, 8)
+def test_too_many_bytes_are_an_error(monkeypatch):
+    monkeypatch.setattr("jaxrep.data.images.decode.MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"the image's file has [\d,]+ bytes, more than the 1,000 that are decoded"):
+        decode_image(JPEG, 8, 8)
 
 
-def test_a_jpeg_without_exif_is_read_as_one_with_it():
-    """The first without Pillow, by the same numbers; headers that are cut short are Pillow's to refuse."""
+def test_jpeg_with_and_without_exif_are_equal():
+    """Check that JPEGs without EXIF, which skip Pillow, decode equally; Pillow refuses truncated headers."""
     for mode in ("RGB", "L"):
-        picture, exif = next(photos.pictures(1, 90, 70)).convert(mode), Image.Exif()
+        picture, exif = next(photos.images(1, 90, 70)).convert(mode), Image.Exif()
         exif[0x0112] = 1
         plain, tagged = _bytes(picture, "JPEG"), _bytes(picture, "JPEG", exif=exif)
         assert plain_size(plain) == (90, 70) and plain_size(tagged) is None
         for key in (None, 1, 2):
             crop = HostRandomResizedCrop(scale=(0.3, 1))
-            np.testing.assert_array_equal(image(plain, 32, 24, crop, key), image(tagged, 32, 24, crop, key))
+            np.testing.assert_array_equal(
+                decode_image(plain, 32, 24, crop, key), decode_image(tagged, 32, 24, crop, key)
+            )
         for end in range(2, plain.index(b"\xff\xda") + 20, 7):
-            with pytest.raises(ValueError, match=r"^the picture cannot be decoded \("):
-                image(plain[:end], 8, 8)
+            with pytest.raises(ValueError, match=r"^the image cannot be decoded \("):
+                decode_image(plain[:end], 8, 8)
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (64, 64), (40, 30), (90, 50)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_a_picture_is_written_where_it_is_told_to(kind, width, height):
-    (picture,) = photos.pictures(1, width, height)
+def test_decode_into_a_row_of_a_batch(kind, width, height):
+    (picture,) = photos.images(1, width, height)
     content, rows = _bytes(picture, kind), np.zeros((3, 64, 64, 3), np.uint8)
     crop = HostRandomResizedCrop(scale=(0.9, 1.0))
-    assert image(content, 64, 64, crop, 5, rows[1]) is not None and not rows[[0, 2]].any()
-    np.testing.assert_array_equal(rows[1], image(content, 64, 64, crop, 5))
+    assert decode_image(content, 64, 64, crop, 5, rows[1]) is not None and not rows[[0, 2]].any()
+    np.testing.assert_array_equal(rows[1], decode_image(content, 64, 64, crop, 5))

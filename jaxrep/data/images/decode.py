@@ -1,0 +1,187 @@
+"""Decode images to arrays of one size; only the pixels that the array needs are decoded.
+
+libjpeg-turbo decodes a JPEG at the smallest of 1/8, 1/4, 1/2 and 1 that still covers the result (``jpeg``), then OpenCV
+resizes the box. Pillow decodes any other format. All release the interpreter, so that threads decode in parallel. The
+size is checked in the header, before pixels are decoded.
+"""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import Int32, UInt8
+from PIL import ExifTags, Image
+
+from jaxrep.data.images import jpeg
+from jaxrep.data.images.crop import Box, HostCenterCrop, HostCrop
+
+T = TypeVar("T")
+
+# The loader has a thread or a process per image; OpenCV must not start more threads in each.
+cv2.setNumThreads(1)
+
+MAX_PIXELS = 2**26
+"""Largest image before it is resized: a larger one is a mistake, or meant to exhaust memory."""
+MAX_BYTES = 2**27
+"""Largest file of an image."""
+AREA_FACTOR = 1.5
+"""Shrink factor from which pixels are averaged; below, interpolation between four pixels reaches all of them."""
+
+ORIENTATIONS = range(1, 9)  # EXIF's
+UPRIGHT, TRANSPOSED = 1, 5  # from 5 on rows and columns are exchanged
+UPSIDE_DOWN, MIRRORED = (3, 4, 6, 7), (2, 3, 7, 8)
+
+CENTER = HostCenterCrop()
+
+
+def decode_image(
+    content: bytes,
+    height: int,
+    width: int,
+    crop: HostCrop = CENTER,
+    key: int | None = None,
+    into: UInt8[np.ndarray, "height width 3"] | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Decode the box of an image that ``crop`` chooses by ``key``, as RGB; any format that Pillow reads.
+
+    An animation gives its first frame. ``into``: array for the result, a row of a batch; None: a new array.
+
+    Raises ValueError: the image is damaged (also where a decoder would only warn), too large, or of unknown format.
+    """
+    if size := jpeg.plain_size(content):
+        with _explain_errors(content):
+            check_size(*size)
+            box = crop.box(*size, width / height, key)
+            return resize(jpeg.decode_box(content, size, box, height, width), height, width, into)
+    pixels = open_image(content, lambda image: fit_image(image, height, width, crop, key, content))
+    if into is None:
+        return pixels
+    into[...] = pixels
+    return into
+
+
+def decode_label_map(
+    content: bytes, height: int, width: int, crop: HostCrop = CENTER, key: int | None = None
+) -> Int32[np.ndarray, "height width"]:
+    """Decode the class numbers in the box of a one-channel or palette image; each pixel is the nearest one.
+
+    Raises ValueError: as ``decode_image``, or the image has several channels.
+    """
+
+    def resize_nearest(image: Image.Image) -> np.ndarray:
+        box = crop.box(*image.size, width / height, key)
+        return np.asarray(image.resize((width, height), Image.Resampling.NEAREST, box))
+
+    classes = open_image(content, resize_nearest)
+    if classes.ndim != 2:
+        raise ValueError(
+            f"a map of classes has one channel, the class of each pixel, and this one has {classes.shape[2]}"
+        )
+    return classes.astype(np.int32)
+
+
+def open_image(content: bytes, read: Callable[[Image.Image], T]) -> T:
+    """Return ``read`` of the image in a file. Raises ValueError: it is damaged, of unknown format, or too large."""
+    with _explain_errors(content), Image.open(io.BytesIO(content)) as image:  # reads the header
+        check_size(*image.size)
+        return read(image)
+
+
+@contextlib.contextmanager
+def _explain_errors(content: bytes) -> Iterator[None]:
+    """Turn errors of decoders into a ValueError with an explanation."""
+    if not content:
+        raise ValueError("the image is empty, of 0 bytes")
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"the image's file has {len(content):,} bytes, more than the {MAX_BYTES:,} that are decoded")
+    try:
+        yield
+    except ImageTooLarge:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"the image is not decoded, for its size: {error}") from error
+    except Exception as error:  # a damaged file makes Pillow's decoders raise errors of a dozen types
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
+        raise ValueError(f"the image cannot be decoded ({reason})") from error
+
+
+class ImageTooLarge(ValueError):
+    """Report an image of more than ``MAX_PIXELS`` pixels."""
+
+
+def check_size(width: int, height: int) -> None:
+    """Check the size of an image. Raises ImageTooLarge."""
+    if width * height > MAX_PIXELS:
+        size = f"{width:,} x {height:,}"
+        raise ImageTooLarge(f"the image has {size} pixels, more than the {MAX_PIXELS:,} that are decoded")
+
+
+def fit_image(
+    image: Image.Image,
+    height: int,
+    width: int,
+    crop: HostCrop = CENTER,
+    key: int | None = None,
+    content: bytes = b"",
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Crop and resize an open image to RGB. EXIF's orientation is applied; transparent pixels become white.
+
+    ``content``: the file of the image, if available: a JPEG is then decoded at a reduced scale.
+    """
+    check_size(*image.size)
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    turn = orientation if isinstance(orientation, int) and orientation in ORIENTATIONS else UPRIGHT
+    turned = turn >= TRANSPOSED
+    upright = (image.height, image.width) if turned else image.size
+    box = stored_box(crop.box(*upright, width / height, key), image.width, image.height, turn)
+    size = (width, height) if turned else (height, width)
+    if content and image.format in ("JPEG", "MPO"):
+        pixels = jpeg.decode_box(content, image.size, box, *size, cmyk=image.mode == "CMYK")
+    else:
+        pixels = np.asarray(to_rgb(image.crop(box)))
+    pixels = resize(pixels, *size)
+    pixels = pixels[:: -1 if turn in UPSIDE_DOWN else 1, :: -1 if turn in MIRRORED else 1]
+    return np.ascontiguousarray(pixels.transpose(1, 0, 2) if turned else pixels)
+
+
+def stored_box(box: Box, width: int, height: int, turn: int) -> Box:
+    """Convert a box of the upright image to the stored image of ``width`` x ``height``."""
+    left, top, right, bottom = box if turn < TRANSPOSED else (box.top, box.left, box.bottom, box.right)
+    if turn in MIRRORED:
+        left, right = width - right, width - left
+    if turn in UPSIDE_DOWN:
+        top, bottom = height - bottom, height - top
+    return Box(left, top, right, bottom)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB; transparent pixels become white."""
+    if image.mode.startswith("I;16"):  # Pillow would clip 16 bits at 255
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def resize(
+    pixels: UInt8[np.ndarray, "h w 3"], height: int, width: int, into: UInt8[np.ndarray, "height width 3"] | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Resize an image: average pixels along an axis that shrinks much, against aliasing; otherwise interpolate.
+
+    ``into``: array for the result; None: a new array.
+    """
+    h, w, _ = pixels.shape
+    into = np.empty((height, width, 3), np.uint8) if into is None else into
+    if max(h / height, w / width) >= AREA_FACTOR:
+        pixels = cv2.resize(pixels, (min(w, width), min(h, height)), interpolation=cv2.INTER_AREA)
+    if pixels.shape[:2] == (height, width):
+        into[...] = pixels
+    else:
+        cv2.resize(pixels, (width, height), into, interpolation=cv2.INTER_LINEAR)
+    return into
