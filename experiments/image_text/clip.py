@@ -1,7 +1,7 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al. 2021, arXiv:2103.00020).
 
-``jaxrep train clip:tiny`` takes about 6 minutes on two cores. Among 398 held-out pairs it finds the text of an image first
-in 84.7% to 89.7% of cases and the image of a text in 87.9% to 90.2% (R@1, seeds 0 to 2; chance is 0.25%).
+``jaxrep train clip:tiny`` takes about 6 minutes on two cores. Among 398 held-out pairs it finds the text of an image
+first in 84.7% to 89.7% of cases and the image of a text in 87.9% to 90.2% (R@1, seeds 0 to 2; chance is 0.25%).
 """
 
 from experiments import common

@@ -3,11 +3,11 @@
 import zlib
 
 import numpy as np
-from experiments.clip import tiny
-from jaxrep.data.transforms.base import WrappedExamples
 
+from experiments.image_text.clip import tiny
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Source
+from jaxrep.data.transforms.base import WrappedExamples
 from jaxrep.errors import BadSample
 from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import embed_images
@@ -25,10 +25,10 @@ class Noted(WrappedExamples):
         super().__init__(examples)
         self.read = set()
 
-    def gather(self, indices, keys=None, instead=None):
+    def gather(self, indices, keys=None, substitute=None):
         self.read |= set(indices.tolist())
         if BAD in indices:
-            raise BadSample("a.tar, member 300.jpg", "the picture is empty")
+            raise BadSample("a.tar, member 300.jpg", "the image is empty")
         return self.inner.gather(indices)
 
 

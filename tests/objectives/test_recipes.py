@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import astrom3, contrastive_gap, m2mix, siglip, two_d_matryoshka
+from experiments.image_text import contrastive_gap, m2mix, siglip
+from experiments.multimodal import astrom3
+from experiments.text import two_d_matryoshka
 from jaxrep.batch import StepContext
 from jaxrep.objectives.base import evaluate
 from jaxrep.objectives.layers import sampled_layer

@@ -5,7 +5,6 @@ import importlib.util
 import json
 import math
 import os
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -252,13 +251,10 @@ def test_mesh_axes_may_be_parts_of_chip_axes(topology):
         assert sum(abs(a - b) for a, b in zip(one.coords, other.coords, strict=True)) == 1
 
 
-EXPERIMENTS = Path(__file__).parents[2] / "experiments"
-
-
 @TPU
 def test_tiny_clip_compiles_for_tpu_with_bounded_traffic():
     """Whole, health panel included: what parameters, rows and activations take, in the worst case."""
-    recipe = load(f"{EXPERIMENTS}/clip.py:tiny").recipe.replace(mesh=Mesh(fsdp=2, tensor=2))
+    recipe = load("clip:tiny").recipe.replace(mesh=Mesh(fsdp=2, tensor=2))
     chips = devices("v5e:2x2")
     found = plan(recipe, chips, memory_bytes(chips[0]))
     assert found.fits and found.traffic is not None
@@ -274,7 +270,7 @@ def test_tiny_clip_compiles_for_tpu_with_bounded_traffic():
 @pytest.mark.parametrize(("name", "mesh"), [("mrl", Mesh(fsdp=2)), ("align", Mesh(fsdp=2, tensor=2))])
 def test_tiny_convolutional_recipes_compile_for_tpu(name, mesh):
     """ALIGN's EfficientNet with its text tower over ``tensor``, MRL's ResNet; gradients are scattered over ``fsdp``."""
-    recipe = load(f"{EXPERIMENTS}/{name}.py:tiny").recipe.replace({"log.embedding_metrics": False}, mesh=mesh)
+    recipe = load(f"{name}:tiny").recipe.replace({"log.embedding_metrics": False}, mesh=mesh)
     chips = devices("v5e:2x2")
     found = plan(recipe, chips, memory_bytes(chips[0]))
     assert found.fits and found.traffic is not None

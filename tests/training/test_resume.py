@@ -35,7 +35,7 @@ def command(run_dir: Path) -> list[str]:
         "--log.every-steps": 1,
     }
     words = [str(word) for pair in flags.items() for word in pair]
-    return [sys.executable, "-m", "jaxrep.cli", "train", "experiments/clip.py:tiny", *words]
+    return [sys.executable, "-m", "jaxrep.cli", "train", "clip:tiny", *words]
 
 
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
@@ -157,12 +157,12 @@ def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp
     )
     assert "goes on from step" in again.stdout
     assert metrics(runs[1]) == metrics(runs[0])
-    ledgers = [json.loads((run / "data_ledger.json").read_text()) for run in runs]
-    assert ledgers[0] == ledgers[1] and ledgers[0]["seen"] + ledgers[0]["bad"] == ledgers[0]["all"] == 3_200
-    kinds = {reason for shard in ledgers[0]["shards"].values() for reason in shard}
-    assert len(ledgers[0]["shards"]) == 4 and "it has no member .txt" in kinds and len(kinds) == 2
+    reports = [json.loads((run / "bad_samples.json").read_text()) for run in runs]
+    assert reports[0] == reports[1] and reports[0]["seen"] + reports[0]["bad"] == reports[0]["all"] == 3_200
+    kinds = {reason for shard in reports[0]["shards"].values() for reason in shard}
+    assert len(reports[0]["shards"]) == 4 and "it has no member .txt" in kinds and len(kinds) == 2
     last = metrics(runs[0])[-1]
-    assert last["data/bad"] == ledgers[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
+    assert last["data/bad"] == reports[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
 
 
 def test_a_run_that_stops_for_its_data_leaves_the_ledger(tmp_path, monkeypatch):
@@ -172,5 +172,5 @@ def test_a_run_that_stops_for_its_data_leaves_the_ledger(tmp_path, monkeypatch):
     recipe = load(f"{ROOT}/tests/helpers/tiny.py:mixed").recipe.replace({"data.max_bad_fraction": 0.01})
     with pytest.raises(JaxrepError, match=r"11 of \d+ examples could not be read.*The worst: a: .*a-\d.tar"):
         train(recipe, tmp_path / "run", devices=jax.devices()[:1])
-    ledger = json.loads((tmp_path / "run" / "data_ledger.json").read_text())
-    assert ledger["bad"] == 11 and ledger["seen"] + 11 == ledger["all"] and len(ledger["examples"]) == 11
+    report = json.loads((tmp_path / "run" / "bad_samples.json").read_text())
+    assert report["bad"] == 11 and report["seen"] + 11 == report["all"] and len(report["examples"]) == 11
