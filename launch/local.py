@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 PREEMPTED = os.EX_TEMPFAIL
@@ -51,43 +51,31 @@ class Peer:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run all processes to their end, and return the status of the first that failed, or 0."""
-    options = parser().parse_args(args)
-    folder = log_folder(options.command) if options.processes > 1 else None
-    with collected_signals() as received:
-        return watch(start(options, folder), received, options.grace)
+    options = parse(args)
+    received: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: received.append(number))
+    return watch(start(options), received, options.grace)
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description="Run jaxrep in several processes on this machine, each with its own simulated devices.",
         usage="python launch/local.py [--processes N] [--devices M] -- COMMAND ...",
         epilog="Exit status: that of the first process that failed (128 plus the number of a signal), or 0.",
     )
-    parser.add_argument("--processes", type=positive, default=2, metavar="N", help="number of processes (%(default)s)")
-    parser.add_argument(
-        "--devices", type=positive, default=1, metavar="M", help="simulated devices per process (%(default)s)"
-    )
-    parser.add_argument(
-        "--grace", type=float, default=15, metavar="SECONDS", help="from SIGTERM to SIGKILL (%(default)s)"
-    )
-    parser.add_argument(
-        "--program",
-        type=shlex.split,
-        default=[sys.executable, "-m", "jaxrep.cli"],
-        help="program of each process, before COMMAND (python -m jaxrep.cli)",
-    )
-    parser.add_argument(
-        "command", nargs="+", metavar="COMMAND", help="jaxrep's command: train RECIPE --run-dir DIR ..."
-    )
-    return parser
-
-
-def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if (count := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"expected at least 1, got {count}")
-    return count
+    add = parser.add_argument
+    add("--processes", type=int, default=2, metavar="N", help="number of processes (%(default)s)")
+    add("--devices", type=int, default=1, metavar="M", help="simulated devices per process (%(default)s)")
+    add("--grace", type=float, default=15, metavar="SECONDS", help="from SIGTERM to SIGKILL (%(default)s)")
+    program = [sys.executable, "-m", "jaxrep.cli"]
+    add("--program", type=shlex.split, default=program, help="program before COMMAND (python -m jaxrep.cli)")
+    add("command", nargs="+", metavar="COMMAND", help="jaxrep's command: train RECIPE --run-dir DIR ...")
+    options = parser.parse_args(args)
+    if min(options.processes, options.devices) < 1:
+        parser.error("--processes and --devices have to be at least 1")
+    return options
 
 
 def log_folder(command: Sequence[str]) -> Path:
@@ -101,11 +89,13 @@ def log_folder(command: Sequence[str]) -> Path:
     return Path(run_dir)
 
 
-def start(options: argparse.Namespace, folder: Path | None) -> list[Peer]:
+def start(options: argparse.Namespace) -> list[Peer]:
     """Start all processes, each in its own process group, so that Ctrl-C reaches it once, through the launcher."""
-    port, peers = free_port(), []
+    folder = log_folder(options.command) if options.processes > 1 else Path()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, peers = server.getsockname()[1], []  # a free port
     for index in range(options.processes):
-        file = folder / f"process-{index}.log" if folder and index else None
+        file = folder / f"process-{index}.log" if index else None
         with open(file, "ab") if file else nullcontext() as output:
             process = subprocess.Popen(
                 [*options.program, *options.command],
@@ -116,7 +106,7 @@ def start(options: argparse.Namespace, folder: Path | None) -> list[Peer]:
                 process_group=0,
             )
         peers.append(Peer(index, process, file))
-    if folder:
+    if options.processes > 1:
         log(f"process 0 writes here, the others to {folder}/process-*.log")
     return peers
 
@@ -132,25 +122,6 @@ def environment(index: int, processes: int, devices: int, port: int) -> dict[str
         "JAX_NUM_PROCESSES": str(processes),
         "JAX_PROCESS_ID": str(index),
     }
-
-
-def free_port() -> int:
-    """Return a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@contextmanager
-def collected_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list while the context is active."""
-    received: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in numbers}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def watch(peers: Sequence[Peer], received: list[int], grace: float) -> int:

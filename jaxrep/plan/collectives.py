@@ -8,6 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 KINDS = (
     "all-gather",
@@ -56,18 +57,31 @@ class Traffic:
         return Traffic(self.count * times, self.bytes * times)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Instruction:
+class _Instruction(NamedTuple):
+    """Hold the parts of an instruction: ``%name = f32[8,4]{1,0} all-gather(%x), dimensions={0}, …``."""
+
     name: str
+    type: str
     opcode: str
-    bytes: int  # of its result
-    operands: tuple[str, ...]
-    calls: tuple[str, ...]
-    devices: int  # in a group of a collective; 0: all
-    chain: str  # identifies a collective: a TPU may start it in one fusion and end it in another one
-    condition: str  # of a while
-    trips: int | None  # of a while, if stated
-    constant: int | None  # value of an integer constant
+    operands: str
+    attributes: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the result."""
+        return sum(_array_bytes(self.type))
+
+    @property
+    def calls(self) -> list[str]:
+        """Computations that it calls; those of a -start are not called again by its -done."""
+        groups = () if self.opcode.endswith(("-done", "-update")) else _CALLED.findall(self.attributes)
+        return [name for group in groups for name in _NAME.findall(group)]
+
+    @property
+    def chain(self) -> str:
+        """The identity of a collective, which a TPU may start in one fusion and end in another one."""
+        chain = _CHAIN.search(self.attributes)
+        return "/".join(chain.groups()) if chain else self.name
 
 
 Computations = dict[str, dict[str, _Instruction]]
@@ -102,22 +116,21 @@ def _traffic(computations: Computations, name: str) -> dict[tuple[str, int, str]
         if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"  # on TPUs: the computation reduces, and keeps this device's part
         if kind in KINDS:
-            total[kind, instruction.devices, instruction.chain] = Traffic(1, _bytes_moved(instruction, instructions))
+            key = kind, _group_size(instruction.attributes), instruction.chain
+            total[key] = Traffic(1, _bytes_moved(instruction, instructions))
         called = [_traffic(computations, callee) for callee in instruction.calls]
         if instruction.opcode == "conditional":
             called = [max(called, key=lambda branch: sum(part.bytes for part in branch.values()))]
-        for part in called:
-            for key, traffic in part.items():
-                if instruction.opcode in ("while", "call", "conditional"):
-                    total[key] = total.get(key, Traffic()) + traffic * _trips(computations, instruction)
-                else:
-                    total[key] = traffic
+        repeated = instruction.opcode in ("while", "call", "conditional")
+        for key, traffic in (item for part in called for item in part.items()):
+            trips = _trips(computations, instruction) if repeated else 1
+            total[key] = (total.get(key, Traffic()) if repeated else Traffic()) + traffic * trips
     return total
 
 
 def _bytes_moved(instruction: _Instruction, computation: Mapping[str, _Instruction]) -> int:
     """Return the bytes of the array of one collective."""
-    inputs = sum(computation[name].bytes for name in instruction.operands if name in computation)
+    inputs = sum(computation[name].bytes for name in _NAME.findall(instruction.operands) if name in computation)
     if not instruction.opcode.startswith("all-gather"):
         return inputs
     # The result of a -start holds inputs and outputs.
@@ -125,12 +138,15 @@ def _bytes_moved(instruction: _Instruction, computation: Mapping[str, _Instructi
 
 
 def _trips(computations: Computations, instruction: _Instruction) -> int:
-    """Return the trip count of a while: as stated, else the only constant in its condition, else 1."""
-    if instruction.opcode != "while" or instruction.trips is not None:
-        return instruction.trips or 1
-    condition = computations.get(instruction.condition, {}).values()
-    constants = [other.constant for other in condition if other.constant is not None]
-    return constants[0] if len(constants) == 1 else 1
+    """Return the trip count of a while: as stated, else the only integer constant in its condition, else 1."""
+    if instruction.opcode != "while":
+        return 1
+    if stated := _TRIPS.search(instruction.attributes):
+        return int(stated[1])
+    name = _CONDITION.search(instruction.attributes)
+    condition = computations.get(name[1], {}).values() if name else ()
+    limits = [int(i.operands) for i in condition if i.opcode == "constant" and i.operands.isdigit()]
+    return limits[0] if len(limits) == 1 else 1
 
 
 def _parse(program: str) -> tuple[Computations, str]:
@@ -142,27 +158,8 @@ def _parse(program: str) -> tuple[Computations, str]:
             current = computations[header[2]] = {}
             entry = header[2] if header[1] else entry
         elif match := _INSTRUCTION.match(line):
-            current[match[1]] = _instruction(*match.groups(default=""))
+            current[match[1]] = _Instruction(*match.groups(default=""))
     return computations, entry
-
-
-def _instruction(name: str, kind: str, opcode: str, operands: str, attributes: str) -> _Instruction:
-    """Parse one instruction: ``%name = f32[8,4]{1,0} all-gather(%x), dimensions={0}, …``."""
-    condition, chain, trips = (pattern.search(attributes) for pattern in (_CONDITION, _CHAIN, _TRIPS))
-    called = [name for group in _CALLED.findall(attributes) for name in _NAME.findall(group)]
-    return _Instruction(
-        name=name,
-        opcode=opcode,
-        bytes=sum(_array_bytes(kind)),
-        operands=tuple(_NAME.findall(operands)),
-        # What a -start calls is not called again by its -done.
-        calls=() if opcode.endswith(("-done", "-update")) else tuple(called),
-        devices=_group_size(attributes),
-        chain="/".join(chain.groups()) if chain else name,
-        condition=condition[1] if condition else "",
-        trips=int(trips[1]) if trips else None,
-        constant=int(operands) if opcode == "constant" and operands.isdigit() else None,
-    )
 
 
 def _group_size(attributes: str) -> int:

@@ -12,6 +12,14 @@ from jaxrep.errors import UsageError
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 """Activations that jaxrep names differently."""
 
+SIZES = {
+    "hidden_size": "width",
+    "intermediate_size": "hidden",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+}
+"""Fields of a transformer's spec, by the usual names of transformers."""
+
 BASE = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
 """Size of a base model, which config.json may leave out."""
 
@@ -75,16 +83,10 @@ class Config:
         return Config({name: ACTIVATIONS.get(str(value), value)}, self.file).choice(name, get_args(Activation))
 
     def size(self) -> dict[str, Any]:
-        """Return the size fields of a transformer's spec, from the usual names of transformers."""
-        width = self.whole("hidden_size")
-        return {
-            "width": width,
-            "depth": self.whole("num_hidden_layers"),
-            "heads": self.whole("num_attention_heads"),
-            "mlp_ratio": self.whole("intermediate_size") / width,
-            "activation": self.activation(),
-            "norm_epsilon": self.number("layer_norm_eps"),
-        }
+        """Return the size fields of a transformer's spec."""
+        size: dict[str, Any] = {field: self.whole(name) for name, field in SIZES.items()}
+        size["mlp_ratio"] = size.pop("hidden") / size["width"]
+        return {**size, "activation": self.activation(), "norm_epsilon": self.number("layer_norm_eps")}
 
     def expect(self, **values: Any) -> None:
         """Check values that jaxrep supports in one way only; missing ones are right."""

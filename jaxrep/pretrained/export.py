@@ -25,7 +25,7 @@ from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.single_encoder import SingleEncoder
 from jaxrep.pretrained import clip, mapping, open_clip, siglip, vit
 from jaxrep.pretrained.architecture import Architecture, Source
-from jaxrep.pretrained.config import Config
+from jaxrep.pretrained.config import SIZES, Config
 from jaxrep.pretrained.image_transform import FILTERS, ImageTransform
 from jaxrep.pretrained.tensors import Entry, Tensors, write
 from jaxrep.pretrained.tokenizer_writer import write_tokenizer
@@ -160,14 +160,9 @@ def _processor(transform: ImageTransform) -> dict[str, Any]:
 
 
 def _size(tower: Transformer) -> dict[str, Any]:
-    return {
-        "hidden_size": tower.width,
-        "intermediate_size": tower.hidden,
-        "num_hidden_layers": tower.depth,
-        "num_attention_heads": tower.heads,
-        "hidden_act": "gelu_pytorch_tanh" if tower.activation == "gelu_tanh" else tower.activation,
-        "layer_norm_eps": tower.norm_epsilon,
-    }
+    activation = "gelu_pytorch_tanh" if tower.activation == "gelu_tanh" else tower.activation
+    size = {name: getattr(tower, field) for name, field in SIZES.items()}
+    return {**size, "hidden_act": activation, "layer_norm_eps": tower.norm_epsilon}
 
 
 def _image(tower: Any, trained: Trained) -> dict[str, Any]:
@@ -176,13 +171,8 @@ def _image(tower: Any, trained: Trained) -> dict[str, Any]:
 
 def _text(tower: TextTransformer, trained: Trained) -> dict[str, Any]:
     field = trained.fields["text"]
-    return {
-        **_size(tower),
-        "vocab_size": field.classes,
-        "max_position_embeddings": field.shape[0],
-        "pad_token_id": trained.loaded.pad,
-        "bos_token_id": trained.loaded.bos or 0,
-    }
+    ids = {"pad_token_id": trained.loaded.pad, "bos_token_id": trained.loaded.bos or 0}
+    return {**_size(tower), "vocab_size": field.classes, "max_position_embeddings": field.shape[0], **ids}
 
 
 def _towers(method: DualEncoder) -> tuple[ViT, TextTransformer]:
@@ -199,24 +189,16 @@ def _end(text: TextTransformer) -> int:
 def _clip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
     image, text = _towers(method)
     dim = {"projection_dim": method.dim}
-    return {
-        "model_type": "clip",
-        "architectures": ["CLIPModel"],
-        **dim,
-        "vision_config": {**_image(image, trained), **dim},
-        "text_config": {**_text(text, trained), **dim, "eos_token_id": _end(text)},
-    }
+    vision, language = {**_image(image, trained), **dim}, {**_text(text, trained), **dim, "eos_token_id": _end(text)}
+    kind = {"model_type": "clip", "architectures": ["CLIPModel"], **dim}
+    return {**kind, "vision_config": vision, "text_config": language}
 
 
 def _siglip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
     image, text = _towers(method)
-    more = {"projection_size": method.dim, "eos_token_id": trained.loaded.eos or 1}
-    return {
-        "model_type": "siglip",
-        "architectures": ["SiglipModel"],
-        "vision_config": _image(image, trained),
-        "text_config": {**_text(text, trained), **more},
-    }
+    end = {"projection_size": method.dim, "eos_token_id": trained.loaded.eos or 1}
+    towers = {"vision_config": _image(image, trained), "text_config": {**_text(text, trained), **end}}
+    return {"model_type": "siglip", "architectures": ["SiglipModel"], **towers}
 
 
 def _vit(method: SingleEncoder, trained: Trained) -> dict[str, Any]:
@@ -245,14 +227,10 @@ def _open_clip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
         "eos_id": _end(text),
         "hf_tokenizer_name": "local",  # any name: open_clip reads a folder's own files
     }
+    model = {"embed_dim": method.dim, "quick_gelu": image.activation == "quick_gelu"}
     pixels = {"mean": list(image.pixels.mean), "std": list(image.pixels.std)}
     return {
-        "model_cfg": {
-            "embed_dim": method.dim,
-            "quick_gelu": image.activation == "quick_gelu",
-            "vision_cfg": vision_cfg,
-            "text_cfg": text_cfg,
-        },
+        "model_cfg": {**model, "vision_cfg": vision_cfg, "text_cfg": text_cfg},
         "preprocess_cfg": {**pixels, "interpolation": "bilinear", "resize_mode": "shortest"},
     }
 

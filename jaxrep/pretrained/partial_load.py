@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,7 +61,9 @@ class PartialLoad:
     def summary(self) -> str:
         """Return lines that name what was loaded, resized, missing and unused."""
         lines = [f"{len(self.loaded)} arrays from {self.origin.path}"]
-        lines += [f"resized {path} from {_times(old)} to {_times(new)}" for path, (old, new) in self.resized.items()]
+        for path, sizes in self.resized.items():
+            old, new = (" x ".join(map(str, size)) for size in sizes)
+            lines.append(f"resized {path} from {old} to {new}")
         lines += [f"left as initialized: {_first(self.missing)}"] if self.missing else []
         lines += [f"unused: {_first(self.unused)}"] if self.unused else []
         lines += [f"trained with another {line}" for line in self.differences.splitlines()]
@@ -98,7 +100,6 @@ def partial_load(path: str, origin: Pretrained, method: Method, shapes: Shapes) 
         raise UsageError(f"init.{path}: '{part}' of {origin.path} has none of its arrays: is it of another kind?")
     old = _Arrays(checkpoint.shapes, _sizes(architecture.model, architecture.fields))
     new = _Arrays({name: leaf.shape for name, leaf in shapes.arrays.items()}, _sizes(method, shapes.inputs))
-    specs = _spec(architecture.model, architecture.fields, part), _spec(method, shapes.inputs, path)
     return PartialLoad(
         origin=origin,
         checkpoint=checkpoint,
@@ -106,7 +107,9 @@ def partial_load(path: str, origin: Pretrained, method: Method, shapes: Shapes) 
         resized=_resized(path, origin, loaded, old, new),
         missing=[name for name in sources if name not in loaded],
         unused=[*sorted(set(available) - set(loaded.values())), *checkpoint.unused],
-        differences=_differences(*specs),
+        differences=_differences(
+            architecture.model.parts(architecture.fields).get(part), method.parts(shapes.inputs).get(path)
+        ),
     )
 
 
@@ -154,19 +157,11 @@ def _resizable(shapes: tuple[tuple[int, ...], tuple[int, ...]], sizes: tuple[Siz
     return others[0] == others[1] and len(old) == len(new) and (len(new) == 2 or new <= old or longer)
 
 
-def _spec(method: Method, fields: Mapping[str, Field], path: str) -> object:
-    return method.parts(fields).get(path, (None,))[0]
-
-
-def _differences(old: object, new: object) -> str:
-    """Return how two specs differ, as ``activation: 'gelu' -> 'quick_gelu'``, which shapes do not show."""
-    if not (is_spec(old) and is_spec(new)):
+def _differences(old: tuple[Any, Any] | None, new: tuple[Any, Any] | None) -> str:
+    """Return how two parts differ, as ``activation: 'gelu' -> 'quick_gelu'``, which shapes do not show."""
+    if not (old and new and is_spec(old[0]) and is_spec(new[0])):
         return ""
-    return render_difference([change for change in difference(old, new) if not change.execution])
-
-
-def _times(size: Size) -> str:
-    return " x ".join(map(str, size))
+    return render_difference([change for change in difference(old[0], new[0]) if not change.execution])
 
 
 def _first(names: Sequence[str], most: int = 8) -> str:

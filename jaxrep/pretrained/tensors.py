@@ -108,20 +108,15 @@ def open_shards(index: Path) -> Tensors:
     names = read_json(index).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(shard, str) for shard in names.values()):
         raise UsageError(f"{index} is not an index of shards: 'weight_map' should state the file of each tensor")
-    shards = {}
+    entries: dict[str, Entry] = {}
     for shard in sorted(set(names.values())):
         if Path(shard).name != shard or not (index.parent / shard).is_file():
             raise UsageError(f"{index} names the shard '{shard}', and there is no such file beside it")
-        shards[shard] = open_file(index.parent / shard)
-    for name, shard in names.items():
-        if name not in shards[shard]:
-            raise UsageError(
-                f"{index} states that '{shard}' holds tensor '{name}', and it does not: is it of this model?"
-            )
-    for shard, entries in shards.items():
-        if strays := [name for name in entries if names.get(name) != shard]:
-            raise UsageError(f"'{shard}' holds tensor '{strays[0]}', which {index} does not expect there")
-    return Tensors({name: shards[shard][name] for name, shard in names.items()}, index)
+        headers = open_file(index.parent / shard)
+        if wrong := sorted(headers.keys() ^ {name for name in names if names[name] == shard}):
+            raise UsageError(f"{index} and the header of '{shard}' disagree about tensor {listed(wrong)}")
+        entries |= headers
+    return Tensors(entries, index)
 
 
 def read_json(file: Path, kind: type[dict] | type[list] = dict) -> Any:
