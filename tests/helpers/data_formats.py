@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from jaxrep.data.sources import tf_example
 from tests.helpers.tars import write
@@ -85,3 +86,8 @@ def tfds(path: Path, rows: Rows) -> None:
     pytest.importorskip("tensorflow_datasets")
     told, env = pickle.dumps(list(rows)), {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     subprocess.run([sys.executable, "-c", TINY, path], input=told, check=True, env=env, timeout=120)
+
+
+def label_map(path: Path, number: int) -> None:
+    """Write a map as large as ``tars.picture``, in which every pixel is of one class."""
+    Image.new("L", (5, 5), number).save(path)

@@ -41,5 +41,5 @@ class MaskedScenes(Examples):
         return len(self._scenes)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, emojis = self._scenes.image_and_emojis(index)
+        image, emojis = self._scenes.image_and_emojis(range(len(self))[index])
         return {"image": image, "mask": self._classes[emojis]}

@@ -27,8 +27,11 @@ class Tfds(Records):
             features = tfds.builder(self.name, data_dir=directory).info.features
             images = {name: tfds.decode.SkipDecoding() for name in features if name == self.image}
             data = tfds.data_source(self.name, split=self.split, data_dir=directory, decoders=images or None)
-        except Exception as error:  # TFDS raises errors of many types, with sentences of many lines
-            raise UsageError(f"the data set {self.name}, split {self.split}, cannot be opened: {error}") from error
+        except Exception as error:  # TFDS raises errors of many types and many lines
+            place = f" in {directory}" if directory else ""
+            reason = str(error).strip().partition("\n")[0]
+            message = f"the data set {self.name}, split {self.split}, cannot be opened{place}: {reason}"
+            raise UsageError(message) from error
         self.check(self.name, features)
         examples = TfdsExamples(self, data)
         names = getattr(features[self.label], "names", None) if self.label else None
