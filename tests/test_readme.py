@@ -84,6 +84,8 @@ def test_tutorial_own_recipe(reader):
     for block in blocks("docs/tutorial/own_recipe.md"):
         reader.read(block)
         for line in block.commands:
+            if line.startswith("jaxrep train clip:tiny"):  # checked without training, which the first run does
+                line = line.replace("train", "show").partition(" --run-dir")[0]
             reader.command(line, *(QUICK if " train " in line else ()))
     assert Path("runs/wide-quick/results.json").exists()
     assert reader.module.locked.init["image"].path == "vit-base-patch32"
