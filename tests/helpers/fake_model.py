@@ -1,4 +1,4 @@
-"""A model whose embeddings are given: the picture's first pixel and the text itself say which."""
+"""A model with given embeddings, selected by the first pixel of an image or by the text, and sources in memory."""
 
 import numpy as np
 
@@ -15,19 +15,18 @@ class FakeModel(Model):
         super().__init__(None, {}, fields | dict.fromkeys(("text", "title"), Field((8,), "int32", 100)))
         self.images, self.texts, self.tables = images, texts, tables
 
-    def preprocess(self, picture, name="image"):
-        return picture
+    def preprocess(self, image, name="image"):
+        return image
 
-    def encode_block(self, own, rows, want, *, normalize):
-        ((name, pictures),) = own.items()
-        return {
-            each: self.encode_image(pictures, output=each if each != name else "", normalize=normalize) for each in want
-        }
+    def encode_block(self, host_arrays, rows, want, *, normalize):
+        ((field, images),) = host_arrays.items()
+        outputs = {name: name if name != field else "" for name in want}
+        return {name: self.encode_image(images, output=output, normalize=normalize) for name, output in outputs.items()}
 
-    def encode_image(self, pictures, name="image", *, output="", normalize=True):
+    def encode_image(self, images, name="image", *, output="", normalize=True):
         table = self.tables[output] if output else self.images
-        found = np.stack([table[int(picture[0, 0, 0])] for picture in pictures])
-        return found / np.linalg.norm(found, axis=-1, keepdims=True) if normalize else found
+        embeddings = np.stack([table[int(image[0, 0, 0])] for image in images])
+        return embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True) if normalize else embeddings
 
     def per_step(self, want):
         if missing := [name for name in want if name not in self.tables]:
@@ -49,15 +48,19 @@ def pictures(numbers):
 
 @spec
 class Given(Source):
-    """Examples of the fields ``names`` from a table that tests fill."""
+    """Declare columns in memory. ``key``: of the table in ``TABLES``; ``classes``: number of classes of all columns."""
 
     names: tuple[str, ...]
     key: str
     classes: int | None = None
 
     def fields(self):
-        texts = {name for name in self.names if isinstance(TABLES[self.key].column(name), list)}
-        return {name: Field((), "str" if name in texts else "int32", self.classes) for name in self.names}
+        return {name: self._field(TABLES[self.key].column(name)) for name in self.names}
+
+    def _field(self, column):
+        if isinstance(column, list):
+            return Field(np.shape(column)[1:], "str")
+        return Field(column.shape[1:], "int32", self.classes)
 
     def open(self):
         return TABLES[self.key]
@@ -66,7 +69,8 @@ class Given(Source):
 TABLES = {}
 
 
-def given(classes=None, **columns):
+def given(class_names=None, *, classes=None, **columns):
+    """Return a source of columns: arrays, or lists of texts or of tuples of texts."""
     key = str(len(TABLES))
-    TABLES[key] = Columns(columns, classes)
-    return Given(names=tuple(columns), key=key)
+    TABLES[key] = Columns(columns, class_names)
+    return Given(names=tuple(columns), key=key, classes=classes)

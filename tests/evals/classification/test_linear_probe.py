@@ -5,7 +5,7 @@ import math
 import jax
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn import linear_model
 
 from jaxrep.data.transforms.subsets import few_of_each
 from jaxrep.errors import JaxrepError
@@ -13,7 +13,7 @@ from jaxrep.evals.classification.few_shot import FewShot
 from jaxrep.evals.classification.linear_probe import LinearProbe
 from jaxrep.mesh import Mesh
 from jaxrep.metrics import logistic_regression
-from jaxrep.metrics.logistic_regression import Logistic, search
+from jaxrep.metrics.logistic_regression import LogisticRegression, search_l2
 from tests.helpers.fake_model import FakeModel, given, pictures
 
 CLASSES, WIDTH = 4, 6
@@ -32,13 +32,15 @@ TRAIN, TEST = slice(160), slice(160, 240)
 
 def oracle(l2, rows=TRAIN):
     """scikit-learn's minimum in float64; C = 1 / l2, as its loss is a sum over examples as well."""
-    return LogisticRegression(C=1 / l2, tol=1e-8, max_iter=10_000).fit(FEATURES[rows].astype(float), LABELS[rows])
+    return linear_model.LogisticRegression(C=1 / l2, tol=1e-8, max_iter=10_000).fit(
+        FEATURES[rows].astype(float), LABELS[rows]
+    )
 
 
 @pytest.mark.parametrize("block", [64, 4096])
 def test_a_fit_is_that_of_scikit_learn_at_every_strength(monkeypatch, block):
     monkeypatch.setattr(logistic_regression, "BLOCK", block)
-    ours = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
+    ours = LogisticRegression(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
     for l2 in (1e4, 10.0, 0.1, 1e-3):
         found, expected = ours.fit(l2), oracle(l2)
         logits = FEATURES[TEST] @ found.weights.T + found.bias
@@ -50,7 +52,7 @@ def test_a_fit_is_that_of_scikit_learn_at_every_strength(monkeypatch, block):
 
 def test_the_objective_has_the_gradient_of_its_value():
     random = np.random.default_rng(0)
-    ours = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
+    ours = LogisticRegression(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
     table = random.normal(size=(CLASSES, WIDTH + 1)).astype(np.float32)
     value, gradient = logistic_regression._objective(table, *ours._blocks, 0.3, 1 / 160)
     seen = np.asarray(ours._blocks[0], float).reshape(-1, WIDTH + 1)[:160, :-1]
@@ -73,15 +75,15 @@ def test_search_finds_the_best_of_97_strengths(best):
         tried.append(l2)
         return -abs(math.log10(l2) * 8 - best)
 
-    assert search(score) == pytest.approx(10 ** (best / 8))
+    assert search_l2(score) == pytest.approx(10 ** (best / 8))
     assert len(tried) <= 7 + 2 * 4 and tried[0] == pytest.approx(1e6)
     places = np.log10(tried) * 8
     np.testing.assert_allclose(places, places.round(), atol=1e-9)
 
 
 def test_search_prefers_the_stronger_of_equal_penalties():
-    assert search(lambda l2: 1.0) == pytest.approx(1e6)
-    assert search(lambda l2: float(l2 <= 1)) == pytest.approx(1)
+    assert search_l2(lambda l2: 1.0) == pytest.approx(1e6)
+    assert search_l2(lambda l2: float(l2 <= 1)) == pytest.approx(1)
 
 
 def sources(cut):
@@ -106,7 +108,7 @@ def test_penalty_is_chosen_on_held_out_images():
     )  # much to overfit to
     probe = LinearProbe(train=sources(TRAIN), data=sources(TEST))
     chosen = probe.run(FakeModel(features, {}))
-    weakest = Logistic(features[TRAIN], LABELS[TRAIN], CLASSES).fit(1e-6)
+    weakest = LogisticRegression(features[TRAIN], LABELS[TRAIN], CLASSES).fit(1e-6)
     right = (features[TEST] @ weakest.weights.T + weakest.bias).argmax(1) == LABELS[TEST]
     assert chosen["probe/l2"] > 0.1 and chosen["probe/top1"] > right.mean()
     with pytest.raises(JaxrepError, match=r"probe: train holds 2 images, too few to hold out a fraction of 0\.2"):
@@ -114,9 +116,9 @@ def test_penalty_is_chosen_on_held_out_images():
 
 
 def test_fit_is_equal_under_a_mesh():
-    alone = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
+    alone = LogisticRegression(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
     with jax.set_mesh(Mesh().build()):
-        within = Logistic(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
+        within = LogisticRegression(FEATURES[TRAIN], LABELS[TRAIN], CLASSES).fit(1.0)
     np.testing.assert_allclose(within.weights, alone.weights, atol=1e-5)
 
 

@@ -1,20 +1,19 @@
-"""Classes of pixels from tokens of patches, against loops over pixels, scikit-learn, and what the data were made of."""
+"""Linear segmentation against loops over pixels, scikit-learn, and synthetic data with a known answer."""
 
 import itertools
 from typing import Any
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+from sklearn import linear_model
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Columns
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.dense import segmentation
 from jaxrep.evals.dense.segmentation import Segmentation, class_fractions, overlaps
-from jaxrep.metrics.logistic_regression import Logistic
-from jaxrep.spec import problems, spec
-from tests.helpers.fake_model import TABLES, Given
+from jaxrep.metrics.logistic_regression import LogisticRegression
+from jaxrep.spec import problems
+from tests.helpers.fake_model import given
 
 K, PATCH = 3, 4
 GRID = (2, 3)
@@ -22,10 +21,10 @@ SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
 
 
 class Towers:
-    """A model whose tokens are what ``tell`` makes of the mean pixel of each patch."""
+    """A model whose tokens are a function of the mean pixel of each patch."""
 
-    def __init__(self, tell=lambda patches: patches):
-        self.tell, self.fields = tell, {"image": Field((8, 8, 3), "uint8")}
+    def __init__(self, encode=lambda patches: patches):
+        self.encode, self.fields = encode, {"image": Field((8, 8, 3), "uint8")}
 
     def require(self, name):
         assert name == "image"
@@ -33,27 +32,15 @@ class Towers:
     def outputs(self, batch, want):
         rows = batch["image"]
         patches = rows.reshape(len(rows), GRID[0], PATCH, GRID[1], PATCH, 3).mean(axis=(2, 4)).reshape(len(rows), -1, 3)
-        return {want[0]: self.tell(patches.astype(np.float32) / 255)}
+        return {want[0]: self.encode(patches.astype(np.float32) / 255)}
 
 
-@spec
-class Maps(Given):
-    """``Given`` with pictures and maps of SIZE."""
-
-    size: tuple[int, ...] = SIZE
-
-    def fields(self):
-        return {"image": Field((*SIZE, 3), "uint8"), "mask": Field(self.size, "int32", self.classes)}
-
-
-def maps(images, masks, classes: int | None = K, names=None, **more):
-    key = f"maps{len(TABLES)}"
-    TABLES[key] = Columns({"image": images, "mask": masks}, {"mask": names} if names else None)
-    return Maps(names=("image", "mask"), key=key, classes=classes, **more)
+def maps(images, masks, classes: int | None = K, names=None):
+    return given({"mask": names} if names else None, classes=classes, image=images, mask=masks)
 
 
 def made(n, seed, noise=40.0):
-    """Pictures whose pixels tell their class by the channel, in noise; classes change within patches."""
+    """Return noisy images in which the channel of a pixel is its class. Classes change within patches."""
     random = np.random.default_rng(seed)
     masks = random.integers(K, size=(n, 4, 6)).repeat(2, axis=1).repeat(2, axis=2).astype(np.int32)
     images = 90.0 * np.eye(3)[masks] + 80 + noise * random.normal(size=(*masks.shape, 3))
@@ -71,7 +58,7 @@ def by_pixels(features, masks, l2):
     """scikit-learn's minimum of cross-entropy where every pixel is an example with the features of its patch, and
     weighs what it is of a patch."""
     owner = np.arange(len(features) // 6 * 6).reshape(-1, *GRID).repeat(PATCH, axis=1).repeat(PATCH, axis=2)
-    model = LogisticRegression(C=1 / l2, tol=1e-8, max_iter=10_000)
+    model = linear_model.LogisticRegression(C=1 / l2, tol=1e-8, max_iter=10_000)
     rows = features.astype(float)[owner.ravel()]
     return model.fit(rows, masks.ravel(), sample_weight=np.full(masks.size, PATCH**-2.0))
 
@@ -82,7 +69,7 @@ def test_fit_to_class_fractions_equals_fit_to_every_pixel():
     targets = class_fractions(masks, GRID, K).reshape(-1, K)
     np.testing.assert_allclose(targets.sum(1), 1, rtol=1e-6)
     for l2 in (1.0, 0.01):
-        found, expected = Logistic(features, targets, K).fit(l2), by_pixels(features, masks, l2)
+        found, expected = LogisticRegression(features, targets, K).fit(l2), by_pixels(features, masks, l2)
         # Gradients end at 1e-5, and a flat minimum is that much wider.
         np.testing.assert_allclose(found.weights - found.weights.mean(0), expected.coef_, atol=2e-3)
         np.testing.assert_allclose(found.bias - found.bias.mean(), expected.intercept_, atol=2e-3)
@@ -94,7 +81,10 @@ def test_one_hot_rows_equal_labels_and_zero_rows_are_ignored():
     features[:60] += np.eye(4, dtype=np.float32)[labels[:60]]
     # The scale is that of all rows, and nothing else of those without weight.
     weighted = np.eye(K)[labels] * (np.arange(90) < 60)[:, None]
-    one, other = Logistic(features, weighted, K).fit(0.5), Logistic(features[:60], labels[:60], K).fit(0.5)
+    one, other = (
+        LogisticRegression(features, weighted, K).fit(0.5),
+        LogisticRegression(features[:60], labels[:60], K).fit(0.5),
+    )
     np.testing.assert_allclose(one.weights, other.weights, atol=2e-3)
 
 
@@ -221,7 +211,7 @@ def test_patches_are_drawn_equally_from_all_images(monkeypatch):
 
 def test_problems_of_class_maps():
     good = maps(*made(2, seed=0))
-    (sentence,) = problems(Segmentation(train=maps(*made(2, seed=0), size=(4, 4)), data=good))
+    (sentence,) = problems(Segmentation(train=maps(made(2, seed=0)[0], np.zeros((2, 4, 4), int)), data=good))
     assert sentence.startswith("'mask' of train must have the size of the image")
     (sentence,) = problems(Segmentation(train=good, data=maps(*made(2, seed=0), classes=None)))
     assert "data does not declare how many classes" in sentence
@@ -238,7 +228,7 @@ def of_another_size(patches):
 
 
 @pytest.mark.parametrize(
-    ("train", "tell", "sentence"),
+    ("train", "encode", "sentence"),
     [
         (lambda: maps(*made(4, 0)), of_another_size, "segmentation: images of shape"),
         (unknown, lambda x: x, "'mask' of example 2 of train holds 7, and there are 3 classes"),
@@ -249,7 +239,7 @@ def of_another_size(patches):
         (lambda: maps(*made(4, 0), names=["a", "b", "c"]), lambda x: x, "has different class names in train and data"),
     ],
 )
-def test_unmeasurable_data_is_one_sentence(train, tell, sentence):
+def test_unmeasurable_data_is_one_sentence(train, encode, sentence):
     task = Segmentation(train=train(), data=maps(*made(4, seed=1), names=["a", "c", "b"]))
     with pytest.raises(JaxrepError, match=f"{sentence}"):
-        run(task, Towers(tell))
+        run(task, Towers(encode))

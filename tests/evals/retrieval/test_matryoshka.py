@@ -6,7 +6,7 @@ import pytest
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.retrieval import matryoshka
 from jaxrep.evals.retrieval.matryoshka import Matryoshka, adaptive_hits, first_dims, multiply_adds
-from jaxrep.metrics.ranking import ranks
+from jaxrep.metrics.ranking import best_ranks
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 
@@ -48,7 +48,7 @@ def test_funnel_equals_a_plain_search_with_ties_and_several_positives(monkeypatc
     assert found.tolist() == plain(queries.astype(np.float64), gallery.astype(np.float64), right, funnel)
     assert 0 < found.mean() < 1
     if not funnel:
-        assert found.tolist() == (ranks(queries, gallery, pairs) == 1).tolist()
+        assert found.tolist() == (best_ranks(queries, gallery, pairs) == 1).tolist()
 
 
 def test_wide_funnel_equals_full_width_and_narrow_one_is_cheaper():
