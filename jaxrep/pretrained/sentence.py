@@ -22,14 +22,6 @@ from jaxrep.pretrained.tensors import Tensors, open_folder, read_json
 MODULES = "modules.json"
 ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 
-POOLS: Mapping[str, bert.Pool] = {
-    "cls": "cls",
-    "mean": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-}
-"""By the name in new files, or the flag in those of version 5 and older."""
-
 IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
 
 
@@ -80,16 +72,16 @@ def read(source: Source, modules: Mapping[str, Path]) -> Architecture:
 
 
 def _pool(file: Path) -> bert.Pool:
-    """Return the pooling that a new or old file names."""
+    """Return the pooling; files of version 5 and older have flags, such as ``pooling_mode_mean_tokens``."""
     values = read_json(file)
-    flags = [name for name, chosen in values.items() if name.startswith("pooling_mode_") and chosen]
+    flags = [name.split("_")[2] for name, chosen in values.items() if name.startswith("pooling_mode_") and chosen]
     stated = values.get("pooling_mode") or flags
-    names = [stated] if isinstance(stated, str) else list(stated)
-    if len(names) != 1 or names[0] not in POOLS:
-        raise UsageError(
-            f"{file} pools by {' and '.join(map(str, names)) or 'nothing'}, expected the first token (cls) or the mean"
-        )
-    return POOLS[names[0]]
+    match [stated] if isinstance(stated, str) else stated:
+        case [("cls" | "mean") as pool]:
+            return pool
+        case names:
+            names = " and ".join(map(str, names)) or "nothing"
+            raise UsageError(f"{file} pools by {names}, expected the first token (cls) or the mean")
 
 
 def _tokenizer(folder: Path, tower: Tower) -> TokenizerFile | None:

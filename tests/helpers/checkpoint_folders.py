@@ -1,4 +1,4 @@
-"""Tiny folders in public layouts, written without a peer: random parameters of the model that config.json describes."""
+"""Tiny checkpoint folders in public layouts, with random parameters, written without the original libraries."""
 
 import json
 
@@ -39,19 +39,19 @@ CONFIGS = {
         )
     ),
 }
-TOLD = {"siglip": ("logit_scale", "logit_bias"), "open_clip": ("logit_scale",)}
-"""Tensors by whose presence a reader tells variants apart."""
+SCALARS = {"siglip": ("logit_scale", "logit_bias"), "open_clip": ("logit_scale",)}
+"""Tensors whose presence the reader checks."""
 
 
 def described(name, folder):
-    """The architecture of a config, its parameters at random, and the file that describes it."""
+    """Return the architecture of a config, random parameters, and the config file."""
     file = folder / ("open_clip_config.json" if name == "open_clip" else "config.json")
     kind = CONFIGS[name].get("model_type", CONFIGS[name].get("architecture"))
     reader = {**load.READERS, **load.TIMM}.get(kind, load.open_clip.read)
-    told = {tensor: Entry((1,) if name == "siglip" else (), "F32", file) for tensor in TOLD.get(name, ())}
+    headers = {tensor: Entry((1,) if name == "siglip" else (), "F32", file) for tensor in SCALARS.get(name, ())}
     if "dinov2" in str(CONFIGS[name].get("model_type")):
-        told["embeddings.mask_token"] = Entry((1, 8), "F32", file)
-    source = Source(folder, Config(CONFIGS[name], file), Tensors(told, file), None)
+        headers["embeddings.mask_token"] = Entry((1, 8), "F32", file)
+    source = Source(folder, Config(CONFIGS[name], file), Tensors(headers, file), None)
     found = reader(source)
     _, arrays = split(nnx.eval_shape(lambda: found.model.build(nnx.Rngs(0), inputs=found.fields)))
     random = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def described(name, folder):
 
 
 def folder(path, name="clip"):
-    """Writes a folder; its parameters by path, and its tensors by name."""
+    """Write a folder; return its parameters by path and its tensors by name."""
     path.mkdir(parents=True, exist_ok=True)
     found, arrays, file = described(name, path)
     shapes = {path: value.shape for path, value in arrays.items()}

@@ -1,4 +1,4 @@
-"""What the tests of public checkpoints share: wiggled torch models, saved as folders, and every layer's output here."""
+"""Helpers of parity tests: perturbed torch models saved as folders, and jaxrep's outputs of every layer."""
 
 import jax
 import numpy as np
@@ -12,14 +12,14 @@ from jaxrep.pretrained.load import load_checkpoint
 RNG = np.random.default_rng(0)
 
 LAYER = 2e-5
-"""Of the reference's largest magnitude: float32 sums in another order, over some layers."""
+"""Tolerance relative to the largest magnitude: float32 sums in another order, over some layers."""
 EMBEDDING = 1e-4
 
 
-def wiggled(model, torch):
-    """The torch model with every parameter moved, so that no zero and no one hides a fault; and running statistics.
+def perturbed(model, torch):
+    """Perturb all parameters and running statistics of a torch model, so that no zero or one hides a fault.
 
-    Matrices move less where they are wide, so that what they make keeps its size in models of full size.
+    Wide matrices move less, so that outputs keep their size in full-size models.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -33,12 +33,12 @@ def wiggled(model, torch):
 
 
 def saved(model, folder, torch):
-    wiggled(model, torch).save_pretrained(folder)
+    perturbed(model, torch).save_pretrained(folder)
     return load_checkpoint(folder)
 
 
 def layers(model, name, x):
-    """Tokens [n,N,D] of the encoder ``name`` after its embedding and after each block, and its pooled features."""
+    """Return tokens [n,N,D] of an encoder after its embedding and after each block, and its pooled features."""
     seen = {}
 
     def recording(stack, h, *, readout, intermediates, **kwargs):
@@ -61,7 +61,7 @@ def layers(model, name, x):
 
 
 def maps(model, name, x):
-    """Feature maps [n,H,W,D] of a convolutional encoder after its stem and after each block, and its features."""
+    """Return feature maps [n,H,W,D] of a convolutional encoder after its stem and each block, and its features."""
     seen = []
 
     def recording(block, h, training, keys):
@@ -82,12 +82,12 @@ def maps(model, name, x):
 
 
 def assert_near(ours, theirs):
-    """A layer's output is the reference's."""
+    """Compare a layer's output with the reference."""
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=LAYER * np.abs(theirs).max())
 
 
 def assert_layers(model, name, x, hidden, pooled, real=None):
-    """Every layer's output at the tokens ``real`` [n,N] (by default all), and the features, are the reference's."""
+    """Compare every layer's output at the tokens ``real`` [n,N] (default: all), and the features."""
     mine, features = layers(model, name, x)
     assert len(mine) == len(hidden)
     real = np.ones(mine[0].shape[:2], bool) if real is None else real
@@ -97,7 +97,7 @@ def assert_layers(model, name, x, hidden, pooled, real=None):
 
 
 def pictures(model, n, torch):
-    """Normalized images, [n,3,H,W] as torch reads them, and in [0,1] as an encoder does."""
+    """Return random normalized images, [n,3,H,W] for torch, and in [0,1] for jaxrep."""
     side = model.fields["image"].shape[0]
     x = RNG.normal(size=(n, 3, side, side)).astype(np.float32)
     return torch.tensor(x), model.denormalize(x)

@@ -1,4 +1,4 @@
-"""Runs to export: finished in no step, their parameters drawn; of models that public layouts can express."""
+"""Finished runs with random parameters, of models that public layouts can express."""
 
 import contextlib
 import dataclasses
@@ -40,14 +40,14 @@ VIT = DualEncoder(towers={"image": ViT(**SIZE, stem=PatchStem(patch=4)), "text":
 
 
 def clip_tokenizer(folder):
-    """CLIP's byte-pair encoding with two merges."""
+    """Return CLIP's byte-pair encoding with two merges."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "merges.txt").write_text("#version: 0.2\nr e\nre d</w>\n")
     return ClipBpe(vocabulary=str(folder / "merges.txt"), length=8, merges=2)
 
 
 def finished(folder, method, tokenizer=RECIPE.data.tokenizer):
-    """Writes a run of the tiny recipe with this method; its directory."""
+    """Write a run of the tiny recipe with this method; return its directory."""
     recipe = RECIPE.replace({"method": method, "data.tokenizer": tokenizer, "log.embedding_metrics": False})
     setup, run = harness.set_up(recipe), RunDir(folder)
     params = jax.tree.map(lambda x: jax.numpy.asarray(0.3 * x), drawn(setup.shapes.arrays))

@@ -1,10 +1,12 @@
-"""Peers import torchvision, whose wheel may be one for CUDA beside a torch for CPUs. Its operators are then not there:
-its import asks for two, and no model here for any. Declared first, they let it be imported."""
+"""Make torchvision importable if its wheel is for CUDA and torch's for CPUs.
+
+The reference libraries import torchvision. Its operators are missing then; the import needs two, and no model here any.
+"""
 
 import sys
 
 LIBRARIES = []
-"""What is declared goes with the object that declared it."""
+"""A declared operator exists as long as the object that declared it."""
 
 
 def torchvision_can_be_imported() -> None:

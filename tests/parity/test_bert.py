@@ -18,7 +18,7 @@ SPLIT = (HEADS, WIDTH // HEADS)
 
 
 def randomized(model):
-    """A torch model in which no parameter is one or zero by chance; its parameters as NumPy arrays by name."""
+    """Return a random torch model without ones and zeros, and its parameters as NumPy arrays by name."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             center = 1.0 if "LayerNorm.weight" in name else 0.0
@@ -27,7 +27,7 @@ def randomized(model):
 
 
 def dense(w, source, inputs=(), outputs=()):
-    """Kernel and bias of a dense layer from torch's [out, in]; ``inputs``, ``outputs``: how these axes are split."""
+    """Return kernel and bias of a dense layer from torch's [out, in]; ``inputs`` and ``outputs`` split these axes."""
     weight, bias = w[f"{source}.weight"], w[f"{source}.bias"]
     shape = (*(inputs or weight.shape[1:]), *(outputs or weight.shape[:1]))
     return {"kernel": weight.T.reshape(shape), "bias": bias.reshape(outputs or bias.shape)}

@@ -22,7 +22,7 @@ CLOSE = dict(atol=1e-5, rtol=1e-5)  # float32 sums in another order; features ar
 
 
 def randomized(model):
-    """A torch model in which no parameter is one or zero by chance; its parameters as NumPy arrays by name."""
+    """Return a random torch model without ones and zeros, and its parameters as NumPy arrays by name."""
     for name, value in model.state_dict().items():
         if value.is_floating_point():
             center = 1.0 if "norm" in name and name.endswith("weight") else 0.0
@@ -31,7 +31,7 @@ def randomized(model):
 
 
 def assign(module, values):
-    """Sets parameters of a module by path; every parameter must be named, with its own shape."""
+    """Set all parameters of a module by path, in their shapes."""
     state = nnx.to_flat_state(nnx.state(module, nnx.Param))
     assert {"/".join(map(str, path)) for path, _ in state} == set(values)
     for path, parameter in state:
@@ -41,7 +41,7 @@ def assign(module, values):
 
 
 def dense(target, weight, bias, inputs=None, outputs=None):
-    """Kernel and bias of a dense layer from torch's [out, in]; ``inputs``, ``outputs``: how these axes are split."""
+    """Return kernel and bias of a dense layer from torch's [out, in]; ``inputs`` and ``outputs`` split these axes."""
     shape = (*(inputs or weight.shape[1:]), *(outputs or weight.shape[:1]))
     return {f"{target}/kernel": weight.T.reshape(shape), f"{target}/bias": bias.reshape(outputs or bias.shape)}
 
@@ -51,7 +51,7 @@ def norm(target, source, w):
 
 
 def blocks(w):
-    """Parameters of all blocks, stacked."""
+    """Return the stacked parameters of all blocks."""
 
     def layer(i):
         at, heads = f"encoder.layers.{i}.", (SHAPE["heads"], SHAPE["width"] // SHAPE["heads"])
@@ -69,18 +69,18 @@ def blocks(w):
 
 
 def patches(weight):
-    """torch's [D,C,P,P] -> [P*P*C,D]."""
+    """Reshape torch's [D,C,P,P] to [P*P*C,D]."""
     return weight.transpose(2, 3, 1, 0).reshape(-1, weight.shape[0])
 
 
 def layer_norm(x, w, source):
-    """In float64, of a layer's output, for features of inner layers."""
+    """Normalize a layer's output in float64, for features of inner layers."""
     x = np.asarray(x, np.float64)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     return x * w[f"{source}.weight"] + w[f"{source}.bias"]
 
 
-def test_the_image_tower_is_clips():
+def test_clip_image_tower():
     config = transformers.CLIPVisionConfig(**SIZE, image_size=12, patch_size=4, hidden_act="quick_gelu")
     with torch.no_grad():
         model, w = randomized(transformers.CLIPVisionModel(config))
@@ -107,7 +107,7 @@ def test_the_image_tower_is_clips():
         np.testing.assert_allclose(pooled, expected, **CLOSE)
 
 
-def test_the_text_tower_is_clips():
+def test_clip_text_tower():
     config = transformers.CLIPTextConfig(
         **SIZE, vocab_size=50, max_position_embeddings=9, hidden_act="quick_gelu", eos_token_id=49, bos_token_id=48
     )
@@ -138,7 +138,7 @@ def test_the_text_tower_is_clips():
             np.testing.assert_allclose(pooled[row], expected, **CLOSE)
 
 
-def test_attention_pooling_is_siglips():
+def test_siglip_attention_pooling():
     config = transformers.SiglipVisionConfig(**SIZE, image_size=12, patch_size=4, layer_norm_eps=1e-5)
     with torch.no_grad():
         model, w = randomized(transformers.SiglipVisionModel(config))

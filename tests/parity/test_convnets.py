@@ -20,7 +20,7 @@ FIELD = Field(shape=(32, 32, 3), dtype="float32")
 
 
 def randomized(model):
-    """Every parameter and running statistic of a torch model random, so that none is one or zero by chance."""
+    """Randomize all parameters and running statistics of a torch model, so that none is one or zero."""
     for name, value in model.state_dict().items():
         if not value.is_floating_point():
             continue
@@ -33,7 +33,7 @@ def randomized(model):
 
 
 def build(spec):
-    """The module with every parameter and statistic at NaN, so that one that is not carried over shows."""
+    """Return the module with NaN everywhere, so that a parameter or statistic that is not copied shows."""
     graph, state = nnx.split(nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=FIELD)))
     return nnx.merge(graph, jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan), state))
 
@@ -50,13 +50,13 @@ def norm(target, source):
 
 
 def dense(target, source):
-    """A 1 x 1 convolution of torch as a dense layer."""
+    """Return a 1 x 1 convolution of torch as a dense layer."""
     target.kernel[...] = jnp.array(source.weight.detach().numpy()[:, :, 0, 0].T)
     target.bias[...] = jnp.array(source.bias.detach().numpy())
 
 
 def compare(module, model, want):
-    """Features at inference, 32 x 32 pixels (all sides even, where both paddings agree)."""
+    """Compare features at inference for 32 x 32 pixels (all sides are even, where both paddings agree)."""
     x = RNG.normal(size=(3, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         theirs = want(model(torch.tensor(x.transpose(0, 3, 1, 2)))).numpy()

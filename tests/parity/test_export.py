@@ -1,4 +1,4 @@
-"""What is exported is loaded by transformers and gives the embeddings of the run, from pictures and texts on."""
+"""Exported models in transformers give the embeddings of the run, from images and texts."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def exported(run, folder, *more):
 
 
 def pixels(folder):
-    """What the exported image processor makes of the pictures."""
+    """Preprocess the images with the exported image processor."""
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     return processor(list(PICTURES), return_tensors="pt")["pixel_values"]
 
 
 def ids(folder, ours, names):
-    """What the exported tokenizer makes of the texts: as many ids as the run reads."""
+    """Tokenize the texts with the exported tokenizer, to the length of the run."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     length = ours.fields["text"].shape[0]
     found = tokenizer(TEXTS, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

@@ -1,4 +1,4 @@
-"""Checkpoints of BERT and its relatives against transformers: every layer and the features, of wiggled weights."""
+"""Checkpoints of BERT and its relatives against transformers: every layer and the features, of random weights."""
 
 import json
 
@@ -21,7 +21,7 @@ SIZE = dict(
 
 
 def texts(n, length, words, pad):
-    """Ids [n,length], padded at the end, in which the padding's id occurs nowhere else; and which are real."""
+    """Return ids [n,length], padded at the end only, and the mask of real ids."""
     valid = np.arange(length) < RNG.integers(1, length + 1, (n, 1))
     valid[0] = True
     return np.where(valid, RNG.integers(pad + 1, words, (n, length)), pad), valid
@@ -47,8 +47,8 @@ def test_bert(tmp_path):
     check(bert(), tmp_path)
 
 
-def test_berts_file_of_pretraining_with_the_names_of_its_first_release(tmp_path):
-    """Its tensors lie under "bert.", its norms have a gamma and a beta, and heads and buffers are in the file."""
+def test_bert_pretraining_file_with_tensorflow_names(tmp_path):
+    """Tensors start with "bert.", norms have a gamma and a beta, and the file holds heads and buffers."""
     from safetensors.numpy import load_file
 
     from jaxrep.pretrained.load import load_checkpoint
@@ -90,8 +90,8 @@ def test_distilbert(tmp_path):
     check(distilbert(), tmp_path)
 
 
-def test_mpnets_biases_by_distance(tmp_path):
-    """Beyond 128 places all distances are one."""
+def test_mpnet_distance_biases(tmp_path):
+    """Distances above 128 share one bias."""
     check(mpnet(max_position_embeddings=202), tmp_path, length=200)
 
 
@@ -107,7 +107,7 @@ def test_defaults_of_config_json(tmp_path):
             assert name in absent or getattr(config, variant.names.get(name, name)) == value, (kind, name)
 
 
-def test_a_decoder_and_relative_positions_are_refused(tmp_path):
+def test_decoders_and_relative_positions_are_refused(tmp_path):
     from jaxrep.errors import UsageError
     from jaxrep.pretrained.load import load_checkpoint
 
@@ -136,5 +136,5 @@ FULL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
-def test_models_of_full_size(tmp_path, name):
+def test_full_size_models(tmp_path, name):
     check(FULL[name](), tmp_path, n=2)

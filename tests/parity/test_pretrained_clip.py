@@ -1,4 +1,4 @@
-"""CLIP's checkpoints against transformers: every layer and the embeddings, of random wiggled weights."""
+"""CLIP's checkpoints against transformers: every layer and the embeddings, of random weights."""
 
 import numpy as np
 import pytest
@@ -46,11 +46,11 @@ def test_clip(tmp_path, end, act):
 
 
 @pytest.mark.slow
-def test_clip_of_full_size(tmp_path):
+def test_full_size_clip(tmp_path):
     check(transformers.CLIPModel(config(*FULL, eos_token_id=2)), tmp_path, 2, n=2)
 
 
-def test_a_mask_ends_a_text(tmp_path):
+def test_attention_mask_ends_a_text(tmp_path):
     model = transformers.CLIPModel(config(*TINY, eos_token_id=7))
     ours = saved(model, tmp_path, torch)
     ids = RNG.integers(8, 60, (2, 9))
@@ -62,7 +62,7 @@ def test_a_mask_ends_a_text(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["CLIPVisionModelWithProjection", "CLIPVisionModel"])
-def test_an_image_tower_alone(tmp_path, kind):
+def test_single_image_tower(tmp_path, kind):
     model = getattr(transformers, kind)(transformers.CLIPVisionConfig(**TINY[0], projection_dim=24))
     ours = saved(model, tmp_path, torch)
     x, _ = pictures(ours, 3, torch)
@@ -71,7 +71,7 @@ def test_an_image_tower_alone(tmp_path, kind):
     assert_embeddings(ours.encode_image(x.numpy()), theirs[0] if "With" in kind else theirs.pooler_output)
 
 
-def test_a_text_tower_alone(tmp_path):
+def test_single_text_tower(tmp_path):
     text = transformers.CLIPTextConfig(**TINY[1], projection_dim=24, bos_token_id=1, eos_token_id=2)
     model = transformers.CLIPTextModelWithProjection(text)
     ours = saved(model, tmp_path, torch)
@@ -80,7 +80,7 @@ def test_a_text_tower_alone(tmp_path):
         assert_embeddings(ours.encode_text(ids), model(torch.tensor(ids)).text_embeds)
 
 
-def test_half_precision_is_read_as_float32(tmp_path):
+def test_half_precision_loads_as_float32(tmp_path):
     model = transformers.CLIPModel(config(*TINY, eos_token_id=2))
     for dtype in (torch.float16, torch.bfloat16):
         model.to(dtype).save_pretrained(tmp_path)

@@ -1,4 +1,4 @@
-"""open_clip's checkpoints against open_clip: embeddings and scale, of random wiggled weights."""
+"""open_clip's checkpoints against open_clip: embeddings and scale, of random weights."""
 
 import dataclasses
 import json
@@ -8,7 +8,7 @@ import pytest
 
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import write
-from tests.helpers.parity import RNG, assert_embeddings, assert_layers, pictures, wiggled
+from tests.helpers.parity import RNG, assert_embeddings, assert_layers, perturbed, pictures
 
 torch = pytest.importorskip("torch", reason="parity with open_clip needs the extra 'parity' (torch)")
 open_clip = pytest.importorskip("open_clip", reason="parity with open_clip needs open_clip_torch and torchvision")
@@ -18,7 +18,7 @@ TEXT = dict(context_length=9, vocab_size=60, width=24, heads=3, layers=2)
 
 
 def check(model, folder, config, n=3):
-    wiggled(model, torch)
+    perturbed(model, torch)
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config}))
     write(folder, {name: value.numpy() for name, value in model.state_dict().items()}, "open_clip_model")
     ours = load_checkpoint(folder)
@@ -55,14 +55,14 @@ def test_open_clip(tmp_path, kind, top, vision, text):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ViT-B-32", "ViT-B-16"])
-def test_open_clip_of_full_size(tmp_path, name):
+def test_full_size_open_clip(tmp_path, name):
     config = open_clip.get_model_config(name)
     model = open_clip.CLIP(**{name: config[name] for name in ("embed_dim", "vision_cfg", "text_cfg")})
     check(model, tmp_path, config, n=2)
 
 
-def test_the_towers_know_every_field_that_open_clip_has():
-    """A field that neither is read nor refused would be a silent difference."""
+def test_every_open_clip_field_is_read_or_refused():
+    """A field that is neither read nor refused would be a silent difference."""
     from jaxrep.pretrained.open_clip import ONE_WAY, TEXT, TEXT_ONE_WAY, VISION, VISION_ONE_WAY
 
     elsewhere = {"patch_dropout", "tokenizer_mode", "tokenizer_kwargs"}  # in training, and by the tokenizer's own file

@@ -1,4 +1,4 @@
-"""SigLIP's checkpoints against transformers: every layer and the embeddings, of random wiggled weights."""
+"""SigLIP's checkpoints against transformers: every layer and the embeddings, of random weights."""
 
 import json
 
@@ -39,12 +39,12 @@ def test_siglip(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [32_000, 256_000], ids=["SigLIP", "SigLIP 2"])
-def test_siglip_of_full_size(tmp_path, words):
+def test_full_size_siglip(tmp_path, words):
     text = dict(vocab_size=words, bos_token_id=1, eos_token_id=1)
     check(transformers.SiglipModel(transformers.SiglipConfig(vision_config={}, text_config=text)), tmp_path, n=2)
 
 
-def test_towers_alone(tmp_path):
+def test_single_towers(tmp_path):
     image = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**VISION))
     text = transformers.SiglipTextModel(transformers.SiglipTextConfig(**TEXT, projection_size=20))
     ours = saved(image, tmp_path / "image", torch), saved(text, tmp_path / "text", torch)
@@ -55,7 +55,7 @@ def test_towers_alone(tmp_path):
         assert_embeddings(ours[1].encode_text(ids), text(torch.tensor(ids)).pooler_output)
 
 
-def test_what_a_config_leaves_out_is_the_layouts_default(tmp_path):
+def test_defaults_of_config_json(tmp_path):
     config = transformers.SiglipConfig(vision_config=VISION, text_config=TEXT)
     saved(transformers.SiglipModel(config), tmp_path, torch)
     file = tmp_path / "config.json"

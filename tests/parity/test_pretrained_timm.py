@@ -1,5 +1,4 @@
-"""Checkpoints of ResNet and EfficientNet against timm: every block and the features, of random wiggled weights and
-running statistics; and pictures as timm makes them."""
+"""Checkpoints of ResNet and EfficientNet against timm: blocks, features and image transforms, of random weights."""
 
 import json
 
@@ -12,22 +11,22 @@ from jaxrep.pretrained.architecture import Source
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import Entry, Tensors
-from tests.helpers.parity import assert_embeddings, assert_near, maps, pictures, wiggled
+from tests.helpers.parity import assert_embeddings, assert_near, maps, perturbed, pictures
 
 torch = pytest.importorskip("torch", reason="parity with timm needs the extra 'parity' (torch)")
 timm = pytest.importorskip("timm", reason="parity with timm needs the extra 'parity' (timm)")
 
 
 def saved(name, folder, side=None):
-    """A model of timm with random weights, and the folder that timm writes of it; ``side``: of other pictures."""
-    model = wiggled(timm.create_model(name), torch)
+    """Return a random timm model, and its folder as timm writes it; ``side`` changes the image size."""
+    model = perturbed(timm.create_model(name), torch)
     given = {"input_size": (3, side, side)} if side else None
     timm.models.save_for_hf(model, folder, safe_serialization=True, data_config=given)
     return model, load_checkpoint(folder)
 
 
 def run(model, x):
-    """What goes into the first block and comes out of each, [n,H,W,D], and the features."""
+    """Return the input of the first block, the output of each block, [n,H,W,D], and the features."""
     stages = [model.layer1, model.layer2, model.layer3, model.layer4] if hasattr(model, "layer1") else model.blocks
     seen = []
 
@@ -52,14 +51,14 @@ def check(name, folder, side=None, n=2):
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet26", "efficientnet_b0", "tf_efficientnet_b0"])
-def test_small_pictures_of_odd_sides(tmp_path, name):
-    """Where zeros are padded shows at odd and at even sides: 37 pixels are halved to 19, 10, 5, 3 and 2."""
+def test_images_with_odd_sides(tmp_path, name):
+    """Padding differs at odd and even sides: 37 pixels are halved to 19, 10, 5, 3 and 2."""
     check(name, tmp_path, side=37)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "tf_efficientnet_b0", "tf_efficientnet_b3"])
-def test_models_of_full_size(tmp_path, name):
+def test_full_size_models(tmp_path, name):
     check(name, tmp_path)
 
 
@@ -67,7 +66,7 @@ FEW = ("resnet34", "resnet152", "efficientnet_b1", "tf_efficientnet_b4")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in load.TIMM])
-def test_every_architecture_has_timms_tensors_and_shapes(tmp_path, name):
+def test_tensor_names_and_shapes_of_every_architecture(tmp_path, name):
     with torch.device("meta"):
         theirs = timm.create_model(name).state_dict()
     types = {torch.float32: "F32", torch.int64: "I64"}
@@ -88,7 +87,7 @@ def test_every_architecture_has_timms_tensors_and_shapes(tmp_path, name):
         dict(crop_pct=1.0, crop_mode="squash"),
     ],
 )
-def test_pictures_are_transformed_as_timm_transforms_them(tmp_path, changes):
+def test_image_transform_equals_timm(tmp_path, changes):
     random = np.random.default_rng(3)
     shapes = ((90, 141), (141, 90), (71, 50), (32, 33))
     given = [Image.fromarray(random.integers(0, 256, (*shape, 3), np.uint8)) for shape in shapes]

@@ -1,4 +1,4 @@
-"""Checkpoints of ViT and DINOv2 against transformers: every layer and the features, of random wiggled weights."""
+"""Checkpoints of ViT and DINOv2 against transformers: every layer and the features, of random weights."""
 
 import json
 
@@ -30,7 +30,7 @@ def test_vit(tmp_path, bias):
     check(transformers.ViTModel(config), tmp_path)
 
 
-def test_a_classifiers_vit(tmp_path):
+def test_vit_of_a_classifier(tmp_path):
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**SIZE, **GRID, intermediate_size=96))
     check(model, tmp_path, lambda model: model.vit)
 
@@ -52,7 +52,7 @@ def test_dinov2(tmp_path, registers, swiglu):
 
 @pytest.mark.parametrize("side", [20, 8], ids=["larger", "smaller"])
 @pytest.mark.parametrize("registers", [False, True], ids=["", "registers"])
-def test_dinov2s_positions_are_resized_to_the_pictures_of_its_transform(tmp_path, registers, side):
+def test_dinov2_positions_are_resized_to_the_image_size(tmp_path, registers, side):
     model = dino(registers)
     transform = dict(size={"shortest_edge": side + 4}, do_center_crop=True, crop_size={"height": side, "width": side})
     transform |= dict(resample=3, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4])
@@ -79,11 +79,11 @@ FULL = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
-def test_models_of_full_size(tmp_path, name):
+def test_full_size_models(tmp_path, name):
     check(FULL[name](), tmp_path, n=2)
 
 
-def test_pictures_are_transformed_as_the_peer_transforms_them(tmp_path):
+def test_image_transform_equals_transformers(tmp_path):
     from PIL import Image
 
     random = np.random.default_rng(3)

@@ -1,10 +1,10 @@
-"""Folders of sentence-transformers against its own embeddings: made ones, and the released all-MiniLM-L6-v2."""
+"""Folders of sentence-transformers against its embeddings: random models, and the released all-MiniLM-L6-v2."""
 
 import numpy as np
 import pytest
 
 import jaxrep
-from tests.helpers.parity import EMBEDDING, unit, wiggled
+from tests.helpers.parity import EMBEDDING, perturbed, unit
 
 torch = pytest.importorskip("torch", reason="parity with sentence-transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity needs the extra 'parity'")
@@ -49,7 +49,7 @@ def minilm():
     return jaxrep.load(folder), peer.SentenceTransformer(str(folder), device="cpu")
 
 
-def test_minilm_embeds_fifty_sentences_as_its_peer(minilm):
+def test_minilm_embeddings_equal_the_reference(minilm):
     ours, theirs = minilm
     assert len(set(SENTENCES)) == 50
     found, want = ours.encode_text(SENTENCES), theirs.encode(SENTENCES)
@@ -57,14 +57,14 @@ def test_minilm_embeds_fifty_sentences_as_its_peer(minilm):
     np.testing.assert_allclose(found, want, rtol=0, atol=EMBEDDING)
 
 
-def test_minilm_cuts_a_long_text_as_its_peer(minilm):
+def test_minilm_truncation_equals_the_reference(minilm):
     ours, theirs = minilm
     long = [" ".join(PLAIN * 4)]
     assert ours.tokenize(long)["text/valid"].sum() == 256
     assert cosines(ours.encode_text(long), theirs.encode(long)).min() > 0.99999
 
 
-def test_minilm_finds_the_sentence_that_answers(minilm):
+def test_minilm_retrieves_the_answer(minilm):
     ours, _ = minilm
     questions = {
         "Where is the kitten napping?": "A cat sleeps on the sofa",
@@ -78,7 +78,7 @@ def test_minilm_finds_the_sentence_that_answers(minilm):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-    """A small wiggled BERT with its tokenizer, as a module of the peer."""
+    """Return a small random BERT with its tokenizer, as a module of sentence-transformers."""
     from sentence_transformers.sentence_transformer.modules import Transformer
 
     folder = tmp_path_factory.mktemp("encoder")
@@ -87,12 +87,12 @@ def encoder(tmp_path_factory):
     transformers.BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
     size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
     config = transformers.BertConfig(**size, vocab_size=len(vocabulary), max_position_embeddings=24)
-    wiggled(transformers.BertModel(config), torch).save_pretrained(folder)
+    perturbed(transformers.BertModel(config), torch).save_pretrained(folder)
     return Transformer(str(folder), max_seq_length=10)
 
 
 @pytest.mark.parametrize("kind", ["MPNet", "DistilBert"])
-def test_other_encoders_read_texts_as_the_peer_does(tmp_path, kind):
+def test_other_encoders_equal_the_reference(tmp_path, kind):
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
     words = sorted({word.lower() for sentence in PLAIN for word in sentence.split()})
@@ -112,7 +112,7 @@ def test_other_encoders_read_texts_as_the_peer_does(tmp_path, kind):
         max_position_embeddings=24,
         pad_token_id=vocabulary[special[kind == "MPNet"]],
     )
-    wiggled(getattr(transformers, f"{kind}Model")(config), torch).save_pretrained(tmp_path / "encoder")
+    perturbed(getattr(transformers, f"{kind}Model")(config), torch).save_pretrained(tmp_path / "encoder")
     modules = [Transformer(str(tmp_path / "encoder")), Pooling(32, "mean")]
     theirs = peer.SentenceTransformer(modules=modules, device="cpu")
     theirs.save(str(tmp_path / "saved"))
@@ -122,12 +122,12 @@ def test_other_encoders_read_texts_as_the_peer_does(tmp_path, kind):
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 @pytest.mark.parametrize("dense", ["Tanh", "Identity", None])
-def test_folders_that_the_peer_writes(tmp_path, encoder, pool, dense):
+def test_folders_written_by_sentence_transformers(tmp_path, encoder, pool, dense):
     from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
     modules = [encoder, Pooling(32, pool)]
     if dense:
-        modules.append(wiggled(Dense(32, 12, activation_function=getattr(torch.nn, dense)()), torch))
+        modules.append(perturbed(Dense(32, 12, activation_function=getattr(torch.nn, dense)()), torch))
     theirs = peer.SentenceTransformer(modules=[*modules, Normalize()], device="cpu")
     theirs.save(str(tmp_path))
     ours = jaxrep.load(tmp_path)

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding against a public port of it, on merges that are trained here."""
+"""CLIP's byte-pair encoding against a public port of it, on merges trained in the test."""
 
 import json
 import random
@@ -70,7 +70,7 @@ def assert_equal(got, want, texts):
         assert got.ids[row, :length].tolist() == want["input_ids"][row, :length].tolist(), text
 
 
-def test_ids_and_lengths_equal_those_of_the_port(ours, port):
+def test_ids_and_lengths_equal_the_port(ours, port):
     settings = {"padding": "max_length", "truncation": True, "max_length": 77, "return_tensors": "np"}
     assert_equal(ours(TEXTS), port(TEXTS, **settings), TEXTS)
     texts = random_texts(300)  # ftfy takes some of them for broken encodings, so that the port must see them cleaned
