@@ -32,10 +32,12 @@ class Export:
 
     @property
     def is_spec(self) -> bool:
-        """Whether a recipe can hold it: a frozen dataclass."""
+        """Whether a recipe can hold it: a frozen dataclass that is no tree of arrays."""
         if not isinstance(self.node, ast.ClassDef):
             return False
         marks = {ast.unparse(mark) for mark in self.node.decorator_list}
+        if "jax.tree_util.register_dataclass" in marks:
+            return False
         return bool(marks & {"spec", "dataclass(frozen=True)", "dataclasses.dataclass(frozen=True)"})
 
     @property
@@ -61,7 +63,9 @@ def first_sentence(node: ast.AST | None) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+    """Return text as one line of a table; ``<`` stays as it is in code only."""
+    pieces = " ".join(text.split()).replace("``", "`").replace("|", "\\|").split("`")
+    return "`".join(piece if n % 2 else piece.replace("<", "&lt;") for n, piece in enumerate(pieces))
 
 
 def methods_of(export: Export) -> set[str]:
@@ -113,8 +117,12 @@ def parts_table(place: str) -> str:
     """Return the specs that a room exports; ``place`` is the room, or a folder or file in it (``data/sources``)."""
     room, prefix = place.partition("/")[0], place.replace("/", ".")
     chosen = [e for e in exports(room) if e.is_spec and f"{e.module}.".startswith(f"{prefix}.")]
-    rows = [(f"`{e.name}`" + (" (abstract)" if e.is_abstract else ""), e.summary) for e in chosen]
-    return markdown(("part", "what it does"), sorted(rows))
+    rows = [(f"`{e.name}`", e.summary + _abstract(e)) for e in sorted(chosen, key=lambda e: e.name)]
+    return markdown(("part", "what it does"), rows)
+
+
+def _abstract(part: Export) -> str:
+    return " (Abstract.)" if part.is_abstract and "abstract" not in part.summary else ""
 
 
 def fields_table() -> str:
@@ -130,8 +138,9 @@ def fields_table() -> str:
 
 def functions_table(room: str) -> str:
     """Return the functions that a room exports."""
-    rows = [(f"`{e.name}`", e.summary) for e in exports(room) if isinstance(e.node, ast.FunctionDef)]
-    return markdown(("function", "what it returns"), sorted(rows))
+    chosen = [e for e in exports(room) if isinstance(e.node, ast.FunctionDef)]
+    rows = [(f"`{e.name}`", e.summary) for e in sorted(chosen, key=lambda e: e.name)]
+    return markdown(("function", "what it does"), rows)
 
 
 def metrics_table() -> str:
