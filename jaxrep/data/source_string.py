@@ -31,27 +31,19 @@ from jaxrep.data.sources.tfds import Tfds
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import problems
 
-KINDS: dict[str, tuple[type[Source], str]] = {
-    "tar": (TarShards, "shards"),
-    "arrayrecord": (ArrayRecords, "shards"),
-    "parquet": (ParquetTable, "files"),
-    "tfds": (Tfds, "name"),
-    "folder": (ImageFolder, "path"),
-    "csv": (Csv, "path"),
-    "lines": (TextLines, "path"),
-    "openmoji": (OpenMoji, "part"),
+KINDS: dict[str, tuple[type[Source], str, tuple[str, ...]]] = {
+    "tar": (TarShards, "shards", (".tar",)),
+    "arrayrecord": (ArrayRecords, "shards", (".array_record", ".arrayrecord")),
+    "parquet": (ParquetTable, "files", (".parquet",)),
+    "tfds": (Tfds, "name", ()),
+    "folder": (ImageFolder, "path", ()),
+    "csv": (Csv, "path", (".csv", ".tsv")),
+    "lines": (TextLines, "path", (".txt",)),
+    "openmoji": (OpenMoji, "part", ()),
 }
-"""Kind -> its spec, and the field that takes the place."""
+"""Kind -> its spec, the field that takes the place, and the endings of its files."""
 
-ENDINGS = {
-    ".tar": "tar",
-    ".parquet": "parquet",
-    ".array_record": "arrayrecord",
-    ".arrayrecord": "arrayrecord",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".txt": "lines",
-}
+ENDINGS = {ending: kind for kind, (_, _, endings) in KINDS.items() for ending in endings}
 
 _KIND = re.compile(r"([a-z]+):(?!//)")
 _FIELDS = re.compile(r"(?:,[a-z_]+=[^,=]*)+$")
@@ -80,7 +72,7 @@ def parse_fields(text: str) -> tuple[type[Source], dict[str, Any]]:
     kind, place = split_kind(where)
     if kind not in KINDS:
         raise UsageError(f"{text}: there is no source of kind '{kind}'; {hint(kind, KINDS)}")
-    cls, field = KINDS[kind]
+    cls, field, _ = KINDS[kind]
     values = dict(option.split("=", 1) for option in options[0][1:].split(",")) if options else {}
     fields = {name: _parse_value(cls, name, value, text) for name, value in values.items()}
     if kind == "tfds":

@@ -9,17 +9,25 @@ from jaxrep.data.orders.groups import Grouped
 from jaxrep.data.orders.length_buckets import ByLength
 from jaxrep.data.orders.neighbors import Neighbors
 from jaxrep.data.orders.windows import Windowed
+from jaxrep.data.source import Examples
 
 
-class Listed:
+class Listed(Examples):
     """Stand for examples by their number, the ends of their shards, and columns."""
 
     def __init__(self, length: int, shard_ends: Any = None, **columns: Any):
         self._length, self._columns = length, columns
-        self.shard_ends = np.asarray([length] if shard_ends is None else shard_ends, np.int64)
+        self._shard_ends = np.asarray([length] if shard_ends is None else shard_ends, np.int64)
 
     def __len__(self) -> int:
         return self._length
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {name: values[index] for name, values in self._columns.items()}
+
+    @property
+    def shard_ends(self) -> np.ndarray:
+        return self._shard_ends
 
     def column(self, name: str) -> Any:
         return self._columns[name]

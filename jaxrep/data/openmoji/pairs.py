@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.openmoji.emoji import ATTRIBUTION, LANGUAGES, emoji_names, factorize, in_part, load_emojis
-from jaxrep.data.source import Columns, Examples, Source
+from jaxrep.data.openmoji.emoji import EmojiSource, emoji_names, factorize, in_part, language_problems, load_emojis
+from jaxrep.data.source import Columns, Examples
 from jaxrep.spec import spec
 
 LEVELS = ("group", "subgroup", "concept")
@@ -17,26 +17,20 @@ LEVELS = ("group", "subgroup", "concept")
 
 
 @spec
-class EmojiPairs(Source):
+class EmojiPairs(EmojiSource):
     """Pair the name of each emoji in one language with names in another language.
 
     An emoji has up to five pairs: with itself (label 1, score 4), with another emoji of its concept (score 3), of its
     subgroup (2), of its group (1), and of another group (0).
     """
 
-    attribution: ClassVar[str] = ATTRIBUTION
-
     languages: tuple[str, str] = ("en", "de")
     """Languages of the first and the second text. If they are the same, the pairs with itself are equal texts."""
-    split: Literal["compositional", "random"] = "compositional"
-    """As of ``OpenMoji``."""
     part: Literal["train", "test", "all"] = "test"
-    """Which side of the split."""
+    """Side of the split."""
 
     def problems(self) -> Iterator[str]:
-        for language in self.languages:
-            if language not in LANGUAGES:
-                yield f"there are no names in language '{language}'; there are: {', '.join(LANGUAGES)}"
+        yield from language_problems(self.languages)
 
     def fields(self) -> dict[str, Field]:
         text, number = Field((), "str"), Field((), "int32")

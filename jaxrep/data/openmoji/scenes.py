@@ -1,14 +1,14 @@
 """Compose scenes of several emojis from a seed, with a caption, and a name and a box per emoji."""
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from jaxrep.batch import Field
-from jaxrep.data.openmoji.emoji import ATTRIBUTION, OpenMoji, factorize
-from jaxrep.data.source import Examples, Source, stack
+from jaxrep.data.openmoji.emoji import EmojiSource, OpenMoji, factorize
+from jaxrep.data.source import Examples, stack
 from jaxrep.spec import Count, Natural, Share, spec
 
 TRIES = 16
@@ -18,20 +18,16 @@ INK = 250
 
 
 @spec
-class OpenMojiScenes(Source):
+class OpenMojiScenes(EmojiSource):
     """Place emojis of one side of a split at random sizes and places on white, with hardly any overlap.
+
+    Scenes of the test part show other emojis than scenes of the training part.
 
     The fields are ``image``, ``text`` ("a, b and c"), and R regions: their names ``region``, ``region_id`` (equal for
     equal names, -1: none), ``region/present`` bool [R], and ``boxes`` float32 [R,4] around the drawn pixels: x and y of
     the middle, width and height, as shares of the canvas. A region that is not present has no name and a box of zeros.
     """
 
-    attribution: ClassVar[str] = ATTRIBUTION
-
-    split: Literal["compositional", "random"] = "compositional"
-    """As in ``OpenMoji``: scenes of the test part show other emojis than scenes of the training part."""
-    part: Literal["train", "test", "all"] = "train"
-    """Which side of the split."""
     image_size: Count = 96
     """Height and width of the canvas in pixels."""
     min_emojis: Count = 2

@@ -7,7 +7,7 @@ billion examples takes as much memory as that of ten.
 import abc
 import dataclasses
 import zlib
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -16,6 +16,9 @@ from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.orders.permutation import epoch_keys, epochs_and_places, permute
 from jaxrep.spec import Range, replace, spec
+
+if TYPE_CHECKING:
+    from jaxrep.data.source import Examples
 
 SUBSTITUTE_DISTANCE = 2**16
 """Largest distance in the order from a bad sample to its substitute, so that the substitute's shard is in memory."""
@@ -50,19 +53,6 @@ class Indices(abc.ABC):
         return {}
 
 
-class Indexed(Protocol):
-    """Describe what an order reads of the examples: their number, their shards, columns, and lengths of texts."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def shard_ends(self) -> np.ndarray: ...
-
-    def column(self, name: str) -> Any: ...
-
-    def sizes(self, name: str) -> np.ndarray: ...
-
-
 @spec
 class Order(abc.ABC):
     """Declare an order of examples."""
@@ -80,7 +70,7 @@ class Order(abc.ABC):
         return 1
 
     @abc.abstractmethod
-    def indices(self, examples: Indexed, batch_size: int) -> Indices:
+    def indices(self, examples: "Examples", batch_size: int) -> Indices:
         """Return the indices of ``examples`` in this order. Raises ValueError: there are no examples."""
 
     def for_source(self, name: str) -> "Order":
@@ -94,7 +84,7 @@ class Order(abc.ABC):
 class Shuffle(Order):
     """Read every example once per epoch, in a new random order in each epoch."""
 
-    def indices(self, examples: Indexed, batch_size: int) -> Indices:
+    def indices(self, examples: "Examples", batch_size: int) -> Indices:
         return ShuffledIndices(self.seed, require_examples(examples))
 
 
@@ -135,7 +125,7 @@ class PlannedIndices(Indices, Generic[Plan]):
         return indices
 
 
-def require_examples(examples: Indexed) -> int:
+def require_examples(examples: "Examples") -> int:
     """Return the number of examples. Raises ValueError: there are none."""
     if not len(examples):
         raise ValueError("there are no examples to put in an order")

@@ -17,7 +17,6 @@ import tokenizers
 from jaxtyping import Bool, Int32
 from tokenizers import models, pre_tokenizers
 
-from jaxrep.batch import Field
 from jaxrep.errors import UsageError
 from jaxrep.spec import Count, Range, spec
 
@@ -104,11 +103,6 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def restore(self, state: State) -> LoadedTokenizer:
         """Return the tokenizer with this ``state``, without texts and files."""
-
-    @property
-    def field(self) -> Field:
-        """Shape and type of the ids as a field of a batch."""
-        return Field((self.length,), "int32", self.vocab_size)
 
     def load(self, texts: Iterable[str] = ()) -> LoadedTokenizer:
         """Return the tokenizer. Only a tokenizer that learns its vocabulary reads ``texts``, those of training."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrep.data.loading.loader import Loader, Tokenize, read_batch
+from jaxrep.data.loading.loader import Loader, Tokenize, to_arrays
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.source import Columns, Examples
 from jaxrep.data.tokenizers.base import Bytes
@@ -118,7 +118,7 @@ def test_position_has_64_bits():
 
 def test_several_texts_per_example_add_an_axis():
     examples = Columns({"text": [("a", "bc"), ("d", ""), ("ef", "g")]})
-    batch = read_batch(examples, np.array([2, 0]), TOKENS)
+    batch = to_arrays(examples.gather(np.array([2, 0])), TOKENS)
     for view, texts in enumerate((["ef", "a"], ["g", "bc"])):
         ids, valid = Bytes(length=14).load()(texts)
         np.testing.assert_array_equal(batch["text"][:, view], ids)
@@ -147,9 +147,9 @@ def test_killed_worker_is_an_error():
         loader.close()
 
 
-def test_invalid_rows_and_position():
-    for change in ({"rows": slice(8, 16)}, {"rows": slice(0, 8, 2)}, {"position": -1}, {"batch_size": 0}):
-        with pytest.raises(ValueError, match=r"rows|position"):
+def test_invalid_rows():
+    for change in ({"rows": slice(8, 16)}, {"rows": slice(0, 8, 2)}):
+        with pytest.raises(ValueError, match=r"rows"):
             _take(1, **change)
 
 

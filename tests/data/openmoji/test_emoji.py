@@ -1,6 +1,7 @@
 """The embedded data set keeps what its page promises."""
 
 import re
+import typing
 from collections import defaultdict
 from importlib import resources
 
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrep.data.openmoji import emoji as openmoji
-from jaxrep.data.openmoji import split as openmoji_split
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.spec import problems
+from tests.helpers import openmoji_split
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import pickle
 import random
@@ -88,9 +87,8 @@ def test_tokenizer_restores_from_json_state_and_pickle(spec):
         np.testing.assert_array_equal(other(texts).valid, tokenizer(texts).valid)
 
 
-def test_tokenizer_field():
-    field = Words(length=16, max_words=100).field
-    assert dataclasses.astuple(field) == ((16,), "int32", 104)  # and padding, start, end, unknown
+def test_words_vocab_size():
+    assert Words(length=16, max_words=100).vocab_size == 104  # and padding, start, end, unknown
 
 
 def test_tokenizer_errors():

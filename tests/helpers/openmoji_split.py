@@ -1,4 +1,4 @@
-"""Compute the published splits of OpenMoji; ``python -m jaxrep.data.openmoji.split`` writes the lists again.
+"""Compute the published splits of OpenMoji; ``python -m tests.helpers.openmoji_split`` writes the lists again.
 
 Images that are equal pixel for pixel at 64 x 64 go to the same side. Groups of equal images are held out in the order
 of a hash of their first code points, so the order depends on nothing else.
@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import jaxrep.data.openmoji
 from jaxrep.data.openmoji.emoji import ATTRIBUTION, Emoji, draw_emojis, factorize, load_emojis
 
 REFERENCE_SIZE = 64
@@ -56,4 +57,4 @@ def lists() -> dict[str, str]:
 
 if __name__ == "__main__":
     for split, text in lists().items():
-        Path(__file__).with_name(f"{split}.txt").write_text(text, encoding="utf-8")
+        Path(*jaxrep.data.openmoji.__path__, f"{split}.txt").write_text(text, encoding="utf-8")
