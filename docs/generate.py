@@ -94,6 +94,13 @@ def exports(room: str) -> tuple[Export, ...]:
     return tuple(found)
 
 
+def names_of(room: str) -> set[str]:
+    """Return the names of all public definitions in a room's files, exported or not."""
+    path = ROOT / "jaxrep" / room
+    files = path.rglob("*.py") if path.is_dir() else [path.with_suffix(".py")]
+    return {export.name for file in files for export in _public(file)}
+
+
 def _public(file: Path) -> list[Export]:
     module = ".".join(file.relative_to(ROOT / "jaxrep").with_suffix("").parts).removesuffix(".__init__")
     kinds = (ast.ClassDef, ast.FunctionDef)

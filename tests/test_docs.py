@@ -12,6 +12,7 @@ import pytest
 from tests.helpers.pages import ROOT, Reader, blocks, one_device
 
 EXAMPLES = [block for block in blocks("docs/extending.md") if block.language == "python"]
+ROOMS_OF_FUNCTIONS = ("losses", "metrics", "schedules")
 ROOMS_OF_PARTS = ("data", "encoders", "evals", "methods", "objectives", "optim", "views")
 
 
@@ -41,6 +42,22 @@ def test_every_evaluation_states_its_metrics(generate):
     evals = [part for part in generate.exports("evals") if part.is_spec and not part.is_abstract]
     missing = [part.name for part in evals if "run" in generate.methods_of(part) and f"`{part.name}`" not in stated]
     assert missing == []
+
+
+def test_pages_name_parts_that_exist(generate):
+    rooms = {room: {part.name for part in generate.exports(room)} for room in (*ROOMS_OF_PARTS, *ROOMS_OF_FUNCTIONS)}
+    known = set().union(*rooms.values(), generate.names_of("pretrained"), generate.names_of("recipe"))
+    wrong = []
+    for page in (page.relative_to(ROOT) for page in generate.PAGES):
+        for block in blocks(str(page)):
+            text = block.text if block.language == "python" else ""
+            used = set(re.findall(r"(?<![.\w])([A-Z]\w*[a-z]\w*)\(", text))
+            local = set(re.findall(r"class (\w+)|import ([\w, ]+)", text))
+            own = {name for group in local for names in group for name in re.findall(r"\w+", names)}
+            wrong += [f"{page}: {name}" for name in sorted(used - known - own)]
+            attributes = re.findall(rf"(?<![.\w])({'|'.join(rooms)})\.([A-Z]\w*)", text)
+            wrong += [f"{page}: {room}.{name}" for room, name in attributes if name not in rooms[room]]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
