@@ -31,11 +31,9 @@ import grain
 import numpy as np
 from PIL import Image
 
-from jaxrep.data.images import image, jpeg
-from jaxrep.data.images.crop import HostRandomResizedCrop
+from jaxrep.data import HostRandomResizedCrop, Shuffle, TarShards
+from jaxrep.data.images import decode, jpeg
 from jaxrep.data.loading.loader import Loader
-from jaxrep.data.orders.base import Shuffle
-from jaxrep.data.sources.tar.shards import TarShards
 from tests.helpers import photos
 
 SIZE, BATCH, WORKERS, SHARDS = 224, 64, 2, 4
@@ -228,7 +226,7 @@ def jaxrep_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, flo
         "jaxrep: decode (simplejpeg)": microseconds(
             lambda job: jpeg.decode_box(job[0], job[1], job[2], SIZE, SIZE), jobs
         ),
-        "jaxrep: resize (OpenCV)": microseconds(lambda pixels: image.resize(pixels, SIZE, SIZE), decoded),
+        "jaxrep: resize (OpenCV)": microseconds(lambda pixels: decode.resize(pixels, SIZE, SIZE), decoded),
         "jaxrep: all, with text and ids": microseconds(lambda i: examples.draw(i, i), range(count)),
     }
 

@@ -35,7 +35,7 @@ JITTER = views.ColorJitter("image", brightness=0.02, contrast=0.02, saturation=0
 def emoji(
     part: Literal["train", "test", "all"] = "train",
     split: Literal["compositional", "random"] = "compositional",
-    languages: tuple[str, ...] = ("en",),
+    languages: tuple[data.Language, ...] = ("en",),
 ) -> data.OpenMoji:
     """Return OpenMoji pictures with their names.
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from experiments.common import half
 from jaxrep import Model, evals
-from jaxrep.metrics.intervals import interval
+from jaxrep.metrics.intervals import bootstrap_interval
 from jaxrep.params import split
 from jaxrep.runs.restore import load_run
 
@@ -38,7 +38,7 @@ def main() -> None:
             max_iterations=200,
         )
         top1 = probe.run(model)["probe/top1"]
-        bounds = interval(top1)  # pyright: ignore[reportArgumentType]
+        bounds = bootstrap_interval(top1)  # pyright: ignore[reportArgumentType]
         count = len(top1.values)  # pyright: ignore[reportAttributeAccessIssue]
         print(f"{name:<14} {top1:.3f} [{bounds.low:.3f}, {bounds.high:.3f}] of {count}", flush=True)
 

@@ -201,7 +201,7 @@ EFFECTS: dict[str, Effect] = {
     "two_d_matryoshka": Effect(
         claim="layers and widths that were trained are good alone, at little cost to the last",
         recipe="two_d_matryoshka:tiny",
-        without=lambda recipe: recipe.replace(objective={"last": recipe.objective["last"].term}),
+        without=lambda recipe: recipe.replace(objective={"last": recipe.objective["last"].term}),  # pyright: ignore[reportAttributeAccessIssue]
         baseline="contrast of the last layer at full width",
         metrics={
             "layers/1/8/r1": "German to English R@1, layer 1, width 8",

@@ -13,7 +13,7 @@ from experiments import common
 from experiments.image_text import clip
 from jaxrep import Data, Pretrained, data, encoders, evals, methods, objectives, schedules, views
 
-LANGUAGES = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
+LANGUAGES: tuple[data.Language, ...] = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
 
 
 def crops(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], local: int) -> tuple[views.View, ...]:
@@ -76,7 +76,8 @@ recipe = clip.vit_b32.replace(
     },
 )
 
-EMOJI = (*(language for language in LANGUAGES if language != "nl"), "id")  # no Dutch names: Indonesian ones
+# There are no Dutch names: Indonesian ones replace them.
+EMOJI: tuple[data.Language, ...] = (*(language for language in LANGUAGES if language != "nl"), "id")
 
 tiny = clip.tiny.replace(
     data=Data(

@@ -4,6 +4,8 @@ from .images.crop import HostCenterCrop as HostCenterCrop
 from .images.crop import HostCrop as HostCrop
 from .images.crop import HostRandomResizedCrop as HostRandomResizedCrop
 from .images.crop import HostResize as HostResize
+from .openmoji.emoji import Language as Language
+from .openmoji.emoji import EmojiSource as EmojiSource
 from .openmoji.emoji import OpenMoji as OpenMoji
 from .openmoji.masks import OpenMojiMasks as OpenMojiMasks
 from .openmoji.pairs import EmojiPairs as EmojiPairs
