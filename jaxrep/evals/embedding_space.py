@@ -13,7 +13,14 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model, Reads
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.losses.geometry import uniformity
-from jaxrep.metrics.geometry import effective_rank, gap_parts, linear_cka, mean_cosine, modality_gap, separability
+from jaxrep.metrics.geometry import (
+    effective_rank,
+    linear_cka,
+    linear_separability,
+    mean_cosine,
+    modality_gap,
+    modality_gap_shares,
+)
 from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Natural, spec
@@ -95,6 +102,6 @@ def paired_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
         "uniformity": float(uniformity(jnp.asarray(a), jnp.asarray(b))),
         "mean_cosine": mean_cosine(a, b),
         "modality_gap": float(modality_gap(jnp.asarray(a), jnp.asarray(b))),
-        **gap_parts(a, b),
-        "separability": Sample(separability(a, b)),
+        **modality_gap_shares(a, b),
+        "separability": Sample(linear_separability(a, b)),
     }

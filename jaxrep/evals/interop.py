@@ -64,16 +64,7 @@ class MtebEncoder:
             **dict.fromkeys(UNKNOWN),
         )
 
-    def encode(
-        self,
-        inputs: Iterable[Mapping[str, Any]],
-        *,
-        task_metadata: Any = None,
-        hf_split: str = "",
-        hf_subset: str = "",
-        prompt_type: Any = None,
-        **kwargs: Any,
-    ) -> np.ndarray:
+    def encode(self, inputs: Iterable[Mapping[str, Any]], *, prompt_type: Any = None, **kwargs: Any) -> np.ndarray:
         """Embed mteb's batches of ``text``, ``image``, or both: unit rows float32 [N,D].
 
         Embeddings of texts and images are added. The other arguments have no effect.

@@ -3,7 +3,6 @@
 import fnmatch
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -123,15 +122,8 @@ def _matrix(figure: go.Figure, x: str, y: str, ticks: bool, square: bool = True)
     return _json(figure)
 
 
-@dataclass(frozen=True)
-class Points:
-    """Hold a group of points with one color and symbol."""
-
-    name: str
-    index: np.ndarray
-    """Indices of the points."""
-    color: str
-    symbol: str = "circle"
+Points = tuple[str, np.ndarray, str, str]
+"""(name, indices, color and symbol) of a group of points."""
 
 
 def neighbors_map(space: Space, ids: Sequence[int]) -> str:
@@ -140,11 +132,11 @@ def neighbors_map(space: Space, ids: Sequence[int]) -> str:
 
     perplexity = min(30, (len(space.image) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(space.image)
-    groups = [Points("images", np.arange(len(flat)), COLORS[0])]
+    groups: list[Points] = [("images", np.arange(len(flat)), COLORS[0], "circle")]
     if space.nearest_mean:
         names, labels = space.nearest_mean.names, space.nearest_mean.labels
         colors = colors_of(len(names))
-        groups = [Points(name, np.flatnonzero(labels == k), colors[k]) for k, name in enumerate(names)]
+        groups = [(name, np.flatnonzero(labels == k), colors[k], "circle") for k, name in enumerate(names)]
     return _map(flat, groups, list(zip(ids, space.texts, strict=True)))
 
 
@@ -154,8 +146,8 @@ def gap_map(space: Space, ids: Sequence[int]) -> str:
     n, both = len(space.image), np.concatenate([space.image, space.text])
     both = both - both.mean(0)
     axes = np.linalg.svd(both, full_matrices=False)[2][:2]
-    images = Points("images", np.arange(n), COLORS[0])
-    texts = Points("texts", np.arange(n, 2 * n), COLORS[1], "diamond")
+    images = "images", np.arange(n), COLORS[0], "circle"
+    texts = "texts", np.arange(n, 2 * n), COLORS[1], "diamond"
     return _map(both @ axes.T, [images, texts], 2 * list(zip(ids, space.texts, strict=True)))
 
 
@@ -163,15 +155,14 @@ def _map(flat: np.ndarray, groups: Sequence[Points], tooltips: Sequence[tuple[in
     """Plot points. ``tooltips``: image number and text of each point, which the page shows beside the pointer."""
     hover = np.array(tooltips, object)
     figure = _figure()
-    for group in groups:
-        marker = {"size": 7, "symbol": group.symbol, "color": group.color, "opacity": 0.8}
-        x, y = flat[group.index].T
-        figure.add_scatter(
-            x=x, y=y, name=group.name, customdata=hover[group.index], mode="markers", marker=marker, hoverinfo="none"
-        )
-    figure.update_xaxes(visible=False)
-    figure.update_yaxes(visible=False)
-    figure.update_layout(height=440 + 10 * len(groups), showlegend=len(groups) > 1, hovermode="closest")
+    for name, index, color, symbol in groups:
+        marker = {"size": 7, "symbol": symbol, "color": color, "opacity": 0.8}
+        points = {"x": flat[index, 0], "y": flat[index, 1], "customdata": hover[index]}
+        figure.add_scatter(name=name, mode="markers", marker=marker, hoverinfo="none", **points)
+    hidden = {"visible": False}
+    figure.update_layout(
+        xaxis=hidden, yaxis=hidden, height=440 + 10 * len(groups), showlegend=len(groups) > 1, hovermode="closest"
+    )
     return _json(figure)
 
 

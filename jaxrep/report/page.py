@@ -19,7 +19,7 @@ from jaxrep.report import figures
 from jaxrep.report.run_facts import RunFacts, group_by_seed, paper_difference
 from jaxrep.report.space import Space, search
 from jaxrep.report.table import Row, cells, number, rows
-from jaxrep.report.thumbnails import Thumbnails
+from jaxrep.report.thumbnails import thumbnail_uri
 from jaxrep.spec import difference, short_repr, walk
 from jaxrep.spec_json import to_json
 
@@ -50,7 +50,8 @@ class RunView:
 
 def page(views: Sequence[RunView]) -> str:
     """Return the HTML of a page. Several runs share their figures."""
-    runs, thumbnails, ids = [view.facts for view in views], Thumbnails(), itertools.count()
+    runs, ids = [view.facts for view in views], itertools.count()
+    thumbnails: dict[str, int] = {}  # data URIs, with their numbers in the page
     colors = dict(zip([run.name for run in runs], figures.colors_of(len(runs)), strict=True))
     spaces = [_space(view.facts.name, colors, space, thumbnails) for view in views for space in view.spaces]
     table = _table(runs, colors)
@@ -66,7 +67,7 @@ def page(views: Sequence[RunView]) -> str:
         curves=figures.curves(runs),
         spaces=spaces,
         attributions=_attributions(runs),
-        images=figures.embedded(thumbnails.uris),
+        images=figures.embedded([*thumbnails]),
         number=lambda: f"figure{next(ids)}",
         version=__version__,
         style=_file("style.css"),
@@ -195,9 +196,9 @@ def _attributions(runs: Sequence[RunFacts]) -> list[tuple[str, str]]:
 # Spaces --------------------------------------------------------------------------------------------------------------
 
 
-def _space(run: str, colors: dict[str, str], space: Space, thumbnails: Thumbnails) -> dict[str, Any]:
+def _space(run: str, colors: dict[str, str], space: Space, thumbnails: dict[str, int]) -> dict[str, Any]:
     """Return a space for the template."""
-    ids = [thumbnails.add(image) for image in space.images]
+    ids = [thumbnails.setdefault(thumbnail_uri(image), len(thumbnails)) for image in space.images]
     values: dict[str, Any] = {f.name: getattr(space, f.name) for f in fields(space)}
     values |= {"run": run, "color": colors[run], "ids": ids, "by_text": None, "similarity": "", "gap": ""}
     if space.text is not None:

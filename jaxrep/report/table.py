@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxrep.errors import UsageError, hint
-from jaxrep.metrics.intervals import compare, interval, over_seeds, unpaired
+from jaxrep.metrics.intervals import bootstrap_interval, paired_t_test, paired_test, unpaired_reason
 from jaxrep.metrics.sample import Sample
 from jaxrep.report.run_facts import Group
 
@@ -75,7 +75,7 @@ def _row(metric: str, group: Group, by_seed: Mapping[int, float], first: Mapping
     if len(values) > 1:
         row = dataclasses.replace(row, spread=float(np.std(values, ddof=1)))
     elif isinstance(values[0], Sample):
-        bounds = interval(values[0])
+        bounds = bootstrap_interval(values[0])
         row = dataclasses.replace(row, low=bounds.low, high=bounds.high)
     if not first:
         return row
@@ -88,15 +88,15 @@ def _test(by_seed: Mapping[int, float], first: Mapping[int, float]) -> tuple[flo
     seeds = sorted(by_seed.keys() & first.keys())
     if len(seeds) > 1:
         pairs = (np.array([values[seed] for seed in seeds]) for values in (by_seed, first))
-        return over_seeds(*pairs), OVER_SEEDS
+        return paired_t_test(*pairs), OVER_SEEDS
     if len(by_seed) > 1 or len(first) > 1:
         return None, "no two seeds in common"
     (a,), (b,) = by_seed.values(), first.values()
     if not (isinstance(a, Sample) and isinstance(b, Sample)):
         return None, "the values per example are not stored"
-    if reason := unpaired(a, b):
+    if reason := unpaired_reason(a, b):
         return None, reason
-    return compare(a, b).p, OVER_EXAMPLES
+    return paired_test(a, b).p, OVER_EXAMPLES
 
 
 # Text ----------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def runs(tmp_path):
     ]
 
 
-def test_it_prints_rows_and_how_the_recipes_differ(runs, jaxrep_says):
+def test_prints_rows_and_recipe_difference(runs, jaxrep_says):
     status, out, _ = jaxrep_says("compare", *runs)
     assert status == 0
     assert out.splitlines()[1].split()[:3] == ["retrieval/r1", "a", "0.6667"]
@@ -30,12 +30,12 @@ def test_it_prints_rows_and_how_the_recipes_differ(runs, jaxrep_says):
     assert "p: paired permutation over examples; not corrected for the number of tests" in out
 
 
-def test_one_run_is_a_table_of_intervals(runs, jaxrep_says):
+def test_one_run_has_intervals(runs, jaxrep_says):
     _, out, _ = jaxrep_says("compare", runs[0])
     assert out.splitlines()[0].split() == ["metric", "mean", "95%", "interval", "or", "±", "SD"]
 
 
-def test_it_writes_what_it_prints(runs, jaxrep_says, tmp_path):
+def test_table_file(runs, jaxrep_says, tmp_path):
     file = tmp_path / "table.json"
     assert jaxrep_says("compare", *runs, "--metrics", "zero*", "--out", file)[0] == 0
     assert [(row["metric"], row["group"], row["p"]) for row in json.loads(file.read_text())] == [
@@ -44,14 +44,14 @@ def test_it_writes_what_it_prints(runs, jaxrep_says, tmp_path):
     ]
 
 
-def test_runs_without_values_an_example_are_named(runs, jaxrep_says):
+def test_runs_without_samples_are_named(runs, jaxrep_says):
     (runs[1] / "samples.npz").unlink()
     _, out, _ = jaxrep_says("compare", *runs)
     assert "no intervals: b without values per example (samples.npz)" in out
     assert "no test: the values per example are not stored (retrieval/r1)" in out
 
 
-def test_runs_behind_urls_are_read_as_those_here_and_named_by_their_urls(runs, jaxrep_says, memory, tmp_path):
+def test_remote_runs_are_named_by_their_urls(runs, jaxrep_says, memory, tmp_path):
     for where, run in zip("ab", runs, strict=True):
         memory.put(str(run), f"/{where}/run", recursive=True)
     _, here, _ = jaxrep_says("compare", *runs)
@@ -79,7 +79,7 @@ def test_runs_behind_urls_are_read_as_those_here_and_named_by_their_urls(runs, j
         (["a", "--out", "no/where.md"], "--out no/where.md cannot be written: there is no folder no"),
     ],
 )
-def test_mistakes_are_one_sentence(runs, jaxrep_says, tmp_path, monkeypatch, arguments, sentence):
+def test_wrong_arguments_are_one_sentence(runs, jaxrep_says, tmp_path, monkeypatch, arguments, sentence):
     made.run(tmp_path / "young", lines=[{"step": 3, "loss": 1.0}])
     monkeypatch.chdir(tmp_path)
     status, _, err = jaxrep_says("compare", *arguments)

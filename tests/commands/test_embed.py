@@ -54,7 +54,7 @@ def assert_near(found, expected):
 
 
 @pytest.mark.parametrize("mesh", [(), ("--fsdp", 4), ("--batch-size", 5)])
-def test_a_folder_of_images_on_any_mesh(embed, pictures, expected, mesh):
+def test_image_folder_on_any_mesh(embed, pictures, expected, mesh):
     found, _ = embed(pictures, *mesh)
     assert found.keys() == {"image", "key", "index"}
     assert found["key"].tolist() == NAMES and found["index"].tolist() == list(range(12))
@@ -100,7 +100,7 @@ def tars(cache, pictures, tmp_path):
     return tmp_path
 
 
-def test_tars_and_what_cannot_be_read_is_counted_with_its_reason(embed, tars, expected):
+def test_tars_report_unreadable_examples_with_reasons(embed, tars, expected):
     found, err = embed(f"{tars}/{{0..1}}.tar")
     assert found["key"].tolist() == ["0.tar/a", "0.tar/b", "1.tar/b"] and found["index"].tolist() == [0, 1, 3]
     assert_near(found["image"], expected[0][[3, 0, 1]])
@@ -125,7 +125,7 @@ def test_tables_and_records(embed, tars, expected, kind):
 
 
 @pytest.mark.parametrize("out", ["one.parquet", "one.array_record", "npz:many", "parquet:many", "arrayrecord:many"])
-def test_every_format_holds_the_same(embed, jaxrep_says, run_dir, pictures, tmp_path, monkeypatch, out):
+def test_formats_hold_equal_embeddings(embed, jaxrep_says, run_dir, pictures, tmp_path, monkeypatch, out):
     monkeypatch.chdir(tmp_path)
     table = pictures / "pairs.csv"
     expected, _ = embed(table, "--per-shard", 5)
@@ -138,7 +138,7 @@ def test_every_format_holds_the_same(embed, jaxrep_says, run_dir, pictures, tmp_
     assert (status, said) == (0, f"wrote 12 of 12 examples to {out.rpartition(':')[2]}\n")
 
 
-def test_two_hosts_write_a_share_each(jaxrep_says, run_dir, pictures, tmp_path, monkeypatch, embed):
+def test_two_hosts_write_shares(jaxrep_says, run_dir, pictures, tmp_path, monkeypatch, embed):
     expected, _ = embed(pictures, "--per-shard", 4)
     command = ("embed", run_dir, pictures, "--per-shard", 4, "--out", f"npz:{tmp_path}/many")
     _, said, _ = jaxrep_says(*command, "--share", "1/2")
@@ -149,7 +149,7 @@ def test_two_hosts_write_a_share_each(jaxrep_says, run_dir, pictures, tmp_path, 
     assert_equal(joined((tmp_path / "many").glob("0*")), expected)
 
 
-def test_killed_at_any_time_the_same_command_goes_on(jaxrep_says, run_dir, tmp_path, embed):
+def test_killed_command_resumes(jaxrep_says, run_dir, tmp_path, embed):
     (tmp_path / "lines.txt").write_text("\n".join(f"picture {n}" for n in range(300)))
     out = tmp_path / "many"
     command = ["embed", run_dir, tmp_path / "lines.txt", "--per-shard", 2, "--out", f"parquet:{out}"]
@@ -174,7 +174,7 @@ def test_killed_at_any_time_the_same_command_goes_on(jaxrep_says, run_dir, tmp_p
     assert_near(found["text"], expected["text"])
 
 
-def test_a_public_checkpoint_sees_pictures_by_its_own_transform(embed, pictures, tmp_path):
+def test_public_checkpoint_uses_its_transform(embed, pictures, tmp_path):
     folder(tmp_path / "clip", "clip")
     (tmp_path / "clip/preprocessor_config.json").write_text(
         json.dumps(
@@ -192,7 +192,7 @@ def test_a_public_checkpoint_sees_pictures_by_its_own_transform(embed, pictures,
     assert_near(found["image"], wanted)
 
 
-def test_a_model_of_texts_reads_texts_alone(jaxrep_says, pictures, tmp_path):
+def test_text_model_reads_texts_only(jaxrep_says, pictures, tmp_path):
     folder(tmp_path / "bert", "bert")
     for data, told in [
         (pictures, "holds image, and the model reads text"),
@@ -202,7 +202,7 @@ def test_a_model_of_texts_reads_texts_alone(jaxrep_says, pictures, tmp_path):
         assert status and told in err
 
 
-def test_mistakes_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_path):
+def test_wrong_arguments_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad/a.jpg").write_bytes(b"no picture")
     table = pictures / "pairs.csv"

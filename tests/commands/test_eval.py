@@ -9,7 +9,7 @@ import pytest
 from jaxrep.metrics import sample
 
 
-def test_a_run_is_measured_as_at_its_end(jaxrep_says, run_dir, results, tmp_path):
+def test_metrics_equal_the_results_of_the_run(jaxrep_says, run_dir, results, tmp_path):
     status, out, err = jaxrep_says("eval", run_dir, "--out", tmp_path / "metrics.json")
     assert (status, err) == (0, "")
     assert json.loads((tmp_path / "metrics.json").read_text()) == results
@@ -38,7 +38,7 @@ def others(pictures, tmp_path):
     return file
 
 
-def test_other_evaluations_are_taken_from_a_file(jaxrep_says, run_dir, results, others, tmp_path):
+def test_evaluations_from_a_file(jaxrep_says, run_dir, results, others, tmp_path):
     out = tmp_path / "metrics.json"
     assert jaxrep_says("eval", run_dir, "--evals", f"{others}:two", "--out", out)[::2] == (0, "")
     found = json.loads(out.read_text())
@@ -52,7 +52,7 @@ def test_other_evaluations_are_taken_from_a_file(jaxrep_says, run_dir, results, 
         assert "has no evaluations named" in told and told.rstrip().endswith("there are none")
 
 
-def test_evaluations_that_cannot_be_are_one_sentence(jaxrep_says, run_dir, others, tmp_path):
+def test_wrong_evaluations_are_one_sentence(jaxrep_says, run_dir, others, tmp_path):
     for target, told in [
         (
             f"{others}:on",
@@ -68,7 +68,7 @@ def test_evaluations_that_cannot_be_are_one_sentence(jaxrep_says, run_dir, other
     assert "has no evaluations: give --evals" in jaxrep_says("eval", tmp_path)[2]
 
 
-def test_a_tower_that_the_run_does_not_have_is_one_sentence(jaxrep_says, run_dir, others):
+def test_missing_tower_is_one_sentence(jaxrep_says, run_dir, others):
     with others.open("a") as file:
         file.write("titled = Csv(path=source.path, image_size=8, captions=('title',))\n")
         file.write("three = Retrieval(data=titled, text='title')\n")
@@ -76,7 +76,7 @@ def test_a_tower_that_the_run_does_not_have_is_one_sentence(jaxrep_says, run_dir
     assert status == 2 and "the model has no tower that reads 'title'; " in err
 
 
-def test_what_is_missing_is_one_sentence(jaxrep_says, run_dir, tmp_path):
+def test_missing_run_out_or_weights_are_one_sentence(jaxrep_says, run_dir, tmp_path):
     for args, told in [
         ((tmp_path,), f"{tmp_path} is not a run"),
         ((run_dir, "--out", tmp_path / "no/where.json"), f"there is no folder {tmp_path}/no"),
@@ -89,7 +89,7 @@ def test_what_is_missing_is_one_sentence(jaxrep_says, run_dir, tmp_path):
         assert told in err and "Traceback" not in err
 
 
-def test_a_recipe_without_evaluations_is_refused(jaxrep_says, run_dir, tmp_path):
+def test_recipe_without_evaluations_is_refused(jaxrep_says, run_dir, tmp_path):
     bare = shutil.copytree(run_dir, tmp_path / "bare")
     recipe = json.loads((bare / "recipe.json").read_text())
     (bare / "recipe.json").write_text(json.dumps(recipe | {"evals": []}))

@@ -69,14 +69,14 @@ def page(file):
     return Page(file.read_text())
 
 
-def test_every_section_is_there_and_linked(page):
+def test_sections_are_linked(page):
     assert set(SECTIONS) <= set(page.ids)
     assert len(set(page.ids)) == len(page.ids)
     links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
     assert [f"#{name}" for name in SECTIONS] == [link for link in links if link.startswith("#")]
 
 
-def test_nothing_is_loaded_from_anywhere(page, file):
+def test_page_loads_nothing(page, file):
     assert page.loaded == []
     style = re.search(r"<style>(.*?)</style>", file.read_text(), re.DOTALL).group(1)
     assert "url(" not in style and "@import" not in style
@@ -84,7 +84,7 @@ def test_nothing_is_loaded_from_anywhere(page, file):
     assert policy.startswith("default-src 'none'") and "http" not in policy
 
 
-def test_pictures_are_inside_each_once_and_can_be_read(page):
+def test_images_are_embedded_once(page):
     uris = json.loads(page.scripts["images"])
     assert len(uris) == len(set(uris)) == 12
     for uri in uris:
@@ -94,30 +94,30 @@ def test_pictures_are_inside_each_once_and_can_be_read(page):
     assert shown and set(shown) <= set(range(12))
 
 
-def test_every_plot_has_its_figure(page):
+def test_every_plot_has_a_figure(page):
     wanted = [attributes["data-figure"] for tag, attributes in page.tags if "data-figure" in attributes]
     assert len(wanted) >= 3 + 3  # three curves (what is zero throughout is none), and the matrix and maps of the space
     for name in wanted:
         assert json.loads(page.scripts[name])["data"]
 
 
-def test_what_is_left_out_is_said_with_the_reason(page):
+def test_skipped_parts_have_a_reason(page):
     words = " ".join(page.words)
     assert "other: images and maps are skipped: " in words and "has no checkpoint yet: train it first." in words
 
 
-def test_names_are_text_not_markup(page):
+def test_names_are_escaped(page):
     assert any("loss/<b>" in words for words in page.words)
 
 
-def test_the_difference_from_the_paper_and_between_the_runs_is_shown(page):
+def test_difference_from_paper_and_between_runs(page):
     words = [words for words in page.words if words.strip()]
     at = words.index("method.dim")
     assert words[at + 2] == "3"
     assert any("difference from micro" in text for text in words)
 
 
-def test_a_run_without_any_line_still_has_a_page(tmp_path, jaxrep_says):
+def test_run_without_lines_has_a_page(tmp_path, jaxrep_says):
     status, out, _ = jaxrep_says("report", made.run(tmp_path / "young"), "--no-model", "--out", tmp_path / "page.html")
     assert status == 0 and "wrote " in out
     words = " ".join(Page((tmp_path / "page.html").read_text()).words)
@@ -125,7 +125,7 @@ def test_a_run_without_any_line_still_has_a_page(tmp_path, jaxrep_says):
     assert "No metric has two logged steps." in words
 
 
-def test_a_missing_package_is_named_with_what_installs_it(tmp_path, jaxrep_says, monkeypatch):
+def test_missing_package_names_the_extra(tmp_path, jaxrep_says, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "plotly" else found(name, *rest)
@@ -152,7 +152,7 @@ const told = setInterval(() => {
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed (apt-get install chromium)")
-def test_a_browser_draws_it_without_an_error_and_shows_the_picture_of_a_point(file, page, tmp_path):
+def test_browser_draws_page_and_shows_image_tooltip(file, page, tmp_path):
     watched = tmp_path / "page.html"
     watched.write_text(file.read_text().replace("</body>", WATCH))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]

@@ -48,7 +48,7 @@ def plain():
 
 
 @pytest.mark.parametrize("mesh", [Mesh(), Mesh(fsdp=2, min_shard_size=1), Mesh(data=4, fsdp=2, min_shard_size=1)])
-def test_embeddings_on_a_mesh_are_those_of_one_device(plain, mesh):
+def test_embeddings_on_a_mesh_equal_one_device(plain, mesh):
     laid = model().shard(mesh)
     split = [array for array in laid._arrays.values() if not array.is_fully_replicated]
     assert bool(split) == (mesh.fsdp > 1) and all(array.sharding.num_devices == 8 for array in split)
@@ -58,7 +58,7 @@ def test_embeddings_on_a_mesh_are_those_of_one_device(plain, mesh):
         np.testing.assert_allclose(found[name], plain[name], rtol=0, atol=5e-7)  # sums in another order, of float32
 
 
-def test_bad_examples_are_left_out_and_the_others_stay_with_their_keys(plain):
+def test_bad_examples_are_skipped_and_others_keep_their_keys(plain):
     done = []
     found, report = Embedder(model(), Damaged(3, 8, 9, 10, 11, 12, 13, 14, 15, 30), ("image",))(
         range(2, 31), done.append
@@ -72,12 +72,12 @@ def test_bad_examples_are_left_out_and_the_others_stay_with_their_keys(plain):
     assert nothing is None and report.bad_rows == report.rows == 2
 
 
-def test_a_shard_that_is_gone_ends_the_work():
+def test_missing_shard_is_an_error():
     with pytest.raises(BadShard, match=r"y\.tar is gone"):
         Embedder(model(), Damaged(gone=20), ("image",))(range(32))
 
 
-def test_a_digest_tells_models_apart_however_they_lie():
+def test_digest_is_independent_of_sharding():
     digest = model().digest()
     assert model().shard(Mesh(fsdp=2, min_shard_size=1)).digest() == digest
     other = model()

@@ -26,7 +26,7 @@ def parts(tmp_path):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_parts_become_one_file_with_all_rows_in_order(tmp_path, parts, kind):
+def test_parts_are_merged_in_order(tmp_path, parts, kind):
     arrays, stored = parts
     expected = {name: np.concatenate([one[name] for one in arrays]) for name in arrays[0]}
     ending, write = FORMATS[kind]
@@ -37,14 +37,14 @@ def test_parts_become_one_file_with_all_rows_in_order(tmp_path, parts, kind):
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet"])
-def test_the_same_parts_give_the_same_bytes(tmp_path, parts, kind):
+def test_equal_parts_give_equal_bytes(tmp_path, parts, kind):
     _, stored = parts
     for name in "ab":
         FORMATS[kind][1](tmp_path / name, stored)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
-def test_parquet_holds_embeddings_as_lists_of_one_length(tmp_path, parts):
+def test_parquet_has_fixed_size_lists(tmp_path, parts):
     from pyarrow import parquet
 
     FORMATS["parquet"][1](tmp_path / "a.parquet", parts[1])
@@ -54,7 +54,7 @@ def test_parquet_holds_embeddings_as_lists_of_one_length(tmp_path, parts):
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_memory_is_that_of_a_part(tmp_path, kind):
+def test_memory_is_bounded_by_a_part(tmp_path, kind):
     for number in range(12):
         write_npz(tmp_path / f"{number}.npz", [part(100 * number, 100, width=512)])
     stored = [NpzPart(tmp_path / f"{number}.npz") for number in range(12)]

@@ -59,7 +59,7 @@ def test_one_file(tmp_path, out):
 
 
 @pytest.mark.parametrize("kind", ["npz", "parquet", "arrayrecord"])
-def test_a_folder_has_the_same_rows_shard_by_shard(tmp_path, kind):
+def test_folder_has_the_same_rows_as_one_file(tmp_path, kind):
     run_job(job(tmp_path / "e.npz"), Embed())
     result = run_job(job(f"{kind}:{tmp_path}/many"), Embed())
     assert result.rows == 10 and result.complete
@@ -74,7 +74,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("out", ["{}/e.npz", "{}/e.parquet", "npz:{}/many"])
-def test_it_ends_in_the_same_bytes_wherever_it_was_killed(tmp_path, out, monkeypatch):
+def test_killed_job_resumes_to_the_same_bytes(tmp_path, out, monkeypatch):
     """Before each step that makes a file appear, or the folder of notes vanish."""
     (tmp_path / "whole").mkdir()
     run_job(job(out.format(tmp_path / "whole")), Embed())
@@ -111,14 +111,14 @@ def test_it_ends_in_the_same_bytes_wherever_it_was_killed(tmp_path, out, monkeyp
     assert step > 12
 
 
-def test_what_is_done_is_not_done_again(tmp_path):
+def test_finished_job_is_not_repeated(tmp_path):
     for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
         first = run_job(job(out), Embed())
         again = Embed()
         assert run_job(job(out), again) == first and not again.calls
 
 
-def test_shares_make_the_whole_in_any_order(tmp_path):
+def test_shares_complete_the_job_in_any_order(tmp_path):
     run_job(job(f"npz:{tmp_path}/one"), Embed())
     three = job(f"npz:{tmp_path}/three")
     result = [run_job(three, Embed(), (number, 3)) for number in (2, 0)]
@@ -133,7 +133,7 @@ def test_shares_make_the_whole_in_any_order(tmp_path):
     assert result.rows == 10 and len(shards(tmp_path / "more")) == 5
 
 
-def test_another_job_is_refused_with_what_is_different(tmp_path):
+def test_other_job_is_refused_with_the_difference(tmp_path):
     for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
         run_job(job(out), Embed())
         with pytest.raises(UsageError, match=r"holds another embedding, by .*json: data\.path: 'x' -> 'y'; name anot"):
@@ -142,7 +142,7 @@ def test_another_job_is_refused_with_what_is_different(tmp_path):
     assert run_job(job(tmp_path / "e.npz", data={"path": "y"}), Embed()).rows == 10
 
 
-def test_foreign_files_are_left_alone(tmp_path):
+def test_other_files_are_not_overwritten(tmp_path):
     (tmp_path / "e.npz").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"e\.npz exists already, without .*e\.npz\.json, which would describe it"):
         run_job(job(tmp_path / "e.npz"), Embed())
@@ -151,7 +151,7 @@ def test_foreign_files_are_left_alone(tmp_path):
     assert (tmp_path / "e.npz").read_bytes() == b"mine"
 
 
-def test_a_share_is_done_by_one_process_at_a_time(tmp_path):
+def test_share_is_locked_by_one_process(tmp_path):
     one = job(f"npz:{tmp_path}/many")
 
     def embed(rows):
@@ -163,6 +163,6 @@ def test_a_share_is_done_by_one_process_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("out", ["e", "e.zip", "tar:e", "gs://e/e.npz", "npz:gs://e", "npz:", "none/e.npz", "."])
-def test_an_out_that_cannot_be_is_refused(out):
+def test_wrong_out_is_refused(out):
     with pytest.raises(UsageError, match=r"^--out .*(is no local file that ends in \.npz|cannot be written: )"):
         parse_target(out)

@@ -33,7 +33,7 @@ def world(rows, table=Columns):
 
 
 @pytest.mark.parametrize("make", [Retrieval, EmbeddingSpace])
-def test_figures_are_those_of_the_other_examples_and_it_is_told(make, capsys):
+def test_unreadable_example_is_skipped_and_reported(make, capsys):
     data, model = world(np.arange(N), Damaged)
     whole, _ = world(np.delete(np.arange(N), 7))
     found, expected = (make(data=each).run(model) for each in (data, whole))
@@ -46,7 +46,7 @@ def test_figures_are_those_of_the_other_examples_and_it_is_told(make, capsys):
     )
 
 
-def test_where_nothing_can_be_read_there_are_no_figures():
+def test_no_readable_example_is_an_error():
     data, model = world(np.arange(N))
     TABLES[data.key] = Nothing({"image": pictures([0]), "text": ["text 0"]})
     with pytest.raises(JaxrepError, match=r"1 examples cannot be read .* of 1: repair"):

@@ -11,7 +11,7 @@ from tests.helpers import made_runs as made
 HITS = {"retrieval/r1": Sample(np.array([1, 0, 1, 1])), "plain": 0.25}
 
 
-def test_results_come_with_their_values_an_example(tmp_path):
+def test_results_have_values_per_example(tmp_path):
     facts = read_run(made.run(tmp_path / "a", HITS, lines=[{"step": 1, "loss": 2.0}, {"step": 2, "loss": None}]))
     assert facts.metrics == {"retrieval/r1": 0.75, "plain": 0.25}
     np.testing.assert_array_equal(facts.metrics["retrieval/r1"].values, [1, 0, 1, 1])
@@ -19,7 +19,7 @@ def test_results_come_with_their_values_an_example(tmp_path):
     assert facts.lines[1]["loss"] is None
 
 
-def test_a_run_of_an_older_version_has_results_without_values(tmp_path):
+def test_run_without_samples_has_results(tmp_path):
     folder = made.run(tmp_path / "a", HITS)
     (folder / "samples.npz").unlink()
     facts = read_run(folder)
@@ -27,11 +27,11 @@ def test_a_run_of_an_older_version_has_results_without_values(tmp_path):
     assert not facts.samples
 
 
-def test_a_run_that_is_not_at_its_end_has_no_results(tmp_path):
+def test_unfinished_run_has_no_results(tmp_path):
     assert read_run(made.run(tmp_path / "a")).results is None
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_path):
+def test_incomplete_last_line_is_ignored_and_damaged_line_is_named(tmp_path):
     folder = made.run(tmp_path / "a", lines=[{"step": 1}])
     (folder / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
     assert [line["step"] for line in read_run(folder).lines] == [1]
@@ -40,14 +40,14 @@ def test_a_line_that_a_kill_cut_off_is_left_out_and_a_damaged_one_is_named(tmp_p
         read_run(folder)
 
 
-def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+def test_runs_with_equal_names_are_named_by_folders(tmp_path):
     paths = [made.run(tmp_path / name) for name in ("x/run", "y/run", "other")]
     assert [facts.name for facts in read_runs(paths)] == ["x/run", "y/run", "other"]
     with pytest.raises(UsageError, match="other is given twice"):
         read_runs([*paths, paths[2]])
 
 
-def test_runs_that_differ_in_the_seed_only_are_one_group(tmp_path):
+def test_runs_are_grouped_by_seed(tmp_path):
     changes = {
         "a": {"seed": 0},
         "b": {"method.dim": 3},
@@ -60,7 +60,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_group(tmp_path):
     assert [group.name for group in groups] == ["a (+1)", "b (+1)", "again"]
 
 
-def test_the_papers_recipe_is_that_of_the_experiment_file_which_the_run_keeps(tmp_path):
+def test_paper_recipe_is_read_from_the_copied_experiment_file(tmp_path):
     found = paper_difference(read_run(made.run(tmp_path / "a", changes={"method.dim": 3})))
     assert [(change.path, change.b) for change in found.changes] == [("method.dim", 3)]
     assert found.doc.startswith("A recipe so small")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxrep.metrics.ranking import ranks
+from jaxrep.metrics.ranking import best_ranks
 from jaxrep.report import figures
 from jaxrep.report.space import Predictions, Space, _nearest_mean, matches, search
 
@@ -14,7 +14,7 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_what_is_paired_anywhere_in_the_data_is_right():
+def test_matches_by_ids():
     # Two copies of picture 7 with the texts "a" and "b": each text is right for both.
     expected = [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
     np.testing.assert_array_equal(matches([7, 7, 8], None, ["a", "b", "c"]), expected)
@@ -23,12 +23,12 @@ def test_what_is_paired_anywhere_in_the_data_is_right():
     np.testing.assert_array_equal(matches(None, [(3, 1), (3, 2), (5, 0)], ["a", "a", "c"]), expected)  # the first of V
 
 
-def test_hits_and_misses_have_the_ranks_that_retrieval_counts():
+def test_search_ranks_equal_retrieval_ranks():
     random = np.random.default_rng(0)
     image = unit(random.normal(size=(40, 3)).astype(np.float32))
     text = unit(image + 0.5 * random.normal(size=(40, 3)).astype(np.float32))
     match = matches(np.arange(40) // 2, None, [str(i) for i in range(40)])
-    oracle = ranks(image, text, np.nonzero(match))
+    oracle = best_ranks(image, text, np.nonzero(match))
     hits, misses = search(image, text, match, show=4, first=3)
     assert [found.rank for found in hits] == [1] * 4
     assert [found.rank for found in misses] == sorted(oracle, reverse=True)[:4]
@@ -37,14 +37,14 @@ def test_hits_and_misses_have_the_ranks_that_retrieval_counts():
     assert all(found.correct == [bool(match[found.query, j]) for j in found.best] for found in misses)
 
 
-def test_a_tie_is_shown_as_the_miss_that_it_counts_as():
+def test_tie_is_a_miss():
     same = np.tile(unit(np.ones((1, 2), np.float32)), (3, 1))
     hits, misses = search(same, same, np.eye(3, dtype=bool), first=1)
     assert not hits
     assert [(found.rank, found.correct) for found in misses] == [(3, [False])] * 3
 
 
-def test_an_example_is_not_compared_with_itself():
+def test_nearest_mean_excludes_the_example():
     image = unit(np.array([[1, 0.1], [1, -0.1], [0, 1], [0.1, 1], [1, 0.2]]))
     labels = np.array([0, 0, 1, 1, 2])  # the last is alone in its class: nothing is left to be near to
     np.testing.assert_array_equal(_nearest_mean(image, labels)[:4], [2, 0, 1, 1])
@@ -61,14 +61,14 @@ def space():
     )
 
 
-def test_a_matrix_of_classes_has_the_share_of_each_class(space):
+def test_confusion_matrix(space):
     figure = json.loads(figures.confusion(space.nearest_mean))["data"][0]
     assert values(figure["z"]) == [1, 0, 0, 1, 0, 0]
     assert figure["y"] == ["cat", "dog"]  # those that occur
     assert figure["text"][1][0] == "dog, predicted cat: 6 of 6"
 
 
-def test_a_matrix_of_pairs_has_their_cosines_and_leads_to_their_pictures(space):
+def test_similarity_matrix_has_cosines_and_images(space):
     figure = json.loads(figures.similarity(space, list(range(100, 112))))["data"][0]
     order = [0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]  # by class
     expected = space.image[order] @ space.text[order].T
@@ -76,7 +76,7 @@ def test_a_matrix_of_pairs_has_their_cosines_and_leads_to_their_pictures(space):
     assert [row[0][0] for row in figure["customdata"]] == [100 + i for i in order]
 
 
-def test_every_picture_has_its_place_on_the_maps(space):
+def test_maps_have_every_image(space):
     ids = list(range(100, 112))
     neighbors = json.loads(figures.neighbors_map(space, ids))["data"]
     assert [part["name"] for part in neighbors] == ["cat", "dog", "none of these"]
@@ -86,12 +86,12 @@ def test_every_picture_has_its_place_on_the_maps(space):
     assert [len(part["customdata"]) for part in gap] == [12, 12]
 
 
-def test_a_text_cannot_end_the_script_that_holds_it(space):
+def test_text_cannot_end_its_script_element(space):
     assert "</script>" not in figures.gap_map(space, list(range(12)))
     assert "text 3</script>" in json.loads(figures.gap_map(space, list(range(12))))["data"][0]["customdata"][3]
 
 
-def test_a_long_curve_keeps_its_spikes():
+def test_long_curve_keeps_spikes():
     lines = [{"step": i, "loss": 1.0} for i in range(50_000)]
     lines[31_234]["loss"], lines[40_000]["loss"], lines[7]["loss"] = 9.0, -3.0, None
     step, value = figures.series(lines, "loss")

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from jaxrep.errors import UsageError
-from jaxrep.metrics.intervals import compare, interval
+from jaxrep.metrics.intervals import bootstrap_interval, paired_test
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import table
 from jaxrep.report.run_facts import group_by_seed, read_runs
@@ -33,16 +33,16 @@ def groups(tmp_path):
     return make
 
 
-def test_two_runs_are_compared_example_by_example(groups):
+def test_two_runs_are_compared_per_example(groups):
     first, second = table.rows(groups(a=(0, 2, {"r1": A}), b=(0, 3, {"r1": B})))
-    bounds = interval(A)
+    bounds = bootstrap_interval(A)
     assert (first.value, first.low, first.high) == (float(A), bounds.low, bounds.high)
     assert first.difference is None and first.p is None
     assert second.difference == pytest.approx(float(B) - float(A))
-    assert (second.p, second.test) == (compare(B, A).p, table.OVER_EXAMPLES)
+    assert (second.p, second.test) == (paired_test(B, A).p, table.OVER_EXAMPLES)
 
 
-def test_of_several_seeds_there_are_the_mean_the_spread_and_a_test_over_seeds(groups):
+def test_several_seeds_have_mean_spread_and_t_test(groups):
     a, b = [0.5, 0.6, 0.55], [0.7, 0.75, 0.71]
     runs = {f"a{i}": (i, 2, {"r1": x}) for i, x in enumerate(a)} | {f"b{i}": (i, 3, {"r1": x}) for i, x in enumerate(b)}
     first, second = table.rows(groups(**runs))
@@ -60,20 +60,20 @@ def test_of_several_seeds_there_are_the_mean_the_spread_and_a_test_over_seeds(gr
         ({"b": (3, 3, {"r1": A}), "c": (4, 3, {"r1": A})}, "no two seeds in common"),
     ],
 )
-def test_where_no_test_can_be_made_the_row_says_why(groups, b, why):
+def test_row_names_the_reason_for_a_missing_test(groups, b, why):
     row = table.rows(groups(a=(0, 2, {"r1": A}), **b))[-1]
     assert (row.p, row.test) == (None, why)
     assert row.difference is not None
 
 
-def test_metrics_are_chosen_as_files_are(groups):
+def test_metrics_are_chosen_by_glob(groups):
     found = groups(a=(0, 2, {"retrieval/r1": A, "retrieval/r5": B, "zeroshot/top1": A}))
     assert [row.metric for row in table.rows(found, "retrieval/*")] == ["retrieval/r1", "retrieval/r5"]
     with pytest.raises(UsageError, match=r"no metric is named 'retrieval/r2'; did you mean retrieval/r5\?"):
         table.rows(found, "retrieval/r2")
 
 
-def test_a_metric_that_only_some_have_has_rows_of_those(groups):
+def test_metric_of_some_groups_has_rows_of_these(groups):
     found = table.rows(groups(a=(0, 2, {"r1": A}), b=(0, 3, {"r1": B, "new": B})))
     assert [(row.metric, row.group, row.difference is None) for row in found] == [
         ("r1", "a", True),
@@ -82,7 +82,7 @@ def test_a_metric_that_only_some_have_has_rows_of_those(groups):
     ]
 
 
-def test_files_hold_the_rows(groups):
+def test_json_csv_and_markdown_hold_the_rows(groups):
     found = table.rows(groups(a=(0, 2, {"r|1": A, "nan": float("nan")}), b=(0, 3, {"r|1": B})))
     assert json.loads(table.as_json(found))[0]["value"] == float(A)
     assert json.loads(table.as_json(found))[2]["value"] is None
@@ -96,5 +96,5 @@ def test_files_hold_the_rows(groups):
     ("value", "text"),
     [(0.12345, "0.1235"), (48.0, "48.000"), (123.456, "123.5"), (2e6, "2,000,000"), (2e-5, "2.00e-05"), (None, "—")],
 )
-def test_numbers_are_as_long_as_their_size_asks(value, text):
+def test_number_format(value, text):
     assert table.number(value) == text

@@ -5,7 +5,7 @@ import numpy as np
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
-from jaxrep.metrics.ranking import ranks
+from jaxrep.metrics.ranking import best_ranks
 from jaxrep.spec import Count, spec
 
 
@@ -55,4 +55,4 @@ def linear_ranks(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, 
         raise JaxrepError(f"labels run up to {labels.max()}, and the head has {len(weights)} classes")
     ones = np.ones((len(features), 1), np.float32)
     table = np.concatenate([weights, bias[:, None]], axis=1)
-    return ranks(np.concatenate([features, ones], axis=1), table, (np.arange(len(features)), labels))
+    return best_ranks(np.concatenate([features, ones], axis=1), table, (np.arange(len(features)), labels))

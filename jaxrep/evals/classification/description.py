@@ -14,7 +14,7 @@ from jaxrep.errors import BadShard, JaxrepError, UsageError, hint
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import ClassNamesEval
 from jaxrep.evals.embed import embed_texts
-from jaxrep.metrics.ranking import ranks
+from jaxrep.metrics.ranking import best_ranks
 from jaxrep.spec import spec
 from jaxrep.storage import read_bytes
 
@@ -60,7 +60,7 @@ class DescriptionClassification(ClassNamesEval):
         embeddings = embed_texts(model, [text for group in sentences for text in group], self.text)
         ends = np.cumsum([len(group) for group in sentences])
         means = np.stack([group.mean(axis=0, dtype=np.float64) for group in np.split(embeddings, ends[:-1])])
-        return self.accuracies(ranks(images, means, (np.arange(len(images)), labels)), labels)
+        return self.accuracies(best_ranks(images, means, (np.arange(len(images)), labels)), labels)
 
     def sentences(self, name: str) -> list[str]:
         """Return the sentences of a class. Raises JaxrepError if it has no descriptors."""

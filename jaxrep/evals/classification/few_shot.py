@@ -6,7 +6,7 @@ from jaxrep.data.transforms.subsets import few_of_each
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
-from jaxrep.metrics.logistic_regression import Logistic
+from jaxrep.metrics.logistic_regression import LogisticRegression
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Positive, spec
 
@@ -42,7 +42,7 @@ class FewShot(FittedEval):
             draws = []
             for draw in range(self.draws):
                 rows = few_of_each(train.labels, shots, np.random.default_rng((self.seed, shots, draw)))
-                logistic = Logistic(train.features[rows], train.labels[rows], classes, self.max_iterations)
+                logistic = LogisticRegression(train.features[rows], train.labels[rows], classes, self.max_iterations)
                 draws.append(linear_ranks(data.features, data.labels, *logistic.fit(self.l2)))
             ranks, name = np.stack(draws), f"{self.name}/{shots}"
             metrics |= {f"{name}/top{k}": Sample((ranks <= k).mean(axis=0)) for k in self.ks}

@@ -14,7 +14,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.classification.zero_shot import PromptedEval
 from jaxrep.evals.embed import logit_scale
 from jaxrep.metrics.calibration import softmax
-from jaxrep.metrics.ranking import ranks
+from jaxrep.metrics.ranking import best_ranks
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Natural, spec
 
@@ -51,7 +51,7 @@ class FrechetMean(PromptedEval):
         for start in range(0, len(images), 1024):
             rows = slice(start, start + 1024)
             p = softmax(scale * (images[rows] @ prototypes[observed].T))
-            class_ranks.append(ranks(p, -squared[:, observed], (np.arange(len(p)), labels[rows])))
+            class_ranks.append(best_ranks(p, -squared[:, observed], (np.arange(len(p)), labels[rows])))
             predicted.append(frechet_mean(p, squared[:, observed]))
             likeliest.append(observed[p.argmax(axis=1)])
         return self.accuracies(np.concatenate(class_ranks), labels) | {

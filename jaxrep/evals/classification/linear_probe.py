@@ -8,7 +8,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
-from jaxrep.metrics.logistic_regression import Linear, Logistic, search
+from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegression, search_l2
 from jaxrep.spec import Count, Range, spec
 
 
@@ -36,7 +36,7 @@ class LinearProbe(FittedEval):
     def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model, normalize=self.normalize)
         l2 = self._choose_l2(train.features, train.labels, classes)
-        fitted = Logistic(train.features, train.labels, classes, self.max_iterations).fit(l2)
+        fitted = LogisticRegression(train.features, train.labels, classes, self.max_iterations).fit(l2)
         return self.accuracies(linear_ranks(data.features, data.labels, *fitted), data.labels) | {f"{self.name}/l2": l2}
 
     def _choose_l2(self, features: np.ndarray, labels: np.ndarray, classes: int) -> float:
@@ -47,9 +47,9 @@ class LinearProbe(FittedEval):
                 f"{self.name}: train holds {len(labels)} images, too few to hold out a fraction of {self.validation}"
             )
         held_out, kept = order[:count], order[count:]
-        logistic = Logistic(features[kept], labels[kept], classes, self.max_iterations)
-        return search(lambda l2: _accuracy(logistic.fit(l2), features[held_out], labels[held_out]))
+        logistic = LogisticRegression(features[kept], labels[kept], classes, self.max_iterations)
+        return search_l2(lambda l2: _accuracy(logistic.fit(l2), features[held_out], labels[held_out]))
 
 
-def _accuracy(classifier: Linear, features: np.ndarray, labels: np.ndarray) -> float:
+def _accuracy(classifier: LinearClassifier, features: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(linear_ranks(features, labels, *classifier) == 1))

@@ -14,7 +14,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import ClassNamesEval
 from jaxrep.evals.embed import embed_texts, logit_scale
 from jaxrep.metrics.calibration import confidences, expected_calibration_error
-from jaxrep.metrics.ranking import ranks
+from jaxrep.metrics.ranking import best_ranks
 from jaxrep.prompts import class_embeddings, clip_80, imagenet_classes, lines, template_problems
 from jaxrep.spec import NonNegative, spec
 
@@ -78,7 +78,7 @@ class ZeroShot(PromptedEval):
         images, labels, all_names = self.embed_with_names(model)
         names, answer_of_label = unique_names(all_names)
         prototypes = self.prototypes(model, names)
-        answer_ranks = ranks(images, prototypes, (np.arange(len(images)), answer_of_label[labels]))
+        answer_ranks = best_ranks(images, prototypes, (np.arange(len(images)), answer_of_label[labels]))
         confidence = confidences(images, prototypes, logit_scale(model, self.temperature))
         error = expected_calibration_error(confidence, answer_ranks == 1)
         return self.accuracies(answer_ranks, labels) | {f"{self.name}/calibration_error": error}

@@ -11,7 +11,7 @@ from jaxrep.evals.base import Eval, Model, Reads, Tower
 from jaxrep.evals.classification.zero_shot import unique_names
 from jaxrep.evals.embed import embed_texts, output_blocks
 from jaxrep.losses.boxes import iou, match_boxes
-from jaxrep.metrics.ranking import ranks, require_finite, unit_rows
+from jaxrep.metrics.ranking import best_ranks, require_finite, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Range, spec
 
@@ -45,7 +45,7 @@ class Grounding(Eval):
     def run(self, model: Model) -> dict[str, float]:
         queries, overlaps, region_names = self.regions(model)
         names, answers = unique_names(region_names)
-        name_ranks = ranks(queries, embed_texts(model, names, self.text), (np.arange(len(queries)), answers))
+        name_ranks = best_ranks(queries, embed_texts(model, names, self.text), (np.arange(len(queries)), answers))
         shares = {f"{self.name}/iou{percent}": Sample(overlaps >= percent / 100) for percent in self.percents}
         recalls = {f"{self.name}/r{k}": Sample(name_ranks <= k) for k in self.ks}
         return {f"{self.name}/iou": Sample(overlaps), **shares, **recalls}

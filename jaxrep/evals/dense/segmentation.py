@@ -17,7 +17,7 @@ from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Column, Eval, Model
 from jaxrep.evals.embed import PIXELS
-from jaxrep.metrics.logistic_regression import Linear, Logistic
+from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegression
 from jaxrep.metrics.ranking import require_finite
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Positive, spec
@@ -96,7 +96,7 @@ class Segmentation(Eval):
     def _classes(self) -> int:
         return max(source.fields()[self.mask].classes or 0 for source in (self.train, self.data))
 
-    def _fit(self, model: Model, train: Examples) -> Linear:
+    def _fit(self, model: Model, train: Examples) -> LinearClassifier:
         """Fit the linear map of patches."""
         random, features, targets = np.random.default_rng(self.seed), [], []
         for patches, mask in self._blocks(model, train, "train"):
@@ -189,14 +189,14 @@ def class_fractions(
 
 def fit_standardized(
     features: Float[np.ndarray, "N D"], targets: Float[np.ndarray, "N K"], l2: float, max_iterations: int
-) -> Linear:
+) -> LinearClassifier:
     """Fit logistic regression on standardized features, and return it as a map of the original features."""
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = np.sqrt(features.var(axis=0, dtype=np.float64) + EPSILON)
     rows = ((features - mean) / deviation).astype(np.float32)
-    fitted = Logistic(rows, targets, targets.shape[1], max_iterations).fit(l2)
+    fitted = LogisticRegression(rows, targets, targets.shape[1], max_iterations).fit(l2)
     weights = fitted.weights / deviation
-    return Linear(weights, fitted.bias - weights @ mean)
+    return LinearClassifier(weights, fitted.bias - weights @ mean)
 
 
 @jax.jit

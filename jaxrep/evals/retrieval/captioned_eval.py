@@ -8,7 +8,7 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.evals.base import Eval, Model, TowerColumn
 from jaxrep.evals.embed import embed_images, embed_texts
-from jaxrep.metrics.ranking import Pairs, join
+from jaxrep.metrics.ranking import IndexPairs, equal_pairs
 from jaxrep.spec import spec
 
 
@@ -25,7 +25,7 @@ class Direction(NamedTuple):
     name: str  # such as image_to_text
     queries: np.ndarray  # float32 [Q,D]
     gallery: np.ndarray  # float32 [G,D]
-    positives: Pairs
+    positives: IndexPairs
 
 
 @spec
@@ -73,9 +73,9 @@ class CaptionedEval(Eval):
             yield Direction(name, query.embeddings, candidate.embeddings, positives)
 
 
-def positive_pairs(query_ids: np.ndarray, candidate_ids: np.ndarray, pairs: np.ndarray) -> Pairs:
+def positive_pairs(query_ids: np.ndarray, candidate_ids: np.ndarray, pairs: np.ndarray) -> IndexPairs:
     """Return the indices (query, candidate) of all pairs whose (query id, candidate id) is among ``pairs`` [M,2]."""
     pairs = np.unique(pairs, axis=0)
-    query, pair = join(query_ids, pairs[:, 0])
-    at, candidate = join(pairs[pair, 1], candidate_ids)
+    query, pair = equal_pairs(query_ids, pairs[:, 0])
+    at, candidate = equal_pairs(pairs[pair, 1], candidate_ids)
     return query[at], candidate

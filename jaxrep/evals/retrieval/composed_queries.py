@@ -16,7 +16,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.embed import embed_texts
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
-from jaxrep.metrics.ranking import Pairs, graded_places, unit_rows
+from jaxrep.metrics.ranking import IndexPairs, graded_ranks, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 
@@ -79,7 +79,7 @@ class ComposedQueries(CaptionedEval):
         kinds = np.array([query.kind for query in queries])
         metrics = {}
         for prefix, rows in (("", compose(start, plus, minus, weight=self.weight)), ("picture_alone/", start)):
-            ranks = graded_places(rows, images, positives, grades, 1)[0][:, 0]
+            ranks = graded_ranks(rows, images, positives, grades, 1)[0][:, 0]
             for kind in sorted(set(kinds)):
                 for k in self.ks:
                     metrics[f"{self.name}/{kind}/{prefix}r{k}"] = Sample(ranks[kinds == kind] <= k)
@@ -110,7 +110,7 @@ def _others(images: list[int], ids: np.ndarray, query_id: int) -> list[int]:
     return [image for image in images if ids[image] != query_id]
 
 
-def _positives(queries: list[Query], owners: dict[str, list[int]], ids: np.ndarray) -> tuple[Pairs, np.ndarray]:
+def _positives(queries: list[Query], owners: dict[str, list[int]], ids: np.ndarray) -> tuple[IndexPairs, np.ndarray]:
     """Return pairs and grades: 1 for all copies of the target image, 0 for the copies of the query's image."""
     pairs = set()
     for number, query in enumerate(queries):

@@ -5,7 +5,7 @@ with any captioned images: a lexicon of swaps generates the wrong captions (``ja
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class Composition(CaptionedEval):
         return {f"{self.name}/{metric}": Sample(np.array([*won[metric].values()])) for metric in sorted(won)}
 
     def _tests(self, captions: list[tuple[str, ...]], ids: np.ndarray) -> list[CaptionTest]:
-        wrong_captions = WrongCaptions(self.lexicon, self.spacy, self.key)
+        groups, tag = word_swaps.read(self.lexicon), word_swaps.tagger(self.spacy)
         correct: dict[int, set[str]] = defaultdict(set)
         for group, image_id in zip(captions, ids, strict=True):
             correct[int(image_id)].update(_normalize(text) for text in group)
@@ -72,7 +72,7 @@ class Composition(CaptionedEval):
             CaptionTest(image, caption, text, metric)
             for image, (group, image_id) in enumerate(zip(captions, ids, strict=True))
             for caption in group
-            for metric, text in wrong_captions(caption)
+            for metric, text in wrong_captions(caption, groups, tag(caption), self.key)
             if _normalize(text) not in correct[int(image_id)]
         ]
         if not tests:
@@ -80,22 +80,18 @@ class Composition(CaptionedEval):
         return tests
 
 
-class WrongCaptions:
-    """Generate all wrong versions of a caption, each with its metric."""
-
-    def __init__(self, lexicon: str, spacy: str, key: int):
-        self._groups = word_swaps.read(lexicon)
-        self._tag, self._key = word_swaps.tagger(spacy), key
-
-    def __call__(self, caption: str) -> Iterator[tuple[str, str]]:
-        words = self._tag(caption)
-        kinds = {
-            "replace": word_swaps.replacements(caption, self._groups),
-            "exchange": word_swaps.exchanges(caption, [*word_swaps.phrases(caption, self._groups), *words]),
-            "order": word_swaps.reorderings(caption, words, self._key),
-        }
-        for kind, negatives in kinds.items():
-            yield from ((f"{kind}/{negative.kind}", negative.text) for negative in negatives)
+def wrong_captions(
+    caption: str, groups: tuple[word_swaps.Group, ...], parts_of_speech: Sequence[word_swaps.Span], key: int
+) -> Iterator[tuple[str, str]]:
+    """Yield all wrong versions of a caption, each after its metric."""
+    phrases = word_swaps.phrases(caption, groups)
+    kinds = {
+        "replace": word_swaps.replacements(caption, groups),
+        "exchange": word_swaps.exchanges(caption, [*phrases, *parts_of_speech]),
+        "order": word_swaps.reorderings(caption, parts_of_speech, key),
+    }
+    for kind, negatives in kinds.items():
+        yield from ((f"{kind}/{negative.kind}", negative.text) for negative in negatives)
 
 
 def _normalize(text: str) -> str:

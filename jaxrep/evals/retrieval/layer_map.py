@@ -12,7 +12,7 @@ from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model, Reads
 from jaxrep.evals.retrieval.captioned_eval import positive_pairs
-from jaxrep.metrics.ranking import places, unit_rows
+from jaxrep.metrics.ranking import positive_ranks, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 
@@ -52,7 +52,7 @@ class LayerMap(Eval):
         for layer in range(first.shape[1]):
             for dim in self.dims:
                 a, b = (unit_rows(features[:, layer, :dim]) for features in (first, second))
-                metrics[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(places(a, b, positives, 1)[:, 0] <= 1)
+                metrics[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(positive_ranks(a, b, positives, 1)[:, 0] <= 1)
         return metrics
 
     def _features(self, model: Model, texts: list[str]) -> np.ndarray:

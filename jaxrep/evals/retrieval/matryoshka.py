@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
-from jaxrep.metrics.ranking import TIE, Pairs, ranks, unit_rows
+from jaxrep.metrics.ranking import TIE, IndexPairs, best_ranks, unit_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 
@@ -53,7 +53,7 @@ class Matryoshka(CaptionedEval):
             if largest > width:
                 raise JaxrepError(f"{self.name}: the embeddings have {width} dimensions, not {largest}")
             for dims in self.dims:
-                at_dims = ranks(first_dims(queries, dims), first_dims(gallery, dims), positives)
+                at_dims = best_ranks(first_dims(queries, dims), first_dims(gallery, dims), positives)
                 metrics[f"{name}/{dims}/r1"] = Sample(at_dims <= 1)
             if self.funnel:
                 cost = multiply_adds(len(gallery), width, self.funnel) / (len(gallery) * width)
@@ -70,7 +70,7 @@ def first_dims(x: Float[np.ndarray, "N D"], dims: int) -> Float[np.ndarray, "N d
 def adaptive_hits(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
-    positives: Pairs,
+    positives: IndexPairs,
     funnel: Sequence[Stage],
 ) -> Bool[np.ndarray, " Q"]:
     """Return whether the first candidate of each query is positive after all stages of the funnel.

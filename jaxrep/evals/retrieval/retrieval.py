@@ -3,7 +3,7 @@
 from jaxrep.data.sources.karpathy import Karpathy
 from jaxrep.evals.base import Model
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
-from jaxrep.metrics.ranking import average_precision, places
+from jaxrep.metrics.ranking import average_precision, positive_ranks
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 
@@ -47,7 +47,7 @@ class Retrieval(CaptionedEval):
     def run(self, model: Model) -> dict[str, float]:
         metrics = {}
         for direction, queries, gallery, positives in self.directions(model):
-            ranks = places(queries, gallery, positives, max(self.ks))
+            ranks = positive_ranks(queries, gallery, positives, max(self.ks))
             name = f"{self.name}/{direction}"
             metrics |= {f"{name}/r{k}": Sample(ranks[:, 0] <= k) for k in self.ks}
             metrics |= {f"{name}/map{k}": Sample(average_precision(ranks, k)) for k in self.ks if k > 1}

@@ -5,7 +5,7 @@ import numpy as np
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
-from jaxrep.metrics.ranking import NEVER, graded_places, join
+from jaxrep.metrics.ranking import NO_RANK, equal_pairs, graded_ranks
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 
@@ -26,10 +26,10 @@ class SameClass(LabeledEval):
 
     def run(self, model: Model) -> dict[str, float]:
         features, labels, _ = self.embed(model, self.data)
-        query, candidate = join(labels, labels)
+        query, candidate = equal_pairs(labels, labels)
         # A grade of 0 takes the image itself out of its ranking.
-        places, _ = graded_places(features, features, (query, candidate), (query != candidate).astype(np.int64), 1)
-        first = places[:, 0] if places.shape[1] else np.full(len(labels), NEVER)
+        places, _ = graded_ranks(features, features, (query, candidate), (query != candidate).astype(np.int64), 1)
+        first = places[:, 0] if places.shape[1] else np.full(len(labels), NO_RANK)
         queries = np.bincount(labels)[labels] > 1
         if not queries.any():
             raise JaxrepError(f"{self.name}: no two images have the same class")

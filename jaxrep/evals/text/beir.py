@@ -16,7 +16,7 @@ from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, UsageError
 from jaxrep.evals.base import Eval, Model, Tower
 from jaxrep.evals.embed import embed_texts
-from jaxrep.metrics.ranking import NEVER, Pairs, average_precision, graded_places
+from jaxrep.metrics.ranking import NO_RANK, IndexPairs, average_precision, graded_ranks
 from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 from jaxrep.storage import read_bytes
@@ -115,7 +115,7 @@ class InformationRetrieval(Eval):
         queries = embed_texts(model, [self.query_prefix + data.queries[name] for name in names], self.tower)
         documents = [self.document_prefix + text for text in data.documents.values()]
         gallery = embed_texts(model, documents, self.tower)
-        places, place_grades = graded_places(queries, gallery, positives, grades, max(self.ks))
+        places, place_grades = graded_ranks(queries, gallery, positives, grades, max(self.ks))
         relevant, metrics = np.bincount(positives[0], grades > 0, len(names)), {}
         for k in self.ks:
             metrics[f"{self.name}/ndcg{k}"] = Sample(ndcg(places, place_grades, positives[0], grades, k))
@@ -125,7 +125,7 @@ class InformationRetrieval(Eval):
         return metrics
 
 
-def judged_pairs(data: RetrievalData, name: str) -> tuple[list[str], Pairs, np.ndarray]:
+def judged_pairs(data: RetrievalData, name: str) -> tuple[list[str], IndexPairs, np.ndarray]:
     """Return the queries with a relevant document, (query, document) indices, and the grades of these pairs.
 
     Grade 0 marks the document with the id of the query, which is ignored.
@@ -169,8 +169,8 @@ def ndcg(
         grades: Grade of each judged pair.
         k: Number of first documents.
     """
-    shown = np.where(places <= k, places, NEVER)
-    gain = np.where(shown != NEVER, place_grades / np.log2(1.0 + shown), 0).sum(axis=1)
+    shown = np.where(places <= k, places, NO_RANK)
+    gain = np.where(shown != NO_RANK, place_grades / np.log2(1.0 + shown), 0).sum(axis=1)
     order = np.lexsort((-grades, query))
     counts = np.bincount(query, minlength=len(places))
     place = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -19,7 +19,7 @@ def world(n=50):
 
 
 @pytest.mark.parametrize("dims", [(), (2, 4)])
-def test_each_head_is_measured_on_its_width(dims):
+def test_each_head_uses_its_width(dims):
     model, data, labels = world()
     found = Classification(data=data, dims=dims, ks=(1, 3)).run(model)
     for dim in dims or (6,):
@@ -34,7 +34,7 @@ def test_each_head_is_measured_on_its_width(dims):
         assert found[f"{name}/mean_per_class"] == pytest.approx(expected)
 
 
-def test_a_tie_counts_against_the_model_and_what_cannot_be_is_one_sentence():
+def test_tie_counts_against_the_model_and_errors_are_one_sentence():
     same = np.ones((3, 2), np.float32)
     np.testing.assert_array_equal(
         linear_ranks(same, np.array([0, 1, 2]), np.ones((3, 2)), np.array([0, 0, 1.0])), [3, 3, 1]

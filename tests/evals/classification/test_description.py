@@ -32,7 +32,7 @@ def score(model, image, name):
     return sum(float(image.astype(float) @ text.astype(float)) for text in texts) / len(texts)
 
 
-def test_accuracy_is_by_the_mean_over_the_descriptors():
+def test_accuracy_uses_the_mean_over_descriptors():
     model, data, labels = world()
     found = DescriptionClassification(data=data, descriptors=DESCRIPTORS, ks=(1, 2)).run(model)
     scores = np.array([[score(model, image, name) for name in NAMES] for image in model.images])
@@ -42,7 +42,7 @@ def test_accuracy_is_by_the_mean_over_the_descriptors():
     assert 0.4 < found["description/top1"] < 1
 
 
-def test_an_explanation_tells_which_descriptors_spoke():
+def test_explain_sorts_descriptors_by_similarity():
     model, data, _ = world()
     found = DescriptionClassification(data=data, descriptors=DESCRIPTORS).explain(
         model, pictures([5])[0], NAMES, classes=2
@@ -58,7 +58,7 @@ def test_an_explanation_tells_which_descriptors_spoke():
             assert value == pytest.approx(float(text @ model.images[5]), abs=1e-6)
 
 
-def test_what_is_not_described_is_one_sentence(tmp_path):
+def test_missing_descriptors_are_one_sentence(tmp_path):
     model, data, _ = world()
     with pytest.raises(JaxrepError, match="description: the class 'sun' has no descriptors; there are: hen, cat"):
         DescriptionClassification(data=data, descriptors={name: DESCRIPTORS[name] for name in NAMES[:2]}).run(model)

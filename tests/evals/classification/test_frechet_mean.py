@@ -59,7 +59,7 @@ def test_equal_distances_give_the_most_likely_class(tmp_path):
     np.testing.assert_array_equal(found["frechet/top1"].values, expected.values)
 
 
-def test_the_mean_minimizes_the_expected_squared_distance():
+def test_frechet_mean_minimizes_the_expected_squared_distance():
     p = np.array([[0.5, 0.0, 0.0, 0.0, 0.5], [0.9, 0.1, 0, 0, 0], [0.0, 0.4, 0.6, 0, 0]])
     np.testing.assert_array_equal(frechet_mean(p, LINE**2), [2, 0, 2])
 

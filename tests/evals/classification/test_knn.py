@@ -18,7 +18,7 @@ def world():
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_the_weighted_vote_is_that_of_scikit_learn(world, k):
+def test_weighted_vote_equals_scikit_learn(world, k):
     model, features, labels, train, data = world
     found = Knn(train=train, data=data, neighbors=(1, 5, 20), ks=(1, 2)).run(model)
     weigh = lambda distance: np.exp((1 - distance) / 0.07)  # noqa: E731
@@ -33,7 +33,7 @@ def test_the_weighted_vote_is_that_of_scikit_learn(world, k):
     np.testing.assert_array_equal(found[f"knn/{k}/top1"].values, order[:, 0] == held)
 
 
-def test_the_plain_vote_is_that_of_scikit_learn_where_no_votes_tie(world):
+def test_majority_vote_equals_scikit_learn_without_ties(world):
     model, features, labels, train, data = world
     found = Knn(train=train, data=data, neighbors=(15,)).run(model)["knn/15/majority/top1"].values
     oracle = KNeighborsClassifier(15, metric="cosine").fit(features[:120], labels[:120])
@@ -44,7 +44,7 @@ def test_the_plain_vote_is_that_of_scikit_learn_where_no_votes_tie(world):
     assert not found[~clear].any()  # a tie counts against the model
 
 
-def test_the_nearest_are_found_whatever_the_block():
+def test_most_similar_is_independent_of_block_size():
     random = np.random.default_rng(1)
     queries, gallery = unit(random.normal(size=(30, 6))), unit(random.normal(size=(101, 6)))
     order = np.argsort(-(queries.astype(float) @ gallery.T.astype(float)), axis=1)[:, :9]
@@ -56,6 +56,6 @@ def test_the_nearest_are_found_whatever_the_block():
     np.testing.assert_array_equal(most_similar(same[:1], same, 5, block_size=2)[1], [[0, 1, 2, 3, 4]])
 
 
-def test_a_class_without_a_vote_is_last():
+def test_class_without_votes_is_last():
     voters, weights = np.array([[0, 0, 2]] * 4), np.ones((4, 3))
     np.testing.assert_array_equal(vote_ranks(voters, weights, np.array([0, 2, 1, 3]), 4, block_size=3), [1, 2, 4, 4])

@@ -38,7 +38,7 @@ def oracle(l2, rows=TRAIN):
 
 
 @pytest.mark.parametrize("block", [64, 4096])
-def test_a_fit_is_that_of_scikit_learn_at_every_strength(monkeypatch, block):
+def test_fit_equals_scikit_learn_at_every_strength(monkeypatch, block):
     monkeypatch.setattr(logistic_regression, "BLOCK", block)
     ours = LogisticRegression(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
     for l2 in (1e4, 10.0, 0.1, 1e-3):
@@ -50,7 +50,7 @@ def test_a_fit_is_that_of_scikit_learn_at_every_strength(monkeypatch, block):
         np.testing.assert_allclose(found.weights - found.weights.mean(0), expected.coef_, atol=1e-2)
 
 
-def test_the_objective_has_the_gradient_of_its_value():
+def test_objective_gradient():
     random = np.random.default_rng(0)
     ours = LogisticRegression(FEATURES[TRAIN], LABELS[TRAIN], CLASSES)
     table = random.normal(size=(CLASSES, WIDTH + 1)).astype(np.float32)

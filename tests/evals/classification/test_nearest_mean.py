@@ -9,7 +9,7 @@ from tests.helpers.fake_model import FakeModel, given, pictures
 
 
 @pytest.mark.parametrize("unit", [True, False])
-def test_predictions_are_those_of_scikit_learn(unit):
+def test_predictions_equal_scikit_learn(unit):
     random = np.random.default_rng(0)
     labels = random.integers(4, size=160)
     features = (random.normal(size=(4, 6))[labels] + random.normal(size=(160, 6))).astype(np.float32)
@@ -23,7 +23,7 @@ def test_predictions_are_those_of_scikit_learn(unit):
     assert 0.4 < right.mean() < 1
 
 
-def test_a_class_that_was_never_seen_is_never_predicted():
+def test_class_without_training_images_is_never_predicted():
     model = FakeModel(np.eye(3, dtype=np.float32), {})
     train = given(image=pictures([0, 1]), label=np.array([0, 2]))
     data = given(image=pictures([0, 1, 2]), label=np.array([0, 2, 1]))

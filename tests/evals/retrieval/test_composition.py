@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jaxrep.data.openmoji.emoji import OpenMoji
+from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.evals.retrieval.composition import Composition
+from jaxrep.evals.retrieval.composition import Composition, wrong_captions
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 
@@ -33,7 +34,7 @@ class Words(FakeModel):
 CAPTIONS = ["red apple", "blue book", "left arrow curving right", "woman: dark skin tone", "a dog by the big house"]
 
 
-def test_a_model_that_reads_order_wins_where_one_of_words_alone_ties():
+def test_bag_of_words_model_ties_if_words_only_move():
     data = given(image=pictures(range(5)), text=CAPTIONS)
     evaluation = Composition(data=data)
     assert not [*evaluation.problems()]
@@ -51,7 +52,7 @@ def test_a_model_that_reads_order_wins_where_one_of_words_alone_ties():
         assert reader[name] == 1
 
 
-def test_one_wrong_caption_that_scores_as_high_loses_the_test():
+def test_one_wrong_caption_with_equal_score_loses():
     texts = {f"{color} heart": unit([1, i]) for i, color in enumerate(["red", "orange", "yellow", "green", "blue"])}
     texts |= {f"{color} heart": unit([0, 1]) for color in ["purple", "brown", "black", "white"]}
     texts |= {f"heart {text.split()[0]}": unit([0, 1]) for text in [*texts]}
@@ -63,7 +64,7 @@ def test_one_wrong_caption_that_scores_as_high_loses_the_test():
     assert found.values.tolist() == [1, 0]
 
 
-def test_what_is_a_caption_of_the_same_picture_is_not_wrong():
+def test_other_caption_of_the_same_image_is_not_wrong():
     captions = ["man with cane", "Woman with  cane", "woman with hat"]
     model = Words([captions[0], captions[0], captions[2]], True)
     alone = Composition(data=given(image=pictures(range(3)), text=captions)).run(model)
@@ -73,7 +74,7 @@ def test_what_is_a_caption_of_the_same_picture_is_not_wrong():
     assert len(same["composition/replace/gender"].values) == 1
 
 
-def test_a_lexicon_of_ones_own_names_its_kinds(tmp_path):
+def test_custom_lexicon(tmp_path):
     (tmp_path / "own.txt").write_text("size: big | small\n")
     data = given(image=pictures(range(5)), text=CAPTIONS)
     found = Composition(data=data, lexicon=str(tmp_path / "own.txt")).run(Words(CAPTIONS, True))
@@ -82,17 +83,17 @@ def test_a_lexicon_of_ones_own_names_its_kinds(tmp_path):
         Composition(data=data, lexicon="nowhere.txt").run(Words(CAPTIONS, True))
 
 
-def test_captions_without_anything_to_swap_are_an_error():
+def test_captions_without_swaps_are_an_error():
     with pytest.raises(JaxrepError, match="no caption holds a phrase of the lexicon"):
         Composition(data=given(image=pictures([0]), text=["word"])).run(Words(["word"], True))
 
 
-def test_the_names_of_emojis_hold_all_kinds_of_swaps():
+def test_emoji_names_have_all_kinds_of_swaps():
     from jaxrep.data.openmoji.emoji import load_emojis
-    from jaxrep.evals.retrieval.composition import WrongCaptions
 
-    wrong = WrongCaptions("", "", 0)
-    kinds = {metric for emoji in load_emojis()[::7] for metric, _ in wrong(emoji.name)}
+    groups, tag = word_swaps.read(), word_swaps.tagger()
+    names = [emoji.name for emoji in load_emojis()[::7]]
+    kinds = {metric for name in names for metric, _ in wrong_captions(name, groups, tag(name), 0)}
     assert {f"replace/{kind}" for kind in ("skin_tone", "gender", "direction", "color")} <= kinds
     assert {"exchange/skin_tone", "order/trigrams", "order/nouns_and_adjectives"} <= kinds
     assert not [*Composition(data=OpenMoji()).problems()]

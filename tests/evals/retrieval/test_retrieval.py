@@ -42,7 +42,7 @@ def world(n=24, noise=2.0, seed=0):
     return FakeModel(images, texts), pictures(range(n)), list(texts)
 
 
-def test_metrics_equal_the_definition_under_their_exact_names():
+def test_metrics_equal_their_definition():
     model, images, texts = world()
     found = Retrieval(data=given(image=images, text=texts)).run(model)
     assert list(found) == [
@@ -54,7 +54,7 @@ def test_metrics_equal_the_definition_under_their_exact_names():
     assert 0 < found["retrieval/image_to_text/r1"] < found["retrieval/image_to_text/r5"] < 1
 
 
-def test_equal_pictures_and_equal_names_are_the_same_answer():
+def test_equal_ids_and_equal_texts_are_the_same_answer():
     model, images, texts = world()
     picture = np.arange(24) // 2  # pictures 0 and 1 are the same, and so on
     model.images = model.images[picture * 2]
@@ -69,7 +69,7 @@ def test_equal_pictures_and_equal_names_are_the_same_answer():
     assert alone == pytest.approx(plain(model.images, embedded, range(24), range(24), text_ids))  # strings are ids
 
 
-def test_an_image_with_several_texts_is_right_with_any_of_them():
+def test_image_with_several_texts_is_correct_with_any():
     model, images, texts = world()
     groups = [tuple(texts[2 * i : 2 * i + 2]) for i in range(12)]
     text_ids = np.arange(24, dtype=np.int32).reshape(12, 2)
@@ -79,7 +79,7 @@ def test_an_image_with_several_texts_is_right_with_any_of_them():
     assert found == pytest.approx(plain(model.images[:12], embedded, owner, range(12), range(24), (1, 2)))
 
 
-def test_right_pairs_are_those_whose_ids_are_paired_anywhere():
+def test_positive_pairs_by_ids():
     random = np.random.default_rng(0)
     query, candidate, pairs = random.integers(6, size=10), random.integers(6, size=14), random.integers(6, size=(9, 2))
     known = {tuple(pair) for pair in pairs.tolist()}
@@ -87,7 +87,7 @@ def test_right_pairs_are_those_whose_ids_are_paired_anywhere():
     assert sorted(zip(*positive_pairs(query, candidate, pairs), strict=True)) == expected
 
 
-def test_a_model_that_cannot_tell_anything_apart_finds_nothing():
+def test_constant_model_has_zero_recall():
     _, images, texts = world()
     constant = FakeModel(np.tile(unit([1, 2, 3]), (24, 1)), dict.fromkeys(texts, unit([1, 2, 3])))
     found = Retrieval(data=given(image=images, text=texts)).run(constant)
@@ -95,7 +95,7 @@ def test_a_model_that_cannot_tell_anything_apart_finds_nothing():
     assert found["retrieval/image_to_text/median_rank"] == 24
 
 
-def test_a_nan_is_an_error_that_names_the_sample():
+def test_nan_is_an_error_that_names_the_example():
     model, images, texts = world()
     model.block_size = 5
     model.images[17, 3] = np.nan
@@ -107,7 +107,7 @@ def test_a_nan_is_an_error_that_names_the_sample():
         Retrieval(data=given(image=images, text=texts)).run(model)
 
 
-def test_examples_are_read_some_at_a_time_to_the_same_result():
+def test_block_size_does_not_change_the_result():
     model, images, texts = world()
     evaluation = Retrieval(data=given(image=images, text=texts))
     whole = evaluation.run(model)
@@ -120,7 +120,7 @@ def test_no_examples_are_an_error():
         Retrieval(data=given(image=pictures([]), text=[])).run(world()[0])
 
 
-def test_other_fields_and_names_show_in_the_metrics():
+def test_columns_and_name_are_in_the_metric_names():
     model, images, texts = world()
     model.fields = {"photo": model.fields["image"], "title": model.fields["text"]}
     found = Retrieval(data=given(photo=images, title=texts), image="photo", text="title", ks=(3,), name="shop").run(
