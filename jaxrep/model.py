@@ -17,8 +17,8 @@ from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field, normalize
 from jaxrep.block_layout import BlockLayout
-from jaxrep.data.class_texts import tables_of
-from jaxrep.data.images.image import fitted, opened
+from jaxrep.data.class_texts import select_tables
+from jaxrep.data.images.decode import fit_image, open_image
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import Mesh, shardings
@@ -118,19 +118,21 @@ class Model:
 
     # Embeddings --------------------------------------------------------------------------------------------------
 
-    def encode(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
+    def encode(self, batch: Mapping[str, Any], want: Sequence[str], *, normalize: bool = True) -> dict[str, np.ndarray]:
         """Return embeddings by name, float32 [n,D] with rows of unit length.
 
         Args:
             batch: fields with n rows, any n; images uint8 (or float in [0, 1]) [n,H,W,C], ids int32 [n,L] with
                 ``<name>/valid``.
             want: names of the method's outputs per example.
+            normalize: False returns outputs as the method emits them.
         """
-        return self._encode_blocks(batch, tuple(want), normalize=True)
+        n = len(next(iter(batch.values())))
+        return self._encode_blocks(n, lambda rows: {name: x[rows] for name, x in batch.items()}, want, normalize)
 
     def outputs(self, batch: Mapping[str, Any], want: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the same outputs as ``encode``, not normalized."""
-        return self._encode_blocks(batch, tuple(want), normalize=False)
+        return self.encode(batch, want, normalize=False)
 
     def encode_text(
         self, texts: Sequence[str] | np.ndarray, name: str = "text", *, valid: np.ndarray | None = None
@@ -145,13 +147,13 @@ class Model:
             batch = {name: ids.astype(np.int32)}
             batch |= {} if valid is None else {f"{name}/valid": np.asarray(valid, bool)}
             return self.encode(batch, (name,))[name]
-        blocks = []
-        for start, rows in self.blocks(len(texts)):
-            tokens = self.tokenize(texts[start : start + rows])  # pyright: ignore[reportArgumentType]
+
+        def tokens(rows: slice) -> dict[str, np.ndarray]:
+            tokens = self.tokenize(texts[rows])  # pyright: ignore[reportArgumentType]
             columns = slice(self._text_length(tokens["text/valid"], name))
-            batch = {name: tokens["text"][:, columns], f"{name}/valid": tokens["text/valid"][:, columns]}
-            blocks.append(self.encode(batch, (name,))[name])
-        return np.concatenate(blocks)
+            return {name: tokens["text"][:, columns], f"{name}/valid": tokens["text/valid"][:, columns]}
+
+        return self._encode_blocks(len(texts), tokens, (name,), True)[name]
 
     def encode_image(
         self, images: Sequence[Any] | np.ndarray, name: str = "image", *, output: str = "", normalize: bool = True
@@ -166,21 +168,20 @@ class Model:
             normalize: False returns the output as the method emits it.
         """
         self.require(name)
-        floats = hasattr(images, "dtype") and np.asarray(images).dtype.kind == "f"
-        blocks, want = [], output or name
-        for start, rows in self.blocks(len(images)):
-            block = images[start : start + rows]
-            if floats:
-                pixels = self.denormalize(np.asarray(block), name)
-            else:
-                pixels = np.array([self.preprocess(image, name) for image in block], np.uint8)
-                pixels = pixels.reshape(-1, *self.image_shape(name))
-            blocks.append(self._encode_blocks({name: pixels}, (want,), normalize=normalize)[want])
-        return np.concatenate(blocks)
+        normalized = hasattr(images, "dtype") and np.asarray(images).dtype.kind == "f"
+
+        def pixels(rows: slice) -> dict[str, np.ndarray]:
+            if normalized:
+                return {name: self.denormalize(np.asarray(images[rows]), name)}
+            block = np.array([self.preprocess(image, name) for image in images[rows]], np.uint8)
+            return {name: block.reshape(-1, *self.image_shape(name))}
+
+        output = output or name
+        return self._encode_blocks(len(images), pixels, (output,), normalize)[output]
 
     def per_step(self, want: Sequence[str]) -> dict[str, np.ndarray]:
         """Return outputs that belong to no example, such as a table of classes or the logit scale."""
-        outputs = self._structure.merge(self._arrays).per_step(tables_of(self._arrays), INFERENCE)
+        outputs = self._structure.merge(self._arrays).per_step(select_tables(self._arrays), INFERENCE)
         return {name: np.asarray(_output(outputs, name, "the model")) for name in want}
 
     # Blocks ------------------------------------------------------------------------------------------------------
@@ -218,11 +219,13 @@ class Model:
         return {name: np.asarray(x)[slots] for name, x in outputs.items()}
 
     def _encode_blocks(
-        self, batch: Mapping[str, Any], want: tuple[str, ...], *, normalize: bool
+        self, n: int, read: Callable[[slice], Mapping[str, Any]], want: Sequence[str], normalize: bool
     ) -> dict[str, np.ndarray]:
-        layout, blocks = self.layout, []
-        for start, rows in self.blocks(len(next(iter(batch.values())))):
-            part = {name: np.asarray(x[start:][:rows][layout.host_rows(rows)]) for name, x in batch.items()}
+        """Return outputs of n rows, whose fields ``read`` returns block by block."""
+        blocks = []
+        for start, rows in self.blocks(n):
+            host_rows = self.layout.host_rows(rows)
+            part = {name: np.asarray(x[host_rows]) for name, x in read(slice(start, start + rows)).items()}
             blocks.append(self.encode_block(part, rows, want, normalize=normalize))
         return {name: np.concatenate([block[name] for block in blocks]) for name in want}
 
@@ -283,7 +286,7 @@ class Model:
                 return image
             image = Image.fromarray(image)
         transform = self.transforms.get(name)
-        return transform(image) if transform else fitted(image, height, width)
+        return transform(image) if transform else fit_image(image, height, width)
 
     def denormalize(self, images: np.ndarray, name: str = "image") -> np.ndarray:
         """Return normalized images, float [n,3,H,W] or [n,H,W,3], as float32 [n,H,W,3] in [0,1].
@@ -306,7 +309,7 @@ class Model:
 
 def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     try:
-        return opened(path.read_bytes(), convert)
+        return open_image(path.read_bytes(), convert)
     except OSError as error:
         raise UsageError(f"the image {path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, JaxrepError, UsageError
 from jaxrep.metrics.ranking import unit_rows
-from jaxrep.storage import read
+from jaxrep.storage import read_bytes
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 """The template of ``Model.classify``."""
@@ -48,7 +48,7 @@ def lines(path: str) -> tuple[str, ...]:
         UsageError: the file cannot be read, or holds no line.
     """
     try:
-        text = read(local(path)).decode("utf-8-sig")
+        text = read_bytes(local(path)).decode("utf-8-sig")
     except (BadShard, UnicodeDecodeError) as error:
         raise UsageError(f"the names or templates cannot be read: {error}") from error
     entries = tuple(line.strip().replace("{c}", "{}") for line in text.splitlines() if line.strip())
