@@ -23,8 +23,8 @@ def main(args: list[str]) -> int:
     workers = choose_workers(given.workers, len(paths) > FEW)
     summaries = [summary for _, summary in index_shards(paths, beside=given.beside, workers=workers, check=True)]
     damage = [(path, text) for path, summary in zip(paths, summaries, strict=True) for text in summary.damage]
-    count = sum(summary.count(list(source.extensions().values())) for summary in summaries) - len(damage)
-    size = sum(summary.version.size for summary in summaries) / 2**30
+    count = sum(summary.count_examples(list(source.extensions().values())) for summary in summaries) - len(damage)
+    size = sum(summary.size for summary in summaries) / 2**30
     print(f"{len(paths):,} shards have {count:,} examples in {size:.3g} GiB")
     for path, text in damage:
         print(f"{path}: {text}", file=sys.stderr)

@@ -152,7 +152,7 @@ def test_interrupted_indexing_continues(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         manifest.index_shards(paths)
     rows = [row for _, row in manifest.index_shards(paths)]
-    assert [row.count([["txt"]]) for row in rows] == [1, 2, 3, 4]
+    assert [row.count_examples([["txt"]]) for row in rows] == [1, 2, 3, 4]
     assert all(scanned.count(path) == 1 for path in paths if path != paths[2])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedExamples, read_file
+from jaxrep.data.sources.encoded import ListedExamples, read_file
 from jaxrep.data.sources.patterns import beside, local, read_utf8
 from jaxrep.data.sources.records import Records
 from jaxrep.errors import BadSample, UsageError
@@ -47,16 +47,13 @@ class Csv(Records):
         return CsvExamples(self, path, rows, header)
 
 
-class CsvExamples(EncodedExamples):
+class CsvExamples(ListedExamples):
     """Read rows of a table, as (line number, values)."""
 
     def __init__(self, source: Csv, path: str, rows: Sequence[tuple[int, Sequence[str]]], header: Sequence[str]):
-        super().__init__(source)
-        self._path, self._rows, self._header = path, rows, header
+        super().__init__(source, rows)
+        self._path, self._header = path, header
         self._columns = {part: header.index(name) for part, name in source.values().items()}
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def shard(self, index: int) -> str:
         return self._path

@@ -174,6 +174,17 @@ class EncodedExamples(Examples, abc.ABC):
             raise BadSample(self.place(index, part), str(error)) from error
 
 
+class ListedExamples(EncodedExamples):
+    """Read examples that are listed in memory, as ``rows``."""
+
+    def __init__(self, source: EncodedSource, rows: Sequence[Any]):
+        super().__init__(source)
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
 class ShardedExamples(Examples):
     """Locate the examples of files (shards), one file after the other. A subclass reads them."""
 

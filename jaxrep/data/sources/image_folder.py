@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
+from jaxrep.data.sources.encoded import EncodedSource, ListedExamples, read_file
 from jaxrep.data.sources.patterns import list_remote, local
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
@@ -33,9 +33,7 @@ class ImageFolder(EncodedSource):
         if not self.labels_from_folders:
             return ImageFolderExamples(self, root, names)
         if unlabeled := [name for name in names if "/" not in name]:
-            raise UsageError(
-                f"{root}/{unlabeled[0]} lies in no sub-folder, so it has no label: set labels_from_folders=False"
-            )
+            raise UsageError(f"{root}/{unlabeled[0]} lies in no sub-folder, so it has no label (labels_from_folders)")
         folders = sorted({name.partition("/")[0] for name in names})
         if self.classes not in (0, len(folders)):
             raise UsageError(f"{root} has {len(folders)} folders of images, but classes is {self.classes}")
@@ -65,24 +63,21 @@ def _list(root: str) -> Iterator[str]:
         yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names)
 
 
-class ImageFolderExamples(EncodedExamples):
+class ImageFolderExamples(ListedExamples):
     """Read the images ``names`` below ``root``; sub-folders in ``folders`` are labels."""
 
     def __init__(self, source: EncodedSource, root: str, names: Sequence[str], folders: Sequence[str] = ()):
-        super().__init__(source)
-        self._root, self._keys = root, names
+        super().__init__(source, names)
+        self._root = root
         self._labels = {folder: number for number, folder in enumerate(folders)}
         self.classes = {"label": list(folders)} if folders else {}
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def key(self, index: int) -> str:
-        return self._keys[index]
+        return self._rows[index]
 
     def content(self, index: int, part: str) -> bytes:
         if part == "label":
-            return str(self._labels[self._keys[index].partition("/")[0]]).encode()
+            return str(self._labels[self._rows[index].partition("/")[0]]).encode()
         place = self.place(index, part)
         return read_file(place, place)
 
@@ -90,4 +85,4 @@ class ImageFolderExamples(EncodedExamples):
         return self.shard(index)
 
     def shard(self, index: int) -> str:
-        return f"{self._root}/{self._keys[index]}"
+        return f"{self._root}/{self._rows[index]}"

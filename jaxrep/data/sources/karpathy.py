@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, read_file
+from jaxrep.data.sources.encoded import EncodedSource, ListedExamples, read_file
 from jaxrep.data.sources.patterns import local, read_utf8
 from jaxrep.errors import BadSample, UsageError, hint
 from jaxrep.spec import Natural, spec
@@ -54,16 +54,13 @@ def _file(row: Mapping[str, Any]) -> str:
     return "/".join(part for part in (row.get("filepath", ""), row["filename"]) if part)
 
 
-class KarpathyExamples(EncodedExamples):
+class KarpathyExamples(ListedExamples):
     """Read images, as (path below the folder, captions)."""
 
     def __init__(self, source: Karpathy, rows: Sequence[tuple[str, Sequence[str]]]):
-        super().__init__(source)
-        self._folder, self._rows = local(source.images).rstrip("/"), rows
+        super().__init__(source, rows)
+        self._folder = local(source.images).rstrip("/")
         self._count = source.captions_per_image or None
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def key(self, index: int) -> str:
         return self._rows[index][0]

@@ -10,6 +10,7 @@ import numpy as np
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import metadata_column
+from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.records import RecordExamples, Records, plain_value
 from jaxrep.errors import BadSample, BadShard, UsageError, hint
@@ -51,11 +52,7 @@ def _schema(path: str) -> Schema:
 
 def open_parquet(path: str) -> Any:
     """Open a Parquet file. Raises BadShard: it is missing or has another format; UsageError: pyarrow is missing."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError(f"{path} is read by pyarrow, which is not installed: pip install 'jaxrep[parquet]'") from error
+    pyarrow, parquet = (import_extra(module, "parquet") for module in ("pyarrow", "pyarrow.parquet"))
     try:
         return parquet.ParquetFile(open_ranges(path), pre_buffer=True)
     except (pyarrow.ArrowException, OSError) as error:
@@ -86,12 +83,10 @@ class ParquetExamples(RecordExamples):
         return {name: table.column(name)[place].as_py() for name in columns}
 
     def _read(self, number: int, group: int, columns: list[str]) -> Any:
-        import pyarrow
-
-        path = self._shards[number]
+        path, file = self._shards[number], open_parquet(self._shards[number])
         try:
-            return open_parquet(path).read_row_group(group, columns=columns, use_threads=False)
-        except (pyarrow.ArrowException, OSError) as error:
+            return file.read_row_group(group, columns=columns, use_threads=False)
+        except (import_extra("pyarrow", "parquet").ArrowException, OSError) as error:
             raise BadSample(f"{path}, row group {group}", f"it cannot be read ({error})") from error
 
     def column(self, name: str) -> Any:

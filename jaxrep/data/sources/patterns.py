@@ -79,9 +79,7 @@ def _choices(group: str, whole: str) -> list[str]:
             return [str(number).zfill(len(numbers[1])) for number in range(first, last + 1)]
     elif "," in group:
         return group.split(",")
-    raise UsageError(
-        f"the pattern {whole!r} has {{{group}}}: braces hold an ascending range, {{00..99}}, or a list, {{a,b}}"
-    )
+    raise UsageError(f"the pattern {whole!r} has {{{group}}}: expected an ascending range, {{00..99}}, or {{a,b}}")
 
 
 def list_remote(url: str, list_files: Callable[[Any, str], T]) -> T:

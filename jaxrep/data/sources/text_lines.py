@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource
+from jaxrep.data.sources.encoded import EncodedSource, ListedExamples
 from jaxrep.data.sources.patterns import local, read_utf8
 from jaxrep.spec import spec
 
@@ -23,24 +23,21 @@ class TextLines(EncodedSource):
         return TextLineExamples(self, path, read_utf8(path).removesuffix("\n").split("\n"))
 
 
-class TextLineExamples(EncodedExamples):
+class TextLineExamples(ListedExamples):
     """Read lines of the file ``path``."""
 
     def __init__(self, source: EncodedSource, path: str, lines: Sequence[str]):
-        super().__init__(source)
-        self._path, self._lines = path, lines
-
-    def __len__(self) -> int:
-        return len(self._lines)
+        super().__init__(source, lines)
+        self._path = path
 
     def shard(self, index: int) -> str:
         return self._path
 
     def key(self, index: int) -> str:
-        return self._lines[index]
+        return self._rows[index]
 
     def content(self, index: int, part: str) -> bytes:
-        return self._lines[index].encode()
+        return self._rows[index].encode()
 
     def place(self, index: int, part: str) -> str:
         return f"{self._path}, line {index + 1}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxrep.data.source import Examples
+from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.sources.records import RecordExamples, Records
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import spec
@@ -21,7 +22,7 @@ class Tfds(Records):
     """Folder of prepared data sets; empty: the default of TFDS."""
 
     def open(self) -> Examples:
-        tfds = _import_tfds(self.name)
+        tfds = import_extra("tensorflow_datasets", "tfds")
         directory = self.data_dir or None
         try:
             features = tfds.builder(self.name, data_dir=directory).info.features
@@ -37,16 +38,6 @@ class Tfds(Records):
         names = getattr(features[self.label], "names", None) if self.label else None
         examples.classes = {"label": list(names)} if names else {}
         return examples
-
-
-def _import_tfds(name: str) -> Any:
-    try:
-        import tensorflow_datasets
-    except ImportError as error:
-        raise UsageError(
-            f"the data set {name} is read by tensorflow-datasets, which is not installed: pip install 'jaxrep[tfds]'"
-        ) from error
-    return tensorflow_datasets
 
 
 class TfdsExamples(RecordExamples):

@@ -16,7 +16,7 @@ import functools
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
-from jaxrep.data.tools.reading import Failures, opened, read_texts
+from jaxrep.data.tools.reading import Failures, opened, read_some, read_texts
 from jaxrep.data.tools.resume import exists, source_json, write_or_compare
 from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
@@ -85,7 +85,7 @@ class Plan:
 
 
 class ChunkResult(NamedTuple):
-    """Hold the result of a pass on a chunk."""
+    """Hold the result of a pass on a chunk, or on several."""
 
     pairs: int
     entries: np.ndarray  # numbers of the entries of the pairs, ascending
@@ -93,18 +93,14 @@ class ChunkResult(NamedTuple):
     bad: Mapping[str, int]  # pairs that cannot be read, by reason
 
 
-class Totals:
-    """Add up results of chunks, in any order; ``entries``: the number of entries."""
-
-    def __init__(self, entries: int):
-        self.pairs, self.counts, self.bad = 0, np.zeros(entries, np.int64), Counter()
-
-    def add(self, part: "ChunkResult | Totals") -> "Totals":
-        """Add the result of a chunk, or other totals."""
-        self.pairs += part.pairs
-        self.counts[getattr(part, "entries", slice(None))] += part.counts
-        self.bad.update(part.bad)
-        return self
+def add_up(entries: int, results: Iterable[ChunkResult]) -> ChunkResult:
+    """Add up results, in any order, as one with all ``entries``."""
+    pairs, counts, bad = 0, np.zeros(entries, np.int64), Counter()
+    for result in results:
+        pairs += result.pairs
+        counts[result.entries] += result.counts
+        bad.update(result.bad)
+    return ChunkResult(pairs, np.arange(entries), counts, bad)
 
 
 def curate(plan: Plan, workers: int = 0) -> dict[str, Any]:
@@ -114,13 +110,10 @@ def curate(plan: Plan, workers: int = 0) -> dict[str, Any]:
     read.
     """
     prepare(plan)
-    matched, kept = Totals(plan.entries), Totals(plan.entries)
-    for result in parallel_map(match_chunk, plan, plan.chunks, workers, "matching"):
-        matched.add(result)
+    matched = add_up(plan.entries, parallel_map(match_chunk, plan, plan.chunks, workers, "matching"))
     save_counts(plan, matched)
     with ThreadPoolExecutor(THREADS) as pool:  # little work, most of it outside Python
-        for result in pool.map(functools.partial(sample_chunk, plan), plan.chunks):
-            kept.add(result)
+        kept = add_up(plan.entries, pool.map(functools.partial(sample_chunk, plan), plan.chunks))
     return save_report(plan, matched, kept)
 
 
@@ -147,20 +140,8 @@ def match_chunk(plan: Plan, chunk: int) -> ChunkResult:
 def _match(plan: Plan, chunk: int) -> tuple[Matches, Counter[str]]:
     examples, matcher, failures = opened(plan.source), _matcher(plan.metadata, plan.digest), Failures()
     rows = range(chunk * plan.per_chunk, min((chunk + 1) * plan.per_chunk, plan.length))
-
-    def read(index: int) -> tuple[str, ...] | BadSample:
-        try:
-            return read_texts(examples, index)
-        except BadSample as error:
-            return error
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        texts = list(pool.map(read, rows))
-    for error in texts:
-        if isinstance(error, BadSample):
-            failures.add(error)
-    good = ((row, text) for row, text in enumerate(texts) if not isinstance(text, BadSample))
-    return Matches.of((row, key_of(examples, rows[row]), matcher(text)) for row, text in good), failures.counts
+    texts = read_some(lambda index: read_texts(examples, index), rows, THREADS, failures, (BadSample,))
+    return Matches.of((i - rows[0], key_of(examples, i), matcher(text)) for i, text in texts), failures.counts
 
 
 def sample_chunk(plan: Plan, chunk: int) -> ChunkResult:
@@ -195,7 +176,7 @@ def _probabilities(path: str, version: FileVersion, t: int) -> np.ndarray:
     return probabilities(np.load(io.BytesIO(read_bytes(path))), t)
 
 
-def save_counts(plan: Plan, matched: Totals) -> None:
+def save_counts(plan: Plan, matched: ChunkResult) -> None:
     """Write the number of texts of each entry, for the second pass."""
     write_file(plan.counts, _npy(matched.counts))
 
@@ -206,7 +187,7 @@ def _npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def save_report(plan: Plan, matched: Totals, kept: Totals) -> dict[str, Any]:
+def save_report(plan: Plan, matched: ChunkResult, kept: ChunkResult) -> dict[str, Any]:
     """Write and return curation.json: the kept share, and the entries with the most texts and the fewest."""
     entries, counts = entry_matcher.read_entries(plan.metadata), matched.counts
     order = np.argsort(-counts, kind="stable")

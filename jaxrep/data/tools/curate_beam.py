@@ -10,17 +10,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.tools.curate import (
     ChunkResult,
     Plan,
-    Totals,
+    add_up,
     match_chunk,
     prepare,
     sample_chunk,
     save_counts,
     save_report,
 )
-from jaxrep.errors import UsageError
 from jaxrep.storage import read_bytes
 
 
@@ -29,42 +29,24 @@ def curate(plan: Plan, options: Sequence[str]) -> dict[str, Any]:
 
     Raises UsageError: Beam is not installed, or as on one machine.
     """
-    try:
-        import apache_beam as beam  # pyright: ignore[reportMissingImports]
-        from apache_beam.options.pipeline_options import PipelineOptions  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UsageError("Apache Beam is not installed: pip install 'jaxrep[beam]'") from error
+    beam = import_extra("apache_beam", "beam")
+    pipeline_options = import_extra("apache_beam.options.pipeline_options", "beam").PipelineOptions(list(options))
     prepare(plan)
-
-    class Sum(beam.CombineFn):
-        """Add up the results of chunks."""
-
-        def create_accumulator(self) -> Totals:
-            return Totals(plan.entries)
-
-        def add_input(self, totals: Totals, result: ChunkResult) -> Totals:
-            return totals.add(result)
-
-        def merge_accumulators(self, several: Sequence[Totals]) -> Totals:
-            return functools.reduce(Totals.add, several, Totals(plan.entries))
-
-        def extract_output(self, totals: Totals) -> Totals:
-            return totals
-
-    with beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+    total = functools.partial(add_up, plan.entries)
+    with beam.Pipeline(options=pipeline_options) as pipeline:
         chunks = pipeline | beam.Create(list(plan.chunks)) | beam.Reshuffle()
         results = chunks | "match" >> beam.Map(lambda chunk: match_chunk(plan, chunk))
-        matched = results | "count" >> beam.CombineGlobally(Sum())
+        matched = results | "count" >> beam.CombineGlobally(total)
         totals = beam.pvalue.AsSingleton(matched)
         # The second pass reads the counts from their file, and waits until it is written.
         counted = beam.pvalue.AsSingleton(matched | "write counts" >> beam.Map(_save_counts, plan))
         results = chunks | "sample" >> beam.Map(lambda chunk, _: sample_chunk(plan, chunk), counted)
-        kept = results | "count kept" >> beam.CombineGlobally(Sum())
+        kept = results | "count kept" >> beam.CombineGlobally(total)
         _ = kept | "report" >> beam.Map(lambda kept, matched: save_report(plan, matched, kept), totals)
     return json.loads(read_bytes(f"{plan.result}/curation.json"))
 
 
-def _save_counts(matched: Totals, plan: Plan) -> int:
+def _save_counts(matched: ChunkResult, plan: Plan) -> int:
     """Write the counts; the second pass waits for the returned value."""
     save_counts(plan, matched)
     return matched.pairs

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ class Failures:
         self.messages: list[str] = []
         self._kept = kept
 
-    def add(self, error: BadSample | BadShard) -> None:
+    def add(self, error: Exception) -> None:
         """Add an example."""
         self.counts[reason_kind(error.reason) if isinstance(error, BadSample) else "the shard cannot be read"] += 1
         if len(self.messages) < self._kept:
@@ -36,21 +36,26 @@ class Failures:
 
 def read_all(read: Callable[[int], T], count: int, title: str, failures: Failures) -> Iterator[tuple[int, T]]:
     """Yield (index, ``read(index)``) in order, from threads, with a progress bar on stderr; count what fails."""
+    for start in track(range(0, count, CHUNK), title, console=Console(stderr=True)):
+        yield from read_some(read, range(start, min(start + CHUNK, count)), os.cpu_count(), failures)
 
-    def attempt(index: int) -> T | BadSample | BadShard:
-        try:
-            return read(index)
-        except (BadSample, BadShard) as error:
-            return error
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in track(range(0, count, CHUNK), title, console=Console(stderr=True)):
-            indices = range(start, min(start + CHUNK, count))
-            for index, result in zip(indices, pool.map(attempt, indices), strict=True):
-                if isinstance(result, BadSample | BadShard):
-                    failures.add(result)
-                else:
-                    yield index, result
+def read_some(
+    read: Callable[[int], T],
+    indices: Sequence[int],
+    threads: int | None,
+    failures: Failures,
+    counted: tuple[type[Exception], ...] = (BadSample, BadShard),
+) -> Iterator[tuple[int, T]]:
+    """Yield (index, ``read(index)``) in order, from threads; count the errors of types ``counted``, raise others."""
+    with ThreadPoolExecutor(threads) as pool:
+        for index, future in [(index, pool.submit(read, index)) for index in indices]:
+            try:
+                result = future.result()
+            except counted as error:
+                failures.add(error)
+            else:
+                yield index, result
 
 
 def read_texts(examples: Examples, index: int) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,9 @@ MESSAGES = 20
 """Number of bad examples whose messages are kept."""
 SIDE = 128
 """Pixels of an image in the grid."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleFacts:
-    """Hold what the survey keeps of one example."""
-
-    numbers: Mapping[str, Any]  # ids and labels
-    characters: int | None
-    size: tuple[int, int] | None  # width and height as stored
-    format: str | None
-    content_bytes: int | None
-    image: np.ndarray | None  # of some examples
+MEASURED = ("width", "height", "characters", "bytes")
+"""Numbers whose quantiles are reported."""
+OTHERS = (*MEASURED, "format", "image")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,55 +39,45 @@ def survey(examples: Examples) -> Survey:
     failures = Failures(MESSAGES)
     rows = read_all(lambda index: examine(examples, index, index in shown), len(examples), "decoding", failures)
     facts = [row for _, row in rows]
+    columns = {name: [row[name] for row in facts if row.get(name) is not None] for name in MEASURED}
+    formats = Counter(row["format"] for row in facts if "format" in row)
+    numbers = {name: [row[name] for row in facts] for name in (facts[0] if facts else {}) if name not in OTHERS}
     summary = {
         "examples": len(facts),
         "bad": dict(failures.counts.most_common()),
         "all": len(examples),
         "shards": len(examples.shard_ends),
         "bad_examples": failures.messages,
-        **_counts(facts),
-        **_quantiles(facts),
+        **({"formats": dict(formats.most_common())} if formats else {}),
+        **{f"distinct_{name}": len(set(map(int, values))) for name, values in numbers.items()},
+        **{name: quantiles(values) for name, values in columns.items() if values},
     }
-    return Survey(summary, tuple(row.image for row in facts if row.image is not None))
+    return Survey(summary, tuple(row["image"] for row in facts if "image" in row))
 
 
-def examine(examples: Examples, index: int, shown: bool) -> ExampleFacts:
-    """Decode one example. Raises BadSample, BadShard."""
-    size = image_format = content_bytes = None
+def examine(examples: Examples, index: int, shown: bool) -> dict[str, Any]:
+    """Decode one example, and return MEASURED, its format, ids and label, and its image if it is shown.
+
+    Raises BadSample, BadShard.
+    """
+    facts: dict[str, Any] = {}
     if isinstance(examples, EncodedExamples):
         contents = examples.contents(index)
         row = examples.decoded(index, contents)
-        content_bytes = sum(map(len, contents.values()))
+        facts["bytes"] = sum(map(len, contents.values()))
         if "image" in contents:
             with Image.open(io.BytesIO(contents["image"])) as image:  # the header alone
-                size, image_format = image.size, image.format
+                facts |= {"width": image.width, "height": image.height, "format": image.format}
     else:
         row = examples[index]
         if "image" in row:
-            size = row["image"].shape[1::-1]
-    characters = len("".join(row["text"])) if "text" in row else None
+            facts |= {"width": row["image"].shape[1], "height": row["image"].shape[0]}
+    if "text" in row:
+        facts["characters"] = len("".join(row["text"]))
+    if "image" in row and shown:
+        facts["image"] = row["image"]
     numbers = {name: value for name, value in row.items() if name.endswith("_id") or name == "label"}
-    return ExampleFacts(numbers, characters, size, image_format, content_bytes, row.get("image") if shown else None)
-
-
-def _counts(facts: list[ExampleFacts]) -> dict[str, Any]:
-    formats = Counter(row.format for row in facts if row.format)
-    counts: dict[str, Any] = {"formats": dict(formats.most_common())} if formats else {}
-    for name in facts[0].numbers if facts else ():
-        values = [row.numbers[name] for row in facts]
-        if np.ndim(values[0]) == 0:
-            counts[f"distinct_{name}"] = len(set(map(int, values)))
-    return counts
-
-
-def _quantiles(facts: list[ExampleFacts]) -> dict[str, Any]:
-    columns = {
-        "width": [row.size[0] for row in facts if row.size],
-        "height": [row.size[1] for row in facts if row.size],
-        "characters": [row.characters for row in facts if row.characters is not None],
-        "bytes": [row.content_bytes for row in facts if row.content_bytes is not None],
-    }
-    return {name: quantiles(values) for name, values in columns.items() if values}
+    return facts | {name: value for name, value in numbers.items() if np.ndim(value) == 0}
 
 
 def quantiles(values: list[int]) -> dict[str, float]:

@@ -16,6 +16,7 @@ from PIL import Image
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
 from jaxrep.data.sources.encoded import EncodedExamples
+from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
 
@@ -119,22 +120,13 @@ def write_array_record(path: Path, rows: Sequence[Row]) -> None:
 
 def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     """Write one column per part and per name of the metadata; values of different types become strings."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        message = "Parquet is written by pyarrow, which is not installed: pip install 'jaxrep[parquet]'"
-        raise UsageError(message) from error
+    parquet = import_extra("pyarrow.parquet", "parquet")
     values = [row.values() for row in rows]
     names = dict.fromkeys(name for row in values for name in row)
     columns = {name: _column([row.get(name) for row in values]) for name in names}
     compression = {name: "none" if name == "image" else "zstd" for name in columns}  # images are compressed already
-    parquet.write_table(
-        pyarrow.table(columns),
-        path,
-        row_group_size=ROW_GROUP,
-        compression=compression,  # pyright: ignore[reportArgumentType]
-    )
+    table = import_extra("pyarrow", "parquet").table(columns)
+    parquet.write_table(table, path, row_group_size=ROW_GROUP, compression=compression)
 
 
 def _column(values: list[Any]) -> list[Any]:

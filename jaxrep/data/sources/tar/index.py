@@ -10,7 +10,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -28,29 +28,24 @@ MEMBER = np.dtype([("example", "u4"), ("extension", "u2"), ("offset", "i8"), ("s
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-@dataclasses.dataclass(frozen=True)
-class ShardSummary:
-    """Hold what the manifest states of a shard."""
+class ShardSummary(NamedTuple):
+    """Hold what the manifest states of a shard: JSON values by ``_asdict``, and back by ``ShardSummary(**row)``."""
 
-    version: FileVersion
+    size: int
+    stamp: str
     kinds: dict[str, int]  # sorted extensions of an example, joined by commas -> number of examples that have them
-    damage: tuple[str, ...]  # a sentence per stretch that cannot be read
+    damage: list[str]  # a sentence per stretch that cannot be read
 
-    def count(self, extensions: Extensions) -> int:
+    @property
+    def version(self) -> FileVersion:
+        """Version of the shard."""
+        return FileVersion(self.size, self.stamp)
+
+    def count_examples(self, extensions: Extensions) -> int:
         """Count the examples with at least one of the extensions, and the stretches that cannot be read."""
         wanted = {name for names in extensions for name in names}
         examples = sum(count for kind, count in self.kinds.items() if wanted & set(kind.split(",")))
         return examples + len(self.damage)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the summary as JSON values."""
-        version = {"size": self.version.size, "stamp": self.version.stamp}
-        return {**version, "kinds": self.kinds, "damage": list(self.damage)}
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> "ShardSummary":
-        """Return the inverse of ``to_json``."""
-        return cls(FileVersion(row["size"], row["stamp"]), row["kinds"], tuple(row["damage"]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +82,7 @@ class ShardIndex:
 
     def dump(self) -> bytes:
         """Return the content of a sidecar: a .npz file."""
-        head = json.dumps({"version": VERSION, "row": self.summary.to_json(), "extensions": self.extensions})
+        head = json.dumps({"version": VERSION, "row": self.summary._asdict(), "extensions": self.extensions})
         body = io.BytesIO()
         np.savez(body, head=np.array(head), keys=self.keys, ends=self.ends, members=self.members)
         return body.getvalue()
@@ -100,7 +95,7 @@ class ShardIndex:
                 head = json.loads(str(file["head"]))
                 if head["version"] != VERSION:
                     return None
-                summary, extensions = ShardSummary.from_json(head["row"]), tuple(head["extensions"])
+                summary, extensions = ShardSummary(**head["row"]), tuple(head["extensions"])
                 return cls(summary, file["keys"], file["ends"], extensions, file["members"])
         except Exception:  # a damaged file gives errors of zip, JSON and NumPy; the index is made again
             return None
@@ -116,7 +111,7 @@ class Locations:
     extension: np.ndarray  # which of the part's extensions; MISSING, DUPLICATE
     offset: np.ndarray
     size: np.ndarray
-    damage: tuple[str, ...]
+    damage: list[str]
 
     def __len__(self) -> int:
         return len(self.ends) + len(self.damage)
@@ -220,7 +215,7 @@ def tabulate(found: Sequence[tarfile.TarInfo], version: FileVersion, damage: Seq
     keys = [key.encode(errors="surrogateescape") for key in examples]
     kinds = Counter(",".join(sorted({e for e, *_ in parts})) for parts in examples.values())
     return ShardIndex(
-        ShardSummary(version, dict(kinds), tuple(damage)),
+        ShardSummary(*version, dict(kinds), list(damage)),
         np.frombuffer(b"".join(keys), np.uint8),
         np.cumsum([len(key) for key in keys], dtype=np.uint32),
         tuple(numbers),

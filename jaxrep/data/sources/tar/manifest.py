@@ -59,14 +59,14 @@ class IndexFolder:
         content = _content(f"{self.root}/manifest.json")
         try:
             rows = json.loads(content) if content else {}
-            return {name: ShardSummary.from_json(row) for name, row in rows.items()}
+            return {name: ShardSummary(**row) for name, row in rows.items()}
         except (ValueError, KeyError, TypeError, AttributeError):
             print(f"{self.root}/manifest.json is damaged; making it again", file=sys.stderr)
             return {}
 
     def add(self, summaries: dict[str, ShardSummary]) -> None:
         """Add summaries to the manifest, beside those that other processes have written."""
-        rows = {name: summary.to_json() for name, summary in {**self.manifest(), **summaries}.items()}
+        rows = {name: summary._asdict() for name, summary in {**self.manifest(), **summaries}.items()}
         write_file(f"{self.root}/manifest.json", json.dumps(rows).encode())
 
 

@@ -58,7 +58,7 @@ class TarShards(EncodedSource):
     def open(self) -> Examples:
         indexed = index_shards(files(self.shards))
         extensions = list(self.extensions().values())
-        counts = [summary.count(extensions) for _, summary in indexed]
+        counts = [summary.count_examples(extensions) for _, summary in indexed]
         if sum(counts) == sum(len(summary.damage) for _, summary in indexed):
             wanted = ", ".join(f".{name}" for names in extensions for name in names)
             damage = next((f"; {shard.path}: {row.damage[0]}" for shard, row in indexed if row.damage), "")
