@@ -13,7 +13,7 @@ from experiments import common
 from experiments.image_text import clip
 from jaxrep import Data, Pretrained, data, encoders, evals, methods, objectives, schedules, views
 
-LANGUAGES: tuple[data.Language, ...] = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
+LANGUAGES = ("en", "pt", "es", "fr", "de", "nl", "it", "zh", "ko", "ru")
 
 
 def crops(sizes: tuple[int, int], scales: tuple[tuple[float, float], ...], local: int) -> tuple[views.View, ...]:

@@ -5,8 +5,8 @@ from .images.crop import HostCrop as HostCrop
 from .images.crop import HostRandomResizedCrop as HostRandomResizedCrop
 from .images.crop import HostResize as HostResize
 from .openmoji.emoji import Language as Language
-from .openmoji.emoji import EmojiSource as EmojiSource
 from .openmoji.emoji import OpenMoji as OpenMoji
+from .openmoji.emoji import OpenMojiSource as OpenMojiSource
 from .openmoji.masks import OpenMojiMasks as OpenMojiMasks
 from .openmoji.pairs import EmojiPairs as EmojiPairs
 from .openmoji.scenes import OpenMojiScenes as OpenMojiScenes

@@ -1,14 +1,13 @@
 """Pair names of emojis for text similarity: the same emoji in two languages, or more and less similar emojis."""
 
 import itertools
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.openmoji.emoji import EmojiSource, emoji_names, factorize, in_part, language_problems, load_emojis
+from jaxrep.data.openmoji.emoji import Language, OpenMojiSource, emoji_names, factorize, in_part, load_emojis
 from jaxrep.data.source import Columns, Examples
 from jaxrep.spec import spec
 
@@ -17,20 +16,17 @@ LEVELS = ("group", "subgroup", "concept")
 
 
 @spec
-class EmojiPairs(EmojiSource):
+class EmojiPairs(OpenMojiSource):
     """Pair the name of each emoji in one language with names in another language.
 
     An emoji has up to five pairs: with itself (label 1, score 4), with another emoji of its concept (score 3), of its
     subgroup (2), of its group (1), and of another group (0).
     """
 
-    languages: tuple[str, str] = ("en", "de")
+    languages: tuple[Language, Language] = ("en", "de")
     """Languages of the first and the second text. If they are the same, the pairs with itself are equal texts."""
     part: Literal["train", "test", "all"] = "test"
     """Side of the split."""
-
-    def problems(self) -> Iterator[str]:
-        yield from language_problems(self.languages)
 
     def fields(self) -> dict[str, Field]:
         text, number = Field((), "str"), Field((), "int32")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.batch import Field
-from jaxrep.data.openmoji.emoji import EmojiSource, OpenMoji, factorize
+from jaxrep.data.openmoji.emoji import OpenMoji, OpenMojiSource, factorize
 from jaxrep.data.source import Examples, stack
 from jaxrep.spec import Count, Natural, Share, spec
 
@@ -18,7 +18,7 @@ INK = 250
 
 
 @spec
-class OpenMojiScenes(EmojiSource):
+class OpenMojiScenes(OpenMojiSource):
     """Place emojis of one side of a split at random sizes and places on white, with hardly any overlap.
 
     Scenes of the test part show other emojis than scenes of the training part.
