@@ -227,7 +227,9 @@ def jaxrep_stages(pattern: str, scale: Scale, count: int = 200) -> dict[str, flo
             lambda job: jpeg.decode_box(job[0], job[1], job[2], SIZE, SIZE), jobs
         ),
         "jaxrep: resize (OpenCV)": microseconds(lambda pixels: decode.resize(pixels, SIZE, SIZE), decoded),
-        "jaxrep: all, with text and ids": microseconds(lambda i: examples.draw(i, i), range(count)),
+        "jaxrep: all, with text and ids": microseconds(
+            lambda i: examples.decoded(i, examples.contents(i), i), range(count)
+        ),
     }
 
 

@@ -46,12 +46,9 @@ class ArrayRecordExamples(RecordExamples):
         path = self._shards[number]
         try:
             (content,) = self._readers.get(number, lambda: open_reader(path)).read([row])
-        except (RuntimeError, IndexError, ValueError) as error:  # from the library
-            raise BadSample(f"{path}, record {row}", f"it cannot be read ({error})") from error
-        try:
             return tf_example.decode(content)
-        except ValueError as error:
-            raise BadSample(f"{path}, record {row}", str(error)) from error
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise BadSample(f"{path}, record {row}", f"it cannot be read ({error})") from error
 
 
 def count_records(path: str) -> int:

@@ -69,19 +69,18 @@ class ArrayShardExamples(ShardedExamples):
 
 def _count(path: str, fields: Mapping[str, Field]) -> int:
     """Count the rows of a shard by the headers of its arrays. Raises UsageError: they differ from the declaration."""
+    counts = {}
     try:
         with zipfile.ZipFile(open_ranges(path)) as archive:
             members = {name.removesuffix(".npy"): name for name in archive.namelist()}
-            for name in fields:
+            for name, declared in fields.items():
                 if name not in members:
                     raise UsageError(f"{path} has no array '{name}'; {hint(name, members)}")
-            shapes = {name: _header(archive, members[name]) for name in fields}
+                counts[name], *shape = _header(archive, members[name])
+                if tuple(shape) != declared.shape:
+                    raise UsageError(f"{path}: '{name}' of an example has shape {tuple(shape)}, not {declared.shape}")
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UsageError(f"{path} is no .npz file that can be read: {error}") from error
-    for name, declared in fields.items():
-        if shapes[name][1:] != declared.shape:
-            raise UsageError(f"{path}: '{name}' of an example has shape {shapes[name][1:]}, not {declared.shape}")
-    counts = {name: shape[0] for name, shape in shapes.items()}
     if len(set(counts.values())) != 1:
         raise UsageError(f"{path}: the arrays are of different lengths: {counts}")
     return next(iter(counts.values()))

@@ -83,10 +83,6 @@ class EncodedExamples(Examples, abc.ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._example(index, None)
 
-    def draw(self, index: int, key: int) -> dict[str, Any]:
-        """Read an example as in training: random choices (a crop) follow from ``key`` of 64 bits."""
-        return self._example(index, key)
-
     def gather(
         self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
@@ -119,7 +115,11 @@ class EncodedExamples(Examples, abc.ABC):
     def decoded(
         self, index: int, contents: Mapping[str, bytes], key: int | None = None, into: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Decode an example from the bytes of its parts; ``into``: memory for its image. Raises BadSample."""
+        """Decode an example from the bytes of its parts. Raises BadSample.
+
+        ``key``: 64 bits, from which random choices (a crop) follow; None outside training. ``into``: memory for the
+        image.
+        """
         return {name: self._value(name, index, contents, key, into) for name in self._names}
 
     def column(self, name: str) -> Any:

@@ -66,14 +66,8 @@ def encode(features: Mapping[str, Value]) -> bytes:
     """Encode features, each one value or a list of floats; the same features give the same bytes."""
     example = _example()()
     for name, value in features.items():
-        feature = example.features.feature[name]
-        match value:
-            case bool() | int():
-                feature.int64_list.value.append(int(value))
-            case float():
-                feature.float_list.value.append(value)
-            case list():
-                feature.float_list.value.extend(value)
-            case _:
-                feature.bytes_list.value.append(value.encode() if isinstance(value, str) else value)
+        value = value.encode() if isinstance(value, str) else value
+        kind = "bytes_list" if isinstance(value, bytes) else "int64_list" if isinstance(value, int) else "float_list"
+        values = getattr(example.features.feature[name], kind).value
+        values.extend(value if isinstance(value, list) else [value])
     return example.SerializeToString(deterministic=True)

@@ -16,6 +16,7 @@ from jaxtyping import Int, UInt64
 from jaxrep.batch import Field
 from jaxrep.data.orders.base import Indices, Order
 from jaxrep.data.source import Examples, Source, Substitute
+from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.data.transforms.shares import Shares
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import Count, Natural, NonNegative, spec
@@ -94,34 +95,22 @@ class Mixture(Source):
         return MixedExamples(self, {name: source.open() for name, source in self.sources.items()})
 
 
-class MixedExamples(Examples):
+class MixedExamples(ShardedExamples):
     """Concatenate the examples of several sources."""
 
     def __init__(self, mixture: Mixture, parts: Mapping[str, Examples]):
         for name, part in parts.items():
             if not len(part):
                 raise UsageError(f"the source '{name}' of the mixture has no examples")
-        self._mixture, self._names, self._parts = mixture, list(parts), list(parts.values())
-        self._ends = np.cumsum([len(part) for part in self._parts])
+        self._mixture, self._parts = mixture, list(parts.values())
+        lengths = [len(part) for part in self._parts]
+        super().__init__(list(parts), lengths)
+        self._starts = self._ends - lengths
         self.classes = {name: values for part in self._parts for name, values in part.classes.items()}
 
-    def __len__(self) -> int:
-        return int(self._ends[-1])
-
-    def _at(self, index: int) -> tuple[int, int]:
-        """Return the number of the source of an example, and the index in this source."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        index %= len(self)
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return part, index - self._start(part)
-
-    def _start(self, part: int) -> int:
-        return int(self._ends[part]) - len(self._parts[part])
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        part, within = self._at(index)
-        return self._parts[part][within]
+        part, row = self.find(range(len(self))[index])
+        return self._parts[part][row]
 
     def gather(
         self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
@@ -129,7 +118,7 @@ class MixedExamples(Examples):
         which = np.searchsorted(self._ends, indices, side="right")
         mixed: dict[str, Any] = {}
         for part in np.unique(which):
-            rows, start = np.flatnonzero(which == part), self._start(part)
+            rows, start = np.flatnonzero(which == part), int(self._starts[part])
             inside = substitute and _inside(substitute, rows, start, len(self._parts[part]))
             columns = self._parts[part].gather(indices[rows] - start, None if keys is None else keys[rows], inside)
             if len(rows) == len(indices):
@@ -146,20 +135,17 @@ class MixedExamples(Examples):
 
     @property
     def shard_ends(self) -> np.ndarray:
-        return np.concatenate([part.shard_ends + self._start(i) for i, part in enumerate(self._parts)])
+        return np.concatenate([part.shard_ends + start for part, start in zip(self._parts, self._starts, strict=True)])
 
     def shard(self, index: int) -> str:
-        part, within = self._at(index)
-        return f"{self._names[part]}: {self._parts[part].shard(within)}"
+        part, row = self.find(index)
+        return f"{self._shards[part]}: {self._parts[part].shard(row)}"
 
     def ordered_indices(self, order: Order, batch_size: int) -> Indices:
-        parts = {
-            name: part.ordered_indices(order.for_source(name), batch_size)
-            for name, part in zip(self._names, self._parts, strict=True)
-        }
+        named = zip(self._shards, self._parts, strict=True)
+        parts = {name: part.ordered_indices(order.for_source(name), batch_size) for name, part in named}
         block = batch_size if self._mixture.one_source_per_batch else order.block_size(batch_size)
-        starts = np.array([self._start(part) for part in range(len(self._parts))])
-        return MixedOrder(parts, starts, self._shares(block), block)
+        return MixedOrder(parts, self._starts, self._shares(block), block)
 
     def _shares(self, block: int) -> Shares:
         """Return the shares during training, counted in blocks."""
@@ -176,7 +162,7 @@ class MixedExamples(Examples):
         return Shares(starts, np.stack(shares))
 
     def _normal(self, weights: Mapping[str, float]) -> np.ndarray:
-        given = np.array([weights.get(name, 0.0) for name in self._names], np.float64)
+        given = np.array([weights.get(name, 0.0) for name in self._shards], np.float64)
         return given / given.sum()
 
 

@@ -54,7 +54,7 @@ def test_random_crop_is_that_of_the_image(folders):
     drawn = dataclasses.replace(source, image_size=8, crop=HostRandomResizedCrop(scale=(0.3, 0.5), ratio=(1, 1))).open()
     kept = []
     for key in range(8):
-        row = drawn.draw(0, key)
+        row = drawn.decoded(0, drawn.contents(0), key)
         # Where interpolation mixes two classes, the picture is of neither.
         sure = np.isin(row["image"][..., 0], (0, 100, 200))
         np.testing.assert_array_equal(row["mask"][sure], row["image"][..., 0][sure] // 100)

@@ -107,7 +107,7 @@ def test_unreadable_images_are_bad_samples(made):
 def test_other_messages_are_bad_samples(tmp_path):
     formats.array_record(tmp_path / "x", [b"\xff\xff\xff", tf_example.encode({"image": picture(1)})])
     examples = ArrayRecords(shards=f"{tmp_path}/x").open()
-    with pytest.raises(BadSample, match=r"x, record 0: the record is no tf.train.Example"):
+    with pytest.raises(BadSample, match=r"x, record 0: it cannot be read .the record is no tf.train.Example"):
         examples[0]
     with pytest.raises(BadSample, match=r"x, record 1, 'text': it has no 'text'; there are: image"):
         examples[1]

@@ -139,13 +139,11 @@ def _known(paths: Sequence[str], beside: bool, check: bool) -> dict[str, tuple[S
 
 def _versions(paths: Sequence[str], check: bool) -> Iterator[FileVersion | None]:
     """Yield the versions to compare with the manifest; None: compare later. The paths are of one folder."""
-    if not any(map(is_remote, paths)):
-        yield from map(file_version, paths)
-    elif check:
-        with ThreadPoolExecutor(THREADS) as pool:
-            yield from pool.map(file_version, paths)
-    else:
+    if any(map(is_remote, paths)) and not check:
         yield from [None] * len(paths)
+        return
+    with ThreadPoolExecutor(THREADS) as pool:
+        yield from pool.map(file_version, paths)
 
 
 def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[tuple[Shard, ShardSummary]]:
