@@ -6,7 +6,7 @@ ended.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import absl.flags
@@ -107,19 +107,9 @@ class Loader:
         self._parts = (stop - first) // chunk
         reader = Reader(examples, order, seed, skip_failed_shards, single_host, set(bad_samples.skipped_shards))
         chunks = _Chunks(reader, transform, position, first, batch_size, chunk, self._parts)
-        ahead = max(self._parts, 2 * threads)  # finished parts that wait must not block a thread
-        reads = grain.MapDataset.source(chunks).to_iter_dataset(
-            grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
-        )
-        if workers:
-            # grain reads absl's flags, which a program with another command line never parses
-            if not absl.flags.FLAGS.is_parsed():
-                absl.flags.FLAGS.mark_as_parsed()
-            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=-(-ahead // workers))
-            reads = reads.mp_prefetch(options)
         # Arrays from a worker lie in shared memory, which must not outlive the worker.
         self._copies = workers > 0 or self._parts > 1
-        self._reads = iter(reads)
+        self._reads = _read_ahead(chunks, max(self._parts, 2 * threads), threads, workers)
 
     def __iter__(self) -> "Loader":
         return self
@@ -154,6 +144,19 @@ class Loader:
         reads, self._reads = self._reads, iter(())
         if isinstance(reads, grain.DatasetIterator):
             reads.close()
+
+
+def _read_ahead(chunks: "_Chunks", ahead: int, threads: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+    """Read up to ``ahead`` chunks in advance, so that finished chunks that wait do not block a thread."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    reads = grain.MapDataset.source(chunks).to_iter_dataset(options)
+    if workers:
+        # grain reads absl's flags, which a program with another command line never parses
+        if not absl.flags.FLAGS.is_parsed():
+            absl.flags.FLAGS.mark_as_parsed()
+        per_worker = -(-ahead // workers)
+        reads = reads.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker))
+    return iter(reads)
 
 
 @dataclasses.dataclass(frozen=True)
