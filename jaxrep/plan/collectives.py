@@ -10,16 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-KINDS = (
-    "all-gather",
-    "all-reduce",
-    "all-to-all",
-    "collective-broadcast",
-    "collective-permute",
-    "ragged-all-to-all",
-    "reduce-scatter",
-)
-
+_KIND = re.compile(r"all-(gather|reduce|to-all)|collective-(broadcast|permute)|ragged-all-to-all|reduce-scatter")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{$")
 # name = type opcode(operands), attributes
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][\w-]*)\((.*?)\)(?:, (.*))?$")
@@ -115,7 +106,7 @@ def _traffic(computations: Computations, name: str) -> dict[tuple[str, int, str]
         kind = instruction.opcode.removesuffix("-start")
         if kind == "all-reduce" and name.startswith("all-reduce-scatter"):
             kind = "reduce-scatter"  # on TPUs: the computation reduces, and keeps this device's part
-        if kind in KINDS:
+        if _KIND.fullmatch(kind):
             key = kind, _group_size(instruction.attributes), instruction.chain
             total[key] = Traffic(1, _bytes_moved(instruction, instructions))
         called = [_traffic(computations, callee) for callee in instruction.calls]

@@ -18,7 +18,7 @@ from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.config import BASE
 from jaxrep.pretrained.mapping import Shape, Table, WeightMap, attention, blocks, mlp, norm
 from jaxrep.pretrained.tensors import read_json
-from jaxrep.pretrained.tokenizers import find_tokenizer
+from jaxrep.pretrained.tokenizers import find_tokenizer_json
 
 IGNORED = (
     "*pooler.*", "cls.*", "lm_head.*", "vocab_*", "pre_classifier.*", "classifier.*", "qa_outputs.*", "*position_ids",
@@ -173,10 +173,8 @@ def read(source: Source) -> Architecture:
 
 def _tokenizer(source: Source, field: Field) -> TokenizerFile | None:
     """Return the tokenizer of a tokenizer.json only: RoBERTa's and XLM-R's other files do not hold the ids in use."""
-    if not (source.folder / "tokenizer.json").is_file():
-        return None
-    tokenizer = find_tokenizer(source.folder, field)
-    assert isinstance(tokenizer, TokenizerFile)
-    file = source.folder / "tokenizer_config.json"
-    length = read_json(file).get("model_max_length") if file.is_file() else None
-    return dataclasses.replace(tokenizer, length=min(tokenizer.length, int(length or tokenizer.length)))
+    tokenizer, file = find_tokenizer_json(source.folder, field), source.folder / "tokenizer_config.json"
+    length = read_json(file).get("model_max_length") if tokenizer and file.is_file() else None
+    if not (tokenizer and length):
+        return tokenizer
+    return dataclasses.replace(tokenizer, length=min(tokenizer.length, int(length)))

@@ -12,12 +12,7 @@ from jaxrep.errors import UsageError
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "swish": "silu"}
 """Activations that jaxrep names differently."""
 
-SIZES = {
-    "hidden_size": "width",
-    "intermediate_size": "hidden",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-}
+SIZES = dict(hidden_size="width", intermediate_size="hidden", num_hidden_layers="depth", num_attention_heads="heads")
 """Fields of a transformer's spec, by the usual names of transformers."""
 
 BASE = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)

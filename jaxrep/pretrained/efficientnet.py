@@ -30,11 +30,7 @@ EXCITE: Table = tuple(
         WeightMap(f"se.conv_{part}.bias", f"excite/{part}/bias"),
     )
 )
-FIRST: Table = (
-    *conv_norm("conv_dw", "bn1", "depthwise/layer"),
-    *EXCITE,
-    *conv_norm("conv_pw", "bn2", "project"),
-)
+FIRST: Table = (*conv_norm("conv_dw", "bn1", "depthwise/layer"), *EXCITE, *conv_norm("conv_pw", "bn2", "project"))
 """Block of the first stage, which has no expansion."""
 BLOCK: Table = (
     *conv_norm("conv_pw", "bn1", "expand/layer"),

@@ -275,10 +275,7 @@ def check(
 
 
 def load(
-    maps: Sequence[WeightMap],
-    shapes: Mapping[str, Shape],
-    tensors: Tensors,
-    place: Callable[[str, np.ndarray], Any],
+    maps: Sequence[WeightMap], shapes: Mapping[str, Shape], tensors: Tensors, place: Callable[[str, np.ndarray], Any]
 ) -> dict[str, Any]:
     """Return all parameters, float32, as ``place(path, value)`` returns them (for example on a device).
 

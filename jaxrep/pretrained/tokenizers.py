@@ -16,15 +16,12 @@ PADS = ("[PAD]", "<pad>", SPECIAL[1], "</s>")
 
 def find_tokenizer(folder: Path, field: Field) -> Tokenizer | None:
     """Return the tokenizer for ids of ``field``, or None if the folder has no tokenizer."""
-    size: dict[str, Any] = dict(length=field.shape[0], entries=field.classes or 0)
-    if (file := folder / "tokenizer.json").is_file():
-        return TokenizerFile(path=str(file), pad=_pad(folder), **size)
+    if tokenizer := find_tokenizer_json(folder, field):
+        return tokenizer
     if (merges := folder / "merges.txt").is_file() and (folder / "vocab.json").is_file():
-        count = size["entries"] - 2 * 256 - len(SPECIAL)
-        return ClipBpe(vocabulary=str(merges), length=size["length"], merges=count)
-    if model := _sentencepiece(folder):
-        return SentencePieceModel(path=str(model), **size)
-    return None
+        count = (field.classes or 0) - 2 * 256 - len(SPECIAL)
+        return ClipBpe(vocabulary=str(merges), length=field.shape[0], merges=count)
+    return _find_sentencepiece(folder, field)
 
 
 def find_siglip_tokenizer(folder: Path, field: Field) -> Tokenizer | None:
@@ -33,16 +30,22 @@ def find_siglip_tokenizer(folder: Path, field: Field) -> Tokenizer | None:
     SigLIP's is SentencePiece on lower case without punctuation, padded with the end of text (id 1); SigLIP 2's is a
     tokenizer.json on lower case.
     """
-    size: dict[str, Any] = dict(length=field.shape[0], entries=field.classes or 0)
-    if model := _sentencepiece(folder):
-        return SentencePieceModel(path=str(model), clean="canonical", pad=1, **size)
-    if (file := folder / "tokenizer.json").is_file():
-        return TokenizerFile(path=str(file), clean="lower", pad=_pad(folder), **size)
-    return None
+    canonical = _find_sentencepiece(folder, field, clean="canonical", pad=1)
+    return canonical or find_tokenizer_json(folder, field, clean="lower")
 
 
-def _sentencepiece(folder: Path) -> Path | None:
-    return next((folder / name for name in SENTENCEPIECE if (folder / name).is_file()), None)
+def find_tokenizer_json(folder: Path, field: Field, **fields: Any) -> TokenizerFile | None:
+    """Return the tokenizer of tokenizer.json, or None."""
+    file, length = folder / "tokenizer.json", field.shape[0]
+    if not file.is_file():
+        return None
+    return TokenizerFile(path=str(file), pad=_pad(folder), length=length, entries=field.classes or 0, **fields)
+
+
+def _find_sentencepiece(folder: Path, field: Field, **fields: Any) -> SentencePieceModel | None:
+    files = (folder / name for name in SENTENCEPIECE if (folder / name).is_file())
+    length, entries = field.shape[0], field.classes or 0
+    return next((SentencePieceModel(path=str(f), length=length, entries=entries, **fields) for f in files), None)
 
 
 def _pad(folder: Path) -> str:
