@@ -36,7 +36,7 @@ def run_dir(pictures, tmp_path_factory):
         {"data.train": source, "data.tokenizer": Bytes(length=16), "evals": (Retrieval(data=source),), "examples": 16}
     )
     folder = tmp_path_factory.mktemp("runs") / "micro"
-    assert train(recipe, folder, LOADED, say=lambda text: None) == 0
+    assert train(recipe, folder, LOADED) == 0
     return folder
 
 

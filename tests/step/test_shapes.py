@@ -127,7 +127,7 @@ def test_a_view_of_a_field_that_the_batch_lacks_is_told():
         ("max_skipped_steps", 0, "max_skipped_steps is at least 1, got 0"),
         ("optimizer.eps", -1.0, "optimizer: eps is 0 or more, not -1.0"),
         ("schedule.peak", math.nan, "schedule.peak: expected float, got float nan"),
-        ("evals.0.every_steps", -1, "evals.0: every_steps counts steps: 0 or more, got -1"),
+        ("evals.0.every_steps", -1, "evals.0.every_steps: expected a number of at least 0, got -1"),
     ],
 )
 def test_a_number_out_of_range_is_one_sentence(path, value, words):
