@@ -14,7 +14,7 @@ from PIL import Image
 
 import jaxrep
 from jaxrep.data.sources.tar.shards import TarShards
-from jaxrep.data.tools.writers import FORMATS, row
+from jaxrep.data.tools.writers import FORMATS, read_row
 from tests.helpers.checkpoint_folders import folder
 from tests.helpers.embedding_files import assert_equal, columns, joined
 
@@ -118,7 +118,7 @@ def test_tars_report_unreadable_examples_with_reasons(embed, tars, expected):
 def test_tables_and_records(embed, tars, expected, kind):
     examples = TarShards(shards=f"{tars}/0.tar").open()
     ending, write = FORMATS[kind]
-    write(tars / f"data{ending}", [row(examples, index) for index in range(2)])
+    write(tars / f"data{ending}", [read_row(examples, index) for index in range(2)])
     found, _ = embed(tars / f"data{ending}")
     assert_near(found["image"], expected[0][[3, 0]])
     assert_near(found["text"], expected[1][[5, 5]])
@@ -213,7 +213,7 @@ def test_wrong_arguments_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_pa
         ((f"{table},text=,image=", *out), 2, "name an image, a text or a label"),
         ((f"{pictures},text=title", *out), 2, "Folder has no field 'text'"),
         (("openmoji:test,languages=en+de", *out), 2, "holds several texts per example, and one is embedded"),
-        ((tmp_path / "none.txt", *out), 2, "cannot be read as lines of UTF-8"),
+        ((tmp_path / "none.txt", *out), 2, "none.txt cannot be read"),
         (("nosuch://bucket/0.tar", *out), 2, "cannot be reached: "),
         ((tmp_path / "bad", *out), 1, "none of the 1 examples can be read; the first: "),
         ((pictures, "--out", tmp_path / "out.zip"), 2, "is no local file that ends in .npz, .parquet, .array_record"),

@@ -1,4 +1,4 @@
-"""``jaxrep eval`` measures a run as its own end did, and says what is missing."""
+"""``jaxrep eval`` gives the metrics of the run's end, and names what is missing."""
 
 import json
 import shutil
@@ -53,17 +53,17 @@ def test_evaluations_from_a_file(jaxrep_says, run_dir, results, others, tmp_path
 
 
 def test_wrong_evaluations_are_one_sentence(jaxrep_says, run_dir, others, tmp_path):
-    for target, told in [
+    for target, sentence in [
         (
             f"{others}:on",
             f"{others} has no evaluations named 'on'; did you mean one? there are: one, two, twice, wrong",
         ),
-        (f"{others}:twice", "--evals: 2 evaluations are named 'mine'"),
-        (f"{others}:wrong", "ks counts candidates, from 1, and is not (0,)"),
+        (f"{others}:twice", "--evals: 2 evaluations have the name 'mine'"),
+        (f"{others}:wrong", "ks.0: expected a number of at least 1, got 0"),
         (tmp_path / "none.py", "none.py is not an experiment file"),
     ]:
         status, out, err = jaxrep_says("eval", run_dir, "--evals", target)
-        assert (status, out) == (2, "") and told in err and "Traceback" not in err
+        assert (status, out) == (2, "") and sentence in err and "Traceback" not in err
     (tmp_path / "config.json").write_text("{}")
     assert "has no evaluations: give --evals" in jaxrep_says("eval", tmp_path)[2]
 
@@ -77,7 +77,7 @@ def test_missing_tower_is_one_sentence(jaxrep_says, run_dir, others):
 
 
 def test_missing_run_out_or_weights_are_one_sentence(jaxrep_says, run_dir, tmp_path):
-    for args, told in [
+    for args, sentence in [
         ((tmp_path,), f"{tmp_path} is not a run"),
         ((run_dir, "--out", tmp_path / "no/where.json"), f"there is no folder {tmp_path}/no"),
         ((run_dir, "--out", tmp_path), "it is a folder"),
@@ -86,7 +86,7 @@ def test_missing_run_out_or_weights_are_one_sentence(jaxrep_says, run_dir, tmp_p
     ]:
         status, out, err = jaxrep_says("eval", *args)
         assert (status, out) == (2, "")
-        assert told in err and "Traceback" not in err
+        assert sentence in err and "Traceback" not in err
 
 
 def test_recipe_without_evaluations_is_refused(jaxrep_says, run_dir, tmp_path):
