@@ -7,7 +7,6 @@ from .contrastive import plain_info_nce as plain_info_nce
 from .correlation import barlow_twins as barlow_twins
 from .correlation import mixed_twins as mixed_twins
 from .cross_entropy import blockwise_cross_entropy as blockwise_cross_entropy
-from .cross_entropy import mean_blockwise_cross_entropy as mean_blockwise_cross_entropy
 from .distillation import softmax_divergence as softmax_divergence
 from .geometry import alignment as alignment
 from .geometry import uniformity as uniformity

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import checks
-from jaxrep.losses.pairwise.pairs import as_rows, row_weights, scale_rows, weighted_mean
+from jaxrep.losses.pairwise.pairs import as_rows, scale_rows
 from jaxrep.losses.pairwise.reduce import pairwise_reduce
 from jaxrep.losses.pairwise.scan import LOG_SUM_EXP
 
@@ -50,25 +50,3 @@ def blockwise_cross_entropy(
     target = jnp.sum(query.x * right, -1)
     mean = jnp.sum(query.x * jnp.mean(targets.x, 0), -1)
     return jnp.where(labels < 0, 0.0, lse - (1 - label_smoothing) * target - label_smoothing * mean)
-
-
-def mean_blockwise_cross_entropy(
-    x: Float[Array, "B D"],
-    table: Float[Array, "K D"],
-    labels: Int[Array, " B"],
-    logit_scale: Float[Array, ""] | float = 1.0,
-    *,
-    label_smoothing: float = 0.0,
-    weights: Float[Array, " B"] | None = None,
-    block_size: int | None = None,
-) -> Float[Array, ""]:
-    """Return the weighted mean of ``blockwise_cross_entropy`` over rows with a label; 0 if there is none.
-
-    This is the whole loss in one call, for your own training loop. The term ``CrossEntropy`` takes
-    ``blockwise_cross_entropy``: its mean is over a batch that comes in microbatches.
-    """
-    losses = blockwise_cross_entropy(
-        x, table, labels, logit_scale, label_smoothing=label_smoothing, block_size=block_size
-    )
-    checks.check_column("weights", weights, len(x), jnp.floating)
-    return weighted_mean(losses, row_weights(len(x), weights, labels >= 0))

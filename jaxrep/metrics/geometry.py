@@ -1,8 +1,8 @@
-"""How embeddings lie in their space: collapse, spread, towers apart, two spaces alike. Pure functions.
+"""Measure the geometry of embeddings: collapse, the modality gap, and the similarity of two spaces.
 
-The first two are traced in training as well (``train/health.py``) and are for float32 arrays of JAX; the others run on
-the host in float64. Rows are embeddings; where it says unit rows, of length 1. Neighbors are in ``neighbors.py``,
-alignment and uniformity, which are losses too, in ``losses/geometry.py``.
+The first two functions are traced in training too (``step/embedding_metrics.py``) and take float32 arrays of JAX; the
+others run on the host in float64. Rows are embeddings. Neighbors are in ``neighbors.py``; alignment and uniformity,
+which are losses too, in ``losses/geometry.py``.
 """
 
 import jax
@@ -14,19 +14,19 @@ from jaxrep.batch import Array
 from jaxrep.losses.pca import eigen
 
 RIDGE = 1e-3
-"""Of the linear classifier, in units of the mean variance of a direction: it stands where rows are fewer than D."""
+"""Ridge of the linear classifier, in units of the mean variance of a direction: needed for fewer than D rows."""
 
 
 def modality_gap(a: Float[Array, "B D"], b: Float[Array, "C D"]) -> Float[Array, ""]:
-    """Distance of the two means (Liang et al. 2022, arXiv:2203.02053, section 4.2)."""
+    """Return the distance of the two means (Liang et al. 2022, arXiv:2203.02053, section 4.2)."""
     return jnp.linalg.norm(a.mean(0) - b.mean(0))
 
 
 def effective_rank(x: Float[Array, "B D"]) -> Float[Array, ""]:
-    """RankMe: exp of the entropy of the singular values, scaled to sum one (Garrido et al. 2023, section 3).
+    """Return RankMe: exp of the entropy of the singular values, scaled to sum 1 (Garrido et al. 2023, section 3).
 
     The values come from the D x D Gram matrix. Squaring loses half the digits, so eigenvalues within its rounding error
-    are taken for zero: otherwise many directions of pure noise would count.
+    count as zero: otherwise many directions of pure noise would count.
     """
     _, eigenvalues = eigen(jnp.matmul(x.T, x, precision=jax.lax.Precision.HIGHEST))
     noise = eigenvalues[-1] * x.shape[1] * jnp.finfo(jnp.float32).eps
@@ -39,9 +39,9 @@ def effective_rank(x: Float[Array, "B D"]) -> Float[Array, ""]:
 
 
 def mean_cosine(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"] | None = None) -> float:
-    """Mean cosine of unit rows i and j, i and j different; with ``b``, of row i of a and row j of b.
+    """Return the mean cosine of unit rows i and j, i and j different; with ``b``, of row i of a and row j of b.
 
-    Of one space it is its anisotropy: 0 where directions are even, 1 where all are one (Ethayarajh 2019,
+    For one space it is the anisotropy: 0 for uniform directions, 1 if all are equal (Ethayarajh 2019,
     arXiv:1909.00512, section 3.2).
     """
     a, b = a.astype(np.float64), (a if b is None else b).astype(np.float64)
@@ -49,54 +49,54 @@ def mean_cosine(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"] | None 
     return float((a.sum(0) @ b.sum(0) - np.sum(a * b)) / max(n * (n - 1), 1))
 
 
-def gap_parts(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]) -> dict[str, float]:
-    """What the modality gap is a part of.
+def modality_gap_shares(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]) -> dict[str, float]:
+    """Return the share of the modality gap in the variance and in the distance of pairs.
 
     Returns:
-        - ``gap_of_variance``: the share of the variance of both modalities together that lies between their means;
-        - ``gap_of_alignment``: the share of the mean squared distance of pairs that the means account for, as
-          ``mean |a_i - b_i|^2 = |mean a - mean b|^2 + mean |(a_i - mean a) - (b_i - mean b)|^2``: 1 where moving one
-          modality would make pairs equal, 0 where it would not help.
+        - ``gap_of_variance``: share of the variance of all rows of both modalities that lies between their means;
+        - ``gap_of_alignment``: share of the mean squared distance of pairs that the means account for, as
+          ``mean |a_i - b_i|^2 = |mean a - mean b|^2 + mean |(a_i - mean a) - (b_i - mean b)|^2``: 1 if a shift of one
+          modality makes pairs equal, 0 if it does not help.
     """
     a, b = a.astype(np.float64), b.astype(np.float64)
     squared = np.sum((a.mean(0) - b.mean(0)) ** 2)
     within = (np.sum(a.var(0)) + np.sum(b.var(0))) / 2
-    apart = np.mean(np.sum((a - b) ** 2, axis=1))
-    # Of two groups of equal size, the variance of their means is a quarter of the squared distance.
+    distance = np.mean(np.sum((a - b) ** 2, axis=1))
+    # The variance of the means of two groups of equal size is a quarter of their squared distance.
     return {
         "gap_of_variance": float(_ratio(squared / 4, within + squared / 4)),
-        "gap_of_alignment": float(_ratio(squared, apart)),
+        "gap_of_alignment": float(_ratio(squared, distance)),
     }
 
 
-def separability(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]) -> np.ndarray:
-    """bool [2N]: whether a linear classifier, fitted to every other pair, tells the modality of each row of the other
-    half and the reverse; the mean is 1 where a plane parts them, and 1/2 without a gap (Fahim et al. 2024, section 3).
+def linear_separability(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]) -> np.ndarray:
+    """Return for each row whether a linear classifier predicts its modality, bool [2N].
 
-    The classifier is Fisher's discriminant.
+    The classifier, Fisher's discriminant, is fitted to every other pair and tested on the other half, and the reverse.
+    The mean is 1 if a plane separates the modalities, and 1/2 without a gap (Fahim et al. 2024, section 3).
     """
-    found = np.empty((2, len(a)), bool)
+    correct = np.empty((2, len(a)), bool)
     for fitted, held in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        one, other = a[fitted].astype(np.float64), b[fitted].astype(np.float64)
-        middle = (one.mean(0) + other.mean(0)) / 2
-        spread = (np.cov(one.T, bias=True) + np.cov(other.T, bias=True)) / 2
-        spread += (RIDGE * np.trace(spread) / len(spread) + np.finfo(np.float64).tiny) * np.eye(len(spread))
-        normal = np.linalg.solve(spread, one.mean(0) - other.mean(0))
-        found[0, held], found[1, held] = (a[held] - middle) @ normal > 0, (b[held] - middle) @ normal < 0
-    return found.ravel()
+        x, y = a[fitted].astype(np.float64), b[fitted].astype(np.float64)
+        midpoint = (x.mean(0) + y.mean(0)) / 2
+        covariance = (np.cov(x.T, bias=True) + np.cov(y.T, bias=True)) / 2
+        covariance += (RIDGE * np.trace(covariance) / len(x.T) + np.finfo(np.float64).tiny) * np.eye(len(x.T))
+        normal = np.linalg.solve(covariance, x.mean(0) - y.mean(0))
+        correct[0, held], correct[1, held] = (a[held] - midpoint) @ normal > 0, (b[held] - midpoint) @ normal < 0
+    return correct.ravel()
 
 
 def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> float:
-    """Similarity of two spaces whose rows belong together, from 0 to 1; rotations and one scale do not matter.
+    """Return the similarity of two spaces with paired rows, from 0 to 1, invariant to rotations and scale.
 
-    ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms, of centerd columns (Kornblith et al. 2019, arXiv:1905.00414,
+    ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms, of centered columns (Kornblith et al. 2019, arXiv:1905.00414,
     equation 3 and section 3.3).
     """
     return float(_ratio(_cross(x, y) ** 2, _cross(x, x) * _cross(y, y)))
 
 
 def _cross(x: np.ndarray, y: np.ndarray, block_size: int = 8192) -> float:
-    """Frobenius norm of the D x E products of centerd columns, in blocks of rows."""
+    """Return the Frobenius norm of the D x E products of centered columns, in blocks of rows."""
     means = [z.mean(0, dtype=np.float64) for z in (x, y)]
     total = np.zeros((x.shape[1], y.shape[1]))
     for start in range(0, len(x), block_size):
@@ -106,5 +106,5 @@ def _cross(x: np.ndarray, y: np.ndarray, block_size: int = 8192) -> float:
 
 
 def _ratio(part: float, whole: float) -> float:
-    """A share; NaN where there is nothing to have a share of."""
+    """Return the share of a part; NaN if the whole is 0."""
     return part / whole if whole > 0 else float("nan")

@@ -1,8 +1,8 @@
-"""Exact ranks among any number of candidates, counted strictly, in blocks, at the speed of float32.
+"""Exact ranks among any number of candidates: strict, in blocks, at the speed of float32.
 
-The definition is float64: embeddings are float32, so products are exact, and candidates whose embeddings are equal tie
-however a matrix product orders its sums. Blocks of similarities are float32 products; of those, only the few within
-the rounding error of the bar are computed again in float64, so that the counts are those of the definition.
+The definition is in float64: embeddings are float32, so products are exact, and candidates with equal embeddings tie
+for any order of the sums. Blocks of similarities are float32 products; only the few within the rounding error of a
+threshold are computed again in float64, so that the counts are those of the definition.
 """
 
 import functools
@@ -19,72 +19,71 @@ from jaxrep.errors import JaxrepError
 TIE = 1e-12
 """Similarities this close are equal: far above the rounding of float64 sums, far below that of float32 embeddings."""
 BLOCK_SIZE = 2048
-FEW = 0.01
-"""The share of a block up to which its entries are looked at one by one; beyond, all at once is quicker."""
+SPARSE = 0.01
+"""Share of a block up to which its entries are processed one by one; beyond it, all at once is faster."""
 
-NEVER = np.iinfo(np.int64).max
-"""The place of a right candidate that does not exist."""
+NO_RANK = np.iinfo(np.int64).max
+"""Rank of a positive that does not exist."""
 
-Pairs = tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]
-"""(query, candidate) indices of all right pairs, each pair once."""
+IndexPairs = tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]
+"""(query, candidate) indices of all positives, each pair once."""
 
 
-def ranks(
+def best_ranks(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
-    positives: Pairs,
+    positives: IndexPairs,
     *,
     block_size: int = BLOCK_SIZE,
 ) -> Int[np.ndarray, " Q"]:
-    """Rank of each query's best right candidate: one more than the wrong ones that are as similar as it or more.
+    """Return the rank of the best positive of each query: 1 plus the negatives that are at least as similar.
 
-    As ``places`` of the first right one; every query must have one, else ValueError.
+    Raises ValueError: a query has no positive.
     """
     missing = np.flatnonzero(np.bincount(positives[0], minlength=len(queries)) == 0)
     if len(missing):
-        raise ValueError(f"query {missing[0]} has no right candidate, so it has no rank")
-    return places(queries, gallery, positives, 1, block_size=block_size)[:, 0]
+        raise ValueError(f"query {missing[0]} has no positive, so it has no rank")
+    return positive_ranks(queries, gallery, positives, 1, block_size=block_size)[:, 0]
 
 
-def places(
+def positive_ranks(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
-    positives: Pairs,
+    positives: IndexPairs,
     k: int,
     *,
     block_size: int = BLOCK_SIZE,
 ) -> Int[np.ndarray, "Q P"]:
-    """Places in the ranking, from 1, of each query's k best right candidates, the best first; then ``NEVER``.
+    """Return the ranks, from 1, of the k best positives of each query, the best first; then ``NO_RANK``.
 
-    A wrong candidate that is as similar as a right one stands before it.
+    A negative that is as similar as a positive ranks before it.
 
     Args:
         queries, gallery: embeddings, compared by their dot product; a gallery may be a memory map.
-        positives: which candidates are right.
-        k: at most so many are looked for; P is k, or the most right candidates of any query if that is less.
-        block_size: queries, candidates or positives looked at together; memory is ``block_size**2`` float32 numbers a
-            core.
+        positives: the pairs of queries and their positives.
+        k: the number of positives; P is k, or the largest number of positives of any query if that is less.
+        block_size: queries, candidates or positives per block; memory is ``block_size**2`` float32 numbers per core.
 
     Raises:
-        JaxrepError: an embedding is not finite; it is named by its row.
+        JaxrepError: an embedding is not finite.
     """
-    return graded_places(queries, gallery, positives, None, k, block_size=block_size)[0]
+    return graded_ranks(queries, gallery, positives, None, k, block_size=block_size)[0]
 
 
-def graded_places(
+def graded_ranks(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
-    positives: Pairs,
+    positives: IndexPairs,
     grades: Int[np.ndarray, " E"] | None,
     k: int,
     *,
     block_size: int = BLOCK_SIZE,
 ) -> tuple[Int[np.ndarray, "Q P"], Int[np.ndarray, "Q P"]]:
-    """``places``, and the grades of these candidates, 0 after the last.
+    """Return ``positive_ranks``, and the grades of these positives, 0 after the last.
 
     Args:
-        grades: how right each pair is, from 1; 0 for a candidate that is taken out of this query's ranking. Of equally
-            similar ones the less right come first. None: all are 1.
+        grades: relevance of each pair, from 1; 0 removes a candidate from the ranking of this query. Of equally similar
+            ones the less relevant come first. None: all are 1.
     """
     require_finite(queries, lambda i: f"query {i}")
     require_finite(gallery, lambda i: f"candidate {i}")
@@ -92,51 +91,53 @@ def graded_places(
     similarity = _similarities(queries, gallery, positives, block_size)
     order = np.lexsort((grades, -similarity, positives[0]))
     query, similarity, grades = positives[0][order], similarity[order], grades[order]
-    right = grades > 0
-    counts = np.bincount(query, right, len(queries)).astype(np.int64)
-    place = np.cumsum(right) - 1 - (np.cumsum(counts) - counts)[query]
-    first = right & (place < k)
-    known = _known_at_least(query, similarity)[first]
-    query, place = query[first], place[first]
-    wrong = at_least(queries[query], gallery, similarity[first] - TIE, block_size=block_size) - known
+    relevant = grades > 0
+    counts = np.bincount(query, relevant, len(queries)).astype(np.int64)
+    index = np.cumsum(relevant) - 1 - (np.cumsum(counts) - counts)[query]
+    best = relevant & (index < k)
+    own_pairs = _own_pairs_at_least(query, similarity)[best]
+    query, index = query[best], index[best]
+    negatives = count_at_least(queries[query], gallery, similarity[best] - TIE, block_size=block_size) - own_pairs
     shape = len(queries), min(k, counts.max(initial=0))
-    found, found_grades = np.full(shape, NEVER), np.zeros(shape, np.int64)
-    found[query, place], found_grades[query, place] = 1 + place + wrong, grades[first]
-    return found, found_grades
+    ranks, rank_grades = np.full(shape, NO_RANK), np.zeros(shape, np.int64)
+    ranks[query, index], rank_grades[query, index] = 1 + index + negatives, grades[best]
+    return ranks, rank_grades
 
 
-def average_precision(places: Int[np.ndarray, "Q P"], k: int) -> Float[np.ndarray, " Q"]:
-    """Average precision at k of each query: the mean, over as many right candidates as could be among the first k, of
-    the share that is right up to each, 0 for one that is not among them. A query without right candidates has 0.
+def average_precision(ranks: Int[np.ndarray, "Q P"], k: int) -> Float[np.ndarray, " Q"]:
+    """Return the average precision at k of each query; a query without positives has 0.
+
+    It is the mean of the precisions at the ranks of the positives, 0 for ranks above k, over as many positives as k
+    ranks can hold.
 
     Args:
-        places: of the k best right candidates, or of more.
+        ranks: those of the k best positives, or of more.
     """
-    places = places[:, :k]
-    precision = np.where(places <= k, np.arange(1, places.shape[1] + 1) / places, 0)
-    return precision.sum(axis=1) / np.maximum((places != NEVER).sum(axis=1), 1)
+    ranks = ranks[:, :k]
+    precision = np.where(ranks <= k, np.arange(1, ranks.shape[1] + 1) / ranks, 0)
+    return precision.sum(axis=1) / np.maximum((ranks != NO_RANK).sum(axis=1), 1)
 
 
-def at_least(
+def count_at_least(
     queries: Float[np.ndarray, "Q D"],
     gallery: Float[np.ndarray, "G D"],
-    bars: Float[np.ndarray, " Q"],
+    thresholds: Float[np.ndarray, " Q"],
     *,
     block_size: int = BLOCK_SIZE,
 ) -> Int[np.ndarray, " Q"]:
-    """How many candidates are as similar to each query as its bar, or more; the similarities are float64 sums."""
+    """Count the candidates of each query with a similarity of at least its threshold, in float64 sums."""
     counts = np.zeros(len(queries), np.int64)
-    # A thread a core, each with its own block: products and comparisons alike then use all of them.
+    # One thread per core, each with its own block: products and comparisons use all cores.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         for rows in _blocks(len(queries), block_size):
-            block = functools.partial(_count, queries[rows], bars=bars[rows])
-            for found in pool.map(block, (gallery[cut] for cut in _blocks(len(gallery), block_size))):
-                counts[rows] += found
+            block = functools.partial(_count, queries[rows], thresholds=thresholds[rows])
+            for block_counts in pool.map(block, (gallery[part] for part in _blocks(len(gallery), block_size))):
+                counts[rows] += block_counts
     return counts
 
 
-def join(left: Shaped[np.ndarray, " Q"], right: Shaped[np.ndarray, " G"]) -> tuple[np.ndarray, np.ndarray]:
-    """Indices (i, j) of all pairs with ``left[i] == right[j]``, by i."""
+def equal_pairs(left: Shaped[np.ndarray, " Q"], right: Shaped[np.ndarray, " G"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the indices (i, j) of all pairs with ``left[i] == right[j]``, sorted by i."""
     order = np.argsort(right, kind="stable")
     first = np.searchsorted(right[order], left, "left")
     counts = np.searchsorted(right[order], left, "right") - first
@@ -146,25 +147,26 @@ def join(left: Shaped[np.ndarray, " Q"], right: Shaped[np.ndarray, " G"]) -> tup
 
 
 def unit_rows(x: Float[np.ndarray, "*N D"]) -> Float[np.ndarray, "*N D"]:
-    """Rows of unit length, in the type they have; a row of zeros stays zero."""
+    """Scale rows to unit length, in their own type; a row of zeros stays zero."""
     return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def require_finite(embeddings: Float[np.ndarray, "N D"], describe: Callable[[int], str]) -> None:
-    """Refuses embeddings with a NaN or infinity: no comparison with them is true, so they would seem to rank first."""
-    parts = [np.flatnonzero(~np.isfinite(embeddings[cut]).all(1)) + cut.start for cut in _blocks(len(embeddings), 4096)]
+    """Raise JaxrepError for a NaN or infinity: no comparison with it is true, so it would seem to rank first."""
+    blocks = _blocks(len(embeddings), 4096)
+    parts = [np.flatnonzero(~np.isfinite(embeddings[part]).all(1)) + part.start for part in blocks]
     bad = np.concatenate([np.empty(0, int), *parts])
     if len(bad):
         raise JaxrepError(
             f"the embedding of {describe(int(bad[0]))} is not finite ({len(bad)} of {len(embeddings)} are not), "
-            "so the model cannot be measured: look for where training diverged"
+            "so the model cannot be evaluated: look for the step at which training diverged"
         )
 
 
-def _similarities(queries: np.ndarray, gallery: np.ndarray, pairs: Pairs, block_size: int) -> np.ndarray:
-    """float64 [E] of the pairs."""
+def _similarities(queries: np.ndarray, gallery: np.ndarray, pairs: IndexPairs, block_size: int) -> np.ndarray:
+    """Return the similarities of pairs, float64 [E]."""
     query, candidate = pairs
-    parts = [_products(queries[query[cut]], gallery[candidate[cut]]) for cut in _blocks(len(query), block_size)]
+    parts = [_products(queries[query[part]], gallery[candidate[part]]) for part in _blocks(len(query), block_size)]
     return np.concatenate([np.empty(0), *parts])
 
 
@@ -172,36 +174,36 @@ def _products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.einsum("ed,ed->e", a.astype(np.float64), b.astype(np.float64))
 
 
-def _count(queries: np.ndarray, gallery: np.ndarray, bars: np.ndarray) -> np.ndarray:
-    """``at_least`` of one block."""
+def _count(queries: np.ndarray, gallery: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Compute ``count_at_least`` for one block."""
     error = _rounding(queries, gallery)
     if not error.max(initial=0) < np.inf:
-        return _exact_count(queries, gallery, bars)
-    low = np.nextafter(np.float32(bars - error), np.float32(-np.inf))
-    high = np.nextafter(np.float32(bars + error), np.float32(np.inf))
-    # Candidates by queries: comparisons then run along the bars.
+        return _exact_count(queries, gallery, thresholds)
+    low = np.nextafter(np.float32(thresholds - error), np.float32(-np.inf))
+    high = np.nextafter(np.float32(thresholds + error), np.float32(np.inf))
+    # Candidates by queries: comparisons then run along the thresholds.
     similarity = _float32(gallery) @ _float32(queries).T
     reached = similarity >= low
-    if np.count_nonzero(reached) <= FEW * reached.size:
-        at = np.flatnonzero(reached)
-        counts = np.bincount(at % len(queries), minlength=len(queries))
-        close = at[similarity.ravel()[at] <= high[at % len(queries)]]
+    if np.count_nonzero(reached) <= SPARSE * reached.size:
+        index = np.flatnonzero(reached)
+        counts = np.bincount(index % len(queries), minlength=len(queries))
+        close = index[similarity.ravel()[index] <= high[index % len(queries)]]
     else:
         counts = _count_columns(reached)
         close = np.flatnonzero(np.logical_and(reached, similarity <= high, out=reached))
-    if len(close) > FEW * reached.size:
-        return _exact_count(queries, gallery, bars)
+    if len(close) > SPARSE * reached.size:
+        return _exact_count(queries, gallery, thresholds)
     candidate, query = np.divmod(close, len(queries))
-    for cut in _blocks(len(query), BLOCK_SIZE):
-        missed = _products(queries[query[cut]], gallery[candidate[cut]]) < bars[query[cut]]
-        counts -= np.bincount(query[cut], missed, len(queries)).astype(np.int64)
+    for part in _blocks(len(query), BLOCK_SIZE):
+        missed = _products(queries[query[part]], gallery[candidate[part]]) < thresholds[query[part]]
+        counts -= np.bincount(query[part], missed, len(queries)).astype(np.int64)
     return counts
 
 
 def _count_columns(mask: np.ndarray) -> np.ndarray:
-    """``count_nonzero`` along axis 0, in bytes, which is several times as quick: 255 rows at a time do not overflow."""
+    """Count along axis 0 in bytes, several times faster than ``count_nonzero``: 255 rows at a time do not overflow."""
     ones = mask.view(np.uint8)
-    parts = [np.add.reduce(ones[cut], axis=0, dtype=np.uint8) for cut in _blocks(len(ones), 255)]
+    parts = [np.add.reduce(ones[part], axis=0, dtype=np.uint8) for part in _blocks(len(ones), 255)]
     return np.add.reduce(parts, axis=0, dtype=np.int64)
 
 
@@ -209,16 +211,16 @@ def _float32(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float32, copy=False)
 
 
-def _exact_count(queries: np.ndarray, gallery: np.ndarray, bars: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(gallery.astype(np.float64) @ queries.astype(np.float64).T >= bars, axis=0)
+def _exact_count(queries: np.ndarray, gallery: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    return np.count_nonzero(gallery.astype(np.float64) @ queries.astype(np.float64).T >= thresholds, axis=0)
 
 
 def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """float64 [Q]: a bound on the error of similarities in float32; infinite where they may overflow.
+    """Return a bound on the error of similarities in float32, float64 [Q]; infinite if they may overflow.
 
     A sum of D products in any order is within ``D u / (1 - D u)`` of the true one, times the norms (Higham 2002,
-    Accuracy and Stability of Numerical Algorithms, section 3.1). Taken is ``(D + 2) eps``, twice as much and more, for
-    the norms and embeddings that are rounded to float32 themselves.
+    Accuracy and Stability of Numerical Algorithms, section 3.1). The bound is ``(D + 2) eps``, more than twice as much,
+    for norms and embeddings that are rounded to float32.
     """
     limits, width = np.finfo(np.float32), queries.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
@@ -227,10 +229,10 @@ def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     return np.where(size < limits.max / 100, (width + 2) * (limits.eps * size + limits.tiny), np.inf)
 
 
-def _known_at_least(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-    """How many of its query's own pairs reach each one's bar, where they are sorted by query and by similarity.
+def _own_pairs_at_least(query: np.ndarray, similarity: np.ndarray) -> np.ndarray:
+    """Count for each pair the pairs of its query that are at least as similar; sorted by query and similarity.
 
-    One more than its place, but for ties: those end where the fall to the next one is more than a tie.
+    It is the position in the query's pairs plus 1, except for ties: a tie ends where similarity falls by more than TIE.
     """
     falls = np.append((np.diff(query) != 0) | (np.diff(similarity) < -TIE), True)
     ends = np.flatnonzero(falls)

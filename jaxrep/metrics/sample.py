@@ -1,4 +1,4 @@
-"""Sample: a metric that remembers the values it sums up, one an example; intervals and tests are made of them."""
+"""Metrics that keep the value of each example: intervals and tests are computed from them."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ Statistic = Literal["mean", "median", "mean_of_means"]
 
 
 class Sample(float):
-    """A number, as any other metric, with the values [n] whose ``statistic`` it is.
+    """Hold a metric, a float, with the values [n] of which it is the ``statistic``.
 
     ``mean_of_means``: the mean over ``groups`` [n] of the mean of each group's values, as a mean per class.
     """
@@ -26,14 +26,14 @@ class Sample(float):
     ) -> "Sample":
         values = np.asarray(values, np.float64)
         if (groups is None) == (statistic == "mean_of_means"):
-            raise ValueError("groups belong to mean_of_means, and to nothing else")
+            raise ValueError("mean_of_means alone takes groups, and needs them")
         self = super().__new__(cls, summary(values, statistic, groups))
         self.values, self.statistic, self.groups = values, statistic, groups
         return self
 
 
 def summary(values: np.ndarray, statistic: Statistic, groups: np.ndarray | None = None) -> float:
-    """The statistic of values [n]; NaN where there are none."""
+    """Return the statistic of values [n]; NaN if there are none."""
     if not len(values):
         return float("nan")
     if groups is not None:
@@ -43,8 +43,10 @@ def summary(values: np.ndarray, statistic: Statistic, groups: np.ndarray | None 
 
 
 def save(path: Path, metrics: Mapping[str, float]) -> None:
-    """Writes the samples among ``metrics`` into a .npz file: ``<name>`` and, of a mean per group, ``<name>@groups``;
-    medians as ``<name>@median``."""
+    """Write the samples among ``metrics`` into a .npz file.
+
+    Arrays are ``<name>``, for a mean per group also ``<name>@groups``, and for a median ``<name>@median``.
+    """
     arrays = {}
     for name, metric in metrics.items():
         if isinstance(metric, Sample):
@@ -58,7 +60,7 @@ def save(path: Path, metrics: Mapping[str, float]) -> None:
 
 
 def read(path: Path) -> dict[str, Sample]:
-    """What ``save`` wrote. Raises UsageError: the file is damaged."""
+    """Read what ``save`` wrote. Raises UsageError: the file is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)

@@ -4,7 +4,7 @@ Oquab et al. 2023, DINOv2, arXiv:2304.07193, section 4.
 """
 
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,13 +34,7 @@ class PrototypeTerm(Term):
     """Steps of Sinkhorn-Knopp; 0: the teacher's plain softmax."""
 
     def losses(
-        self,
-        outputs: Outputs,
-        student: Array,
-        teacher: Array,
-        pairs: np.ndarray,
-        present: Array | None,
-        ctx: StepContext,
+        self, outputs: Outputs, student: Array, teacher: Array, ctx: StepContext, pairs: np.ndarray, present: Any = None
     ) -> Array:
         """Return the losses [R] of students [R,S,E] and teachers [R,T,E]; ``present`` bool [R*T]: balanced teachers."""
         table, teacher_table = outputs[self.table], outputs[f"teacher/{self.table}"]
@@ -68,7 +62,7 @@ class Dino(PrototypeTerm):
         student = jnp.concatenate([outputs[name] for name in (self.student, self.local) if name], axis=1)
         pairs = np.ones((student.shape[1], teacher.shape[1]))
         np.fill_diagonal(pairs, 0)
-        return jnp.mean(self.losses(outputs, student, teacher, pairs / pairs.sum(), None, ctx)), {}
+        return jnp.mean(self.losses(outputs, student, teacher, ctx, pairs / pairs.sum())), {}
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ class Ibot(PrototypeTerm):
         masked = jnp.stack([batch[name] for name in self.masked], axis=1) >= 0
         weights = masked / jnp.maximum(masked.sum(-1, keepdims=True), 1)
         student, teacher = (outputs[name].reshape(masked.size, 1, -1) for name in (self.student, self.teacher))
-        losses = self.losses(outputs, student, teacher, np.ones((1, 1)), masked.reshape(-1), ctx)
+        losses = self.losses(outputs, student, teacher, ctx, np.ones((1, 1)), masked.reshape(-1))
         crops = masked.shape[0] * masked.shape[1]
         return jnp.sum(losses * weights.reshape(-1)) / crops, {"hidden": jnp.mean(masked.sum(-1).astype(jnp.float32))}
 

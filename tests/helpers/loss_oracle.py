@@ -1,49 +1,68 @@
-"""The losses written out row by row in NumPy, and their derivatives by the complex step, both in float64.
+"""Compute the losses row by row in NumPy, and their derivatives by the complex step, both in float64.
 
 The complex step, Im f(x + ih) / h, has no cancellation: with h = 1e-30 a derivative is as exact as the value. So
-oracles are made of analytic functions only, and take no maxima out of their exponentials (float64 does not need it
-here).
+oracles consist of analytic functions only, and take no maxima out of their exponentials (float64 does not need it).
 """
+
+import dataclasses
 
 import numpy as np
 
+from jaxrep import losses
+from jaxrep.losses import PairOptions, Rows
+
 
 def rows(seed, count, width):
-    """Normalized float32 rows."""
+    """Return normalized float32 rows."""
     x = np.random.default_rng(seed).normal(size=(count, width))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-def alike(ids, i, j):
+def duplicate(ids, i, j):
     return any(array[i] == array[j] for array in ids)
 
 
-def _one_direction(queries, keys, extra, marks, scale, smoothing, ids, positives, weights, present):
-    """``present``: of the queries, of the keys; ``marks``: which extra rows are a query's candidates."""
+def _one_direction(queries, keys, extra, marks, scale, smoothing, ids, duplicates, weights, present):
+    """Sum the losses of the queries. ``present``: of the queries, of the keys; ``marks``: of the extra rows."""
     total = 0.0
     pairs = [i for i in range(len(queries)) if present[0][i] and present[1][i]]
     for i in pairs:
         others = [j for j in range(len(keys)) if present[1][j]]
-        if positives == "masked":
-            others = [j for j in others if j == i or not alike(ids, i, j)]
-        targets = [j == i or (positives in ("mean_of_logs", "log_of_sum") and alike(ids, i, j)) for j in others]
+        if duplicates == "ignore":
+            others = [j for j in others if j == i or not duplicate(ids, i, j)]
+        targets = [j == i or (duplicates in ("supcon", "mil_nce") and duplicate(ids, i, j)) for j in others]
         candidates = np.concatenate([keys[others], extra[_met(marks, ids, i, len(extra))]])
         p = np.exp(scale * candidates @ queries[i])
         p = p / p.sum()
         right = p[: len(others)][np.array(targets)]
-        found = np.log(right.sum()) if positives == "log_of_sum" else np.log(right).mean()
-        total = total - weights[i] * ((1 - smoothing) * found + smoothing * np.log(p).mean())
+        target = np.log(right.sum()) if duplicates == "mil_nce" else np.log(right).mean()
+        total = total - weights[i] * ((1 - smoothing) * target + smoothing * np.log(p).mean())
     return total / weights[pairs].sum() if pairs else total
 
 
 def _met(marks, ids, i, count):
-    """Which extra rows a row meets: those that are there and not alike. ``marks``: (ids, present) of theirs."""
-    own, here = marks
-    here = np.ones(count, bool) if here is None else here
-    return here & ~np.array([any(x[j] == y[i] for x, y in zip(own, ids, strict=False)) for j in range(count)], bool)
+    """Return which extra rows a row meets: present ones that are no duplicates. ``marks``: their (ids, present)."""
+    extra_ids, present = marks
+    present = np.ones(count, bool) if present is None else present
+    same = [any(x[j] == y[i] for x, y in zip(extra_ids, ids, strict=False)) for j in range(count)]
+    return present & ~np.array(same, bool)
 
 
-NOTHING = ((), None)
+NO_MARKS = ((), None)
+
+
+LOSSES = {"info_nce": (losses.info_nce, 1), "sigmoid": (losses.pairwise_sigmoid, 2)}
+OPTIONS = {field.name for field in dataclasses.fields(PairOptions)}
+
+
+def apply(name, options, a, b, *values, marks=(NO_MARKS, NO_MARKS)):
+    """Compute the library's loss with the arguments of its oracle: a, b, scalars, extra_a, extra_b, and options."""
+    loss, scalars = LOSSES[name]
+    extras = [Rows(x, *mark) if len(x) else x for x, mark in zip(values[scalars:], marks, strict=False)]
+    unused = {"a_to_b": "extra_a", "b_to_a": "extra_b"}.get(options.get("direction"))
+    extras = {k: x for k, x in zip(("extra_a", "extra_b"), extras, strict=False) if k != unused}
+    pair_options = PairOptions(**extras, **{k: v for k, v in options.items() if k in OPTIONS})
+    return loss(a, b, *values[:scalars], pair_options, **{k: v for k, v in options.items() if k not in OPTIONS})
 
 
 def info_nce(
@@ -56,15 +75,15 @@ def info_nce(
     direction="mean",
     label_smoothing=0.0,
     ids=(),
-    positives="pair",
+    duplicates="negative",
     weights=None,
     present=(None, None),
-    marks=(NOTHING, NOTHING),
+    marks=(NO_MARKS, NO_MARKS),
 ):
-    """``marks``: ids and presence of the rows of extra_a and of extra_b."""
+    """Return the loss; ``marks``: ids and presence of the rows of extra_a and of extra_b."""
     weights, present = _defaults(len(a), weights, present)
     extra_a, extra_b = (np.zeros((0, a.shape[1])) if x is None else x for x in (extra_a, extra_b))
-    options = (scale, label_smoothing, ids, positives, weights)
+    options = (scale, label_smoothing, ids, duplicates, weights)
     a_to_b = _one_direction(a, b, extra_b, marks[1], *options, present)
     b_to_a = _one_direction(b, a, extra_a, marks[0], *options, present[::-1])
     return {"mean": (a_to_b + b_to_a) / 2, "sum": a_to_b + b_to_a, "a_to_b": a_to_b, "b_to_a": b_to_a}[direction]
@@ -79,25 +98,32 @@ def sigmoid(
     extra_b=None,
     *,
     ids=(),
-    positives="pair",
+    duplicates="negative",
     weights=None,
     present=(None, None),
-    marks=(NOTHING, NOTHING),
+    marks=(NO_MARKS, NO_MARKS),
 ):
     weights, present = _defaults(len(a), weights, present)
     extra_a, extra_b = (np.zeros((0, a.shape[1])) if x is None else x for x in (extra_a, extra_b))
     total = 0.0
     for i in range(len(a)):
         for j in range(len(b)):
-            if not (present[0][i] and present[1][j]) or (positives == "masked" and i != j and alike(ids, i, j)):
+            if not (present[0][i] and present[1][j]) or (duplicates == "ignore" and i != j and duplicate(ids, i, j)):
                 continue
-            z = 1 if i == j or (positives == "shared" and alike(ids, i, j)) else -1
+            z = 1 if i == j or (duplicates == "positive" and duplicate(ids, i, j)) else -1
             total = total + (weights[i] + weights[j]) / 2 * np.log(1 + np.exp(-z * (scale * a[i] @ b[j] + bias)))
     for i in range(len(a)):
         for query, extra, mark, here in ((a[i], extra_b, marks[1], present[0]), (b[i], extra_a, marks[0], present[1])):
             met = extra[_met(mark, ids, i, len(extra))]
             total = total + here[i] * weights[i] * np.log(1 + np.exp(scale * met @ query + bias)).sum()
     return total / sum(weights[i] for i in range(len(a)) if present[0][i] and present[1][i])
+
+
+def mean_cross_entropy(x, table, labels, logit_scale=1.0, *, weights=None, **options):
+    """Compute the weighted mean of the library's cross-entropy over rows with a label."""
+    weights = np.ones(len(x), np.float32) if weights is None else weights
+    per_row = losses.blockwise_cross_entropy(x, table, labels, logit_scale, **options)
+    return (per_row * weights).sum() / weights[labels >= 0].sum()
 
 
 def table_cross_entropy(x, table, scale, labels, *, label_smoothing=0.0, weights=None):
@@ -116,7 +142,7 @@ def _defaults(count, weights, present):
 
 
 def value_and_derivatives(function, *arguments):
-    """The value, and one array of derivatives an argument."""
+    """Return the value, and one array of derivatives per argument."""
     arguments = [np.asarray(x, np.complex128) for x in arguments]
     derivatives = []
     for k, x in enumerate(arguments):
@@ -130,7 +156,7 @@ def value_and_derivatives(function, *arguments):
 
 
 def assert_close(got, want, scale):
-    """Value and derivatives of a float32 loss against the oracle's, both as (value, derivatives).
+    """Compare a float32 loss with the oracle, both as (value, derivatives).
 
     A logit is as large as ``scale`` and carries a rounding of up to half a unit in the last place, 2**-24 of it; in an
     exponent that is a relative error of what it weighs. Sums of a few dozen terms and a log-sum-exp add some more: 8

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.losses.pairwise.scan import Rows
+from jaxrep.losses.pairwise.pairs import PairOptions
 from jaxrep.losses.sigmoid import pairwise_sigmoid, plain_pairwise_sigmoid
 from tests.helpers import loss_oracle as oracle
 
@@ -22,13 +22,13 @@ MARKS = (
 CASES = {
     "plain": {},
     "extra": {"extra": True},
-    "masked": {"positives": "masked", "ids": (PICTURES, NAMES)},
-    "shared": {"positives": "shared", "ids": (PICTURES, NAMES)},
+    "ignore": {"duplicates": "ignore", "ids": (PICTURES, NAMES)},
+    "positive": {"duplicates": "positive", "ids": (PICTURES, NAMES)},
     "weights": {"weights": WEIGHTS},
     "present": {"present": (HERE, THERE)},
-    "marked extra": {"positives": "masked", "ids": (PICTURES, NAMES), "extra": True, "marks": MARKS},
+    "marked extra": {"duplicates": "ignore", "ids": (PICTURES, NAMES), "extra": True, "marks": MARKS},
     "everything": {
-        "positives": "shared",
+        "duplicates": "positive",
         "ids": (NAMES,),
         "weights": WEIGHTS,
         "present": (HERE, THERE),
@@ -42,13 +42,11 @@ def arguments(extra=False):
     return (*pairs, *((oracle.rows(2, 3, D), oracle.rows(3, 5, D)) if extra else ()))
 
 
-def loss(options, a, b, scale, bias, *extra, marks=(oracle.NOTHING, oracle.NOTHING)):
-    extra_a, extra_b = (Rows(x, *mark) for x, mark in zip(extra, marks, strict=True)) if extra else (None, None)
-    return pairwise_sigmoid(a, b, scale, bias, extra_a=extra_a, extra_b=extra_b, **options)
+loss = functools.partial(oracle.apply, "sigmoid")
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_value_and_derivatives_equal_the_oracle(case):
+def test_value_and_gradient_equal_oracle(case):
     options = dict(CASES[case])
     values = arguments(options.pop("extra", False))
     want = oracle.value_and_derivatives(functools.partial(oracle.sigmoid, **options), *values)
@@ -57,33 +55,33 @@ def test_value_and_derivatives_equal_the_oracle(case):
     oracle.assert_close(jax.jit(jax.value_and_grad(function, argnums=range(len(values))))(*values), want, SCALE)
 
 
-def test_the_plain_form_equals_the_oracle():
+def test_plain_form_equals_oracle():
     want = oracle.value_and_derivatives(oracle.sigmoid, *arguments())
     oracle.assert_close(jax.jit(jax.value_and_grad(plain_pairwise_sigmoid, (0, 1, 2, 3)))(*arguments()), want, SCALE)
 
 
-def test_pairs_that_are_told_apart_well_keep_the_digits_of_their_derivatives():
+def test_gradients_of_well_separated_pairs_keep_their_digits():
     """Partners at a logit of +15, others at -15: a sigmoid of 3e-7 minus 1, plus 1, would have no digit left."""
     a = np.eye(4, dtype=np.float32)
     want = oracle.value_and_derivatives(oracle.sigmoid, a, a, 30.0, -15.0)
     oracle.assert_close(jax.jit(jax.value_and_grad(pairwise_sigmoid, (0, 1, 2, 3)))(a, a, 30.0, -15.0), want, 30.0)
 
 
-def test_what_is_in_an_absent_row_is_not_read():
+def test_values_of_absent_rows_are_not_read():
     a, b, scale, bias = arguments()
     broken = np.where(HERE[:, None], a, np.nan)
     function = jax.jit(jax.value_and_grad(functools.partial(loss, {"present": (HERE, THERE)}), (0, 1, 2, 3)))
     jax.tree.map(np.testing.assert_array_equal, function(broken, b, scale, bias), function(a, b, scale, bias))
 
 
-def test_no_pair_left_is_no_loss():
+def test_loss_without_pairs_is_zero():
     a, b, scale, bias = arguments()
     function = functools.partial(loss, {"present": (HERE, ~HERE)})
-    value, slopes = jax.jit(jax.value_and_grad(function, (0, 1, 2, 3)))(a, b, scale, bias)
+    value, gradients = jax.jit(jax.value_and_grad(function, (0, 1, 2, 3)))(a, b, scale, bias)
     assert value == 0
-    assert all(not np.any(x) for x in slopes)
+    assert all(not np.any(x) for x in gradients)
 
 
-def test_positives_and_ids_come_together():
-    with pytest.raises(ValueError, match="'masked' and 'shared' need at least one"):
-        pairwise_sigmoid(*arguments(), positives="masked")
+def test_duplicates_need_ids():
+    with pytest.raises(ValueError, match="'ignore' and 'positive' need at least one"):
+        pairwise_sigmoid(*arguments(), PairOptions(duplicates="ignore"))

@@ -1,4 +1,4 @@
-"""Measures of a space have the values that are known for made data, and equal their definitions."""
+"""Check measures of a space against known values and against their definitions."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +9,8 @@ from sklearn.neighbors import NearestNeighbors
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.embedding_space import EmbeddingSpace
 from jaxrep.losses.geometry import uniformity
-from jaxrep.metrics.geometry import gap_parts, linear_cka, mean_cosine, separability
-from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors, nearest_euclidean
+from jaxrep.metrics.geometry import linear_cka, linear_separability, mean_cosine, modality_gap_shares
+from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors, nearest_neighbors
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 
@@ -18,7 +18,7 @@ def cloud(rows, width, seed=0, shift=0.0):
     return unit(np.random.default_rng(seed).normal(size=(rows, width)) + shift)
 
 
-def test_uniformity_across_is_the_log_of_the_mean_potential_of_what_is_no_pair():
+def test_uniformity_across_modalities_equals_definition():
     a, b = cloud(17, 4), cloud(17, 4, seed=1)
     expected = [np.exp(-2 * np.sum((a[i] - b[j]) ** 2)) for i in range(17) for j in range(17) if i != j]
     assert uniformity(jnp.asarray(a), jnp.asarray(b), block_size=5) == pytest.approx(
@@ -26,7 +26,7 @@ def test_uniformity_across_is_the_log_of_the_mean_potential_of_what_is_no_pair()
     )
 
 
-def test_mean_cosine_is_over_all_that_is_no_pair():
+def test_mean_cosine_excludes_pairs():
     a, b = cloud(9, 4, shift=0.5), cloud(9, 4, seed=1)
     for one, other in ((a, None), (a, b)):
         right = one if other is None else other
@@ -36,22 +36,22 @@ def test_mean_cosine_is_over_all_that_is_no_pair():
     assert abs(mean_cosine(cloud(4000, 16))) < 1e-3  # even directions: the standard error is 1 / (N sqrt(D / 2))
 
 
-def test_parts_of_the_gap_are_those_of_variance_and_of_alignment():
+def test_modality_gap_shares_equal_definitions():
     random = np.random.default_rng(0)
     a, b = random.normal(size=(40, 5)), random.normal(size=(40, 5)) + 1
     both = np.concatenate([a, b])
     total = np.sum(both.var(0))
     between = np.mean([np.sum((x.mean(0) - both.mean(0)) ** 2) for x in (a, b)])
     moved = np.mean(np.sum((a - a.mean(0) - b + b.mean(0)) ** 2, 1))
-    found = gap_parts(a, b)
+    found = modality_gap_shares(a, b)
     assert found["gap_of_variance"] == pytest.approx(between / total)
     assert found["gap_of_alignment"] == pytest.approx(1 - moved / np.mean(np.sum((a - b) ** 2, 1)))
-    moved_apart = gap_parts(a, a + 3)  # the same but for a shift: moving one makes pairs equal
+    moved_apart = modality_gap_shares(a, a + 3)  # the same but for a shift: moving one makes pairs equal
     assert moved_apart["gap_of_alignment"] == pytest.approx(1)
-    assert gap_parts(a, a)["gap_of_variance"] == 0
+    assert modality_gap_shares(a, a)["gap_of_variance"] == 0
 
 
-def test_separability_is_that_of_fishers_discriminant_on_the_other_half():
+def test_linear_separability_equals_scikit_learn():
     random = np.random.default_rng(0)
     a, b = random.normal(size=(60, 4)), random.normal(size=(60, 4)) + 0.5
     expected = []
@@ -59,13 +59,17 @@ def test_separability_is_that_of_fishers_discriminant_on_the_other_half():
         x, y = np.concatenate([a[fitted], b[fitted]]), np.repeat([0, 1], 30)
         peer = LinearDiscriminantAnalysis(solver="lsqr").fit(x, y)
         expected.append(peer.score(np.concatenate([a[held], b[held]]), y))
-    assert separability(a, b).mean() == pytest.approx(np.mean(expected), abs=2 / 120)  # the ridge may turn a row or two
-    assert separability(a, b + 9).mean() == 1
+    assert linear_separability(a, b).mean() == pytest.approx(
+        np.mean(expected), abs=2 / 120
+    )  # the ridge may turn a row or two
+    assert linear_separability(a, b + 9).mean() == 1
     same = np.random.default_rng(1).normal(size=(500, 8))
-    assert separability(same, same[::-1]).mean() == pytest.approx(0.5, abs=0.06)  # 2 deviations of 1,000 coins are 0.03
+    assert linear_separability(same, same[::-1]).mean() == pytest.approx(
+        0.5, abs=0.06
+    )  # 2 deviations of 1,000 coins are 0.03
 
 
-def test_cka_is_one_up_to_rotation_and_scale_and_equals_its_definition():
+def test_linear_cka_is_invariant_and_equals_definition():
     random = np.random.default_rng(0)
     x, y = random.normal(size=(30, 6)), random.normal(size=(30, 4)) + 2
     rotation = np.linalg.qr(random.normal(size=(6, 6)))[0]
@@ -78,7 +82,7 @@ def test_cka_is_one_up_to_rotation_and_scale_and_equals_its_definition():
 
 
 @pytest.mark.parametrize("dimension", [1, 2, 5])
-def test_intrinsic_dimension_is_that_of_the_cube_that_was_laid_into_a_larger_space(dimension):
+def test_intrinsic_dimension_of_embedded_cube(dimension):
     random = np.random.default_rng(0)
     points = random.uniform(size=(2500, dimension)) @ random.normal(size=(dimension, 20))
     found = intrinsic_dimension(np.concatenate([points, points[:100]]))  # copies have no part
@@ -86,15 +90,15 @@ def test_intrinsic_dimension_is_that_of_the_cube_that_was_laid_into_a_larger_spa
     assert found == pytest.approx(dimension, rel=0.06)
 
 
-def test_neighbors_and_what_two_spaces_share_of_them_equal_a_plain_search():
+def test_nearest_and_mutual_neighbors_equal_scikit_learn():
     x, y = cloud(50, 5), cloud(50, 3, seed=1)
     lists = [NearestNeighbors(n_neighbors=5).fit(z).kneighbors(return_distance=False) for z in (x, y)]
-    np.testing.assert_array_equal(nearest_euclidean(x, 5, block_size=7), lists[0])
+    np.testing.assert_array_equal(nearest_neighbors(x, 5, block_size=7), lists[0])
     expected = [len({*one} & {*other}) / 5 for one, other in zip(*lists, strict=True)]
     np.testing.assert_allclose(mutual_neighbors(x, y, 5), expected)
     assert mutual_neighbors(x, -x, 5).mean() == 1
-    with pytest.raises(JaxrepError, match="50 neighbors of a row are asked for among 50 rows"):
-        nearest_euclidean(x, 50)
+    with pytest.raises(JaxrepError, match="50 neighbors per row need more than 50 rows"):
+        nearest_neighbors(x, 50)
 
 
 def test_an_evaluation_reports_every_tower_and_every_pair_of_them():
@@ -121,9 +125,9 @@ def test_an_evaluation_reports_every_tower_and_every_pair_of_them():
         EmbeddingSpace(data=data, examples=10).run(model)
 
 
-def test_values_that_make_no_sense_are_named():
+def test_problems_of_embedding_space_towers():
     data = given(image=pictures(range(3)), text=["a", "b", "c"])
-    assert not [*EmbeddingSpace(data=data).problems()]
-    found = [*EmbeddingSpace(data=data, towers=("image", "txt"), neighbors=0).problems()]
-    assert [sentence.split()[0] for sentence in found] == ["examples", "the"]
-    assert next(EmbeddingSpace(data=data, towers=()).problems()).startswith("towers names at least one")
+    (sentence,) = EmbeddingSpace(data=data, towers=("image", "image")).problems()
+    assert sentence.startswith("towers names each tower once")
+    (sentence,) = EmbeddingSpace(data=data, towers=()).problems()
+    assert sentence == "towers is empty: give at least one value"

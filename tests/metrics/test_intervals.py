@@ -1,10 +1,10 @@
-"""Intervals hold what they promise, and paired tests give the published p-values."""
+"""Check the coverage of intervals, and the p-values of paired tests against SciPy."""
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from jaxrep.metrics.intervals import compare, interval, over_seeds, sign_flips, unpaired
+from jaxrep.metrics.intervals import bootstrap_interval, paired_t_test, paired_test, sign_flip_test, unpaired_reason
 from jaxrep.metrics.sample import Sample
 
 DRAWS = {
@@ -20,10 +20,10 @@ CLASS = np.repeat([1, 2, 3, 4], [20, 40, 60, 80])
 
 
 @pytest.mark.parametrize("name", DRAWS)
-def test_an_interval_of_95_percent_holds_the_truth_in_95_of_100_experiments(name):
+def test_interval_coverage_is_95_percent(name):
     draw, truth = DRAWS[name]
     random = np.random.default_rng(0)
-    found = [interval(draw(random), resamples=400, seed=i) for i in range(600)]
+    found = [bootstrap_interval(draw(random), resamples=400, seed=i) for i in range(600)]
     covered = np.mean([each.low <= truth <= each.high for each in found])
     # Binomial error of 600 experiments is 0.9 points; percentile intervals of small samples cover some points less.
     assert 0.92 <= covered <= 0.975
@@ -31,8 +31,8 @@ def test_an_interval_of_95_percent_holds_the_truth_in_95_of_100_experiments(name
 
 @pytest.mark.parametrize("values", [stats.expon.rvs(size=80, random_state=1), np.arange(80) % 5 == 0], ids=str)
 @pytest.mark.parametrize("statistic", ["mean", "median"])
-def test_intervals_equal_those_of_scipy(values, statistic):
-    ours = interval(Sample(values, statistic), resamples=20_000)
+def test_bootstrap_interval_equals_scipy(values, statistic):
+    ours = bootstrap_interval(Sample(values, statistic), resamples=20_000)
     theirs = stats.bootstrap(
         (np.asarray(values, float),), getattr(np, statistic), method="percentile", n_resamples=20_000, rng=2
     ).confidence_interval
@@ -41,85 +41,87 @@ def test_intervals_equal_those_of_scipy(values, statistic):
     np.testing.assert_allclose([ours.low, ours.high], [theirs.low, theirs.high], atol=0.06 * width)
 
 
-def test_the_interval_of_many_like_values_is_drawn_as_that_of_values_one_by_one():
+def test_interval_of_few_distinct_values_equals_that_of_many():
     values = np.random.default_rng(3).integers(4, size=2_000).astype(float)
-    few = interval(Sample(values), resamples=20_000)
-    apart = interval(Sample(values + 1e-9 * np.arange(2_000)), resamples=20_000)  # no two are equal
+    few = bootstrap_interval(Sample(values), resamples=20_000)
+    apart = bootstrap_interval(Sample(values + 1e-9 * np.arange(2_000)), resamples=20_000)  # no two are equal
     np.testing.assert_allclose([few.low, few.high], [apart.low, apart.high], atol=0.003)  # of a width of 0.1
 
 
-def test_the_same_seed_gives_the_same_interval():
+def test_same_seed_gives_same_interval():
     sample = Sample(np.random.default_rng(0).random(50))
-    assert interval(sample, seed=7) == interval(sample, seed=7)
-    assert interval(sample, seed=7) != interval(sample, seed=8)
+    assert bootstrap_interval(sample, seed=7) == bootstrap_interval(sample, seed=7)
+    assert bootstrap_interval(sample, seed=7) != bootstrap_interval(sample, seed=8)
 
 
-def test_without_examples_there_is_no_interval():
-    assert np.isnan(interval(Sample(np.array([]))).low)
-    assert np.isnan(interval(Sample(np.array([1.0, np.nan]))).high)
+def test_interval_without_examples_is_nan():
+    assert np.isnan(bootstrap_interval(Sample(np.array([]))).low)
+    assert np.isnan(bootstrap_interval(Sample(np.array([1.0, np.nan]))).high)
 
 
-def test_few_differences_are_tried_with_all_their_signs():
-    assert sign_flips(np.ones(5)) == 2 / 2**5
-    assert sign_flips(np.array([0.1, 0.2, 0.3, 0.0])) == 2 / 2**3  # 0.1 + 0.2 is not quite 0.3, and zero has no sign
-    assert sign_flips(np.array([3.0, -1.0, 2.0])) == 4 / 2**3
-    assert sign_flips(np.zeros(3)) == 1
+def test_sign_flip_test_of_few_differences_is_exact():
+    assert sign_flip_test(np.ones(5)) == 2 / 2**5
+    assert sign_flip_test(np.array([0.1, 0.2, 0.3, 0.0])) == 2 / 2**3  # 0.1 + 0.2 is not 0.3; zero has no sign
+    assert sign_flip_test(np.array([3.0, -1.0, 2.0])) == 4 / 2**3
+    assert sign_flip_test(np.zeros(3)) == 1
 
 
-def test_p_values_equal_those_of_scipy():
+def test_p_values_equal_scipy():
     random = np.random.default_rng(5)
     for size in (9, 40):
         a, b = random.normal(0.4, 1, size), random.normal(0, 1, size)
         theirs = stats.permutation_test(
             (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=20_000, rng=1
         )
-        ours = compare(Sample(a), Sample(b), resamples=20_000)
+        ours = paired_test(Sample(a), Sample(b), resamples=20_000)
         assert ours.p == pytest.approx(theirs.pvalue, abs=0.01)  # of 20,000 draws: 0.4 points, twice
         assert ours.difference == pytest.approx(theirs.statistic)
 
 
-def test_of_hits_it_is_the_test_of_mcnemar():
+def test_paired_test_of_hits_equals_mcnemar():
     a = np.repeat([1, 0, 1, 0], [30, 14, 100, 100])
     b = np.repeat([0, 1, 1, 0], [30, 14, 100, 100])
     exact = stats.binomtest(14, 44, 0.5).pvalue
-    assert compare(Sample(a), Sample(b), resamples=100_000).p == pytest.approx(exact, abs=0.002)  # 0.05 points, thrice
+    assert paired_test(Sample(a), Sample(b), resamples=100_000).p == pytest.approx(
+        exact, abs=0.002
+    )  # 0.05 points, thrice
 
 
 @pytest.mark.parametrize("statistic", ["mean", "median", "mean_of_means"])
-def test_alike_models_differ_by_chance_as_often_as_the_test_says(statistic):
+def test_false_positive_rate_is_5_percent(statistic):
     random = np.random.default_rng(11)
     groups = np.arange(60) % 3 if statistic == "mean_of_means" else None
     found = []
     for seed in range(300):
         difficulty = random.normal(size=60)  # shared, as examples are
         a, b = (Sample(difficulty + random.normal(size=60), statistic, groups=groups) for _ in "ab")
-        found.append(compare(a, b, resamples=300, seed=seed))
+        found.append(paired_test(a, b, resamples=300, seed=seed))
     rejected = np.mean([each.p <= 0.05 for each in found])
     covered = np.mean([each.low <= 0 <= each.high for each in found])
     assert 0.02 <= rejected <= 0.09  # 5% with a binomial error of 1.3 points
     assert 0.91 <= covered <= 0.985
 
 
-def test_a_real_difference_is_found_though_examples_differ_much_more():
+def test_paired_test_detects_small_difference():
     random = np.random.default_rng(2)
     difficulty = 100 * random.normal(size=200)
-    found = compare(Sample(difficulty + 1 + random.normal(size=200)), Sample(difficulty))
+    found = paired_test(Sample(difficulty + 1 + random.normal(size=200)), Sample(difficulty))
     assert found.p < 0.001
     assert 0 < found.low < 1 < found.high < 2
 
 
-def test_metrics_of_other_examples_are_not_compared():
+def test_paired_test_refuses_other_examples():
     hits = Sample(np.array([1, 0, 1]))
     with pytest.raises(ValueError, match="one is measured on 3 examples, the other on 2"):
-        compare(hits, Sample(np.array([1, 0])))
-    assert unpaired(hits, Sample(np.array([1, 2, 3]), "median")) == "one is a mean, the other a median"
+        paired_test(hits, Sample(np.array([1, 0])))
+    assert unpaired_reason(hits, Sample(np.array([1, 2, 3]), "median")) == "one is a mean, the other a median"
     a, b = (Sample(np.ones(3), "mean_of_means", groups=np.array(groups)) for groups in ([0, 1, 1], [0, 0, 1]))
-    assert unpaired(a, b) == "their examples lie in different groups"
-    assert unpaired(a, a) is None
+    assert unpaired_reason(a, b) == "their examples lie in different groups"
+    assert unpaired_reason(a, a) is None
 
 
-def test_over_seeds_it_is_the_paired_test_of_student():
+def test_paired_t_test_equals_scipy():
     a, b = np.array([0.52, 0.55, 0.51, 0.56]), np.array([0.50, 0.52, 0.50, 0.51])
-    assert over_seeds(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
-    assert over_seeds(a, a) == 1
-    assert np.isnan(over_seeds(a[:1], b[:1]))
+    assert paired_t_test(a, b) == pytest.approx(stats.ttest_rel(a, b).pvalue)
+    assert paired_t_test(a, a) == 1
+    assert np.isnan(paired_t_test(a[:1], b[:1]))

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 
 from jaxrep.errors import JaxrepError
 from jaxrep.metrics import ranking as module
-from jaxrep.metrics.ranking import TIE, at_least, average_precision, join, places, ranks, unit_rows
+from jaxrep.metrics.ranking import (
+    TIE,
+    average_precision,
+    best_ranks,
+    count_at_least,
+    equal_pairs,
+    positive_ranks,
+    unit_rows,
+)
 
 
 def oracle(queries, gallery, right):
@@ -31,14 +39,14 @@ def test_ranks_equal_plain_counting_with_several_right_candidates_and_many_ties(
     vectors = random.normal(size=(4, 7)).astype(np.float32)
     queries, gallery = vectors[random.integers(4, size=11)], vectors[random.integers(4, size=17)]
     right = {(q, int(g)) for q in range(11) for g in random.choice(17, 1 + q % 3, replace=False)}
-    assert ranks(queries, gallery, edges(right), block_size=block_size).tolist() == oracle(queries, gallery, right)
+    assert best_ranks(queries, gallery, edges(right), block_size=block_size).tolist() == oracle(queries, gallery, right)
 
 
 def test_ranks_equal_plain_counting_on_random_embeddings():
     random = np.random.default_rng(1)
     queries, gallery = (random.normal(size=(n, 16)).astype(np.float32) for n in (40, 60))
     right = {(q, q) for q in range(40)}
-    found = ranks(queries, gallery, edges(right), block_size=7)
+    found = best_ranks(queries, gallery, edges(right), block_size=7)
     assert found.tolist() == oracle(queries, gallery, right)
     assert len(set(found.tolist())) > 15
 
@@ -47,7 +55,7 @@ def test_ranks_equal_plain_counting_on_random_embeddings():
 def test_a_model_that_embeds_everything_alike_ranks_last(width):
     vector = np.random.default_rng(0).normal(size=width).astype(np.float32)
     same = np.tile(vector / np.linalg.norm(vector), (37, 1))
-    assert ranks(same, same, (np.arange(37), np.arange(37)), block_size=10).tolist() == [37] * 37
+    assert best_ranks(same, same, (np.arange(37), np.arange(37)), block_size=10).tolist() == [37] * 37
 
 
 def test_rows_are_scaled_to_unit_length_in_their_own_type_and_zeros_stay():
@@ -59,9 +67,9 @@ def test_rows_are_scaled_to_unit_length_in_their_own_type_and_zeros_stay():
 
 def test_right_candidates_do_not_compete():
     query, gallery = np.float32([[1, 0]]), np.float32([[0.6, 0.8], [1, 0], [0.8, 0.6], [0, 1]])
-    assert ranks(query, gallery, edges({(0, 0), (0, 1), (0, 2)})).tolist() == [1]
-    assert ranks(query, gallery, edges({(0, 0), (0, 2)})).tolist() == [2]
-    assert ranks(query, gallery, edges({(0, 0)})).tolist() == [3]
+    assert best_ranks(query, gallery, edges({(0, 0), (0, 1), (0, 2)})).tolist() == [1]
+    assert best_ranks(query, gallery, edges({(0, 0), (0, 2)})).tolist() == [2]
+    assert best_ranks(query, gallery, edges({(0, 0)})).tolist() == [3]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -70,22 +78,22 @@ def test_an_embedding_that_is_not_finite_is_an_error_that_names_it(bad):
     broken[2, 1] = bad
     own = (np.arange(3), np.arange(3))
     with pytest.raises(JaxrepError, match="query 2 is not finite"):
-        ranks(broken, good, own)
+        best_ranks(broken, good, own)
     with pytest.raises(JaxrepError, match="candidate 2 is not finite"):
-        ranks(good, broken, own)
+        best_ranks(good, broken, own)
 
 
 def test_a_query_without_a_right_candidate_is_an_error():
     with pytest.raises(ValueError, match="query 1 has no right candidate"):
-        ranks(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), (np.array([0]), np.array([0])))
+        best_ranks(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), (np.array([0]), np.array([0])))
 
 
 def test_join_finds_all_equal_pairs():
     random = np.random.default_rng(0)
     left, right = random.integers(5, size=9), random.integers(1, 6, size=12)
     expected = [(i, j) for i in range(9) for j in range(12) if left[i] == right[j]]
-    assert sorted(zip(*join(left, right), strict=True)) == expected
-    assert [len(part) for part in join(np.array([7]), right)] == [0, 0]
+    assert sorted(zip(*equal_pairs(left, right), strict=True)) == expected
+    assert [len(part) for part in equal_pairs(np.array([7]), right)] == [0, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -113,7 +121,7 @@ def test_counts_are_those_of_float64_among_duplicates_and_neighbors_one_rounding
     expected = (similarity >= bars[:, None]).sum(axis=1)
     if exponent == -25:  # all are equal there: no bar is told apart from another by more than TIE
         bars, expected = np.full(13, -TIE), np.full(13, 50)
-    assert at_least(queries, gallery, bars, block_size=block_size).tolist() == expected.tolist()
+    assert count_at_least(queries, gallery, bars, block_size=block_size).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -125,7 +133,7 @@ def test_all_ways_through_a_block_count_alike(monkeypatch, share):
     queries = random.normal(size=(40, 5)).astype(np.float32)
     similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
     bars = np.quantile(similarity, 0.7, axis=1) - TIE
-    assert at_least(queries, gallery, bars).tolist() == (similarity >= bars[:, None]).sum(axis=1).tolist()
+    assert count_at_least(queries, gallery, bars).tolist() == (similarity >= bars[:, None]).sum(axis=1).tolist()
 
 
 @pytest.mark.parametrize("k", [1, 3, 100])
@@ -143,7 +151,7 @@ def test_average_precision_equals_its_definition(k, distinct):
         hits = [(q, g) in right for g in order]
         total = sum(np.mean(hits[: i + 1]) for i in range(min(k, 25)) if hits[i])
         expected.append(total / max(min(k, sum(hits)), 1))
-    found = average_precision(places(queries, gallery, edges(right), k, block_size=7), k)
+    found = average_precision(positive_ranks(queries, gallery, edges(right), k, block_size=7), k)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert found[-1] == 0
     assert k == 1 or 0 < found.mean() < 1

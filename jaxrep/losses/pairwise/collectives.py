@@ -53,7 +53,7 @@ def ring_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[
 
     columns = scan.empty_statistics(config, len(b.x)) if config.columns else None
     start = (scan.empty_statistics(config, len(a.x)), b, columns)
-    (rows, _, columns), _ = jax.lax.scan(hop, start, None, length=_num_devices(config))
+    (rows, _, columns), _ = jax.lax.scan(hop, start, None, length=jax.lax.axis_size(config.axes))
     return rows, columns
 
 
@@ -71,12 +71,8 @@ def ring_backward(
 
     zero_bias = None if bias is None else scan.device_varying(config, jnp.zeros(()))
     start = (jnp.zeros_like(a.x), (b, columns), jnp.zeros_like(b.x), zero_bias)
-    (d_a, _, d_b, d_bias), _ = jax.lax.scan(hop, start, None, length=_num_devices(config))
+    (d_a, _, d_b, d_bias), _ = jax.lax.scan(hop, start, None, length=jax.lax.axis_size(config.axes))
     return d_a, d_b, jax.lax.psum(d_bias, config.axes)
-
-
-def _num_devices(config: Config) -> int:
-    return jax.lax.axis_size(config.axes)
 
 
 def _all_gather(config: Config, tree: Any) -> Any:
@@ -87,13 +83,15 @@ def _all_to_all(config: Config, tree: Any) -> Any:
     """Send statistics [B] of all rows of b to the devices of these rows: [n,B/n], one row per sender."""
 
     def exchange(x: Array) -> Array:
-        return jax.lax.all_to_all(x.reshape(_num_devices(config), -1), config.axes, split_axis=0, concat_axis=0)
+        return jax.lax.all_to_all(
+            x.reshape(jax.lax.axis_size(config.axes), -1), config.axes, split_axis=0, concat_axis=0
+        )
 
     return jax.tree.map(exchange, tree)
 
 
 def _send_to_next(config: Config, tree: Any) -> Any:
     """Send each device's values to the next device of the ring."""
-    n = _num_devices(config)
+    n = jax.lax.axis_size(config.axes)
     ring = [(i, (i + 1) % n) for i in range(n)]
     return jax.tree.map(lambda x: jax.lax.ppermute(x, config.axes, ring), tree)

@@ -43,8 +43,8 @@ class PairOptions:
         """Return a times the scale, b, and the extra rows that each of the two meets."""
         ids = self.ids if ids is None else ids
         left, right = (as_rows(x, ids, present) for x, present in zip((a, b), self.present, strict=True))
-        extras = extra_rows(self.extra_b), scale_rows(extra_rows(self.extra_a), logit_scale)
-        return scale_rows(left, logit_scale), right, extras
+        left = scale_rows(left, logit_scale)
+        return left, right, (extra_rows(self.extra_b), scale_rows(extra_rows(self.extra_a), logit_scale))
 
 
 DEFAULTS = PairOptions()

@@ -1,4 +1,4 @@
-"""Blocks of any number of rows are few, hold each row once, and change no sum over rows."""
+"""Check that blocks of any number of rows are few and hold each row once."""
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ def on(devices):
 
 @pytest.mark.parametrize("devices", [1, 8])
 @pytest.mark.parametrize("count", [13, 104])
-def test_every_row_is_in_one_block_and_comes_back_in_order(count, devices):
+def test_every_row_is_in_one_block_and_order_is_restored(count, devices):
     rows = np.arange(1, count + 1)
     with on(devices):
         for block_size in (9, 40, 1000):
@@ -28,7 +28,7 @@ def test_every_row_is_in_one_block_and_comes_back_in_order(count, devices):
             np.testing.assert_array_equal(from_chunks(blocks[0], count), rows)
 
 
-def test_a_block_is_made_of_every_devices_own_rows():
+def test_block_has_rows_of_every_device():
     rows = np.arange(104)
     with on(8):
         placed = jax.device_put(rows, jax.NamedSharding(jax.sharding.get_mesh(), ROWS))
@@ -39,18 +39,25 @@ def test_a_block_is_made_of_every_devices_own_rows():
         assert sorted(shard.data[mark.data]) == list(range(13 * device, 13 * device + 13))
 
 
-def scans(function, *args):
-    """How often the scan of a function runs."""
-    (scan,) = (each for each in jax.make_jaxpr(function)(*args).eqns if each.primitive.name == "scan")
+def scan_length(function, *args):
+    """Return the number of steps of a function's scan."""
+    (scan,) = (eqn for eqn in jax.make_jaxpr(function)(*args).eqns if eqn.primitive.name == "scan")
     return scan.params["length"]
 
 
 @pytest.mark.parametrize(("devices", "count"), [(1, 1021), (8, 1021), (8, 8 * 1021)])
-def test_a_prime_number_of_rows_takes_as_many_blocks_as_any_other(devices, count):
+def test_prime_number_of_rows_needs_no_more_blocks(devices, count):
     x, table = jnp.zeros((count, 2)), jnp.zeros((3, 2))
-    how = dict(pairs=np.ones((1, 1)), student_temperature=1.0, teacher_temperature=1.0)
+
+    def cross_entropy(x):
+        options = dict(pairs=np.ones((1, 1)), student_temperature=1.0, teacher_temperature=1.0)
+        return prototype_cross_entropy(x[:, None], table, x[:, None], table, 0.0, **options)
+
     blocks = -(-count // 512)
     with on(devices):
-        assert scans(lambda x: prototype_cross_entropy(x[:, None], table, x[:, None], table, 0.0, **how), x) == blocks
-        assert scans(lambda x: sinkhorn(x, table, 1.0, iterations=1), x) == blocks
-        assert scans(nearest_other, x) == blocks
+        assert (
+            scan_length(lambda x: prototype_cross_entropy(x[:, None], table, x[:, None], table, 0.0, **how), x)
+            == blocks
+        )
+        assert scan_length(lambda x: sinkhorn(x, table, 1.0, iterations=1), x) == blocks
+        assert scan_length(nearest_other, x) == blocks

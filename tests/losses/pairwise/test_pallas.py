@@ -1,4 +1,4 @@
-"""The GPU kernel through Pallas's interpreter, and its lowering for CUDA, which needs no GPU."""
+"""Check the GPU kernel through Pallas's interpreter, and its lowering for CUDA, which needs no GPU."""
 
 import functools
 
@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType
 
-from jaxrep.losses.contrastive import info_nce
 from jaxrep.losses.pairwise import pallas, reduce
 from jaxrep.losses.pairwise.scan import Rows
-from jaxrep.losses.sigmoid import pairwise_sigmoid
 from jaxrep.mesh import AXES, Mesh
 from tests.helpers import loss_oracle as oracle
 
@@ -19,19 +17,18 @@ B, D, SCALE, BIAS = 24, 5, 10.0, -5.0
 IDS = (np.arange(B, dtype=np.int32) % 17, np.arange(B, dtype=np.int32) // 2)
 PRESENT = (np.arange(B) % 5 != 0, np.arange(B) % 4 != 1)
 WEIGHTS = np.linspace(0.5, 2, B).astype(np.float32)
-LOSSES = {"info_nce": info_nce, "sigmoid": pairwise_sigmoid}
 CASES = {
     ("info_nce", "extra"): {"label_smoothing": 0.1},
-    ("info_nce", "ids"): {"ids": IDS, "positives": "mean_of_logs", "label_smoothing": 0.1, "present": PRESENT},
+    ("info_nce", "ids"): {"ids": IDS, "duplicates": "supcon", "label_smoothing": 0.1, "present": PRESENT},
     ("sigmoid", "extra"): {"weights": WEIGHTS},
-    ("sigmoid", "ids"): {"ids": IDS, "positives": "shared", "weights": WEIGHTS, "present": PRESENT},
+    ("sigmoid", "ids"): {"ids": IDS, "duplicates": "positive", "weights": WEIGHTS, "present": PRESENT},
 }
 
 
 @pytest.fixture
 def interpreted(monkeypatch):
-    """The kernel is used whatever the platform, in tiles that do not divide the rows."""
-    monkeypatch.setattr(pallas, "pays", lambda a, b: True)
+    """Use the kernel on any platform, in tiles that do not divide the rows."""
+    monkeypatch.setattr(pallas, "use_kernel", lambda a, b: True)
     monkeypatch.setattr(pallas, "TILE", 16)
 
 
@@ -44,11 +41,7 @@ def arguments(name, case):
 def gradient(name, case, options=None):
     options = CASES.get((name, case), {}) if options is None else options
 
-    def loss(*values):
-        count = 3 if name == "info_nce" else 4
-        extras = dict(zip(("extra_a", "extra_b"), values[count:], strict=False))
-        return LOSSES[name](*values[:count], **extras, **options)
-
+    loss = functools.partial(oracle.apply, name, options)
     return jax.jit(jax.value_and_grad(loss, argnums=range(len(arguments(name, case)))))
 
 
@@ -60,31 +53,31 @@ def reference(name, case):
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_value_and_derivatives_equal_the_oracle_and_the_scan(name, case, interpreted, monkeypatch):
+def test_value_and_gradient_equal_oracle_and_scan(name, case, interpreted, monkeypatch):
     values = arguments(name, case)
     got = gradient(name, case)(*values)
     oracle.assert_close(got, reference(name, case), SCALE)
-    monkeypatch.setattr(pallas, "pays", lambda a, b: False)
+    monkeypatch.setattr(pallas, "use_kernel", lambda a, b: False)
     oracle.assert_close(got, gradient(name, case)(*values), SCALE)
 
 
 @pytest.mark.parametrize(("name", "case", "way"), [("info_nce", "plain", "gather"), ("sigmoid", "plain", "ring")])
-def test_on_two_devices_value_and_derivatives_equal_the_oracle(name, case, way, interpreted, monkeypatch):
+def test_value_and_gradient_on_two_devices_equal_oracle(name, case, way, interpreted, monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 2**28 if way == "gather" else 0)
-    # The interpreter's own loop does not say over which axes its values vary; the lowering below does not need it.
+    # The interpreter's loop does not declare over which axes its values vary; the lowering below does not need this.
     monkeypatch.setattr(jax, "shard_map", functools.partial(jax.shard_map, check_vma=False))
     with jax.set_mesh(Mesh(data=2).build(jax.devices()[:2])):
         got = gradient(name, case)(*arguments(name, case))
     oracle.assert_close(got, reference(name, case), SCALE)
 
 
-def test_products_are_as_exact_as_those_of_float32():
-    """Parts of numbers of any size sum to them, bit for bit; the error of a product is at most float32's own bound."""
+def test_products_are_as_exact_as_float32():
+    """Check that parts sum to their numbers, bit for bit, and that products are within float32's error bound."""
     x = (np.random.default_rng(0).normal(size=(2, 64, 128)) * np.logspace(-9, 9, 128)).astype(np.float32)
-    parts = jax.jit(pallas._parts)(x)
+    parts = jax.jit(pallas._split)(x)
     np.testing.assert_array_equal(sum(np.asarray(p, np.float64) for p in parts), x)
     a, b = x[0], x[1, :, ::-1]
-    got = jax.jit(lambda a, b: pallas._product(pallas._parts(a), pallas._parts(b), 1))(a, b)
+    got = jax.jit(lambda a, b: pallas._product(pallas._split(a), pallas._split(b), 1))(a, b)
     a, b = a.astype(np.float64), b.astype(np.float64)
     # Sums of 128 terms in float32, in any order, are off by 128 half units in the last place of the sum of sizes at
     # most; rounding at random gives about their square root.
@@ -96,22 +89,22 @@ def devices(platform, count=1):
     return AbstractMesh((count, 1, 1), AXES, axis_types=(AxisType.Auto,) * 3, abstract_device=device)
 
 
-def pays(platform, rows, others, width):
+def uses_kernel(platform, rows, others, width):
     with jax.sharding.use_abstract_mesh(devices(platform)):
-        return pallas.pays(*(Rows(jax.ShapeDtypeStruct((n, width), jnp.float32)) for n in (rows, others)))
+        return pallas.use_kernel(*(Rows(jax.ShapeDtypeStruct((n, width), jnp.float32)) for n in (rows, others)))
 
 
-def test_a_fixed_rule_of_platform_and_shapes_chooses():
+def test_platform_and_shapes_choose_kernel():
     least, most = pallas.MIN_ROWS, pallas.MAX_WIDTH
-    assert pays("gpu", least, least, most)
-    assert not pays("gpu", least, least, most + 1)
-    assert not pays("gpu", least - 1, least, most)
-    assert not pays("gpu", least, least - 1, most)
-    assert not any(pays(platform, least, least, most) for platform in ("cpu", "tpu"))
+    assert uses_kernel("gpu", least, least, most)
+    assert not uses_kernel("gpu", least, least, most + 1)
+    assert not uses_kernel("gpu", least - 1, least, most)
+    assert not uses_kernel("gpu", least, least - 1, most)
+    assert not any(uses_kernel(platform, least, least, most) for platform in ("cpu", "tpu"))
 
 
 def lowered(name, mesh, count, width=64, **options):
-    """The program for CUDA of the value and all derivatives."""
+    """Return the program for CUDA of the value and all derivatives."""
     row, scalar = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((count, width), ()))
     values = (row, row, *[scalar] * (1 if name == "info_nce" else 2))
     with jax.sharding.use_abstract_mesh(mesh):
@@ -121,8 +114,8 @@ def lowered(name, mesh, count, width=64, **options):
 @pytest.mark.parametrize(
     ("name", "count", "way"), [("info_nce", 1, "gather"), ("info_nce", 2, "gather"), ("sigmoid", 2, "ring")]
 )
-def test_value_and_derivatives_lower_for_cuda(name, count, way, monkeypatch):
-    """Of info_nce rows and columns, forward and backward; sigmoid needs no columns forward."""
+def test_value_and_gradient_lower_for_cuda(name, count, way, monkeypatch):
+    """Expect kernels for rows and columns, forward and backward; the sigmoid loss needs no columns forward."""
     monkeypatch.setattr(reduce, "GATHER_BYTES", 2**40 if way == "gather" else 0)
     text = lowered(name, devices("gpu", count), pallas.MIN_ROWS * count)
     assert text.count("@__gpu$xla.gpu.triton") == (4 if name == "info_nce" else 3)
@@ -131,14 +124,14 @@ def test_value_and_derivatives_lower_for_cuda(name, count, way, monkeypatch):
 
 def test_every_option_lowers_for_cuda():
     many = np.resize(IDS[0], pallas.MIN_ROWS + 1)
-    options = {"ids": (many,), "positives": "mean_of_logs", "present": (many > 3, many > 5), "label_smoothing": 0.1}
+    options = {"ids": (many,), "duplicates": "supcon", "present": (many > 3, many > 5), "label_smoothing": 0.1}
     text = lowered("info_nce", devices("gpu"), pallas.MIN_ROWS + 1, width=50, **options)
     # Log-sum-exp, sum of alike ones, count of alike ones (which has no derivative), in both directions.
     assert text.count("@__gpu$xla.gpu.triton") == 2 * (2 + 2 + 1)
     assert "stablehlo.dot_general" not in text
 
 
-def test_short_and_wide_rows_lower_to_the_scan():
+def test_few_or_wide_rows_lower_to_scan():
     text = lowered("info_nce", devices("gpu"), 2048, pallas.MAX_WIDTH + 1)
     assert "triton" not in text
     assert "stablehlo.dot_general" in text

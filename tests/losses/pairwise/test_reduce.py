@@ -1,4 +1,4 @@
-"""The losses on a mesh, and the memory that they need."""
+"""Check the losses on a mesh, and their memory."""
 
 import functools
 import itertools
@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import NamedSharding
 
 from jaxrep.losses.contrastive import info_nce, plain_info_nce
-from jaxrep.losses.cross_entropy import mean_blockwise_cross_entropy
 from jaxrep.losses.pairwise import reduce
+from jaxrep.losses.pairwise.pairs import PairOptions
 from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.losses.sigmoid import pairwise_sigmoid, plain_pairwise_sigmoid
 from jaxrep.mesh import ROWS, Mesh
@@ -25,29 +25,23 @@ CASES = {
     "info_nce": {
         "plain": {},
         "smoothing": {"label_smoothing": 0.1},
-        "ids": {"ids": IDS, "positives": "mean_of_logs"},
+        "ids": {"ids": IDS, "duplicates": "supcon"},
         "extra": {},
     },
     "sigmoid": {
         "plain": {},
         "smoothing": {"weights": WEIGHTS},
-        "ids": {"ids": IDS, "positives": "shared"},
+        "ids": {"ids": IDS, "duplicates": "positive"},
         "extra": {},
     },
 }
 
 
 def arguments(name, case):
-    """Numbers of extra rows that no mesh divides, and one that all do."""
+    """Return a number of extra rows that no mesh divides, and one that all do."""
     scalars = (np.float32(SCALE),) if name == "info_nce" else (np.float32(SCALE), np.float32(BIAS))
     extras = (oracle.rows(2, 5, D), oracle.rows(3, 8, D)) if case == "extra" else ()
     return (oracle.rows(0, B, D), oracle.rows(1, B, D), *scalars, *extras)
-
-
-def loss(name, options, *values):
-    count = 3 if name == "info_nce" else 4
-    extras = dict(zip(("extra_a", "extra_b"), values[count:], strict=False))
-    return {"info_nce": info_nce, "sigmoid": pairwise_sigmoid}[name](*values[:count], **extras, **options)
 
 
 @functools.cache
@@ -57,13 +51,13 @@ def reference(name, case):
 
 
 def on_mesh(mesh, *values):
-    """Rows of the batch over the devices, as the loader leaves them, and everything else on all of them."""
+    """Shard rows of the batch over the devices, as the loader does, and replicate everything else."""
     rows, whole = NamedSharding(mesh, ROWS), NamedSharding(mesh, jax.P())
     return [jax.device_put(x, rows if np.shape(x)[:1] == (B,) else whole) for x in values]
 
 
 def matrix():
-    """All combinations, of which those that cover every pair of choices are not marked slow."""
+    """Yield all combinations; those that cover every pair of choices are not marked slow."""
     names, counts, ways, cases = tuple(CASES), tuple(MESHES), ("gather", "ring"), tuple(CASES["info_nce"])
     for (n, name), (d, count), (w, way), (c, case) in itertools.product(*map(enumerate, (names, counts, ways, cases))):
         chosen = n == (d + c) % 2 and w == (d + c // 2) % 2
@@ -71,60 +65,58 @@ def matrix():
 
 
 @pytest.mark.parametrize(("name", "count", "way", "case"), matrix())
-def test_on_any_mesh_value_and_derivatives_equal_the_oracle(name, count, way, case, monkeypatch):
+def test_value_and_gradient_on_any_mesh_equal_oracle(name, count, way, case, monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 2**28 if way == "gather" else 0)
     mesh = MESHES[count].build(jax.devices()[:count])
     values = arguments(name, case)
-    function = functools.partial(loss, name, CASES[name][case])
+    function = functools.partial(oracle.apply, name, CASES[name][case])
     with jax.set_mesh(mesh):
         got = jax.jit(jax.value_and_grad(function, argnums=range(len(values))))(*on_mesh(mesh, *values))
     oracle.assert_close(got, reference(name, case), SCALE)
 
 
 @pytest.mark.parametrize("way", ["gather", "ring"])
-def test_a_table_of_any_length_on_a_mesh_equals_the_oracle(way, monkeypatch):
+def test_cross_entropy_with_any_table_length_on_mesh_equals_oracle(way, monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 2**28 if way == "gather" else 0)
     x, table, labels = oracle.rows(0, B, D), oracle.rows(1, 9, D), np.arange(B, dtype=np.int32) % 9
     mesh = MESHES[8].build()
-    function = jax.value_and_grad(
-        lambda x, table, scale: mean_blockwise_cross_entropy(x, table, labels, scale), (0, 1, 2)
-    )
+    function = jax.value_and_grad(lambda x, table, scale: oracle.mean_cross_entropy(x, table, labels, scale), (0, 1, 2))
     with jax.set_mesh(mesh):
         got = jax.jit(function)(*on_mesh(mesh, x, table, np.float32(SCALE)))
     want = oracle.value_and_derivatives(lambda *v: oracle.table_cross_entropy(*v, labels), x, table, SCALE)
     oracle.assert_close(got, want, SCALE)
 
 
-def test_absent_rows_on_a_mesh_equal_those_on_one_device(monkeypatch):
+def test_absent_rows_on_mesh_equal_oracle(monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 0)
     present = (np.arange(B) % 5 != 0, np.arange(B) % 3 != 0)
     values = arguments("info_nce", "plain")
-    function = jax.value_and_grad(functools.partial(info_nce, present=present), (0, 1, 2))
+    function = jax.value_and_grad(functools.partial(info_nce, options=PairOptions(present=present)), (0, 1, 2))
     with jax.set_mesh(MESHES[8].build()):
         got = jax.jit(function)(*values)
     want = oracle.value_and_derivatives(functools.partial(oracle.info_nce, present=present), *values)
     oracle.assert_close(got, want, SCALE)
 
 
-def test_extra_rows_that_are_absent_or_alike_on_a_mesh_equal_the_oracle(monkeypatch):
+def test_absent_and_duplicate_extra_rows_on_mesh_equal_oracle(monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 0)
-    options = {"ids": IDS, "positives": "masked"}
+    options = {"ids": IDS, "duplicates": "ignore"}
     marks = ((np.array([3, -1, 7, 99, 1], np.int32), np.full(5, -1, np.int32)), np.arange(5) != 1)
     values = (*arguments("info_nce", "plain"), oracle.rows(3, 5, D))
 
     def function(a, b, scale, extra):
-        return info_nce(a, b, scale, extra_b=Rows(extra, *marks), **options)
+        return info_nce(a, b, scale, PairOptions(extra_b=Rows(extra, *marks), **options))
 
     mesh = MESHES[8].build()
     with jax.set_mesh(mesh):
         got = jax.jit(jax.value_and_grad(function, (0, 1, 2, 3)))(*on_mesh(mesh, *values))
     want = oracle.value_and_derivatives(
-        lambda *v: oracle.info_nce(*v[:3], extra_b=v[3], marks=(oracle.NOTHING, marks), **options), *values
+        lambda *v: oracle.info_nce(*v[:3], extra_b=v[3], marks=(oracle.NO_MARKS, marks), **options), *values
     )
     oracle.assert_close(got, want, SCALE)
 
 
-def test_a_batch_that_the_mesh_does_not_divide_is_refused_before_compilation():
+def test_batch_not_divisible_by_mesh_is_refused():
     a = oracle.rows(0, B + 1, D)
     with jax.set_mesh(MESHES[8].build()), pytest.raises(ValueError, match="17 rows does not divide over the 8 devices"):
         jax.eval_shape(info_nce, a, a, 1.0)
@@ -135,14 +127,14 @@ def compiled(function, mesh, count, width=8, block_size=None):
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=NamedSharding(mesh, jax.P()))
     count_scalars = 1 if function is info_nce else 2
     with jax.set_mesh(mesh):
-        step = functools.partial(function, block_size=block_size)
+        step = functools.partial(function, options=PairOptions(block_size=block_size))
         gradient = jax.jit(jax.value_and_grad(step, argnums=range(2 + count_scalars)))
         return gradient.lower(row, row, *[scalar] * count_scalars).compile()
 
 
 @pytest.mark.parametrize("function", [info_nce, pairwise_sigmoid])
-def test_memory_is_linear_in_the_batch(function):
-    """Four times the batch, with blocks of the same number of logits, takes four times the memory at most."""
+def test_memory_is_linear_in_batch_size(function):
+    """Require at most four times the memory for four times the batch, at the same number of logits per block."""
     mesh = MESHES[1].build(jax.devices()[:1])
     sizes = []
     for count in (8192, 32768):
@@ -154,8 +146,8 @@ def test_memory_is_linear_in_the_batch(function):
 @pytest.mark.parametrize(
     ("function", "plain"), [(info_nce, plain_info_nce), (pairwise_sigmoid, plain_pairwise_sigmoid)]
 )
-def test_blocks_that_are_chosen_keep_memory_low(function, plain):
-    """At most 3% of the plain loss at B = 16,384, and below 1 GiB at 131,072; D = 256."""
+def test_default_block_size_keeps_memory_low(function, plain):
+    """Require at most 3% of the plain loss at B = 16,384, and less than 1 GiB at 131,072; D = 256."""
     values = [jax.ShapeDtypeStruct((), jnp.float32)] * (1 if function is info_nce else 2)
 
     def temporaries(loss, count):
@@ -168,7 +160,7 @@ def test_blocks_that_are_chosen_keep_memory_low(function, plain):
 
 
 @pytest.mark.parametrize("way", ["gather", "ring"])
-def test_more_devices_never_need_more_memory_a_device(way, monkeypatch):
+def test_more_devices_need_less_memory_per_device(way, monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 2**28 if way == "gather" else 0)
     totals = []
     for count in (1, 2, 4, 8):
@@ -177,9 +169,9 @@ def test_more_devices_never_need_more_memory_a_device(way, monkeypatch):
     assert totals == sorted(totals, reverse=True), totals
 
 
-@pytest.mark.parametrize(("way", "there"), [("gather", "all-gather"), ("ring", "collective-permute")])
-def test_the_rule_of_size_decides_how_rows_meet(way, there, monkeypatch):
+@pytest.mark.parametrize(("way", "collective"), [("gather", "all-gather"), ("ring", "collective-permute")])
+def test_size_chooses_gather_or_ring(way, collective, monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 64 * 8 * 4 if way == "gather" else 64 * 8 * 4 - 1)
     text = compiled(info_nce, MESHES[8].build(), 64).as_text()
-    assert there in text
-    assert {"all-gather": "collective-permute", "collective-permute": "all-gather"}[there] not in text
+    assert collective in text
+    assert {"all-gather": "collective-permute", "collective-permute": "all-gather"}[collective] not in text
