@@ -81,7 +81,7 @@ class BlockLayout:
         return size * devices, device * size + np.arange(rows) - first[device]
 
     def _local_slots(self, size: int) -> slice:
-        """Return which slots of a padded block of ``size`` lie on this host's devices."""
+        """Return which slots of a padded block of ``size`` are on this host's devices."""
         return slice(0, size) if self.mesh is None else local_rows(NamedSharding(self.mesh, ROWS), size)
 
 

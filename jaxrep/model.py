@@ -53,7 +53,7 @@ class Model:
         self.progress = progress
 
     def shard(self, mesh: Mesh) -> "Model":
-        """Return the model with its parameters laid over all devices; the rows of a block are split over them too."""
+        """Return the model with its parameters sharded over all devices, which also split the rows of a block."""
         model = copy.copy(self)
         model._arrays = jax.device_put(self._arrays, shardings(mesh.build(), mesh, self._arrays))
         return model
@@ -188,13 +188,13 @@ class Model:
 
     @property
     def layout(self) -> BlockLayout:
-        """How the rows of a block lie over hosts and devices."""
+        """The layout of the rows of a block over hosts and devices."""
         return BlockLayout.of(self._arrays, self.block_size)
 
     def blocks(self, n: int) -> Iterator[tuple[int, int]]:
-        """Yield the first row and the number of rows of each block of n rows, with a progress bar if there are several.
+        """Yield the first row and the number of rows of each block of n rows.
 
-        No rows are one empty block.
+        Several blocks have a progress bar. No rows are one empty block.
         """
         size = self.layout.max_rows
         starts = range(0, max(n, 1), size)

@@ -215,9 +215,9 @@ def test_classify_and_similarity_of_paths_pil_images_and_arrays(reference, tmp_p
 def test_classify_errors_are_one_sentence():
     images = BATCH["image"][:1]
     arrays = drawn(TRACED.arrays)
-    with pytest.raises(UsageError, match="^names is empty: classify needs at least one class name$"):
+    with pytest.raises(UsageError, match=r"^names is empty: classify needs at least one class name$"):
         MODEL.classify(images, [])
-    with pytest.raises(UsageError, match="a template contains {} once, for the name; 'a photo' does not"):
+    with pytest.raises(UsageError, match=r"a template contains {} once, for the name; 'a photo' does not"):
         MODEL.classify(images, NAMES, templates=("a photo",))
     without_text = Model(TRACED.structure, arrays, {"image": TRACED.fields["image"]}, TOKENIZER)
     without_tokenizer = Model(TRACED.structure, arrays, TRACED.fields)

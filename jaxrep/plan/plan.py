@@ -149,7 +149,7 @@ def _bytes(tree: Any) -> int:
 
 
 def largest_multiple(fits: Callable[[int], bool], start: int, unit: int) -> int:
-    """Return the largest multiple of ``unit`` that fits, or 0: doubled from ``start`` while it fits, then bisected."""
+    """Return the largest multiple of ``unit`` that fits, or 0, by doubling from ``start`` and bisection."""
     low, high, tried = 0, None, max(start // unit, 1)
     while high is None or high - low > 1:
         if fits(tried * unit):
@@ -163,7 +163,7 @@ def largest_multiple(fits: Callable[[int], bool], start: int, unit: int) -> int:
 def largest_batch(
     recipe: Recipe, devices: Sequence[Any], available: int, on_plan: Callable[[Plan], None] = lambda _: None
 ) -> Plan:
-    """Return the plan of the largest global batch that fits ``available`` bytes per device, else of the smallest batch.
+    """Return the plan of the largest global batch that fits ``available`` bytes per device, else of the smallest.
 
     ``on_plan`` is called with every plan that is tried.
     """

@@ -23,7 +23,7 @@ SWIGLU: Table = (
 
 
 def table(patch: int, grid: int, fit: int, *, gated: bool, registers: bool) -> Table:
-    """Return the table; positions of a grid of side ``grid`` are resized to side ``fit``, as the released code does."""
+    """Return the table; positions of a grid of side ``grid`` are resized to ``fit``, as in the released code."""
     feed_forward = SWIGLU if gated else mlp("mlp.fc1", "mlp.fc2")
     return (
         *embedding_table(patch, grid, fit, antialias=registers),
@@ -56,7 +56,7 @@ def read(source: Source) -> Architecture:
 
 
 def _size(config: Config, gated: bool) -> dict:
-    """Return the size; a gated MLP has two thirds of the hidden width, rounded up to a multiple of 8 (Shazeer 2020)."""
+    """Return the size; a gated MLP has 2/3 of the hidden width, rounded up to a multiple of 8 (Shazeer 2020)."""
     hidden = int(config.whole("hidden_size") * config.number("mlp_ratio"))
     if gated:
         hidden = -(-int(hidden * 2 / 3) // 8) * 8

@@ -1,4 +1,4 @@
-"""The transform from an image to the pixels that a checkpoint was trained on, as preprocessor_config.json states it."""
+"""Image transforms of checkpoints, as preprocessor_config.json states them."""
 
 import math
 from pathlib import Path

@@ -99,7 +99,7 @@ def _axes(side: str) -> list[tuple[str, ...]]:
 
 @dataclasses.dataclass(frozen=True)
 class ClassPositions(WeightMap):
-    """Map a class token and 1 + N positions to jaxrep's class token, which has no position of its own, and N positions.
+    """Map a class token and 1 + N positions to jaxrep's class token, which has no position, and N positions.
 
     jaxrep's token is the sum of the token and its position. Saving writes a zero position for it, which computes the
     same. If ``fit`` differs from ``grid``, positions are resized while loading.
@@ -227,7 +227,7 @@ def _per_layer(table: Table, shapes: Mapping[str, Shape]) -> Iterator[WeightMap]
 
 
 def _slices(entry: WeightMap, shapes: Mapping[str, Shape]) -> Iterator[tuple[list[str], list[Shape], Any]]:
-    """Yield tensor names, parameter shapes and the index into the parameters, once per layer of a stack, else once."""
+    """Yield tensor names, parameter shapes and the index into the parameters, per layer of a stack, or once."""
     parameters = [shapes[path] for path in entry.parameters]
     if LAYER not in entry.tensor:
         yield list(entry.tensors), parameters, ...

@@ -1,4 +1,4 @@
-"""open_clip's own layout of CLIP's towers (Ilharco et al. 2021, doi:10.5281/zenodo.5143773): open_clip_config.json."""
+"""CLIP in the layout of open_clip (Ilharco et al. 2021, doi:10.5281/zenodo.5143773): open_clip_config.json."""
 
 import dataclasses
 from typing import Any

@@ -22,7 +22,7 @@ SPECIAL = {"[pad]": PAD, "[start]": BOS, "[end]": EOS}
 
 
 def write_tokenizer(spec: Tokenizer, loaded: LoadedTokenizer, folder: Path, *, reads_padding: bool) -> None:
-    """Write the tokenizer and tokenizer_config.json; ``reads_padding`` states whether the model reads padding (SigLIP).
+    """Write the tokenizer and tokenizer_config.json; ``reads_padding``: the model reads padding (SigLIP).
 
     Raises:
         UsageError: transformers has no such tokenizer.

@@ -39,15 +39,15 @@ def step(weights, rows):
 
 
 def test_replicated_parameters_reduce_each_gradient_once(mesh):
-    found = count_by_kind(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P()), ((ROWS, WIDTH), P("x"))))
-    assert set(found) == {"all-reduce"}
-    assert found["all-reduce"].bytes == LAYERS * LAYER_BYTES
+    traffic = count_by_kind(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P()), ((ROWS, WIDTH), P("x"))))
+    assert set(traffic) == {"all-reduce"}
+    assert traffic["all-reduce"].bytes == LAYERS * LAYER_BYTES
 
 
 def test_sharded_parameters_are_gathered_forward_and_backward(mesh):
-    found = count_by_kind(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P(None, "x")), ((ROWS, WIDTH), P("x"))))
-    assert found["all-gather"] == Traffic(2 * LAYERS, 2 * LAYERS * LAYER_BYTES)
-    reduced = found.get("all-reduce", Traffic()) + found.get("reduce-scatter", Traffic())
+    traffic = count_by_kind(text(mesh, step, ((LAYERS, WIDTH, WIDTH), P(None, "x")), ((ROWS, WIDTH), P("x"))))
+    assert traffic["all-gather"] == Traffic(2 * LAYERS, 2 * LAYERS * LAYER_BYTES)
+    reduced = traffic.get("all-reduce", Traffic()) + traffic.get("reduce-scatter", Traffic())
     assert reduced.bytes == LAYERS * LAYER_BYTES
 
 
@@ -70,8 +70,8 @@ def on_each(mesh, function):
     ],
 )
 def test_permutes_and_all_to_all_count_local_rows(mesh, kind, function, count):
-    found = count_by_kind(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
-    assert found == {kind: Traffic(count, count * 4 * ROWS * WIDTH // 8)}
+    traffic = count_by_kind(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
+    assert traffic == {kind: Traffic(count, count * 4 * ROWS * WIDTH // 8)}
 
 
 def test_conditional_counts_the_larger_branch(mesh):
@@ -83,8 +83,8 @@ def test_conditional_counts_the_larger_branch(mesh):
             x,
         )
 
-    found = count_by_kind(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
-    assert found == {"all-reduce": Traffic(1, 4 * WIDTH)}
+    traffic = count_by_kind(text(mesh, on_each(mesh, function), ((ROWS, WIDTH), P("x"))))
+    assert traffic == {"all-reduce": Traffic(1, 4 * WIDTH)}
 
 
 # The forms below are those of the TPU compiler.

@@ -80,25 +80,25 @@ def test_largest_batch_is_a_multiple_of_microbatch_and_devices(monkeypatch):
 
     monkeypatch.setattr(plans, "plan", planned)
     plans_tried = []
-    found = largest_batch(RECIPE.replace(microbatch_size=4), jax.devices()[:6], 100, plans_tried.append)
-    assert found.batch_size == 96 and found.fits  # a multiple of 4 and of 6
-    assert found in plans_tried and all(part.batch_size % 12 == 0 for part in plans_tried)
+    result = largest_batch(RECIPE.replace(microbatch_size=4), jax.devices()[:6], 100, plans_tried.append)
+    assert result.batch_size == 96 and result.fits  # a multiple of 4 and of 6
+    assert result in plans_tried and all(part.batch_size % 12 == 0 for part in plans_tried)
     assert not largest_batch(RECIPE.replace(microbatch_size=4), jax.devices()[:6], 11).fits
 
 
 def test_memory_problem_has_sizes_and_flags(planned):
-    found = dataclasses.replace(planned, available=1000)
-    said = memory_problem(RECIPE, found)
-    assert not found.fits and said is not None
-    assert f"batch of 8 does not fit: it needs {found.memory.total / 1024:.2f} KiB" in said
-    assert "1000 B" in said and "--microbatch-size 4" in said
+    result = dataclasses.replace(planned, available=1000)
+    sentence = memory_problem(RECIPE, result)
+    assert not result.fits and sentence is not None
+    assert f"batch of 8 does not fit: it needs {result.memory.total / 1024:.2f} KiB" in sentence
+    assert "1000 B" in sentence and "--microbatch-size 4" in sentence
     assert memory_problem(RECIPE, planned) is None
 
 
 def test_suggested_microbatch_divides_the_batch(planned):
-    found = dataclasses.replace(planned, batch_size=40, available=1000, mesh={"data": 8, "fsdp": 1, "tensor": 1})
+    result = dataclasses.replace(planned, batch_size=40, available=1000, mesh={"data": 8, "fsdp": 1, "tensor": 1})
     assert "--microbatch-size 8" in (
-        memory_problem(RECIPE, found) or ""
+        memory_problem(RECIPE, result) or ""
     )  # 16 is at most half of 40, and does not divide it
 
 
@@ -155,14 +155,14 @@ def jaxrep_plans(capsys):
 
 def test_command_prints_json(jaxrep_plans):
     status, out, _ = jaxrep_plans("--topology cpu:4 --mesh.fsdp 2 --data.batch-size 16 --json")
-    found = json.loads(out)
-    assert status == 0 and found["fits"] and found["problem"] is None
-    assert found["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
-    memory = found["memory_per_device_bytes"]
+    report = json.loads(out)
+    assert status == 0 and report["fits"] and report["problem"] is None
+    assert report["mesh"] == {"data": 2, "fsdp": 2, "tensor": 1}
+    memory = report["memory_per_device_bytes"]
     assert set(memory) == {"params", "optimizer", "batch", "temporaries", "total"}
     assert memory["total"] >= memory["params"] + memory["optimizer"] + memory["batch"] + memory["temporaries"]
-    assert found["flops_per_example"] == found["flops_per_step"] / 16
-    for kind in found["collectives"].values():
+    assert report["flops_per_example"] == report["flops_per_step"] / 16
+    for kind in report["collectives"].values():
         assert kind["bytes"] == sum(kind["over"].values()) > 0
 
 
@@ -211,17 +211,17 @@ def test_missing_tpu_compiler_names_the_extra(jaxrep_plans, monkeypatch):
     ("topology", "count", "gib"), [("v5e:1x1", 1, 15.75), ("v4:2x2x1", 4, 30.75), ("v5p:2x2x1", 4, 95.74)]
 )
 def test_device_is_a_chip_with_all_its_memory(topology, count, gib):
-    found = devices(topology)
-    assert len(found) == count and memory_bytes(found[0]) == int(gib * 2**30)
+    result = devices(topology)
+    assert len(result) == count and memory_bytes(result[0]) == int(gib * 2**30)
 
 
 @TPU
 def test_the_tpu_compiler_plans_a_step():
     chips = devices("v5e:2x2")
-    found = plan(RECIPE.replace({"log.embedding_metrics": False}), chips, memory_bytes(chips[0]))
-    assert found.device == "TPU v5 lite" and found.devices == 4 and found.fits
-    assert found.seconds == found.flops / 4 / 197e12
-    assert found.traffic is not None and found.traffic["all-reduce", 4].bytes > 0
+    result = plan(RECIPE.replace({"log.embedding_metrics": False}), chips, memory_bytes(chips[0]))
+    assert result.device == "TPU v5 lite" and result.devices == 4 and result.fits
+    assert result.seconds == result.flops / 4 / 197e12
+    assert result.traffic is not None and result.traffic["all-reduce", 4].bytes > 0
 
 
 @TPU
@@ -256,9 +256,9 @@ def test_tiny_clip_compiles_for_tpu_with_bounded_traffic():
     """Whole, health panel included: what parameters, rows and activations take, in the worst case."""
     recipe = load("clip:tiny").recipe.replace(mesh=Mesh(fsdp=2, tensor=2))
     chips = devices("v5e:2x2")
-    found = plan(recipe, chips, memory_bytes(chips[0]))
-    assert found.fits and found.traffic is not None
-    moved = {kind: part.bytes for kind, part in by_kind(found.traffic).items()}
+    result = plan(recipe, chips, memory_bytes(chips[0]))
+    assert result.fits and result.traffic is not None
+    moved = {kind: part.bytes for kind, part in by_kind(result.traffic).items()}
     params = 4 * sum(math.prod(leaf.shape) for leaf in validate(recipe).arrays.values())
     activations = 2 * (256 // 2) * 16 * 128  # bfloat16, of a device's rows; both towers have 16 tokens of width 128
     assert moved["all-gather"] < 2 * params  # over fsdp, forward and backward
@@ -272,6 +272,6 @@ def test_tiny_convolutional_recipes_compile_for_tpu(name, mesh):
     """ALIGN's EfficientNet with its text tower over ``tensor``, MRL's ResNet; gradients are scattered over ``fsdp``."""
     recipe = load(f"{name}:tiny").recipe.replace({"log.embedding_metrics": False}, mesh=mesh)
     chips = devices("v5e:2x2")
-    found = plan(recipe, chips, memory_bytes(chips[0]))
-    assert found.fits and found.traffic is not None
-    assert by_kind(found.traffic)["reduce-scatter"].bytes > 0
+    result = plan(recipe, chips, memory_bytes(chips[0]))
+    assert result.fits and result.traffic is not None
+    assert by_kind(result.traffic)["reduce-scatter"].bytes > 0

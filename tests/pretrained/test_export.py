@@ -24,21 +24,21 @@ def changed(tower, **fields):
 
 def test_export_to_open_clip_and_safetensors(tmp_path):
     run = finished(tmp_path / "run", changed("image", layer_scale=0.1, activation="gelu"), clip_tokenizer(tmp_path))
-    ours, arrays = load_run(run)[0], restore(run).arrays
+    arrays = restore(run).arrays
     out = tmp_path / "plain"
     assert main(["export", str(run), "--to", "safetensors", "--out", str(out)]) == 0
     assert (out / "recipe.json").read_bytes() == (run / "recipe.json").read_bytes()
-    found = load_file(out / "model.safetensors")
-    assert found.keys() == arrays.keys()
+    tensors = load_file(out / "model.safetensors")
+    assert tensors.keys() == arrays.keys()
     for name, value in arrays.items():
-        np.testing.assert_array_equal(found[name], value)
+        np.testing.assert_array_equal(tensors[name], value)
     # One activation for both towers is all that open_clip can say.
     assert main(["export", str(run), "--to", "open_clip", "--out", str(tmp_path / "refused")]) == 2
     run = finished(tmp_path / "second", changed("image", layer_scale=0.1), clip_tokenizer(tmp_path))
     assert main(["export", str(run), "--to", "open_clip", "--out", str(tmp_path / "open")]) == 0
-    ours, theirs = load_run(run)[0], jaxrep.load(tmp_path / "open")
-    np.testing.assert_allclose(theirs.encode_image(PICTURES), ours.encode_image(PICTURES), atol=1e-6)
-    np.testing.assert_allclose(theirs.encode_text(["a red fox"]), ours.encode_text(["a red fox"]), atol=1e-6)
+    original, exported = load_run(run)[0], jaxrep.load(tmp_path / "open")
+    np.testing.assert_allclose(exported.encode_image(PICTURES), original.encode_image(PICTURES), atol=1e-6)
+    np.testing.assert_allclose(exported.encode_text(["a red fox"]), original.encode_text(["a red fox"]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def test_texts_and_their_ids_have_equal_embeddings(tmp_path):
     model = jaxrep.load(tmp_path)
     tokens = model.tokenize(TEXTS)
     assert tokens["text"].tolist() == [[4, 5, 6, 8, 1, 0], [7, 1, 0, 0, 0, 0], [4, 5, 6, 1, 0, 0]]
-    found = model.encode_text(TEXTS)
-    np.testing.assert_allclose(found, model.encode_text(tokens["text"], valid=tokens["text/valid"]), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-6)
+    embeddings = model.encode_text(TEXTS)
+    np.testing.assert_allclose(embeddings, model.encode_text(tokens["text"], valid=tokens["text/valid"]), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, rtol=1e-6)
 
 
 def test_siglip2_lowercases_and_reads_padding(tmp_path):

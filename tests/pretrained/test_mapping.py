@@ -129,7 +129,7 @@ def test_tensors_are_read_once_largest_first(tmp_path, monkeypatch):
     tensors = open_folder(tmp_path)
     original = Tensors.read
     monkeypatch.setattr(Tensors, "read", lambda self, name: read.append(name) or original(self, name))
-    found = mapping.load(maps, {k: v.shape for k, v in arrays.items()}, tensors, lambda p, v: placed.append(p) or v)
+    loaded = mapping.load(maps, {k: v.shape for k, v in arrays.items()}, tensors, lambda p, v: placed.append(p) or v)
     assert read == ["l", "w.0", "w.1", "w.2", "s"] and placed == ["large", "blocks/w", "small"]
-    assert list(found) == list(arrays)
-    assert all(value.ctypes.data % 64 == 0 for value in found.values())
+    assert list(loaded) == list(arrays)
+    assert all(value.ctypes.data % 64 == 0 for value in loaded.values())

@@ -43,7 +43,7 @@ def recipe(image=IMAGE, text=TEXT, init=None):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A tiny CLIP of pictures of 8 x 8 pixels, and its parameters by path."""
+    """A tiny CLIP for images of 8 x 8 pixels, and its parameters by path."""
     path = tmp_path_factory.mktemp("public") / "clip"
     return str(path), folder(path)[0]
 
@@ -78,19 +78,19 @@ def test_summary_names_differing_specs(clip):
 def test_missing_and_unused_arrays_are_reported(clip):
     path, checkpoint = clip
     other = ViT(**SIZE, stem=PatchStem(patch=4), pool="mean", layer_scale=0.1)
-    found = match("image", Pretrained(path), recipe(other))
-    assert found.missing == ["image/blocks/scale1", "image/blocks/scale2", "image/stem/project/bias"]
-    assert found.unused == ["image/class_token", "image/embed_norm/bias", "image/embed_norm/scale"]
-    assert "left as initialized: image/blocks/scale1, image/blocks/scale2, image/stem/project/bias" in found.summary()
-    assert "unused: image/class_token, image/embed_norm/bias, image/embed_norm/scale" in found.summary()
-    np.testing.assert_array_equal(found.arrays()["image/positions"], checkpoint["image/positions"])
+    load = match("image", Pretrained(path), recipe(other))
+    assert load.missing == ["image/blocks/scale1", "image/blocks/scale2", "image/stem/project/bias"]
+    assert load.unused == ["image/class_token", "image/embed_norm/bias", "image/embed_norm/scale"]
+    assert "left as initialized: image/blocks/scale1, image/blocks/scale2, image/stem/project/bias" in load.summary()
+    assert "unused: image/class_token, image/embed_norm/bias, image/embed_norm/scale" in load.summary()
+    np.testing.assert_array_equal(load.arrays()["image/positions"], checkpoint["image/positions"])
 
 
 def test_nested_part_is_loaded_under_another_name(clip):
     path, checkpoint = clip
-    found = match("image/blocks", Pretrained(path, part="text/blocks"), recipe()).arrays()
-    assert found.keys() == {name for name in checkpoint if name.startswith("image/blocks/")}
-    for name, value in found.items():
+    load = match("image/blocks", Pretrained(path, part="text/blocks"), recipe()).arrays()
+    assert load.keys() == {name for name in checkpoint if name.startswith("image/blocks/")}
+    for name, value in load.items():
         np.testing.assert_array_equal(value, checkpoint[name.replace("image", "text")])
 
 
@@ -98,31 +98,31 @@ def test_nested_part_is_loaded_under_another_name(clip):
 def test_positions_and_patch_kernels_are_resized(clip, patches):
     path, checkpoint = clip
     smaller = ViT(**SIZE, stem=PatchStem(patch=2, bias=False), embed_norm=True)
-    found = match("image", Pretrained(path, patches=patches), recipe(smaller))
-    arrays = found.arrays()
+    load = match("image", Pretrained(path, patches=patches), recipe(smaller))
+    arrays = load.arrays()
     kernel = resize_kernel(checkpoint["image/stem/project/kernel"], 4, 2, pseudo_inverse=patches != "bilinear")
     np.testing.assert_array_equal(arrays["image/stem/project/kernel"], kernel)
     positions = resize_positions(checkpoint["image/positions"], (2, 2), (4, 4), antialias=True)
     np.testing.assert_array_equal(arrays["image/positions"], positions)
-    assert "resized image/positions from 2 x 2 to 4 x 4" in found.summary()
-    assert "resized image/stem/project/kernel from 4 x 4 to 2 x 2" in found.summary()
+    assert "resized image/positions from 2 x 2 to 4 x 4" in load.summary()
+    assert "resized image/stem/project/kernel from 4 x 4 to 2 x 2" in load.summary()
 
 
 def test_shorter_text_keeps_the_first_positions(clip):
     path, checkpoint = clip
     short = recipe().replace({"data.tokenizer.length": 4})
-    found = match("text/positions", Pretrained(path), short)
-    np.testing.assert_array_equal(found.arrays()["text/positions"], checkpoint["text/positions"][:4])
-    assert "resized text/positions from 6 to 4" in found.summary()
+    load = match("text/positions", Pretrained(path), short)
+    np.testing.assert_array_equal(load.arrays()["text/positions"], checkpoint["text/positions"][:4])
+    assert "resized text/positions from 6 to 4" in load.summary()
 
 
 def test_longer_text_stretches_positions_on_request(clip):
     path, checkpoint = clip
     longer = recipe().replace({"data.tokenizer.length": 14})
-    found = match("text/positions", Pretrained(path, stretch_after=2), longer)
+    load = match("text/positions", Pretrained(path, stretch_after=2), longer)
     expected = stretch_positions(checkpoint["text/positions"], 14, 2)
-    np.testing.assert_array_equal(found.arrays()["text/positions"], expected)
-    assert "resized text/positions from 6 to 14" in found.summary()
+    np.testing.assert_array_equal(load.arrays()["text/positions"], expected)
+    assert "resized text/positions from 6 to 14" in load.summary()
     with pytest.raises(UsageError, match="cannot be resized"):
         match("text/positions", Pretrained(path), longer)
 
@@ -197,8 +197,8 @@ def test_training_starts_from_resnet_and_bert(tmp_path):
 
 
 @spec
-class Said(harness.tiny.Named):
-    """The named pictures, each with two triples."""
+class WithTriples(harness.tiny.Named):
+    """The named images, each with two triples."""
 
     def fields(self):
         return {**super().fields(), "knowledge": Field((6,), "str")}
@@ -207,10 +207,10 @@ class Said(harness.tiny.Named):
 def test_triple_encoder_starts_from_bert_blocks(tmp_path):
     checkpoint, _ = folder(tmp_path / "bert", "bert")
     towers = {"image": IMAGE, "text": TEXT, "knowledge": TripleTransformer(width=8, depth=2, heads=2, mlp_ratio=1.5)}
-    told = RECIPE.replace(
-        {"data.train": Said(), "data.texts": ("text", "knowledge")}, method=DualEncoder(towers=towers, dim=6)
+    triples = RECIPE.replace(
+        {"data.train": WithTriples(), "data.texts": ("text", "knowledge")}, method=DualEncoder(towers=towers, dim=6)
     )
-    found = match("knowledge/blocks", Pretrained(str(tmp_path / "bert"), part="text/blocks"), told)
+    load = match("knowledge/blocks", Pretrained(str(tmp_path / "bert"), part="text/blocks"), triples)
     blocks = {path: path.replace("text/", "knowledge/", 1) for path in checkpoint if path.startswith("text/blocks/")}
-    assert found.loaded == {ours: source for source, ours in blocks.items()} and len(blocks) == 16
-    assert not (found.missing or found.resized or found.differences)
+    assert load.loaded == {name: source for source, name in blocks.items()} and len(blocks) == 16
+    assert not (load.missing or load.resized or load.differences)

@@ -16,17 +16,17 @@ def by_quarters(old, keep):
 
 def test_stretch_positions_equals_released_code():
     old = np.random.default_rng(0).normal(size=(77, 3)).astype(np.float32)
-    found = stretch_positions(old, 248, 20)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found[:20], old[:20])
-    np.testing.assert_array_equal(found[20::4], old[20:])
-    np.testing.assert_allclose(found, by_quarters(np.float64(old), 20), rtol=1e-6, atol=1e-6)
+    resized = stretch_positions(old, 248, 20)
+    assert resized.dtype == np.float32
+    np.testing.assert_array_equal(resized[:20], old[:20])
+    np.testing.assert_array_equal(resized[20::4], old[20:])
+    np.testing.assert_allclose(resized, by_quarters(np.float64(old), 20), rtol=1e-6, atol=1e-6)
 
 
 def test_stretch_positions_keeps_linear_values():
     old = np.arange(10, dtype=np.float32)[:, None]
-    found = stretch_positions(old, 24, 3)[:, 0]
-    np.testing.assert_allclose(found, [0, 1, 2, *(3 + np.arange(21) / 3)], rtol=1e-6)
+    resized = stretch_positions(old, 24, 3)[:, 0]
+    np.testing.assert_allclose(resized, [0, 1, 2, *(3 + np.arange(21) / 3)], rtol=1e-6)
 
 
 def test_invalid_stretch_is_refused():
@@ -43,12 +43,12 @@ def test_resize_positions_keeps_constant_and_linear_fields():
         return np.stack([np.full_like(x, 3.0), x, y], -1)
 
     for side, antialias in ((8, False), (8, True), (20, False), (20, True)):
-        found = resize_positions(field(12).reshape(-1, 3), (12, 12), (side, side), antialias=antialias)
-        found = found.reshape(side, side, 3)
-        np.testing.assert_allclose(found[..., 0], 3, rtol=1e-6)
+        resized = resize_positions(field(12).reshape(-1, 3), (12, 12), (side, side), antialias=antialias)
+        resized = resized.reshape(side, side, 3)
+        np.testing.assert_allclose(resized[..., 0], 3, rtol=1e-6)
         if antialias and side == 20:
-            np.testing.assert_allclose(found[6:-6, 6:-6], field(20)[6:-6, 6:-6], atol=1e-6)
-    assert resize_positions(found, (20, 20), (20, 20)) is found
+            np.testing.assert_allclose(resized[6:-6, 6:-6], field(20)[6:-6, 6:-6], atol=1e-6)
+    assert resize_positions(resized, (20, 20), (20, 20)) is resized
 
 
 def linearly(x, size):
@@ -66,13 +66,13 @@ def test_resize_kernel_gives_nearest_tokens(patch, to):
     kernel = rng.normal(size=(patch * patch * 2, 5)).astype(np.float32)
     pixels = np.eye(patch * patch).reshape(-1, patch, patch)
     resizing = np.stack([linearly(pixel, to).ravel() for pixel in pixels], 1)  # B of equation 2, [to*to, patch*patch]
-    found = resize_kernel(kernel, patch, to).reshape(to * to, 2, 5)
+    resized = resize_kernel(kernel, patch, to).reshape(to * to, 2, 5)
     for channel in range(2):
         old = kernel.reshape(-1, 2, 5)[:, channel]
         nearest = np.linalg.lstsq(resizing.T, old, rcond=None)[0]
-        np.testing.assert_allclose(found[:, channel], nearest, atol=1e-5)  # float32 of values near 1
+        np.testing.assert_allclose(resized[:, channel], nearest, atol=1e-5)  # float32 of values near 1
         if to > patch:
-            np.testing.assert_allclose(resizing.T @ found[:, channel], old, atol=1e-5)
+            np.testing.assert_allclose(resizing.T @ resized[:, channel], old, atol=1e-5)
         plain = resize_kernel(kernel, patch, to, pseudo_inverse=False).reshape(to * to, 2, 5)[:, channel]
         np.testing.assert_allclose(plain, resizing @ old, atol=1e-5)
     assert resize_kernel(kernel, patch, patch) is kernel

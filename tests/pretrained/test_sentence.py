@@ -115,9 +115,9 @@ def test_texts_and_padded_ids_have_equal_embeddings(tmp_path):
     model = jaxrep.load(tmp_path)
     model.block_size = 2
     ids = model.tokenize(TEXTS)
-    found = model.encode_text(TEXTS)
-    np.testing.assert_allclose(found, model.encode_text(ids["text"], valid=ids["text/valid"]), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), np.ones(3), rtol=1e-6)
+    embeddings = model.encode_text(TEXTS)
+    np.testing.assert_allclose(embeddings, model.encode_text(ids["text"], valid=ids["text/valid"]), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), np.ones(3), rtol=1e-6)
 
 
 def test_roberta_vocabulary_files_are_not_a_tokenizer(tmp_path):
@@ -137,7 +137,10 @@ def test_roberta_vocabulary_files_are_not_a_tokenizer(tmp_path):
         (dict(kinds=["Transformer", "Normalize"]), "a Transformer and its Pooling, then at most one Dense"),
         (dict(kinds=["Transformer", "Pooling", "Dense", "Dense"]), "at most one Dense"),
         (dict(kinds=["Transformer", "Pooling", "Normalize", "Dense"]), "at most one Dense, then Normalize"),
-        (dict(dense={**DENSE, "activation_function": "torch.nn.ReLU"}), "'activation_function' should be one of .*, and is 'torch.nn.ReLU'"),
+        (
+            dict(dense={**DENSE, "activation_function": "torch.nn.ReLU"}),
+            "'activation_function' should be one of .*, and is 'torch.nn.ReLU'",
+        ),
         (dict(dense={**DENSE, "in_features": 9}), "'in_features' is 9, and only models with 8 can be read"),
         (dict(dense={**DENSE, "out_features": 6}), r"'linear\.weight' in .*2_Dense.* has shape \(5, 8\)"),
         (dict(encoder="vit"), r"config\.json: sentences are encoded by the model_type 'vit'"),

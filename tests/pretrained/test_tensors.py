@@ -156,7 +156,10 @@ def test_file_that_vanishes_while_reading_is_named(clip):
         (dict(model_type="siglip2"), "variable resolution"),
         (dict(projection_dim="six"), "'projection_dim' should be a positive whole number, and is 'six'"),
         (dict(vision_config=[1]), "'vision_config' should be an object, and is [1]"),
-        (dict(vision_config=dict(CONFIGS["clip"]["vision_config"], hidden_act="mish")), "'hidden_act' should be one of"),
+        (
+            dict(vision_config=dict(CONFIGS["clip"]["vision_config"], hidden_act="mish")),
+            "'hidden_act' should be one of",
+        ),
         (
             dict(vision_config=dict(CONFIGS["clip"]["vision_config"], layer_norm_eps=-1)),
             "should be a number, 0 or more",

@@ -33,10 +33,10 @@ PUBLISHED = {  # with a classifier of 1000 classes, as torchvision's model pages
 def test_architecture_has_the_published_parameter_count(tmp_path, name):
     config = Config({"architecture": name, "input_size": [3, 64, 64]}, tmp_path)
     source = Source(tmp_path, config, Tensors({}, tmp_path), None)
-    found = load.TIMM[name](source).model
-    module = nnx.eval_shape(lambda: found.build(nnx.Rngs(0), inputs=load.TIMM[name](source).fields))
+    method = load.TIMM[name](source).model
+    module = nnx.eval_shape(lambda: method.build(nnx.Rngs(0), inputs=load.TIMM[name](source).fields))
     count = sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(nnx.state(module, nnx.Param)))
-    assert count + 1000 * (found.encoder.features + 1) == PUBLISHED[name]
+    assert count + 1000 * (method.encoder.features + 1) == PUBLISHED[name]
 
 
 SIDE = CONFIGS["resnet"]["pretrained_cfg"]
@@ -95,11 +95,17 @@ def test_image_transform_follows_the_config(tmp_path):
         (dict(global_pool="max"), "'global_pool' is 'max', and only models with 'avg' can be read"),
         (dict(model_args=dict(output_stride=8, in_chans=3)), "'model_args' changes output_stride of the architecture"),
         (dict(model_args=dict(in_chans=1)), "'in_chans' is 1, and only models with 3 can be read"),
-        (dict(pretrained_cfg=dict(input_size=[3, 32, 48])), "'input_size' should be [3, side, side], and is [3, 32, 48]"),
+        (
+            dict(pretrained_cfg=dict(input_size=[3, 32, 48])),
+            "'input_size' should be [3, side, side], and is [3, 32, 48]",
+        ),
         (dict(pretrained_cfg={}), "'input_size' should be [3, side, side], and is None"),
         (dict(pretrained_cfg=dict(SIDE, crop_mode="border")), "'crop_mode' is 'border' and 'crop_pct' is 0.875"),
         (dict(pretrained_cfg=dict(SIDE, crop_pct=0)), "'crop_mode' is 'center' and 'crop_pct' is 0, expected center"),
-        (dict(pretrained_cfg=dict(SIDE, interpolation="random")), "'interpolation' should be one of nearest, lanczos, bilinear, bicubic, box, hamming, and is 'random'"),
+        (
+            dict(pretrained_cfg=dict(SIDE, interpolation="random")),
+            "'interpolation' should be one of nearest, lanczos, bilinear, bicubic, box, hamming, and is 'random'",
+        ),
         (dict(pretrained_cfg=dict(SIDE, mean=[1, 2])), "'mean' should be three numbers, and is [1, 2]"),
         (dict(architecture="resnet34"), "lacks tensor 'layer1.2.conv1.weight'"),
         (dict(architecture="resnet50"), "lacks tensor 'layer1.0.conv3.weight'"),
