@@ -1,6 +1,5 @@
 """Pages of the site that other files hold: the home page, the change log, and one page of reference per room."""
 
-import re
 import sys
 from pathlib import Path
 
@@ -17,20 +16,31 @@ ROOMS = (
 FRONT = ("train", "open_run", "load", "evaluate", "embed")
 
 
+LINKS = {
+    "](docs/": "](",  # from the root of the checkout to the pages
+    "](../../README.md": "](../index.md",  # from the pages to files of the root
+    "](../CONTRIBUTING.md": "](contributing.md",
+    "](CONTRIBUTING.md": "](contributing.md",
+    "](CHANGELOG.md": "](changelog.md",
+}
+"""Links that lead to files of the checkout -> to pages of the site."""
+
+
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages."""
-    readme = (ROOT / "README.md").read_text()
-    pages = {
-        "index.md": readme.replace("](docs/", "](").replace("](CHANGELOG.md", "](changelog.md"),
-        "changelog.md": (ROOT / "CHANGELOG.md").read_text().replace("](docs/", "]("),
-        "contributing.md": (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/", "]("),
-        "api/index.md": _front_page(),
-    }
-    pages |= {f"api/{room}.md": _room_page(room) for room in ROOMS}
+    root = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+    pages = {page: (ROOT / file).read_text() for page, file in root.items()}
+    pages |= {"api/index.md": _front_page()} | {f"api/{room}.md": _room_page(room) for room in ROOMS}
     for path, content in pages.items():
-        content = re.sub(r"\]\(CONTRIBUTING.md", "](contributing.md", content)
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def on_page_markdown(markdown: str, **_: object) -> str:
+    """Let links lead to pages of the site."""
+    for before, after in LINKS.items():
+        markdown = markdown.replace(before, after)
+    return markdown
 
 
 def _front_page() -> str:
