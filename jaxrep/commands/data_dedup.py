@@ -1,4 +1,4 @@
-"""Find images that a source has more than once, and images of an evaluation set that it has as well."""
+"""Find images that occur more than once in a source, or both in a source and an evaluation set."""
 
 import argparse
 import json
@@ -43,8 +43,8 @@ def main(args: list[str]) -> int:
 
 def report(examples: Examples, prints: Fingerprints, distance: int) -> dict[str, Any]:
     """Return groups of equal and of nearly equal images, as keys of examples."""
-    found = {"exact": groups(prints.digests), "near": groups(prints.hashes, distance)}
-    named = {kind: [[key(examples, prints, i) for i in group] for group in some] for kind, some in found.items()}
+    copies = {"exact": groups(prints.digests), "near": groups(prints.hashes, distance)}
+    named = {kind: [[key(examples, prints, i) for i in group] for group in some] for kind, some in copies.items()}
     return {"examples": len(prints.indices), "bad": prints.bad, **named}
 
 
@@ -68,8 +68,8 @@ def lines(result: dict[str, Any], given: argparse.Namespace) -> list[str]:
     text = [f"{result['examples']:,} images read, {sum(result['bad'].values()):,} unreadable"]
     near = f"within {given.distance} bits of {given.hash}"
     for kind, what in (("exact", "the same file"), ("near", near)):
-        found = result[kind]
-        text.append(f"{what}: {len(found):,} groups, {sum(map(len, found)) - len(found):,} redundant images")
+        copies = result[kind]
+        text.append(f"{what}: {len(copies):,} groups, {sum(map(len, copies)) - len(copies):,} redundant images")
     if "against" in result:
         bad = sum(result["against_bad"].values())
         text += [

@@ -22,9 +22,9 @@ def data(jaxrep_says):
     """Runs ``jaxrep data`` with further arguments; gives what was printed, of a run that ends well."""
 
     def run(*args):
-        status, said, err = jaxrep_says("data", *args)
+        status, out, err = jaxrep_says("data", *args)
         assert status == 0, err
-        return said, err
+        return out, err
 
     return run
 
@@ -33,21 +33,21 @@ def data(jaxrep_says):
 
 
 def _inspected(data, source):
-    found = json.loads(data("inspect", source, "--json")[0])
-    assert found["examples"] + sum(found["bad"].values()) == found["all"]
-    return found
+    actual = json.loads(data("inspect", source, "--json")[0])
+    assert actual["examples"] + sum(actual["bad"].values()) == actual["all"]
+    return actual
 
 
 def test_inspect_reports_sizes_captions_and_distinct_images(data, tmp_path):
     members = [*pairs(range(3)), ("again.png", picture(1)), ("again.txt", b"number 9, again")]
     write(tmp_path / "x.tar", members)
-    found = _inspected(data, f"{tmp_path}/x.tar")
-    assert (found["examples"], found["bad"], found["shards"]) == (4, {}, 1)
-    assert (found["distinct_image_id"], found["distinct_text_id"], found["formats"]) == (3, 4, {"PNG": 4})
-    assert found["width"]["median"] == found["height"]["max"] == 5
-    assert (found["characters"]["min"], found["characters"]["max"]) == (8, 15)
-    said, _ = data("inspect", f"{tmp_path}/x.tar")
-    assert said.startswith("4 of 4 examples can be read, in 1 shards\n") and "distinct image_id: 3" in said
+    actual = _inspected(data, f"{tmp_path}/x.tar")
+    assert (actual["examples"], actual["bad"], actual["shards"]) == (4, {}, 1)
+    assert (actual["distinct_image_id"], actual["distinct_text_id"], actual["formats"]) == (3, 4, {"PNG": 4})
+    assert actual["width"]["median"] == actual["height"]["max"] == 5
+    assert (actual["characters"]["min"], actual["characters"]["max"]) == (8, 15)
+    out, _ = data("inspect", f"{tmp_path}/x.tar")
+    assert out.startswith("4 of 4 examples can be read, in 1 shards\n") and "distinct image_id: 3" in out
 
 
 def test_inspect_draws_a_grid(data, tmp_path):
@@ -96,9 +96,9 @@ def test_fault_loses_only_its_examples(data, tmp_path, fault):
     if fault == "a garbage header":
         content[offsets["03.jpg"] : offsets["03.jpg"] + 512] = b"\x07" * 512
     path.write_bytes(content)
-    found = _inspected(data, f"{path},image_size=16")
-    assert found["examples"] == 20 - lost
-    assert FAULTS[fault] is None or any(FAULTS[fault] in reason for reason in found["bad"])
+    actual = _inspected(data, f"{path},image_size=16")
+    assert actual["examples"] == 20 - lost
+    assert FAULTS[fault] is None or any(FAULTS[fault] in reason for reason in actual["bad"])
 
 
 @pytest.mark.parametrize("at", range(0, 1000, 61))
@@ -106,8 +106,8 @@ def test_flipped_byte_in_jpeg_is_counted_once(data, tmp_path, at):
     content = _jpeg(0)
     content[at % len(content)] ^= 0x55
     write(tmp_path / "x.tar", [("a.jpg", content), ("a.txt", b"a"), *pairs([1])])
-    found = _inspected(data, f"{tmp_path}/x.tar,image_size=16")
-    assert found["all"] == 2 and found["examples"] >= 1
+    actual = _inspected(data, f"{tmp_path}/x.tar,image_size=16")
+    assert actual["all"] == 2 and actual["examples"] >= 1
 
 
 def test_vanished_shard_is_counted(tmp_path):
@@ -117,8 +117,8 @@ def test_vanished_shard_is_counted(tmp_path):
         write(tmp_path / f"{n}.tar", pairs(range(3 * n, 3 * n + 3)))
     examples = parse_source(f"{tmp_path}/{{0..1}}.tar,image_size=4").open()
     (tmp_path / "1.tar").unlink()
-    found = survey(examples).summary
-    assert (found["examples"], found["bad"]) == (3, {"the shard cannot be read": 3})
+    actual = survey(examples).summary
+    assert (actual["examples"], actual["bad"]) == (3, {"the shard cannot be read": 3})
 
 
 # index
@@ -128,8 +128,8 @@ def test_vanished_shard_is_counted(tmp_path):
 def test_index_is_beside_the_shards_or_in_the_cache(data, tmp_path, cache, beside, monkeypatch):
     for n in range(3):
         write(tmp_path / f"{n}.tar", pairs(range(n + 1)))
-    said, _ = data("index", f"{tmp_path}/{{0..2}}.tar", *["--beside"] * beside)
-    assert said.startswith("3 shards have 6 examples in ")
+    out, _ = data("index", f"{tmp_path}/{{0..2}}.tar", *["--beside"] * beside)
+    assert out.startswith("3 shards have 6 examples in ")
     assert (tmp_path / ".jaxrep-index/manifest.json").exists() == beside == (not cache.exists())
     monkeypatch.setattr(index, "scan", lambda path: pytest.fail(f"{path} is read again"))
     assert (
@@ -160,8 +160,8 @@ def test_processes_index_and_report_damage(data, tmp_path):
     for n in range(2):
         write(tmp_path / f"{n}.tar", pairs(range(3)))
     (tmp_path / "1.tar").write_bytes((tmp_path / "1.tar").read_bytes()[:4096])
-    said, err = data("index", f"{tmp_path}/*.tar", "--workers", "2")
-    assert said.startswith("2 shards have 5 examples") and "1.tar: the tar was cut short at byte 4096" in err
+    out, err = data("index", f"{tmp_path}/*.tar", "--workers", "2")
+    assert out.startswith("2 shards have 5 examples") and "1.tar: the tar was cut short at byte 4096" in err
 
 
 def test_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
@@ -179,7 +179,7 @@ def test_damaged_sidecar_or_manifest_is_made_again(tmp_path, capsys):
 
 def test_mistakes_are_reported_in_one_sentence(jaxrep_says, tmp_path):
     write(tmp_path / "x.tar", pairs([1]))
-    for args, told in [
+    for args, message in [
         ((), "a tool is missing; there are: index, inspect"),
         (("inspct", "x"), "there is no tool 'inspct'; did you mean inspect?"),
         (("inspect", f"{tmp_path}/none.tar"), "there is no file"),
@@ -190,13 +190,13 @@ def test_mistakes_are_reported_in_one_sentence(jaxrep_says, tmp_path):
         (("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"), "--per-shard is at least 1, got 0"),
     ]:
         status, _, err = jaxrep_says("data", *args)
-        assert (status, told in err) == (2, True), err
+        assert (status, message in err) == (2, True), err
 
 
 def test_convert_reports_left_out_examples(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(3)), ("bad.png", b""), ("bad.txt", b"x")])
-    said, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
-    assert said == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the image cannot be decoded" in err
+    out, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
+    assert out == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the image cannot be decoded" in err
     assert len(parse_source(f"{tmp_path}/out/*.parquet").open()) == 3
 
 
@@ -206,8 +206,8 @@ def test_convert_reports_left_out_examples(data, tmp_path):
 def test_tokenizer_is_trained_on_readable_captions(data, tmp_path):
     members = [*pairs(range(9)), ("x.png", picture(1)), ("x.txt", b"\xff")]
     write(tmp_path / "x.tar", members)
-    said, err = data("tokenizer", f"{tmp_path}/x.tar", "--out", tmp_path / "t.json", "--size", "270")
-    assert said.startswith("wrote 270 entries") and "1 captions left out: the text is not UTF-8" in err
+    out, err = data("tokenizer", f"{tmp_path}/x.tar", "--out", tmp_path / "t.json", "--size", "270")
+    assert out.startswith("wrote 270 entries") and "1 captions left out: the text is not UTF-8" in err
     assert len(tokenizers.Tokenizer.from_file(str(tmp_path / "t.json")).encode("number 3").ids) <= 5
 
 
@@ -223,8 +223,8 @@ def test_dedup_reports_copies_and_shared_images(data, tmp_path):
     for name, seeds in (("train", (1, 2, 1)), ("test", (3, 2))):
         write(tmp_path / f"{name}.tar", [(f"{n}.jpg", _jpeg(seed)) for n, seed in enumerate(seeds)])
     args = (f"{tmp_path}/train.tar,text=", "--against", f"{tmp_path}/test.tar,text=", "--out", tmp_path / "out.json")
-    said, _ = data("dedup", *args)
-    assert "the same file: 1 groups, 1 redundant images" in said
-    found = json.loads((tmp_path / "out.json").read_text())
-    assert found["exact"] == [["train.tar/0", "train.tar/2"]]
-    assert found["shared_exact"] == found["shared_near"] == [["test.tar/1", "train.tar/1"]]
+    out, _ = data("dedup", *args)
+    assert "the same file: 1 groups, 1 redundant images" in out
+    actual = json.loads((tmp_path / "out.json").read_text())
+    assert actual["exact"] == [["train.tar/0", "train.tar/2"]]
+    assert actual["shared_exact"] == actual["shared_near"] == [["test.tar/1", "train.tar/1"]]

@@ -37,26 +37,26 @@ def tars(tmp_path):
 
 
 def test_tars_are_curated_read_and_copied(tmp_path, tars, metadata, jaxrep_says):
-    status, said, err = jaxrep_says(
+    status, out, err = jaxrep_says(
         *("data", "curate", f"tar:{tars.shards},image_size=4", "--metadata", *metadata, "--out", tmp_path / "out"),
         *("--t", 5, "--per-chunk", 25, "--workers", 0, "--copy", f"tar:{tmp_path}/copy", "--keys", tmp_path / "keys"),
     )
     assert status == 0, err
     report = json.loads((tmp_path / "out/t5-seed0/curation.json").read_text())
     assert report["unreadable"] == {"the text is not UTF-8": 1, "it has no member .txt": 1}
-    assert said.startswith(f"kept {report['kept']:,} of 62 pairs ({report['kept'] / 62:.1%})")
+    assert out.startswith(f"kept {report['kept']:,} of 62 pairs ({report['kept'] / 62:.1%})")
     keys = (tmp_path / "keys").read_text().split()
-    found = TakeCurated(source=tars, kept=f"{tmp_path}/out/t5-seed0").open()
-    assert found.column("key") == keys and len(keys) == report["kept"] == len(found)
+    actual = TakeCurated(source=tars, kept=f"{tmp_path}/out/t5-seed0").open()
+    assert actual.column("key") == keys and len(keys) == report["kept"] == len(actual)
     numbers = [int(key.rpartition("/")[2]) for key in keys]
-    assert [found[n]["text"] for n in range(len(found))] == [TEXTS[n].strip() for n in numbers]
+    assert [actual[n]["text"] for n in range(len(actual))] == [TEXTS[n].strip() for n in numbers]
     copied = parse_source(f"{tmp_path}/copy/*.tar,image_size=4").open()
-    assert copied.column("text") == found.column("text")
+    assert copied.column("text") == actual.column("text")
     assert [copied.content(n, "image") for n in range(len(copied))] == [picture(n) for n in numbers]
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, out",
     [
         (["--t", 0], "--t is at least 1, got 0"),
         (["--seed", -1], "--seed is an integer from 0"),
@@ -65,11 +65,11 @@ def test_tars_are_curated_read_and_copied(tmp_path, tars, metadata, jaxrep_says)
         (["--metadata", "/none"], "/none cannot be read (No such file)"),
     ],
 )
-def test_mistakes_are_reported_before_the_work(tmp_path, lines, metadata, jaxrep_says, options, said):
+def test_mistakes_are_reported_before_the_work(tmp_path, lines, metadata, jaxrep_says, options, out):
     status, _, err = jaxrep_says(
         *("data", "curate", lines, "--metadata", *metadata, "--out", tmp_path / "out", *options)
     )
-    assert status and said in err and not (tmp_path / "out").exists()
+    assert status and out in err and not (tmp_path / "out").exists()
 
 
 def test_entries_without_text_are_reported(tmp_path, lines, jaxrep_says):

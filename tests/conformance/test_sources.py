@@ -297,6 +297,6 @@ def test_missing_inner_fields_are_problems(source):
         pytest.skip("the source reads no field of another one")
     other = data.SelectFields(source=source.source, names={"unused": "key"})
     source = replace(source, source=other)
-    found = problems(source)
+    actual = problems(source)
     for name in source.reads():
-        assert any(f"no field '{name}'" in sentence for sentence in found)
+        assert any(f"no field '{name}'" in sentence for sentence in actual)

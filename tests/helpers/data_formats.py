@@ -84,8 +84,8 @@ Tiny(data_dir=sys.argv[1], file_format="array_record").download_and_prepare()
 def tfds(path: Path, rows: Rows) -> None:
     """The data set ``tiny`` that TFDS prepared, in a process of its own: it registers classes for good."""
     pytest.importorskip("tensorflow_datasets")
-    told, env = pickle.dumps(list(rows)), {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    subprocess.run([sys.executable, "-c", TINY, path], input=told, check=True, env=env, timeout=120)
+    message, env = pickle.dumps(list(rows)), {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", TINY, path], input=message, check=True, env=env, timeout=120)
 
 
 def label_map(path: Path, number: int) -> None:

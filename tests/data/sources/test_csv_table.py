@@ -57,8 +57,8 @@ def test_bad_sample_names_its_line(table):
         4: "line 7, column 'title': the line ends before the column 'title'",
         5: r"line 8, column 'filepath': the image cannot be decoded \(unknown format",
     }
-    for index, told in wrong.items():
-        with pytest.raises(BadSample, match=told):
+    for index, message in wrong.items():
+        with pytest.raises(BadSample, match=message):
             examples[index]
     with pytest.raises(IndexError, match=r"example 6 of 6"):
         examples[6]

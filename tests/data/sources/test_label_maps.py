@@ -68,12 +68,12 @@ def test_unfit_map_is_a_bad_sample(folders):
     Image.new("L", (HEIGHT, WIDTH)).save(folder / "maps/c.png")
     (folder / "maps/deep/b.png").unlink()
     examples = source.open()
-    told = (
+    message = (
         "maps/a.png: a map of classes has one channel",
         "the map has 12 x 16 pixels, and its image 16 x 12",
         "b.png",
     )
-    for index, sentence in enumerate(told):
+    for index, sentence in enumerate(message):
         with pytest.raises(BadSample, match=sentence):
             examples[index]
     with pytest.raises(UsageError, match="has no image"):

@@ -38,8 +38,8 @@ def folder(tmp_path):
 
 
 def test_files_are_in_given_order_and_globs_sorted(folder):
-    found = files((f"{folder}/c{{0..1}}.tar", f"{folder}/?.tar", f"{folder}/odd[0].tar"))
-    assert [os.path.basename(path) for path in found] == ["c0.tar", "c1.tar", "a.tar", "b.tar", "odd[0].tar"]
+    actual = files((f"{folder}/c{{0..1}}.tar", f"{folder}/?.tar", f"{folder}/odd[0].tar"))
+    assert [os.path.basename(path) for path in actual] == ["c0.tar", "c1.tar", "a.tar", "b.tar", "odd[0].tar"]
     assert [os.path.basename(path) for path in files(f"{folder}/d.txt")] == ["d.txt"]
 
 

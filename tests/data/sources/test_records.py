@@ -50,9 +50,9 @@ def test_records_equal_examples_of_tars(made):
     examples = source(f"{folder}/*.x").open()
     assert len(examples) == 8 and examples.shard_ends.tolist() == [5, 8]
     for index in (7, 0, 4, 5, 2):
-        found, wanted = examples[index], expected[index]
+        actual, wanted = examples[index], expected[index]
         for name in ("image", "image_id", "text"):
-            np.testing.assert_array_equal(found[name], wanted[name])
+            np.testing.assert_array_equal(actual[name], wanted[name])
     assert examples.column("key")[4:6] == ["0.x/4", "1.x/0"] and examples.shard(5) == f"{folder}/1.x"
     assert examples[0].keys() == source("").fields().keys()
     assert pickle.loads(pickle.dumps(examples))[6]["text"] == "number 6"
@@ -125,12 +125,12 @@ def test_images_may_be_paths_or_structures(tmp_path):
     rows = [{"image": {"bytes": None, "path": "a.png"}}, {"image": {"bytes": picture(4), "path": "b.png"}}]
     formats.parquet(tmp_path / "hf.parquet", rows)
     formats.parquet(tmp_path / "paths.parquet", [{"image": "a.png"}, {"image": "none.png"}, {"image": None}])
-    found = ParquetTable(files=f"{tmp_path}/hf.parquet", text="", image_size=SIZE).open().column("image")
-    assert found[:, 0, 0, 0].tolist() == [3, 4]
+    actual = ParquetTable(files=f"{tmp_path}/hf.parquet", text="", image_size=SIZE).open().column("image")
+    assert actual[:, 0, 0, 0].tolist() == [3, 4]
     examples = ParquetTable(files=f"{tmp_path}/paths.parquet", text="", image_size=SIZE).open()
     assert examples[0]["image"][0, 0, 0] == 3
-    for index, told in ((1, r"none.png cannot be read \(No such file"), (2, "it has no 'image'")):
-        with pytest.raises(BadSample, match=told):
+    for index, message in ((1, r"none.png cannot be read \(No such file"), (2, "it has no 'image'")):
+        with pytest.raises(BadSample, match=message):
             examples[index]
 
 
@@ -174,10 +174,10 @@ def tiny(tmp_path):
 def test_tfds_is_read_without_tensorflow(tiny):
     source = Tfds(name="tiny", data_dir=tiny, text="caption", label="label", image_size=SIZE)
     examples = source.open()
-    found = [examples[index] for index in range(4)]
-    numbers = [int(row["text"].removeprefix("number ")) for row in found]  # TFDS shuffled them
+    actual = [examples[index] for index in range(4)]
+    numbers = [int(row["text"].removeprefix("number ")) for row in actual]  # TFDS shuffled them
     assert sorted(numbers) == [0, 1, 2, 3] and "tensorflow" not in sys.modules
-    for row, number in zip(found, numbers, strict=True):
+    for row, number in zip(actual, numbers, strict=True):
         assert row["image"][0, 0, 0] == number and row["label"] == number % 2
         assert row.keys() == source.fields().keys()
     assert examples.classes == {"label": ["even", "odd"]}

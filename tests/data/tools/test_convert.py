@@ -43,8 +43,8 @@ def test_round_trip_through_all_formats(tmp_path, source):
     expected, current = source.open(), source
     for number, kind in enumerate(("parquet", "arrayrecord", "csv", "tar")):
         folder = tmp_path / f"{number}"
-        found = convert(_plan(current, kind, folder))
-        assert (found["written"], found["bad"], found["all"]) == (7, {}, 7)
+        actual = convert(_plan(current, kind, folder))
+        assert (actual["written"], actual["bad"], actual["all"]) == (7, {}, 7)
         current = parse_source(READ[kind].format(folder))
         examples = current.open()
         assert len(examples) == 7
@@ -69,12 +69,12 @@ class Arrays(Source):
 def test_source_in_memory_is_stored_without_loss(tmp_path):
     source = Arrays()
     convert(_plan(source, "tar", tmp_path / "a"))
-    found, expected = parse_source(f"{tmp_path}/a/*.tar,image_size=16").open(), source.open()
+    actual, expected = parse_source(f"{tmp_path}/a/*.tar,image_size=16").open(), source.open()
     assert sorted(path.name for path in (tmp_path / "a").glob("*.tar")) == ["00000.tar", "00001.tar"]
-    np.testing.assert_array_equal(found.column("image"), expected.column("image"))
+    np.testing.assert_array_equal(actual.column("image"), expected.column("image"))
     for name in ("text", "code"):
-        assert found.column(name) == expected.column(name)
-    assert found.column("group").tolist() == [0, 1, 2, 3, 4]
+        assert actual.column(name) == expected.column(name)
+    assert actual.column("group").tolist() == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("kind", READ)
@@ -113,17 +113,17 @@ def test_unreadable_examples_are_counted(tmp_path):
     members = [("a.png", b"noise"), ("a.txt", b"x"), ("b.png", picture(1)), ("c.png", picture(2)), ("c.txt", b"\xff")]
     path = write(tmp_path / "x.tar", [*members, *pairs(range(3))])
     path.write_bytes(path.read_bytes()[: 9 * 1024 + 512 + 20])  # 20 bytes into the last picture
-    found = convert(_plan(TarShards(shards=str(path)), "tar", tmp_path / "out", per_shard=2))
-    assert found["written"] + sum(found["bad"].values()) == found["all"] == 7
-    assert set(found["bad"]) == {
+    actual = convert(_plan(TarShards(shards=str(path)), "tar", tmp_path / "out", per_shard=2))
+    assert actual["written"] + sum(actual["bad"].values()) == actual["all"] == 7
+    assert set(actual["bad"]) == {
         "the image cannot be decoded",
         "it has no member .txt",
         "the text is not UTF-8",
         "the tar ends after N of its N bytes",
         "the tar was cut short at byte N and the rest is lost",
     }
-    assert found["written"] == 2
-    assert len(parse_source(f"{tmp_path}/out/*.tar").open()) == found["written"]
+    assert actual["written"] == 2
+    assert len(parse_source(f"{tmp_path}/out/*.tar").open()) == actual["written"]
 
 
 def test_folder_of_another_conversion_is_refused(tmp_path, source):

@@ -49,21 +49,22 @@ def _kept(plan):
 def test_kept_pairs_equal_plain_loop(tmp_path, lines, metadata):
     plan = _plan(lines, metadata, tmp_path / "out")
     report = curate(plan)
-    held = [[n for n, entry in enumerate(ENTRIES) if f" {entry} " in f" {text.replace(',', ' , ')} "] for text in TEXTS]
-    counts = Counter(entry for entries in held for entry in entries)
+    spaced = [f" {text.replace(',', ' , ')} " for text in TEXTS]
+    present = [[n for n, entry in enumerate(ENTRIES) if f" {entry} " in text] for text in spaced]
+    counts = Counter(entry for entries in present for entry in entries)
     kept = []
-    for text, entries in zip(TEXTS, held, strict=True):
+    for text, entries in zip(TEXTS, present, strict=True):
         missed = 1.0
         for entry in entries:
             missed *= 1 - min(1, 5 / counts[entry])
         draw = int(splitmix64(np.array([digest_of(text)], np.uint64) + splitmix64(np.zeros(1, np.uint64)))[0]) / 2**64
         kept += [text] if entries and draw < 1 - missed else []
     assert _kept(plan) == kept and 5 < len(kept) < 60
-    after = Counter(entry for text in kept for entry in held[TEXTS.index(text)])
+    after = Counter(entry for text in kept for entry in present[TEXTS.index(text)])
     assert [(row["entry"], row["texts"], row["kept"]) for row in report["most"]] == [
         (ENTRIES[n], counts[n], after[n]) for n in sorted(counts, key=lambda n: (-counts[n], n))
     ]
-    assert report["matched"] == sum(map(bool, held)) and report["kept"] == len(kept)
+    assert report["matched"] == sum(map(bool, present)) and report["kept"] == len(kept)
     assert (report["entries"], report["entries_without_text"], report["t"]) == (5, 1, 5)
     assert np.load(tmp_path / "out/counts.npy").tolist() == [counts[n] for n in range(5)]
 

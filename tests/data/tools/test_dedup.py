@@ -52,13 +52,13 @@ def test_near_pairs_equal_brute_force(seeds, distance, seed):
         value ^ sum(1 << int(bit) for bit in rng.choice(64, rng.integers(0, 8), replace=False)) for value in seeds
     ]
     values = np.array([*seeds, *flipped], np.uint64)
-    found = {tuple(sorted(pair)) for pairs in near(values, distance) for pair in pairs.tolist()}
+    actual = {tuple(sorted(pair)) for pairs in near(values, distance) for pair in pairs.tolist()}
     expected = {
         (i, j)
         for i, j in itertools.combinations(range(len(values)), 2)
         if _bits(int(values[i]) ^ int(values[j])) <= distance
     }
-    assert found == expected
+    assert actual == expected
 
 
 def test_groups_join_chains():
@@ -81,6 +81,6 @@ def test_images_are_hashed_and_bad_ones_counted(tmp_path, monkeypatch):
         _photo(seed).save(file, "JPEG", quality=quality)
         members.append((f"{name}.jpg", file.getvalue()))
     write(tmp_path / "x.tar", [*members, ("e.jpg", b"no picture")])
-    found = fingerprint(parse_source(f"{tmp_path}/x.tar,text=").open())
-    assert found.indices.tolist() == [0, 1, 2, 3] and found.bad == {"the image cannot be decoded": 1}
-    assert groups(found.digests) == [[0, 2]] and groups(found.hashes, 3) == [[0, 2, 3]]
+    actual = fingerprint(parse_source(f"{tmp_path}/x.tar,text=").open())
+    assert actual.indices.tolist() == [0, 1, 2, 3] and actual.bad == {"the image cannot be decoded": 1}
+    assert groups(actual.digests) == [[0, 2]] and groups(actual.hashes, 3) == [[0, 2, 3]]

@@ -28,31 +28,31 @@ def _found(pool, prefix=""):
 def test_counts_and_probabilities_equal_plain_loop():
     pool, t = _pool(500), 30
     counts = Counter(entry for entries in pool for entry in entries)
-    found = _found(pool)
-    assert found.counts().tolist() == [counts[k] for k in range(12)]
+    actual = _found(pool)
+    assert actual.counts().tolist() == [counts[k] for k in range(12)]
     expected = [1 - math.prod(1 - min(1, t / counts[k]) for k in entries) for entries in pool if entries]
-    np.testing.assert_allclose(pair_probabilities(found, probabilities(found.counts(), t)), expected, rtol=1e-12)
+    np.testing.assert_allclose(pair_probabilities(actual, probabilities(actual.counts(), t)), expected, rtol=1e-12)
 
 
 def test_kept_share_equals_sampling_per_entry():
     """Algorithm 1 as printed, with other draws: both shares are near the expectation."""
     pool, t = _pool(20_000), 1_000
-    found = _found(pool)
-    probability = probabilities(found.counts(), t)
-    expected = pair_probabilities(found, probability)
+    actual = _found(pool)
+    probability = probabilities(actual.counts(), t)
+    expected = pair_probabilities(actual, probability)
     draw = random.Random(0)
     printed = sum(any(draw.random() < probability[k] for k in entries) for entries in pool)
     spread = math.sqrt((expected * (1 - expected)).sum())
-    for kept in (printed, keep(found, probability, 0).sum(), keep(found, probability, 7).sum()):
+    for kept in (printed, keep(actual, probability, 0).sum(), keep(actual, probability, 7).sum()):
         assert abs(kept - expected.sum()) < 4 * spread  # four standard deviations
 
 
 def test_entry_keeps_all_pairs_up_to_t_and_about_t_above():
     pool = [[0]] * 5_000 + [[1]] * 100 + [[0, 1]] * 10
-    found = _found(pool)
-    kept = keep(found, probabilities(found.counts(), 200), 0)
+    actual = _found(pool)
+    kept = keep(actual, probabilities(actual.counts(), 200), 0)
     assert kept[5_000:].all()
-    assert abs(found.counts(kept)[0] - 210) < 60  # 200 of 5,010, and the ten that entry 1 keeps
+    assert abs(actual.counts(kept)[0] - 210) < 60  # 200 of 5,010, and the ten that entry 1 keeps
 
 
 def test_draws_depend_on_key_and_seed_only():
@@ -68,8 +68,8 @@ def test_draws_depend_on_key_and_seed_only():
 
 
 def test_smaller_t_keeps_subset_of_larger_t():
-    found = _found(_pool(2_000))
-    few, many = (keep(found, probabilities(found.counts(), t), 0) for t in (20, 100))
+    actual = _found(_pool(2_000))
+    few, many = (keep(actual, probabilities(actual.counts(), t), 0) for t in (20, 100))
     assert few.sum() < many.sum() and not (few & ~many).any()
 
 
@@ -82,12 +82,12 @@ def _splitmix(x):
 
 def test_draws_are_pinned():
     """Curation is reproducible: the hash, computed in integers."""
-    found = Matches.of([(0, "a", [0]), (1, "é", []), (2, "00000.tar/000/12", [0])])
-    assert found.rows.tolist() == [0, 2]
+    actual = Matches.of([(0, "a", [0]), (1, "é", []), (2, "00000.tar/000/12", [0])])
+    assert actual.rows.tolist() == [0, 2]
     for n, key in enumerate(("a", "00000.tar/000/12")):
         number = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little")
         draw = (_splitmix((number + _splitmix(5)) % 2**64) >> 11) / 2**53
-        assert not keep(found, np.array([draw - 1e-9]), 5)[n] and keep(found, np.array([draw + 1e-9]), 5)[n]
+        assert not keep(actual, np.array([draw - 1e-9]), 5)[n] and keep(actual, np.array([draw + 1e-9]), 5)[n]
 
 
 @spec
@@ -107,8 +107,8 @@ def test_balance_concepts_keeps_rare_texts(tmp_path):
     common, rare = ("a photo",) * 300, ("an owl: photo", ("a cat", "an owl"), "a dog")
     source = Texts(texts=(*common, *rare))
     (tmp_path / "entries.txt").write_text("owl\nphoto\n")
-    found = BalanceConcepts(source=source, metadata=(f"{tmp_path}/entries.txt",), t=10).open().column("text")
-    assert found[-2:] == list(rare[:2]) and set(found[:-2]) == {"a photo"} and 2 < len(found) < 30
+    actual = BalanceConcepts(source=source, metadata=(f"{tmp_path}/entries.txt",), t=10).open().column("text")
+    assert actual[-2:] == list(rare[:2]) and set(actual[:-2]) == {"a photo"} and 2 < len(actual) < 30
     words = BalanceConcepts(source=source, t=10).open().column("text")  # every word is an entry
     assert words[-3:] == list(rare) and len(words) < 40
     assert words == BalanceConcepts(source=source, t=10).open().column("text")

@@ -12,14 +12,14 @@ def test_captions_are_drawn_by_probability_and_repeat():
     assert list(source.fields()) == ["image", "text", "text_id"]
     examples = source.open()
     rows, keys = np.zeros(8_000, np.int64) + 4, np.arange(8_000, dtype=np.uint64)
-    found = examples.gather(rows, keys)
-    kinds, counts = np.unique(found["text"], return_counts=True)
+    actual = examples.gather(rows, keys)
+    kinds, counts = np.unique(actual["text"], return_counts=True)
     assert kinds.tolist() == ["c4", "m4-0", "m4-1", "m4-2"]
     assert abs(counts - 2_000).max() < 5 * np.sqrt(8_000 * 0.25 * 0.75)  # five standard deviations
     ids = {"c4": 4, "m4-0": 104, "m4-1": 204, "m4-2": 304}
-    assert found["text_id"].tolist() == [ids[text] for text in found["text"]]
+    assert actual["text_id"].tolist() == [ids[text] for text in actual["text"]]
     again = examples.gather(rows[500:600], keys[500:600])  # a draw depends on its own key alone
-    assert again["text"] == found["text"][500:600]
+    assert again["text"] == actual["text"][500:600]
 
 
 def test_without_keys_first_caption_is_taken():

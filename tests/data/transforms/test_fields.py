@@ -18,8 +18,8 @@ def test_select_fields_renames_and_drops():
         "text_id": Field((), "int32"),
     }
     examples = source.open()
-    found = examples.gather(ROWS, KEYS)
-    assert list(found) == ["image", "text", "text_id"] and found["text"] == ["c4", "c0", "c11", "c6"]
+    actual = examples.gather(ROWS, KEYS)
+    assert list(actual) == ["image", "text", "text_id"] and actual["text"] == ["c4", "c0", "c11", "c6"]
     assert examples[3]["text"] == "c3" and examples.column("text")[2] == "c2"
     np.testing.assert_array_equal(examples.column("score"), SCORES)  # an order or a filter may want it
     assert examples.shard(4) == "2.tar" and list(examples.shard_ends) == [3, 3, 8, N]
@@ -29,19 +29,19 @@ def test_select_fields_renames_and_drops():
 def test_add_weights():
     source = AddWeights(source=Pairs(), column="score", default=0.5)
     assert source.fields()["weight"] == Field((), "float32")
-    found = source.open().gather(ROWS)
-    assert found["weight"].dtype == np.float32
-    np.testing.assert_array_equal(found["weight"], np.array([0.4, 0, 1.1, 0.6], np.float32))
+    actual = source.open().gather(ROWS)
+    assert actual["weight"].dtype == np.float32
+    np.testing.assert_array_equal(actual["weight"], np.array([0.4, 0, 1.1, 0.6], np.float32))
     assert source.open()[5]["weight"] == 0.5
 
 
 def test_replacement_of_bad_sample_has_its_own_weight():
     source = AddWeights(source=SelectFields(source=Pairs(), names={"text": "caption"}), column="score")
     asked = []
-    found = source.open().gather(np.array([1, 7]), KEYS[:2], lambda row, error: asked.append((row, str(error))) or 9)
+    actual = source.open().gather(np.array([1, 7]), KEYS[:2], lambda row, error: asked.append((row, str(error))) or 9)
     assert asked == [(1, "2.tar, member 7: it is empty")]
-    assert found["text"] == ["c1", "c9"]
-    np.testing.assert_array_equal(found["weight"], np.array([0.1, 0.9], np.float32))
+    assert actual["text"] == ["c1", "c9"]
+    np.testing.assert_array_equal(actual["weight"], np.array([0.1, 0.9], np.float32))
     few = Filter(source=Pairs(), where=(Where(column="score", at_least=0.6),)).open()
     assert few.gather(np.array([1]), KEYS[:1], lambda row, error: 2)["caption"] == ["c8"]
 
@@ -51,5 +51,5 @@ def test_add_weights_of_columns_in_memory():
         def open(self):
             return Columns({"caption": ["a", "b"], "score": np.array([2.0, 3.0])})
 
-    found = AddWeights(source=InMemory(), column="score").open().gather(np.array([1, 0]))
-    assert found["caption"] == ["b", "a"] and found["weight"].tolist() == [3.0, 2.0]
+    actual = AddWeights(source=InMemory(), column="score").open().gather(np.array([1, 0]))
+    assert actual["caption"] == ["b", "a"] and actual["weight"].tolist() == [3.0, 2.0]

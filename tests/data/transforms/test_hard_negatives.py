@@ -35,14 +35,14 @@ class Captioned(Source):
 def drawn(keys=200, **options):
     """For each caption, every wrong caption that the keys draw."""
     examples, rows = HardNegativeCaptions(source=Captioned(), **options).open(), np.repeat(np.arange(6), keys)
-    found = examples.gather(rows, np.arange(6 * keys, dtype=np.uint64) << np.uint64(9))
-    np.testing.assert_array_equal(found["negative/present"], [text != "" for text in found["negative"]])
-    return [set(found["negative"][i * keys : (i + 1) * keys]) for i in range(6)]
+    actual = examples.gather(rows, np.arange(6 * keys, dtype=np.uint64) << np.uint64(9))
+    np.testing.assert_array_equal(actual["negative/present"], [text != "" for text in actual["negative"]])
+    return [set(actual["negative"][i * keys : (i + 1) * keys]) for i in range(6)]
 
 
 def test_replaced_phrases_exclude_the_original():
-    found = drawn(ways=("replace",), kinds=("gender",))
-    assert found == [{""}, {"woman: light skin tone"}, {"man: light skin tone"}, {""}, {"woman: dark skin tone"}, {""}]
+    actual = drawn(ways=("replace",), kinds=("gender",))
+    assert actual == [{""}, {"woman: light skin tone"}, {"man: light skin tone"}, {""}, {"woman: dark skin tone"}, {""}]
     assert len(drawn(ways=("replace",))[1]) == 1 + 4  # of the other gender, or in one of four other tones
 
 
@@ -52,20 +52,20 @@ def test_phrases_of_one_kind_are_exchanged():
 
 
 def test_graph_exchanges_objects_and_attributes():
-    found = drawn(ways=("graph",))
-    assert found[0] == {"a red book on a blue ball", "a blue ball on a red book"}
-    assert found[5] == {"A mat sits on a cat"} and found[1] == {""}
+    actual = drawn(ways=("graph",))
+    assert actual[0] == {"a red book on a blue ball", "a blue ball on a red book"}
+    assert actual[5] == {"A mat sits on a cat"} and actual[1] == {""}
 
 
 def test_graph_is_parsed_from_name():
-    found = drawn(ways=("graph",), triples="text", form="names")
-    assert found[0] == {"a blue book on a red ball"} and found[1] == {""}
+    actual = drawn(ways=("graph",), triples="text", form="names")
+    assert actual[0] == {"a blue book on a red ball"} and actual[1] == {""}
 
 
 def test_only_known_uses_captions_of_the_data():
-    found = drawn(ways=("replace",), only_known=True)
-    assert found[1:3] == [{"woman: light skin tone", "man: dark skin tone"}, {"man: light skin tone"}]
-    assert found[0] == {""}
+    actual = drawn(ways=("replace",), only_known=True)
+    assert actual[1:3] == [{"woman: light skin tone", "man: dark skin tone"}, {"man: light skin tone"}]
+    assert actual[0] == {""}
 
 
 def test_ids_of_wrong_and_true_captions_agree_and_draws_repeat():

@@ -87,8 +87,8 @@ def test_reweight_changes_shares():
     assert abs(end["c"] - 1_280 * 0.375 * (1 + 1 / 64)) < 3
     later = order.source_counts(7_280)
     assert abs(later["c"] - end["c"] - 3_000) < 3 and abs(later["b"] - end["b"] - 1_000) < 3
-    found = np.digitize(order(positions(0, 7_280)), [30, 80])
-    np.testing.assert_array_equal(np.bincount(found), list(later.values()))
+    actual = np.digitize(order(positions(0, 7_280)), [30, 80])
+    np.testing.assert_array_equal(np.bincount(actual), list(later.values()))
 
 
 def test_without_weights_sources_end_epochs_in_step():
@@ -120,8 +120,8 @@ def test_mixture_resumes_at_any_position(start, weights, at, ramp, one_source, o
     resumed = pickle.loads(pickle.dumps(of(mixture, order)[1]))
     np.testing.assert_array_equal(resumed(positions(start, 100)), unbroken[start:])
     counts = whole.source_counts(start)
-    found = np.bincount(np.digitize(unbroken[:start], [30, 80]), minlength=3)
-    np.testing.assert_array_equal(found, [counts["a"], counts["inner/b"], counts["inner/c"]])
+    actual = np.bincount(np.digitize(unbroken[:start], [30, 80]), minlength=3)
+    np.testing.assert_array_equal(actual, [counts["a"], counts["inner/b"], counts["inner/c"]])
     assert counts["inner"] == counts["inner/b"] + counts["inner/c"]
 
 
@@ -154,9 +154,9 @@ def test_batch_mixes_sources():
     np.testing.assert_array_equal(examples.column("number"), whole)
     assert examples.column("word") == [str(number) for number in whole]
     rows = np.array([99, 0, 35, 1, 80])
-    found = examples.gather(rows)
-    np.testing.assert_array_equal(found["number"], whole[rows])
-    assert found["word"] == [str(number) for number in whole[rows]]
+    actual = examples.gather(rows)
+    np.testing.assert_array_equal(actual["number"], whole[rows])
+    assert actual["word"] == [str(number) for number in whole[rows]]
     assert examples[-1]["number"] == 219 and examples[30]["word"] == "100"
     with pytest.raises(IndexError):
         examples[100]

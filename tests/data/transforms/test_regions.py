@@ -92,11 +92,11 @@ class Written(Source):
 
 def test_regions_are_parsed_in_order_and_padded():
     texts = ["0.5 0.5 0.2 0.4 a red dot\n0.1 0.2 0.1 0.1 sky\n0.3 0.3 0.1 0.1 too many", ""]
-    found = TransformedExamples(
+    actual = TransformedExamples(
         ParseRegions(source=Written(), count=2), Columns({"regions": texts, "regions_id": np.arange(2)})
     )
-    columns = found.gather(np.arange(2))
-    assert columns["region"] == [("a red dot", "sky"), ("", "")] == found.column("region")
+    columns = actual.gather(np.arange(2))
+    assert columns["region"] == [("a red dot", "sky"), ("", "")] == actual.column("region")
     np.testing.assert_array_equal(columns["region/present"], [[True, True], [False, False]])
     np.testing.assert_allclose(columns["boxes"][0], [[0.5, 0.5, 0.2, 0.4], [0.1, 0.2, 0.1, 0.1]], rtol=1e-6)
     assert set(columns) == {"region", "region/present", "boxes"} and (columns["boxes"][1] == 0).all()
@@ -104,6 +104,6 @@ def test_regions_are_parsed_in_order_and_padded():
 
 @pytest.mark.parametrize("line", ["a dot", "0.5 0.5 0.2 wide dot", "0.5 0.5 2 0.1 dot", "0.5 0.5 0.2 nan dot"])
 def test_faulty_region_is_reported(line):
-    found = TransformedExamples(ParseRegions(source=Written()), Columns({"regions": [line]}))
+    actual = TransformedExamples(ParseRegions(source=Written()), Columns({"regions": [line]}))
     with pytest.raises(JaxrepError, match="x y width height"):
-        found.gather(np.arange(1))
+        actual.gather(np.arange(1))

@@ -33,8 +33,8 @@ def test_parse_name_gives_relations_and_details():
 
 def test_objects_and_attributes_are_exchanged():
     caption = "A black cat sits on a red mat"
-    said = parse_lines("cat | is | black\nmat | is | red\nmat | is | black\ncat | sits on | mat\ncat | sees | dog")
-    assert exchanges(caption, said) == [
+    out = parse_lines("cat | is | black\nmat | is | red\nmat | is | black\ncat | sits on | mat\ncat | sees | dog")
+    assert exchanges(caption, out) == [
         Negative("A black mat sits on a red cat", "object"),
         Negative("A red cat sits on a black mat", "attribute"),
     ]
@@ -59,11 +59,11 @@ def test_triples_are_flattened_and_padded():
     assert rows.keys() == source.fields().keys()
     np.testing.assert_array_equal(rows["knowledge/present"], [True, False, True])
     np.testing.assert_array_equal(source.open().column("knowledge/present"), [True, False, True])
-    found = rows["knowledge"]
-    assert found[0] == ("woman", "with", "veil", "woman", "has", "dark skin tone")  # the third is left out
-    assert found[1] == ("",) * 6
-    assert found[2] == ("women", "holding", "hands", "women", "has", "dark skin tone")
-    assert source.open().column("knowledge") == found and source.open().column("text") == NAMES
+    actual = rows["knowledge"]
+    assert actual[0] == ("woman", "with", "veil", "woman", "has", "dark skin tone")  # the third is left out
+    assert actual[1] == ("",) * 6
+    assert actual[2] == ("women", "holding", "hands", "women", "has", "dark skin tone")
+    assert source.open().column("knowledge") == actual and source.open().column("text") == NAMES
 
 
 def test_problems_are_reported():

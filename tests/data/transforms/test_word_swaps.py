@@ -48,21 +48,21 @@ def test_phrase_is_replaced_by_all_that_exclude_it(caption, kind, wrong):
 
 
 def test_longest_phrase_is_matched():
-    found = texts(replacements("person: medium-light skin tone", GROUPS), "skin_tone")
-    assert found == [f"person: {tone} skin tone" for tone in ("light", "medium", "medium-dark", "dark")]
+    actual = texts(replacements("person: medium-light skin tone", GROUPS), "skin_tone")
+    assert actual == [f"person: {tone} skin tone" for tone in ("light", "medium", "medium-dark", "dark")]
 
 
 def test_colors_are_replaced_by_other_colors():
-    found = texts(replacements("red apple beside a blue book", GROUPS), "color")
-    assert len(found) == len(set(found)) == 16
-    assert all(("red" in text.split()) != ("blue" in text.split()) or "apple" in text for text in found)
-    assert "green apple beside a blue book" in found
-    assert "red apple beside a black book" in found
+    actual = texts(replacements("red apple beside a blue book", GROUPS), "color")
+    assert len(actual) == len(set(actual)) == 16
+    assert all(("red" in text.split()) != ("blue" in text.split()) or "apple" in text for text in actual)
+    assert "green apple beside a blue book" in actual
+    assert "red apple beside a black book" in actual
 
 
 def test_phrases_of_one_kind_are_exchanged():
-    found = exchanges(CAPTION, phrases(CAPTION, WORDS))
-    assert found == [
+    actual = exchanges(CAPTION, phrases(CAPTION, WORDS))
+    assert actual == [
         Negative("The green horse eats brown grass", "adjective"),
         Negative("The brown grass eats green horse", "noun"),
     ]
@@ -82,11 +82,11 @@ def test_joined_equal_or_overlapping_phrases_are_not_exchanged():
 def test_reorderings_move_the_named_words_only():
     caption = "The brown horse quickly eats the green grass of home."
     spans = phrases(caption, WORDS)
-    found = dict(negative[::-1] for key in range(5) for negative in reorderings(caption, spans, key))
-    assert set(found) == {"nouns_and_adjectives", "all_but_nouns_and_adjectives", "trigrams", "within_trigrams"}
+    actual = dict(negative[::-1] for key in range(5) for negative in reorderings(caption, spans, key))
+    assert set(actual) == {"nouns_and_adjectives", "all_but_nouns_and_adjectives", "trigrams", "within_trigrams"}
     words = caption[:-1].split()
     content = {"brown", "horse", "green", "grass"}
-    for kind, text in found.items():
+    for kind, text in actual.items():
         moved = text[:-1].split()
         assert sorted(moved) == sorted(words)
         assert text != caption
@@ -97,9 +97,9 @@ def test_reorderings_move_the_named_words_only():
         assert [w for w in moved if w in stays] == stays
         assert all(moved[words.index(w)] == w for w in stays)
     threes = {tuple(words[i : i + 3]) for i in range(0, 10, 3)}
-    trigrams = found["trigrams"][:-1].split()
+    trigrams = actual["trigrams"][:-1].split()
     assert all(any(trigrams[i : i + len(t)] == list(t) for i in range(10)) for t in threes)
-    within = found["within_trigrams"][:-1].split()
+    within = actual["within_trigrams"][:-1].split()
     assert [sorted(within[i : i + 3]) for i in range(0, 10, 3)] == [sorted(words[i : i + 3]) for i in range(0, 10, 3)]
 
 
@@ -150,7 +150,7 @@ def test_missing_spacy_model_is_reported():
 
 def test_lexicons_contain_each_phrase_once():
     for name in ("swaps.txt", PARTS_OF_SPEECH):
-        held = [phrase.lower() for group in lexicon(name) for phrase in group.phrases]
-        assert len(held) == len(set(held))
+        present = [phrase.lower() for group in lexicon(name) for phrase in group.phrases]
+        assert len(present) == len(set(present))
     with pytest.raises(UsageError, match="mine, line 2: expected a kind and its phrases"):
         parse("a: b\nno kind", "mine")

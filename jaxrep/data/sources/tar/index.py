@@ -1,7 +1,7 @@
 """Index a tar: find the places of its members by reading its headers once, and keep them as a compact table.
 
 A member's name is its key up to the first dot of the last folder, then its extension; the members of one key form an
-example. A stretch of the tar that cannot be read has a row of its own, so that counting examples counts every loss.
+example. An unreadable stretch of the tar has a row, too, so that counting examples counts every loss.
 """
 
 import dataclasses
@@ -143,8 +143,8 @@ def scan(path: str) -> ShardIndex:
     version = file_version(path)
     with open_stream(path) as file:
         _refuse_compressed(path, file)
-        found, damage = members(file, version.size)
-    return tabulate(found, version, damage)
+        plain, damage = members(file, version.size)
+    return tabulate(plain, version, damage)
 
 
 def _refuse_compressed(path: str, file: IO[bytes]) -> None:
@@ -204,10 +204,10 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def tabulate(found: Sequence[tarfile.TarInfo], version: FileVersion, damage: Sequence[str]) -> ShardIndex:
+def tabulate(plain: Sequence[tarfile.TarInfo], version: FileVersion, damage: Sequence[str]) -> ShardIndex:
     """Return the index of a shard with these members."""
     examples: dict[str, list[tuple[str, int, int]]] = {}
-    for member in found:
+    for member in plain:
         key, extension = split_name(member.name)
         examples.setdefault(key, []).append((extension, member.offset_data, member.size))
     numbers = {name: n for n, name in enumerate(sorted({e for parts in examples.values() for e, *_ in parts}))}

@@ -131,8 +131,8 @@ def test_threads_and_pickled_copies_read_the_same(shards):
     examples = shards.open()
     expected = [examples[n]["image_id"] for n in range(13)] * 20
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda n: pickle.loads(pickle.dumps(examples))[n]["image_id"], list(range(13)) * 20))
-    assert found == expected
+        actual = list(pool.map(lambda n: pickle.loads(pickle.dumps(examples))[n]["image_id"], list(range(13)) * 20))
+    assert actual == expected
 
 
 # Faults
@@ -147,8 +147,8 @@ def test_bad_sample_names_shard_and_member(tmp_path):
         r"x.tar, example 'b': it has no member .txt",
         r"x.tar, example 'c': it has no member .jpg or .jpeg or .png or .webp",
     ]
-    for index, told in enumerate(wrong):
-        with pytest.raises(BadSample, match=told):
+    for index, message in enumerate(wrong):
+        with pytest.raises(BadSample, match=message):
             examples[index]
     with pytest.raises(BadSample, match=r"x.tar, member c.txt: the text is not UTF-8"):
         TarShards(shards=f"{tmp_path}/x.tar", image=()).open()[1]
@@ -192,7 +192,7 @@ def test_truncated_tar_gives_all_whole_examples(tmp_path, kept):
     good, bad = _seen(path)
     whole = sum(2048 * n + 1536 + len(f"number {n}\n") <= kept for n in range(3))
     assert good == [f"number {n}" for n in range(whole)]
-    assert any("the tar was cut short at byte" in told or "no member can be read between" in told for told in bad)
+    assert any("the tar was cut short at byte" in reason or "no member can be read between" in reason for reason in bad)
 
 
 def test_examples_after_damaged_header_are_read(tmp_path):
