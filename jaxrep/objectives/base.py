@@ -7,41 +7,24 @@ whole batch.
 """
 
 import abc
-import dataclasses
-import functools
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
 from jaxrep.errors import hint
+from jaxrep.reads import Column as Column
+from jaxrep.reads import Columns as Columns
+from jaxrep.reads import Embedding as Embedding
+from jaxrep.reads import Output as Output
+from jaxrep.reads import Reads as Reads
+from jaxrep.reads import read_names
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
 Metrics = dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Reads:
-    """Declare, in an annotation, which arrays a field of a term names; ``{}`` stands for the field's value."""
-
-    outputs: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    embedding: bool = False
-    """Whether the last axis of the output named by the value is an embedding."""
-
-
-Output = Annotated[str, Reads(outputs=("{}",))]
-"""The name of an output of the method; empty: none."""
-Embedding = Annotated[str, Reads(outputs=("{}",), embedding=True)]
-"""The name of an output whose last axis is an embedding; empty: none."""
-Column = Annotated[str, Reads(columns=("{}",))]
-"""The name of a field of the batch; empty: none."""
-Columns = Annotated[tuple[str, ...], Reads(columns=("{}",))]
-"""Names of fields of the batch."""
 
 
 @spec
@@ -57,23 +40,17 @@ class Term(abc.ABC):
     @property
     def reads(self) -> tuple[str, ...]:
         """Names of the outputs that the term needs."""
-        return self._names(lambda reads: reads.outputs)
+        return read_names(self, lambda reads: reads.outputs)
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the batch's fields that the term needs."""
-        return self._names(lambda reads: reads.columns)
+        return read_names(self, lambda reads: reads.columns)
 
     @property
     def embeddings(self) -> tuple[str, ...]:
         """The outputs whose last axis is an embedding: those that a wrapper such as Matryoshka truncates."""
-        return self._names(lambda reads: ("{}",) if reads.embedding else ())
-
-    def _names(self, patterns: Callable[[Reads], tuple[str, ...]]) -> tuple[str, ...]:
-        values = [(getattr(self, field), patterns(reads)) for field, reads in _annotations(type(self))]
-        values = [((value,) if isinstance(value, str) else value, chosen) for value, chosen in values]
-        names = [pattern.format(name) for value, chosen in values for name in value if name for pattern in chosen]
-        return tuple(dict.fromkeys(names))
+        return read_names(self, lambda reads: ("{}",) if reads.embedding else ())
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
@@ -118,14 +95,6 @@ class Wrapper(Term):
     @property
     def embeddings(self) -> tuple[str, ...]:
         return self.term.embeddings + super().embeddings
-
-
-@functools.cache
-def _annotations(cls: type) -> list[tuple[str, Reads]]:
-    """Return the fields whose annotation holds a ``Reads``."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    metadata = {field.name: getattr(hints[field.name], "__metadata__", ()) for field in dataclasses.fields(cls)}
-    return [(name, reads) for name, values in metadata.items() for reads in values if isinstance(reads, Reads)]
 
 
 def evaluate(objective: Mapping[str, Term], outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:

@@ -1,4 +1,4 @@
-"""Boxes and their matching: against NumPy in float64, published properties, and SciPy's assignment."""
+"""Check boxes and their matching against NumPy in float64, published properties, and SciPy's assignment."""
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,21 @@ def solve():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 4), (5, 9), (12, 12)])
-def test_an_assignment_is_the_one_of_scipy(solve, shape):
+def test_assignment_equals_scipy(solve, shape):
     costs = np.random.default_rng(0).normal(size=(40, *shape)).astype(np.float32)
     found = np.asarray(solve(costs))
     for cost, columns in zip(costs, found, strict=True):
         np.testing.assert_array_equal(columns, linear_sum_assignment(cost)[1])
 
 
-def test_costs_that_are_equal_are_assigned_at_the_least_sum(solve):
+def test_assignment_with_ties_has_least_cost(solve):
     costs = np.random.default_rng(1).integers(0, 3, size=(40, 5, 6)).astype(np.float32)
     for cost, columns in zip(costs, np.asarray(solve(costs)), strict=True):
         assert len(set(columns)) == 5
         assert cost[np.arange(5), columns].sum() == cost[linear_sum_assignment(cost)].sum()
 
 
-def test_costs_that_are_no_numbers_end_in_an_assignment(solve):
+def test_nonfinite_costs_still_give_an_assignment(solve):
     costs = np.full((3, 5, 6), np.nan, np.float32)
     costs[1], costs[2, :2] = np.inf, 1.0
     for columns in np.asarray(solve(costs)):
@@ -49,7 +49,7 @@ def boxes(random: np.random.Generator, *shape: int) -> np.ndarray:
 
 
 def areas(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Of intersection, union and hull of two boxes, by their intervals."""
+    """Return the areas of intersection, union and hull of two boxes, from their intervals."""
     sides = [[(box[i] - box[i + 2] / 2, box[i] + box[i + 2] / 2) for i in (0, 1)] for box in (a, b)]
     inner, hull = 1.0, 1.0
     for (low_a, high_a), (low_b, high_b) in zip(*sides, strict=True):
@@ -69,12 +69,12 @@ def giou_of(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def slope(function, x: np.ndarray, step: float = 1e-6) -> np.ndarray:
-    """Central differences in float64."""
+    """Return central differences in float64."""
     ways = step * np.eye(x.size).reshape(x.size, *x.shape)
     return np.array([(function(x + way) - function(x - way)) / (2 * step) for way in ways]).reshape(x.shape)
 
 
-def test_overlaps_and_distances_are_those_of_float64_in_value_and_gradient():
+def test_iou_giou_and_l1_in_value_and_gradient():
     random = np.random.default_rng(0)
     pairs = boxes(random, 20, 2)
     for function, oracle in ((iou, iou_of), (giou, giou_of), (box_l1, lambda a, b: np.abs(a - b).sum())):
@@ -85,7 +85,7 @@ def test_overlaps_and_distances_are_those_of_float64_in_value_and_gradient():
             np.testing.assert_allclose(gradient[i], slope(lambda a, b=b, f=oracle: f(a, b), a), rtol=1e-4, atol=1e-4)
 
 
-def test_giou_is_one_for_the_same_box_and_near_minus_one_for_small_boxes_far_apart():
+def test_giou_limits():
     same, left, right = jnp.array([0.5, 0.5, 0.2, 0.3]), jnp.array([0, 0, 1e-3, 1e-3]), jnp.array([1, 1, 1e-3, 1e-3])
     np.testing.assert_allclose(giou(same, same), 1, atol=1e-6)  # float32
     assert giou(left, right) < -0.99
@@ -93,7 +93,7 @@ def test_giou_is_one_for_the_same_box_and_near_minus_one_for_small_boxes_far_apa
     assert np.isfinite(jax.grad(giou)(point, point)).all()
 
 
-def test_a_match_is_the_cheapest_of_the_true_boxes_that_are_present():
+def test_match_boxes_equals_scipy_over_present_boxes():
     random = np.random.default_rng(2)
     predicted, true = boxes(random, 30, 5), boxes(random, 30, 4)
     present = np.arange(4) < random.integers(0, 5, size=(30, 1))
@@ -106,7 +106,7 @@ def test_a_match_is_the_cheapest_of_the_true_boxes_that_are_present():
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou"])
-def test_the_loss_is_the_mean_over_the_boxes_that_are_present(kind):
+def test_box_loss_is_mean_over_present_boxes(kind):
     random = np.random.default_rng(3)
     x, true = boxes(random, 3, 2), boxes(random, 3, 2)
     present = np.array([[True, True], [True, False], [False, False]])

@@ -1,4 +1,4 @@
-"""Losses on correlations equal the papers' equations in float64, in value and gradient, on any number of devices."""
+"""Compare losses on correlations with the papers' equations in float64, on any number of devices."""
 
 import jax
 import numpy as np
@@ -54,7 +54,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_value_and_gradient_on_one_device_and_on_many(name):
+def test_value_and_gradient_on_any_number_of_devices(name):
     loss, by_hand, arrays = CASES[name]
     arrays = tuple(np.float32(x) for x in arrays)
     exact = [np.float64(x) for x in arrays]
@@ -68,7 +68,7 @@ def test_value_and_gradient_on_one_device_and_on_many(name):
             np.testing.assert_allclose(found, slope(by_hand, exact, which), **CLOSE)
 
 
-def test_views_that_agree_in_whitened_features_lose_nothing_and_a_dead_feature_gives_no_nan():
+def test_whitened_equal_views_have_zero_loss_and_constant_feature_gives_no_nan():
     whitened = np.linalg.qr(ONE - ONE.mean(0))[0].astype(np.float32)
     # The biased mean of products of columns of unbiased variance one is 1 - 1 / B.
     np.testing.assert_allclose(barlow_twins(whitened, whitened, REDUNDANCY), D / B**2, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""Alignment and uniformity as losses: value and derivatives against NumPy in float64, and on meshes."""
+"""Compare alignment and uniformity with NumPy in float64, in value and gradient, on meshes."""
 
 import functools
 from typing import Any
@@ -46,7 +46,7 @@ def on_mesh(function, devices, *values):
 
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_uniformity_across_two_spaces_equals_its_definition(case, devices):
+def test_uniformity_across_two_spaces_equals_definition(case, devices):
     values = oracle.rows(0, B, D), oracle.rows(1, B, D)
     want = oracle.value_and_derivatives(functools.partial(spread, **CASES[case]), *values)
     got = on_mesh(functools.partial(uniformity, **CASES[case], block_size=3), devices, *values)
@@ -54,20 +54,20 @@ def test_uniformity_across_two_spaces_equals_its_definition(case, devices):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_uniformity_in_one_space_equals_its_definition(case):
+def test_uniformity_in_one_space_equals_definition(case):
     values = (oracle.rows(0, B, D),)
     want = oracle.value_and_derivatives(functools.partial(spread, **CASES[case]), *values)
     oracle.assert_close(on_mesh(functools.partial(uniformity, **CASES[case]), 1, *values), want, 4.0)
 
 
 @pytest.mark.parametrize("present", [(None, None), (HERE, THERE)])
-def test_alignment_is_the_mean_squared_distance_of_pairs_that_exist(present):
+def test_alignment_is_mean_squared_distance_of_present_pairs(present):
     values = oracle.rows(0, B, D), oracle.rows(1, B, D)
     want = oracle.value_and_derivatives(functools.partial(aligned, present=present), *values)
     oracle.assert_close(on_mesh(functools.partial(alignment, present=present), 1, *values), want, 4.0)
 
 
-def test_without_a_pair_there_is_no_loss_and_no_derivative():
+def test_loss_and_gradient_without_pairs_are_zero():
     x: Any = oracle.rows(0, B, D)
     same: Any = np.zeros(B, np.int32)
     value, (slope,) = on_mesh(functools.partial(uniformity, ids=(same,)), 1, x)

@@ -1,4 +1,4 @@
-"""The hinge between right and wrong: value and derivatives against NumPy in float64."""
+"""Compare the hinge loss with NumPy in float64, in value and gradient."""
 
 import jax
 import numpy as np
@@ -10,15 +10,15 @@ B, D, MARGIN = 6, 4, 0.3
 WEIGHTS = np.linspace(0.5, 2, B)
 
 
-def written_out(a, right, wrong):
+def written_out(a, positive, negative):
     total = 0.0
     for i in range(B):
-        short_by = MARGIN - a[i] @ right[i] + a[i] @ wrong[i]
+        short_by = MARGIN - a[i] @ positive[i] + a[i] @ negative[i]
         total = total + WEIGHTS[i] * (short_by if short_by.real > 0 else 0.0)
     return total
 
 
-def test_value_and_derivatives_equal_the_oracle():
+def test_value_and_gradient_equal_oracle():
     values = [oracle.rows(seed, B, D) for seed in range(3)]
     want = oracle.value_and_derivatives(written_out, *values)
     kept = [not np.any(row) for row in want[1][1]]
@@ -27,7 +27,7 @@ def test_value_and_derivatives_equal_the_oracle():
     oracle.assert_close(got, want, 1.0)
 
 
-def test_a_wrong_row_that_is_the_right_one_costs_the_margin():
+def test_equal_positive_and_negative_cost_the_margin():
     a, b = oracle.rows(0, B, D), oracle.rows(1, B, D)
     np.testing.assert_allclose(hinge_loss(a, b, b, MARGIN), MARGIN, rtol=1e-6)
     np.testing.assert_array_equal(hinge_loss(a, a, -a, MARGIN), 0)

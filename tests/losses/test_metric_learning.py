@@ -1,4 +1,4 @@
-"""Losses of metric learning against loops in float64, clean and with mixed labels."""
+"""Compare losses of metric learning with loops in float64, with clean and mixed labels."""
 
 import jax
 import jax.numpy as jnp
@@ -18,21 +18,21 @@ def unit(*shape):
 
 ANCHORS, ITEMS = unit(A, D), unit(N, D)
 TARGETS = RANDOM.choice([0.0, 1.0, 0.3], size=(A, N))
-ENTERS = RANDOM.random((A, N)) < 0.8
+INCLUDED = RANDOM.random((A, N)) < 0.8
 
 
 TARGETS[2] = np.minimum(TARGETS[2], 0)  # an anchor without an item of its class
 
 
 def plain(anchors, items, kind):
-    """Pair by pair, as the paper's table 1 has the functions; proxies as Kim et al. 2020, equation 4."""
+    """Compute pair by pair the functions of the paper's table 1; proxies as in Kim et al. 2020, equation 4."""
     losses = []
     pulling = sum(
-        any(y > 0 and here for y, here in zip(*row, strict=True)) for row in zip(TARGETS, ENTERS, strict=True)
+        any(y > 0 and here for y, here in zip(*row, strict=True)) for row in zip(TARGETS, INCLUDED, strict=True)
     )
-    for a, targets, enters in zip(anchors, TARGETS, ENTERS, strict=True):
+    for a, targets, included in zip(anchors, TARGETS, INCLUDED, strict=True):
         pull = push = 0.0
-        for v, y, here in zip(items, targets, enters, strict=True):
+        for v, y, here in zip(items, targets, included, strict=True):
             s = float(a @ v)
             if not here:
                 continue
@@ -52,12 +52,12 @@ def plain(anchors, items, kind):
 
 
 @pytest.mark.parametrize("kind", ["contrastive", "multi_similarity", "proxy_anchor"])
-def test_value_and_gradient_equal_the_loops(kind):
+def test_value_and_gradient_equal_loops(kind):
     def total(anchors, items):
-        return jnp.sum(metric_losses(anchors, items, jnp.asarray(TARGETS, jnp.float32), ENTERS, kind=kind))
+        return jnp.sum(metric_losses(anchors, items, jnp.asarray(TARGETS, jnp.float32), INCLUDED, kind=kind))
 
     a, v = jnp.asarray(ANCHORS, jnp.float32), jnp.asarray(ITEMS, jnp.float32)
-    found = metric_losses(a, v, jnp.asarray(TARGETS, jnp.float32), ENTERS, kind=kind)
+    found = metric_losses(a, v, jnp.asarray(TARGETS, jnp.float32), INCLUDED, kind=kind)
     np.testing.assert_allclose(found, plain(ANCHORS, ITEMS, kind), rtol=2e-5)  # float32, exponents up to 50
     gradients = jax.grad(total, argnums=(0, 1))(a, v)
     for number, (x, gradient) in enumerate(zip((ANCHORS, ITEMS), gradients, strict=True)):
@@ -70,7 +70,7 @@ def test_value_and_gradient_equal_the_loops(kind):
             np.testing.assert_allclose(gradient[place], slope, rtol=2e-4, atol=2e-5)  # central differences
 
 
-def test_an_anchor_without_pairs_costs_nothing_and_has_no_nan():
+def test_anchor_without_pairs_has_zero_loss_and_gradient():
     for kind in ("contrastive", "multi_similarity", "proxy_anchor"):
         value, gradient = jax.value_and_grad(
             lambda a, kind=kind: jnp.sum(metric_losses(a, a, jnp.eye(3), jnp.zeros((3, 3), bool), kind=kind))
@@ -78,6 +78,6 @@ def test_an_anchor_without_pairs_costs_nothing_and_has_no_nan():
         assert value == 0 and not np.asarray(gradient).any()
 
 
-def test_another_kind_is_refused():
+def test_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="kind"):
         metric_losses(jnp.ones((1, 2)), jnp.ones((1, 2)), jnp.ones((1, 1)), jnp.ones((1, 1), bool), kind="triplet")  # type: ignore

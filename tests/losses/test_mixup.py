@@ -1,4 +1,4 @@
-"""Mixup on the sphere: values and derivatives against loops in NumPy, written from the released code's matrices."""
+"""Compare mixup on the sphere with NumPy, written from the released code's matrices."""
 
 import functools
 
@@ -22,23 +22,23 @@ def log_softmax(x, axis):
     return x - np.log(np.exp(x).sum(axis, keepdims=True))
 
 
-def negatives(a, b, scale, share):
-    """Off the diagonal are mixtures, on it the pairs themselves."""
+def negatives(a, b, logit_scale, share):
+    """Compute logits of pairs on the diagonal, and of mixtures off it."""
     mixed, eye = arc(a, b, share), np.eye(len(a))
     total = 0
     for query in (a, b):
-        logits = scale * (eye * (a @ b.T) + (1 - eye) * (query @ mixed.T))
+        logits = logit_scale * (eye * (a @ b.T) + (1 - eye) * (query @ mixed.T))
         total = total - np.diag(log_softmax(logits, 1)).mean()
     return total
 
 
-def pairs(a, b, scale, share, mixed):
-    """A matrix of targets, whose rows and columns are the pairs and the batch in reverse."""
+def pairs(a, b, logit_scale, share, mixed):
+    """Compute with a matrix of targets: the pairs, and the batch in reverse order."""
     left = arc(a, a[::-1], share) if mixed in ("a", "both") else a
     right = arc(b, b[::-1], share) if mixed in ("b", "both") else b
     eye, flipped = np.eye(len(a)), np.eye(len(a))[::-1]
     targets = eye + flipped if mixed == "both" else share * eye + (1 - share) * flipped
-    logits = scale * left @ right.T
+    logits = logit_scale * left @ right.T
     return -sum((targets * log_softmax(logits, axis)).sum(axis).mean() for axis in (0, 1)) / 2
 
 
@@ -50,7 +50,7 @@ CASES = {"negatives": (mixed_negatives, negatives)} | {
 
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_value_and_derivatives_equal_the_oracle(case, devices):
+def test_value_and_gradient_equal_oracle(case, devices):
     loss, expected = CASES[case]
     values = oracle.rows(0, B, D), oracle.rows(1, B, D), np.float32(SCALE)
     want = oracle.value_and_derivatives(functools.partial(expected, share=0.3), *values)
@@ -63,7 +63,7 @@ def test_value_and_derivatives_equal_the_oracle(case, devices):
     oracle.assert_close(got, want, 10 * SCALE)
 
 
-def test_a_mixture_lies_on_the_arc_at_its_share_of_the_angle():
+def test_geodesic_divides_the_angle():
     a, b = oracle.rows(0, B, D), oracle.rows(1, B, D)
     mixed = np.asarray(geodesic(a, b, 0.25))
     np.testing.assert_allclose(np.linalg.norm(mixed, axis=1), 1, atol=1e-6)
@@ -73,7 +73,7 @@ def test_a_mixture_lies_on_the_arc_at_its_share_of_the_angle():
     np.testing.assert_allclose(geodesic(a, b, 0.0), b, atol=1e-6)
 
 
-def test_rows_that_are_equal_mix_to_themselves_with_a_finite_derivative():
+def test_geodesic_of_equal_rows_has_finite_gradient():
     a = oracle.rows(0, B, D)
     np.testing.assert_allclose(geodesic(a, a, 0.3), a, atol=1e-6)
     slopes = jax.grad(lambda a, b: geodesic(a, b, 0.3).sum(), argnums=(0, 1))(a, a)

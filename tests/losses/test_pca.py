@@ -1,4 +1,4 @@
-"""Principal components against NumPy's singular values, with derivatives by differences, and on a mesh."""
+"""Compare principal components with NumPy's singular values, and gradients with differences, on a mesh."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def rebuilt(x, count):
 
 
 def by_differences(function, x, step=1e-6):
-    """Central differences in float64: exact to about 1e-9 of the value."""
+    """Return central differences in float64: exact to about 1e-9 of the value."""
     slopes = np.zeros(x.shape)
     for index in np.ndindex(x.shape):
         moved = np.zeros(x.shape)
@@ -35,7 +35,7 @@ def by_differences(function, x, step=1e-6):
 
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("count", [1, 3])
-def test_rows_are_rebuilt_and_the_derivative_goes_through_the_components(count, devices):
+def test_reconstruction_and_gradient_through_components(count, devices):
     x = oracle.rows(0, B, D)
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
     with jax.set_mesh(mesh):
@@ -49,7 +49,7 @@ def test_rows_are_rebuilt_and_the_derivative_goes_through_the_components(count, 
     np.testing.assert_allclose(slope, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_equal_eigenvalues_among_what_is_kept_do_not_matter():
+def test_equal_kept_eigenvalues_have_finite_gradient():
     gram = np.diag(np.array([1.0, 1.0, 4.0, 4.0, 4.0], np.float32))
     weights = np.random.default_rng(0).normal(size=(5, 5)).astype(np.float32)
     slope = np.asarray(jax.grad(lambda gram: (weights * projection(gram, 3)).sum())(gram))
@@ -58,12 +58,12 @@ def test_equal_eigenvalues_among_what_is_kept_do_not_matter():
     np.testing.assert_allclose(slope, expected + expected.T, atol=1e-6)
 
 
-def test_a_distance_within_rounding_has_no_derivative():
+def test_distance_within_rounding_has_zero_gradient():
     slope = jax.grad(lambda gram: projection(gram, 2).sum())(np.eye(5, dtype=np.float32))
     np.testing.assert_array_equal(slope, 0)
 
 
-def test_a_batch_of_no_more_rank_is_rebuilt_as_it_is():
+def test_batch_of_low_rank_is_unchanged():
     x = oracle.rows(0, B, D)
     for rows, count in ((x, D), (x[:4], 3)):
         assert reconstruct_from_pca(rows, count) is rows

@@ -1,5 +1,7 @@
-"""Balanced targets, cross-entropy over prototypes and KoLeo equal DINOv2's formulae in float64, in value and gradient,
-in blocks of any size, on any number of devices."""
+"""Compare Sinkhorn targets, cross-entropy over prototypes and KoLeo with DINOv2's formulas in float64.
+
+Value and gradient, in blocks of any size, on any number of devices.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from jaxrep.losses.koleo import koleo_loss
 from jaxrep.losses.prototypes import prototype_cross_entropy, sinkhorn
 from jaxrep.mesh import ROWS, Mesh
+from tests.helpers.loss_oracle import derivative
 
 R, S, T, E, K = 24, 3, 2, 4, 6
 RNG = np.random.default_rng(0)
@@ -25,7 +28,7 @@ CLOSE = dict(rtol=5e-5, atol=2e-6)  # float32 logits up to 25
 
 
 def by_scaling(logits, temperature, iterations):
-    """[M,K] -> [M,K]: the matrix of DINOv2's code, scaled in turn to equal sums of prototypes and of samples."""
+    """Scale [M,K] in turn to equal sums of prototypes and of samples, as in DINOv2's code."""
     q = np.exp(logits / temperature).T
     q /= q.sum()
     for _ in range(iterations):
@@ -40,7 +43,7 @@ def softmax(x):
 
 
 def dino_by_hand(student, table, targets):
-    """[R] by loops over pairs."""
+    """Return the losses [R] by loops over pairs."""
     total = np.zeros(len(student), student.dtype)
     for s in range(S):
         for t in range(T):
@@ -48,19 +51,9 @@ def dino_by_hand(student, table, targets):
     return total
 
 
-def slope(f, x):
-    """The derivative by the complex step: as exact as the value."""
-    found = np.zeros(x.shape)
-    for at in np.ndindex(x.shape):
-        moved = x.astype(complex)
-        moved[at] += 1e-30j
-        found[at] = f(moved).imag / 1e-30
-    return found
-
-
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("block_size", [3, 512])
-def test_factors_of_the_prototypes_make_the_targets_of_sinkhorn_knopp(iterations, block_size):
+def test_sinkhorn_factors_give_sinkhorn_knopp_targets(iterations, block_size):
     rows = TEACHER.reshape(-1, E)
     here = np.arange(len(rows)) % 5 != 0
     factors = sinkhorn(rows, THEIRS, 0.05, present=here, iterations=iterations, block_size=block_size)
@@ -79,15 +72,17 @@ def test_factors_of_the_prototypes_make_the_targets_of_sinkhorn_knopp(iterations
         pytest.param(8, 13, 12, id="rows that devices do not divide"),
     ],
 )
-def test_cross_entropy_over_prototypes_in_value_and_gradient(devices, count, block_size):
+def test_prototype_cross_entropy_value_and_gradient(devices, count, block_size):
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
     whole = jax.NamedSharding(mesh, jax.P())
     rows = jax.NamedSharding(mesh, ROWS) if count % devices == 0 else whole
 
     def loss(student, table, teacher, theirs):
         factors = sinkhorn(teacher.reshape(-1, E), theirs, 0.07, block_size=block_size)
-        how = dict(pairs=PAIRS, student_temperature=0.1, teacher_temperature=0.07)
-        losses = prototype_cross_entropy(student, table, teacher, theirs, factors, **how, block_size=block_size)
+        temperatures = dict(pairs=PAIRS, student_temperature=0.1, teacher_temperature=0.07)
+        losses = prototype_cross_entropy(
+            student, table, teacher, theirs, factors, **temperatures, block_size=block_size
+        )
         return jnp.mean(losses), losses
 
     student, teacher = STUDENT[:count], TEACHER[:count]
@@ -99,15 +94,15 @@ def test_cross_entropy_over_prototypes_in_value_and_gradient(devices, count, blo
     targets = by_scaling(np.float64(teacher.reshape(-1, E)) @ np.float64(THEIRS).T, 0.07, 3).reshape(count, T, K)
     student, table = np.float64(student), np.float64(TABLE)
     np.testing.assert_allclose(losses, dino_by_hand(student, table, targets), **CLOSE)
-    by_student = slope(lambda x: dino_by_hand(x, table, targets).mean(), student)
-    by_table = slope(lambda x: dino_by_hand(student, x, targets).mean(), table)
+    by_student = derivative(lambda x: dino_by_hand(x, table, targets).mean(), student)
+    by_table = derivative(lambda x: dino_by_hand(student, x, targets).mean(), table)
     np.testing.assert_allclose(slopes[0], by_student, **CLOSE)
     np.testing.assert_allclose(slopes[1], by_table, **CLOSE)
-    assert all(np.abs(slopes[i]).max() == 0 for i in (2, 3))  # the teacher is told nothing
+    assert all(np.abs(slopes[i]).max() == 0 for i in (2, 3))  # the teacher has no gradient
 
 
 @pytest.mark.parametrize(("devices", "count", "block_size"), [(1, 16, 512), (1, 13, 4), (8, 24, 16), (8, 13, 4)])
-def test_koleo_in_value_and_gradient(devices, count, block_size):
+def test_koleo_value_and_gradient(devices, count, block_size):
     x = 3 * RNG.normal(size=(count, E))
 
     def by_hand(x):
@@ -121,4 +116,4 @@ def test_koleo_in_value_and_gradient(devices, count, block_size):
         placed = jax.device_put(np.float32(x), rows)
         value, slopes = jax.jit(jax.value_and_grad(lambda x: koleo_loss(x, block_size=block_size)))(placed)
     np.testing.assert_allclose(value, by_hand(x), rtol=1e-5)
-    np.testing.assert_allclose(slopes, slope(by_hand, x), rtol=1e-4, atol=1e-5)  # of small distances
+    np.testing.assert_allclose(slopes, derivative(by_hand, x), rtol=1e-4, atol=1e-5)  # of small distances

@@ -1,4 +1,4 @@
-"""Groups of tokens against loops in NumPy, in value and derivative."""
+"""Compare token grouping with loops in NumPy, in value and gradient."""
 
 import functools
 from typing import Any
@@ -32,7 +32,7 @@ def by_loops(tokens, texts, threshold):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4])
-def test_value_and_derivatives_equal_the_oracle(threshold):
+def test_value_and_gradient_equal_oracle(threshold):
     values = rows(0, N), rows(1, V)
     want = oracle.value_and_derivatives(
         lambda tokens, texts: (WEIGHTS * by_loops(tokens, texts, threshold)).sum(), *values
@@ -43,13 +43,13 @@ def test_value_and_derivatives_equal_the_oracle(threshold):
     np.testing.assert_allclose(grouped(*values, threshold), by_loops(*map(np.float64, values), threshold), atol=1e-6)
 
 
-def test_tokens_below_the_threshold_belong_to_no_group():
+def test_tokens_below_threshold_have_no_weight():
     tokens = np.eye(4, dtype=np.float32)[None]
     text = np.array([[[0.9, 0.3, 0.2, 0.0]]], np.float32)
     np.testing.assert_allclose(grouped(tokens, text, 0.3)[0, 0], [0.75, 0.25, 0, 0], atol=1e-6)
 
 
-def test_tokens_that_are_all_alike_have_no_group_and_finite_derivatives():
+def test_equal_tokens_give_zeros_and_finite_gradients():
     tokens = np.tile(rows(0, 1), (1, N, 1))
     function = functools.partial(grouped, threshold=0.1)
     found, pull = jax.vjp(function, tokens, rows(1, V))

@@ -1,4 +1,4 @@
-"""Probabilities and their calibration error, against formulas written otherwise."""
+"""Check probabilities and the calibration error against loops and SciPy."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from tests.helpers.eval_oracles import calibration_by_loops
 
 
 @pytest.mark.parametrize("bins", [1, 15])
-def test_the_calibration_error_equals_its_definition(bins):
+def test_calibration_error_equals_definition(bins):
     random = np.random.default_rng(0)
     confidence = np.append(random.uniform(0, 1, 500), [1 / 15, 1.0, 0.4])
     right = random.uniform(size=503) < confidence**2
@@ -17,12 +17,12 @@ def test_the_calibration_error_equals_its_definition(bins):
     assert found == pytest.approx(calibration_by_loops(confidence, right, bins), abs=1e-12) and found > 0.05
 
 
-def test_a_classifier_that_knows_how_sure_it_is_has_no_error():
+def test_calibrated_classifier_has_zero_error():
     assert expected_calibration_error(np.full(8, 0.75), np.arange(8) < 6) == pytest.approx(0)
     assert expected_calibration_error(np.ones(4), np.zeros(4, bool)) == 1
 
 
-def test_confidences_are_those_of_the_softmax_whatever_the_block():
+def test_confidences_equal_softmax_for_any_block_size():
     random = np.random.default_rng(1)
     queries, classes = random.normal(size=(7, 4)).astype("f4"), random.normal(size=(5, 4)).astype("f4")
     expected = scipy.special.softmax(20.0 * queries @ classes.T, axis=1).max(1)

@@ -1,4 +1,4 @@
-"""Ranks are exact and strict, in any blocks."""
+"""Check that ranks are exact and strict, in blocks of any size."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from jaxrep.metrics.ranking import (
 
 
 def oracle(queries, gallery, right):
-    """Rank of the best right candidate; ``right``: a set of (query, candidate)."""
+    """Return the rank of the best positive; ``right``: a set of (query, candidate)."""
     similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
     found = []
     for q, row in enumerate(similarity):
@@ -33,7 +33,7 @@ def edges(right):
 
 
 @pytest.mark.parametrize("block_size", [1, 3, 1000])
-def test_ranks_equal_plain_counting_with_several_right_candidates_and_many_ties(block_size):
+def test_best_ranks_equal_counting_with_ties(block_size):
     random = np.random.default_rng(0)
     # Few distinct vectors, so that about a third of all comparisons are ties, also of right with wrong candidates.
     vectors = random.normal(size=(4, 7)).astype(np.float32)
@@ -42,7 +42,7 @@ def test_ranks_equal_plain_counting_with_several_right_candidates_and_many_ties(
     assert best_ranks(queries, gallery, edges(right), block_size=block_size).tolist() == oracle(queries, gallery, right)
 
 
-def test_ranks_equal_plain_counting_on_random_embeddings():
+def test_best_ranks_equal_counting_on_random_embeddings():
     random = np.random.default_rng(1)
     queries, gallery = (random.normal(size=(n, 16)).astype(np.float32) for n in (40, 60))
     right = {(q, q) for q in range(40)}
@@ -52,20 +52,20 @@ def test_ranks_equal_plain_counting_on_random_embeddings():
 
 
 @pytest.mark.parametrize("width", [3, 64, 511])
-def test_a_model_that_embeds_everything_alike_ranks_last(width):
+def test_equal_embeddings_rank_last(width):
     vector = np.random.default_rng(0).normal(size=width).astype(np.float32)
     same = np.tile(vector / np.linalg.norm(vector), (37, 1))
     assert best_ranks(same, same, (np.arange(37), np.arange(37)), block_size=10).tolist() == [37] * 37
 
 
-def test_rows_are_scaled_to_unit_length_in_their_own_type_and_zeros_stay():
+def test_unit_rows_keep_dtype_and_zeros():
     for kind in (np.float32, np.float64):
         found = unit_rows(np.array([[3, 4], [0, 0]], kind))
         assert found.dtype == kind
         np.testing.assert_allclose(found, [[0.6, 0.8], [0, 0]], rtol=1e-6)  # float32
 
 
-def test_right_candidates_do_not_compete():
+def test_positives_do_not_compete():
     query, gallery = np.float32([[1, 0]]), np.float32([[0.6, 0.8], [1, 0], [0.8, 0.6], [0, 1]])
     assert best_ranks(query, gallery, edges({(0, 0), (0, 1), (0, 2)})).tolist() == [1]
     assert best_ranks(query, gallery, edges({(0, 0), (0, 2)})).tolist() == [2]
@@ -73,7 +73,7 @@ def test_right_candidates_do_not_compete():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_an_embedding_that_is_not_finite_is_an_error_that_names_it(bad):
+def test_nonfinite_embedding_is_named(bad):
     good, broken = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)
     broken[2, 1] = bad
     own = (np.arange(3), np.arange(3))
@@ -83,12 +83,12 @@ def test_an_embedding_that_is_not_finite_is_an_error_that_names_it(bad):
         best_ranks(good, broken, own)
 
 
-def test_a_query_without_a_right_candidate_is_an_error():
-    with pytest.raises(ValueError, match="query 1 has no right candidate"):
+def test_query_without_positive_is_an_error():
+    with pytest.raises(ValueError, match="query 1 has no positive"):
         best_ranks(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), (np.array([0]), np.array([0])))
 
 
-def test_join_finds_all_equal_pairs():
+def test_equal_pairs_are_complete():
     random = np.random.default_rng(0)
     left, right = random.integers(5, size=9), random.integers(1, 6, size=12)
     expected = [(i, j) for i in range(9) for j in range(12) if left[i] == right[j]]
@@ -105,9 +105,7 @@ def test_join_finds_all_equal_pairs():
     block_size=st.integers(1, 60),
     kind=st.sampled_from([np.float32, np.float32, np.float16, np.float64]),
 )
-def test_counts_are_those_of_float64_among_duplicates_and_neighbors_one_rounding_apart(
-    seed, width, ulps, exponent, block_size, kind
-):
+def test_counts_equal_float64_near_thresholds(seed, width, ulps, exponent, block_size, kind):
     random = np.random.default_rng(seed)
     centers = random.normal(size=(5, width)).astype(np.float32)
     gallery = centers[random.integers(5, size=50)]
@@ -117,28 +115,28 @@ def test_counts_are_those_of_float64_among_duplicates_and_neighbors_one_rounding
     exponent = 0 if kind is np.float16 else exponent
     queries, gallery = ((x * 10.0**exponent).astype(kind) for x in (queries, gallery))
     similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
-    bars = similarity[np.arange(13), random.integers(50, size=13)] - TIE * 10.0 ** (2 * exponent)
-    expected = (similarity >= bars[:, None]).sum(axis=1)
+    thresholds = similarity[np.arange(13), random.integers(50, size=13)] - TIE * 10.0 ** (2 * exponent)
+    expected = (similarity >= thresholds[:, None]).sum(axis=1)
     if exponent == -25:  # all are equal there: no bar is told apart from another by more than TIE
-        bars, expected = np.full(13, -TIE), np.full(13, 50)
-    assert count_at_least(queries, gallery, bars, block_size=block_size).tolist() == expected.tolist()
+        thresholds, expected = np.full(13, -TIE), np.full(13, 50)
+    assert count_at_least(queries, gallery, thresholds, block_size=block_size).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
-def test_all_ways_through_a_block_count_alike(monkeypatch, share):
+def test_sparse_and_dense_blocks_count_the_same(monkeypatch, share):
     """One by one, at once, and all in float64: which is taken is a matter of speed."""
-    monkeypatch.setattr(module, "FEW", share)
+    monkeypatch.setattr(module, "SPARSE", share)
     random = np.random.default_rng(2)
     gallery = random.normal(size=(300, 5)).astype(np.float32)[random.integers(300, size=700)]
     queries = random.normal(size=(40, 5)).astype(np.float32)
     similarity = queries.astype(np.float64) @ gallery.astype(np.float64).T
-    bars = np.quantile(similarity, 0.7, axis=1) - TIE
-    assert count_at_least(queries, gallery, bars).tolist() == (similarity >= bars[:, None]).sum(axis=1).tolist()
+    thresholds = np.quantile(similarity, 0.7, axis=1) - TIE
+    assert count_at_least(queries, gallery, thresholds).tolist() == (similarity >= thresholds[:, None]).sum(axis=1).tolist()
 
 
 @pytest.mark.parametrize("k", [1, 3, 100])
 @pytest.mark.parametrize("distinct", [4, 30])
-def test_average_precision_equals_its_definition(k, distinct):
+def test_average_precision_equals_definition(k, distinct):
     random = np.random.default_rng(3)
     vectors = random.normal(size=(distinct, 6)).astype(np.float32)
     queries, gallery = vectors[random.integers(distinct, size=9)], vectors[random.integers(distinct, size=25)]
@@ -157,7 +155,7 @@ def test_average_precision_equals_its_definition(k, distinct):
     assert k == 1 or 0 < found.mean() < 1
 
 
-def test_a_candidate_of_grade_0_is_as_if_it_were_not_there():
+def test_candidate_of_grade_0_is_removed():
     random = np.random.default_rng(4)
     vectors = random.normal(size=(9, 4)).astype(np.float32)
     queries, gallery = vectors[:6], vectors[random.integers(9, size=20)]  # with ties
@@ -168,11 +166,11 @@ def test_a_candidate_of_grade_0_is_as_if_it_were_not_there():
     }
     pairs = edges(right)
     grades = np.array([right[pair] for pair in zip(*(part.tolist() for part in pairs), strict=True)])
-    found, found_grades = module.graded_places(queries, gallery, pairs, grades, 3)
+    found, rank_grades = module.graded_ranks(queries, gallery, pairs, grades, 3)
     for q in range(6):
         kept = [g for g in range(20) if right.get((q, g)) != 0]
         own = {g: grade for (query, g), grade in right.items() if query == q and grade}
         similarity = {g: round(float(queries[q].astype(np.float64) @ gallery[g].astype(np.float64)), 9) for g in kept}
         order = sorted(kept, key=lambda g: (-similarity[g], own.get(g, 0)))
         expected = [(1 + i, own[g]) for i, g in enumerate(order) if g in own]
-        assert [*zip(found[q].tolist(), found_grades[q].tolist(), strict=True)] == expected
+        assert [*zip(found[q].tolist(), rank_grades[q].tolist(), strict=True)] == expected

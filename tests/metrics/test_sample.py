@@ -1,4 +1,4 @@
-"""A sample is a number that remembers what it sums up."""
+"""Check samples: their statistics, and their files."""
 
 import json
 
@@ -10,14 +10,14 @@ from jaxrep.metrics import sample
 from jaxrep.metrics.sample import Sample
 
 
-def test_it_is_the_number_that_its_values_sum_up_to():
+def test_sample_equals_statistic_of_values():
     assert Sample(np.array([1, 0, 0, 1])) == 0.5
     assert Sample(np.array([1, 5, 9]), "median") == 5
     assert Sample(np.array([1, 1, 1, 0]), "mean_of_means", groups=np.array([3, 3, 3, 0])) == 0.5  # classes weigh alike
     assert json.dumps({"r1": Sample(np.array([1, 0]))}) == '{"r1": 0.5}'
 
 
-def test_what_is_saved_comes_back(tmp_path):
+def test_saved_samples_are_read(tmp_path):
     random = np.random.default_rng(0)
     groups = random.integers(3, size=20)
     metrics = {
@@ -33,7 +33,7 @@ def test_what_is_saved_comes_back(tmp_path):
     assert found["a/median"].statistic == "median"
 
 
-def test_a_damaged_file_is_refused_by_name(tmp_path):
+def test_damaged_file_is_named(tmp_path):
     (tmp_path / "samples.npz").write_bytes(b"no zip")
     with pytest.raises(UsageError, match=r"samples.npz is damaged"):
         sample.read(tmp_path / "samples.npz")

@@ -1,5 +1,4 @@
-"""Terms of self-distillation give the numbers of DINOv2's released classes (dinov2/loss, run by PyTorch) on inputs that
-can be written down."""
+"""Compare self-distillation with the numbers of DINOv2's released classes (dinov2/loss, run by PyTorch)."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,32 +20,34 @@ def unit(seed, *shape):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def test_class_tokens_of_two_global_and_three_local_crops():
-    """DINOLoss with Sinkhorn-Knopp, of the global crops by the other's teacher and of the local ones by both, as
-    ssl_meta_arch.py adds them up; a teacher's temperature of 0.05."""
+def test_dino_equals_released_code():
+    """Compare with DINOLoss and Sinkhorn-Knopp on two global and three local crops, summed as in ssl_meta_arch.py.
+
+    The teacher's temperature is 0.05.
+    """
     outputs = {"prototypes": unit(1, K, E), "teacher/prototypes": unit(2, K, E), "student": unit(3, B, 2, E)}
     outputs |= {"teacher": unit(4, B, 2, E), "local": unit(5, B, LOCAL, E)}
-    found, _ = Dino(teacher_temperature=WARM)({name: jnp.asarray(x) for name, x in outputs.items()}, {}, INFERENCE)
-    np.testing.assert_allclose(found, 5.8287234, rtol=1e-6)  # both in float32
+    loss, _ = Dino(teacher_temperature=WARM)({name: jnp.asarray(x) for name, x in outputs.items()}, {}, INFERENCE)
+    np.testing.assert_allclose(loss, 5.8287234, rtol=1e-6)  # both in float32
 
 
-def test_hidden_patches():
-    """iBOTPatchLoss with Sinkhorn-Knopp over all hidden patches, of which crops have different numbers, one none."""
-    hidden = np.arange(B * 2 * N).reshape(B, 2, N) ** 2 % 5 < 2
-    hidden[0] = False
+def test_ibot_equals_released_code():
+    """Compare with iBOTPatchLoss and Sinkhorn-Knopp; crops have different numbers of masked patches, one has none."""
+    masked = np.arange(B * 2 * N).reshape(B, 2, N) ** 2 % 5 < 2
+    masked[0] = False
     student, teacher = unit(7, B, 2, N, E), unit(8, B, 2, N, E)
-    order = np.argsort(~hidden, axis=2, kind="stable")  # the hidden ones first
-    here = np.take_along_axis(hidden, order, 2)
-    rows = [np.take_along_axis(x, order[..., None], 2) * here[..., None] for x in (student, teacher)]
+    order = np.argsort(~masked, axis=2, kind="stable")  # masked patches first
+    present = np.take_along_axis(masked, order, 2)
+    rows = [np.take_along_axis(x, order[..., None], 2) * present[..., None] for x in (student, teacher)]
     outputs = {"student/patches": rows[0], "teacher/patches": rows[1]}
     outputs |= {"patch_prototypes": unit(1, K, E), "teacher/patch_prototypes": unit(2, K, E)}
-    places = np.where(here, order, -1)
+    places = np.where(present, order, -1)
     batch = {"a/masked_index": jnp.asarray(places[:, 0]), "b/masked_index": jnp.asarray(places[:, 1])}
-    found, _ = Ibot(teacher_temperature=WARM)({name: jnp.asarray(x) for name, x in outputs.items()}, batch, INFERENCE)
-    np.testing.assert_allclose(found, 1.1622554, rtol=1e-6)
+    loss, _ = Ibot(teacher_temperature=WARM)({name: jnp.asarray(x) for name, x in outputs.items()}, batch, INFERENCE)
+    np.testing.assert_allclose(loss, 1.1622554, rtol=1e-6)
 
 
-def test_the_spread_of_features():
-    """KoLeoLoss, of each global crop by itself."""
-    found, _ = KoLeo()({"student/pooled": jnp.asarray(drawn(6, B, 2, 9))}, {}, INFERENCE)
-    np.testing.assert_allclose(found, -0.2724184, rtol=1e-5)  # logarithms of distances near one
+def test_koleo_equals_released_code():
+    """Compare with KoLeoLoss on each global crop."""
+    loss, _ = KoLeo()({"student/pooled": jnp.asarray(drawn(6, B, 2, 9))}, {}, INFERENCE)
+    np.testing.assert_allclose(loss, -0.2724184, rtol=1e-5)  # logarithms of distances near one

@@ -1,4 +1,4 @@
-"""Terms that mix draw one share a step from Beta(beta, beta), each at a site of its own."""
+"""Check the mixup terms: their losses, and one share per step from Beta(beta, beta)."""
 
 import dataclasses
 from typing import Any
@@ -24,7 +24,7 @@ def ctx(step=0):
     return StepContext(step=np.int32(step), base_key=jax.random.key(0), total_steps=10)
 
 
-def test_the_share_is_one_a_step_and_differs_between_steps_and_terms():
+def test_share_differs_between_steps_and_terms():
     draw = jax.jit(jax.vmap(lambda step: TERM.share(dataclasses.replace(ctx(), step=step), "pairs/a")))
     shares = np.asarray(draw(np.arange(4000)))
     assert shares[0] == TERM.share(ctx(), "pairs/a") != TERM.share(ctx(), "pairs/b")
@@ -34,22 +34,19 @@ def test_the_share_is_one_a_step_and_differs_between_steps_and_terms():
     assert abs(shares.var() - 1 / 8) < 4 * np.sqrt(1 / 128 / 4000)
 
 
-def test_terms_are_their_losses_of_unit_rows_at_the_share_of_the_step():
+def test_terms_equal_losses_at_the_share_of_the_step():
     a, b = normalize(OUTPUTS["image"]), normalize(OUTPUTS["text"])
     for step in (0, 3):
         share = TERM.share(ctx(step), "pairs/a")
         expected = mixup.mixed_pairs(a, b, 5.0, share, mixed="a")
         np.testing.assert_allclose(TERM(OUTPUTS, {}, ctx(step))[0], expected, rtol=1e-6)
-    for own, scale in ((0.0, 5.0), (2.0, 2.0)):
-        term = MixedNegatives("image", "text", own_scale=own)
+    for fixed, scale in ((0.0, 5.0), (2.0, 2.0)):
+        term = MixedNegatives("image", "text", fixed_logit_scale=fixed)
         expected = mixup.mixed_negatives(a, b, scale, term.share(ctx(), "negatives"))
         np.testing.assert_allclose(term(OUTPUTS, {}, ctx())[0], expected, rtol=1e-6)
-    assert (TERM.reads, TERM.needs) == (("image", "text", "scale"), ())
 
 
-def test_mistakes_are_told():
-    assert problems(dataclasses.replace(TERM, beta=0.0)) == [
-        "beta is the parameter of a Beta distribution: above 0, got 0.0"
-    ]
-    with pytest.raises(ValueError, match="MixedPairs mixes all rows of 'text', and 'text/present' leaves some out"):
+def test_problems_and_absent_rows_are_named():
+    assert problems(dataclasses.replace(TERM, beta=0.0)) == ["beta: expected a number above 0, got 0.0"]
+    with pytest.raises(ValueError, match="MixedPairs needs all rows of 'text', and the batch has 'text/present'"):
         TERM(OUTPUTS, {"text/present": jax.numpy.ones(B, bool)}, ctx())

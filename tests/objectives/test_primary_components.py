@@ -1,4 +1,4 @@
-"""The term on principal components is a contrastive term on what is rebuilt."""
+"""Check the contrastive term on reconstructions from principal components."""
 
 from typing import Any
 
@@ -20,16 +20,15 @@ OUTPUTS: dict[str, Any] = {name: RNG.normal(size=(6, 4)).astype(np.float32) for 
 TERM = PrimaryComponents(Contrastive("image", "short", label_smoothing=0.1), count=2)
 
 
-def test_what_is_rebuilt_is_not_normalized_again():
+def test_reconstruction_is_not_normalized():
     a, b = normalize(OUTPUTS["image"]), normalize(OUTPUTS["short"])
     expected = info_nce(reconstruct_from_pca(a, 2), b, 5.0, label_smoothing=0.1)
-    found = jax.jit(lambda outputs: TERM(outputs, {}, StepContext())[0])(OUTPUTS)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    loss = jax.jit(lambda outputs: TERM(outputs, {}, StepContext())[0])(OUTPUTS)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
     assert np.abs(np.linalg.norm(reconstruct_from_pca(a, 2), axis=1) - 1).max() > 0.01
-    assert (TERM.reads, TERM.embeddings) == (("image", "short", "scale"), ("image", "short"))
 
 
-def test_mistakes_are_told():
-    assert problems(PrimaryComponents(TERM.term, count=0)) == ["count is a number of components: at least 1, got 0"]
-    with pytest.raises(ValueError, match="principal components are of all rows of 'image'"):
+def test_problems_and_absent_rows_are_named():
+    assert problems(PrimaryComponents(TERM.term, count=0)) == ["count: expected a number of at least 1, got 0"]
+    with pytest.raises(ValueError, match="PrimaryComponents needs all rows of 'image'"):
         TERM(OUTPUTS, {"image/present": jax.numpy.ones(6, bool)}, StepContext())

@@ -1,5 +1,7 @@
-"""The objectives that recipes declare, as their papers write them: sums in NumPy (float64) over embeddings at random,
-with temperatures that all differ, so that a weight or a name that is wrong shows."""
+"""Compare the objectives of recipes with their papers: sums in NumPy (float64) over random embeddings.
+
+All temperatures differ, so that a wrong weight or name shows.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +32,13 @@ def unit(x):
     return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
-def found(objective, outputs, step=0):
+def objective_value(objective, outputs, step=0):
     rows = {name: jnp.asarray(x, jnp.float32) for name, x in outputs.items()}
     return evaluate(objective, rows, {}, ctx(step))[0]
 
 
 def cross_entropy(logits, target=None):
-    """The mean over rows; ``target``: rows of shares, or the diagonal."""
+    """Return the mean over rows; ``target``: rows of shares, or the diagonal."""
     logs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     return -np.mean(np.sum((np.eye(len(logits)) if target is None else target) * logs, axis=1))
 
@@ -46,8 +48,8 @@ def clip(a, b, scale):
     return (cross_entropy(logits) + cross_entropy(logits.T)) / 2
 
 
-def test_the_gap_is_closed_by_alignment_and_three_uniformities():
-    """CLIP + (U_image + U_text) / 2 + A + U_across (Fahim et al. 2024)."""
+def test_contrastive_gap_objectives_equal_paper():
+    """Compute CLIP + (U_image + U_text) / 2 + A + U_across (Fahim et al. 2024)."""
     outputs = embeddings("image", "text")
     a, b = unit(outputs["image"]), unit(outputs["text"])
 
@@ -55,14 +57,16 @@ def test_the_gap_is_closed_by_alignment_and_three_uniformities():
         return np.log(np.mean([np.exp(-2 * np.sum((x[i] - y[j]) ** 2)) for i in range(B) for j in range(B) if i != j]))
 
     cua = clip(a, b, 7.0) + 0.5 * uniformity(a, a) + 0.5 * uniformity(b, b) + np.mean(np.sum((a - b) ** 2, axis=1))
-    np.testing.assert_allclose(found(contrastive_gap.cua.objective, {**outputs, **SCALES}), cua, rtol=1e-5)
+    np.testing.assert_allclose(objective_value(contrastive_gap.cua.objective, {**outputs, **SCALES}), cua, rtol=1e-5)
     cuaxu = cua + uniformity(a, b)
-    np.testing.assert_allclose(found(contrastive_gap.recipe.objective, {**outputs, **SCALES}), cuaxu, rtol=1e-5)
+    np.testing.assert_allclose(
+        objective_value(contrastive_gap.recipe.objective, {**outputs, **SCALES}), cuaxu, rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("step", [0, 25])  # of 90 steps in nine epochs: the first and the third
-def test_m3_mix_is_the_sum_of_its_mixtures(step):
-    """Oh et al. 2023: weights 0.01, 0.05, 0.05 and 0.1, by the number of the epoch."""
+def test_m3_mix_objective_equals_paper(step):
+    """Compute Oh et al. 2023: weights 0.01, 0.05, 0.05 and 0.1, divided by the number of the epoch."""
     outputs, objective = embeddings("image", "text"), m2mix.recipe.objective
     a, b = unit(outputs["image"]), unit(outputs["text"])
 
@@ -92,28 +96,33 @@ def test_m3_mix_is_the_sum_of_its_mixtures(step):
         logits = 7.0 * x @ y.T
         total += weight * (cross_entropy(logits, target) + cross_entropy(logits.T, target)) / 2
     expected = clip(a, b, 7.0) + total / (1 + step // 10)
-    np.testing.assert_allclose(found(objective, {**outputs, **SCALES}, step), expected, rtol=1e-5)
+    np.testing.assert_allclose(objective_value(objective, {**outputs, **SCALES}, step), expected, rtol=1e-5)
 
 
-def test_every_two_of_three_modalities_have_a_temperature_of_their_own():
-    """Rizhko & Bloom 2024: the sum of both directions of the three pairs."""
+def test_astrom3_objective_equals_paper():
+    """Compute Rizhko & Bloom 2024: the sum of both directions of the three pairs."""
     outputs = embeddings("photometry", "spectrum", "metadata")
     light, spectrum, metadata = (unit(x) for x in outputs.values())
     expected = 2 * (clip(light, spectrum, 7.0) + clip(spectrum, metadata, 3.0) + clip(metadata, light, 11.0))
-    np.testing.assert_allclose(found(astrom3.recipe.objective, {**outputs, **SCALES}), expected, rtol=1e-5)
+    np.testing.assert_allclose(objective_value(astrom3.recipe.objective, {**outputs, **SCALES}), expected, rtol=1e-5)
 
 
-def test_every_pair_is_a_yes_or_a_no():
-    """Zhai et al. 2023, equation 1."""
+def test_siglip_objective_equals_paper():
+    """Compute Zhai et al. 2023, equation 1."""
     outputs = embeddings("image", "text")
     logits = 7.0 * unit(outputs["image"]) @ unit(outputs["text"]).T - 2.0
     expected = np.sum(np.log1p(np.exp(-(2 * np.eye(B) - 1) * logits))) / B
-    np.testing.assert_allclose(found(siglip.recipe.objective, {**outputs, **SCALES, "bias": -2.0}), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        objective_value(siglip.recipe.objective, {**outputs, **SCALES, "bias": -2.0}), expected, rtol=1e-5
+    )
 
 
-def test_two_layers_at_nested_widths_and_one_alignment_of_all_rows():
-    """Li et al. 2024: full width of weight 1, the others share 1 among them, for the last and the sampled layer; and
-    the divergence of both sides' rows, one mean over all of them (AnglE's released code)."""
+def test_two_d_matryoshka_objective_equals_paper():
+    """Compute Li et al. 2024: nested widths for the last and the sampled layer, and their divergence.
+
+    The full width has weight 1, the others have 1 in total. The divergence is one mean over the rows of both sides
+    (AnglE's released code).
+    """
     widths = (2, 4)
     outputs = {f"{side}/layers": RANDOM.normal(size=(B, DEPTH, D)) for side in "ab"}
     outputs |= {side: outputs[f"{side}/layers"][:, -1] for side in "ab"}
@@ -131,5 +140,5 @@ def test_two_layers_at_nested_widths_and_one_alignment_of_all_rows():
     p, q = softmax(last), softmax(np.concatenate([inner["a"], inner["b"]]))
     expected = contrast(outputs["a"], outputs["b"]) + contrast(inner["a"], inner["b"])
     expected += np.mean(np.sum(p * np.log(p / q), axis=1))
-    got = found(two_d_matryoshka.objective(D, widths), {**outputs, "scale": 20.0})
+    got = objective_value(two_d_matryoshka.objective(D, widths), {**outputs, "scale": 20.0})
     np.testing.assert_allclose(got, expected, rtol=1e-5)
