@@ -1,4 +1,4 @@
-"""A cached array is there whole or not at all."""
+"""A cached array is complete or absent."""
 
 import resource
 

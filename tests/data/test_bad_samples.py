@@ -1,4 +1,4 @@
-"""What cannot be read is counted, replaced the same way by every run, and stops one where it is too much."""
+"""Bad samples are counted, replaced in the same way by every run, and stop a run if there are too many."""
 
 import json
 from itertools import pairwise
@@ -20,7 +20,7 @@ ORDER = Shuffle(seed=2)
 
 
 class Faulty(Examples):
-    """Example i of shard i // 40: every 20th picture is damaged, and shards may be gone."""
+    """Hold example i in shard i // 40: every 20th image is damaged, and shards may be missing."""
 
     def __init__(self, gone=(), back_after=10**9, every=20):
         self.gone, self.back_after, self.every, self.asked = gone, back_after, every, 0
@@ -64,16 +64,18 @@ def indices(batches):
 
 def test_bad_samples_are_counted_and_replaced_in_place():
     batches, loader = take(50)  # two epochs
-    own = ORDER.indices(Faulty(), 1)(positions(0, 800))
-    bad = own % 20 == 3
-    np.testing.assert_array_equal(indices(batches)[~bad], own[~bad])
+    expected = ORDER.indices(Faulty(), 1)(positions(0, 800))
+    bad = expected % 20 == 3
+    np.testing.assert_array_equal(indices(batches)[~bad], expected[~bad])
     assert not (indices(batches) % 20 == 3).any()
-    told = loader.bad_samples.to_json()
-    assert (told["all"], told["seen"], told["bad"], told["repeats"]) == (800, 760, 40, 40)
+    report = loader.bad_samples.to_json()
+    assert (report["all"], report["seen"], report["bad"], report["repeats"]) == (800, 760, 40, 40)
     reason = "the image ends after N bytes"
-    assert told["shards"] == {f"{shard}.tar": {reason: 4} for shard in range(10)}
-    index = own[bad][0]
-    assert told["examples"][0] == f"{index // SHARD}.tar, member {index}.jpg: the image ends after {index} bytes (EOF)"
+    assert report["shards"] == {f"{shard}.tar": {reason: 4} for shard in range(10)}
+    index = expected[bad][0]
+    assert (
+        report["examples"][0] == f"{index // SHARD}.tar, member {index}.jpg: the image ends after {index} bytes (EOF)"
+    )
 
 
 def test_substitutes_do_not_depend_on_workers_hosts_or_resume():
@@ -87,9 +89,9 @@ def test_substitutes_do_not_depend_on_workers_hosts_or_resume():
         parts = [take(12, rows=slice(host * size, host * size + size)) for host in range(hosts)]
         joined = np.stack([[batch["index"] for batch in batches] for batches, _ in parts], axis=1)
         np.testing.assert_array_equal(joined.ravel(), indices(whole))
-        each = [part.bad_samples for _, part in parts]
-        assert sum(report.rows for report in each) == loader.bad_samples.rows
-        assert sum(each, EMPTY_REPORT).bad == loader.bad_samples.bad
+        reports = [part.bad_samples for _, part in parts]
+        assert sum(report.rows for report in reports) == loader.bad_samples.rows
+        assert sum(reports, EMPTY_REPORT).bad == loader.bad_samples.bad
     for step in (1, 5, 11):
         _, first = take(step)
         batches, rest = take(
@@ -102,13 +104,13 @@ def test_substitutes_do_not_depend_on_workers_hosts_or_resume():
 def test_mixture_substitutes_from_the_same_source():
     examples = MixedExamples(Mixture(sources={}), {"a": Faulty(), "b": Faulty(every=50)})
     batches, loader = take(40, examples=examples)
-    own = examples.ordered_indices(ORDER, 16)(positions(0, 640))
+    expected = examples.ordered_indices(ORDER, 16)(positions(0, 640))
     assert loader.bad_samples.bad_rows > 10
     assert {shard.partition(":")[0] for shard, _ in loader.bad_samples.bad} == {"a", "b"}
     which = np.concatenate([batch["image"][:, 0, 0, 0] for batch in batches])
     np.testing.assert_array_equal(which, indices(batches) % 256)
     repeats = examples.ordered_indices(ORDER, 16)
-    for position in np.flatnonzero(own % N % np.where(own < N, 20, 50) == 3):
+    for position in np.flatnonzero(expected % N % np.where(expected < N, 20, 50) == 3):
         assert indices(batches)[position] in [repeats.substitute(int(position), n) % N for n in range(1, 9)]
 
 

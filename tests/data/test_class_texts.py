@@ -1,4 +1,4 @@
-"""Tables of class texts: their shape is known from the recipe, their values come from the data's own names."""
+"""Class texts have shapes from the recipe and values from the class names of the data."""
 
 import numpy as np
 import pytest

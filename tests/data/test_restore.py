@@ -38,7 +38,7 @@ ORDERS = (Shuffle(seed=1), Windowed(seed=2, shards=2))
 
 
 def rows(numbers):
-    """Pictures of noise, so that each crop differs."""
+    """Yield rows with images of noise, so that each crop differs."""
     for n in numbers:
         file = io.BytesIO()
         Image.fromarray(np.random.default_rng(n).integers(0, 256, (12, 12, 3), np.uint8)).save(file, "PNG")
@@ -46,7 +46,7 @@ def rows(numbers):
 
 
 def sharded(save, folder, ending):
-    """Three files, of five, four and two examples; the pattern that names them."""
+    """Save three files of five, four and two examples; return their pattern."""
     for shard, numbers in enumerate((range(5), range(5, 9), range(9, COUNT))):
         save(folder / f"{shard}.{ending}", list(rows(numbers)))
     return f"{folder}/{{0..2}}.{ending}"
@@ -81,7 +81,7 @@ def made(kind, folder):
 
 
 def mixture(folder):
-    """Of all sources of pictures, one of them in a mixture of its own, with weights that change."""
+    """Mix all sources of images, two of them in an inner mixture, with weights that change."""
     names, parts = {"image": "image", "image_id": "image_id"}, {}
     for kind in ("tar", "arrayrecord", "parquet", "tfds", "folder", "csv"):
         (folder / kind).mkdir()
@@ -92,7 +92,7 @@ def mixture(folder):
 
 
 class Run:
-    """What a loader of ``source`` gives from the first step to the last."""
+    """Hold the batches of a loader of ``source`` from the first step to the last."""
 
     def __init__(self, source):
         self.examples = source.open()
@@ -114,7 +114,7 @@ class Run:
             loader.close()
 
 
-KINDS_OF_FILES = sorted(KINDS.keys() - {"openmoji"})  # which lies in memory, as tests of the loader's examples do
+KINDS_OF_FILES = sorted(KINDS.keys() - {"openmoji"})  # OpenMoji is in memory, which tests of the loader cover
 
 
 @pytest.fixture(scope="module", params=[*KINDS_OF_FILES, "arrays", "mixture"])
@@ -128,12 +128,12 @@ def run(request, tmp_path_factory):
 @given(order=st.sampled_from(ORDERS), cuts=st.sets(st.integers(0, STEPS), max_size=3), threads=st.integers(0, 2))
 def test_every_source_resumes_at_any_step(run, order, cuts, threads):
     expected, end = run.unbroken[order]
-    found, at = [], (0, EMPTY_REPORT)
+    resumed, at = [], (0, EMPTY_REPORT)
     for start, stop in zip([0, *sorted(cuts)], [*sorted(cuts), STEPS], strict=True):
         batches, at = run.take(order, stop - start, at, threads)
-        found += batches
+        resumed += batches
     assert at == end
-    for batch, other in zip(found, expected, strict=True):
+    for batch, other in zip(resumed, expected, strict=True):
         assert batch.keys() == other.keys()
         for name, values in batch.items():
             np.testing.assert_array_equal(values, other[name], err_msg=name)

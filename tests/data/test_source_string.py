@@ -1,4 +1,4 @@
-"""A source has one name on a command line, and what is wrong with it is one sentence."""
+"""A source has a name on the command line; errors are one sentence."""
 
 import pytest
 
@@ -48,7 +48,7 @@ def test_parse_folder_and_defaults(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("tra:x.tar", r"no source of kind 'tra'; did you mean tar\?"),
         ("nowhere", r"neither a folder nor a file that ends in .tar, .*: name what it is, as tar:PATTERN"),
@@ -59,8 +59,8 @@ def test_parse_folder_and_defaults(tmp_path):
         ("csv:a.csv,image=,text=", r"an example is empty"),
     ],
 )
-def test_parse_errors(text, told):
-    with pytest.raises(UsageError, match=told):
+def test_parse_errors(text, message):
+    with pytest.raises(UsageError, match=message):
         parse_source(text)
 
 

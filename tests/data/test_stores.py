@@ -1,4 +1,4 @@
-"""Stores beyond memory://: a web server that gives ranges, and Amazon's protocol as moto emulates it."""
+"""Sources read from a web server by ranges, and from S3 as moto emulates it."""
 
 import functools
 import re
@@ -72,7 +72,7 @@ def web(tmp_path):
 
 
 def same(near, far):
-    """All examples, by a loader as training reads them."""
+    """Check that a loader reads the same examples from both."""
     batches = []
     for source in (near, far):
         examples = source.open()

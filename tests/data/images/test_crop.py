@@ -1,4 +1,4 @@
-"""Crops on the host are drawn as declared, and by their key alone."""
+"""Host crops follow their spec and depend on their key alone."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_random_crop_without_key_is_center_crop():
 
 
 def test_random_crop_falls_back_to_the_center():
-    """As torchvision: the largest central box of an allowed shape."""
+    """Check the largest central box of an allowed aspect ratio, as in torchvision."""
     crop = HostRandomResizedCrop(scale=(1.0, 1.0))
     assert crop.box(300, 30, 1.0, 7) == Box(130, 0, 170, 30)
     assert crop.box(30, 300, 1.0, 7) == Box(0, 130, 30, 170)

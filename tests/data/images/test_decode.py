@@ -1,4 +1,4 @@
-"""Pictures of every mode and turn come out upright, opaque, antialiased and of one size; or it is said why not."""
+"""Images of every mode and orientation decode upright, opaque, antialiased and at one size; errors say why."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ def _bytes(picture, kind="PNG", **options):
 
 
 def _bands(height, width):
-    """Red, green and blue, a third of the width each."""
+    """Return red, green and blue bands, each a third of the width."""
     return np.repeat(np.array([[RED, GREEN, BLUE]], np.uint8).repeat(width // 3, axis=1), height, axis=0)
 
 
@@ -101,7 +101,7 @@ def test_resizing_is_antialiased():
 
 @spec
 class Fixed(HostCrop):
-    """A given box."""
+    """Return a given box."""
 
     at: tuple[int, int, int, int]
 

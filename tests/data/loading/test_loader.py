@@ -1,4 +1,4 @@
-"""Batches are a function of the position alone: of neither workers, threads, hosts nor where a run was resumed."""
+"""Batches depend on the position alone, not on workers, threads, hosts or resuming."""
 
 import multiprocessing
 
@@ -17,7 +17,7 @@ N = 37
 
 
 class Squares(Examples):
-    """Example i, made when it is asked for."""
+    """Make example i when it is read."""
 
     def __len__(self):
         return N

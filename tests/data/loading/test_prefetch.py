@@ -1,4 +1,4 @@
-"""What is put on the devices ahead of the loop is what the loop would have got without it."""
+"""Prefetched batches equal the loader's batches."""
 
 import threading
 
@@ -15,7 +15,7 @@ from jaxrep.mesh import AXES, ROWS
 
 
 class Counting:
-    """A loader of 6 batches [8,2] that counts upwards; ``fails_at`` names a batch that cannot be read."""
+    """Count upwards in 6 batches [8,2]; the batch ``fails_at`` cannot be read."""
 
     batch_size = 8
     order = ShuffledIndices(0, 48)

@@ -1,4 +1,4 @@
-"""What an evaluation cannot read it goes without, and says so; too much ends it."""
+"""Evaluations skip and report unreadable examples; too many are an error."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from jaxrep.errors import BadSample, JaxrepError
 
 
 class Faulty(Examples):
-    """Examples 0 to 299, of which some cannot be read."""
+    """Hold examples 0 to 299, some of them unreadable."""
 
     def __init__(self, *bad):
         self.bad = bad

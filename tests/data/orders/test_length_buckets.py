@@ -1,4 +1,4 @@
-"""Batches of texts of one bucket of length, each example once an epoch, the same for all hosts and after any stop."""
+"""Batches hold texts of one length bucket, each example once per epoch, on all hosts and after resuming."""
 
 import jax
 import numpy as np
@@ -43,14 +43,14 @@ def test_batch_has_one_bucket_except_at_epoch_ends(length, size, epochs, seed):
     order = ByLength(seed=seed, buckets=BUCKETS).indices(Listed(length, text=sizes), size)
     start = epochs * length // size * size
     for batch in range(start, start + 3 * length, size):
-        own = positions(batch, size)
+        batch_positions = positions(batch, size)
         tokens = order.text_length(batch) or 24
-        assert (needed(sizes[order(own)])[1] <= tokens).all()
+        assert (needed(sizes[order(batch_positions)])[1] <= tokens).all()
         assert {order.text_length(batch + row) for row in (0, size // 2, size - 1)} == {order.text_length(batch)}
 
 
 def test_few_batches_are_longer_than_needed():
-    """One a bucket, which takes what the one before it leaves over, and one over the border of two epochs."""
+    """Allow one longer batch per bucket, for the rest of the previous bucket, and one across two epochs."""
     order = ORDER.indices(Listed(1_000, text=np.arange(1_000) % 30), 16)
     batches = order(positions(0, 4_000)).reshape(-1, 16) % 30
     tokens = np.array([order.text_length(16 * number) or 24 for number in range(len(batches))])
@@ -101,9 +101,9 @@ def test_hosts_use_the_same_bucket(unbroken, monkeypatch):
 def test_substitute_has_the_same_bucket():
     order = EXAMPLES.ordered_indices(ORDER, 8)
     for position in range(0, 101, 7):
-        (own,) = needed(LENGTHS[order(positions(position, 1))])[0]
+        (bucket,) = needed(LENGTHS[order(positions(position, 1))])[0]
         tried = [order.substitute(position, attempt) for attempt in range(1, 20)]
-        assert set(needed(LENGTHS[tried])[0]) == {own} and len(set(tried)) > 5
+        assert set(needed(LENGTHS[tried])[0]) == {bucket} and len(set(tried)) > 5
 
 
 def test_sizes_come_from_tar_indices_and_through_transforms(tmp_path):
