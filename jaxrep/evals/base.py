@@ -1,13 +1,11 @@
 """Base class of evaluations: an evaluation owns its data and receives the model.
 
-The annotations of an evaluation's fields (``Column``, ``Tower``, ``TowerColumn``) declare what the fields name: columns
-of the data, and outputs of the model.
+The annotations of an evaluation's fields (``Column``, ``Output``, ``TowerColumn``) declare which columns of the data
+and which outputs of the model the fields name.
 """
 
 import abc
 import dataclasses
-import functools
-import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from jaxrep.data.loading.readable import collect_skipped
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError, hint
-from jaxrep.spec import Natural, problems, spec
+from jaxrep.reads import Reads, read_names
+from jaxrep.spec import Natural, children, problems, spec
 
 if TYPE_CHECKING:
     from jaxrep.model import Model as Model
@@ -23,20 +22,6 @@ else:
     Model = Any  # evaluations receive a model, and import none
 
 
-@dataclasses.dataclass(frozen=True)
-class Reads:
-    """Declare, in an annotation, what a field of an evaluation names. ``{}`` stands for the value of the field."""
-
-    outputs: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
-    source: str = ""
-    """Field of the source that has the columns. Empty: ``data``, and ``train`` if there is one."""
-
-
-Column = Annotated[str, Reads(columns=("{}",))]
-"""The name of a column of the data."""
-Tower = Annotated[str, Reads(outputs=("{}",))]
-"""The name of a tower of the model."""
 TowerColumn = Annotated[str, Reads(outputs=("{}",), columns=("{}",))]
 """The name of a column of the data, and of the tower that reads it."""
 
@@ -56,23 +41,21 @@ class Eval(abc.ABC):
     @property
     def reads(self) -> tuple[str, ...]:
         """Return the model outputs that the evaluation reads. Training checks in advance that they exist."""
-        return tuple(name for reads, value in self._declared() for name in _format(reads.outputs, value))
+        return read_names(self, lambda reads: reads.outputs)
 
     def problems(self) -> Iterator[str]:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) == () != field.default:
                 yield f"{field.name} is empty: give at least one value"
-        for reads, value in self._declared():
-            for name in (reads.source,) if reads.source else ("train", "data"):
-                if isinstance(source := getattr(self, name, None), Source):
-                    columns = source.fields()
-                    for column in _format(reads.columns, value):
-                        if column not in columns:
-                            kind = type(source).__name__
-                            yield f"{name} ({kind}) has no column '{column}'; {hint(column, columns)}"
+        for name, source in children(self).items():
+            if isinstance(source, Source):
+                yield from self._missing_columns(name, source)
 
-    def _declared(self) -> Iterator[tuple[Reads, Any]]:
-        return ((reads, getattr(self, field)) for field, reads in _annotations(type(self)))
+    def _missing_columns(self, name: str, source: Source) -> Iterator[str]:
+        columns, kind = source.fields(), type(source).__name__
+        for column in read_names(self, lambda reads: reads.columns if name in reads.sources else ()):
+            if column not in columns:
+                yield f"{name} ({kind}) has no column '{column}'; {hint(column, columns)}"
 
     @abc.abstractmethod
     def run(self, model: Model) -> dict[str, float]:
@@ -115,14 +98,3 @@ def format_results(metrics: Mapping[str, float]) -> str:
     """Format metrics for a terminal, one line per metric."""
     width = max((len(name) for name in metrics), default=0)
     return "\n".join(f"{name:<{width}}  {value:.4f}" for name, value in metrics.items())
-
-
-@functools.cache
-def _annotations(cls: type[Eval]) -> list[tuple[str, Reads]]:
-    hints = typing.get_type_hints(cls, include_extras=True).items()
-    return [(name, reads) for name, h in hints for reads in typing.get_args(h)[1:] if isinstance(reads, Reads)]
-
-
-def _format(patterns: tuple[str, ...], value: str | tuple[str, ...]) -> list[str]:
-    """Return each pattern for each of the names."""
-    return [pattern.format(name) for name in ((value,) if isinstance(value, str) else value) for pattern in patterns]

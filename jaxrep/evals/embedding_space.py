@@ -10,7 +10,7 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval, Model, Reads
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.losses.geometry import uniformity
 from jaxrep.metrics.geometry import (
@@ -23,6 +23,7 @@ from jaxrep.metrics.geometry import (
 )
 from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Reads
 from jaxrep.spec import Count, Natural, spec
 
 

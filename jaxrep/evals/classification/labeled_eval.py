@@ -8,9 +8,10 @@ import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Column, Eval, Model, Tower
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import PIXELS, embed_images
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Column, Output
 from jaxrep.spec import Count, spec
 
 
@@ -109,7 +110,7 @@ class ClassNamesEval(LabeledEval):
 
     classes: tuple[str, ...] = ()
     """Names of the classes by label. Empty: the names that the data have."""
-    text: Tower = "text"
+    text: Output = "text"
     """The model's tower for the names."""
 
     def problems(self) -> Iterator[str]:

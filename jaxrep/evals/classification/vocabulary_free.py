@@ -12,13 +12,14 @@ import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Column, Eval, Model, Reads, Tower, TowerColumn
+from jaxrep.evals.base import Eval, Model, TowerColumn
 from jaxrep.evals.classification.clustering import matched
 from jaxrep.evals.classification.knn import most_similar
 from jaxrep.evals.embed import embed_images, embed_texts, logit_scale
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import unit_rows
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Column, Output, Reads
 from jaxrep.spec import Count, NonNegative, Share, spec
 
 STOP_WORDS = frozenset(
@@ -51,7 +52,7 @@ class VocabularyFree(Eval):
     """The texts from which captions are retrieved."""
     label: Column = "label"
     """Column of the labels, whose class names are correct; or of a correct text."""
-    caption: Annotated[str, Reads(columns=("{}",), source="captions")] = "text"
+    caption: Annotated[str, Reads(columns=("{}",), sources=("captions",))] = "text"
     """Column of the captions: one text or several texts per example."""
     retrieved: Count = 10
     """Number of captions that are retrieved per image."""
@@ -61,7 +62,7 @@ class VocabularyFree(Eval):
     """Temperature of the scores. 0: the learned temperature of the model."""
     image: TowerColumn = "image"
     """Column of the images, and the model's tower for them."""
-    text: Tower = "text"
+    text: Output = "text"
     """The model's tower for texts."""
     name: str = "vocabulary_free"
 

@@ -7,12 +7,13 @@ import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval, Model, Reads, Tower
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.classification.zero_shot import unique_names
 from jaxrep.evals.embed import embed_texts, output_blocks
 from jaxrep.losses.boxes import iou, match_boxes
 from jaxrep.metrics.ranking import best_ranks, require_finite, unit_rows
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Output, Reads
 from jaxrep.spec import Count, Range, spec
 
 COLUMNS = ("region", "region/present", "boxes")
@@ -34,7 +35,7 @@ class Grounding(Eval):
     """Column of the images."""
     query: Annotated[str, Reads(outputs=("{}", "{}/boxes"))] = "query"
     """The model output of region embeddings, [B,Q,D]. ``<query>/boxes`` are the boxes."""
-    text: Tower = "text"
+    text: Output = "text"
     """The model's tower for the names."""
     ks: tuple[Count, ...] = (1, 5)
     """Numbers k of nearest names."""

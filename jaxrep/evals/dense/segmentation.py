@@ -15,11 +15,12 @@ from jaxtyping import Float, Int
 from jaxrep.data.loading.readable import read_blocks
 from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Column, Eval, Model
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import PIXELS
 from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegression
 from jaxrep.metrics.ranking import require_finite
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Column
 from jaxrep.spec import Count, Positive, spec
 
 BLOCK_SIZE = 64

@@ -10,10 +10,11 @@ import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
-from jaxrep.evals.base import Eval, Model, Reads
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.retrieval.captioned_eval import positive_pairs
 from jaxrep.metrics.ranking import positive_ranks, unit_rows
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Reads
 from jaxrep.spec import Count, spec
 
 

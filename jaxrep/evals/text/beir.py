@@ -14,10 +14,11 @@ from jaxtyping import Float, Int
 
 from jaxrep.data.sources.patterns import local
 from jaxrep.errors import BadShard, UsageError
-from jaxrep.evals.base import Eval, Model, Tower
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import NO_RANK, IndexPairs, average_precision, graded_ranks
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Output
 from jaxrep.spec import Count, spec
 from jaxrep.storage import read_bytes
 
@@ -105,7 +106,7 @@ class InformationRetrieval(Eval):
     """Text before each query, for models that are trained with such a prefix: "query: "."""
     document_prefix: str = ""
     """Text before each document."""
-    tower: Tower = "text"
+    tower: Output = "text"
     """The model's tower for texts."""
     name: str = "ir"
 

@@ -6,9 +6,10 @@ from scipy import stats
 
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError
-from jaxrep.evals.base import Column, Eval, Model, Tower
+from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.sample import Sample
+from jaxrep.reads import Column, Output
 from jaxrep.spec import spec
 
 
@@ -26,7 +27,7 @@ class SentencePairEval(Eval):
     """Column of the first texts."""
     second: Column = "text_2"
     """Column of the second texts."""
-    tower: Tower = "text"
+    tower: Output = "text"
     """The model's tower for texts."""
 
     def cosines(self, model: Model, column: str) -> tuple[np.ndarray, np.ndarray]:
