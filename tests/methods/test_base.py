@@ -1,4 +1,4 @@
-"""How methods are built: from parts with names, each with initial values of its own, equal every time."""
+"""Methods are built from named parts with separate initial values, equal in every build; and the dual encoder."""
 
 import dataclasses
 from typing import Any
@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
-from jaxrep.methods.base import Method
+from jaxrep.encoders.base import EncoderInputs
+from jaxrep.methods.base import Method, _streams
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Identity, Linear, LogitBias, LogitScale
 from jaxrep.params import split
@@ -25,11 +26,11 @@ DUAL = DualEncoder(towers=TOWERS, dim=4)
 
 
 def built(method: Method, fields=FIELDS):
-    """(structure, arrays) with the same seed each time."""
+    """Return (structure, arrays), always with the same seed."""
     return split(method.build(nnx.Rngs(7), inputs=fields))
 
 
-def test_adding_a_part_leaves_the_initial_values_of_the_others():
+def test_another_part_does_not_change_initial_values():
     _, few = built(DUAL)
     more = DualEncoder(towers={"sketch": tiny.Patches(), **TOWERS}, dim=4, bias=LogitBias())
     _, many = built(more, {"sketch": FIELDS["image"], **FIELDS})
@@ -38,7 +39,7 @@ def test_adding_a_part_leaves_the_initial_values_of_the_others():
         np.testing.assert_array_equal(many[path], value, err_msg=path)
 
 
-def test_towers_of_one_spec_start_apart_and_stay_two():
+def test_towers_of_equal_specs_have_separate_parameters():
     twins = DualEncoder(towers={"image": tiny.Patches(), "sketch": tiny.Patches()}, dim=4)
     _, arrays = built(twins, {"sketch": FIELDS["image"], **FIELDS})
     assert arrays.keys() >= {"image/kernel", "sketch/kernel"}
@@ -55,10 +56,10 @@ class Siblings(Method):
         return {"image": (self.image, inputs["image"])}
 
     def per_example(self, batch, ctx):
-        return {name: self.image(batch[name], ctx=ctx.at(name)).pooled for name in ("image", "sketch")}
+        return {name: self.image(EncoderInputs(batch[name], ctx=ctx.at(name))).pooled for name in ("image", "sketch")}
 
 
-def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
+def test_part_called_twice_is_shared_and_sums_gradients():
     structure, arrays = built(Siblings())
     assert arrays.keys() == {"image/kernel"}
     pictures = {"image": batch()["image"], "sketch": batch(1)["image"]}
@@ -75,7 +76,7 @@ def test_a_part_that_is_called_twice_is_tied_and_gathers_both_gradients():
     assert np.abs(each[0] - each[1]).max() > 1e-3
 
 
-def test_a_tower_encodes_further_fields_with_the_same_parameters():
+def test_shared_towers_encode_further_fields():
     inputs = {**FIELDS, "negative": FIELDS["text"]}
     structure, arrays = built(DUAL)
     more, same = built(dataclasses.replace(DUAL, shared_towers={"negative": "text"}), inputs)
@@ -91,7 +92,7 @@ def test_a_tower_encodes_further_fields_with_the_same_parameters():
         built(dataclasses.replace(DUAL, shared_towers={"negative": "text"}))
 
 
-def test_two_builds_have_equal_structures_so_that_a_jitted_function_is_traced_once():
+def test_builds_of_equal_specs_have_equal_structures():
     traces = []
 
     @jax.jit(static_argnums=0)
@@ -109,7 +110,17 @@ def test_two_builds_have_equal_structures_so_that_a_jitted_function_is_traced_on
     assert len(traces) == 2
 
 
-def test_a_second_axis_of_texts_is_encoded_text_by_text():
+def test_counts_of_random_keys_are_read_as_copies():
+    """Asynchronous computation may read the count after its increment, and so draw other initial values."""
+    rngs = _streams(jax.random.key(0))
+    counts = []
+    for _ in range(3):
+        counts.append(rngs.default.count[...])
+        rngs.params()
+    np.testing.assert_array_equal(counts, [0, 1, 2])
+
+
+def test_second_axis_of_texts_is_encoded_per_text():
     structure, arrays = built(DUAL)
     rng = np.random.default_rng(0)
     texts, valid = rng.integers(0, 16, (8, 3, 6), np.int32), rng.random((8, 3, 6)) < 0.7
@@ -122,7 +133,7 @@ def test_a_second_axis_of_texts_is_encoded_text_by_text():
         np.testing.assert_allclose(out[:, view], one, rtol=1e-6)
 
 
-def test_views_of_an_image_draw_for_themselves():
+def test_views_of_an_image_draw_separately():
     structure, arrays = built(DualEncoder(towers={"image": tiny.Patches(dropout=0.5), "text": tiny.Ids()}, dim=4))
     images = np.repeat(batch()["image"][:, None], 2, axis=1)
     emit = jax.jit(lambda arrays: structure.merge(arrays).per_example({"image": images}, harness.ctx()))
@@ -132,7 +143,7 @@ def test_views_of_an_image_draw_for_themselves():
     assert (differ > 0).all()
 
 
-def test_each_view_of_an_image_hides_its_own_patches():
+def test_views_of_an_image_have_separate_masks():
     structure, arrays = built(DUAL)
     images = np.stack([batch()["image"], batch(1)["image"]], axis=1)
     masked = np.random.default_rng(0).random((8, 2, 4)) < 0.5
@@ -142,25 +153,25 @@ def test_each_view_of_an_image_hides_its_own_patches():
     np.testing.assert_array_equal(tokens, np.where(masked[..., None], 0, shown))
 
 
-def test_a_shape_of_a_field_with_views_builds_the_same_towers():
+def test_field_with_views_builds_equal_towers():
     _, arrays = built(DUAL, {**FIELDS, "text": Field((5, 6), "int32", 16)})
     np.testing.assert_array_equal(arrays["text/embedding"], built(DUAL)[1]["text/embedding"])
 
 
-def test_only_the_towers_of_the_given_fields_are_called():
+def test_only_towers_of_given_fields_are_called():
     structure, arrays = built(DUAL)
     out = structure.merge(arrays).per_example({"text": batch()["text"]}, harness.ctx())
     assert set(out) == {"text", "text/pooled"}
 
 
-def test_a_tower_without_its_field_is_told():
+def test_tower_without_field_is_named():
     with pytest.raises(
         ValueError, match="tower 'sound' reads the field 'sound', which the batch lacks: there are: image"
     ):
         built(DualEncoder(towers={"sound": tiny.Ids(), **TOWERS}, dim=4))
 
 
-def test_mistakes_of_a_dual_are_told():
+def test_wrong_values_of_a_dual_encoder_are_named():
     assert problems(DualEncoder(towers={"image": tiny.Patches()}, dim=4)) == [
         "a DualEncoder needs two towers at least, got ['image']"
     ]
@@ -173,16 +184,16 @@ def test_mistakes_of_a_dual_are_told():
     ]
 
 
-def test_an_identity_head_and_a_scale_that_is_not_learned_have_nothing_to_train():
-    method = DualEncoder(towers=TOWERS, dim=6, heads={"text": Identity()}, scale=LogitScale(init=5.0, learned=False))
+def test_identity_head_and_fixed_scale_are_not_trainable():
+    method = DualEncoder(towers=TOWERS, dim=6, heads={"text": Identity()}, scale=LogitScale(init=5.0, trainable=False))
     structure, arrays = built(method)
     assert arrays.keys() - structure.trainable == {"scale/log"}
     assert arrays.keys() == {"image/kernel", "image_head/kernel", "text/embedding", "scale/log"}
     module = structure.merge(arrays)
     assert float(module.per_step({}, harness.ctx())["scale"]) == pytest.approx(5.0, rel=1e-6)
     out = module.per_example({"text": batch()["text"]}, harness.ctx())
-    np.testing.assert_array_equal(out["text"], module.text(batch()["text"]).pooled)
+    np.testing.assert_array_equal(out["text"], module.text(EncoderInputs(batch()["text"])).pooled)
 
 
-def test_the_recipe_of_these_tests_is_sound():
+def test_recipe_of_these_tests_is_valid():
     assert problems(RECIPE) == []

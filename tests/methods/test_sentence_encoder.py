@@ -41,7 +41,7 @@ def whole():
     return harness.exact(SENTENCES, size=2, devices=2, spread=0.5)
 
 
-def test_microbatches_and_devices_change_nothing(whole):
+def test_gradients_are_equal_under_microbatches_and_devices(whole):
     loss, metrics, gradients = whole
     np.testing.assert_allclose(loss, sum(metrics[f"loss/{name}"] for name in OBJECTIVE), rtol=1e-6)
     assert {path for path, leaf in gradients.items() if np.abs(leaf).max() < 1e-6} <= {"text/blocks/attention/key/bias"}
@@ -67,7 +67,7 @@ def by_hand(outputs, layer):
     return {"last": contrast(a, b), "sampled": contrast(a_layers[:, layer], b_layers[:, layer]), "align": align}
 
 
-def test_the_objective_is_the_papers():
+def test_objective_equals_the_papers_equations():
     rng = np.random.default_rng(0)
     drawn = {name: rng.normal(size=(8, DEPTH, 8)).astype(np.float32) for name in ("a", "b")}
     outputs = {f"{name}/layers": x for name, x in drawn.items()} | {name: x[:, -1] for name, x in drawn.items()}
@@ -84,7 +84,7 @@ def test_the_objective_is_the_papers():
     assert layers == set(range(DEPTH - 1))  # any but the last
 
 
-def test_features_of_a_layer_are_those_of_an_encoder_that_ends_there():
+def test_layer_features_equal_a_shallower_encoder():
     found = harness.traced(SENTENCES)
     arrays = harness.drawn(found.arrays)
     texts = {"text": batch()["text"], "text/valid": batch()["text/valid"]}
@@ -97,9 +97,9 @@ def test_features_of_a_layer_are_those_of_an_encoder_that_ends_there():
     np.testing.assert_allclose(outputs["text/layers"][:, 1], ended["text"], rtol=1e-5, atol=1e-5)  # two programs
 
 
-def test_what_cannot_be_sampled_or_aligned_is_told():
+def test_wrong_depth_and_temperature_are_named():
     with pytest.raises(ValueError, match="one layer only"):
         sampled_layer(harness.ctx(), 1)
-    assert problems(LayerAlignment("a", temperature=0.0)) == ["temperature is above 0, and not 0.0"]
+    assert problems(LayerAlignment("a", temperature=0.0)) == ["temperature: expected a number above 0, got 0.0"]
     assert SampledLayer(NESTED).reads == ("a/layers", "b/layers", "scale")
     assert jax.eval_shape(lambda: sampled_layer(harness.ctx(), 2)).dtype == jnp.int32

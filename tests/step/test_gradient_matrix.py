@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field, StepContext, fold, unfold
-from jaxrep.encoders.base import Encoder
+from jaxrep.encoders.base import Encoder, EncoderInputs
 from jaxrep.encoders.layers import dropout, normal
 from jaxrep.losses.pairwise import reduce, scan
 from jaxrep.mesh import ROWS, Mesh
@@ -61,9 +61,9 @@ class Pair(Method):
     def per_example(self, batch, ctx):
         hard, views = fold(batch["hard"], 2)
         return {
-            "image": self.image(batch["image"], ctx=ctx.at("image")).pooled,
-            "text": self.text(batch["text"], valid=batch["text/valid"]).pooled,
-            "hard": unfold(self.text(hard).pooled, views),
+            "image": self.image(EncoderInputs(batch["image"], ctx=ctx.at("image"))).pooled,
+            "text": self.text(EncoderInputs(batch["text"], valid=batch["text/valid"])).pooled,
+            "hard": unfold(self.text(EncoderInputs(hard)).pooled, views),
         }
 
     def per_step(self, tables, ctx):
@@ -92,13 +92,13 @@ TERMS: dict[str, dict[str, Any]] = {
     "info_nce": {
         "plain": Contrastive("image", "text"),
         "smoothing": Contrastive("image", "text", label_smoothing=0.1),
-        "ids": Contrastive("image", "text", ids=IDS, positives="mean_of_logs"),
+        "ids": Contrastive("image", "text", ids=IDS, duplicates="supcon"),
         "extra": Contrastive("image", "text", **EXTRA),
     },
     "sigmoid": {
         "plain": Sigmoid("image", "text"),
         "smoothing": Sigmoid("image", "text", weights="trust"),
-        "ids": Sigmoid("image", "text", ids=IDS, positives="shared"),
+        "ids": Sigmoid("image", "text", ids=IDS, duplicates="positive"),
         "extra": Sigmoid("image", "text", **EXTRA),
     },
 }
@@ -152,7 +152,7 @@ def reference(name, case):
     values, patches, kept = draws()
     term = TERMS[name][case]
     weights = {"weights": BATCH["trust"]} if term.weights else {}
-    options = {"ids": tuple(BATCH[name] for name in term.ids), "positives": term.positives, **weights}
+    options = {"ids": tuple(BATCH[name] for name in term.ids), "duplicates": term.duplicates, **weights}
     if name == "info_nce":
         options["label_smoothing"] = term.label_smoothing
 

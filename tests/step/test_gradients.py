@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrep.encoders.base import EncoderOutput
+from jaxrep.encoders.base import EncoderInputs, EncoderOutput
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.layers import normal
@@ -17,7 +17,7 @@ from jaxrep.mesh import Mesh
 from jaxrep.methods.base import Method
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitBias, LogitScale
-from jaxrep.objectives.base import Term
+from jaxrep.objectives.base import SeparableTerm, Term
 from jaxrep.objectives.contrastive import Contrastive, Sigmoid
 from jaxrep.objectives.matryoshka import Matryoshka
 from jaxrep.params import split
@@ -64,8 +64,8 @@ class Several(Method):
         }
 
     def per_example(self, batch, ctx):
-        image = self.image(batch["image"], ctx=ctx.at("image"))
-        text = self.text(batch["text"], valid=batch["text/valid"], ctx=ctx.at("text"))
+        image = self.image(EncoderInputs(batch["image"], ctx=ctx.at("image")))
+        text = self.text(EncoderInputs(batch["text"], valid=batch["text/valid"], ctx=ctx.at("text")))
         codes = jnp.argmax(image.pooled, -1)
         return {"image": image.pooled, "text": text.pooled, "image/tokens": image.tokens, "codes": codes}
 
@@ -86,10 +86,9 @@ class Joined(Several):
 
 
 @spec
-class Classify(Term):
+class Classify(SeparableTerm):
     """Cross-entropy against the prototypes; rows of label 0 do not count."""
 
-    separable: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ("image", "classes", "class_id", "scale")  # pyright: ignore
     needs: ClassVar[tuple[str, ...]] = ("label",)  # pyright: ignore
     embeddings: ClassVar[tuple[str, ...]] = ("image", "classes")  # pyright: ignore
@@ -129,7 +128,7 @@ PAIR = ("image", "text")
 CASES = ("plain", "masked", "smoothed", "sigmoid", "matryoshka", "separable", "separable matryoshka", "shared", "mixed")
 OBJECTIVE = {
     "plain": Contrastive(*PAIR, weight=Only(at=(0, 8))),
-    "masked": Contrastive(*PAIR, positives="masked", ids=("text_id",), weight=Only(at=(1,))),
+    "masked": Contrastive(*PAIR, duplicates="ignore", ids=("text_id",), weight=Only(at=(1,))),
     "smoothed": Contrastive(*PAIR, label_smoothing=0.1, weight=Only(at=(2,))),
     "sigmoid": Sigmoid(*PAIR, weight=Only(at=(3, 8))),
     "matryoshka": Matryoshka(Contrastive(*PAIR), (2, 4), (1.0, 0.5), weight=Only(at=(4,))),
@@ -239,10 +238,10 @@ class _Normed(tiny.PatchesModule):
         super().__init__(spec, rngs, inputs)
         self.mean = nnx.BatchStat(jnp.zeros(spec.width))
 
-    def __call__(self, x, **how):
-        pooled = super().__call__(x, **how).pooled
+    def __call__(self, inputs):
+        pooled = super().__call__(inputs).pooled
         new = nnx.State({"mean": nnx.BatchStat(0.9 * self.mean[...] + 0.1 * pooled.mean(0))})
-        return EncoderOutput(pooled=pooled - pooled.mean(0), statistics=new)
+        return EncoderOutput(pooled=pooled - pooled.mean(0), batch_stats=new)
 
 
 def test_statistics_of_a_batch_inside_an_encoder_come_back_and_are_refused_under_microbatches():
@@ -256,7 +255,7 @@ def test_statistics_of_a_batch_inside_an_encoder_come_back_and_are_refused_under
     step = jax.jit(
         lambda params: traced.computation.value_and_grad(params, non_trainable, batch(), harness.ctx())[0][3]
     )
-    pooled = harness.traced(RECIPE).structure.merge(params).image(batch()["image"]).pooled
+    pooled = harness.traced(RECIPE).structure.merge(params).image(EncoderInputs(batch()["image"])).pooled
     np.testing.assert_allclose(
         step(params)["image/mean"], 0.9 * values["image/mean"] + 0.1 * pooled.mean(0), rtol=1e-5, atol=1e-6
     )

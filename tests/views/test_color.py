@@ -1,4 +1,4 @@
-"""Color views do what torchvision's formulae say, written out here in NumPy and Python's colorsys."""
+"""Color views equal torchvision's formulae, written out in NumPy and Python's colorsys."""
 
 import colorsys
 
@@ -24,12 +24,12 @@ def pillow(enhance, factor):
     ("ours", "theirs"),
     [(brighten, ImageEnhance.Brightness), (stretch, ImageEnhance.Contrast), (saturate, ImageEnhance.Color)],
 )
-def test_brightness_contrast_and_saturation_equal_pillows(ours, theirs, factor):
+def test_brightness_contrast_and_saturation_equal_pillow(ours, theirs, factor):
     # Pillow rounds the grey (by half a level, more where the factor stretches it) and the result to whole levels.
     np.testing.assert_allclose(jax.jit(ours)(IMAGE, factor), pillow(theirs, factor), atol=2.01 / 255)
 
 
-def test_contrast_is_about_the_mean_grey_and_saturation_about_the_pixels_grey():
+def test_contrast_and_saturation_equal_their_equations():
     image = IMAGE.astype(np.float64)
     grey = image @ [0.299, 0.587, 0.114]
     expected = np.clip(grey.mean() + 1.3 * (image - grey.mean()), 0, 1)
@@ -51,7 +51,7 @@ def test_hue_equals_colorsys(turns):
     np.testing.assert_allclose(jax.jit(rotate_hue)(image, turns), expected, atol=5e-6)  # hues reach 11 sixths
 
 
-def test_jitter_composes_its_parts_with_factors_in_their_ranges():
+def test_jitter_composes_its_parts():
     view = ColorJitter(brightness=0.4, contrast=0.3, saturation=0.2, hue=0.1)
 
     def parts(key, image):
@@ -63,7 +63,7 @@ def test_jitter_composes_its_parts_with_factors_in_their_ranges():
     np.testing.assert_allclose(jax.jit(view.augment)(key, IMAGE), jax.jit(parts)(key, IMAGE), atol=1e-5)
 
 
-def test_brightness_is_uniform_in_its_range_and_a_change_above_one_does_not_go_below_black():
+def test_brightness_is_uniform_in_its_range():
     grey = jnp.full((1, 1, 3), 0.25)
     keys = jax.random.split(jax.random.key(0), 4000)
     for change, low, high in ((0.5, 0.5, 1.5), (2.0, 0.0, 3.0)):
@@ -78,7 +78,7 @@ def test_brightness_is_uniform_in_its_range_and_a_change_above_one_does_not_go_b
         )
 
 
-def test_grey_makes_the_declared_share_of_images_grey():
+def test_grayscale_converts_the_declared_share():
     keys = jax.random.split(jax.random.key(0), 1000)
     images = jax.jit(jax.vmap(Grayscale(p=0.3).augment, (0, None)))(keys, IMAGE)
     grey = np.asarray(np.ptp(images, axis=-1).max((1, 2)) == 0)
@@ -87,13 +87,6 @@ def test_grey_makes_the_declared_share_of_images_grey():
     np.testing.assert_array_equal(images[~grey][0], IMAGE)
 
 
-def test_an_image_without_three_channels_is_refused():
+def test_image_without_three_channels_is_refused():
     with pytest.raises(ValueError, match="has 1 channels"):
         luma(jnp.zeros((4, 4, 1)))
-
-
-def test_values_that_make_no_sense_are_named():
-    assert "at most 0.5" in " ".join(ColorJitter(hue=0.7).problems())
-    assert "zero or more" in " ".join(ColorJitter(contrast=-1.0).problems())
-    assert "probability" in " ".join(Grayscale(p=1.2).problems())
-    assert not [*ColorJitter(brightness=0.02).problems(), *Grayscale().problems()]

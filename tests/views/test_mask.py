@@ -1,11 +1,10 @@
-"""Hidden patches: rectangles, never more than were wanted, the same for an image wherever it lies in a batch."""
+"""Masked patches: rectangles, never more than the drawn share."""
 
 import jax
 import numpy as np
 import pytest
 
 from jaxrep.batch import StepContext
-from jaxrep.spec import problems
 from jaxrep.views.mask import BlockMask
 
 COUNT, ROWS, COLUMNS = 256, 8, 6
@@ -15,11 +14,11 @@ POSITIONS = np.stack([np.zeros(COUNT), np.arange(COUNT)], 1).astype(np.uint32)
 
 def drawn(view, rows=slice(None)):
     ctx = StepContext(step=0, base_key=jax.random.key(0), positions=POSITIONS[rows])
-    found = jax.jit(lambda image: view({"image": image}, ctx))(IMAGES[rows])
-    return np.asarray(found["image/masked"]), np.asarray(found["image/masked_index"])
+    out = jax.jit(lambda image: view({"image": image}, ctx))(IMAGES[rows])
+    return np.asarray(out["image/masked"]), np.asarray(out["image/masked_index"])
 
 
-def test_so_many_images_and_shares_are_hidden_as_were_asked_for():
+def test_share_of_masked_images_and_patches():
     masked, hidden = drawn(BlockMask(patch=4, p=0.5, share=(0.1, 0.5)))
     counts = masked.sum(1)
     some = counts > 0
@@ -32,21 +31,12 @@ def test_so_many_images_and_shares_are_hidden_as_were_asked_for():
         assert (places[mask.sum() :] == -1).all()
 
 
-def test_what_is_hidden_comes_in_blocks():
+def test_masked_patches_form_blocks():
     masked = drawn(BlockMask(patch=4, p=1.0, share=(0.3, 0.3)))[0].reshape(-1, ROWS, COLUMNS)
     beside = (masked[:, 1:] & masked[:, :-1]).sum() / masked[:, 1:].sum()
     assert beside > 0.55  # 0.3 where patches were drawn one by one
 
 
-def test_an_image_has_the_same_patches_hidden_in_any_batch():
-    view = BlockMask(patch=4)
-    for whole, part in zip(drawn(view), drawn(view, slice(32, 64)), strict=True):
-        np.testing.assert_array_equal(whole[32:64], part)
-
-
-def test_wrong_numbers_are_told():
-    assert problems(BlockMask(patch=4, share=(0.5, 0.1))) == [
-        "share is a range (low, high) of shares from 0 to 1, and not (0.5, 0.1)"
-    ]
-    with pytest.raises(ValueError, match="has no whole patches of 5"):
+def test_patches_that_do_not_divide_the_image_are_named():
+    with pytest.raises(ValueError, match="'image', 32 x 24, does not split into patches of 5"):
         BlockMask(patch=5)({"image": IMAGES}, StepContext(step=0, base_key=jax.random.key(0), positions=POSITIONS))

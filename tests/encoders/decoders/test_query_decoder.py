@@ -1,4 +1,4 @@
-"""The query decoder: against a loop over blocks in NumPy, and what its output does and does not depend on."""
+"""The query decoder, compared with a loop over blocks in NumPy; order and type of tokens."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SPEC = QueryDecoder(queries=3, width=8, depth=2, heads=2)
 
 @pytest.fixture(scope="module")
 def decoder():
-    """With biases and gains that are drawn, so that none is left out by being 0 or 1."""
+    """Return a decoder with drawn biases and gains, so that none is 0 or 1."""
     module = SPEC.build(nnx.Rngs(0), inputs=5)
     graph, state = nnx.split(module)
     random = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def decoder():
     return nnx.merge(graph, state)
 
 
-def test_it_is_the_plain_loop_over_blocks(decoder):
+def test_decoder_equals_a_loop_over_blocks(decoder):
     values = {"/".join(map(str, path)): np.asarray(leaf[...], np.float64) for path, leaf in flat(decoder)}
     tokens = np.random.default_rng(1).normal(size=(2, 4, 5))
 
@@ -57,24 +57,24 @@ def test_it_is_the_plain_loop_over_blocks(decoder):
     h = norm(h, "norm")
     x = np.maximum(dense(np.maximum(dense(h[:, :3], "box/first"), 0), "box/second"), 0)
 
-    found = jax.jit(lambda tokens: decoder(tokens))(jnp.asarray(tokens, jnp.float32))
+    output = jax.jit(lambda tokens: decoder(tokens))(jnp.asarray(tokens, jnp.float32))
     # float32, through two blocks
-    np.testing.assert_allclose(found.whole, h[:, 3], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.parts, h[:, :3], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.boxes, 1 / (1 + np.exp(-dense(x, "box/last"))), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.image, h[:, 3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.regions, h[:, :3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output.boxes, 1 / (1 + np.exp(-dense(x, "box/last"))), rtol=1e-4, atol=1e-5)
 
 
 def flat(module):
     return nnx.to_flat_state(nnx.state(module))
 
 
-def test_the_order_of_the_tokens_does_not_matter(decoder):
+def test_order_of_tokens_does_not_matter(decoder):
     tokens = jnp.asarray(np.random.default_rng(2).normal(size=(1, 4, 5)), jnp.float32)
     for one, other in zip(decoder(tokens), decoder(tokens[:, ::-1]), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)  # sums in another order
 
 
-def test_it_computes_in_the_type_of_the_tokens_and_answers_in_float32(decoder):
+def test_computes_in_the_type_of_tokens_and_returns_float32(decoder):
     tokens = np.random.default_rng(3).normal(size=(2, 4, 5))
     exact, rounded = (decoder(jnp.asarray(tokens, kind)) for kind in (jnp.float32, jnp.bfloat16))
     assert {x.dtype for x in rounded} == {jnp.dtype("float32")}
@@ -82,5 +82,6 @@ def test_it_computes_in_the_type_of_the_tokens_and_answers_in_float32(decoder):
     assert not np.array_equal(rounded.boxes, exact.boxes)
 
 
-def test_values_that_do_not_fit_are_named():
-    assert len(problems(QueryDecoder(queries=0, width=9, heads=2, dropout=1.0))) == 3
+def test_wrong_values_are_named():
+    assert len(problems(QueryDecoder(queries=0, width=9, heads=2, dropout=1.0))) == 2
+    assert "do not divide" in problems(QueryDecoder(width=9, heads=2))[0]

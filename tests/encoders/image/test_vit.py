@@ -1,4 +1,4 @@
-"""The vision transformer: stems, positions, pooling, patch dropout, hidden patches, sizes of presets."""
+"""The vision transformer: stems, positions, pooling, patch dropout, masked patches, sizes of presets."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field, StepContext
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.image.stem import ConvStem, PatchStem, PixelNorm
 from jaxrep.encoders.image.vit import ViT, sincos_positions
 from jaxrep.pretrained.resize import resize_positions
@@ -23,8 +24,8 @@ def built(**changes):
     return dataclasses.replace(SPEC, **changes).build(nnx.Rngs(0), inputs=FIELD)
 
 
-def encode(module, images=IMAGES, **call):
-    return jax.jit(lambda images: module(images, **call))(images)
+def encode(module, images=IMAGES, **inputs):
+    return jax.jit(module.__call__)(EncoderInputs(images, **inputs))
 
 
 def ctx(rows, training=True):
@@ -45,7 +46,7 @@ def test_patches_are_a_strided_convolution():
 
 
 @pytest.mark.parametrize("size", [(16, 12), (15, 11)])
-def test_the_convolutional_stem_is_convolutions_then_patches(size):
+def test_conv_stem_is_convolutions_then_patches(size):
     stem = ConvStem(channels=(5, 6), patch=1).build(nnx.Rngs(0), inputs=(*size, 3), width=8)
     x = IMAGES[:, : size[0], : size[1]] / 255.0
     expected = x
@@ -56,7 +57,7 @@ def test_the_convolutional_stem_is_convolutions_then_patches(size):
     np.testing.assert_allclose(jax.jit(stem.__call__)(x), expected, **SAME)
 
 
-def test_pixels_are_normalized_whether_bytes_or_fractions():
+def test_pixels_are_normalized_as_uint8_and_float():
     norm = PixelNorm.imagenet()
     expected = (np.asarray(IMAGES, np.float64) / 255 - norm.mean) / norm.std
     np.testing.assert_allclose(norm(IMAGES), expected, **SAME)
@@ -93,9 +94,9 @@ def test_registers_are_attended_to():
     assert np.abs(encode(module).pooled - before).max() > 1e-4
 
 
-def test_patch_dropout_keeps_a_share_and_is_a_rows_own():
+def test_patch_dropout_keeps_a_share_drawn_per_row():
     module = built(patch_dropout=0.7, pool="mean")
-    run = jax.jit(lambda images, ctx: module(images, ctx=ctx))
+    run = jax.jit(lambda images, ctx: module(EncoderInputs(images, ctx=ctx)))
     encoded = run(IMAGES, ctx([0, 1, 2, 3]))
     assert encoded.tokens.shape == (4, 4, 8)  # 30% of 12, rounded
     kept = np.asarray(encoded.kept)
@@ -107,7 +108,7 @@ def test_patch_dropout_keeps_a_share_and_is_a_rows_own():
     np.testing.assert_allclose(elsewhere.pooled[1:3], encoded.pooled[2:0:-1], **SAME)
 
     h, positions, _ = module.embed(IMAGES)  # what is left out has no influence
-    alone = module.encode(jnp.take_along_axis(h, kept[..., None], axis=1), positions[kept])
+    alone = module.encode(jnp.take_along_axis(h, kept[..., None], axis=1), positions[kept], EncoderInputs(IMAGES))
     np.testing.assert_allclose(encoded.pooled, alone.pooled, **SAME)
     assert encode(module, ctx=ctx(range(4), training=False)).tokens.shape == (4, 12, 8)
 
@@ -118,7 +119,7 @@ def test_patches_are_kept_equally_often():
     np.testing.assert_allclose(counts, 200, atol=45)  # standard deviation 10, twelve counts
 
 
-def test_hidden_patches_have_no_influence_but_their_place():
+def test_masked_patches_influence_by_position_only():
     module = built(mask_token=True, pool="mean")
     masked = jnp.zeros((4, 12), bool).at[:, :3].set(True)  # the first row of patches
     changed = IMAGES.at[:, :4].set(255 - IMAGES[:, :4])
@@ -126,7 +127,7 @@ def test_hidden_patches_have_no_influence_but_their_place():
     np.testing.assert_array_equal(a, b)
     assert np.abs(encode(module, masked=masked[:, ::-1]).pooled - a).max() > 1e-4
     with pytest.raises(ValueError, match="mask_token = True"):
-        built()(IMAGES, masked=masked)
+        built()(EncoderInputs(IMAGES, masked=masked))
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_presets_have_the_published_sizes(spec, millions):
     assert not list(spec.problems())
 
 
-def test_clips_details_leave_the_size():
+def test_as_clip_keeps_the_size():
     clip = ViT.b32().as_clip()
     assert clip == ViT.b32(
         stem=PatchStem(patch=32, bias=False), embed_norm=True, activation="quick_gelu", pixels=PixelNorm.clip()
@@ -159,7 +160,7 @@ def test_clips_details_leave_the_size():
 
 
 @pytest.mark.parametrize("size", [(8, 20), (24, 16)])
-def test_images_of_another_size_have_positions_of_their_own_grid(size):
+def test_any_size_resizes_positions(size):
     images = jnp.array(np.random.default_rng(1).integers(0, 256, (2, *size, 3)), jnp.uint8)
     module = built(any_size=True)
     _, positions, _ = module.embed(images)
@@ -176,13 +177,9 @@ def test_wrong_shapes_and_values_are_named():
         built(stem=PatchStem(patch=5))
     with pytest.raises(ValueError, match=r"16 x 12 pixels \(4 x 3 after convolutions\) does not split"):
         built(stem=ConvStem(channels=(4, 4), patch=2))
-    with pytest.raises(ValueError, match=r"shape \(16, 16, 3\) reach an encoder that was built for \(16, 12, 3\)"):
-        built()(jnp.zeros((2, 16, 16, 3)))
+    with pytest.raises(ValueError, match=r"built for images of shape \(16, 12, 3\), got \(16, 16, 3\)"):
+        built()(EncoderInputs(jnp.zeros((2, 16, 16, 3))))
     with pytest.raises(ValueError, match=r"shape \(H, W, C\), and its input has shape \(6,\)"):
         SPEC.build(nnx.Rngs(0), inputs=Field((6,), "int32"))
-    wrong = ViT(width=6, depth=1, heads=2, positions="sincos", patch_dropout=1.5, registers=-1)
-    assert list(wrong.problems()) == [
-        "patch_dropout is 1.5: it is a share from 0 to below 1",
-        "registers is -1: it counts tokens, 0 or more",
-        "width = 6 is no multiple of 4, which sin-cos positions ask for",
-    ]
+    wrong = ViT(width=6, depth=1, heads=2, positions="sincos")
+    assert list(wrong.problems()) == ["width = 6 is not a multiple of 4, which sin-cos positions need"]

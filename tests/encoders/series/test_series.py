@@ -1,4 +1,4 @@
-"""Encoders of series and of rows of numbers, against plain loops in NumPy."""
+"""Encoders of series and of vectors, compared with plain loops in NumPy."""
 
 import dataclasses
 
@@ -7,7 +7,10 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
-from jaxrep.encoders.series.series import Perceptron, SeriesConvolutions, SeriesTransformer, flatten, sines
+from jaxrep.encoders.base import EncoderInputs
+from jaxrep.encoders.series.perceptron import Perceptron
+from jaxrep.encoders.series.series_convolutions import SeriesConvolutions
+from jaxrep.encoders.series.series_transformer import SeriesTransformer, flatten, sines
 from jaxrep.params import split
 from jaxrep.spec import problems
 
@@ -20,7 +23,7 @@ def built(spec, *shape):
     return structure.merge(arrays), arrays
 
 
-def test_convolutions_equal_loops():
+def test_series_convolutions_equal_loops():
     spec = SeriesConvolutions(length=23, channels=(5, 4), kernel=3, pool=4)
     module, arrays = built(spec, 23, 2)
     x = np.float32(RANDOM.normal(size=(3, 23, 2)))
@@ -31,12 +34,12 @@ def test_convolutions_equal_loops():
         h = np.maximum(h, 0)
         if i == 0:
             h = np.stack([h[:, t : t + 4].max(axis=1) for t in range(0, h.shape[1] - 3, 4)], 1)
-    found = module(x).pooled
-    assert found.shape == (3, spec.features)
-    np.testing.assert_allclose(found, h.reshape(3, -1), atol=1e-5)  # float32 sums of ten numbers
+    pooled = module(EncoderInputs(x)).pooled
+    assert pooled.shape == (3, spec.features)
+    np.testing.assert_allclose(pooled, h.reshape(3, -1), atol=1e-5)  # float32 sums of ten numbers
 
 
-def test_the_series_transformer_embeds_by_a_ring_and_shows_padding_to_nobody():
+def test_series_transformer_embeds_by_circular_convolution_and_ignores_padding():
     spec = SeriesTransformer(length=6, width=8, depth=2, heads=2, pool="flatten")
     module, arrays = built(spec, 6, 3)
     x = np.float32(RANDOM.normal(size=(2, 6, 3)))
@@ -49,36 +52,36 @@ def test_the_series_transformer_embeds_by_a_ring_and_shows_padding_to_nobody():
     np.testing.assert_allclose(positions[:, 1::2], np.cos(angle), atol=1e-5)
     np.testing.assert_array_equal(positions, sines(6, 8))
     valid = np.array([[True] * 3 + [False] * 3, [True] * 6])
-    found = module(x, valid=valid).pooled
-    assert found.shape == (2, spec.features) == (2, 48)
-    assert not np.asarray(found).reshape(2, 6, 8)[0, 3:].any()
+    pooled = module(EncoderInputs(x, valid)).pooled
+    assert pooled.shape == (2, spec.features) == (2, 48)
+    assert not np.asarray(pooled).reshape(2, 6, 8)[0, 3:].any()
     changed = x.copy()
-    changed[0, 4] += 1  # beyond the reach of the convolution from a real moment
-    np.testing.assert_allclose(module(changed, valid=valid).pooled, found, atol=1e-6)
+    changed[0, 4] += 1  # beyond the reach of the convolution from a real step
+    np.testing.assert_allclose(module(EncoderInputs(changed, valid)).pooled, pooled, atol=1e-6)
     # One norm more after blocks that normalize their sums: unit variance of each token but for its gain and bias.
-    tokens = module(x).tokens
+    tokens = module(EncoderInputs(x)).tokens
     plain = (np.asarray(tokens) - arrays["last/bias"]) / arrays["last/scale"]
     np.testing.assert_allclose(plain.mean(axis=-1), 0, atol=1e-4)
     np.testing.assert_array_equal(flatten(tokens, None), np.asarray(tokens).reshape(2, -1))
 
 
-def test_the_perceptron_is_dense_layers():
+def test_perceptron_equals_dense_layers():
     module, arrays = built(Perceptron(widths=(5, 4)), 3)
     x = np.float32(RANDOM.normal(size=(6, 3)))
     h = x.astype(np.float64)
     for i in range(2):
         h = np.maximum(h @ arrays[f"layers/{i}/kernel"] + arrays[f"layers/{i}/bias"], 0)
-    np.testing.assert_allclose(module(x).pooled, h, atol=1e-5)
+    np.testing.assert_allclose(module(EncoderInputs(x)).pooled, h, atol=1e-5)
 
 
-def test_what_does_not_fit_is_told():
+def test_wrong_inputs_and_values_are_named():
     spec = SeriesTransformer(length=6, width=8, depth=1, heads=2)
-    with pytest.raises(ValueError, match=r"a series of 6 moments is read as \[B,6,C\], and not \(7, 3\)"):
+    with pytest.raises(ValueError, match=r"a series of 6 time steps has shape \[B,6,C\], got \[B,...\] of \(7, 3\)"):
         spec.build(nnx.Rngs(0), inputs=Field((7, 3), "float32"))
-    with pytest.raises(ValueError, match=r"a series of 9 moments"):
+    with pytest.raises(ValueError, match="a series of 9 time steps"):
         SeriesConvolutions(length=9, channels=(2,)).build(nnx.Rngs(0), inputs=Field((7, 3), "float32"))
-    with pytest.raises(ValueError, match=r"a perceptron reads rows of numbers"):
+    with pytest.raises(ValueError, match="a perceptron reads vectors of numbers"):
         Perceptron().build(nnx.Rngs(0), inputs=Field((7, 3), "float32"))
     assert problems(dataclasses.replace(spec, kernel=2))
-    assert "too short" in problems(SeriesConvolutions(length=9))[0]
+    assert "do not fit" in problems(SeriesConvolutions(length=9))[0]
     assert problems(Perceptron(widths=()))

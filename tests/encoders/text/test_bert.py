@@ -1,4 +1,4 @@
-"""BERT's encoder: padding is inert, segments and pooling do what they say."""
+"""BERT's encoder: padding, segments, pooling and distance biases."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.text.bert import Bert, distance_buckets
 from jaxrep.params import split
 
@@ -20,24 +21,23 @@ def built(**changes):
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean", "tanh"])
-def test_padding_does_not_change_a_text(pool):
+def test_padding_does_not_change_features(pool):
     module = built(pool=pool)
-    encode = jax.jit(lambda ids: module(ids).pooled)
+    encode = jax.jit(lambda ids: module(EncoderInputs(ids)).pooled)
     np.testing.assert_allclose(encode(IDS)[0], encode(IDS[:1, :3])[0], **SAME)
 
 
-def test_padding_has_the_id_that_the_spec_names():
-    """An id of 0 is then a token like others, as RoBERTa's start of a text."""
+def test_padding_id_follows_the_spec():
+    """An id of 0 is then an ordinary token, such as RoBERTa's start of a text."""
     module = built(pad=1)
     ids = jnp.array([[0, 6, 7, 0, 1, 1], [1, 1, 9, 1, 1, 1]], jnp.int32)
     np.testing.assert_array_equal(module.embed(ids)[2], [[1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0]])
-    assert list(Bert(**SPEC, pad=-1).problems()) == ["pad is -1: it is a token's id, 0 or more"]
 
 
-def test_pooling_reads_the_tokens_that_it_names():
+def test_pooling_reads_the_named_tokens():
     for pool in ("cls", "mean", "tanh"):
         module = built(pool=pool)
-        out = jax.jit(module.__call__)(IDS)
+        out = jax.jit(module.__call__)(EncoderInputs(IDS))
         first = np.asarray(out.tokens[:, 0], np.float64)
         if pool == "mean":
             want = np.stack([out.tokens[0, :3].mean(0), out.tokens[1].mean(0)])
@@ -48,22 +48,21 @@ def test_pooling_reads_the_tokens_that_it_names():
         np.testing.assert_allclose(out.pooled, want, **SAME)
 
 
-def test_segments_are_0_by_default_and_change_the_text_where_they_are_given():
+def test_segments_default_to_zero_and_change_features():
     module = built()
-    encode = jax.jit(lambda segments: module.encode(*module.embed(IDS, segments)[:2]).tokens)
+    encode = jax.jit(lambda segments: module.encode(*module.embed(IDS, segments)[:2], EncoderInputs(IDS)).tokens)
     with_zeros, with_ones = encode(jnp.zeros_like(IDS)), encode(jnp.ones_like(IDS))
-    plain = module.encode(*module.embed(IDS)[:2]).tokens
+    plain = module.encode(*module.embed(IDS)[:2], EncoderInputs(IDS)).tokens
     np.testing.assert_allclose(plain, with_zeros, **SAME)
     assert np.abs(with_ones - with_zeros).max() > 1e-3
     assert built(segments=0).segments is None
 
 
-def test_mistakes_are_named():
+def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match=r"shape \(6, 6, 3\)"):
         Bert(**SPEC).build(nnx.Rngs(0), inputs=Field((6, 6, 3), "uint8"))
-    with pytest.raises(ValueError, match="texts of 9 tokens reach an encoder that was built for 6"):
-        built()(jnp.ones((1, 9), jnp.int32))
-    assert list(Bert(**SPEC, segments=-1).problems()) == ["segments is -1: it counts token types, 0 or more"]
+    with pytest.raises(ValueError, match="built for texts of 6 tokens, got 9"):
+        built()(EncoderInputs(jnp.ones((1, 9), jnp.int32)))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_presets_have_the_size_of_the_released_models(spec, parameters):
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module))) == parameters
 
 
-def test_distances_share_buckets_as_published():
+def test_distance_buckets_are_the_published_ones():
     """Of 32 buckets 8 are for a distance of their own on each side; the edges of the others are 8 * 16 ** (k / 8)."""
     offset = np.array([0, -1, -7, -8, -11, -12, -15, -16, -22, -23, -63, -64, -90, -91, -128, -999, 1, 7, 8, 64, 999])
     want = [0, 1, 7, 8, 8, 9, 9, 10, 10, 11, 13, 14, 14, 15, 15, 15, 17, 23, 24, 30, 31]
@@ -86,9 +85,9 @@ def test_distances_share_buckets_as_published():
     assert sentence.startswith("distances is 6: ")
 
 
-def test_biases_of_distances_say_which_tokens_attention_reads():
+def test_distance_biases_control_attention():
     structure, arrays = split(built(distances=8))
-    encode = jax.jit(lambda biases, ids: structure.merge({**arrays, "distances": biases})(ids).tokens)
+    encode = jax.jit(lambda biases, ids: structure.merge({**arrays, "distances": biases})(EncoderInputs(ids)).tokens)
     ids, other = IDS[1:], IDS[1:].at[:, 1].set(11)
     alone = jnp.full((8, 2), -1e9).at[0].set(0.0)  # all but a token itself are out of reach
     moved = [np.abs(encode(biases, ids) - encode(biases, other)).max((0, 2)) for biases in (alone, alone * 0)]
@@ -96,12 +95,14 @@ def test_biases_of_distances_say_which_tokens_attention_reads():
     assert (moved[1] > 1e-4).all()
 
 
-def test_biases_of_distances_have_the_same_gradient_scanned_and_unrolled():
+def test_distance_biases_have_equal_gradients_scanned_and_unrolled():
     def gradient(**changes):
         structure, arrays = split(built(distances=8, **changes))
 
         def value(biases):
-            return jnp.square(structure.merge({**arrays, "distances": biases})(IDS).tokens[:, 0, 0]).sum()
+            return jnp.square(
+                structure.merge({**arrays, "distances": biases})(EncoderInputs(IDS)).tokens[:, 0, 0]
+            ).sum()
 
         return jax.jit(jax.grad(value))(arrays["distances"])
 

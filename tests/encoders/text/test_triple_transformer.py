@@ -1,4 +1,4 @@
-"""The encoder of triples, against plain loops in NumPy."""
+"""The encoder of triples, compared with plain loops in NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrep.batch import Field
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.text.triple_transformer import TripleTransformer
 from jaxrep.params import split
 from jaxrep.spec import problems
@@ -27,9 +28,10 @@ def normed(x):
     return y * ARRAYS["token_norm/scale"] + ARRAYS["token_norm/bias"]
 
 
-def test_a_triple_is_subject_and_relation_without_object_each_the_mean_of_its_tokens():
-    h, real = MODULE.triples(IDS, VALID)
-    np.testing.assert_array_equal(real, [[True] * 3, [True, False, False], [False] * 3])
+def test_triple_is_subject_plus_relation_minus_object_of_token_means():
+    h, _, attended = MODULE.embed(IDS, VALID)
+    # Attention reads all triples of a row without any.
+    np.testing.assert_array_equal(attended, [[True] * 3, [True, False, False], [True] * 3])
     tables = [np.asarray(ARRAYS[name], np.float64) for name in ("embedding", "positions")]
     for row in range(3):
         for triple in range(T):
@@ -40,27 +42,27 @@ def test_a_triple_is_subject_and_relation_without_object_each_the_mean_of_its_to
             np.testing.assert_allclose(h[row, triple], parts[0] + parts[1] - parts[2], atol=1e-5)
 
 
-def test_what_is_no_triple_is_not_seen_and_triples_have_no_order():
-    run = jax.jit(lambda ids, valid: MODULE(ids, valid=valid).pooled)
-    found = np.asarray(run(IDS, VALID))
-    assert found.shape == (3, SPEC.features) and np.isfinite(found).all()
+def test_empty_triples_are_ignored_and_triples_have_no_order():
+    run = jax.jit(lambda ids, valid: MODULE(EncoderInputs(ids, valid)).pooled)
+    pooled = np.asarray(run(IDS, VALID))
+    assert pooled.shape == (3, SPEC.features) and np.isfinite(pooled).all()
     changed = IDS.copy()
     changed[1, 3:, :2] = 7  # in the second example's empty texts
     order = [0, 1, 2, 6, 7, 8, 3, 4, 5]
-    np.testing.assert_allclose(run(changed, VALID)[1], found[1], atol=1e-6)
-    np.testing.assert_allclose(run(IDS[:, order], VALID[:, order])[0], found[0], atol=1e-5)  # sums in another order
-    np.testing.assert_allclose(run(IDS, VALID.reshape(-1, L)), found, atol=1e-6)
-    by_ids = MODULE(IDS).pooled
-    np.testing.assert_allclose(by_ids[:2], found[:2], atol=1e-5)
+    np.testing.assert_allclose(run(changed, VALID)[1], pooled[1], atol=1e-6)
+    np.testing.assert_allclose(run(IDS[:, order], VALID[:, order])[0], pooled[0], atol=1e-5)  # sums in another order
+    np.testing.assert_allclose(run(IDS, VALID.reshape(-1, L)), pooled, atol=1e-6)
+    by_ids = MODULE(EncoderInputs(IDS)).pooled
+    np.testing.assert_allclose(by_ids[:2], pooled[:2], atol=1e-5)
 
 
-def test_an_example_without_triples_has_finite_derivatives():
+def test_example_without_triples_has_finite_gradients():
     def loss(arrays):
-        return jnp.sum(STRUCTURE.merge(arrays)(IDS, valid=VALID).pooled ** 2)
+        return jnp.sum(STRUCTURE.merge(arrays)(EncoderInputs(IDS, VALID)).pooled ** 2)
 
     gradients = jax.jit(jax.grad(loss))(ARRAYS)
     assert all(np.isfinite(leaf).all() for leaf in gradients.values())
 
 
-def test_mistakes_are_told():
+def test_too_few_tokens_are_named():
     assert "leave room for others" in problems(TripleTransformer(width=8, depth=1, heads=2, tokens=2))[0]

@@ -1,5 +1,4 @@
-"""A dual encoder with a teacher of one tower: its objective is CLIP's for each global view plus DINO's, its teacher has
-no gradient, and without views it is the dual encoder."""
+"""A dual encoder with a teacher of one tower: the objective is CLIP's per global view plus DINO's."""
 
 import dataclasses
 from typing import Any
@@ -21,8 +20,8 @@ from jaxrep.objectives.distillation import Dino
 from jaxrep.objectives.views import EachView
 from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
-from jaxrep.views.copies import Copy
 from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.fields import CopyField
 from tests.helpers import harness
 from tests.helpers.harness import QUICK, RECIPE, batch, ctx, exact, tiny
 
@@ -32,14 +31,14 @@ METHOD = DistilledDualEncoder(
 )
 DISTILLED: Any = RECIPE.replace(
     views=(
-        Copy("image", out="local", count=3),
-        Copy("image", out="image", count=2),
+        CopyField("image", out="local", count=3),
+        CopyField("image", out="image", count=2),
         RandomResizedCrop("image", size=8, scale=(0.5, 1.0)),
         RandomResizedCrop("local", size=8, scale=(0.2, 0.5)),
     ),
     method=METHOD,
     objective={
-        "contrastive": EachView(Contrastive("image", "text"), of="image"),
+        "contrastive": EachView(Contrastive("image", "text"), field="image"),
         "dino": Dino(local="student/local", teacher_temperature=Ramp(start=0.05, end=0.1), weight=Constant(value=0.5)),
     },
 )
@@ -74,7 +73,7 @@ def dino_by_hand(out):
     return np.mean(losses)
 
 
-def test_the_objective_is_the_contrast_of_each_global_view_and_the_distillation():
+def test_objective_is_contrast_per_global_view_plus_distillation():
     found = harness.traced(DISTILLED)
     arrays = {path: jnp.asarray(0.5 * x) for path, x in harness.drawn(found.arrays).items()}
 
@@ -94,14 +93,14 @@ def test_the_objective_is_the_contrast_of_each_global_view_and_the_distillation(
     np.testing.assert_allclose(loss, clip + 0.5 * dino_by_hand(out), rtol=2e-5)
 
 
-def test_gradients_are_the_same_however_the_batch_is_cut_and_the_teacher_has_none():
+def test_gradients_are_equal_under_microbatches_and_teacher_has_none():
     _, _, gradients = exact(DISTILLED, size=4, devices=2, spread=0.5)
     assert not any(path.startswith("teacher") for path in gradients)
     for part in ("image", "image_head", "text", "text_head", "head"):
         assert any(np.abs(leaf).max() > 1e-4 for path, leaf in gradients.items() if path.startswith(f"{part}/")), part
 
 
-def test_without_views_it_is_the_dual_encoder_and_no_teacher_is_asked():
+def test_without_local_views_outputs_are_those_of_the_dual_encoder():
     contrast = {"contrastive": DISTILLED.objective["contrastive"]}
     plain = harness.traced(DISTILLED.replace(method=DUAL, objective=contrast))
     found = harness.traced(DISTILLED)
@@ -115,18 +114,18 @@ def test_without_views_it_is_the_dual_encoder_and_no_teacher_is_asked():
     for name, value in expected.items():
         np.testing.assert_array_equal(rows[name], value)
     model = Model(found.structure, arrays, found.fields)  # it knows the size of one picture from several views
-    found_by_picture = model.encode_image(batch()["image"], normalize=False)
-    np.testing.assert_allclose(found_by_picture, rows["image"], rtol=1e-5, atol=1e-6)  # another program: rounding
+    embeddings = model.encode_image(batch()["image"], normalize=False)
+    np.testing.assert_allclose(embeddings, rows["image"], rtol=1e-5, atol=1e-6)  # another program: rounding
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"local": "near"}, "dual.shared_towers has to give 'near': 'image'"),
-        ({"of": "text"}, "local views are read by the tower 'text'"),
-        ({"teacher": Ema(of=("image", "text"))}, "teacher averages image and head, and not image, text"),
+        ({"local": "near"}, "dual.shared_towers needs 'near': 'image'"),
+        ({"of": "text"}, "the tower 'text' reads local views"),
+        ({"teacher": Ema(of=("image", "text"))}, "teacher.of is image and head, got image, text"),
         ({"dual": dataclasses.replace(DUAL, towers={**DUAL.towers, "head": tiny.Ids()})}, "has a tower 'head'"),
     ],
 )
-def test_what_does_not_fit_is_told(changes, told):
-    assert told in " ".join(problems(dataclasses.replace(METHOD, **changes)))
+def test_wrong_values_are_named(changes, message):
+    assert message in " ".join(problems(dataclasses.replace(METHOD, **changes)))

@@ -38,8 +38,7 @@ OBJECTIVE = {
 
 @spec
 class WithRegions(View):
-    """Adds to each row none, one or two regions, by its label: two texts like its own, and boxes that follow its
-    place."""
+    """Add zero to two regions to each row, by its label: texts like the row's, and boxes by its position."""
 
     def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         text = jnp.stack([batch["text"], batch["text"][:, ::-1]], axis=1)
@@ -55,7 +54,7 @@ class WithRegions(View):
         }
 
 
-def test_microbatches_and_devices_give_the_gradients_of_the_whole_batch():
+def test_gradients_are_equal_under_microbatches_and_devices():
     recipe = RECIPE.replace(method=METHOD, objective=OBJECTIVE, views=(WithRegions("image"),))
     _, metrics, gradients = exact(recipe, size=4, devices=2)
     assert all(metrics[f"loss/{name}"] > 0 for name in OBJECTIVE)
@@ -84,7 +83,7 @@ def found():
     return module, batch, jax.device_get(outputs)
 
 
-def test_each_region_has_the_query_whose_box_is_cheapest(found):
+def test_regions_are_matched_at_the_smallest_cost(found):
     _, batch, out = found
     for i in range(B):
         count = batch["region/present"][i].sum()
@@ -95,7 +94,7 @@ def test_each_region_has_the_query_whose_box_is_cheapest(found):
         np.testing.assert_array_equal(out["matched/boxes"][i, :count], out["query/boxes"][i, which])
 
 
-def test_the_local_contrast_finds_a_description_among_all_that_are_present(found):
+def test_local_contrastive_loss_equals_its_equation(found):
     """Equation of the local loss against NumPy in float64, in value and gradient."""
     _, batch, out = found
     present = batch["region/present"].reshape(-1)
@@ -118,13 +117,13 @@ def test_the_local_contrast_finds_a_description_among_all_that_are_present(found
     assert (np.asarray(gradient)[~batch["region/present"]] == 0).all()
 
 
-def test_a_picture_alone_and_a_text_alone_are_encoded(found):
+def test_image_alone_and_text_alone_are_encoded(found):
     module, batch, out = found
-    seen = module.per_example({"image": batch["image"]}, INFERENCE)
-    np.testing.assert_allclose(seen["query"], out["query"], atol=1e-5)  # compiled, or step by step
-    assert "matched" not in seen and "text" not in seen
-    told = module.per_example({"text": batch["region"][:, 1]}, INFERENCE)
-    np.testing.assert_allclose(told["text"], out["region"][:, 1], atol=1e-5)
+    image = module.per_example({"image": batch["image"]}, INFERENCE)
+    np.testing.assert_allclose(image["query"], out["query"], atol=1e-5)  # compiled, or step by step
+    assert "matched" not in image and "text" not in image
+    text = module.per_example({"text": batch["region"][:, 1]}, INFERENCE)
+    np.testing.assert_allclose(text["text"], out["region"][:, 1], atol=1e-5)
 
 
 def test_more_regions_than_queries_are_refused():

@@ -1,4 +1,4 @@
-"""Learned prompts: vectors stand where words would, and are all that learns."""
+"""Learned prompts: vectors take the place of words."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import INFERENCE, Field
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.methods.dual_encoder.prompts import Context, PromptLearner
 from jaxrep.params import split
@@ -29,13 +30,13 @@ def built(method):
     return split(method.build(nnx.Rngs(3), inputs=FIELDS))
 
 
-def test_a_class_is_what_the_text_tower_makes_of_a_text_whose_words_have_these_vectors():
+def test_class_equals_the_text_whose_words_have_the_learned_vectors():
     structure, arrays = built(METHOD)
     # The same prompt in words: three new ones, 13 to 15, whose embeddings are the learned vectors.
     words = arrays["text/embedding"].at[13:16].set(arrays["context/vectors"])
     prompt = np.concatenate([IDS[:, :1], np.tile([13, 14, 15], (5, 1)), IDS[:, 1:]], axis=1)
     module = structure.merge({**arrays, "text/embedding": words})
-    pooled = module.text(jnp.asarray(prompt), valid=jnp.asarray(prompt != 0)).pooled
+    pooled = module.text(EncoderInputs(jnp.asarray(prompt), jnp.asarray(prompt != 0))).pooled
     by_words = np.asarray(module.text_head(pooled))
     found = structure.merge(arrays).per_step(TABLES, INFERENCE)
     expected = found["scale"] * by_words / np.linalg.norm(by_words, axis=1, keepdims=True)
@@ -53,7 +54,7 @@ def test_logits_are_scaled_cosines():
 
 
 @pytest.mark.parametrize("specific", [False, True])
-def test_unified_vectors_are_shared_by_all_classes_and_specific_ones_are_not(specific):
+def test_unified_vectors_are_shared_and_class_specific_ones_are_not(specific):
     method = dataclasses.replace(METHOD, context=Context(tokens=3, class_specific=specific))
     structure, arrays = built(method)
     vectors = arrays["context/vectors"]
@@ -70,6 +71,6 @@ def test_unified_vectors_are_shared_by_all_classes_and_specific_ones_are_not(spe
         assert gradient[1:].max() == 0
 
 
-def test_a_missing_table_is_told():
+def test_missing_table_is_named():
     with pytest.raises(ValueError, match=r"reads the table 'classes' of class texts, which data.tables does not have"):
         METHOD.parts({"image": FIELDS["image"]})

@@ -49,12 +49,12 @@ OBJECTIVE = {
     "negatives": MixedNegatives("image", "text"),
     "pairs": MixedPairs("image", "text", mixed="both"),
     "components": PrimaryComponents(Contrastive("image", "text"), count=2),
-    "each": EachView(Contrastive("image", "captions"), of="captions"),
+    "each": EachView(Contrastive("image", "captions"), field="captions"),
     "all": AllViews(Contrastive("image/grouped", "captions")),
 }
 
 
-def test_each_caption_has_the_group_of_the_projected_tokens_of_its_image():
+def test_captions_group_the_projected_tokens_of_their_image():
     module: Any = METHOD.build(nnx.Rngs(0), inputs=FIELDS)
     found = module.per_example(BATCH, INFERENCE)
     local = normalize(found["image/tokens"] @ module.grouping.project.kernel[...])
@@ -88,7 +88,7 @@ def computed(devices, size):
         return step(params, jax.device_put(BATCH, jax.NamedSharding(mesh, ROWS)))
 
 
-def test_terms_over_the_batch_are_exact_under_microbatches_on_a_mesh():
+def test_terms_are_exact_under_microbatches_on_a_mesh():
     loss, gradients = computed(1, B)
     again, others = computed(2, 4)
     np.testing.assert_allclose(again, loss, rtol=1e-5)
@@ -99,10 +99,9 @@ def test_terms_over_the_batch_are_exact_under_microbatches_on_a_mesh():
         np.testing.assert_allclose(others[path], gradient, atol=1e-4 * np.abs(gradient).max(), err_msg=path)
 
 
-def test_mistakes_are_told():
+def test_wrong_names_are_named():
     names = TokenGrouping(tokens="sound", by="caption")
     assert problems(DualEncoder(towers=METHOD.towers, dim=4, grouping=names)) == [
-        "grouping names 'sound', and what it can name there are image, text",
-        "grouping names 'caption', and what it can name there are image, text",
+        "grouping names 'sound', expected one of image, text",
+        "grouping names 'caption', expected one of image, text",
     ]
-    assert problems(TokenGrouping(threshold=1.0)) == ["threshold is a share: at least 0 and below 1, got 1.0"]

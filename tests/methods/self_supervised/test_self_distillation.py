@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import INFERENCE
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
@@ -25,8 +26,8 @@ from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
 from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
-from jaxrep.views.copies import Copy
 from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.fields import CopyField
 from jaxrep.views.geometry import RandomHorizontalFlip
 from jaxrep.views.mask import BlockMask
 from tests.helpers import harness
@@ -37,7 +38,7 @@ VIT = ViT(width=8, depth=1, heads=2, mlp_ratio=1.0, stem=PatchStem(patch=2), mas
 COPIES = tuple(
     view
     for name, count in (("a", 0), ("b", 0), ("local", 3))
-    for view in (Copy("image", out=name, count=count), RandomHorizontalFlip(name))
+    for view in (CopyField("image", out=name, count=count), RandomHorizontalFlip(name))
 )
 CROPS = (*COPIES, RandomResizedCrop("local", size=4, scale=(0.4, 1)))
 HIDDEN = tuple(BlockMask(name, patch=2, p=0.7, smallest=1) for name in "ab")
@@ -93,7 +94,7 @@ def log_softmax(x):
 
 
 @pytest.mark.parametrize("step", [0, 2])
-def test_the_class_token_loss_is_that_of_the_released_code(outputs, step):
+def test_class_token_loss_equals_the_released_code(outputs, step):
     """Every local crop with both targets, each global crop with the other's; divided by the number of such pairs."""
     out, seen = outputs
     temperature = 0.05 + 0.05 * step / 4
@@ -106,7 +107,7 @@ def test_the_class_token_loss_is_that_of_the_released_code(outputs, step):
     np.testing.assert_allclose(loss, total / (2 * 3 + 2), rtol=1e-5)
 
 
-def test_the_patch_loss_is_that_of_the_released_code(outputs):
+def test_patch_loss_equals_the_released_code(outputs):
     """Of hidden patches alone, also in balancing; the mean over those of a crop, and over all crops."""
     out, seen = outputs
     hidden = np.stack([seen["a/masked_index"], seen["b/masked_index"]], 1)
@@ -120,33 +121,33 @@ def test_the_patch_loss_is_that_of_the_released_code(outputs):
     np.testing.assert_allclose(metrics["hidden"], counts.mean(), rtol=1e-6)
 
 
-def test_the_student_sees_what_the_teacher_sees_but_for_hidden_patches(outputs):
+def test_student_and_teacher_differ_by_masked_patches_only(outputs):
     """Where both have the same parameters, they differ in crops with hidden patches alone."""
     found = harness.traced(DINO)
     state = jax.jit(lambda: initial_state(DINO, found, found.updater(DINO)), compiler_options=QUICK)()
     _, seen = outputs
-    out = jax.jit(found.structure.merge(state.params, state.rest).rows)(seen, harness.ctx())
+    out = jax.jit(found.structure.merge(state.params, state.non_trainable).per_example)(seen, harness.ctx())
     apart = np.abs(out["student"] - out["teacher"]).max(-1)
     some = np.stack([seen[f"{crop}/masked"].any(1) for crop in "ab"], 1)
     assert apart[~some].max() < 1e-5 < 1e-3 < apart[some].max()
 
 
-def test_in_training_a_pictures_features_are_the_teachers_of_its_first_crop(outputs):
+def test_training_features_are_the_teachers_of_the_first_crop(outputs):
     out, seen = outputs
     found = harness.traced(DINO)
     module = found.structure.merge({path: 0.5 * x for path, x in harness.drawn(found.arrays).items()})
-    first = module.teacher.image(seen["a"])
+    first = module.teacher.image(EncoderInputs(seen["a"]))
     # float32, in another order of operations
     np.testing.assert_allclose(out["image"], first.pooled, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(out["image/tokens"], first.tokens, rtol=1e-4, atol=1e-5)
 
 
-def test_a_picture_without_crops_is_encoded_by_the_teacher_at_any_size():
+def test_inference_encodes_by_the_teacher_at_any_size():
     found = harness.traced(DINO)
     module = found.structure.merge(harness.drawn(found.arrays))
     out = module.per_example({"image": batch()["image"]}, INFERENCE)
     assert set(out) == {"image", "image/tokens"} and out["image/tokens"].shape == (8, 16, 8)
-    np.testing.assert_array_equal(out["image"], module.teacher.image(batch()["image"]).pooled)
+    np.testing.assert_array_equal(out["image"], module.teacher.image(EncoderInputs(batch()["image"])).pooled)
     assert module.per_example({"image": batch()["image"][:, :4, :6]}, INFERENCE)["image/tokens"].shape == (8, 6, 8)
 
 
@@ -166,45 +167,45 @@ def states(devices=1, microbatch_size=0):
 
 
 @pytest.mark.parametrize(("devices", "microbatch_size"), [(2, 4), pytest.param(8, 0, marks=pytest.mark.slow)])
-def test_student_and_teacher_are_the_same_however_the_batch_is_cut(devices, microbatch_size):
+def test_states_are_equal_under_microbatches_and_devices(devices, microbatch_size):
     """So gradients are the same, and the teacher is written once a step."""
     for one, other in zip(states(), states(devices, microbatch_size), strict=True):
-        assert other.rest.keys() == one.rest.keys() and all(path.startswith("teacher/") for path in one.rest)
-        found = {**other.params, **other.rest}
-        for path, value in {**one.params, **one.rest}.items():
+        assert other.non_trainable.keys() == one.non_trainable.keys() and all(path.startswith("teacher/") for path in one.non_trainable)
+        found = {**other.params, **other.non_trainable}
+        for path, value in {**one.params, **one.non_trainable}.items():
             # Three steps of a tenth of gradients up to a few, each rounded by some 1e-5 of its size.
             np.testing.assert_allclose(found[path], value, rtol=1e-5, atol=2e-5, err_msg=path)
 
 
-def test_every_part_of_the_student_learns():
+def test_every_parameter_of_the_student_is_updated():
     start, *_, end = (state.params for state in states())
     still = {path for path, value in start.items() if np.abs(end[path] - value).max() < 1e-6}
     assert still <= {"image/blocks/attention/key/bias"}
 
 
-def test_the_teacher_is_the_average_and_no_optimizer_has_it():
+def test_teacher_is_the_average_without_optimizer_state():
     before, after = states()[1:3]
-    for path, value in after.rest.items():
+    for path, value in after.non_trainable.items():
         student = after.params[path.removeprefix("teacher/")]
-        np.testing.assert_allclose(value, 0.7 * before.rest[path] + 0.3 * student, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(value, 0.7 * before.non_trainable[path] + 0.3 * student, rtol=1e-5, atol=1e-7)
     assert not any("teacher" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(after.optimizer))
 
 
-def test_an_average_of_equal_values_stays_exactly_there_and_counts_are_taken_as_they_are():
+def test_moving_average_keeps_equal_values_and_copies_integers():
     old = {"kernel": jnp.float32(0.1), "count": jnp.int32(3)}
     new = moving_average(old, {**old, "count": jnp.int32(5)}, jnp.float32(0.996))
     assert new["kernel"] == old["kernel"] and new["count"] == 5
 
 
-def test_prototypes_stand_still_at_first_and_then_move():
+def test_frozen_prototypes_move_after_the_schedule():
     values = [state.params["head/prototypes"] for state in states()]
     np.testing.assert_array_equal(values[0], values[2])
     assert np.abs(values[3] - values[2]).max() > 1e-4
     assert np.abs(states()[1].params["patch_head/prototypes"] - values[0]).max() > 1e-4
 
 
-def test_what_is_missing_is_told():
-    told = problems(SelfDistillation(image=dataclasses.replace(VIT, any_size=False), teacher=Ema(of=("image",))))
-    assert len(told) == 2 and "set mask_token and any_size" in told[0] and "averages all parts" in told[1]
+def test_wrong_values_and_missing_fields_are_named():
+    sentences = problems(SelfDistillation(image=dataclasses.replace(VIT, any_size=False), teacher=Ema(of=("image",))))
+    assert len(sentences) == 2 and "set mask_token and any_size" in sentences[0] and "teacher.of is" in sentences[1]
     with pytest.raises(UsageError, match="reads the field 'a/masked', which the batch lacks"):
         harness.traced(DINO.replace(views=CROPS))

@@ -15,15 +15,16 @@ from jaxrep.errors import UsageError
 from jaxrep.methods.self_supervised.siamese import Projector, Siamese
 from jaxrep.objectives.correlation import BarlowTwins, MixedTwins
 from jaxrep.views.color import ColorJitter
-from jaxrep.views.copies import Copy
+from jaxrep.views.fields import CopyField
 from jaxrep.views.geometry import RandomHorizontalFlip
-from jaxrep.views.mixup import MixUp
+from jaxrep.views.mixup import MixUpFields
 from tests.helpers import harness
 from tests.helpers.harness import RECIPE, batch
 
 VIEWS = (
-    *(view for x in "ab" for view in (Copy("image", out=x), RandomHorizontalFlip(x), ColorJitter(x, brightness=0.5))),
-    MixUp("a", other="b"),
+    *(CopyField("image", out=x) for x in "ab"),
+    *(view for x in "ab" for view in (RandomHorizontalFlip(x), ColorJitter(x, brightness=0.5))),
+    MixUpFields("a", other="b"),
 )
 VIT = ViT(width=8, depth=1, heads=2, mlp_ratio=1.0, stem=PatchStem(patch=4), pool="mean")
 TWINS = RECIPE.replace(
@@ -35,7 +36,7 @@ TWINS = RECIPE.replace(
 RESNET: Any = ResNet(depths=(1,), width=4, bottleneck=False, stem="small")
 
 
-def test_microbatches_and_devices_change_nothing():
+def test_gradients_are_equal_under_microbatches_and_devices():
     # What batch norm takes away again (the last norm's bias) has a gradient of numbers that cancel.
     loss, metrics, gradients = harness.exact(TWINS, size=2, devices=8, spread=0.5, rounding=1e-5)
     np.testing.assert_allclose(loss, metrics["loss/twins"] + metrics["loss/mixed"], rtol=1e-6)
@@ -43,7 +44,7 @@ def test_microbatches_and_devices_change_nothing():
     assert still <= {"image/blocks/attention/key/bias", "image/norm/bias"} and metrics["loss/mixed"] > 0.1
 
 
-def test_the_projector_is_batch_norm_over_the_whole_batch():
+def test_projector_normalizes_over_the_whole_batch():
     found = harness.traced(TWINS)
     module = found.structure.merge(harness.drawn(found.arrays))
     x = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
@@ -54,7 +55,7 @@ def test_the_projector_is_batch_norm_over_the_whole_batch():
     np.testing.assert_allclose(module.projector(x), np.maximum(hidden, 0) @ second, rtol=1e-5, atol=1e-5)  # float32
 
 
-def test_batch_norm_inside_the_encoder_moves_by_the_mean_of_the_views_and_is_refused_under_microbatches():
+def test_batch_stats_move_by_the_mean_of_the_views_and_refuse_microbatches():
     recipe = TWINS.replace({"method.image": RESNET})
     found = harness.traced(recipe)
     arrays = harness.drawn(found.arrays)
@@ -64,7 +65,7 @@ def test_batch_norm_inside_the_encoder_moves_by_the_mean_of_the_views_and_is_ref
         return found.computation.per_example(arrays, {name: fields[name] for name in names}, harness.ctx())[1]
 
     several, each = batch_stats(("a", "b", "mixed")), [batch_stats((name,)) for name in ("a", "b", "mixed")]
-    assert several and several.keys() == each[0].keys() == set(found.batch_stats)
+    assert several and several.keys() == each[0].keys() == {*found.statistics}
     for path, value in several.items():
         np.testing.assert_allclose(value, sum(one[path] for one in each) / 3, rtol=1e-5, atol=1e-6, err_msg=path)
     with pytest.raises(UsageError, match="is a statistic over the batch inside an encoder"):
@@ -72,7 +73,7 @@ def test_batch_norm_inside_the_encoder_moves_by_the_mean_of_the_views_and_is_ref
     harness.traced(recipe.replace({"method.image.norm": GroupNorm(groups=2)}, microbatch_size=4))
 
 
-def test_a_picture_without_views_is_encoded_as_it_is():
+def test_image_without_views_is_encoded():
     found = harness.traced(TWINS)
     outputs = found.structure.merge(harness.drawn(found.arrays)).per_example({"image": batch()["image"]}, INFERENCE)
     assert set(outputs) == {"image", "image/pooled"} and outputs["image"].shape == (8, 8)

@@ -1,4 +1,4 @@
-"""Mixtures at three levels: what is mixed, with which labels, and that microbatches change nothing."""
+"""Mixtures at three levels: their terms, and equality under microbatches."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,11 +6,10 @@ import pytest
 
 from jaxrep.batch import Field
 from jaxrep.methods.heads import Linear
-from jaxrep.methods.mixing import MixupEncoder
+from jaxrep.methods.mixup_encoder import MixupEncoder
 from jaxrep.objectives.metric_learning import MetricLearning, MixedMetricLearning
 from jaxrep.schedules import Constant
-from jaxrep.spec import problems
-from jaxrep.views.mixup import MixUpWithin
+from jaxrep.views.mixup import MixUp
 from tests.helpers.harness import RECIPE, ctx, exact, tiny
 
 TERMS = {
@@ -24,11 +23,11 @@ PROXY = {
 
 
 @pytest.mark.parametrize(("level", "proxies"), [("input", 0), ("feature", 0), ("embedding", 3)])
-def test_microbatches_and_devices_give_the_gradients_of_the_whole_batch(level, proxies):
+def test_gradients_are_equal_under_microbatches_and_devices(level, proxies):
     recipe = RECIPE.replace(
         method=MixupEncoder(image=tiny.Patches(dropout=0.2), head=Linear(features=4), level=level, proxies=proxies),
         objective=PROXY if proxies else TERMS,
-        views=(MixUpWithin("image"),) if level == "input" else (),
+        views=(MixUp("image"),) if level == "input" else (),
     )
     _, metrics, _ = exact(recipe, size=4, devices=2)
     assert metrics["loss/mixed"] != metrics["loss/clean"]
@@ -36,7 +35,7 @@ def test_microbatches_and_devices_give_the_gradients_of_the_whole_batch(level, p
 
 @pytest.mark.parametrize("proxies", [0, 4])
 @pytest.mark.parametrize("name", ["clean", "mixed"])
-def test_terms_are_loops_over_anchors_and_items(name, proxies):
+def test_terms_equal_loops_over_anchors_and_items(name, proxies):
     """Rows and proxies as anchors; rows, and mixtures by how far they are of the anchor's class, as items."""
     random = np.random.default_rng(0)
     label = np.array([0, 0, 1, 1, 2, 0])  # of four classes: the last has no row
@@ -70,10 +69,7 @@ def test_terms_are_loops_over_anchors_and_items(name, proxies):
     np.testing.assert_allclose(found, expected, rtol=1e-5)  # float32
 
 
-def test_mixtures_of_inputs_ask_for_their_view():
+def test_mixing_inputs_needs_the_view():
     inputs = {"image": Field((8, 8, 3), "uint8")}
-    with pytest.raises(ValueError, match="as the view MixUpWithin makes it, reads the field 'mixed', which the batch"):
+    with pytest.raises(ValueError, match="after the view MixUp, reads the field 'mixed', which the batch"):
         MixupEncoder(image=tiny.Patches(), level="input").parts(inputs)
-    assert problems(MixupEncoder(image=tiny.Patches(), beta=-1.0)) == [
-        "beta is the parameter of a Beta distribution: above 0, got -1.0"
-    ]
