@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxrep.batch import StepContext
 from jaxrep.data.fields import batch_fields
-from jaxrep.data.loading.loader import Tokenize, read
+from jaxrep.data.loading.loader import Tokenize, to_arrays
 from jaxrep.experiment import load
 from jaxrep.mesh import ROWS, Mesh
 from jaxrep.recipe import Recipe
@@ -78,7 +78,9 @@ def batch(step: int = 0) -> dict[str, np.ndarray]:
     examples = RECIPE.data.train.open()
     tokens = Tokenize(RECIPE.data.tokenizer.load(examples.column("text")))
     rows = np.arange(8 * step, 8 * step + 8)
-    return read(examples, rows % len(examples), tokens) | {"position": np.stack([0 * rows, rows], 1).astype(np.uint32)}
+    return to_arrays(examples.gather(rows % len(examples)), tokens) | {
+        "position": np.stack([0 * rows, rows], 1).astype(np.uint32)
+    }
 
 
 def ctx(step: Any = 0, total_steps: int = 10) -> StepContext:

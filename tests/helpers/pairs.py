@@ -34,11 +34,11 @@ class PairExamples(Examples):
         return N
 
     @property
-    def ends(self):
+    def shard_ends(self):
         return np.array([3, 3, 8, N])
 
     def shard(self, index):
-        return f"{np.searchsorted(self.ends, index, side='right')}.tar"
+        return f"{np.searchsorted(self.shard_ends, index, side='right')}.tar"
 
     def __getitem__(self, index):
         if index == 7:

@@ -177,7 +177,7 @@ import os
 from jaxrep.data import reader
 from jaxrep.data.source import BadShard
 
-reader.WAITS = ()
+reader.RETRY_WAITS = ()
 
 class Shards(Examples):
     def __init__(self, inner):
@@ -215,8 +215,8 @@ def test_a_shard_that_one_process_cannot_read_stops_all_with_its_sentence_and_th
         assert "Traceback" not in said
     (saved,) = (run_dir / "checkpoints").glob("[0-9]*")
     assert 1 <= int(saved.name) < 1000
-    ledger = json.loads((run_dir / "data_ledger.json").read_text())
-    assert ledger["bad"] > 0 and ledger["skipped_shards"] == [] and ledger["all"] == 8 * int(saved.name)
+    report = json.loads((run_dir / "bad_samples.json").read_text())
+    assert report["bad"] > 0 and report["skipped_shards"] == [] and report["all"] == 8 * int(saved.name)
 
 
 @pytest.mark.slow

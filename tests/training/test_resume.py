@@ -165,7 +165,7 @@ def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp
     assert last["data/bad"] == reports[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
 
 
-def test_a_run_that_stops_for_its_data_leaves_the_ledger(tmp_path, monkeypatch):
+def test_run_stopped_by_bad_samples_writes_the_report(tmp_path, monkeypatch):
     write_tars(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("JAXREP_CACHE", str(tmp_path / "cache"))
