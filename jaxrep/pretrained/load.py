@@ -73,7 +73,11 @@ def read(folder: Path) -> Checkpoint:
     Raises:
         UsageError: the architecture is not supported, or a tensor does not fit.
     """
-    source, reader = _open(folder)
+    return read_source(*_open(folder))
+
+
+def read_source(source: Source, reader: Reader) -> Checkpoint:
+    """Read an architecture, and check it against the headers of its tensors, as ``read`` does."""
     architecture, file = reader(source), source.config.file
     if wrong := problems(architecture.model):
         raise UsageError(f"{file} describes an invalid model: {wrong[0]}")

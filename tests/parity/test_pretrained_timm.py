@@ -73,7 +73,7 @@ def test_tensor_names_and_shapes_of_every_architecture(tmp_path, name):
     entries = {key: Entry(tuple(value.shape), types[value.dtype], tmp_path) for key, value in theirs.items()}
     config = Config({"architecture": name, "input_size": [3, 64, 64]}, tmp_path)
     source = Source(tmp_path, config, Tensors(entries, tmp_path), None)
-    unused = load.understood(source, load.TIMM[name]).unused
+    unused = load.read_source(source, load.TIMM[name]).unused
     assert {key.split(".")[-1] for key in unused if key.split(".")[0] not in ("fc", "classifier")} == {
         "num_batches_tracked"
     }

@@ -18,7 +18,7 @@ def mesh():
 
 
 def text(mesh, function, *places):
-    """The compiled program; ``places``: shape and layout of each argument."""
+    """Compile a function and return its program; ``places`` are shape and sharding of each argument."""
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, at)) for shape, at in places]
     layouts = tuple(NamedSharding(mesh, at) for _, at in places)
     return jax.jit(function, out_shardings=layouts[0]).lower(*shapes).compile().as_text()
@@ -29,7 +29,7 @@ def count_by_kind(program):
 
 
 def step(weights, rows):
-    """A step of gradient descent through scanned layers."""
+    """Do a step of gradient descent through scanned layers."""
 
     def loss(weights):
         out, _ = jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), rows, weights)

@@ -143,7 +143,7 @@ def environment():
 
 @pytest.fixture
 def jaxrep_plans(capsys):
-    """Runs ``jaxrep plan`` on the tiny recipe; gives the exit status and what was printed to the two streams."""
+    """Return a function that runs ``jaxrep plan`` on the tiny recipe and returns status, stdout and stderr."""
 
     def run(line):
         status = cli.main(["plan", str(LOADED.path), *line.split()])

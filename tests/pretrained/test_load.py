@@ -22,7 +22,7 @@ TEXTS = ["A red fox.", "two", "A red fox"]
 
 
 def words(path, **config):
-    """A tokenizer.json of a few words, padded as tokenizer_config.json says."""
+    """Write a tokenizer.json of a few words, padded as tokenizer_config.json states."""
     vocabulary = {word: n for n, word in enumerate(("<pad>", "<eos>", "[UNK]", "a", "A", "red", "fox", "two", "."))}
     pipeline = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     pipeline.pre_tokenizer = pre_tokenizers.Whitespace()

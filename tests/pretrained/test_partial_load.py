@@ -43,7 +43,7 @@ def recipe(image=IMAGE, text=TEXT, init=None):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    """A tiny CLIP for images of 8 x 8 pixels, and its parameters by path."""
+    """Write a tiny CLIP for images of 8 x 8 pixels; return its folder and its parameters by path."""
     path = tmp_path_factory.mktemp("public") / "clip"
     return str(path), folder(path)[0]
 

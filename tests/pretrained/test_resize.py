@@ -7,7 +7,7 @@ from jaxrep.pretrained.resize import resize_kernel, resize_positions, stretch_po
 
 
 def by_quarters(old, keep):
-    """The released code's loop, from 77 to 248 with 20 kept: four positions for one, the last ones beyond the end."""
+    """Stretch 77 positions to 248 with 20 kept, by the loop of the released code: four positions for one."""
     new = list(old[:keep])
     for left, right in zip(old[keep:-1], old[keep + 1 :], strict=True):
         new += [(1 - quarter / 4) * left + quarter / 4 * right for quarter in range(4)]
@@ -52,7 +52,7 @@ def test_resize_positions_keeps_constant_and_linear_fields():
 
 
 def linearly(x, size):
-    """An image [h,w] resized by NumPy's interpolation between pixel centers, one axis after the other."""
+    """Resize an image [h,w] by NumPy's interpolation between pixel centers, one axis after the other."""
     for _ in range(2):
         old = np.arange(len(x)) + 0.5
         new = (np.arange(size) + 0.5) * len(x) / size

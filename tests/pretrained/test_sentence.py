@@ -23,7 +23,7 @@ DENSE = {"in_features": 8, "out_features": 5}
 
 
 def sentences(path, *, at="", pooling=OLD, dense=None, normalize=True, kinds=None, encoder="bert"):
-    """Writes a folder of modules; ``at``: the encoder's own folder; ``dense``: what its file says."""
+    """Write a folder of modules; ``at`` is the encoder's folder, ``dense`` the content of the dense config."""
     folder(path / at, encoder)
     kinds = kinds or ["Transformer", "Pooling", *["Dense"] * bool(dense), *["Normalize"] * normalize]
     paths = {kind: at if kind == "Transformer" else f"{n}_{kind}" for n, kind in enumerate(kinds)}
