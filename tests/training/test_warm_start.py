@@ -143,7 +143,7 @@ def test_positions_of_longer_texts_are_stretched_where_that_is_asked_for():
     with pytest.raises(UsageError, match=r"has shape \(6, 2\), expected \(14, 2\)"):
         take_arrays(mine, "text", theirs, "text", Path("run"))
     assert problems(RECIPE.replace(init={"text": From("run", stretch_after=-1)})) == [
-        "init.text: stretch_after counts positions, 0 or more, got -1"
+        "init.text.stretch_after: expected a number of at least 0, got -1"
     ]
 
 
