@@ -1,4 +1,4 @@
-"""Index tars once, so that their examples are read in any order. Run the command again to continue."""
+"""Index tars once, so that their examples are read in any order. Run the command again to continue if interrupted."""
 
 import sys
 

@@ -51,12 +51,9 @@ class CsvExamples(ListedExamples):
     """Read rows of a table, as (line number, values)."""
 
     def __init__(self, source: Csv, path: str, rows: Sequence[tuple[int, Sequence[str]]], header: Sequence[str]):
-        super().__init__(source, rows)
-        self._path, self._header = path, header
+        super().__init__(source, path, rows)
+        self._header = header
         self._columns = {part: header.index(name) for part, name in source.values().items()}
-
-    def shard(self, index: int) -> str:
-        return self._path
 
     def key(self, index: int) -> str:
         """Return the value of the first part: the image's path as in the table, or the text."""

@@ -175,14 +175,17 @@ class EncodedExamples(Examples, abc.ABC):
 
 
 class ListedExamples(EncodedExamples):
-    """Read examples that are listed in memory, as ``rows``."""
+    """Read examples of the file or folder ``path`` that are listed in memory, as ``rows``."""
 
-    def __init__(self, source: EncodedSource, rows: Sequence[Any]):
+    def __init__(self, source: EncodedSource, path: str, rows: Sequence[Any]):
         super().__init__(source)
-        self._rows = rows
+        self._path, self._rows = path, rows
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def shard(self, index: int) -> str:
+        return self._path
 
 
 class ShardedExamples(Examples):

@@ -67,8 +67,7 @@ class ImageFolderExamples(ListedExamples):
     """Read the images ``names`` below ``root``; sub-folders in ``folders`` are labels."""
 
     def __init__(self, source: EncodedSource, root: str, names: Sequence[str], folders: Sequence[str] = ()):
-        super().__init__(source, names)
-        self._root = root
+        super().__init__(source, root, names)
         self._labels = {folder: number for number, folder in enumerate(folders)}
         self.classes = {"label": list(folders)} if folders else {}
 
@@ -85,4 +84,4 @@ class ImageFolderExamples(ListedExamples):
         return self.shard(index)
 
     def shard(self, index: int) -> str:
-        return f"{self._root}/{self._rows[index]}"
+        return f"{self._path}/{self._rows[index]}"

@@ -58,8 +58,7 @@ class KarpathyExamples(ListedExamples):
     """Read images, as (path below the folder, captions)."""
 
     def __init__(self, source: Karpathy, rows: Sequence[tuple[str, Sequence[str]]]):
-        super().__init__(source, rows)
-        self._folder = local(source.images).rstrip("/")
+        super().__init__(source, local(source.images).rstrip("/"), rows)
         self._count = source.captions_per_image or None
 
     def key(self, index: int) -> str:
@@ -69,7 +68,7 @@ class KarpathyExamples(ListedExamples):
         return self.place(index, "image")
 
     def place(self, index: int, part: str) -> str:
-        return f"{self._folder}/{self._rows[index][0]}"
+        return f"{self._path}/{self._rows[index][0]}"
 
     def content(self, index: int, part: str) -> bytes:
         return read_file(self.place(index, part), self.place(index, part))

@@ -1,7 +1,5 @@
 """Read the lines of a text file."""
 
-from collections.abc import Sequence
-
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedSource, ListedExamples
 from jaxrep.data.sources.patterns import local, read_utf8
@@ -24,14 +22,7 @@ class TextLines(EncodedSource):
 
 
 class TextLineExamples(ListedExamples):
-    """Read lines of the file ``path``."""
-
-    def __init__(self, source: EncodedSource, path: str, lines: Sequence[str]):
-        super().__init__(source, lines)
-        self._path = path
-
-    def shard(self, index: int) -> str:
-        return self._path
+    """Read the lines ``rows`` of the file ``path``."""
 
     def key(self, index: int) -> str:
         return self._rows[index]

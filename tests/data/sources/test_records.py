@@ -54,8 +54,6 @@ def test_records_equal_examples_of_tars(made):
         for name in ("image", "image_id", "text"):
             np.testing.assert_array_equal(actual[name], wanted[name])
     assert examples.column("key")[4:6] == ["0.x/4", "1.x/0"] and examples.shard(5) == f"{folder}/1.x"
-    assert examples[0].keys() == source("").fields().keys()
-    assert pickle.loads(pickle.dumps(examples))[6]["text"] == "number 6"
 
 
 def test_other_values_are_metadata_columns(made):
@@ -179,7 +177,6 @@ def test_tfds_is_read_without_tensorflow(tiny):
     assert sorted(numbers) == [0, 1, 2, 3] and "tensorflow" not in sys.modules
     for row, number in zip(actual, numbers, strict=True):
         assert row["image"][0, 0, 0] == number and row["label"] == number % 2
-        assert row.keys() == source.fields().keys()
     assert examples.classes == {"label": ["even", "odd"]}
     np.testing.assert_array_equal(examples.column("score"), np.array(numbers) / 4)
     assert len(Tfds(name="tiny", split="train[:50%]", data_dir=tiny, text="", image_size=SIZE).open()) == 2

@@ -21,16 +21,6 @@ def scenes():
     return SMALL.open()
 
 
-def test_scene_matches_its_fields(scenes):
-    columns = scenes.gather(np.arange(8))
-    for name, field in SMALL.fields().items():
-        values = columns[name]
-        if field.dtype == "str":
-            assert all(len(np.shape(value)) == len(field.shape) for value in values), name
-        else:
-            assert (values.shape, str(values.dtype)) == ((8, *field.shape), field.dtype), name
-
-
 def test_scenes_are_reproducible(scenes):
     again, other = SMALL.open(), dataclasses.replace(SMALL, seed=1).open()
     for index in (7, 3):

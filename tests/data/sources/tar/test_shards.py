@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from jaxrep.batch import Field
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.sources.tar import index as tar_index
@@ -16,7 +15,6 @@ from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems
-from jaxrep.spec_json import from_json, to_json
 from tests.helpers.tars import pairs, picture, write
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -32,19 +30,6 @@ def test_examples_follow_the_order_of_the_shards(shards):
     assert [examples.column("key")[n] for n in (0, 5, 12)] == ["0.tar/0000", "1.tar/0005", "2.tar/0012"]
     with pytest.raises(IndexError, match=r"example 13 of 13"):
         examples[13]
-
-
-def test_fields_are_known_without_a_file():
-    source = TarShards(shards=("gs://bucket/{00000..41455}.tar",), image_size=8, label="cls", classes=3)
-    assert problems(source) == [] and from_json(to_json(source)) == source
-    assert source.fields() == {
-        "key": Field((), "str"),
-        "image": Field((8, 8, 3), "uint8"),
-        "image_id": Field((), "int32"),
-        "text": Field((), "str"),
-        "text_id": Field((), "int32"),
-        "label": Field((), "int32", 3),
-    }
 
 
 def test_members_of_one_key_are_an_example(tmp_path):
