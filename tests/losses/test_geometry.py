@@ -32,7 +32,7 @@ def spread(a, b=None, ids=(), present=(None, None)):
     b, present = (a, (present[0], present[0])) if b is None else (b, present)
     here, there = (np.ones(B, bool) if x is None else x for x in present)
     pairs = [(i, j) for i in range(B) for j in range(B) if i != j and here[i] and there[j]]
-    pairs = [(i, j) for i, j in pairs if not oracle.alike(ids, i, j)]
+    pairs = [(i, j) for i, j in pairs if not oracle.duplicate(ids, i, j)]
     # The rows are of unit length, and not held there: the form with cosines is the one that is derived.
     return np.log(np.mean([np.exp(-2 * (2 - 2 * a[i] @ b[j])) for i, j in pairs]))
 
