@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.peer import open_clip
-from jaxrep.losses import info_nce, pairwise_sigmoid, plain_info_nce, plain_pairwise_sigmoid
+from jaxrep.losses import PairOptions, info_nce, pairwise_sigmoid, plain_info_nce, plain_pairwise_sigmoid
 
 SCALE, BIAS = 20.0, -10.0
 FORMS = {
@@ -42,44 +42,44 @@ def main() -> None:
     parser.add_argument("--plain-gib", type=float, default=8, help="do not run plain losses that need more")
     parser.add_argument("--out", type=Path, default=Path("loss.json"))
     parser.add_argument("--plot", type=Path, help="an image of memory and time (matplotlib, extra: bench)")
-    given = parser.parse_args()
-    rows = [row for loss in given.losses for batch in given.batches for row in measure(loss, batch, given)]
+    args = parser.parse_args()
+    rows = [row for loss in args.losses for batch in args.batches for row in measure(loss, batch, args)]
     machine = {"device": jax.devices()[0].device_kind, "threads": os.cpu_count(), "jax": jax.__version__}
-    given.out.write_text(json.dumps({**machine, "rows": rows}, indent=1))
+    args.out.write_text(json.dumps({**machine, "rows": rows}, indent=1))
     print_table(rows)
-    if given.plot:
-        plot(rows, given.plot)
+    if args.plot:
+        plot(rows, args.plot)
 
 
-def measure(loss: str, batch: int, given: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(loss: str, batch: int, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row per form: temporary bytes and best time in seconds (None if it is unknown or not run)."""
-    shape = jax.ShapeDtypeStruct((batch, given.width), jnp.float32)
+    shape = jax.ShapeDtypeStruct((batch, args.width), jnp.float32)
     scalars = SCALARS[loss]
-    timed = batch <= given.timed_to
-    a, b = (normalized(seed, batch, given.width) for seed in (0, 1)) if timed else (shape, shape)
+    timed = batch <= args.timed_to
+    a, b = (normalized(seed, batch, args.width) for seed in (0, 1)) if timed else (shape, shape)
     memory: dict[str, int | None] = {}
     runs: dict[str, Callable[[], Any]] = {}
     for form, function in FORMS[loss].items():
         if form == loss:
-            function = functools.partial(function, block_size=given.block_size)
+            function = functools.partial(function, options=PairOptions(block_size=args.block_size))
         values = (a, b, *map(jnp.float32, scalars))
         step = jax.jit(jax.value_and_grad(function, range(len(values)))).lower(*values).compile()
         analysis = step.memory_analysis()
         memory[form] = analysis.temp_size_in_bytes if analysis else None
-        if timed and (memory[form] or 0) <= given.plain_gib * 2**30:
+        if timed and (memory[form] or 0) <= args.plain_gib * 2**30:
             runs[form] = functools.partial(lambda step, values: jax.block_until_ready(step(*values)), step, values)
     losses = open_clip("loss")
     if losses and timed:
         name = PEERS[loss]
         memory[f"open_clip {name}"] = None
         runs[f"open_clip {name}"] = peer_run(getattr(losses, name)(), (np.asarray(a), np.asarray(b), *scalars))
-    best = best_times(runs, given.repeats) if timed else {}
+    best = best_times(runs, args.repeats) if timed else {}
     return [
         {
             "loss": loss,
             "form": form,
             "batch": batch,
-            "width": given.width,
+            "width": args.width,
             "temp_bytes": size,
             "seconds": best.get(form),
         }
@@ -108,7 +108,7 @@ def best_times(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, fl
         for name, run in runs.items():
             start = time.perf_counter()
             run()
-            if turn:  # the first one warms up
+            if turn:  # the first turn warms up
                 times[name].append(time.perf_counter() - start)
     return {name: min(values) for name, values in times.items()}
 
