@@ -17,7 +17,7 @@ from jaxrep.spec_json import to_json
 from jaxrep.step import shapes
 from jaxrep.step.compiled_step import CompiledStep
 from jaxrep.step.train_state import TrainState
-from jaxrep.training import loop
+from jaxrep.training import loop, warm_start
 from jaxrep.training.setup import Setup
 
 
@@ -52,10 +52,16 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
         trace = shared(shapes.trace_shapes, lambda recipe, fields: (text(recipe), repr(sorted(fields.items()))))
         patch.setattr(shapes, "trace_shapes", trace)
         patch.setattr(restore, "trace_shapes", trace)
+        patch.setattr(warm_start, "run_jitted_once", run_eagerly)
         patch.setattr(loop, "restore_or_initialize", start)
         patch.setattr(loop, "compile_step", compiled)
         patch.setattr(OpenMoji, "open", shared(OpenMoji.open, lambda source: source))
         yield known
+
+
+def run_eagerly(function: Callable[[], Any], out_shardings: Any = None) -> Any:
+    """Initialize operation by operation: experiments share the programs of leaves of one shape."""
+    return jax.device_put(function(), out_shardings)
 
 
 def shared(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,7 @@ import pytest
 from jaxrep.data import Source, Take
 from jaxrep.encoders import Transformer
 from jaxrep.errors import UsageError
-from jaxrep.evals import run_evals
+from jaxrep.evals import LinearProbe, run_evals
 from jaxrep.experiment import LoadedExperiment, load, load_evals
 from jaxrep.experiment_files import ExperimentFile, list_experiments, load_module
 from jaxrep.paths import stack_of
@@ -220,7 +220,9 @@ def narrow(tower: Transformer) -> Transformer:
 
 
 def few_examples(evals: Any) -> Any:
-    return rebuilt(evals, Source, lambda source: Take(source=source, count=EVALUATED))
+    """The same evaluations on few examples; probes are fitted in few iterations."""
+    evals = rebuilt(evals, Source, lambda source: Take(source=source, count=EVALUATED))
+    return rebuilt(evals, LinearProbe, lambda probe: dataclasses.replace(probe, max_iterations=2))
 
 
 def rebuilt(value: Any, kind: type, change: Callable[[Any], Any]) -> Any:
