@@ -9,8 +9,8 @@ from jaxrep.data.source import Source
 from jaxrep.embeddings.embed_source import embed_source
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, name_conflicts, run_evals
+from jaxrep.experiment import experiment_of, load_evals
 from jaxrep.experiment import load as load_experiment
-from jaxrep.experiment import load_evals
 from jaxrep.model import Model
 from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
 from jaxrep.recipe import Recipe
@@ -49,12 +49,15 @@ def train(
         UsageError: the recipe, the devices or the run directory do not fit.
         JaxrepError: data or disk failed while training; the run can be resumed.
     """
-    experiment = load_experiment(recipe) if isinstance(recipe, str) else None
-    declared = experiment.recipe if experiment else recipe
-    if not isinstance(declared, Recipe):
+    if isinstance(recipe, str):
+        experiment = load_experiment(recipe)
+        declared = experiment.recipe.replace(changes)
+        name = f"{experiment.path.stem}-{experiment.name}"
+    elif isinstance(recipe, Recipe):
+        experiment, declared = experiment_of(recipe), recipe.replace(changes)
+        name = f"recipe-{fingerprint(declared)}"
+    else:
         raise UsageError(f"train takes a Recipe or the name of an experiment, got {type(recipe).__name__}")
-    declared = declared.replace(changes)
-    name = f"{experiment.path.stem}-{experiment.name}" if experiment else f"recipe-{fingerprint(declared)}"
     place = str(run_dir) if run_dir is not None else str(Path("runs") / name)
     enable_compilation_cache()
     return Run(place, loop.train(declared, place, experiment, devices=devices))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,26 @@ def load(target: str) -> LoadedExperiment:
                 "its own file, so move a part that two files use into jaxrep"
             )
     return LoadedExperiment(recipe, name or "recipe", file, first_line(module.__doc__), module)
+
+
+def experiment_of(recipe: "Recipe") -> LoadedExperiment | None:
+    """Return the experiment of a recipe whose parts are defined in a file; None if all its parts are jaxrep's.
+
+    Raises:
+        UsageError: parts are defined in several modules, or in none that is a file, such as a notebook.
+    """
+    homes = {type(part).__module__ for _, part in walk(recipe) if is_spec(part)}
+    own = sorted(home for home in homes if home.partition(".")[0] != "jaxrep")
+    if not own:
+        return None
+    module = sys.modules.get(own[0])
+    file = getattr(module, "__file__", None)
+    if len(own) > 1 or module is None or file is None:
+        raise UsageError(
+            f"parts of the recipe are defined in {', '.join(own)}: a run keeps a copy of the one file that defines its "
+            "parts, so move them into one Python file"
+        )
+    return LoadedExperiment(recipe, "recipe", Path(file), first_line(module.__doc__), module)
 
 
 def load_evals(target: str) -> "tuple[Eval, ...]":

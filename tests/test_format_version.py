@@ -4,12 +4,19 @@ import json
 
 import pytest
 
-from jaxrep import experiment, format_version
+from jaxrep import Data, Recipe, data, encoders, experiment, format_version, methods, objectives, optim, schedules
 from jaxrep.errors import UsageError
 from jaxrep.experiment import from_run, recipe_json
 from jaxrep.format_version import Renames, upgrade, version_of
-from tests.helpers.harness import RECIPE
 
+PLAIN = Recipe(
+    data=Data(train=data.OpenMoji(image_size=8), batch_size=8),
+    method=methods.SingleEncoder(name="image", encoder=encoders.ViT(width=8, depth=1, heads=1)),
+    objective={"spread": objectives.KoLeo("image")},
+    optimizer=optim.AdamW(),
+    schedule=schedules.Constant(value=0.1),
+    epochs=1,
+)
 LATER = {
     2: Renames(types={"jaxrep.schedules:Old": "jaxrep.schedules:Constant"}),
     3: Renames(fields={("jaxrep.schedules:Constant", "amount"): "value", ("jaxrep.schedules:Constant", "unit"): ""}),
@@ -41,7 +48,7 @@ def test_newer_version_is_refused():
 
 
 def test_removed_field_without_an_entry_names_both_versions(tmp_path, monkeypatch):
-    data = recipe_json(RECIPE)
+    data = recipe_json(PLAIN)
     (tmp_path / "recipe.json").write_text(json.dumps({**data, "gone": 1}))
     for module in (experiment, format_version):
         monkeypatch.setattr(module, "FORMAT", 2)
