@@ -38,7 +38,7 @@ def test_upgrade_starts_after_the_version_of_the_file():
 
 @pytest.mark.parametrize("stated", [None, 0, "1", True, 1.5])
 def test_missing_or_invalid_version_is_refused(stated):
-    with pytest.raises(UsageError, match="recipe.json states no format version"):
+    with pytest.raises(UsageError, match=r"recipe\.json states no format version"):
         version_of({} if stated is None else {"$format": stated}, "recipe.json")
 
 

@@ -25,7 +25,7 @@ VARIABLES = ("JAX_", "JAXREP_", "XLA_", "TPU_", "CUDA_", "NVIDIA_")
 
 
 def main(args: list[str]) -> int:
-    """``jaxrep env``"""
+    """Run ``jaxrep env``."""
     argparse.ArgumentParser(prog="jaxrep env", description=__doc__).parse_args(args)
     from jaxrep.disk_cache import cache_dir
     from jaxrep.runs.environment import environment

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep eval MODEL [--evals FILE[:NAME] …] [--checkpoint latest|best] [--weights auto|raw|ema] [--out F]``."""
+    """Run ``jaxrep eval MODEL [--evals NAME ...] [--checkpoint C] [--weights W] [--out FILE]``."""
     parser = argparse.ArgumentParser(prog="jaxrep eval", description=__doc__)
     add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
     parser.add_argument(

@@ -64,5 +64,6 @@ MAX = Reduction(
 def _hardest_negative(a: Array, b: Array, ids: tuple[Array, ...], block_size: int) -> Float[Array, ""]:
     """Return the mean of the largest cosine with a negative, over rows that have one; NaN if none has."""
     ids = (jnp.arange(len(a)), *ids)
-    found = jnp.concatenate(pairwise_reduce(MAX, Rows(a, ids), Rows(b, ids), pairs="non_duplicates", block_size=block_size))
-    return jnp.mean(found, where=found != LOG_ZERO)
+    sides = Rows(a, ids), Rows(b, ids)
+    hardest = jnp.concatenate(pairwise_reduce(MAX, *sides, pairs="non_duplicates", block_size=block_size))
+    return jnp.mean(hardest, where=hardest != LOG_ZERO)

@@ -20,9 +20,8 @@ from tests.helpers.harness import LOADED, RECIPE, logged
 
 def claimed(path, recipe=RECIPE, loaded=LOADED):
     """What was said."""
-    with contextlib.closing(RunDir(path)) as run:
-        with logged() as messages:
-            run.claim(recipe, dataclasses.replace(loaded, recipe=recipe) if loaded else None)
+    with contextlib.closing(RunDir(path)) as run, logged() as messages:
+        run.claim(recipe, dataclasses.replace(loaded, recipe=recipe) if loaded else None)
     return messages
 
 
@@ -159,7 +158,7 @@ def test_results_of_another_type_are_one_sentence(tmp_path, content):
 def test_experiment_named_by_a_run_is_a_plain_name(tmp_path, name):
     claimed(tmp_path)
     write_json(tmp_path / "environment.json", {"experiment": name})
-    with pytest.raises(UsageError, match="experiment is .* expected the name of a file in"):
+    with pytest.raises(UsageError, match=r"experiment is .* expected the name of a file in"):
         claimed(tmp_path)
 
 
