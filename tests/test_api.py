@@ -95,7 +95,7 @@ def test_embed_refuses_a_field_that_the_model_does_not_read(run):
         jaxrep.train(3)  # pyright: ignore[reportArgumentType]
 
 
-def test_train_refuses_parts_that_no_file_defines(monkeypatch):
+def test_train_refuses_parts_that_no_file_defines(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules[tiny.Patches.__module__], "__file__", None)
     with pytest.raises(UsageError, match="a run keeps a copy of the one file that defines its parts"):
-        jaxrep.train(RECIPE, "nowhere")
+        jaxrep.train(RECIPE, tmp_path / "run")
