@@ -182,7 +182,7 @@ def _count(queries: np.ndarray, gallery: np.ndarray, thresholds: np.ndarray) -> 
     low = np.nextafter(np.float32(thresholds - error), np.float32(-np.inf))
     high = np.nextafter(np.float32(thresholds + error), np.float32(np.inf))
     # Candidates by queries: comparisons then run along the thresholds.
-    similarity = _float32(gallery) @ _float32(queries).T
+    similarity = np.asarray(gallery, np.float32) @ np.asarray(queries, np.float32).T
     reached = similarity >= low
     if np.count_nonzero(reached) <= SPARSE * reached.size:
         index = np.flatnonzero(reached)
@@ -207,10 +207,6 @@ def _count_columns(mask: np.ndarray) -> np.ndarray:
     return np.add.reduce(parts, axis=0, dtype=np.int64)
 
 
-def _float32(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32, copy=False)
-
-
 def _exact_count(queries: np.ndarray, gallery: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     return np.count_nonzero(gallery.astype(np.float64) @ queries.astype(np.float64).T >= thresholds, axis=0)
 
@@ -224,7 +220,9 @@ def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """
     limits, width = np.finfo(np.float32), queries.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = [np.einsum("nd,nd->n", x, x) for x in (_float32(queries), _float32(gallery))]
+        squares = [
+            np.einsum("nd,nd->n", x, x) for x in (np.asarray(queries, np.float32), np.asarray(gallery, np.float32))
+        ]
         size = np.sqrt(squares[0].astype(np.float64) * squares[1].max(initial=0))
     return np.where(size < limits.max / 100, (width + 2) * (limits.eps * size + limits.tiny), np.inf)
 

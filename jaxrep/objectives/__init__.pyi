@@ -1,6 +1,7 @@
 from .base import Column as Column
 from .base import Columns as Columns
 from .base import Embedding as Embedding
+from .base import EmbeddingPair as EmbeddingPair
 from .base import Output as Output
 from .base import Reads as Reads
 from .base import SeparableTerm as SeparableTerm

@@ -8,7 +8,7 @@ whole batch.
 
 import abc
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -75,6 +75,19 @@ class SeparableTerm(Term):
         """Return the weighted mean over rows."""
         weights = self.example_weights(batch)
         return jnp.sum(self.per_example(outputs, batch, ctx) * weights) / jnp.maximum(jnp.sum(weights), 1e-12), {}
+
+
+@dataclass(frozen=True)
+class EmbeddingPair(Term):
+    """Declare a term on two embeddings, of which row i belongs to row i, with an inverse temperature (abstract)."""
+
+    a: Embedding
+    """Name of the first embedding, [B,D]."""
+    b: Embedding
+    """Name of the second embedding, [B,D]."""
+    _: KW_ONLY
+    scale: Output = "scale"
+    """Name of the shared inverse temperature."""
 
 
 @dataclass(frozen=True)

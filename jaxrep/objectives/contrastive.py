@@ -11,23 +11,17 @@ from jaxrep.losses.contrastive import Direction, info_nce
 from jaxrep.losses.pairwise.pairs import Duplicates, PairOptions
 from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.losses.sigmoid import pairwise_sigmoid
-from jaxrep.objectives.base import Column, Columns, Embedding, Metrics, Output, Term, present_rows
+from jaxrep.objectives.base import Column, Columns, Embedding, EmbeddingPair, Metrics, Output, present_rows
 from jaxrep.spec import Range
 
 Inputs = tuple[Array, Array, Array, PairOptions]
 
 
 @dataclass(frozen=True)
-class PairTerm(Term):
-    """Declare a loss on the rows of two embeddings, of which row i belongs to row i (abstract)."""
+class PairTerm(EmbeddingPair):
+    """Declare a loss on all pairs of rows of two embeddings (abstract)."""
 
-    a: Embedding
-    """Name of the first embedding, [B,D]."""
-    b: Embedding
-    """Name of the second embedding, [B,D]."""
     _: KW_ONLY
-    scale: Output = "scale"
-    """Name of the shared inverse temperature."""
     duplicates: Duplicates = "negative"
     """How other pairs with equal ids count."""
     ids: Columns = ()

@@ -6,21 +6,15 @@ import jax
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, normalize
 from jaxrep.losses.mixup import Mixed, mixed_negatives, mixed_pairs
-from jaxrep.objectives.base import Embedding, Metrics, Output, Term, require_all_rows
+from jaxrep.objectives.base import EmbeddingPair, Metrics, require_all_rows
 from jaxrep.spec import NonNegative, Positive
 
 
 @dataclass(frozen=True)
-class MixupTerm(Term):
+class MixupTerm(EmbeddingPair):
     """Declare a loss on mixtures of the rows of two embeddings (abstract)."""
 
-    a: Embedding
-    """Name of the first embedding, [B,D]."""
-    b: Embedding
-    """Name of the second embedding, [B,D]."""
     _: KW_ONLY
-    scale: Output = "scale"
-    """Name of the shared inverse temperature."""
     beta: Positive = 0.5
     """The share of the first in a mixture is drawn from Beta(beta, beta), once per step."""
 

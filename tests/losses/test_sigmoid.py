@@ -48,11 +48,7 @@ loss = functools.partial(oracle.apply, "sigmoid")
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient_equal_oracle(case):
     options = dict(CASES[case])
-    values = arguments(options.pop("extra", False))
-    want = oracle.value_and_derivatives(functools.partial(oracle.sigmoid, **options), *values)
-    marks = {"marks": options.pop("marks")} if "marks" in options else {}
-    function = functools.partial(loss, {**options, "block_size": 4}, **marks)
-    oracle.assert_close(jax.jit(jax.value_and_grad(function, argnums=range(len(values))))(*values), want, SCALE)
+    oracle.assert_equals_loss("sigmoid", options, arguments(options.pop("extra", False)), SCALE)
 
 
 def test_plain_form_equals_oracle():

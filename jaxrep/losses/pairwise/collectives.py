@@ -16,10 +16,10 @@ import jax.numpy as jnp
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import pallas, scan
-from jaxrep.losses.pairwise.scan import Config, Cotangents, Rows, Stats
+from jaxrep.losses.pairwise.scan import Bias, Config, Cotangents, Gradients, Rows, Stats
 
 
-def gather_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+def gather_forward(config: Config, a: Rows, b: Rows, bias: Bias) -> tuple[Stats, Stats | None]:
     """Return the statistics of this device's rows of a and of b; b is gathered."""
     rows, columns = pallas.forward(config, a, _all_gather(config, b), bias)
     if columns is None:
@@ -31,15 +31,13 @@ def gather_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tupl
     return rows, columns
 
 
-def gather_backward(
-    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
-) -> tuple[Array, Array, Any]:
+def gather_backward(config: Config, a: Rows, b: Rows, bias: Bias, rows: Cotangents, columns: Cotangents) -> Gradients:
     """Return the derivatives by this device's rows of a and of b, and by the bias; b is gathered."""
     d_a, d_b, d_bias = pallas.backward(config, a, _all_gather(config, b), bias, rows, _all_gather(config, columns))
     return d_a, jax.lax.psum_scatter(d_b, config.axes, tiled=True), jax.lax.psum(d_bias, config.axes)
 
 
-def ring_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+def ring_forward(config: Config, a: Rows, b: Rows, bias: Bias) -> tuple[Stats, Stats | None]:
     """Return the statistics of this device's rows of a and of b; b travels n hops."""
 
     def hop(carry, _):
@@ -57,9 +55,7 @@ def ring_forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[
     return rows, columns
 
 
-def ring_backward(
-    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
-) -> tuple[Array, Array, Any]:
+def ring_backward(config: Config, a: Rows, b: Rows, bias: Bias, rows: Cotangents, columns: Cotangents) -> Gradients:
     """Return the derivatives by this device's rows of a and of b, and by the bias; b travels n hops."""
 
     def hop(carry, _):

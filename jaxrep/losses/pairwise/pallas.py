@@ -23,7 +23,7 @@ from jax.experimental.pallas import triton
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import scan
-from jaxrep.losses.pairwise.scan import Config, Cotangents, Rows, Stats
+from jaxrep.losses.pairwise.scan import Bias, Config, Cotangents, Gradients, Rows, Stats
 from jaxrep.mesh import platform
 
 TILE = 64
@@ -47,29 +47,27 @@ def use_kernel(a: Rows, b: Rows) -> bool:
     return platform() == "gpu" and min(len(a.x), len(b.x)) >= MIN_ROWS and a.x.shape[1] <= MAX_WIDTH
 
 
-def forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+def forward(config: Config, a: Rows, b: Rows, bias: Bias) -> tuple[Stats, Stats | None]:
     """Return what ``scan.forward`` returns."""
     if not use_kernel(a, b):
         return scan.forward(config, a, b, bias)
     return _statistics(config, a, b, bias), _statistics(config, b, a, bias) if config.columns else None
 
 
-def backward(
-    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
-) -> tuple[Array, Array, Any]:
+def backward(config: Config, a: Rows, b: Rows, bias: Bias, rows: Cotangents, columns: Cotangents) -> Gradients:
     """Return what ``scan.backward`` returns."""
     if not use_kernel(a, b):
         return scan.backward(config, a, b, bias, rows, columns)
-    d_a, sums = _derivatives(config, a, b, bias, rows, columns)
-    d_b, _ = _derivatives(config, b, a, bias, columns, rows)
+    d_a, sums = _row_gradients(config, a, b, bias, rows, columns)
+    d_b, _ = _row_gradients(config, b, a, bias, columns, rows)
     return d_a, d_b, None if bias is None else jnp.sum(sums)
 
 
-def _statistics(config: Config, a: Rows, b: Rows, bias: Array | None) -> Stats:
+def _statistics(config: Config, a: Rows, b: Rows, bias: Bias) -> Stats:
     """Return the statistics of the rows of a."""
     config = dataclasses.replace(config, columns=False)
 
-    def program(tile: Tile, tile_of_b: Callable[[Any], Tile], bias: Array | None, steps: int) -> Stats:
+    def program(tile: Tile, tile_of_b: Callable[[Any], Tile], bias: Bias, steps: int) -> Stats:
         parts = _split(tile[0].x)
 
         def statistics(j) -> Stats:
@@ -82,12 +80,10 @@ def _statistics(config: Config, a: Rows, b: Rows, bias: Array | None) -> Stats:
     return _run_tiles(program, (a, None), (b, None), bias, [(TILE,)] * count)
 
 
-def _derivatives(
-    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
-) -> tuple[Array, Array]:
+def _row_gradients(config: Config, a: Rows, b: Rows, bias: Bias, rows: Cotangents, columns: Cotangents) -> Stats:
     """Return the derivatives by ``a.x``, and for each row the sum of the derivatives by its logits."""
 
-    def program(tile: Tile, tile_of_b: Callable[[Any], Tile], bias: Array | None, steps: int) -> tuple[Array, Array]:
+    def program(tile: Tile, tile_of_b: Callable[[Any], Tile], bias: Bias, steps: int) -> tuple[Array, Array]:
         a, rows = tile
         parts = _split(a.x)
 
@@ -103,7 +99,7 @@ def _derivatives(
     return d_a[:, : a.x.shape[1]], sums
 
 
-def _run_tiles(program: Callable, a: Tile, b: Tile, bias: Array | None, shapes: list[tuple[int, ...]]) -> Any:
+def _run_tiles(program: Callable, a: Tile, b: Tile, bias: Bias, shapes: list[tuple[int, ...]]) -> Any:
     """Run ``program(tile, tile_of_b, bias, steps)`` for each tile of a; ``tile_of_b(j)`` is one of the ``steps`` of b.
 
     ``shapes`` are those of the program's results: float32, with the rows of the tile as the first axis.
@@ -151,7 +147,7 @@ def _pad_to_tiles(tile: Tile) -> Tile:
     return rows, jax.tree.map(lambda x: jnp.pad(x, (0, missing)), cotangents)
 
 
-def _logits(a: Parts, b: Parts, bias: Array | None) -> Array:
+def _logits(a: Parts, b: Parts, bias: Bias) -> Array:
     x = _product(a, b, 1)
     return x if bias is None else x + bias
 

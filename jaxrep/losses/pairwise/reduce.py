@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import collectives, pallas, scan
-from jaxrep.losses.pairwise.scan import Config, Included, Reduction, Rows
+from jaxrep.losses.pairwise.scan import Bias, Config, Included, Reduction, Rows
 from jaxrep.mesh import ROWS, current_mesh
 
 GATHER_BYTES = 2**28
@@ -71,7 +71,7 @@ def _on_mesh(strategy: str | None, function: Any, inputs: tuple[P, ...], outputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _pairwise(config: Config, strategy: str | None, a: Rows, b: Rows, bias: Array | None) -> tuple[Array, ...]:
+def _pairwise(config: Config, strategy: str | None, a: Rows, b: Rows, bias: Bias) -> tuple[Array, ...]:
     return _forward(config, strategy, a, b, bias)[0]
 
 

@@ -25,6 +25,9 @@ LOG_ZERO = -1e30
 """The log-sum-exp of an empty set: finite, so that a row without pairs has no NaN in its gradient."""
 
 Stats = tuple[Array, ...]
+Bias = Array | None
+Gradients = tuple[Array, Array, Array | None]
+"""Derivatives by the rows of a, by the rows of b, and by the bias."""
 
 
 class Rows(NamedTuple):
@@ -115,7 +118,7 @@ class Config:
 _product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
-def _logits(a: Rows, b: Rows, bias: Array | None) -> Array:
+def _logits(a: Rows, b: Rows, bias: Bias) -> Array:
     x = _product("id,jd->ij", a.x, b.x)
     return x if bias is None else x + bias
 
@@ -177,7 +180,7 @@ def _scan_blocks(step: Callable, carry: Any, rows: Any, size: int) -> tuple[Any,
     return carry, out
 
 
-def forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats, Stats | None]:
+def forward(config: Config, a: Rows, b: Rows, bias: Bias) -> tuple[Stats, Stats | None]:
     """Return the statistics of the rows of a, each [A], and of b, each [B] (None without ``columns``)."""
 
     def step(columns, block):
@@ -189,9 +192,7 @@ def forward(config: Config, a: Rows, b: Rows, bias: Array | None) -> tuple[Stats
     return rows, columns
 
 
-def backward(
-    config: Config, a: Rows, b: Rows, bias: Array | None, rows: Cotangents, columns: Cotangents
-) -> tuple[Array, Array, Any]:
+def backward(config: Config, a: Rows, b: Rows, bias: Bias, rows: Cotangents, columns: Cotangents) -> Gradients:
     """Return the derivatives by ``a.x`` [A,D], ``b.x`` [B,D] and the bias (None without one)."""
 
     def step(carry, inputs):
