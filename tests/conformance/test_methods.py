@@ -131,7 +131,7 @@ def field_of(x: np.ndarray) -> Field:
     return Field(x.shape[1:], str(x.dtype), 9 if x.dtype == np.int32 else None)
 
 
-def batch_of(names: tuple[str, ...], rows: slice = slice(None)) -> dict[str, np.ndarray]:
+def batch_of(names: tuple[str, ...], rows: slice = slice(None)) -> dict[str, Any]:
     return {name.split()[0]: FIELDS[name][rows] for name in names}
 
 
@@ -141,7 +141,7 @@ def context(rows: slice = slice(None)) -> StepContext:
 
 
 @functools.cache
-def built(name: str) -> tuple[Structure, dict[str, np.ndarray]]:
+def built(name: str) -> tuple[Structure, dict[str, Any]]:
     """Return the structure, and arrays that are drawn without compiling the initializers."""
     inputs = {field: field_of(x) for field, x in batch_of(METHODS[name].training).items()}
     tables = {f"tables/{table}": Field(x.shape, str(x.dtype), 9) for table, x in TABLES.items()}
@@ -157,7 +157,7 @@ def training_pass(name: str) -> Any:
     structure, arrays = built(name)
     batch = batch_of(METHODS[name].training)
 
-    def value(params: Any) -> tuple[jax.Array, tuple[Outputs, Outputs]]:
+    def value(params: Any) -> Any:
         module, ctx = structure.merge(arrays, params), context()
         rows = module.per_example(batch, ctx.at("rows"))
         rows.pop(BATCH_STATS, None)

@@ -1,5 +1,7 @@
 """Copied fields keep their values, and each copy has separate draws; stacked fields keep their order."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from jaxrep.views.crop import RandomResizedCrop
 from jaxrep.views.fields import CopyField, StackFields
 
 RNG = np.random.default_rng(0)
-IMAGES = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+IMAGES: Any = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
 
 
 def ctx():
@@ -31,7 +33,7 @@ def test_single_copy_has_no_second_axis():
 
 
 def test_stacked_fields_keep_order_and_valid():
-    rows = {name: RNG.integers(0, 9, (3, 5)) for name in ("text", "positive")}
+    rows: dict[str, Any] = {name: RNG.integers(0, 9, (3, 5)) for name in ("text", "positive")}
     valid = {f"{name}/valid": x > 2 for name, x in rows.items()}
     batch = StackFields("text", others=("positive",))({**rows, **valid}, ctx())
     for i, name in enumerate(("text", "positive")):

@@ -1,5 +1,7 @@
 """Masked patches: rectangles, never more than the drawn share."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from jaxrep.batch import StepContext
 from jaxrep.views.mask import BlockMask
 
 COUNT, ROWS, COLUMNS = 256, 8, 6
-IMAGES = np.zeros((COUNT, 4 * ROWS, 4 * COLUMNS, 3), np.uint8)
+IMAGES: Any = np.zeros((COUNT, 4 * ROWS, 4 * COLUMNS, 3), np.uint8)
 POSITIONS = np.stack([np.zeros(COUNT), np.arange(COUNT)], 1).astype(np.uint32)
 
 

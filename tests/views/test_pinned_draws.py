@@ -11,7 +11,7 @@ from jaxrep.views.color import ColorJitter, Grayscale, Solarize
 from jaxrep.views.crop import RandomResizedCrop, RandomSquareCrop
 from jaxrep.views.geometry import Cutout, RandomHorizontalFlip, RandomRotation, RandomTranslate
 from jaxrep.views.mask import BlockMask
-from jaxrep.views.mixup import MixUp
+from jaxrep.views.mixup import MixUp, MixUpFields
 
 # Sums of each changed field, weighted by the cosines of 0, 1, 2, …, as version 0.1 computed them.
 PINNED = [

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple
 
 import jax
 from einops import rearrange
@@ -52,6 +52,16 @@ class BlockShape(NamedTuple):
     stride: int
 
 
+def _preset(model: str, width: float, depth: float) -> "classmethod[EfficientNet, ..., EfficientNet]":
+    """Return a class method that builds a model of the paper and takes fields to change."""
+
+    def preset(cls: "type[EfficientNet]", **changes: Any) -> "EfficientNet":
+        return dataclasses.replace(cls(width_factor=width, depth_factor=depth), **changes)
+
+    preset.__doc__ = f"Return {model}."
+    return classmethod(preset)
+
+
 @spec
 class EfficientNet(ConvNet):
     """Encode images by EfficientNet. Presets take fields to change: ``EfficientNet.b3(head_conv=False)``."""
@@ -71,50 +81,15 @@ class EfficientNet(ConvNet):
     stochastic_depth: DropRate = 0.2
     """Probability that training drops a row's last residual branch; it rises linearly from 0 at the first block."""
 
-    @classmethod
-    def b0(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B0 for 224 pixels."""
-        return dataclasses.replace(cls(), **changes)
-
-    @classmethod
-    def b1(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B1 for 240 pixels."""
-        return dataclasses.replace(cls(width_factor=1.0, depth_factor=1.1), **changes)
-
-    @classmethod
-    def b2(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B2 for 260 pixels."""
-        return dataclasses.replace(cls(width_factor=1.1, depth_factor=1.2), **changes)
-
-    @classmethod
-    def b3(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B3 for 300 pixels."""
-        return dataclasses.replace(cls(width_factor=1.2, depth_factor=1.4), **changes)
-
-    @classmethod
-    def b4(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B4 for 380 pixels."""
-        return dataclasses.replace(cls(width_factor=1.4, depth_factor=1.8), **changes)
-
-    @classmethod
-    def b5(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B5 for 456 pixels."""
-        return dataclasses.replace(cls(width_factor=1.6, depth_factor=2.2), **changes)
-
-    @classmethod
-    def b6(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B6 for 528 pixels."""
-        return dataclasses.replace(cls(width_factor=1.8, depth_factor=2.6), **changes)
-
-    @classmethod
-    def b7(cls, **changes: Any) -> Self:
-        """Return EfficientNet-B7 for 600 pixels."""
-        return dataclasses.replace(cls(width_factor=2.0, depth_factor=3.1), **changes)
-
-    @classmethod
-    def l2(cls, **changes: Any) -> Self:
-        """Return EfficientNet-L2 for 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)."""
-        return dataclasses.replace(cls(width_factor=4.3, depth_factor=5.3), **changes)
+    b0 = _preset("EfficientNet-B0 for 224 pixels", 1.0, 1.0)
+    b1 = _preset("EfficientNet-B1 for 240 pixels", 1.0, 1.1)
+    b2 = _preset("EfficientNet-B2 for 260 pixels", 1.1, 1.2)
+    b3 = _preset("EfficientNet-B3 for 300 pixels", 1.2, 1.4)
+    b4 = _preset("EfficientNet-B4 for 380 pixels", 1.4, 1.8)
+    b5 = _preset("EfficientNet-B5 for 456 pixels", 1.6, 2.2)
+    b6 = _preset("EfficientNet-B6 for 528 pixels", 1.8, 2.6)
+    b7 = _preset("EfficientNet-B7 for 600 pixels", 2.0, 3.1)
+    l2 = _preset("EfficientNet-L2 for 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)", 4.3, 5.3)
 
     @property
     def features(self) -> int:
@@ -152,30 +127,20 @@ class EfficientNetModule(ConvNetModule):
     def __init__(self, spec: EfficientNet, rngs: nnx.Rngs, inputs: Field):
         super().__init__(spec, inputs)
         shapes = list(spec.blocks())
-        self.stem = ConvSwish(rngs, spec, inputs.shape[-1], spec.scaled(STEM), 3, stride=2)
+        stem = Conv(rngs, inputs.shape[-1], spec.scaled(STEM), 3, stride=2, symmetric=spec.symmetric)
+        self.stem = ConvSwish(stem, spec.norm)
         self.blocks = nnx.List(
             [MBConv(rngs, spec, shape, spec.stochastic_depth * i / len(shapes)) for i, shape in enumerate(shapes)]
         )
-        self.head = ConvSwish(rngs, spec, shapes[-1].outputs, spec.features) if spec.head_conv else None
+        head = Conv(rngs, shapes[-1].outputs, spec.features) if spec.head_conv else None
+        self.head = None if head is None else ConvSwish(head, spec.norm)
 
 
 class ConvSwish(nnx.Module):
     """Apply convolution, norm and swish."""
 
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        spec: EfficientNet,
-        inputs: int,
-        outputs: int,
-        kernel: int = 1,
-        *,
-        stride: int = 1,
-        groups: int = 1,
-    ):
-        symmetric = spec.symmetric
-        conv = Conv(rngs, inputs, outputs, kernel, stride=stride, groups=groups, symmetric=symmetric)
-        self.layer = ConvNorm(conv, spec.norm)
+    def __init__(self, conv: Conv, norm: Norm):
+        self.layer = ConvNorm(conv, norm)
 
     def __call__(self, h: Array, training: bool) -> Array:
         return jax.nn.silu(self.layer(h, training))
@@ -187,8 +152,9 @@ class MBConv(nnx.Module):
     def __init__(self, rngs: nnx.Rngs, spec: EfficientNet, shape: BlockShape, drop: float):
         inputs, outputs, hidden, kernel, stride = shape
         self.residual, self.drop = stride == 1 and inputs == outputs, drop
-        self.expand = ConvSwish(rngs, spec, inputs, hidden) if hidden != inputs else None
-        self.depthwise = ConvSwish(rngs, spec, hidden, hidden, kernel, stride=stride, groups=hidden)
+        self.expand = ConvSwish(Conv(rngs, inputs, hidden), spec.norm) if hidden != inputs else None
+        depthwise = Conv(rngs, hidden, hidden, kernel, stride=stride, groups=hidden, symmetric=spec.symmetric)
+        self.depthwise = ConvSwish(depthwise, spec.norm)
         self.excite = SqueezeExcite(rngs, hidden, max(1, inputs // SQUEEZE))
         self.project = ConvNorm(Conv(rngs, hidden, outputs), spec.norm)
 
