@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.text.bert import Bert
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
@@ -85,7 +86,9 @@ def test_bert(pool):
     ours = nnx.merge(graph, state)
     h, positions, found = ours.embed(jnp.asarray(ids), jnp.asarray(segments))
     np.testing.assert_array_equal(found, valid)
-    encoded = jax.jit(lambda h, positions, valid: ours.encode(h, positions, valid=valid))(h, positions, found)
+    encoded = jax.jit(lambda h, positions, valid: ours.encode(h, positions, EncoderInputs(ids, valid)))(
+        h, positions, found
+    )
 
     tokens = theirs.last_hidden_state.numpy()
     mean = np.stack([row[real].mean(0) for row, real in zip(tokens, valid, strict=True)])

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.image.stem import PatchStem, PixelNorm
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.text.text_transformer import TextTransformer
@@ -98,7 +99,7 @@ def test_clip_image_tower():
     values |= norm("embed_norm", "pre_layrnorm", w) | norm("norm", "post_layernorm", w) | blocks(w)
     assign(ours, values)
 
-    encoded = jax.jit(lambda x: ours(x, intermediates=(0, 1, 2)))(jnp.asarray(images))
+    encoded = jax.jit(lambda x: ours(EncoderInputs(x, intermediates=(0, 1, 2))))(jnp.asarray(images))
     np.testing.assert_allclose(encoded.pooled, theirs.pooler_output, **CLOSE)
     tokens = layer_norm(theirs.last_hidden_state[:, 1:], w, "post_layernorm")
     np.testing.assert_allclose(encoded.tokens, tokens, **CLOSE)
@@ -129,7 +130,7 @@ def test_clip_text_tower():
     }
     assign(ours, values | norm("norm", "final_layer_norm", w) | blocks(w))
 
-    encoded = jax.jit(lambda x: ours(x, intermediates=(0, 1, 2)))(jnp.asarray(ids))
+    encoded = jax.jit(lambda x: ours(EncoderInputs(x, intermediates=(0, 1, 2))))(jnp.asarray(ids))
     np.testing.assert_allclose(encoded.pooled, theirs.pooler_output, **CLOSE)
     for row, end in enumerate(ends):  # what padding computes is read by nobody
         np.testing.assert_allclose(encoded.tokens[row, : end + 1], theirs.last_hidden_state[row, : end + 1], **CLOSE)

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxrep.batch import Field
+from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.image.efficientnet import EfficientNet
 from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.encoders.image.stem import PixelNorm
@@ -60,7 +61,7 @@ def compare(module, model, want):
     x = RNG.normal(size=(3, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         theirs = want(model(torch.tensor(x.transpose(0, 3, 1, 2)))).numpy()
-    ours = jax.jit(lambda module, x: module(x).pooled)(module, x)
+    ours = jax.jit(lambda module, x: module(EncoderInputs(x)).pooled)(module, x)
     # float32 through some twenty convolutions, summed in another order
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
 
