@@ -49,7 +49,7 @@ def test_norms_keep_the_type_of_activations_and_float32_statistics():
 
 
 @pytest.mark.parametrize(("symmetric", "before", "after"), [(True, 1, 1), (False, 0, 1)])
-def test_a_strided_convolution_pads_as_it_says(symmetric, before, after):
+def test_strided_convolution_padding(symmetric, before, after):
     """On an even side with a 3 x 3 kernel of stride 2, torch pads (1, 1) and TensorFlow's SAME (0, 1)."""
     x = RNG.normal(size=(2, 6, 6, 3))
     conv = Conv(nnx.Rngs(0), 3, 4, 3, stride=2, symmetric=symmetric)
@@ -61,7 +61,7 @@ def test_a_strided_convolution_pads_as_it_says(symmetric, before, after):
     np.testing.assert_allclose(conv(jnp.array(x, jnp.float32)), np.moveaxis(want, 2, 0), rtol=1e-4, atol=1e-5)
 
 
-def test_a_grouped_kernel_starts_with_the_variance_of_its_own_fan_out():
+def test_grouped_kernel_starts_with_fan_out_variance():
     kernel = Conv(nnx.Rngs(0), 512, 512, 5, groups=512).kernel[...]
     assert kernel.shape == (5, 5, 1, 512)
     # 12,800 draws: the standard deviation is known to 0.6%
