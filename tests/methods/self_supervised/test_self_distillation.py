@@ -170,7 +170,8 @@ def states(devices=1, microbatch_size=0):
 def test_states_are_equal_under_microbatches_and_devices(devices, microbatch_size):
     """So gradients are the same, and the teacher is written once a step."""
     for one, other in zip(states(), states(devices, microbatch_size), strict=True):
-        assert other.non_trainable.keys() == one.non_trainable.keys() and all(path.startswith("teacher/") for path in one.non_trainable)
+        assert other.non_trainable.keys() == one.non_trainable.keys()
+        assert all(path.startswith("teacher/") for path in one.non_trainable)
         found = {**other.params, **other.non_trainable}
         for path, value in {**one.params, **one.non_trainable}.items():
             # Three steps of a tenth of gradients up to a few, each rounded by some 1e-5 of its size.
