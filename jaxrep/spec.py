@@ -251,7 +251,8 @@ def _hints(cls: type) -> dict[str, Any]:
 
 def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
     """Yield a sentence for each value that does not fit the annotation; containers are entered for exact paths."""
-    origin, args = typing.get_origin(expected), typing.get_args(expected)
+    origin: Any = typing.get_origin(expected)
+    args = typing.get_args(expected)
     if origin is Annotated:
         found = list(_misfits(value, args[0], path))
         limits = [limit for limit in args[1:] if isinstance(limit, Range)]

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxrep import hosts
-from jaxrep.data.bad_samples import EMPTY, BadSampleReport
+from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading import reader
 from jaxrep.data.loading.loader import Loader
 from jaxrep.data.loading.prefetch import Prefetch
@@ -47,10 +47,15 @@ class Shards(Examples):
         return {"index": np.int64(index)}
 
 
-def loader(gone: str, position: int, ledger: BadSampleReport, **changes) -> Loader:
+def loader(gone: str, position: int, report: BadSampleReport, **changes) -> Loader:
     examples = Shards(gone)
-    settings = {"position": position, "ledger": ledger, "skip_failed_shards": True, "max_bad_fraction": 1.0} | changes
-    return Loader(examples, Shuffle(seed=2).over(examples, 1), BATCH, **settings)
+    settings = {
+        "position": position,
+        "bad_samples": report,
+        "skip_failed_shards": True,
+        "max_bad_fraction": 1.0,
+    } | changes
+    return Loader(examples, Shuffle(seed=2).indices(examples, 1), BATCH, **settings)
 
 
 def indices(batches: Prefetch) -> list[list[int]]:
@@ -62,7 +67,7 @@ def indices(batches: Prefetch) -> list[list[int]]:
 def process(run_dir: str) -> None:
     """One of two processes; the second cannot read one shard. It prints what it read and knows."""
     hosts.initialize()
-    reader.WAITS = ()
+    reader.RETRY_WAITS = ()
     gone = GONE if jax.process_index() else ""
     sharding = NamedSharding(Mesh(np.array(jax.devices()), ("data",)), P("data"))
     rows = local_rows(sharding, BATCH)
@@ -71,7 +76,7 @@ def process(run_dir: str) -> None:
     def loader_at(position: int, report: BadSampleReport) -> Loader:
         return loader(gone, position, report, rows=rows)
 
-    with Prefetch(loader_at(0, bad_samples.of_this_host(EMPTY)), sharding) as batches:
+    with Prefetch(loader_at(0, bad_samples.of_this_host(EMPTY_REPORT)), sharding) as batches:
         before = indices(batches)
         totals = [bad_samples.merge_hosts(STEPS, batches, run, loader_at)]
         after = indices(batches)
@@ -107,7 +112,7 @@ def told(tmp_path_factory):
 
 def test_all_processes_leave_out_from_a_checkpoint_on_what_one_could_not_read(told):
     (first, second), _ = told
-    own = Shuffle(seed=2).over(Shards(), 1)(np.arange(BATCH * STEPS, dtype=np.uint64)).reshape(STEPS, BATCH)
+    own = Shuffle(seed=2).indices(Shards(), 1)(np.arange(BATCH * STEPS, dtype=np.uint64)).reshape(STEPS, BATCH)
     assert first["rows"][0] == own[:, : BATCH // 2].tolist() and (own[:, : BATCH // 2] // 40 == 4).any()
     assert not (np.array(second["rows"][0]) // 40 == 4).any()
     assert first["totals"][0]["skipped_shards"] == second["totals"][0]["skipped_shards"] == [GONE]
@@ -115,7 +120,7 @@ def test_all_processes_leave_out_from_a_checkpoint_on_what_one_could_not_read(to
     expected = [next(resumed)["index"].tolist() for _ in range(STEPS)]
     resumed.close()
     assert [a + b for a, b in zip(first["rows"][1], second["rows"][1], strict=True)] == expected
-    assert first["totals"][1]["bad"] == resumed.ledger.bad_rows
+    assert first["totals"][1]["bad"] == resumed.bad_samples.bad_rows
 
 
 def test_all_processes_know_the_sum_and_stop_alike(told):
@@ -124,7 +129,7 @@ def test_all_processes_know_the_sum_and_stop_alike(told):
     bad = first["totals"][-1]["bad"]
     assert bad > 8 and first["stops"] == second["stops"]
     assert len(first["stops"]) == 1 and first["stops"][0].startswith(f"{bad} of 160 examples could not be read")
-    assert json.loads((run_dir / "data_ledger.json").read_text()) == first["totals"][-1]
+    assert json.loads((run_dir / "bad_samples.json").read_text()) == first["totals"][-1]
 
 
 def test_a_shard_that_ended_a_run_is_tried_again():
@@ -137,7 +142,7 @@ def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeyp
     for number in range(3):
         monkeypatch.setattr(jax, "process_index", lambda number=number: number)
         parts.append(bad_samples.of_this_host(total))
-    assert sum(parts, EMPTY) == total and all(part.skipped_shards == (GONE,) for part in parts)
+    assert sum(parts, EMPTY_REPORT) == total and all(part.skipped_shards == (GONE,) for part in parts)
 
 
 if __name__ == "__main__":

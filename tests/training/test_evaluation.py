@@ -36,12 +36,10 @@ def run(tmp_path):
 def test_an_evaluation_that_cannot_be_made_leaves_its_step_to_go_on_from(run, tmp_path):
     go_on, said = run
     shard(tmp_path / "x.tar", "0003.png", "0007.png")
-    told = (
-        r"^2 examples cannot be read \(the first: .*x.tar, member 0003.png: the picture cannot be decoded .*more than"
-    )
+    told = r"^2 examples cannot be read \(the first: .*x.tar, member 0003.png: the image cannot be decoded .*more than"
     with pytest.raises(JaxrepError, match=told):
         go_on()
-    assert "step 3 is saved; to resume, run the same command" in said[-1]
+    assert any("step 3 is saved; to resume, run the same command" in text for text in said)
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
     shard(tmp_path / "x.tar")
     assert go_on() is ExitCode.DONE and "resuming from step 3 of 6" in said
@@ -53,12 +51,12 @@ def test_one_bad_example_ends_no_run_and_is_counted_among_the_metrics(run, tmp_p
     shard(tmp_path / "x.tar", "0003.png")
     assert go_on() is ExitCode.DONE
     assert json.loads((tmp_path / "run" / "results.json").read_text())["retrieval/skipped_examples"] == 1
-    assert "member 0003.png: the picture cannot be decoded" in capsys.readouterr().err
+    assert "member 0003.png: the image cannot be decoded" in capsys.readouterr().err
 
 
 def test_a_shard_of_an_evaluation_that_is_gone_is_named(run, tmp_path):
     go_on, said = run
     with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
         go_on()
-    assert "step 3 is saved; to resume, run the same command" in said[-1]
+    assert any("step 3 is saved; to resume, run the same command" in text for text in said)
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
