@@ -260,7 +260,7 @@ def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
         return
     if origin in (typing.Union, types.UnionType) and (near := [arm for arm in args if _only_out_of_range(value, arm)]):
         yield from _misfits(value, near[0], path)
-    elif isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+    elif isinstance(origin, type) and issubclass(typing.cast(type, origin), Mapping) and isinstance(value, Mapping):
         for key, child in value.items():
             yield from _misfits(key, args[0], f"{path} (the key {key!r})")
             yield from _misfits(child, args[1], join_path(path, str(key)))
