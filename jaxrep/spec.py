@@ -54,7 +54,7 @@ class Range:
 
     def __str__(self) -> str:
         parts = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
-        return " and ".join(f"{word} {limit:g}" for word, limit in parts.items() if math.isfinite(limit))
+        return " and ".join(f"{word} {limit:.12g}" for word, limit in parts.items() if math.isfinite(limit))
 
 
 Count = Annotated[int, Range(1)]

@@ -13,8 +13,7 @@ from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.mapping import Table, WeightMap, under
 from jaxrep.pretrained.timm import conv_norm
 
-E = EfficientNet
-PRESETS = {preset.__name__: preset for preset in (E.b0, E.b1, E.b2, E.b3, E.b4, E.b5, E.b6, E.b7, E.l2)}
+PRESETS = {name: getattr(EfficientNet, name) for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")}
 
 ARCHITECTURES: Mapping[str, EfficientNet] = {
     **{f"efficientnet_{name}": preset(symmetric=True, norm=BatchNorm()) for name, preset in PRESETS.items()},

@@ -120,12 +120,12 @@ def test_a_view_of_a_field_that_the_batch_lacks_is_told():
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
-        ("method.dim", 0, "method: dim is 0"),
-        ("seed", -1, "seed is a whole number from 0 to 2**32 - 1, got -1"),
-        ("seed", 2**32, "seed is a whole number"),
+        ("method.dim", 0, "method.dim: expected a number of at least 1, got 0"),
+        ("seed", -1, "seed: expected a number of at least 0"),
+        ("seed", 2**32, "seed: expected a number of at least 0 and of at most 4294967295, got 4294967296"),
         ("examples", 7, "examples=7 is less than one batch of 8: no step would be made"),
-        ("max_skipped_steps", 0, "max_skipped_steps is at least 1, got 0"),
-        ("optimizer.eps", -1.0, "optimizer: eps is 0 or more, not -1.0"),
+        ("max_skipped_steps", 0, "max_skipped_steps: expected a number of at least 1, got 0"),
+        ("optimizer.eps", -1.0, "optimizer.eps: expected a number of at least 0, got -1.0"),
         ("schedule.peak", math.nan, "schedule.peak: expected float, got float nan"),
         ("evals.0.every_steps", -1, "evals.0.every_steps: expected a number of at least 0, got -1"),
     ],
@@ -149,7 +149,7 @@ def test_mistakes_of_shape_inside_a_part_become_sentences_with_their_place():
         towers={"image": tiny.Patches(), "text_id": TextTransformer(width=8, depth=1, heads=2)}, dim=4
     )
     assert told(RECIPE.replace(method=swapped)).startswith(
-        "method: text_id: a text transformer reads token ids of shape (L,)"
+        "method: text_id: a text encoder reads token ids of shape (L,)"
     )
 
 

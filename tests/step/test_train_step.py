@@ -67,12 +67,12 @@ def run():
     return states, metrics, first
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_but_the_counts(run):
+def test_nonfinite_loss_skips_update(run):
     states, metrics, _ = run
     for number in BROKEN:
         before, after = states[number], states[number + 1]
         assert np.isnan(metrics[number]["loss"])
-        for name in ("params", "rest", "optimizer", "ema", "key"):
+        for name in ("params", "non_trainable", "optimizer", "ema", "key"):
             jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(after, name))
     assert [int(state.step) for state in states] == list(range(STEPS + 1))
     assert [int(state.skipped) for state in states] == [0, 0, 0, 1, 2, 0]

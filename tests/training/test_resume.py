@@ -88,7 +88,7 @@ def test_a_run_killed_at_any_moment_goes_on_with_the_same_numbers(unbroken, tmp_
     start_and_signal(run_dir, signal.SIGKILL, env)
     assert not (run_dir / "results.json").exists()
     again = subprocess.run(command(run_dir), cwd=ROOT, env=env, check=True, capture_output=True, text=True)
-    assert "goes on from step" in again.stdout
+    assert "resuming from step" in again.stderr
     assert metrics(run_dir) == metrics(unbroken)
     assert (run_dir / "results.json").read_text() == (unbroken / "results.json").read_text()
 
@@ -120,7 +120,7 @@ def test_the_same_run_under_another_execution_goes_on(unbroken, tmp_path_factory
         text=True,
     )
     assert again.returncode == 0, again.stderr
-    assert "log.every_steps: 1 -> 4" in again.stdout
+    assert "log.every_steps: 1 -> 4" in again.stderr
 
 
 def write_tars(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp
     again = subprocess.run(
         [*killed, "--data.workers", "1"], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
     )
-    assert "goes on from step" in again.stdout
+    assert "resuming from step" in again.stderr
     assert metrics(runs[1]) == metrics(runs[0])
     reports = [json.loads((run / "bad_samples.json").read_text()) for run in runs]
     assert reports[0] == reports[1] and reports[0]["seen"] + reports[0]["bad"] == reports[0]["all"] == 3_200

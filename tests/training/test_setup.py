@@ -28,7 +28,7 @@ PAIR = ("image", "text")
         ),
         (
             {"objective": {"pair": Contrastive(*PAIR, duplicates="ignore", ids=("text/valid",))}},
-            r"ids\[0\] is bool\[8, 6\], expected integers \[8\], one a row",
+            r"ids\[0\] is bool\[8, 6\], expected integers \[8\], one per row",
         ),
         ({"objective": {"pair": Contrastive(*PAIR, weights="label")}}, r"weights is int32\[8\], expected floats \[8\]"),
         ({"data.batch_size": 10, "microbatch_size": 4}, "microbatch_size 4 does not divide the batch of 10"),
