@@ -19,7 +19,7 @@ KEY = "$format"
 
 @dataclasses.dataclass(frozen=True)
 class Renames:
-    """What one format version renamed."""
+    """Hold the renames of one format version."""
 
     types: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Old ``$type`` -> new ``$type``."""

@@ -11,6 +11,17 @@ import pytest
 
 from jaxrep import cli, signals
 
+SIGNALS_OF_SHELLS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture(autouse=True)
+def signals_are_not_ignored():
+    """Handle all signals by default, also where the tests run under ``nohup``."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS_OF_SHELLS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 @pytest.mark.parametrize("number", signals.SIGNALS)
 def test_signal_raises_at_once_and_handlers_come_back(number):

@@ -49,8 +49,8 @@ class Optimizer(abc.ABC):
 
 
 @spec
-class AdamW(Optimizer):
-    """Update by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+class _AdamMoments(Optimizer):
+    """Declare the decays of Adam's moments."""
 
     b1: Decay = 0.9
     """Decay of the mean of gradients."""
@@ -58,21 +58,19 @@ class AdamW(Optimizer):
     """Decay of the mean of squared gradients."""
     eps: NonNegative = 1e-8
     """Added to the root of the mean square."""
+
+
+@spec
+class AdamW(_AdamMoments):
+    """Update by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
         return optax.chain(optax.scale_by_adam(self.b1, self.b2, self.eps), add_decay())
 
 
 @spec
-class Adam(Optimizer):
+class Adam(_AdamMoments):
     """Update by Adam with weight decay as an L2 penalty, before the moments (Kingma & Ba 2015, arXiv:1412.6980)."""
-
-    b1: Decay = 0.9
-    """Decay of the mean of gradients."""
-    b2: Decay = 0.999
-    """Decay of the mean of squared gradients."""
-    eps: NonNegative = 1e-8
-    """Added to the root of the mean square."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
         return optax.chain(add_decay(), optax.scale_by_adam(self.b1, self.b2, self.eps))
@@ -92,13 +90,9 @@ class Sgd(Optimizer):
 
 
 @spec
-class Lamb(Optimizer):
+class Lamb(_AdamMoments):
     """Update by Adam with steps proportional to the weight norm of each array (You et al. 2020, arXiv:1904.00962)."""
 
-    b1: Decay = 0.9
-    """Decay of the mean of gradients."""
-    b2: Decay = 0.999
-    """Decay of the mean of squared gradients."""
     eps: NonNegative = 1e-6
     """Added to the root of the mean square."""
 

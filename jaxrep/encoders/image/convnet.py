@@ -1,4 +1,4 @@
-"""What convolutional encoders share: the fields of their specs, and the steps through stem, blocks and head.
+"""Share the fields of the specs of convolutional encoders, and the steps through stem, blocks and head.
 
 Blocks are a list, not stacked and scanned as a transformer's are. On CPU, convolutions inside a loop are slow: with two
 cores and five residual blocks, value and gradient take 8.2 s scanned and 0.2 s as a list.
