@@ -7,6 +7,7 @@ from . import methods as methods
 from . import metrics as metrics
 from . import objectives as objectives
 from . import optim as optim
+from . import prompts as prompts
 from . import schedules as schedules
 from . import views as views
 from .api import embed as embed

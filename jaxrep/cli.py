@@ -133,6 +133,7 @@ def log_to_stderr() -> None:
     """Print the messages of jaxrep's logger to standard error."""
     logger = logging.getLogger("jaxrep")
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # libraries give the root logger a handler, which would print each line again
     if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):
         logger.addHandler(StderrHandler())
 

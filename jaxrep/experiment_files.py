@@ -200,7 +200,8 @@ def load_module(target: str | Path) -> ModuleType:
     if path.suffix != ".py" or not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py"))
         known = f"in {path.parent} {hint(path.name, near)}" if near else f"{path.parent} holds no Python file"
-        raise UsageError(f"{path} is not an experiment file; {known}")
+        wrong = "is not a Python file" if path.exists() else "does not exist"
+        raise UsageError(f"{path} {wrong}; {known}")
     file = path.resolve()
     base, name = _module_name(file)
     _forget_other_folder(base, name.partition(".")[0])

@@ -24,6 +24,7 @@ from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import Mesh, shardings
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
+from jaxrep.model_inputs import check_images, check_texts, token_ids
 from jaxrep.params import Arrays, Structure, digests
 from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings, template_problems
 
@@ -142,11 +143,11 @@ class Model:
         ``valid`` bool [n,L] is the attention mask of ids: False for padding. Without it the encoder uses its own rule.
         """
         self.require(name)
-        ids = np.asarray(texts)
-        if ids.dtype.kind in "iu" and ids.ndim == 2:
-            batch = {name: ids.astype(np.int32)}
+        if (ids := token_ids(texts)) is not None:
+            batch = {name: ids}
             batch |= {} if valid is None else {f"{name}/valid": np.asarray(valid, bool)}
             return self.encode(batch, (name,))[name]
+        check_texts(texts)
 
         def tokens(rows: slice) -> dict[str, np.ndarray]:
             tokens = self.tokenize(texts[rows])  # pyright: ignore[reportArgumentType]
@@ -168,6 +169,7 @@ class Model:
             normalize: False returns the output as the method emits it.
         """
         self.require(name)
+        check_images(images)
         normalized = hasattr(images, "dtype") and np.asarray(images).dtype.kind == "f"
 
         def pixels(rows: slice) -> dict[str, np.ndarray]:

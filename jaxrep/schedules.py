@@ -5,7 +5,7 @@ import abc
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, StepContext
-from jaxrep.spec import Count, Natural, spec
+from jaxrep.spec import Count, Natural, NonNegative, spec
 
 __all__ = [
     "Constant",
@@ -121,7 +121,7 @@ class Harmonic(Schedule):
 class Warmup(Schedule):
     """Rise linearly to ``peak``, then decay, then, if asked for, fall linearly to zero."""
 
-    peak: float
+    peak: NonNegative
     """Highest value, reached at the end of the warm-up."""
     warmup_steps: Natural = 0
     """Steps of linear rise from zero."""

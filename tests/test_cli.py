@@ -203,7 +203,7 @@ def test_help_lists_fields_with_docstrings(jaxrep_says, toy, trained):
     [
         ("train", "required: NAME[:PRESET]"),
         ("train --seed 3", "required: NAME[:PRESET]"),
-        ("train nowhere.py", "jaxrep: error: nowhere.py is not an experiment file"),
+        ("train nowhere.py", "jaxrep: error: nowhere.py does not exist"),
         ("train tyo", "jaxrep: error: there is no experiment named 'tyo'; did you mean toy"),
         ("train emoji", "emoji.py holds evaluations and no recipe"),
         ("train experiments/toy.py:tyni", "has no recipe named 'tyni'; did you mean tiny?"),

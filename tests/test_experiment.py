@@ -125,8 +125,8 @@ PRESETS = "there are: recipe, tiny, own"
 @pytest.mark.parametrize(
     ("target", "sentence"),
     [
-        ("clpi.py", f"clpi.py is not an experiment file; in {{folder}} did you mean clip.py? {KNOWN}"),
-        ("clip", f"clip is not an experiment file; in {{folder}} did you mean clip.py? {KNOWN}"),
+        ("clpi.py", f"clpi.py does not exist; in {{folder}} did you mean clip.py? {KNOWN}"),
+        ("clip", f"clip does not exist; in {{folder}} did you mean clip.py? {KNOWN}"),
         (
             "protocol.py",
             "protocol.py holds evaluations and no recipe: `jaxrep eval RUN --evals {folder}/protocol.py` runs them",

@@ -20,7 +20,7 @@ FLOORS = (
     ("spec_json", "storage", "mesh", "params", "schedules"),
     ("data", "encoders", "losses", "optim", "views"),
     ("methods", "objectives", "metrics"),
-    ("block_layout", "prompts"),
+    ("block_layout", "model_inputs", "prompts"),
     ("model",),
     ("evals",),
     ("recipe",),
@@ -33,6 +33,7 @@ FLOORS = (
     ("api",),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

@@ -1,5 +1,7 @@
 """``jaxrep.model``: encoding in blocks, on one device and on meshes; image preprocessing; zero-shot classification."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +10,7 @@ from jaxrep import block_layout
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
+from jaxrep.model_inputs import check_images, check_texts, token_ids
 from jaxrep.prompts import CLIP_SEVEN
 from tests.helpers.harness import RECIPE, batch, drawn, traced
 
@@ -226,3 +229,44 @@ def test_classify_errors_are_one_sentence():
             call(without_text, images, NAMES)
         with pytest.raises(JaxrepError, match="this model has no tokenizer, so it cannot read texts"):
             call(without_tokenizer, images, NAMES)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ("a cat", r"texts is one string, expected a list of strings"),
+        (b"a cat", r"texts is one string"),
+        (3, r"texts is a int, expected a list of strings"),
+        (["a", None], r"texts\[1\] is a NoneType, expected a string"),
+        ([("a",), "b"], r"texts\[0\] is a tuple, expected a string"),
+    ],
+)
+def test_texts_of_another_type_are_one_sentence(texts, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        check_texts(texts)
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ("a.png", r"images is one image \(a str\), expected a list of images"),
+        (Path("a.png"), "images is one image"),
+        (Image.new("RGB", (4, 4)), "images is one image"),
+        (np.zeros((4, 4, 3), np.uint8), r"images is one image \(an array of shape \(4, 4, 3\)\)"),
+        (None, "images is a NoneType, expected a list of images"),
+        ([b"x"], r"images\[0\] is a bytes, expected a path, a PIL image or a uint8 array"),
+        ([np.zeros((3, 4, 8), np.uint8)], r"images\[0\] is an array of shape \(3, 4, 8\)"),
+        ([[1, 2]], r"images\[0\] is a list"),
+    ],
+)
+def test_images_of_another_type_are_one_sentence(images, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        check_images(images)
+
+
+def test_token_ids_are_rows_of_integers():
+    assert token_ids(["a", "b"]) is None and token_ids(np.array(["a"])) is None
+    np.testing.assert_array_equal(token_ids([[1, 2], [3, 4]]), np.array([[1, 2], [3, 4]], np.int32))
+    for wrong in ([[1, 2], [3]], np.zeros(3, np.int32), [["a"], ["b"]]):
+        with pytest.raises(UsageError, match="token ids are one array of integers"):
+            token_ids(wrong)

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
-PACKAGES = ("jaxrep", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
+from jaxrep import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 CHECKOUT = Path(__file__).resolve().parents[2]
 
 
@@ -22,7 +24,7 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {package: version(package) for package in PACKAGES},
+        "versions": {"jaxrep": __version__, **{package: version(package) for package in PACKAGES}},
         "git": git_state(CHECKOUT),
         "devices": devices(),
     }

@@ -60,7 +60,7 @@ def test_wrong_evaluations_are_one_sentence(jaxrep_says, run_dir, others, tmp_pa
         ),
         (f"{others}:twice", "--evals: 2 evaluations have the name 'mine'"),
         (f"{others}:wrong", "ks.0: expected a number of at least 1, got 0"),
-        (tmp_path / "none.py", "none.py is not an experiment file"),
+        (tmp_path / "none.py", "none.py does not exist"),
     ]:
         status, out, err = jaxrep_says("eval", run_dir, "--evals", target)
         assert (status, out) == (2, "") and sentence in err and "Traceback" not in err

@@ -1,0 +1,58 @@
+"""Check the images and texts that a user gives a model."""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jaxrep.errors import UsageError
+
+
+def token_ids(texts: Any) -> np.ndarray | None:
+    """Return token ids int32 [n,L] if ``texts`` holds ids, and None if it holds anything else. Raises UsageError."""
+    first = texts[0] if isinstance(texts, list | tuple) and len(texts) else None
+    if getattr(getattr(texts, "dtype", None), "kind", "") not in tuple("iu") and not isinstance(
+        first, list | np.ndarray
+    ):
+        return None
+    try:
+        ids = np.asarray(texts)
+    except ValueError:  # rows of several lengths
+        ids = np.zeros(0)
+    if ids.ndim != 2 or ids.dtype.kind not in "iu":
+        raise UsageError("token ids are one array of integers [n,L], expected rows of one length")
+    return ids.astype(np.int32)
+
+
+def check_texts(texts: Any) -> None:
+    """Check that ``texts`` is a list of strings. Raises UsageError."""
+    if isinstance(texts, str | bytes):
+        raise UsageError("texts is one string, expected a list of strings: write [text]")
+    if not isinstance(texts, Sequence | np.ndarray):
+        raise UsageError(f"texts is a {type(texts).__name__}, expected a list of strings")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UsageError(f"texts[{i}] is a {type(text).__name__}, expected a string")
+
+
+def check_images(images: Any) -> None:
+    """Check that ``images`` is a list of paths, PIL images or arrays, or one array of images. Raises UsageError."""
+    one = isinstance(images, str | bytes | PathLike | Image.Image)
+    if one or (isinstance(images, np.ndarray) and images.ndim == 3):
+        raise UsageError(f"images is one image ({_described(images)}), expected a list of images: write [image]")
+    if hasattr(images, "dtype"):
+        return
+    if not isinstance(images, Sequence):
+        raise UsageError(f"images is a {type(images).__name__}, expected a list of images")
+    for i, image in enumerate(images):
+        array = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] in (1, 3, 4)
+        if not (array or isinstance(image, str | PathLike | Image.Image)):
+            raise UsageError(
+                f"images[{i}] is {_described(image)}, expected a path, a PIL image or a uint8 array [H,W,3]"
+            )
+
+
+def _described(value: Any) -> str:
+    return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
