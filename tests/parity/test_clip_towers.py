@@ -166,6 +166,6 @@ def test_siglip_attention_pooling():
     values |= norm("pool/norm", "head.layernorm", w) | norm("norm", "post_layernorm", w) | blocks(w)
     assign(ours, values)
 
-    encoded = jax.jit(ours.__call__)(jnp.asarray(images))
+    encoded = jax.jit(lambda x: ours(EncoderInputs(x)))(jnp.asarray(images))
     np.testing.assert_allclose(encoded.tokens, theirs.last_hidden_state, **CLOSE)
     np.testing.assert_allclose(encoded.pooled, theirs.pooler_output, **CLOSE)

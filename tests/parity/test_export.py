@@ -46,7 +46,7 @@ def test_clip(tmp_path):
         text = theirs.text_projection(theirs.text_model(**tokens).pooler_output)
     assert_embeddings(ours.encode_image(PICTURES), image)
     assert_embeddings(ours.encode_text(TEXTS), text)
-    np.testing.assert_allclose(ours.shared(("scale",))["scale"], theirs.logit_scale.exp().detach(), rtol=1e-6)
+    np.testing.assert_allclose(ours.per_step(("scale",))["scale"], theirs.logit_scale.exp().detach(), rtol=1e-6)
 
 
 def test_siglip(tmp_path):
@@ -57,7 +57,7 @@ def test_siglip(tmp_path):
         text = theirs.text_model(**ids(tmp_path / "out", ours, {"input_ids"})).pooler_output
     assert_embeddings(ours.encode_image(PICTURES), image)
     assert_embeddings(ours.encode_text(TEXTS), text)
-    bias = ours.shared(("bias",))["bias"]
+    bias = ours.per_step(("bias",))["bias"]
     np.testing.assert_allclose(bias, theirs.logit_bias.detach()[0], rtol=1e-6)
 
 

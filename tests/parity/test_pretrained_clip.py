@@ -35,7 +35,7 @@ def check(model, folder, end, n=3):
         assert_layers(ours, "text", ids.astype(np.int32), text.hidden_states, text.pooler_output, real)
         assert_embeddings(ours.encode_image(x.numpy()), model.visual_projection(image.pooler_output))
         assert_embeddings(ours.encode_text(ids), model.text_projection(text.pooler_output))
-    np.testing.assert_allclose(ours.shared(("scale",))["scale"], model.logit_scale.exp().detach(), rtol=1e-6)
+    np.testing.assert_allclose(ours.per_step(("scale",))["scale"], model.logit_scale.exp().detach(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("end", [2, 7], ids=["legacy", "by its id"])

@@ -28,7 +28,7 @@ def check(model, folder, n=3):
         assert_layers(ours, "text", ids.astype(np.int32), text.hidden_states, text.last_hidden_state[:, -1])
     assert_embeddings(ours.encode_image(x.numpy()), image.pooler_output)
     assert_embeddings(ours.encode_text(ids), text.pooler_output)
-    shared = ours.shared(("scale", "bias"))
+    shared = ours.per_step(("scale", "bias"))
     np.testing.assert_allclose(shared["scale"], model.logit_scale.exp().detach()[0], rtol=1e-6)
     np.testing.assert_allclose(shared["bias"], model.logit_bias.detach()[0], rtol=1e-6)
 
