@@ -8,7 +8,8 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 """Signals that end a process by default and that users, shells and schedulers send."""
@@ -41,6 +42,18 @@ def check() -> None:
 
 
 @contextlib.contextmanager
+def handle_signals(handle: Any, numbers: Iterable[int]) -> Iterator[None]:
+    """Handle signals within, and put the earlier handlers back at the end. Call it in the main thread."""
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            # A handler that was not installed from Python is None, and Python cannot put it back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
     """Raise Stopped in the main thread on a signal; outside of the main thread, handle nothing."""
     if threading.current_thread() is not threading.main_thread():
@@ -57,12 +70,9 @@ def stop_on_signals() -> Iterator[None]:
 
     _received.clear()
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
-    before = {number: signal.signal(number, handle) for number in handled()}
     try:
-        yield
+        with handle_signals(handle, handled()):
+            yield
     finally:
         sys.unraisablehook = hook
-        for number, handler in before.items():
-            # A handler that was not installed from Python is None, and Python cannot put it back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
         _received.clear()

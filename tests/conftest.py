@@ -5,11 +5,14 @@ Nearly all of their time is compilation, so programs are compiled without LLVM's
 
 import contextlib
 import os
+import signal
 from importlib import metadata
 
 import fsspec
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from jaxrep.signals import handle_signals
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = (
@@ -88,3 +91,10 @@ def memory():
     yield files
     files.store.clear()
     files.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def signals_are_not_ignored():
+    """Handle the signals of shells by default, also where the tests run under ``nohup``."""
+    with handle_signals(signal.SIG_DFL, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)):
+        yield

@@ -11,16 +11,7 @@ import pytest
 
 from jaxrep import cli, signals
 
-SIGNALS_OF_SHELLS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
-@pytest.fixture(autouse=True)
-def signals_are_not_ignored():
-    """Handle all signals by default, also where the tests run under ``nohup``."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS_OF_SHELLS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("signals_are_not_ignored")
 
 
 @pytest.mark.parametrize("number", signals.SIGNALS)

@@ -4,11 +4,11 @@ With several processes JAX listens for SIGTERM, so that all of them save the sam
 Ctrl-C is passed on to it.
 """
 
+import contextlib
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
-from typing import Any
 
 from jaxrep import signals
 
@@ -26,19 +26,16 @@ class PreemptionHandler:
     def __init__(self, *, alone: bool = True) -> None:
         self.requested = signals.received() is not None  # its exception was dropped
         self._alone = alone
-        self._before: dict[int, Any] = {}
+        self._handling = contextlib.ExitStack()
 
     def __enter__(self) -> "PreemptionHandler":
         if threading.current_thread() is threading.main_thread():
             numbers = [n for n in signals.handled() if self._alone or n != signal.SIGTERM]  # jax has SIGTERM
-            self._before = {number: signal.signal(number, self._handle) for number in numbers}
+            self._handling.enter_context(signals.handle_signals(self._handle, numbers))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            # A handler that was not installed from Python is None, and Python cannot put it back.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before = {}
+        self._handling.close()
 
     def request(self) -> None:
         """Ask all processes to stop, as a signal does."""
