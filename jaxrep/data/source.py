@@ -5,18 +5,23 @@ dictionary of ``image`` uint8 [H,W,C], ``text`` str, ids and labels int32), batc
 """
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.base import Indices, Order
 from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
 
+if TYPE_CHECKING:
+    from jaxrep.data.orders.base import Indices, Order
+
 T = TypeVar("T")
 
+Keys = np.ndarray | None
+"""uint64 [B], the source of randomness per example (a crop, a caption); None: nothing is random."""
 Substitute = Callable[[int, BadSample | BadShard], int]
 """(row, why its example cannot be read) -> the index of the example to try in its place; or it raises."""
 
@@ -35,14 +40,12 @@ class Examples(abc.ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return an example. Raises BadSample, BadShard."""
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         """Return the examples at ``indices`` [B] as columns: arrays [B,...], and lists of B strings.
 
         Args:
             indices: indices of examples [B].
-            keys: uint64 [B], the source of randomness per example (a crop, a caption); None: nothing is random.
+            keys: the source of randomness per example.
             substitute: returns another index if an example cannot be read; None: BadSample or BadShard is raised.
         """
         rows = read_or_substitute(lambda row, index: self[index], indices, substitute)
@@ -57,8 +60,7 @@ class Examples(abc.ABC):
         values = self.column(name)
         if isinstance(values, np.ndarray):
             return values
-        captions = ((value,) if isinstance(value, str) else value for value in values)
-        return np.array([max(len(text.encode()) for text in texts) for texts in captions], np.int64)
+        return np.array([max(len(text.encode()) for text in as_captions(value)) for value in values], np.int64)
 
     @property
     def shard_ends(self) -> np.ndarray:
@@ -69,9 +71,13 @@ class Examples(abc.ABC):
         """Return the file that holds an example, for the report of bad samples."""
         return type(self).__name__
 
-    def ordered_indices(self, order: Order, batch_size: int) -> Indices:
+    def ordered_indices(self, order: "Order", batch_size: int) -> "Indices":
         """Return the indices of these examples in an order. A mixture applies the order to each of its sources."""
         return order.indices(self, batch_size)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Identify the data by few JSON values that cost no second reading; a run compares them when it resumes."""
+        return {"examples": len(self)}
 
 
 class Columns(Examples):
@@ -92,15 +98,17 @@ class Columns(Examples):
             raise IndexError(f"example {index} of {len(self)}")
         return {name: values[index] for name, values in self._columns.items()}
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
-        return {name: _take(values, indices) for name, values in self._columns.items()}
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
+        return {name: take(values, indices) for name, values in self._columns.items()}
 
     def column(self, name: str) -> Any:
         if name not in self._columns:
             raise UsageError(f"the examples have no column '{name}'; {hint(name, self._columns)}")
         return self._columns[name]
+
+    def fingerprint(self) -> dict[str, Any]:
+        columns = (part for item in self._columns.items() for part in item)
+        return super().fingerprint() | {"digest": digest(columns)}
 
 
 @spec
@@ -133,8 +141,22 @@ def read_or_substitute(read: Callable[[int, int], T], indices: np.ndarray, subst
     return values
 
 
-def _take(values: Any, indices: np.ndarray) -> Any:
+def digest(values: Iterable[Any]) -> str:
+    """Hash arrays by their bytes, and other values by their ``repr``."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for value in values:
+        hashed.update(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else repr(value).encode())
+    return hashed.hexdigest()
+
+
+def take(values: Any, indices: np.ndarray) -> Any:
+    """Return the values of one field at ``indices``."""
     return values[indices] if isinstance(values, np.ndarray) else [values[index] for index in indices]
+
+
+def as_captions(value: Any) -> tuple[str, ...]:
+    """Return the captions of an example, also if its field holds a single text."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def stack(values: list[Any]) -> Any:

@@ -7,7 +7,7 @@ billion examples takes as much memory as that of ten.
 import abc
 import dataclasses
 import zlib
-from typing import TYPE_CHECKING, Annotated, Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -15,10 +15,8 @@ from jaxtyping import Int, UInt64
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.orders.permutation import epoch_keys, epochs_and_places, permute
+from jaxrep.data.source import Examples
 from jaxrep.spec import Range, replace, spec
-
-if TYPE_CHECKING:
-    from jaxrep.data.source import Examples
 
 SUBSTITUTE_DISTANCE = 2**16
 """Largest distance in the order from a bad sample to its substitute, so that the substitute's shard is in memory."""
@@ -70,7 +68,7 @@ class Order(abc.ABC):
         return 1
 
     @abc.abstractmethod
-    def indices(self, examples: "Examples", batch_size: int) -> Indices:
+    def indices(self, examples: Examples, batch_size: int) -> Indices:
         """Return the indices of ``examples`` in this order. Raises ValueError: there are no examples."""
 
     def for_source(self, name: str) -> "Order":
@@ -84,7 +82,7 @@ class Order(abc.ABC):
 class Shuffle(Order):
     """Read every example once per epoch, in a new random order in each epoch."""
 
-    def indices(self, examples: "Examples", batch_size: int) -> Indices:
+    def indices(self, examples: Examples, batch_size: int) -> Indices:
         return ShuffledIndices(self.seed, require_examples(examples))
 
 
@@ -125,7 +123,7 @@ class PlannedIndices(Indices, Generic[Plan]):
         return indices
 
 
-def require_examples(examples: "Examples") -> int:
+def require_examples(examples: Examples) -> int:
     """Return the number of examples. Raises ValueError: there are none."""
     if not len(examples):
         raise ValueError("there are no examples to put in an order")

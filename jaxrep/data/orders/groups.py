@@ -1,17 +1,13 @@
 """Order examples of one value (a class, a concept) next to each other; each example still comes once per epoch."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Int, UInt64
 
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import Indices, Order, require_examples
 from jaxrep.data.orders.permutation import epoch_keys, epochs_and_places, permute
+from jaxrep.data.source import Examples
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.data.source import Examples
 
 
 @spec
@@ -31,7 +27,7 @@ class Grouped(Order):
     def block_size(self, batch_size: int) -> int:
         return self.per_group
 
-    def indices(self, examples: "Examples", batch_size: int) -> Indices:
+    def indices(self, examples: Examples, batch_size: int) -> Indices:
         require_examples(examples)
         return ShuffledGroups(self.seed, np.asarray(examples.column(self.by)), self.per_group)
 

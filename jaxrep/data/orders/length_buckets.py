@@ -5,7 +5,6 @@ The number follows from the order and from the text lengths in a source's index,
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int, UInt8, UInt64
@@ -13,10 +12,8 @@ from jaxtyping import Int, UInt8, UInt64
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import Indices, Order, require_examples
 from jaxrep.data.orders.permutation import epoch_keys, permute
+from jaxrep.data.source import Examples
 from jaxrep.spec import spec
-
-if TYPE_CHECKING:
-    from jaxrep.data.source import Examples
 
 
 @spec
@@ -45,7 +42,7 @@ class ByLength(Order):
         if not self.buckets or not (steps > 0).all():
             yield f"buckets are (bytes, tokens) that both grow, with at least 3 tokens, not {self.buckets}"
 
-    def indices(self, examples: "Examples", batch_size: int) -> Indices:
+    def indices(self, examples: Examples, batch_size: int) -> Indices:
         require_examples(examples)
         bucket = np.searchsorted([size for size, _ in self.buckets], examples.sizes(self.column)).astype(np.uint8)
         return ShuffledBuckets(self.seed, bucket, batch_size, (*self.text_lengths, 0))

@@ -1,17 +1,13 @@
 """Order examples that are hard to tell apart next to each other; each example still comes once per epoch."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from jaxtyping import Int, UInt64
 
 from jaxrep.data.orders.base import Indices, Order, PlannedIndices, require_examples
 from jaxrep.data.orders.permutation import permute
+from jaxrep.data.source import Examples
 from jaxrep.errors import UsageError
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.data.source import Examples
 
 CHUNK_SIZE = 2**20
 """Examples whose places are computed at a time, which bounds the temporary memory."""
@@ -31,7 +27,7 @@ class Neighbors(Order):
     k: Count = 8
     """Number of neighbors to use."""
 
-    def indices(self, examples: "Examples", batch_size: int) -> Indices:
+    def indices(self, examples: Examples, batch_size: int) -> Indices:
         last, neighbors = require_examples(examples) - 1, np.asarray(examples.column(self.column))
         if neighbors.ndim != 2 or neighbors.min() < -1 or neighbors.max() > last:
             raise UsageError(

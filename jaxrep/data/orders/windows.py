@@ -5,7 +5,6 @@ the shards of one window, so that few indices and files are in use at a time.
 """
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -13,10 +12,8 @@ from jaxtyping import Int, UInt64
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import Indices, Order, PlannedIndices, require_examples
 from jaxrep.data.orders.permutation import permute
+from jaxrep.data.source import Examples
 from jaxrep.spec import Count, spec
-
-if TYPE_CHECKING:
-    from jaxrep.data.source import Examples
 
 
 @spec
@@ -26,7 +23,7 @@ class Windowed(Order):
     shards: Count = 64
     """Shards per window: more mix better, fewer keep less of an index in memory."""
 
-    def indices(self, examples: "Examples", batch_size: int) -> Indices:
+    def indices(self, examples: Examples, batch_size: int) -> Indices:
         require_examples(examples)
         return ShuffledWindows(self.seed, np.asarray(examples.shard_ends, np.int64), self.shards)
 

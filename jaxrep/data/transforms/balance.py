@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt32, UInt64
 
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, as_captions
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.data.transforms.entry_matcher import Matcher, read_entries, vocabulary
@@ -101,7 +101,7 @@ class BalanceConcepts(SubsetSource):
         return (self.text,)
 
     def indices(self, examples: Examples) -> np.ndarray:
-        texts = [(text,) if isinstance(text, str) else text for text in examples.column(self.text)]
+        texts = [as_captions(value) for value in examples.column(self.text)]
         entries = read_entries(self.metadata) if self.metadata else vocabulary(text for some in texts for text in some)
         matcher = Matcher(entries)
         matched = Matches.of((row, key_of(examples, row), matcher(some)) for row, some in enumerate(texts))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Examples, Source, Substitute
+from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, take
 from jaxrep.data.transforms.mixture import Mixture
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import spec
@@ -61,9 +61,7 @@ class WrappedExamples(Examples):
         columns = self.gather(np.array([range(len(self))[index]]))
         return {name: values[0] for name, values in columns.items()}
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         return self.inner.gather(indices, keys, substitute)
 
     def column(self, name: str) -> Any:
@@ -78,6 +76,9 @@ class WrappedExamples(Examples):
 
     def shard(self, index: int) -> str:
         return self.inner.shard(index)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.inner.fingerprint()
 
 
 # Fields --------------------------------------------------------------------------------------------------------------
@@ -102,6 +103,15 @@ class FieldTransform(WrappedSource):
         """
         raise NotImplementedError
 
+    def read_column(self, examples: "TransformedExamples", name: str) -> Any:
+        """Read an added field of all examples; override it where it differs from ``transform`` without keys."""
+        columns = {field: examples.inner.column(field) for field in self.reads()}
+        return examples.compute(columns, np.arange(len(examples)), None)[name]
+
+    def read_sizes(self, examples: "TransformedExamples", name: str) -> np.ndarray:
+        """Return the sizes of an added field, as ``Examples.sizes``."""
+        return Examples.sizes(examples, name)
+
     def fields(self) -> dict[str, Field]:
         return {**_without(self.source.fields(), self.removed()), **self.added()}
 
@@ -110,10 +120,7 @@ class FieldTransform(WrappedSource):
 
 
 class TransformedExamples(WrappedExamples):
-    """Apply a ``FieldTransform`` to examples.
-
-    Override ``compute`` for a transform with state, and ``column`` where it differs from ``compute`` without keys.
-    """
+    """Apply a ``FieldTransform`` to examples. Override ``compute`` for a transform with state."""
 
     def __init__(self, transform: FieldTransform, inner: Examples):
         super().__init__(inner)
@@ -123,21 +130,16 @@ class TransformedExamples(WrappedExamples):
         """Compute the added fields, as ``FieldTransform.transform`` does."""
         return self._transform.transform(columns, indices, keys)
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         read = indices.copy()
         columns = self.inner.gather(indices, keys, substitute and _recorded(substitute, read))
         return {**_without(columns, self._removed), **self.compute(columns, read, keys)}
 
     def column(self, name: str) -> Any:
-        if name not in self._added:
-            return self.inner.column(name)
-        columns = {field: self.inner.column(field) for field in self._transform.reads()}
-        return self.compute(columns, np.arange(len(self)), None)[name]
+        return self._transform.read_column(self, name) if name in self._added else self.inner.column(name)
 
     def sizes(self, name: str) -> np.ndarray:
-        return Examples.sizes(self, name) if name in self._added else self.inner.sizes(name)
+        return self._transform.read_sizes(self, name) if name in self._added else self.inner.sizes(name)
 
 
 def _without(fields: dict[str, Any], removed: tuple[str, ...]) -> dict[str, Any]:
@@ -191,15 +193,12 @@ class Subset(WrappedExamples):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.inner[int(self._indices[index])]
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         inner = substitute and (lambda row, error: int(self._indices[substitute(row, error)]))
         return self.inner.gather(self._indices[indices].astype(np.int64), keys, inner)
 
     def column(self, name: str) -> Any:
-        values = self.inner.column(name)
-        return values[self._indices] if isinstance(values, np.ndarray) else [values[index] for index in self._indices]
+        return take(self.inner.column(name), self._indices)
 
     def sizes(self, name: str) -> np.ndarray:
         return self.inner.sizes(name)[self._indices]
@@ -210,3 +209,6 @@ class Subset(WrappedExamples):
 
     def shard(self, index: int) -> str:
         return self.inner.shard(int(self._indices[index]))
+
+    def fingerprint(self) -> dict[str, Any]:
+        return {"examples": len(self), "digest": digest([self._indices]), "source": self.inner.fingerprint()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.source import Examples
+from jaxrep.data.source import as_captions
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import NonNegative, spec
 
@@ -76,28 +76,16 @@ class SampleCaption(FieldTransform):
         draws = splitmix64(keys + np.uint64(SITE))
         return [fields[i] for i in np.searchsorted(limits, draws / 2**64, side="right")], splitmix64(draws).tolist()
 
-    def open(self) -> Examples:
-        return SampleCaptionExamples(self, self.source.open())
+    def read_column(self, examples: TransformedExamples, name: str) -> Any:
+        if name != self.name:
+            return super().read_column(examples, name)
+        columns = [map(as_captions, examples.inner.column(field)) for field in self.probabilities]
+        return [sum(captions, ()) for captions in zip(*columns, strict=True)]
 
-
-class SampleCaptionExamples(TransformedExamples):
-    """Read all captions of an example as a column."""
-
-    def __init__(self, source: SampleCaption, inner: Examples):
-        super().__init__(source, inner)
-        self._name, self._fields = source.name, list(source.probabilities)
-
-    def column(self, name: str) -> Any:
-        if name != self._name:
-            return super().column(name)
-        columns = [self.inner.column(field) for field in self._fields]
-        texts = [[(text,) if isinstance(text, str) else tuple(text) for text in column] for column in columns]
-        return [sum(captions, ()) for captions in zip(*texts, strict=True)]
-
-    def sizes(self, name: str) -> np.ndarray:
-        if name != self._name:
-            return super().sizes(name)
-        return np.max([self.inner.sizes(field) for field in self._fields], axis=0)
+    def read_sizes(self, examples: TransformedExamples, name: str) -> np.ndarray:
+        if name != self.name:
+            return super().read_sizes(examples, name)
+        return np.max([examples.inner.sizes(field) for field in self.probabilities], axis=0)
 
 
 def _caption(columns: Mapping[str, Any], name: str, row: int, view: int) -> tuple[str, Any]:

@@ -31,23 +31,17 @@ class SelectFields(FieldTransform):
     def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
         return {name: columns[old] for name, old in self.names.items()}
 
+    def read_column(self, examples: TransformedExamples, name: str) -> Any:
+        return examples.inner.column(self.names[name])
+
+    def read_sizes(self, examples: TransformedExamples, name: str) -> np.ndarray:
+        return examples.inner.sizes(self.names[name])
+
     def open(self) -> Examples:
-        return RenamedExamples(self, self.source.open())
-
-
-class RenamedExamples(TransformedExamples):
-    """Read columns by their new names. A column that is no field, as of metadata, keeps its name."""
-
-    def __init__(self, source: SelectFields, inner: Examples):
-        super().__init__(source, inner)
-        self._names = dict(source.names)
-        self.classes = {name: inner.classes[old] for name, old in self._names.items() if old in inner.classes}
-
-    def column(self, name: str) -> Any:
-        return self.inner.column(self._names.get(name, name))
-
-    def sizes(self, name: str) -> np.ndarray:
-        return self.inner.sizes(self._names.get(name, name))
+        examples = super().open()
+        classes = examples.classes
+        examples.classes = {name: classes[old] for name, old in self.names.items() if old in classes}
+        return examples
 
 
 @spec

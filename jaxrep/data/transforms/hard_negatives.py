@@ -68,6 +68,11 @@ class HardNegativeCaptions(FieldTransform):
         ids = {f"{name}_id": Field((), "int32") for name in (self.field, self.name)}
         return {self.name: Field((), "str"), f"{self.name}/present": Field((), "bool"), **ids}
 
+    def read_column(self, examples: TransformedExamples, name: str) -> Any:
+        if name == f"{self.field}_id":  # needs no wrong caption
+            return _ids(examples.inner.column(self.field))
+        return super().read_column(examples, name)
+
     def open(self) -> Examples:
         return HardNegativeExamples(self, self.source.open())
 
@@ -109,11 +114,6 @@ class HardNegativeExamples(TransformedExamples):
         wrong = self._source.wrong(caption, triples, self._groups)
         drawn = word_swaps.draw([n for n in wrong if self._known is None or n.text in self._known], key)
         return "" if drawn is None else drawn.text
-
-    def column(self, name: str) -> Any:
-        if name == f"{self._source.field}_id":  # needs no wrong caption
-            return _ids(self.inner.column(self._source.field))
-        return super().column(name)
 
 
 def _ids(texts: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxtyping import Int, UInt64
 
 from jaxrep.batch import Field
 from jaxrep.data.orders.base import Indices, Order
-from jaxrep.data.source import Examples, Source, Substitute
+from jaxrep.data.source import Examples, Keys, Source, Substitute
 from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.data.transforms.shares import Shares
 from jaxrep.errors import UsageError, hint
@@ -112,9 +112,7 @@ class MixedExamples(ShardedExamples):
         part, row = self.find(range(len(self))[index])
         return self._parts[part][row]
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         which = np.searchsorted(self._ends, indices, side="right")
         mixed: dict[str, Any] = {}
         for part in np.unique(which):

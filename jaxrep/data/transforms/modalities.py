@@ -8,7 +8,6 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.source import Examples
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import Share, spec
 
@@ -86,24 +85,11 @@ class DropModalities(FieldTransform):
         dropped = np.where(draw < self.share * 2.0**64, which, -1)
         return {name: dropped != i for i, name in enumerate(self.names)}
 
-    def open(self) -> Examples:
-        return DropModalitiesExamples(self, self.source.open())
-
-
-class DropModalitiesExamples(TransformedExamples):
-    """Read the column of one modality without the others."""
-
-    def __init__(self, source: DropModalities, inner: Examples):
-        super().__init__(source, inner)
-        self._present = source.present
-
-    def column(self, name: str) -> Any:
-        present = self._present(np.arange(len(self)))
+    def read_column(self, examples: TransformedExamples, name: str) -> Any:
+        """Read one modality without the others."""
         modality = name.removesuffix("/present")
-        if name != modality and modality in present:
-            return present[modality]
-        values = self.inner.column(name)
-        return _blank(values, present[name]) if name in present else values
+        present = self.present(np.arange(len(examples)))[modality]
+        return _blank(examples.inner.column(name), present) if name == modality else present
 
 
 def _blank(values: Any, present: np.ndarray) -> Any:

@@ -9,7 +9,6 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.source import Examples
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import Count, spec
 
@@ -91,17 +90,8 @@ class SubCaptions(FieldTransform):
         order = places if key is None else np.argsort(splitmix64(key + places))
         return (caption, *(sentences[int(place)] for place in np.resize(order, self.count)))
 
-    def open(self) -> Examples:
-        return SubCaptionsExamples(self, self.source.open())
-
-
-class SubCaptionsExamples(TransformedExamples):
-    """Read a caption and all of its sentences as a column."""
-
-    def column(self, name: str) -> Any:
-        if name not in self._added:
-            return self.inner.column(name)
-        columns = [self.inner.column(name) for name in self._transform.texts()]
+    def read_column(self, examples: TransformedExamples, name: str) -> Any:
+        columns = [examples.inner.column(field) for field in self.texts()]
         return [(caption, *split_sentences(longs)) for caption, *longs in zip(*columns, strict=True)]
 
 
