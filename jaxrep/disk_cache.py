@@ -32,32 +32,19 @@ def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
     """
     path = cache_dir() / name
     if path.exists():
-        array = _read(path)
-        if array is not None:
-            return array
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() == content[:32]:
+            return np.load(io.BytesIO(content[32:]), allow_pickle=False)
         print(f"{path} is damaged; making it again", file=sys.stderr)
     # Fails before the work is done, not after it.
     with explain_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    array = make()
-    with explain_os_errors(path):
-        _write(path, array)
-    return array
-
-
-def _read(path: Path) -> np.ndarray | None:
-    content = path.read_bytes()
-    digest, body = content[:32], content[32:]
-    if hashlib.sha256(body).digest() != digest:
-        return None
-    return np.load(io.BytesIO(body), allow_pickle=False)
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    body = io.BytesIO()
+    array, body = make(), io.BytesIO()
     np.save(body, array, allow_pickle=False)
     digest = hashlib.sha256(body.getbuffer()).digest()
-    write_atomically(path, lambda file: file.writelines((digest, body.getbuffer())))
+    with explain_os_errors(path):
+        write_atomically(path, lambda file: file.writelines((digest, body.getbuffer())))
+    return array
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:

@@ -35,18 +35,18 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     Raises:
         UsageError: some of the variables are missing or invalid.
     """
-    given = {name: environment[name] for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)}
-    if COUNT not in given and NUMBER not in given:  # jax reads an address alone in its own ways
+    address, count, number = (environment.get(name) for name in (ADDRESS, COUNT, NUMBER))
+    if not count and not number:  # jax reads an address alone in its own ways
         if environment.get(AUTO) == "auto":
             jax.distributed.initialize()
         return
-    if missing := [name for name in (ADDRESS, COUNT, NUMBER) if name not in given]:
+    if not (address and count and number):
+        given = [name for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)]
+        missing = [name for name in (ADDRESS, COUNT, NUMBER) if name not in given]
         raise UsageError(f"{', '.join(given)} is set, but not {', '.join(missing)}: several processes need all three")
-    if not given[COUNT].isdecimal() or not given[NUMBER].isdecimal() or int(given[NUMBER]) >= int(given[COUNT]):
-        raise UsageError(
-            f"{COUNT}={given[COUNT]} and {NUMBER}={given[NUMBER]}: processes are counted from 1 and numbered from 0"
-        )
-    jax.distributed.initialize(given[ADDRESS], int(given[COUNT]), int(given[NUMBER]))
+    if not count.isdecimal() or not number.isdecimal() or int(number) >= int(count):
+        raise UsageError(f"{COUNT}={count} and {NUMBER}={number}: processes are counted from 1 and numbered from 0")
+    jax.distributed.initialize(address, int(count), int(number))
 
 
 def client() -> Any:
@@ -61,8 +61,6 @@ def is_main() -> bool:
 
 def assert_equal(what: str, recipe: object) -> None:
     """Check that all processes have the same recipe, as JSON values. Raises UsageError in every process."""
-    if jax.process_count() == 1:
-        return
     recipes = all_gather_object(what, recipe)
     for number, other in enumerate(recipes):
         if other != recipes[0]:
@@ -78,23 +76,17 @@ def on_all_hosts(what: str, action: Callable[[], T]) -> T:
     Raises:
         JaxrepError: this process or another one failed.
     """
-    if jax.process_count() == 1:
-        return action()
-    fault: JaxrepError | None = None
-    result = None
     try:
         result = action()
     except JaxrepError as error:
-        fault = error
-    words = {"fault": None if fault is None else str(fault), "usage": isinstance(fault, UsageError)}
-    said = all_gather_object(what, words)
-    if fault is not None:
-        raise fault
+        all_gather_object(what, {"fault": str(error), "usage": isinstance(error, UsageError)})
+        raise
+    said = all_gather_object(what, None)
     for number, other in enumerate(said):
-        if other["fault"] is not None:
+        if other is not None:
             kind = UsageError if other["usage"] else JaxrepError
             raise kind(f"process {number} of {len(said)} could not go on: {other['fault']}")
-    return result  # pyright: ignore[reportReturnType]
+    return result
 
 
 def all_gather_object(what: str, words: Any) -> list[Any]:
@@ -159,17 +151,12 @@ def _decode(value: Any) -> Any:
 
 def _first_difference(one: object, other: object) -> str:
     """Return the first field in which two recipes, as JSON values, differ, with both values."""
-    first, second = _leaves(one), _leaves(other)
+    first, second = (
+        {jax.tree_util.keystr(path, simple=True, separator="."): value for path, value in leaves}
+        for leaves in (jax.tree_util.tree_leaves_with_path(recipe, lambda value: not value) for recipe in (one, other))
+    )
     path = next(path for path in {**first, **second} if first.get(path) != second.get(path))
     return f"{path} is {first.get(path)} in process 0 and {second.get(path)}"
-
-
-def _leaves(value: object, path: str = "") -> dict[str, object]:
-    if isinstance(value, Mapping):
-        return {k: v for name, below in value.items() for k, v in _leaves(below, f"{path}.{name}".lstrip(".")).items()}
-    if isinstance(value, list):
-        return {k: v for i, below in enumerate(value) for k, v in _leaves(below, f"{path}[{i}]").items()}
-    return {path: value}
 
 
 def stop_requested(step: int, here: bool) -> bool:

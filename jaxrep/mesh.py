@@ -1,8 +1,8 @@
 """Declare the device mesh, lay arrays over it, and constrain activations."""
 
-import collections
+import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -100,20 +100,14 @@ class Mesh:
         """
         devices = np.asarray(jax.devices() if devices is None else devices)
         data, fsdp, tensor = shape = self.shape(devices.size)
-        slices = collections.Counter(getattr(device, "slice_index", 0) for device in devices.ravel())
-        if len(slices) == 1:
-            grid = mesh_utils.create_device_mesh(shape, devices.ravel().tolist(), allow_split_physical_axes=True)
-            return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
-        if data % len(slices):
-            raise UsageError(
-                f"mesh.data is {data}, over which {len(slices)} slices of devices must lie: take a multiple of them"
-            )
-        grid = mesh_utils.create_hybrid_device_mesh(
-            (data // len(slices), fsdp, tensor),
-            (len(slices), 1, 1),
-            devices.ravel().tolist(),
-            allow_split_physical_axes=True,
-        )
+        slices = len({getattr(device, "slice_index", 0) for device in devices.ravel()})
+        if data % slices:
+            raise UsageError(f"mesh.data is {data}, over which {slices} slices of devices must lie: take a multiple")
+        arrange = mesh_utils.create_device_mesh
+        if slices > 1:
+            shape = (data // slices, fsdp, tensor)
+            arrange = functools.partial(mesh_utils.create_hybrid_device_mesh, dcn_mesh_shape=(slices, 1, 1))
+        grid = arrange(shape, devices=devices.ravel().tolist(), allow_split_physical_axes=True)
         return jax.sharding.Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
     def layout(self, path: str, shape: tuple[int, ...]) -> P:
@@ -127,33 +121,31 @@ class Mesh:
         """
         first = 1 if stack_of(path) else 0
         large = math.prod(shape) >= self.min_shard_size
-        for rule in self.rules:
+        unsplit = () if large else ("fsdp",)
+        rules = [(rule, ()) for rule in self.rules] + [(rule, unsplit) for rule in TENSOR if self.tensor > 1]
+        for rule, whole in rules:
             if match(rule.path, path) is not None:
-                return self._by_rule(rule, path, shape, first)
-        for rule in TENSOR if self.tensor > 1 else ():
-            if match(rule.path, path) is not None:
-                axes: Any = tuple("" if axis == "fsdp" and not large else axis for axis in rule.axes)
-                return self._by_rule(Shard(path=rule.path, axes=axes), path, shape, first)
+                return self._by_rule(rule.path, ["" if axis in whole else axis for axis in rule.axes], path, shape)
         axes = [axis for axis in range(first, len(shape)) if shape[axis] % self.fsdp == 0]
         if self.fsdp == 1 or not large or not axes:
             return P()
         largest = max(axes, key=lambda axis: shape[axis])
         return P(*(None,) * largest, "fsdp")
 
-    def _by_rule(self, rule: Shard, path: str, shape: tuple[int, ...], first: int) -> P:
-        start = len(shape) - len(rule.axes)
+    def _by_rule(self, pattern: str, axes: Sequence[str], path: str, shape: tuple[int, ...]) -> P:
+        start, first = len(shape) - len(axes), 1 if stack_of(path) else 0
         if start < first:
             raise UsageError(
-                f"mesh.rules: '{rule.path}' splits {len(rule.axes)} axes, and '{path}' has {len(shape) - first}"
+                f"mesh.rules: '{pattern}' splits {len(axes)} axes, and '{path}' has {len(shape) - first}"
                 f"{' without that of its layers' if first else ''}: its shape is {shape}"
             )
-        for at, axis in enumerate(rule.axes, start):
+        for at, axis in enumerate(axes, start):
             if axis and shape[at] % getattr(self, axis):
                 raise UsageError(
                     f"mesh.{axis} is {getattr(self, axis)}, which does not divide axis {at} of '{path}', whose shape "
                     f"is {shape}: take a divisor of {shape[at]}, or lay it otherwise by mesh.rules"
                 )
-        return P(*(None,) * start, *(axis or None for axis in rule.axes))
+        return P(*(None,) * start, *(axis or None for axis in axes))
 
     def check(self, shapes: Mapping[str, Any]) -> None:
         """Check that every rule names parameters and fits them. Raises UsageError."""

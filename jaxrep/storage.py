@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
@@ -119,18 +119,29 @@ class _RemoteFile(io.RawIOBase):
         return len(content)
 
 
-def _retry(path: str, read: Callable[[], T]) -> T:
-    """Call ``read`` again after each of ``RETRY_WAITS``, unless the file is missing or access is denied."""
-    for wait in (*RETRY_WAITS, None):
+def retry(action: Callable[[], T], waits: Iterable[float], fault: Callable[[str], JaxrepError]) -> T:
+    """Return ``action()``; call it again after each wait, unless the file is missing or access is denied.
+
+    Args:
+        action: reads or writes.
+        waits: seconds before each further call.
+        fault: returns the error to raise at last, given the reason in a few words.
+    """
+    waits = iter(waits)
+    while True:
         try:
-            return read()
+            return action()
         except JaxrepError:
             raise
         except Exception as error:  # the drivers of stores raise errors of their own types
+            wait = next(waits, None)
             if wait is None or isinstance(error, PERMANENT_ERRORS):
-                raise BadShard(f"{path} cannot be read ({describe_error(error)})") from error
+                raise fault(describe_error(error)) from error
             time.sleep(wait)
-    raise AssertionError("unreachable")
+
+
+def _retry(path: str, read: Callable[[], T]) -> T:
+    return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"))
 
 
 def describe_error(error: Exception) -> str:
@@ -143,20 +154,35 @@ def describe_error(error: Exception) -> str:
 # Write and copy ------------------------------------------------------------------------------------------------------
 
 
+def check_out(path: Path | None, option: str = "--out") -> None:
+    """Check before the work that a file can be written at ``path``. Raises UsageError: it is a link, device or folder.
+
+    ``write_file`` puts a new file in the place of the old one, which no device or link survives.
+    """
+    if path is None:
+        return
+    if os.path.islink(path) or os.path.exists(path) and not os.path.isfile(path):
+        wrong = "it is a folder" if os.path.isdir(path) else "it is a link or a device: give a regular file"
+    elif not os.path.isdir(path.parent):
+        wrong = f"there is no folder {path.parent}"
+    else:
+        return
+    raise UsageError(f"{option} {path} cannot be written: {wrong}")
+
+
 def write_file(path: str, content: bytes) -> None:
     """Write a file that appears complete or not at all. Raises UsageError: it cannot be written."""
-    if is_remote(path):
-        files, name = filesystem(path)
-        try:
-            files.pipe_file(name, content)  # a store shows an object when it is complete
-        except Exception as error:
-            raise UsageError(f"{path} cannot be written ({describe_error(error)})") from error
-        return
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        write_atomically(Path(path), lambda file: file.write(content))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror})") from error
+        if is_remote(path):
+            files, name = filesystem(path)
+            files.pipe_file(name, content)  # a store shows an object when it is complete
+        else:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            write_atomically(Path(path), lambda file: file.write(content))
+    except JaxrepError:
+        raise
+    except Exception as error:  # the drivers of stores raise errors of their own types
+        raise UsageError(f"{path} cannot be written ({describe_error(error)})") from error
 
 
 def local_copy(path: str) -> str:
@@ -190,11 +216,10 @@ def _make_room(size: int, path: str) -> None:
         raise UsageError(
             f"{path} is {size / GIB:.3g} GiB, and the cache holds {limit / GIB:.3g}: raise JAXREP_CACHE_GIB"
         )
-    files = [file for file in (cache_dir() / "files").glob("*/*") if file.is_file()]
-    copies = sorted((state.st_mtime, state.st_size, file) for file in files for state in [file.stat()])
-    used = sum(copy_size for _, copy_size, _ in copies)
-    for _, copy_size, file in copies:
+    copies = {file: file.stat() for file in (cache_dir() / "files").glob("*/*") if file.is_file()}
+    used = sum(state.st_size for state in copies.values())
+    for file in sorted(copies, key=lambda file: copies[file].st_mtime):
         if used + size <= limit:
             return
         file.unlink(missing_ok=True)
-        used -= copy_size
+        used -= copies[file].st_size

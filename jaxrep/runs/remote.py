@@ -11,19 +11,19 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from etils import epath
 
 from jaxrep import disk_cache
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.runs import layout
-from jaxrep.storage import PERMANENT_ERRORS, describe_error, filesystem, is_remote
+from jaxrep.storage import filesystem, is_remote, retry
 
 T = TypeVar("T")
 
@@ -32,9 +32,6 @@ WAITS = (1.0, 4.0, 16.0, 60.0)
 
 MARKER = "_CHECKPOINT_METADATA"
 """The file of a checkpoint that is uploaded last and removed first."""
-
-LAST = layout.RESULTS
-"""The file that marks the end of a run."""
 
 FOLDERS = (layout.CHECKPOINTS, layout.DAMAGED, layout.PROFILE, layout.TENSORBOARD)
 """Of the folders in a run, those that are uploaded."""
@@ -80,7 +77,7 @@ class RemoteMirror:
             if not below or (top == layout.CHECKPOINTS and f"{top}/{below.partition('/')[0]}" in whole):
                 path = self.folder / name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                self._tried("reading of", lambda: self._files.get_file(f"{self._root}/{name}", str(path)))  # noqa: B023
+                self._tried("reading of", self._files.get_file, f"{self._root}/{name}", str(path))
                 self._there[name] = _stamp(path)
 
     def push(self) -> None:
@@ -110,14 +107,16 @@ class RemoteMirror:
     def _upload(self) -> None:
         here = self._here()
         for name in sorted(self._there.keys() - here.keys(), key=lambda name: not name.endswith(MARKER)):
-            self._tried("removal from", lambda: self._remove(name))  # noqa: B023
+            self._tried("removal from", self._remove, name)
             del self._there[name]
         for name in sorted(here, key=_rank):
             if self._there.get(name) == here[name]:
                 continue
-            if name.endswith(f"/{MARKER}") and not all(map(self._still, _beside(name, here))):
+            folder, _, file = name.rpartition("/")
+            beside = [other for other in here if other.startswith(f"{folder}/")] if file == MARKER else []
+            if not all((self.folder / other).exists() for other in beside):
                 continue  # the checkpoint was removed meanwhile
-            self._tried("upload to", lambda: self._put(name))  # noqa: B023
+            self._tried("upload to", self._put, name)
             self._there[name] = here[name]
 
     def _list(self) -> list[str]:
@@ -136,9 +135,6 @@ class RemoteMirror:
                     found[name] = stamp
         return found
 
-    def _still(self, name: str) -> bool:
-        return (self.folder / name).exists()
-
     def _put(self, name: str) -> None:
         path, place = self.folder / name, f"{self._root}/{name}"
         try:
@@ -154,15 +150,8 @@ class RemoteMirror:
         if self._files.exists(f"{self._root}/{name}"):
             self._files.rm_file(f"{self._root}/{name}")
 
-    def _tried(self, what: str, action: Callable[[], T]) -> T:
-        for wait in (*WAITS, None):
-            try:
-                return action()
-            except Exception as error:  # the drivers of stores raise errors of their own types
-                if wait is None or isinstance(error, PERMANENT_ERRORS):
-                    raise JaxrepError(f"the {what} {self.url} failed ({describe_error(error)})") from error
-                time.sleep(wait)
-        raise AssertionError("unreachable")
+    def _tried(self, what: str, action: Callable[..., T], *args: str) -> T:
+        return retry(lambda: action(*args), WAITS, lambda why: JaxrepError(f"the {what} {self.url} failed ({why})"))
 
 
 def fetch_run(run: str | PathLike[str]) -> Path:
@@ -194,8 +183,6 @@ def checkpoints_of(folder: Path) -> Any:
     url = url_of(folder)
     if not _in_place(url):
         return folder.absolute() / layout.CHECKPOINTS
-    from etils import epath
-
     return epath.Path(url) / layout.CHECKPOINTS
 
 
@@ -215,9 +202,4 @@ def _stamp(path: Path) -> Stamp:
 
 def _rank(name: str) -> tuple[bool, bool, bool, str]:
     """Return the order of an upload: metrics before their checkpoint, markers last, results at the end."""
-    return name == LAST, name.startswith("checkpoints/"), name.endswith(f"/{MARKER}"), name
-
-
-def _beside(marker: str, names: Iterable[str]) -> list[str]:
-    """Return the files of a marker's checkpoint."""
-    return [name for name in names if name.startswith(marker.removesuffix(MARKER))]
+    return name == layout.RESULTS, name.startswith("checkpoints/"), name.endswith(f"/{MARKER}"), name

@@ -6,7 +6,7 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.step.compiled_step import compile_step
-from jaxrep.step.train_state import abstract_state
+from jaxrep.step.train_state import TrainState, abstract_state
 from jaxrep.training import bad_samples
 from jaxrep.training.evaluation import Evaluator
 from jaxrep.training.failures import all_hosts_reach
@@ -112,18 +112,10 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         like = abstract_state(recipe, setup.shapes, setup.updater, setup.mesh)
         state, data = restore_or_initialize(setup, checkpoints, like, origins)
         step_fn = compile_step(recipe, setup.shapes, setup.updater, setup.total_steps, setup.mesh, like)
-        evaluate = Evaluator(setup)
-        first, results = int(state.step), {}
-        report = bad_samples.of_this_host(BadSampleReport.from_json(data["bad_samples"]))
-        loader_at = functools.partial(make_loader, setup)
+        evaluate, first, results, previous_loss = Evaluator(setup), int(state.step), {}, None
         logger = MetricLogger(recipe, run.path, first, setup.total_steps, main=hosts.is_main())
-        previous_loss = None
-        with (
-            contextlib.closing(logger),
-            Prefetch(loader_at(data["position"], report), NamedSharding(setup.mesh, ROWS)) as batches,
-            contextlib.ExitStack() as at_exit,
-        ):
-            at_exit.callback(lambda: run.write_bad_samples(batches.bad_samples))
+        with contextlib.closing(logger), _batches(setup, data) as batches:
+            save = functools.partial(_save, setup, checkpoints, batches)
             for step in range(first + 1, setup.total_steps + 1):
                 # Step
                 batch = next(batches)
@@ -151,25 +143,15 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
                     return _diverged(checkpoints, logger, setup)
 
                 # Evaluate
-                try:
+                with _saved_on_failure(step, checkpoints, lambda: save(step, state)):  # noqa: B023
                     results = evaluate(step, state)
-                except BaseException:  # a failed or interrupted evaluation loses no training
-                    if all_hosts_reach(f"failed evaluation of step {step}"):
-                        checkpoints.save(
-                            step, state, _data(batches, bad_samples.merge_hosts(step, batches, run, loader_at))
-                        )
-                        checkpoints.wait()
-                        LOG.info("step %d is saved; to resume, run the same command: %s", step, _command())
-                    raise
                 logger.add(results)
 
                 # Checkpoint
                 if last or step % recipe.checkpoint.every_steps == 0 or results or leave:
                     logger.flush()  # the metrics of a step are on disk before its checkpoint
                     with logger.saving():
-                        report = bad_samples.merge_hosts(step, batches, run, loader_at)
-                        checkpoints.save(step, state, _data(batches, report), results)
-                    report.check(recipe.data.max_bad_fraction)
+                        save(step, state, results).check(recipe.data.max_bad_fraction)
                 if leave and not last:
                     return _preempted(step, checkpoints, setup)
         checkpoints.wait()
@@ -179,19 +161,49 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         return ExitCode.DONE
 
 
-def _data(batches: Prefetch, report: BadSampleReport) -> dict[str, Any]:
-    """Return the state of the data, as JSON values, for a checkpoint."""
-    return {"position": batches.position, "bad_samples": report.to_json()}
+@contextlib.contextmanager
+def _batches(setup: Setup, data: Mapping[str, Any]) -> Iterator[Prefetch]:
+    """Yield the batches from a checkpoint's state of the data on; at the end, write the bad samples."""
+    report = bad_samples.of_this_host(BadSampleReport.from_json(data["bad_samples"]))
+    loader = make_loader(setup, data["position"], report)
+    with Prefetch(loader, NamedSharding(setup.mesh, ROWS)) as batches:
+        try:
+            yield batches
+        finally:
+            setup.run.write_bad_samples(batches.bad_samples)
+
+
+def _save(
+    setup: Setup,
+    checkpoints: Checkpoints,
+    batches: Prefetch,
+    step: int,
+    state: TrainState,
+    results: dict[str, float] | None = None,
+) -> BadSampleReport:
+    """Save a step, and return the bad samples of all hosts; all processes must call this."""
+    report = bad_samples.merge_hosts(step, batches, setup.run, functools.partial(make_loader, setup))
+    checkpoints.save(step, state, {"position": batches.position, "bad_samples": report.to_json()}, results)
+    return report
+
+
+@contextlib.contextmanager
+def _saved_on_failure(step: int, checkpoints: Checkpoints, save: Callable[[], object]) -> Iterator[None]:
+    """Save the step if what is within fails or is interrupted: a failed evaluation loses no training."""
+    try:
+        yield
+    except BaseException:
+        if all_hosts_reach(f"failed evaluation of step {step}"):
+            save()
+            checkpoints.wait()
+            LOG.info("step %d is saved; to resume, run the same command: %s", step, _command())
+        raise
 
 
 def _preempted(step: int, checkpoints: Checkpoints, setup: Setup) -> ExitCode:
     checkpoints.wait()
-    LOG.info(
-        "stopped at step %d of %d, which is saved; to resume, run the same command: %s",
-        step,
-        setup.total_steps,
-        _command(),
-    )
+    told = "stopped at step %d of %d, which is saved; to resume, run the same command: %s"
+    LOG.info(told, step, setup.total_steps, _command())
     return ExitCode.PREEMPTED
 
 

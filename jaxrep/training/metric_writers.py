@@ -111,7 +111,7 @@ class MetricLogger:
         """The step of these metrics."""
         self._recipe, self._total_steps, self._first_step = recipe, total_steps, resumed_at
         self._flops, self._waited, self._saved = 0.0, 0.0, 0.0
-        self._writers = _writers(recipe.log, recipe, run_dir, resumed_at) if main else []
+        self._writers = _writers(recipe, run_dir, resumed_at) if main else []
         self._pending: tuple[int, dict[str, Any], dict[str, float]] | None = None
         self._started = self._since = time.perf_counter()
         self._since_step = resumed_at
@@ -140,9 +140,11 @@ class MetricLogger:
         """Take the metrics of a logged step, on the device and of this host; write those of the step logged before."""
         now = time.perf_counter()
         steps, seconds = step - self._since_step, max(now - self._since, 1e-9)
-        examples = steps * self._recipe.data.batch_size
-        speed = {"examples_per_second": examples / seconds, "data_wait": self._waited / seconds}
-        speed["checkpoint_wait"] = self._saved / seconds
+        speed = {
+            "examples_per_second": steps * self._recipe.data.batch_size / seconds,
+            "data_wait": self._waited / seconds,
+            "checkpoint_wait": self._saved / seconds,
+        }
         if peak := peak_flops():
             speed["flops_utilization"] = self._flops / seconds / (peak * jax.device_count())
         self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, 0.0
@@ -179,15 +181,8 @@ class MetricLogger:
         if self._plain:
             per_step = (time.perf_counter() - self._started) / max(step - self._first_step, 1)
             left = datetime.timedelta(seconds=round(per_step * (self._total_steps - step)))
-            LOG.info(
-                "step %d of %d: loss %.4f, learning rate %.3g, %s examples/s, %s left",
-                step,
-                self._total_steps,
-                values["loss"],
-                values.get("learning_rate", math.nan),
-                rate,
-                left,
-            )
+            learning = f"loss {values['loss']:.4f}, learning rate {values.get('learning_rate', math.nan):.3g}"
+            LOG.info("step %d of %d: %s, %s examples/s, %s left", step, self._total_steps, learning, rate, left)
 
     def close(self) -> None:
         """Write the pending metrics and close the writers."""
@@ -203,12 +198,12 @@ def check_writers(spec: Logging) -> None:
         raise UsageError("log.wandb needs the package wandb, which is not installed: pip install 'jaxrep[wandb]'")
 
 
-def _writers(spec: Logging, recipe: Recipe, run_dir: Path, resumed_at: int) -> list[MetricWriter]:
+def _writers(recipe: Recipe, run_dir: Path, resumed_at: int) -> list[MetricWriter]:
     writers: list[MetricWriter] = [JsonlWriter(run_dir / layout.METRICS, resumed_at)]
-    if spec.tensorboard:
+    if recipe.log.tensorboard:
         writers.append(TensorBoardWriter(run_dir / layout.TENSORBOARD))
-    if spec.wandb:
-        writers.append(WandbWriter(spec.wandb, run_dir, recipe))
+    if recipe.log.wandb:
+        writers.append(WandbWriter(recipe.log.wandb, run_dir, recipe))
     return writers
 
 

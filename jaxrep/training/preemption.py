@@ -8,14 +8,14 @@ import contextlib
 import os
 import signal
 import threading
-from types import FrameType, TracebackType
+from types import FrameType
 
 from jaxrep import signals
 
 STDERR = 2
 
 
-class PreemptionHandler:
+class PreemptionHandler(contextlib.ExitStack):
     """Set ``requested`` at the first signal within ``with PreemptionHandler() as stop``.
 
     The signals are those of ``signals.SIGNALS``: Ctrl-C, SIGTERM, and others that shells and schedulers send. A further
@@ -24,18 +24,15 @@ class PreemptionHandler:
     """
 
     def __init__(self, *, alone: bool = True) -> None:
+        super().__init__()
         self.requested = signals.received() is not None  # its exception was dropped
         self._alone = alone
-        self._handling = contextlib.ExitStack()
 
     def __enter__(self) -> "PreemptionHandler":
         if threading.current_thread() is threading.main_thread():
             numbers = [n for n in signals.handled() if self._alone or n != signal.SIGTERM]  # jax has SIGTERM
-            self._handling.enter_context(signals.handle_signals(self._handle, numbers))
+            self.enter_context(signals.handle_signals(self._handle, numbers))
         return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._handling.close()
 
     def request(self) -> None:
         """Ask all processes to stop, as a signal does."""

@@ -51,14 +51,11 @@ def restore_or_initialize(
         return state, data
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     state = run_jitted_once(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), out_shardings=shardings)
-    state = _with_tables(setup, warm_start(setup, state, origins))
-    return state, {"position": 0, "bad_samples": EMPTY_REPORT.to_json()}
-
-
-def _with_tables(setup: "Setup", state: TrainState) -> TrainState:
+    state = warm_start(setup, state, origins)
     tables = read_tables(setup.recipe.data.tables, setup.examples, setup.tokenizer)
     placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in tables.items()}
-    return dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})
+    state = dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})
+    return state, {"position": 0, "bad_samples": EMPTY_REPORT.to_json()}
 
 
 def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -> TrainState:
@@ -80,8 +77,7 @@ def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -
     arrays = rebuild_averages(setup, arrays)
     params = {name: arrays[name] for name in state.params}
     non_trainable = {name: arrays[name] for name in state.non_trainable}
-    ema = setup.recipe.ema.init(params)
-    return dataclasses.replace(state, params=params, non_trainable=non_trainable, ema=ema)
+    return dataclasses.replace(state, params=params, non_trainable=non_trainable, ema=setup.recipe.ema.init(params))
 
 
 def check_init(recipe: Recipe, shapes: Shapes) -> None:
