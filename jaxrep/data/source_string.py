@@ -11,6 +11,7 @@ The kind is optional if it follows from the path's ending. Fields are those of t
 of a tuple.
 """
 
+import dataclasses
 import re
 import types
 import typing
@@ -74,7 +75,11 @@ def parse_fields(text: str) -> tuple[type[Source], dict[str, Any]]:
         raise UsageError(f"{text}: there is no source of kind '{kind}'; {hint(kind, KINDS)}")
     cls, field, _ = KINDS[kind]
     values = dict(option.split("=", 1) for option in options[0][1:].split(",")) if options else {}
-    fields = {name: _parse_value(cls, name, value, text) for name, value in values.items()}
+    annotations = typing.get_type_hints(cls)
+    names = [part.name for part in dataclasses.fields(cls)]
+    if unknown := next((name for name in values if name not in names), None):
+        raise UsageError(f"{text}: {cls.__name__} has no field '{unknown}'; {hint(unknown, names)}")
+    fields = {name: _parse_value(annotations[name], value) for name, value in values.items()}
     if kind == "tfds":
         name, slash, fields["split"] = place.rpartition("/")
         if not slash:
@@ -100,12 +105,7 @@ def split_kind(where: str) -> tuple[str, str]:
     )
 
 
-def _parse_value(cls: type[Source], name: str, value: str, text: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    names = [name for name, kind in hints.items() if typing.get_origin(kind) is not typing.ClassVar]
-    if name not in names:
-        raise UsageError(f"{text}: {cls.__name__} has no field '{name}'; {hint(name, names)}")
-    kind = hints[name]
+def _parse_value(kind: Any, value: str) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in value.split("+") if part)
     if kind is bool and value.lower() in ("true", "false"):

@@ -51,15 +51,13 @@ def decode_image(
 
     Raises ValueError: the image is damaged (also where a decoder would only warn), too large, or of unknown format.
     """
+    into = np.empty((height, width, 3), np.uint8) if into is None else into
     if size := jpeg.plain_size(content):
+        check_size(*size)
+        box = crop.box(*size, width / height, key)
         with _explain_errors(content):
-            check_size(*size)
-            box = crop.box(*size, width / height, key)
             return resize(jpeg.decode_box(content, size, box, height, width), height, width, into)
-    pixels = open_image(content, lambda image: fit_image(image, height, width, crop, key, content))
-    if into is None:
-        return pixels
-    into[...] = pixels
+    into[...] = open_image(content, lambda image: fit_image(image, height, width, crop, key, content))
     return into
 
 
@@ -71,22 +69,23 @@ def decode_label_map(
     Raises ValueError: as ``decode_image``, or the image has several channels.
     """
 
-    def resize_nearest(image: Image.Image) -> np.ndarray:
-        box = crop.box(*image.size, width / height, key)
-        return np.asarray(image.resize((width, height), Image.Resampling.NEAREST, box))
+    def resize_nearest(image: Image.Image) -> Image.Image:
+        return image.resize((width, height), Image.Resampling.NEAREST, crop.box(*image.size, width / height, key))
 
-    classes = open_image(content, resize_nearest)
+    classes = np.asarray(open_image(content, resize_nearest), np.int32)
     if classes.ndim != 2:
         raise ValueError(
             f"a map of classes has one channel, the class of each pixel, and this one has {classes.shape[2]}"
         )
-    return classes.astype(np.int32)
+    return classes
 
 
 def open_image(content: bytes, read: Callable[[Image.Image], T]) -> T:
     """Return ``read`` of the image in a file. Raises ValueError: it is damaged, of unknown format, or too large."""
-    with _explain_errors(content), Image.open(io.BytesIO(content)) as image:  # reads the header
-        check_size(*image.size)
+    with _explain_errors(content):
+        image = Image.open(io.BytesIO(content))  # reads the header
+    check_size(*image.size)
+    with _explain_errors(content), image:
         return read(image)
 
 
@@ -99,25 +98,18 @@ def _explain_errors(content: bytes) -> Iterator[None]:
         raise ValueError(f"the image's file has {len(content):,} bytes, more than the {MAX_BYTES:,} that are decoded")
     try:
         yield
-    except ImageTooLarge:
-        raise
     except Image.DecompressionBombError as error:
-        raise ImageTooLarge(f"the image is not decoded, for its size: {error}") from error
+        raise ValueError(f"the image is not decoded, for its size: {error}") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise errors of a dozen types
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
         raise ValueError(f"the image cannot be decoded ({reason})") from error
 
 
-class ImageTooLarge(ValueError):
-    """Report an image of more than ``MAX_PIXELS`` pixels."""
-
-
 def check_size(width: int, height: int) -> None:
-    """Check the size of an image. Raises ImageTooLarge."""
+    """Check the size of an image. Raises ValueError: it has more than ``MAX_PIXELS`` pixels."""
     if width * height > MAX_PIXELS:
-        size = f"{width:,} x {height:,}"
-        raise ImageTooLarge(f"the image has {size} pixels, more than the {MAX_PIXELS:,} that are decoded")
+        raise ValueError(f"the image has {width:,} x {height:,} pixels, more than the {MAX_PIXELS:,} that are decoded")
 
 
 def fit_image(

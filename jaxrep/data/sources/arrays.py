@@ -90,8 +90,9 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     """Read the shape of a .npy member from its header. Raises ValueError: it has no axis."""
     with archive.open(name) as file:
         version = np.lib.format.read_magic(file)
-        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape = read[version](file)[0] if version in read else ()
+        formats = np.lib.format
+        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
+        shape = read(file)[0]
     if not shape:
         raise ValueError(f"'{name}' has no rows")
     return shape

@@ -6,6 +6,7 @@ without a pass over the data.
 """
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ from jaxrep.data.source import Examples, Source, Substitute, read_or_substitute,
 from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import Count, Natural, spec
 from jaxrep.storage import read_bytes
+
+Contents = Mapping[str, bytes]
+"""Part of an example -> its bytes."""
 
 
 @spec
@@ -81,23 +85,18 @@ class EncodedExamples(Examples, abc.ABC):
         return {}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._example(index, None)
+        return self._example(index)
 
     def gather(
         self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
     ) -> dict[str, Any]:
         """Read examples; each image is decoded into its place in the batch, because a copy of all takes long."""
-        shape = (len(indices), self.source.image_size, self.source.image_size, 3)
-        images = np.empty(shape, np.uint8) if "image" in self._names else None
-
-        def read(row: int, index: int) -> dict[str, Any]:
-            key, into = None if keys is None else int(keys[row]), None if images is None else images[row]
-            return self._example(index, key, into)
-
-        rows = read_or_substitute(read, indices, substitute)
+        size, draws = self.source.image_size, [None] * len(indices) if keys is None else keys.tolist()
+        images = np.empty((len(indices), size, size, 3), np.uint8) if "image" in self._names else draws
+        rows = read_or_substitute(lambda row, index: self._example(index, draws[row], images[row]), indices, substitute)
         return {name: images if name == "image" else stack([row[name] for row in rows]) for name in self._names}
 
-    def _example(self, index: int, key: int | None, into: np.ndarray | None = None) -> dict[str, Any]:
+    def _example(self, index: int, key: int | None = None, into: Any = None) -> dict[str, Any]:
         if not -len(self) <= index < len(self):
             raise IndexError(f"example {index} of {len(self)}")
         index %= len(self)
@@ -107,17 +106,15 @@ class EncodedExamples(Examples, abc.ABC):
         """Read the bytes of every part of an example."""
         return {part: self.content(index, part) for part in self.source.parts()}
 
-    def check(self, index: int, contents: Mapping[str, bytes]) -> None:
+    def check(self, index: int, contents: Contents) -> None:
         """Check that texts and labels can be decoded; the image is not decoded. Raises BadSample."""
         for part in contents.keys() - {"image"}:
             self._value(part, index, contents)
 
-    def decoded(
-        self, index: int, contents: Mapping[str, bytes], key: int | None = None, into: np.ndarray | None = None
-    ) -> dict[str, Any]:
+    def decoded(self, index: int, contents: Contents, key: int | None = None, into: Any = None) -> dict[str, Any]:
         """Decode an example from the bytes of its parts. Raises BadSample.
 
-        ``key``: 64 bits, from which random choices (a crop) follow; None outside training. ``into``: memory for the
+        ``key``: 64 bits, from which random choices (a crop) follow; None outside training. ``into``: array for the
         image.
         """
         return {name: self._value(name, index, contents, key, into) for name in self._names}
@@ -130,11 +127,10 @@ class EncodedExamples(Examples, abc.ABC):
         """
         rows = range(len(self))
         if name == "image":
-            return np.array([self.field(index, name) for index in rows])
+            return stack([self.field(index, name) for index in rows])
         if name in self._names:
             unknown = "" if self.source.fields()[name].dtype == "str" else np.int32(-1)
-            column = [_or(unknown, self.field, index, name) for index in rows]
-            return column if unknown == "" else np.array(column)
+            return stack([_or(unknown, self.field, index, name) for index in rows])
         metadata = [_or({}, self.metadata, index) for index in rows]
         if not any(name in row for row in metadata):
             raise UsageError(f"the examples have no column '{name}'; {hint(name, {*self._names, *metadata[0]})}")
@@ -142,24 +138,15 @@ class EncodedExamples(Examples, abc.ABC):
 
     def field(self, index: int, name: str) -> Any:
         """Read one field of an example without the rest. Raises BadSample."""
-        if name == "key":
-            return self.key(index)
-        part = name.removesuffix("_id")  # captions are read without their images
-        return self._value(name, index, {part: self.content(index, part)})
+        parts = {name.removesuffix("_id")}.intersection(self.source.parts())  # captions are read without their images
+        return self._value(name, index, {part: self.content(index, part) for part in parts})
 
-    def _value(
-        self,
-        name: str,
-        index: int,
-        contents: Mapping[str, bytes],
-        key: int | None = None,
-        into: np.ndarray | None = None,
-    ) -> Any:
+    def _value(self, name: str, index: int, contents: Contents, key: int | None = None, into: Any = None) -> Any:
         if name == "key":
             return self.key(index)
         part, size = name.removesuffix("_id"), self.source.image_size
         content = contents[part]
-        try:
+        with self.explain_errors(index, part):
             match name:
                 case "image":
                     return decode_image(content, size, size, self.source.crop, key, into)
@@ -170,6 +157,12 @@ class EncodedExamples(Examples, abc.ABC):
                 case "mask":
                     return decode_label_map(content, size, size, self.source.crop, key)
             return decode_text(content) if name == part else text_id(content)
+
+    @contextlib.contextmanager
+    def explain_errors(self, index: int, part: str) -> Iterator[None]:
+        """Turn a ValueError of a decoder into a BadSample."""
+        try:
+            yield
         except ValueError as error:
             raise BadSample(self.place(index, part), str(error)) from error
 

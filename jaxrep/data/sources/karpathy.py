@@ -11,7 +11,8 @@ from typing import Any
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedSource, ListedExamples, read_file
+from jaxrep.data.sources.encoded import Contents, EncodedSource
+from jaxrep.data.sources.image_folder import ImageFolderExamples
 from jaxrep.data.sources.patterns import local, read_utf8
 from jaxrep.errors import BadSample, UsageError, hint
 from jaxrep.spec import Natural, spec
@@ -54,33 +55,17 @@ def _file(row: Mapping[str, Any]) -> str:
     return "/".join(part for part in (row.get("filepath", ""), row["filename"]) if part)
 
 
-class KarpathyExamples(ListedExamples):
+class KarpathyExamples(ImageFolderExamples):
     """Read images, as (path below the folder, captions)."""
 
     def __init__(self, source: Karpathy, rows: Sequence[tuple[str, Sequence[str]]]):
-        super().__init__(source, local(source.images).rstrip("/"), rows)
-        self._count = source.captions_per_image or None
+        super().__init__(source, local(source.images).rstrip("/"), [file for file, _ in rows])
+        self._captions, self._count = [texts for _, texts in rows], source.captions_per_image or None
 
-    def key(self, index: int) -> str:
-        return self._rows[index][0]
-
-    def shard(self, index: int) -> str:
-        return self.place(index, "image")
-
-    def place(self, index: int, part: str) -> str:
-        return f"{self._path}/{self._rows[index][0]}"
-
-    def content(self, index: int, part: str) -> bytes:
-        return read_file(self.place(index, part), self.place(index, part))
-
-    def field(self, index: int, name: str) -> Any:
-        return self._captions(index) if name == "text" else super().field(index, name)
-
-    def _value(self, name: str, index: int, contents: Mapping[str, bytes], *drawn: Any) -> Any:
-        return self._captions(index) if name == "text" else super()._value(name, index, contents, *drawn)
-
-    def _captions(self, index: int) -> tuple[str, ...]:
-        file, texts = self._rows[index]
-        if len(texts) < (self._count or 1):
-            raise BadSample(file, f"it has {len(texts)} captions, and {self._count or 1} are read")
+    def _value(self, name: str, index: int, contents: Contents, *drawn: Any) -> Any:
+        if name != "text":
+            return super()._value(name, index, contents, *drawn)
+        texts, least = self._captions[index], self._count or 1
+        if len(texts) < least:
+            raise BadSample(self.key(index), f"it has {len(texts)} captions, and {least} are read")
         return tuple(texts[: self._count])

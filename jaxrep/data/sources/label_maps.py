@@ -45,10 +45,8 @@ class LabelMapExamples(ImageFolderExamples):
         return contents
 
     def _size(self, index: int, part: str, content: bytes) -> str:
-        try:
+        with self.explain_errors(index, part):
             return "{} x {}".format(*open_image(content, lambda image: image.size))
-        except ValueError as error:
-            raise BadSample(self.place(index, part), str(error)) from error
 
     def place(self, index: int, part: str) -> str:
         if part == "mask":

@@ -13,7 +13,7 @@ from jaxrep.data.sources.encoded import metadata_column
 from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.records import RecordExamples, Records, plain_value
-from jaxrep.errors import BadSample, BadShard, UsageError, hint
+from jaxrep.errors import BadShard, UsageError, hint
 from jaxrep.spec import spec
 from jaxrep.storage import open_ranges
 
@@ -70,24 +70,18 @@ class ParquetExamples(RecordExamples):
     def record(self, number: int, row: int) -> Mapping[str, Any]:
         return self._cells(number, row, list(self._value_names.values()))
 
-    def metadata(self, index: int) -> Mapping[str, Any]:
-        number, row = self.find(index)
-        others = [name for name in self._schemas[number][0] if name not in self._value_names.values()]
-        return self._metadata(self._cells(number, row, others))
+    def others(self, number: int, row: int) -> Mapping[str, Any]:
+        return self._cells(number, row, [x for x in self._schemas[number][0] if x not in self._value_names.values()])
 
     def _cells(self, number: int, row: int, columns: list[str]) -> Mapping[str, Any]:
         ends = self._schemas[number][1]
         group = int(np.searchsorted(ends, row, side="right"))
-        table = self._tables.get((number, group, *columns), lambda: self._read(number, group, columns))
+        table = self._tables.get((number, group, *columns), lambda: self._read_group(number, group, columns))
         place = row - (int(ends[group - 1]) if group else 0)
         return {name: table.column(name)[place].as_py() for name in columns}
 
-    def _read(self, number: int, group: int, columns: list[str]) -> Any:
-        path, file = self._shards[number], open_parquet(self._shards[number])
-        try:
-            return file.read_row_group(group, columns=columns, use_threads=False)
-        except (import_extra("pyarrow", "parquet").ArrowException, OSError) as error:
-            raise BadSample(f"{path}, row group {group}", f"it cannot be read ({error})") from error
+    def _read_group(self, number: int, group: int, columns: list[str]) -> Any:
+        return open_parquet(self._shards[number]).read_row_group(group, columns=columns, use_threads=False)
 
     def column(self, name: str) -> Any:
         """Read a column; one of the metadata is read without the other values of its rows."""

@@ -1,7 +1,7 @@
 """Read examples that are records of named values: the base of ArrayRecords, ParquetTable, Tfds and Csv."""
 
 import abc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples, read_file
 from jaxrep.data.sources.patterns import beside
-from jaxrep.errors import BadSample, UsageError, hint
+from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import spec
 
 CACHED_RECORDS = 64
@@ -58,7 +58,7 @@ class RecordExamples(ShardedExamples, EncodedExamples):
 
     @abc.abstractmethod
     def record(self, number: int, row: int) -> Mapping[str, Any]:
-        """Read the values of record ``row`` of shard ``number``, by name. Raises BadSample, BadShard."""
+        """Read the values of record ``row`` of shard ``number``, by name. Any error but BadShard is of this record."""
 
     def key(self, index: int) -> str:
         """Return the name of the file and the number of the record, as ``00003.parquet/12``."""
@@ -66,7 +66,7 @@ class RecordExamples(ShardedExamples, EncodedExamples):
         return f"{self._shards[number].rpartition('/')[2]}/{row}"
 
     def content(self, index: int, part: str) -> bytes:
-        name, values, place = self._value_names[part], self._values(index), self.place(index, part)
+        name, values, place = self._value_names[part], self._read(index, self._cached_record), self.place(index, part)
         if values.get(name) is None:
             raise BadSample(place, f"it has no {name!r}; there are: {', '.join(values)}")
         value = _single(values[name], place)
@@ -81,14 +81,24 @@ class RecordExamples(ShardedExamples, EncodedExamples):
         return f"{self._shards[number]}, record {row}, {self._value_names[part]!r}"
 
     def metadata(self, index: int) -> Mapping[str, Any]:
-        return self._metadata(self._values(index))
-
-    def _metadata(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
-        plain = {name: plain_value(value) for name, value in values.items() if name not in self._value_names.values()}
+        parts, values = self._value_names.values(), self._read(index, self.others)
+        plain = {name: plain_value(value) for name, value in values.items() if name not in parts}
         return {name: value for name, value in plain.items() if isinstance(value, str | int | float)}
 
-    def _values(self, index: int) -> Mapping[str, Any]:
-        return self._cached.get(index, lambda: self.record(*self.find(index)))
+    def _cached_record(self, number: int, row: int) -> Mapping[str, Any]:
+        return self._cached.get((number, row), lambda: self.record(number, row))
+
+    others = _cached_record
+    """Read the values of a record that are no parts; more where the format gives them at once."""
+
+    def _read(self, index: int, read: Callable[[int, int], Mapping[str, Any]]) -> Mapping[str, Any]:
+        number, row = self.find(index)
+        try:
+            return read(number, row)
+        except BadShard:
+            raise
+        except Exception as error:  # readers of formats raise errors of many types
+            raise BadSample(f"{self._shards[number]}, record {row}", f"it cannot be read ({error})") from error
 
 
 def _single(value: Any, place: str) -> Any:

@@ -8,45 +8,43 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
 Value = bytes | str | int | float | list[float]
-_KINDS = {
-    "bytes_list": ("BytesList", "BYTES"),
-    "float_list": ("FloatList", "FLOAT"),
-    "int64_list": ("Int64List", "INT64"),
+_SCHEMA = """
+name: "jaxrep/example.proto" package: "jaxrep" syntax: "proto3"
+message_type { name: "BytesList" field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
+message_type { name: "FloatList" field { name: "value" number: 1 type: TYPE_FLOAT label: LABEL_REPEATED } }
+message_type { name: "Int64List" field { name: "value" number: 1 type: TYPE_INT64 label: LABEL_REPEATED } }
+message_type {
+  name: "Feature" oneof_decl { name: "kind" }
+  field { name: "bytes_list" number: 1 type_name: ".jaxrep.BytesList" oneof_index: 0 }
+  field { name: "float_list" number: 2 type_name: ".jaxrep.FloatList" oneof_index: 0 }
+  field { name: "int64_list" number: 3 type_name: ".jaxrep.Int64List" oneof_index: 0 }
 }
-_Field = descriptor_pb2.FieldDescriptorProto
+message_type {
+  name: "Features"
+  field { name: "feature" number: 1 type_name: ".jaxrep.Features.FeatureEntry" label: LABEL_REPEATED }
+  nested_type {
+    name: "FeatureEntry" options { map_entry: true }
+    field { name: "key" number: 1 type: TYPE_STRING }
+    field { name: "value" number: 2 type_name: ".jaxrep.Feature" }
+  }
+}
+message_type {
+  name: "Example" field { name: "features" number: 1 type_name: ".jaxrep.Features" }
+}
+"""
+"""The messages of feature.proto and example.proto, as protobuf describes them."""
 
 
 @functools.cache
 def _example() -> Any:
     """Build the class of the message."""
-    file = descriptor_pb2.FileDescriptorProto(name="jaxrep/example.proto", package="jaxrep", syntax="proto3")
-    feature = file.message_type.add(name="Feature")
-    feature.oneof_decl.add(name="kind")
-    for number, (name, (message, kind)) in enumerate(_KINDS.items(), 1):
-        _field(file.message_type.add(name=message), "value", 1, getattr(_Field, f"TYPE_{kind}"), repeated=True)
-        _field(feature, name, number, _Field.TYPE_MESSAGE, message).oneof_index = 0
-    features = file.message_type.add(name="Features")
-    entry = features.nested_type.add(name="FeatureEntry")
-    entry.options.map_entry = True
-    _field(entry, "key", 1, _Field.TYPE_STRING)
-    _field(entry, "value", 2, _Field.TYPE_MESSAGE, "Feature")
-    _field(features, "feature", 1, _Field.TYPE_MESSAGE, "Features.FeatureEntry", repeated=True)
-    _field(file.message_type.add(name="Example"), "features", 1, _Field.TYPE_MESSAGE, "Features")
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
+    pool.Add(text_format.Parse(_SCHEMA, descriptor_pb2.FileDescriptorProto()))
     return message_factory.GetMessageClass(pool.FindMessageTypeByName("jaxrep.Example"))
-
-
-def _field(message: Any, name: str, number: int, kind: Any, of: str = "", repeated: bool = False) -> Any:
-    label = _Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL
-    field = message.field.add(name=name, number=number, type=kind, label=label)
-    if of:
-        field.type_name = f".jaxrep.{of}"
-    return field
 
 
 def decode(content: bytes) -> dict[str, list[Any]]:

@@ -135,8 +135,8 @@ def test_images_may_be_paths_or_structures(tmp_path):
 def test_row_group_is_read_once_for_its_rows(tmp_path, monkeypatch):
     formats.parquet(tmp_path / "x", _rows(range(6)), group=3)
     examples = ParquetTable(files=f"{tmp_path}/x", image_size=SIZE).open()
-    reads, read = [], type(examples)._read
-    monkeypatch.setattr(type(examples), "_read", lambda *args: reads.append(args[2]) or read(*args))
+    reads, read = [], type(examples)._read_group
+    monkeypatch.setattr(type(examples), "_read_group", lambda *args: reads.append(args[2]) or read(*args))
     assert [examples[index]["text"] for index in (1, 0, 2, 5, 3)] == [f"number {n}" for n in (1, 0, 2, 5, 3)]
     assert reads == [0, 1]
 
