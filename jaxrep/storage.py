@@ -161,7 +161,7 @@ def check_out(path: Path | None, option: str = "--out") -> None:
     """
     if path is None:
         return
-    if os.path.islink(path) or os.path.exists(path) and not os.path.isfile(path):
+    if os.path.islink(path) or (os.path.exists(path) and not os.path.isfile(path)):
         wrong = "it is a folder" if os.path.isdir(path) else "it is a link or a device: give a regular file"
     elif not os.path.isdir(path.parent):
         wrong = f"there is no folder {path.parent}"

@@ -4,6 +4,7 @@ import argparse
 import importlib
 import os
 
+from jaxrep.commands.models import number
 from jaxrep.data.source_string import FORMS
 from jaxrep.data.tools.writers import FORMATS
 from jaxrep.errors import UsageError, hint
@@ -17,6 +18,9 @@ TOOLS = {
     "curate": "balance pairs over a list of concepts, as MetaCLIP does",
     "dedup": "find equal and nearly equal images, also those that another data set has",
 }
+
+MAX_WORKERS = 1024
+"""Largest number of processes or threads."""
 
 
 def usage() -> str:
@@ -52,7 +56,7 @@ def tool_parser(tool: str, description: str | None, source: str = "data to read"
 def add_workers(parser: argparse.ArgumentParser) -> None:
     """Add the option ``--workers``."""
     what = "processes; 0: this process (default: one per core for large data)"
-    parser.add_argument("--workers", type=int, metavar="N", help=what)
+    parser.add_argument("--workers", type=number(0, MAX_WORKERS), metavar="N", help=what)
 
 
 def choose_workers(given: int | None, large: bool) -> int:
@@ -66,10 +70,3 @@ def parse_target(target: str) -> tuple[str, str]:
     if kind not in FORMATS or not folder or "://" in target:
         raise UsageError(f"{target} is no local target: give kind and folder, as tar:FOLDER; {hint(kind, FORMATS)}")
     return kind, os.path.expanduser(folder)
-
-
-def check_at_least_one(**options: int) -> None:
-    """Check that options are at least 1. Raises UsageError."""
-    for name, value in options.items():
-        if value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is at least 1, got {value}")

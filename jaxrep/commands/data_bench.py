@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.commands.data import check_at_least_one, tool_parser
+from jaxrep.commands.data import MAX_WORKERS, tool_parser
+from jaxrep.commands.models import number
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.source import Examples
@@ -25,7 +26,7 @@ from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.tokenizers.base import Bytes, LoadedTokenizer
 from jaxrep.data.tokenizers.subwords import TokenizerFile
 from jaxrep.data.tools.reading import read_texts
-from jaxrep.errors import BadSample, JaxrepError, UsageError
+from jaxrep.errors import BadSample, JaxrepError
 
 IN_MEMORY = 256
 """Number of examples that are decoded and tokenized repeatedly, so that reading them takes no time."""
@@ -35,16 +36,16 @@ def main(args: list[str]) -> int:
     """Run ``jaxrep data bench SOURCE [--batch-size N] [--threads N] [--workers N] [--seconds S] [--json]``."""
     parser = tool_parser("bench", __doc__)
     add = parser.add_argument
-    add("--batch-size", type=int, default=256, metavar="N", help="examples per batch (default: 256)")
-    add("--threads", type=int, default=os.cpu_count(), metavar="N", help="loader threads (default: one per core)")
-    add("--workers", type=int, default=0, metavar="N", help="processes of the loader (default: none)")
-    add("--seconds", type=float, default=5.0, metavar="S", help="time per stage (default: 5)")
+    add("--batch-size", type=number(1), default=256, metavar="N", help="examples per batch (default: 256)")
+    threads = number(1, MAX_WORKERS)
+    add("--threads", type=threads, default=os.cpu_count(), metavar="N", help="loader threads (default: one per core)")
+    add(
+        "--workers", type=number(0, MAX_WORKERS), default=0, metavar="N", help="processes of the loader (default: none)"
+    )
+    add("--seconds", type=number(0.001, 86_400.0), default=5.0, metavar="S", help="time per stage (default: 5)")
     add("--tokenizer", metavar="FILE", help="a tokenizer.json (default: 77 bytes)")
     add("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args(args)
-    check_at_least_one(batch_size=given.batch_size)
-    if given.seconds <= 0:
-        raise UsageError(f"--seconds is above 0, got {given.seconds}")
     source = parse_source(given.source)
     examples, tokenizer = source.open(), load_tokenizer(given.tokenizer)
     rates = measure_stages(examples, tokenizer, given.seconds)

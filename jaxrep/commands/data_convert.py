@@ -7,7 +7,8 @@ again to continue an interrupted conversion.
 import sys
 from pathlib import Path
 
-from jaxrep.commands.data import add_workers, check_at_least_one, choose_workers, parse_target, tool_parser
+from jaxrep.commands.data import add_workers, choose_workers, parse_target, tool_parser
+from jaxrep.commands.models import number
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.convert import Plan, convert
 from jaxrep.data.tools.writers import FORMATS
@@ -18,11 +19,12 @@ def main(args: list[str]) -> int:
     """Run ``jaxrep data convert SOURCE KIND:FOLDER [--per-shard N] [--workers N]``."""
     parser = tool_parser("convert", __doc__)
     parser.add_argument("target", metavar="KIND:FOLDER", help=f"format ({', '.join(FORMATS)}) and folder to write")
-    parser.add_argument("--per-shard", type=int, default=1000, metavar="N", help="examples per shard (default: 1000)")
+    parser.add_argument(
+        "--per-shard", type=number(1), default=1000, metavar="N", help="examples per shard (default: 1000)"
+    )
     add_workers(parser)
     given = parser.parse_args(args)
     kind, folder = parse_target(given.target)
-    check_at_least_one(per_shard=given.per_shard)
     source = parse_source(given.source)
     plan = Plan(source, kind, Path(folder), given.per_shard, len(source.open()))
     result = convert(plan, choose_workers(given.workers, len(plan.shards) > 8))

@@ -9,7 +9,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from jaxrep.commands.data import add_workers, check_at_least_one, choose_workers, parse_target, tool_parser
+from jaxrep.commands.data import add_workers, choose_workers, parse_target, tool_parser
+from jaxrep.commands.models import check_out, number
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.patterns import local
 from jaxrep.data.tools import convert, curate, curate_beam
@@ -47,11 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--metadata", metavar="FILE", nargs="+", required=True, help="entries: one per line, or a JSON list (.json)")
     add("--out", metavar="FOLDER", required=True, help="folder of counts and choices: a path or URL")
-    add("--t", type=int, default=20_000, metavar="T", help="texts per entry that are all kept (default: 20000)")
-    add("--seed", type=int, default=0, metavar="N", help="seed of the draws (default: 0)")
+    add("--t", type=number(1), default=20_000, metavar="T", help="texts per entry that are all kept (default: 20000)")
+    add("--seed", type=number(0, 2**64 - 1), default=0, metavar="N", help="seed of the draws (default: 0)")
     add("--copy", metavar="KIND:FOLDER", help="also write the kept pairs as shards: tar, arrayrecord, parquet or csv")
     add("--keys", metavar="FILE", type=Path, help="write the keys of the kept pairs, one per line")
-    add("--per-chunk", type=int, default=20_000, metavar="N", help="pairs per chunk of work (default: 20000)")
+    add("--per-chunk", type=number(1), default=20_000, metavar="N", help="pairs per chunk of work (default: 20000)")
     add_workers(parser)
     add("--beam", nargs=argparse.REMAINDER, metavar="OPTION", help="run on Apache Beam, with these options for Beam")
     return parser
@@ -59,13 +60,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(given: argparse.Namespace, fields: dict[str, Any]) -> None:
     """Check the arguments before the work begins. Raises UsageError."""
-    if given.keys and (given.keys.is_dir() or not given.keys.parent.is_dir()):
-        raise UsageError(f"--keys {given.keys} cannot be written: give a file in a folder that exists")
+    check_out(given.keys, "--keys")
     if "text" not in fields:
         raise UsageError(f"{given.source} has no field 'text'; {hint('text', fields)}")
-    check_at_least_one(t=given.t, per_chunk=given.per_chunk)
-    if not 0 <= given.seed < 2**64:
-        raise UsageError(f"--seed is an integer from 0 to 2**64 - 1, got {given.seed}")
     if given.copy:
         parse_target(given.copy)
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxrep.commands.data import tool_parser
-from jaxrep.commands.models import check_out
-from jaxrep.data.source import Examples
+from jaxrep.commands.models import check_out, number
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.dedup import Fingerprints, fingerprint, groups, shared
-from jaxrep.data.transforms.balance import key_of
 from jaxrep.errors import UsageError
 from jaxrep.storage import write_file
 
@@ -20,47 +18,42 @@ def main(args: list[str]) -> int:
     parser = tool_parser("dedup", __doc__)
     parser.add_argument("--against", metavar="SOURCE", help="evaluation set whose images the source should not have")
     parser.add_argument("--hash", choices=("dhash", "phash"), default="dhash", help="perceptual hash (default: dhash)")
-    parser.add_argument("--distance", type=int, default=3, metavar="N", help="bits of 64 that may differ (default: 3)")
+    parser.add_argument(
+        "--distance", type=number(0, 16), default=3, metavar="N", help="bits of 64 that may differ (default: 3)"
+    )
     parser.add_argument("--out", metavar="FILE", type=Path, help="write all groups of keys as JSON")
     given = parser.parse_args(args)
     check_out(given.out)
-    if not 0 <= given.distance <= 16:
-        raise UsageError(f"--distance is a number of bits from 0 to 16, got {given.distance}")
     names = [name for name in (given.source, given.against) if name]
     sources = [parse_source(name) for name in names]
     for name, source in zip(names, sources, strict=True):
         if "image" not in source.fields():
             raise UsageError(f"{name} has no images")
-    hashed = [(examples, fingerprint(examples, given.hash)) for examples in (source.open() for source in sources)]
-    result = report(*hashed[0], given.distance)
-    if given.against:
-        result |= overlap(hashed[0], hashed[1], given.distance)
+    train, *test = [fingerprint(source.open(), given.hash) for source in sources]
+    result = report(train, given.distance)
+    if test:
+        result |= overlap(train, test[0], given.distance)
     if given.out:
         write_file(str(given.out), json.dumps(result, indent=1, ensure_ascii=False).encode())
     print("\n".join(lines(result, given)))
     return 0
 
 
-def report(examples: Examples, prints: Fingerprints, distance: int) -> dict[str, Any]:
+def report(prints: Fingerprints, distance: int) -> dict[str, Any]:
     """Return groups of equal and of nearly equal images, as keys of examples."""
     copies = {"exact": groups(prints.digests), "near": groups(prints.hashes, distance)}
-    named = {kind: [[key(examples, prints, i) for i in group] for group in some] for kind, some in copies.items()}
+    named = {kind: [[prints.key(i) for i in group] for group in some] for kind, some in copies.items()}
     return {"examples": len(prints.indices), "bad": prints.bad, **named}
 
 
-def overlap(train: tuple[Examples, Fingerprints], test: tuple[Examples, Fingerprints], distance: int) -> dict[str, Any]:
+def overlap(train: Fingerprints, test: Fingerprints, distance: int) -> dict[str, Any]:
     """Return the images that both sets have, as (key in the test set, key in the training set)."""
     pairs = {
-        "shared_exact": shared(train[1].digests, test[1].digests, 0),
-        "shared_near": shared(train[1].hashes, test[1].hashes, distance),
+        "shared_exact": shared(train.digests, test.digests, 0),
+        "shared_near": shared(train.hashes, test.hashes, distance),
     }
-    keys = {kind: [(key(*test, b), key(*train, a)) for a, b in some] for kind, some in pairs.items()}
-    return {"against": len(test[1].indices), "against_bad": test[1].bad, **keys}
-
-
-def key(examples: Examples, prints: Fingerprints, number: int) -> str:
-    """Return the key of an example, or its index."""
-    return key_of(examples, int(prints.indices[number]))
+    keys = {kind: [(test.key(b), train.key(a)) for a, b in some] for kind, some in pairs.items()}
+    return {"against": len(test.indices), "against_bad": test.bad, **keys}
 
 
 def lines(result: dict[str, Any], given: argparse.Namespace) -> list[str]:

@@ -18,13 +18,13 @@ def main(args: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--grid", metavar="FILE", type=Path, help="write 64 evenly spaced images as a PNG")
     given = parser.parse_args(args)
-    check_out(given.grid)
-    result = survey(parse_source(given.source).open())
+    check_out(given.grid, "--grid")
+    summary, images = survey(parse_source(given.source).open())
     if given.grid:
         file = io.BytesIO()
-        grid(result.images).save(file, "PNG")
+        grid(images).save(file, "PNG")
         write_file(str(given.grid), file.getvalue())
-    print(json.dumps(result.summary, indent=1) if given.json else "\n".join(lines(result.summary)))
+    print(json.dumps(summary, indent=1) if given.json else "\n".join(lines(summary)))
     return 0
 
 

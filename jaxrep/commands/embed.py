@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import Progress
 
-from jaxrep.commands.models import add_arguments, load
+from jaxrep.commands.models import add_arguments, load, number
 from jaxrep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,10 +45,10 @@ def main(args: list[str]) -> int:
     )
     for option, default, description in (
         ("--per-shard", 10_000, "examples per shard; an interrupted command loses at most one shard (default: 10,000)"),
-        ("--batch-size", 0, "examples per batch (default: 256, for public checkpoints 64)"),
+        ("--batch-size", None, "examples per batch (default: 256, for public checkpoints 64)"),
         ("--fsdp", 1, "devices over which large parameters are split; rows are split over all devices (default: 1)"),
     ):
-        parser.add_argument(option, type=int, metavar="N", default=default, help=description)
+        parser.add_argument(option, type=number(1), metavar="N", default=default, help=description)
     parser.add_argument(
         "--share",
         metavar="I/N",
@@ -64,8 +64,9 @@ def embed(options: argparse.Namespace) -> int:
     from jaxrep.embeddings.job import parse_target, run_job
     from jaxrep.runs.remote import url_of
 
-    parse_target(options.out)  # fails before the model is loaded
-    share, model = _share(options), _model(options)
+    # Wrong options are found before the model is loaded.
+    share = _share(options.share, parse_target(options.out).is_folder)
+    model = _model(options)
     job, embedder = embedding_job(
         model, options.data, options.out, per_shard=options.per_shard, model_path=url_of(options.run)
     )
@@ -80,21 +81,18 @@ def embed(options: argparse.Namespace) -> int:
     return 0
 
 
-def _share(options: argparse.Namespace) -> tuple[int, int]:
+def _share(share: str | None, is_folder: bool) -> tuple[int, int]:
     """Return the number of this process's share, and the number of shares. Raises UsageError."""
     from jaxrep import hosts
 
-    for name in ("per_shard", "fsdp"):
-        if getattr(options, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} is a number of at least 1, not {getattr(options, name)}")
-    share = options.share or f"{os.environ.get(hosts.NUMBER) or 0}/{os.environ.get(hosts.COUNT) or 1}"
-    match = re.fullmatch(r"(\d+)/(\d+)", share)
-    number, count = map(int, match.groups()) if match else (0, 0)
-    if number >= count:
+    share = share or f"{os.environ.get(hosts.NUMBER) or 0}/{os.environ.get(hosts.COUNT) or 1}"
+    match = re.fullmatch(r"(\d{1,10})/(\d{1,10})", share)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if not index < count < 2**31:
         raise UsageError(f"--share is I/N, for four shares from 0/4 to 3/4, not {share}")
-    if count > 1 and ":" not in options.out:
+    if count > 1 and not is_folder:
         raise UsageError(f"{count} processes cannot write one file: name a folder of shards, as --out parquet:FOLDER")
-    return number, count
+    return index, count
 
 
 def _model(options: argparse.Namespace) -> "Model":
@@ -102,17 +100,9 @@ def _model(options: argparse.Namespace) -> "Model":
     import jax
 
     from jaxrep.mesh import Mesh
-    from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
 
-    mesh = Mesh(fsdp=options.fsdp) if jax.device_count() > 1 or options.fsdp > 1 else None
-    if is_checkpoint(options.run):
-        if (options.checkpoint, options.weights) != ("latest", "auto"):
-            raise UsageError(f"--checkpoint and --weights apply to a run, and {options.run} is a public checkpoint")
-        model = load_checkpoint(options.run, mesh)
-    else:
-        model, _ = load(options)
-        model = model.shard(mesh) if mesh else model
-    model.block_size = options.batch_size if options.batch_size > 0 else model.block_size
+    model, _ = load(options, Mesh(fsdp=options.fsdp) if jax.device_count() > 1 or options.fsdp > 1 else None)
+    model.block_size = options.batch_size or model.block_size
     return model
 
 

@@ -1,14 +1,34 @@
 """Arguments and checks that several commands share: run, checkpoint, weights and output file."""
 
 import argparse
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from jaxrep.errors import UsageError
+from jaxrep.spec import Range
+from jaxrep.storage import check_out as check_out
 
 if TYPE_CHECKING:
+    from jaxrep.mesh import Mesh
     from jaxrep.model import Model
     from jaxrep.recipe import Recipe
+
+N = TypeVar("N", int, float)
+
+
+def number(low: N, high: float = 2**31 - 1) -> Callable[[str], N]:
+    """Return the type of an argument: a number from ``low`` to ``high``, whole if ``low`` is whole."""
+    expected = f"expected a {'whole ' * isinstance(low, int)}number {Range(low, high)}"
+
+    def parse(text: str) -> N:
+        with contextlib.suppress(ValueError):
+            if not Range(low, high).problem(value := type(low)(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{expected}, got {text[:40]!r}")
+
+    return parse
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", help: str = "a run directory") -> None:
@@ -36,19 +56,17 @@ def folder(run: str) -> Path:
     return fetch_run(run)
 
 
-def load(given: argparse.Namespace) -> "tuple[Model, Recipe]":
-    """Return the model that the arguments name, and the recipe of its run."""
+def load(given: argparse.Namespace, mesh: "Mesh | None" = None) -> "tuple[Model, Recipe | None]":
+    """Return the model that the arguments name, over the devices of a mesh, and the recipe of its run.
+
+    A public checkpoint has no recipe. Raises UsageError: it has no ``--checkpoint`` and no ``--weights`` either.
+    """
+    from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
     from jaxrep.runs.restore import load_run
 
-    return load_run(given.run, given.weights, given.checkpoint)
-
-
-def check_out(path: Path | None) -> None:
-    """Check before the work that a file can be written at ``path``.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if path is not None and (path.is_dir() or not path.parent.is_dir()):
-        wrong = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise UsageError(f"--out {path} cannot be written: {wrong}")
+    if is_checkpoint(given.run):
+        if (given.checkpoint, given.weights) != ("latest", "auto"):
+            raise UsageError(f"--checkpoint and --weights apply to a run, and {given.run} is a public checkpoint")
+        return load_checkpoint(given.run, mesh), None
+    model, recipe = load_run(given.run, given.weights, given.checkpoint)
+    return model.shard(mesh) if mesh else model, recipe

@@ -42,9 +42,9 @@ def embed_source(
         result = run_job(job, embedder)
         check_readable(result.rows, result.bad_samples)
         return result.to_json()
-    source = source_for(model, source) if isinstance(source, str) else source
+    source, fields = choose_fields(model, source, fields)
     examples = source.open()
-    columns, report = Embedder(model, examples, check_fields(model, source, fields))(range(len(examples)))
+    columns, report = Embedder(model, examples, fields)(range(len(examples)))
     check_readable(0 if columns is None else len(examples), report)
     return dict(columns or {})
 
@@ -59,8 +59,7 @@ def embedding_job(
     model_path: str = "",
 ) -> tuple[Job, Embedder]:
     """Declare the job of ``embed_source``, and what embeds its rows. ``model_path``: of the model, in the summary."""
-    source = source_for(model, source) if isinstance(source, str) else source
-    fields = check_fields(model, source, fields)
+    source, fields = choose_fields(model, source, fields)
     target, examples = parse_target(out), source.open()
     facts = {
         "model": {"path": model_path, "digest": model.digest()},
@@ -93,12 +92,13 @@ def source_for(model: Model, text: str) -> Source:
     return parse_source(text, defaults)
 
 
-def check_fields(model: Model, source: Source, fields: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the fields to embed: ``fields``, or all that the model reads and the source has.
+def choose_fields(model: Model, source: Source | str, fields: Sequence[str]) -> tuple[Source, tuple[str, ...]]:
+    """Return the source and the fields to embed: ``fields``, or all that the model reads and the source has.
 
     Raises:
         UsageError: The model does not read a field, the source does not have it, or an example has several texts.
     """
+    source = source_for(model, source) if isinstance(source, str) else source
     in_source = [name for name in FIELDS if name in source.fields()]
     for name in fields:
         if name not in model.fields:
@@ -111,4 +111,4 @@ def check_fields(model: Model, source: Source, fields: Sequence[str] = ()) -> tu
         raise UsageError(f"the data holds {parts}, and the model reads {' and '.join(model.fields)}")
     if "text" in fields and source.fields()["text"].shape:
         raise UsageError("the data holds several texts per example, and one is embedded: name one")
-    return fields
+    return source, fields

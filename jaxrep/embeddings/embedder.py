@@ -1,13 +1,12 @@
 """Embed examples of any source: threads read ahead, and the model encodes block by block."""
 
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxrep.data._util.parallel import thread_map
 from jaxrep.data.bad_samples import BadSampleReport, reason_kind
 from jaxrep.data.decode import decode_text
 from jaxrep.data.images.decode import open_image
@@ -41,7 +40,9 @@ class Embedder:
         """
         blocks: list[Part] = []
         report = BadSampleReport()
-        for block in _read_ahead(self._try_read, rows, self._model.block_size):
+        size = self._model.block_size
+        read = (future.result() for future in thread_map(self._try_read, rows, BLOCKS_AHEAD * size))
+        while block := list(itertools.islice(read, size)):
             good = [row for row in block if isinstance(row, dict)]
             report += sum((row for row in block if isinstance(row, BadSampleReport)), BadSampleReport(len(good)))
             if good:
@@ -78,26 +79,5 @@ class Embedder:
 
     def _encode(self, rows: Sequence[Row]) -> Part:
         columns = {name: np.array([row[name] for row in rows]) for name in ("key", "index")}
-        for field in self._fields:
-            values = [row[field] for row in rows]
-            encode = self._model.encode_text if field == "text" else self._encode_images
-            columns[field] = encode(values)
-        return columns
-
-    def _encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        return self._model.encode({"image": np.stack(images)}, ("image",))["image"]
-
-
-def _read_ahead(read: Callable[[int], Any], rows: range, size: int) -> Iterator[list[Any]]:
-    """Yield ``read`` of each of ``rows``, ``size`` at a time and in order. Threads are some blocks ahead."""
-    ahead: deque[list[Future[Any]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for start in range(rows.start, rows.stop, size):
-                ahead.append([pool.submit(read, index) for index in range(start, min(start + size, rows.stop))])
-                if len(ahead) > BLOCKS_AHEAD:
-                    yield [future.result() for future in ahead.popleft()]
-            while ahead:
-                yield [future.result() for future in ahead.popleft()]
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        encoders = {"image": self._model.encode_image, "text": self._model.encode_text}
+        return columns | {field: encoders[field]([row[field] for row in rows]) for field in self._fields}

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.sources import tf_example
-from jaxrep.errors import UsageError
+from jaxrep.data.sources.extras import import_extra
+from jaxrep.data.tools.writers import write_examples
 
 Part = Mapping[str, np.ndarray]
 GROUP = 1024
@@ -56,40 +56,32 @@ def write_npz(path: Path, parts: Sequence[Part]) -> None:
 
 def write_parquet(path: Path, parts: Sequence[Part]) -> None:
     """Write a Parquet table. Embeddings are lists of D floats of 32 bits. Raises UsageError without pyarrow."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UsageError("Parquet needs pyarrow, which is not installed: pip install 'jaxrep[parquet]'") from error
+    pyarrow, parquet = import_extra("pyarrow", "parquet"), import_extra("pyarrow.parquet", "parquet")
     tables = (pyarrow.table({name: _arrow_column(part[name]) for name in part}) for part in parts)
     first = next(tables)
     # Floats of embeddings are noise, which does not compress.
     compression = {name: "none" if column.ndim > 1 else "zstd" for name, column in parts[0].items()}
-    with parquet.ParquetWriter(path, first.schema, compression=compression) as writer:  # pyright: ignore
+    with parquet.ParquetWriter(path, first.schema, compression=compression) as writer:
         for table in itertools.chain([first], tables):
             writer.write_table(table, row_group_size=GROUP)
 
 
 def _arrow_column(values: np.ndarray) -> Any:
-    import pyarrow
-
+    pyarrow = import_extra("pyarrow", "parquet")
     if values.ndim == 1:
         return pyarrow.array(values.tolist() if values.dtype.kind == "U" else values)
     return pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(values.ravel()), values.shape[1])
 
 
 def write_array_record(path: Path, parts: Sequence[Part]) -> None:
-    """Write one tf.train.Example per row, one record per group, so that each row can be read alone."""
-    from array_record.python.array_record_module import ArrayRecordWriter
+    """Write one tf.train.Example per row."""
+    write_examples(path, (row for part in parts for row in _rows(dict(part))))
 
-    writer = ArrayRecordWriter(str(path), "group_size:1")
-    for part in parts:
-        columns = dict(part)
-        for start in range(0, len(columns["index"]), GROUP):  # a Python number takes eight times as much memory
-            values = [column[start : start + GROUP].tolist() for column in columns.values()]
-            for row in zip(*values, strict=True):
-                writer.write(tf_example.encode(dict(zip(columns, row, strict=True))))
-    writer.close()
+
+def _rows(part: Part) -> Iterator[dict[str, Any]]:
+    for start in range(0, len(part["index"]), GROUP):  # a Python number takes eight times as much memory
+        for values in zip(*(column[start : start + GROUP].tolist() for column in part.values()), strict=True):
+            yield dict(zip(part, values, strict=True))
 
 
 FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[Part]], None]]] = {

@@ -19,6 +19,7 @@ from jaxrep.embeddings.formats import FORMATS, NpzPart, Part
 from jaxrep.errors import UsageError
 from jaxrep.runs.run_dir import lock_file
 from jaxrep.spec import difference, render_difference
+from jaxrep.storage import check_out
 
 EmbedRows = Callable[[range], tuple[Part | None, BadSampleReport]]
 WORK = ".jaxrep-embed"
@@ -47,20 +48,17 @@ class Target:
 def parse_target(out: str) -> Target:
     """Parse KIND:FOLDER, or a file with a known ending. Raises UsageError: it is neither, or cannot be written."""
     kind, _, folder = out.partition(":")
-    endings = {ending: kind for kind, (ending, _) in FORMATS.items()}
-    file_kind = next((kind for ending, kind in endings.items() if out.endswith(ending)), None)
     if "://" not in out and kind in FORMATS and folder:
         return Target(Path(folder).expanduser(), kind, is_folder=True)
-    if "://" in out or not file_kind:
+    kinds = {ending: kind for kind, (ending, _) in FORMATS.items()}
+    path = Path(out).expanduser()
+    if "://" in out or path.suffix not in kinds:
         raise UsageError(
-            f"--out {out} is no local file that ends in {', '.join(endings)}, and no folder of shards: "
+            f"--out {out} is no local file that ends in {', '.join(kinds)}, and no folder of shards: "
             + ", ".join(f"{kind}:FOLDER" for kind in FORMATS)
         )
-    path = Path(out).expanduser()
-    if path.is_dir() or not path.parent.is_dir():
-        wrong = "it is a folder" if path.is_dir() else f"there is no folder {path.parent}"
-        raise UsageError(f"--out {path} cannot be written: {wrong}")
-    return Target(path, file_kind, is_folder=False)
+    check_out(path)
+    return Target(path, kinds[path.suffix], is_folder=False)
 
 
 @dataclasses.dataclass(frozen=True)

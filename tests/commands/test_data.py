@@ -117,7 +117,7 @@ def test_vanished_shard_is_counted(tmp_path):
         write(tmp_path / f"{n}.tar", pairs(range(3 * n, 3 * n + 3)))
     examples = parse_source(f"{tmp_path}/{{0..1}}.tar,image_size=4").open()
     (tmp_path / "1.tar").unlink()
-    actual = survey(examples).summary
+    actual = survey(examples)[0]
     assert (actual["examples"], actual["bad"]) == (3, {"the shard cannot be read": 3})
 
 
@@ -187,7 +187,10 @@ def test_mistakes_are_reported_in_one_sentence(jaxrep_says, tmp_path):
         (("index", "openmoji"), "openmoji needs no index: only tars do"),
         (("convert", f"{tmp_path}/x.tar", "zip:out"), "zip:out is no local target: give kind and folder"),
         (("convert", f"{tmp_path}/x.tar", "tar:gs://b/out"), "is no local target"),
-        (("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"), "--per-shard is at least 1, got 0"),
+        (
+            ("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"),
+            "--per-shard: expected a whole number",
+        ),
     ]:
         status, _, err = jaxrep_says("data", *args)
         assert (status, message in err) == (2, True), err

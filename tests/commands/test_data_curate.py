@@ -58,8 +58,8 @@ def test_tars_are_curated_read_and_copied(tmp_path, tars, metadata, jaxrep_says)
 @pytest.mark.parametrize(
     "options, out",
     [
-        (["--t", 0], "--t is at least 1, got 0"),
-        (["--seed", -1], "--seed is an integer from 0"),
+        (["--t", 0], "--t: expected a whole number of at least 1"),
+        (["--seed", -1], "--seed: expected a whole number of at least 0"),
         (["--copy", "zip:x"], "zip:x is no local target: give kind and folder, as tar:FOLDER"),
         (["--keys", "/none/x"], "--keys /none/x cannot be written"),
         (["--metadata", "/none"], "/none cannot be read (No such file)"),

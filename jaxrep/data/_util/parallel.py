@@ -1,7 +1,11 @@
-"""Run numbered tasks in processes of this machine."""
+"""Run tasks in processes and in threads of this machine, with their results in order."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+import functools
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
 
@@ -17,16 +21,32 @@ def parallel_map(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], w
 
     ``workers``: processes, to which ``plan`` and ``work`` are pickled; 0: this process.
     """
-    yield from track(_results(work, plan, numbers, workers), title, len(numbers), console=Console(stderr=True))
-
-
-def _results(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], workers: int) -> Iterator[T]:
+    task = functools.partial(work, plan)
+    with_bar = functools.partial(track, description=title, total=len(numbers), console=Console(stderr=True))
     if not workers:
-        yield from (work(plan, number) for number in numbers)
+        yield from with_bar(map(task, numbers))
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         try:
-            yield from pool.map(work, [plan] * len(numbers), numbers)
+            yield from with_bar(pool.map(task, numbers))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def thread_map(
+    work: Callable[[int], T], items: Iterable[int], ahead: int, threads: int | None = None
+) -> Iterator[Future[T]]:
+    """Yield the future of ``work(item)`` of each item, in their order. Threads are up to ``ahead`` items ahead.
+
+    ``threads``: one per core by default.
+    """
+    items = iter(items)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        futures = deque(pool.submit(work, item) for item in itertools.islice(items, ahead))
+        try:
+            while futures:
+                yield futures.popleft()
+                futures.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)

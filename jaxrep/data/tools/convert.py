@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
 from jaxrep.data.tools.reading import Failures, opened
 from jaxrep.data.tools.resume import source_json, write_or_compare
-from jaxrep.data.tools.writers import FORMATS, Row, read_row, remove, write_table
+from jaxrep.data.tools.writers import FORMATS, Row, read_row, write_table
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.storage import write_file
 
@@ -95,7 +96,7 @@ def write_shard(plan: Plan, shard: int) -> None:
     path = plan.path(shard)
     temporary = path.with_name(f".{path.name}.part")
     for old in (temporary, path):  # of a process that was killed between the two steps
-        remove(old)
+        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
     if rows:
         FORMATS[plan.kind][1](temporary, rows)
         os.replace(temporary, path)

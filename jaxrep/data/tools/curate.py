@@ -24,7 +24,7 @@ import numpy as np
 
 from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
-from jaxrep.data.tools.reading import Failures, opened, read_some, read_texts
+from jaxrep.data.tools.reading import Failures, opened, read_all, read_texts
 from jaxrep.data.tools.resume import exists, source_json, write_or_compare
 from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
@@ -109,17 +109,12 @@ def curate(plan: Plan, workers: int = 0) -> dict[str, Any]:
     Raises UsageError: the folder has another curation, or cannot be written; BadShard: a shard of the source cannot be
     read.
     """
-    prepare(plan)
+    write_or_compare(f"{plan.folder}/plan.json", plan.to_json(), plan.folder, "curation")
     matched = add_up(plan.entries, parallel_map(match_chunk, plan, plan.chunks, workers, "matching"))
     save_counts(plan, matched)
     with ThreadPoolExecutor(THREADS) as pool:  # little work, most of it outside Python
         kept = add_up(plan.entries, pool.map(functools.partial(sample_chunk, plan), plan.chunks))
     return save_report(plan, matched, kept)
-
-
-def prepare(plan: Plan) -> None:
-    """Write the plan, or compare it with the one in the folder. Raises UsageError."""
-    write_or_compare(f"{plan.folder}/plan.json", plan.to_json(), plan.folder, "curation")
 
 
 # Passes --------------------------------------------------------------------------------------------------------------
@@ -140,7 +135,7 @@ def match_chunk(plan: Plan, chunk: int) -> ChunkResult:
 def _match(plan: Plan, chunk: int) -> tuple[Matches, Counter[str]]:
     examples, matcher, failures = opened(plan.source), _matcher(plan.metadata, plan.digest), Failures()
     rows = range(chunk * plan.per_chunk, min((chunk + 1) * plan.per_chunk, plan.length))
-    texts = read_some(lambda index: read_texts(examples, index), rows, THREADS, failures, (BadSample,))
+    texts = read_all(lambda index: read_texts(examples, index), rows, "", failures, (BadSample,), THREADS)
     return Matches.of((i - rows[0], key_of(examples, i), matcher(text)) for i, text in texts), failures.counts
 
 

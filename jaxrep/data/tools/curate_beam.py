@@ -11,16 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrep.data.sources.extras import import_extra
-from jaxrep.data.tools.curate import (
-    ChunkResult,
-    Plan,
-    add_up,
-    match_chunk,
-    prepare,
-    sample_chunk,
-    save_counts,
-    save_report,
-)
+from jaxrep.data.tools.curate import ChunkResult, Plan, add_up, match_chunk, sample_chunk, save_counts, save_report
+from jaxrep.data.tools.resume import write_or_compare
 from jaxrep.storage import read_bytes
 
 
@@ -31,7 +23,7 @@ def curate(plan: Plan, options: Sequence[str]) -> dict[str, Any]:
     """
     beam = import_extra("apache_beam", "beam")
     pipeline_options = import_extra("apache_beam.options.pipeline_options", "beam").PipelineOptions(list(options))
-    prepare(plan)
+    write_or_compare(f"{plan.folder}/plan.json", plan.to_json(), plan.folder, "curation")
     total = functools.partial(add_up, plan.entries)
     with beam.Pipeline(options=pipeline_options) as pipeline:
         chunks = pipeline | beam.Create(list(plan.chunks)) | beam.Reshuffle()

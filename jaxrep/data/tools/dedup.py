@@ -22,6 +22,7 @@ from jaxrep.data.images.decode import decode_image
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.tools.reading import Failures, read_all
+from jaxrep.data.transforms.balance import key_of
 from jaxrep.errors import BadSample
 
 Kind = Literal["dhash", "phash"]
@@ -33,17 +34,23 @@ SIDE = 32
 class Fingerprints:
     """Hold hashes of the images of a data set, of those that can be read."""
 
+    examples: Examples
     indices: Int[np.ndarray, "N"]
     digests: UInt64[np.ndarray, "N"]  # of the file; equal files have equal digests
     hashes: UInt64[np.ndarray, "N"]  # perceptual
     bad: Counter[str]  # number of images that cannot be read, by reason
 
+    def key(self, number: int) -> str:
+        """Return the key of an image, or the index of its example."""
+        return key_of(self.examples, int(self.indices[number]))
+
 
 def fingerprint(examples: Examples, kind: Kind = "dhash") -> Fingerprints:
     """Read and hash every image once."""
     hash_pixels, failures = {"dhash": dhash, "phash": phash}[kind], Failures()
-    hashed = list(read_all(lambda i: _hash(examples, i, hash_pixels), len(examples), "hashing", failures))
+    hashed = list(read_all(lambda i: _hash(examples, i, hash_pixels), range(len(examples)), "hashing", failures))
     return Fingerprints(
+        examples,
         np.array([index for index, _ in hashed], np.int64),
         np.array([digest for _, (digest, _) in hashed], np.uint64),
         np.array([pixels for _, (_, pixels) in hashed], np.uint64),
@@ -116,13 +123,9 @@ def groups(hashes: UInt64[np.ndarray, "N"], distance: int = 0) -> list[list[int]
 def shared(a: UInt64[np.ndarray, "N"], b: UInt64[np.ndarray, "M"], distance: int) -> list[tuple[int, int]]:
     """Return (number in ``a``, number in ``b``) for each hash of ``b`` near one of ``a``, with the first such one."""
     first = {value: number for number, value in reversed(list(enumerate(a.tolist())))}
-    values = np.unique(np.concatenate([a, b]))
-    close = {value: {value} for value in set(b.tolist())}
+    values, nearest = np.unique(np.concatenate([a, b])), dict(first)
     for pairs in near(values, distance) if distance else ():
         for x, y in values[np.concatenate([pairs, pairs[:, ::-1]])].tolist():
-            if x in close:
-                close[x].add(y)
-    matches = (
-        (min((first[v] for v in close[value] if v in first), default=-1), n) for n, value in enumerate(b.tolist())
-    )
-    return [match for match in matches if match[0] >= 0]
+            if y in first:
+                nearest[x] = min(nearest.get(x, len(a)), first[y])
+    return [(nearest[value], number) for number, value in enumerate(b.tolist()) if value in nearest]

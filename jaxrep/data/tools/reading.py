@@ -1,22 +1,22 @@
 """Read all examples of a source once, and count those that cannot be read."""
 
 import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
+from jaxrep.data._util.parallel import thread_map
 from jaxrep.data.bad_samples import reason_kind
 from jaxrep.data.source import Examples, Source
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.errors import BadSample, BadShard
 
 T = TypeVar("T")
-CHUNK = 256
+AHEAD = 256
+"""Examples that are read ahead."""
 
 
 class Failures:
@@ -34,28 +34,25 @@ class Failures:
             self.messages.append(str(error))
 
 
-def read_all(read: Callable[[int], T], count: int, title: str, failures: Failures) -> Iterator[tuple[int, T]]:
-    """Yield (index, ``read(index)``) in order, from threads, with a progress bar on stderr; count what fails."""
-    for start in track(range(0, count, CHUNK), title, console=Console(stderr=True)):
-        yield from read_some(read, range(start, min(start + CHUNK, count)), os.cpu_count(), failures)
-
-
-def read_some(
+def read_all(
     read: Callable[[int], T],
     indices: Sequence[int],
-    threads: int | None,
+    title: str,
     failures: Failures,
     counted: tuple[type[Exception], ...] = (BadSample, BadShard),
+    threads: int | None = None,
 ) -> Iterator[tuple[int, T]]:
-    """Yield (index, ``read(index)``) in order, from threads; count the errors of types ``counted``, raise others."""
-    with ThreadPoolExecutor(threads) as pool:
-        for index, future in [(index, pool.submit(read, index)) for index in indices]:
-            try:
-                result = future.result()
-            except counted as error:
-                failures.add(error)
-            else:
-                yield index, result
+    """Yield (index, ``read(index)``) in order, from threads; count the errors of types ``counted``, raise others.
+
+    ``title``: of the progress bar on stderr; empty: there is none.
+    """
+    futures = thread_map(read, indices, AHEAD, threads)
+    bar = track(futures, title, len(indices), console=Console(stderr=True), disable=not title)
+    for index, future in zip(indices, bar, strict=True):
+        try:
+            yield index, future.result()
+        except counted as error:
+            failures.add(error)
 
 
 def read_texts(examples: Examples, index: int) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Survey a data set: decode every example once, and count those that cannot be read by reason."""
 
-import dataclasses
 import io
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,46 +13,39 @@ from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.tools.reading import Failures, read_all
 
 SHOWN = 64
-"""Number of images in the grid: 8 x 8."""
+"""Number of images in the grid, in rows of 8."""
 MESSAGES = 20
 """Number of bad examples whose messages are kept."""
 SIDE = 128
 """Pixels of an image in the grid."""
 MEASURED = ("width", "height", "characters", "bytes")
 """Numbers whose quantiles are reported."""
-OTHERS = (*MEASURED, "format", "image")
 
 
-@dataclasses.dataclass(frozen=True)
-class Survey:
-    """Hold the result of ``survey``."""
+def survey(examples: Examples) -> tuple[dict[str, Any], list[np.ndarray]]:
+    """Decode every example; return a summary, and some of the images uint8 [H,W,3], evenly spaced.
 
-    summary: dict[str, Any]
-    """JSON values: ``examples``, ``bad`` by reason, ``all``, sizes, lengths."""
-    images: tuple[np.ndarray, ...]
-    """Some of the images, uint8 [H,W,3], evenly spaced."""
-
-
-def survey(examples: Examples) -> Survey:
-    """Decode every example. ``examples`` and the counts of ``bad`` add up to ``all``."""
+    The summary has JSON values: ``examples`` and the counts of ``bad`` by reason add up to ``all``; sizes, lengths.
+    """
     shown = set(np.linspace(0, max(len(examples) - 1, 0), SHOWN).astype(int).tolist())
     failures = Failures(MESSAGES)
-    rows = read_all(lambda index: examine(examples, index, index in shown), len(examples), "decoding", failures)
-    facts = [row for _, row in rows]
-    columns = {name: [row[name] for row in facts if row.get(name) is not None] for name in MEASURED}
-    formats = Counter(row["format"] for row in facts if "format" in row)
-    numbers = {name: [row[name] for row in facts] for name in (facts[0] if facts else {}) if name not in OTHERS}
+    rows = read_all(lambda index: examine(examples, index, index in shown), range(len(examples)), "decoding", failures)
+    columns: dict[str, list[Any]] = {}
+    for _, facts in rows:
+        for name, value in facts.items():
+            columns.setdefault(name, []).append(value)
+    images, formats = columns.pop("image", []), Counter(columns.pop("format", []))
     summary = {
-        "examples": len(facts),
+        "examples": len(examples) - failures.counts.total(),
         "bad": dict(failures.counts.most_common()),
         "all": len(examples),
         "shards": len(examples.shard_ends),
         "bad_examples": failures.messages,
         **({"formats": dict(formats.most_common())} if formats else {}),
-        **{f"distinct_{name}": len(set(map(int, values))) for name, values in numbers.items()},
-        **{name: quantiles(values) for name, values in columns.items() if values},
+        **{f"distinct_{name}": len(set(map(int, column))) for name, column in columns.items() if name not in MEASURED},
+        **{name: quantiles(columns[name]) for name in MEASURED if name in columns},
     }
-    return Survey(summary, tuple(row["image"] for row in facts if "image" in row))
+    return summary, images
 
 
 def examine(examples: Examples, index: int, shown: bool) -> dict[str, Any]:
@@ -87,7 +80,7 @@ def quantiles(values: list[int]) -> dict[str, float]:
     return {name: round(float(value), 1) for name, value in named.items()}
 
 
-def grid(images: tuple[np.ndarray, ...]) -> Image.Image:
+def grid(images: Sequence[np.ndarray]) -> Image.Image:
     """Draw up to 64 images in rows of 8, on white."""
     rows = -(-len(images) // 8) or 1
     sheet = Image.new("RGB", (8 * SIDE, rows * SIDE), "white")

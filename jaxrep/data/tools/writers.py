@@ -4,9 +4,8 @@ import csv
 import dataclasses
 import io
 import json
-import shutil
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,9 @@ from jaxrep.errors import BadSample, UsageError
 ROW_GROUP = 64
 """Rows of a Parquet row group: reading one row reads this many."""
 
+PARTS: dict[str, Callable[[bytes], Any]] = {"image": bytes, "text": bytes.decode, "label": int}
+"""Name of a part -> how its bytes become the value of a table."""
+
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are kept; other formats are written as PNG, which is lossless."""
 
@@ -38,8 +40,7 @@ class Row:
 
     def values(self) -> dict[str, Any]:
         """Return parts and metadata by name: the image as bytes, the text as a string, the label as a number."""
-        decoders = {"image": bytes, "text": bytes.decode, "label": int}
-        parts = {name: decode(self.parts[name]) for name, decode in decoders.items() if name in self.parts}
+        parts = {name: decode(self.parts[name]) for name, decode in PARTS.items() if name in self.parts}
         return {**parts, **self.metadata}
 
 
@@ -51,8 +52,7 @@ def read_row(examples: Examples, index: int) -> Row:
     extension = ""
     if "image" in parts:
         parts["image"], extension = _with_extension(parts["image"], f"{examples.shard(index)}, example {index}")
-    others = {name: value for name, value in metadata.items() if name not in ("image", "text", "label")}
-    return Row(index, parts, extension, others)
+    return Row(index, parts, extension, {name: value for name, value in metadata.items() if name not in PARTS})
 
 
 def _encoded(examples: EncodedExamples, index: int) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -109,12 +109,17 @@ def write_tar(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_array_record(path: Path, rows: Sequence[Row]) -> None:
-    """Write one tf.train.Example per record, and one record per group, so that each can be read alone."""
+    """Write one tf.train.Example per record."""
+    write_examples(path, (row.values() for row in rows))
+
+
+def write_examples(path: Path, examples: Iterable[Mapping[str, tf_example.Value]]) -> None:
+    """Write an ArrayRecord file with one record per group, so that each can be read alone."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     writer = ArrayRecordWriter(str(path), "group_size:1")
-    for row in rows:
-        writer.write(tf_example.encode(row.values()))
+    for features in examples:
+        writer.write(tf_example.encode(features))
     writer.close()
 
 
@@ -165,11 +170,3 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Sequence[Row]], None]]] = {
     "csv": ("", write_folder),
 }
 """Kind -> extension of a shard's name, and function that writes a shard."""
-
-
-def remove(path: Path) -> None:
-    """Remove a file or a folder if it exists."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
