@@ -130,14 +130,10 @@ def _decode(data: Any, path: str, experiment: ModuleType | None) -> Any:
     if unknown := [name for name in inner if name not in fields]:
         raise UsageError(f"{join_path(path, unknown[0])}: {data[TYPE]} has no such field; {hint(unknown[0], fields)}")
     # A field that came with a later version has its default in what an earlier one wrote.
-    needed = [f.name for f in dataclasses.fields(cls) if _has_no_default(f)]
+    needed = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if name not in inner]:
         raise UsageError(f"{path or 'recipe'}: fields of {data[TYPE]} are missing: {', '.join(missing)}")
     return cls(**inner)
-
-
-def _has_no_default(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _find(name: Any, path: str, experiment: ModuleType | None) -> type:

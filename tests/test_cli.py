@@ -201,8 +201,8 @@ def test_help_lists_fields_with_docstrings(jaxrep_says, toy, trained):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("train", "required: NAME[:PRESET]"),
-        ("train --seed 3", "required: NAME[:PRESET]"),
+        ("train", "required: EXPERIMENT"),
+        ("train --seed 3", "required: EXPERIMENT"),
         ("train nowhere.py", "jaxrep: error: nowhere.py does not exist"),
         ("train tyo", "jaxrep: error: there is no experiment named 'tyo'; did you mean toy"),
         ("train emoji", "emoji.py holds evaluations and no recipe"),
@@ -215,7 +215,7 @@ def test_help_lists_fields_with_docstrings(jaxrep_says, toy, trained):
         ("train experiments/toy.py --data.train", "argument --data.train: expected one argument"),
         ("train experiments/toy.py --seed a", "invalid literal for int() with base 10: 'a'"),
         ("train experiments/toy.py --run-dir", "argument --run-dir: expected one argument"),
-        ("diff experiments/toy.py", "required: B"),
+        ("diff experiments/toy.py", "required: EXPERIMENT"),
         ("diff experiments/toy.py experiments", "is not a run: it holds no recipe.json"),
         ("list nowhere", "jaxrep: error: nowhere is not a folder of experiments"),
     ],

@@ -2,20 +2,18 @@
 
 import argparse
 
-from jaxrep.commands.recipes import find
+from jaxrep.commands.recipes import EXPERIMENT, find
 from jaxrep.spec import difference, render_difference
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep diff A B``."""
+    """Run ``jaxrep diff EXPERIMENT EXPERIMENT``."""
     parser = argparse.ArgumentParser(prog="jaxrep diff", description=__doc__)
-    parser.add_argument("a", metavar="A", help="an experiment, NAME[:PRESET] or FILE[:PRESET], or a run directory")
-    parser.add_argument("b", metavar="B", help="the same")
+    parser.add_argument("a", metavar="EXPERIMENT", help=f"{EXPERIMENT}; or a run directory")
+    parser.add_argument("b", metavar="EXPERIMENT", help="the same, to compare with")
     given = parser.parse_args(args)
     changes = difference(find(given.a).recipe, find(given.b).recipe)
-    identity = [change for change in changes if not change.execution]
-    execution = [change for change in changes if change.execution]
-    print(render_difference(identity) if identity else "the same run")
-    if execution:
+    print(render_difference([change for change in changes if not change.execution]) or "the same run")
+    if execution := [change for change in changes if change.execution]:
         print("in execution only:\n" + render_difference(execution))
     return 0

@@ -6,14 +6,9 @@ It is required for a public checkpoint, which has no recipe.
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import add_arguments, check_out, load
 from jaxrep.errors import UsageError
-
-if TYPE_CHECKING:
-    from jaxrep.evals.base import Eval
-    from jaxrep.model import Model
 
 
 def main(args: list[str]) -> int:
@@ -38,9 +33,14 @@ def main(args: list[str]) -> int:
     check_out(options.out)
     from jaxrep.evals.base import format_results, name_conflicts, run_evals
     from jaxrep.experiment import load_evals
+    from jaxrep.pretrained.load import is_checkpoint
 
     others = tuple(evaluation for target in options.evals for evaluation in load_evals(target))
-    model, evals = _load(options, others)
+    if not others and is_checkpoint(options.run):
+        raise UsageError(f"{options.run} is a public checkpoint, which has no evaluations: give --evals")
+    model, recipe = load(options)
+    if not (evals := others or (recipe.evals if recipe else ())):
+        raise UsageError(f"the recipe of {options.run} has no evaluation (its field evals is empty): give --evals")
     if conflict := next(name_conflicts(evals), None):
         raise UsageError(f"--evals: {conflict}")
     metrics = run_evals(evals, model)
@@ -52,17 +52,3 @@ def main(args: list[str]) -> int:
         sample.save(options.out.with_suffix(".npz"), metrics)
         write_json(options.out, metrics)
     return 0
-
-
-def _load(options: argparse.Namespace, others: "tuple[Eval, ...]") -> "tuple[Model, tuple[Eval, ...]]":
-    """Load the model, and choose ``others`` or the evaluations of its recipe. Raises UsageError."""
-    from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
-
-    if is_checkpoint(options.run):
-        if not others:
-            raise UsageError(f"{options.run} is a public checkpoint, which has no evaluations: give --evals")
-        return load_checkpoint(options.run), others
-    model, recipe = load(options)
-    if not (evals := others or recipe.evals):
-        raise UsageError(f"the recipe of {options.run} has no evaluation (its field evals is empty): give --evals")
-    return model, evals

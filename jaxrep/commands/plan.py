@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from jaxrep.commands.recipes import find, override
+from jaxrep.commands.recipes import EXPERIMENT, find, override, split
 from jaxrep.errors import UsageError
 from jaxrep.plan.topology import devices, memory_bytes, prepare
 
@@ -15,21 +15,11 @@ if TYPE_CHECKING:
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep plan RECIPE --topology v5e:16x16 [--find-batch] [--layout] [--json] [--field.path VALUE …]``."""
-    parser = argparse.ArgumentParser(
-        prog="jaxrep plan",
-        description=__doc__,
-        usage="jaxrep plan RECIPE --topology TOPOLOGY [--find-batch] [--memory GIB] [--layout] [--json] "
-        "[--field.path VALUE ...]",
-        epilog="jaxrep plan RECIPE --topology v5e:16x16 --help lists the options and the recipe's fields.",
-    )
-    parser.add_argument(
-        "recipe", metavar="RECIPE", help="an experiment and a preset, as clip:tiny or FILE:PRESET, or a run directory"
-    )
-    target = parser.parse_args(args[:1]).recipe
-    given, fields = _options().parse_known_args(args[1:])
+    """Run ``jaxrep plan EXPERIMENT --topology v5e:16x16 [OPTIONS] [--field.path VALUE …]``."""
+    options = _options()
+    target, given, fields = split(args, options, f"{EXPERIMENT}; or a run directory")
     prepare(given.topology)
-    recipe = override(find(target), fields, f"jaxrep plan {target}", _options().format_help()).recipe
+    recipe = override(find(target), fields, f"jaxrep plan {target}", options.format_help()).recipe
     if not given.topology:
         raise UsageError("--topology is missing: the devices to plan for, such as v5e:16x16 or cpu:8")
 
@@ -47,7 +37,7 @@ def main(args: list[str]) -> int:
 
 
 def _options() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(prog="jaxrep plan RECIPE", add_help=False, allow_abbrev=False, usage="")
+    options = argparse.ArgumentParser("jaxrep plan", description=__doc__, add_help=False, allow_abbrev=False, usage="")
     options.add_argument(
         "--topology",
         default="",

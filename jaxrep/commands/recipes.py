@@ -1,4 +1,4 @@
-"""Find the recipe that a command line names, and change its fields by flags."""
+"""Find the experiment that a command line names, and change its recipe by flags."""
 
 import argparse
 import dataclasses
@@ -11,12 +11,32 @@ from jaxrep.spec import children, replace
 if TYPE_CHECKING:
     from jaxrep.recipe import Recipe
 
+EXPERIMENT = "an experiment and its preset: a short name (clip, clip:tiny), or FILE.py[:PRESET]"
 KEPT = ("image_size", "crop")
 """Fields of the recipe's source that another source keeps: the model and its views are made for them."""
 
 
+def split(args: list[str], options: argparse.ArgumentParser, what: str) -> tuple[str, argparse.Namespace, list[str]]:
+    """Split ``EXPERIMENT [OPTIONS] [--field.path VALUE ...]`` into experiment, options, and flags of fields.
+
+    Args:
+        args: the command line.
+        options: the command's own options, without help.
+        what: help on the experiment.
+    """
+    about = argparse.ArgumentParser(
+        options.prog,
+        f"{options.prog} EXPERIMENT [OPTIONS] [--field.path VALUE ...]",
+        options.description,
+        f"{options.prog} EXPERIMENT --help lists the recipe's fields.",
+        parents=[options],
+    )
+    about.add_argument("experiment", metavar="EXPERIMENT", help=what)
+    return about.parse_args(args[:1]).experiment, *options.parse_known_args(args[1:])
+
+
 def find(target: str) -> LoadedExperiment:
-    """Return the recipe of a run directory, or of an experiment (``NAME[:PRESET]`` or ``FILE[:PRESET]``)."""
+    """Return the recipe of an experiment, of a run directory, or of a run behind a URL."""
     if "://" in target:
         from jaxrep.runs.remote import fetch_run
 
@@ -32,7 +52,7 @@ def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "
     field does.
 
     Args:
-        loaded: the recipe.
+        loaded: the experiment.
         args: the flags.
         prog: the command, for messages.
         more: text that is added to the help.
@@ -40,18 +60,17 @@ def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "
     options = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     options.add_argument("--data.train", dest="source", metavar="SOURCE")
     given, args = options.parse_known_args(args)
-    if given.source is not None:
-        loaded = dataclasses.replace(loaded, recipe=_with_source(loaded.recipe, given.source))
-    if not args:
-        return loaded
-    import tyro  # slow to import: a command's help and a wrong file are answered without it
+    recipe = loaded.recipe if given.source is None else _with_source(loaded.recipe, given.source)
+    if args:
+        import tyro  # slow to import: a command's help and a wrong file are answered without it
 
-    from jaxrep.recipe import Recipe
+        from jaxrep.recipe import Recipe
 
-    source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
-    description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
-    recipe = tyro.cli(Recipe, args=args, default=loaded.recipe, prog=prog, description=description)
-    return dataclasses.replace(loaded, recipe=_with_one_length(recipe, loaded.recipe))
+        source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
+        description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
+        changed = tyro.cli(Recipe, args=args, default=recipe, prog=prog, description=description)
+        recipe = _with_one_length(changed, recipe)
+    return dataclasses.replace(loaded, recipe=recipe)
 
 
 def _with_one_length(recipe: "Recipe", before: "Recipe") -> "Recipe":

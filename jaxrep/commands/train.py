@@ -4,31 +4,20 @@ import argparse
 import logging
 from pathlib import Path
 
-from jaxrep.commands.recipes import override
+from jaxrep.commands.recipes import EXPERIMENT, override, split
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment, load
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep train NAME[:PRESET] [--run-dir DIR] [--field.path VALUE ...]``."""
-    about = argparse.ArgumentParser(
-        prog="jaxrep train",
-        description=__doc__,
-        usage="jaxrep train NAME[:PRESET] [--run-dir DIR] [--field.path VALUE ...]",
-        epilog="jaxrep train NAME[:PRESET] --help lists the recipe's fields.",
-    )
-    about.add_argument(
-        "recipe",
-        metavar="NAME[:PRESET]",
-        help="an experiment (a short name as clip, or FILE.py), and one of its presets (default: recipe)",
-    )
-    loaded = load(about.parse_args(args[:1]).recipe)
-
-    options = argparse.ArgumentParser(prog="jaxrep train", add_help=False, allow_abbrev=False)
-    options.add_argument("--run-dir", type=run_dir, default=default_run_dir(loaded))
-    given, fields = options.parse_known_args(args[1:])
-    where = f"--run-dir DIR: directory or URL (gs://BUCKET/RUN) of the run, which is resumed (default: {given.run_dir})"
-    loaded = override(loaded, fields, f"jaxrep train {args[0]}", where)
+    """Run ``jaxrep train EXPERIMENT [--run-dir DIR] [--field.path VALUE ...]``."""
+    options = argparse.ArgumentParser("jaxrep train", description=__doc__, add_help=False, allow_abbrev=False)
+    where = "directory or URL (gs://BUCKET/RUN) of the run, which is resumed"
+    options.add_argument("--run-dir", metavar="DIR", type=run_dir, help=f"{where} (default: runs/NAME-PRESET)")
+    target, given, fields = split(args, options, EXPERIMENT)
+    loaded = load(target)
+    place = given.run_dir or default_run_dir(loaded)
+    loaded = override(loaded, fields, f"jaxrep train {target}", f"--run-dir DIR: {where} (default: {place})")
 
     from jaxrep import hosts
     from jaxrep.evals.base import format_results
@@ -43,11 +32,10 @@ def main(args: list[str]) -> int:
     if not hosts.is_main():
         logging.getLogger("jaxrep").setLevel(logging.WARNING)
     with propagate_failures():
-        status = train(loaded.recipe, given.run_dir, loaded)
+        status = train(loaded.recipe, place, loaded)
     if status is ExitCode.DONE and hosts.is_main():
-        run = Run(given.run_dir, status)
-        print(format_results(run.results))
-        print(f"finished; the run directory is {given.run_dir}")
+        print(format_results(Run(place, status).results))
+        print(f"finished; the run directory is {place}")
     return int(status)
 
 

@@ -7,6 +7,7 @@ states (a scan over layers, microbatches or blocks). A ``conditional`` counts as
 import dataclasses
 import math
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -83,24 +84,23 @@ TrafficByGroup = Mapping[tuple[str, int], Traffic]
 
 def count_collectives(program: str) -> TrafficByGroup:
     """Count the collectives of a compiled program, given its text (``compiled.as_text()``)."""
-    computations, entry = _parse(program)
-    total: dict[tuple[str, int], Traffic] = {}
-    for (kind, devices, _), traffic in sorted(_traffic(computations, entry).items()):
-        total[kind, devices] = total.get((kind, devices), Traffic()) + traffic
+    total = defaultdict[tuple[str, int], Traffic](Traffic)
+    for (kind, devices, _), traffic in sorted(_traffic(*_parse(program)).items()):
+        total[kind, devices] += traffic
     return total
 
 
 def by_kind(groups: TrafficByGroup) -> dict[str, Traffic]:
     """Sum traffic over group sizes."""
-    total: dict[str, Traffic] = {}
+    total = defaultdict[str, Traffic](Traffic)
     for (kind, _), traffic in groups.items():
-        total[kind] = total.get(kind, Traffic()) + traffic
+        total[kind] += traffic
     return total
 
 
 def _traffic(computations: Computations, name: str) -> dict[tuple[str, int, str], Traffic]:
     """Return the traffic of a computation and of all that it calls, by kind, number of devices and chain."""
-    total: dict[tuple[str, int, str], Traffic] = {}
+    total = defaultdict[tuple[str, int, str], Traffic](Traffic)
     instructions = computations.get(name, {})
     for instruction in instructions.values():
         kind = instruction.opcode.removesuffix("-start")
@@ -114,18 +114,16 @@ def _traffic(computations: Computations, name: str) -> dict[tuple[str, int, str]
             called = [max(called, key=lambda branch: sum(part.bytes for part in branch.values()))]
         repeated = instruction.opcode in ("while", "call", "conditional")
         for key, traffic in (item for part in called for item in part.items()):
-            trips = _trips(computations, instruction) if repeated else 1
-            total[key] = (total.get(key, Traffic()) if repeated else Traffic()) + traffic * trips
+            total[key] = total[key] + traffic * _trips(computations, instruction) if repeated else traffic
     return total
 
 
 def _bytes_moved(instruction: _Instruction, computation: Mapping[str, _Instruction]) -> int:
     """Return the bytes of the array of one collective."""
     inputs = sum(computation[name].bytes for name in _NAME.findall(instruction.operands) if name in computation)
-    if not instruction.opcode.startswith("all-gather"):
-        return inputs
-    # The result of a -start holds inputs and outputs.
-    return instruction.bytes - (inputs if instruction.opcode.endswith("-start") else 0)
+    if instruction.opcode == "all-gather-start":
+        return instruction.bytes - inputs  # its result holds both
+    return instruction.bytes if instruction.opcode == "all-gather" else inputs
 
 
 def _trips(computations: Computations, instruction: _Instruction) -> int:

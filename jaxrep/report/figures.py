@@ -46,11 +46,9 @@ def curve(name: str, runs: Sequence[RunFacts]) -> str:
     figure = _figure()
     for run, color in zip(runs, colors_of(len(runs)), strict=True):
         step, value = series(run.lines, name)
-        if len(step) < 2 or not value.any():
-            continue
-        mode = "lines+markers" if len(step) < 12 else "lines"
-        line = {"color": color, "width": 1.6}
-        figure.add_scatter(x=step, y=value, mode=mode, name=run.name, line=line, marker={"size": 5})
+        if len(step) > 1 and value.any():
+            mode, line = "lines+markers" if len(step) < 12 else "lines", {"color": color, "width": 1.6}
+            figure.add_scatter(x=step, y=value, mode=mode, name=run.name, line=line, marker={"size": 5})
     return _json(figure) if figure.data else ""
 
 
@@ -77,16 +75,12 @@ def series(lines: Sequence[Line], name: str) -> tuple[np.ndarray, np.ndarray]:
 def similarity(space: Space, ids: Sequence[int]) -> str:
     """Plot cosines of some images (rows) with some texts (columns), by class. Positive pairs are on the diagonal."""
     assert space.text is not None, "a matrix of images and texts"
-    order = np.arange(len(space.image))
-    if space.nearest_mean:
-        order = np.argsort(space.nearest_mean.labels, kind="stable")
+    order = np.argsort(space.nearest_mean.labels if space.nearest_mean else np.zeros(len(space.image)), kind="stable")
     some = order[np.unique(np.linspace(0, len(order) - 1, MATRIX_PAIRS).round().astype(int))]
     hover = [[[ids[i], f"{space.texts[i]} · text: {space.texts[j]}"] for j in some] for i in some]
-    figure = _figure()
     cosines = (space.image[some] @ space.text[some].T).round(4)
-    template = "cosine %{z:.3f}<extra></extra>"
-    figure.add_heatmap(z=cosines, customdata=hover, colorscale=COLOR_SCALE, hovertemplate=template)
-    return _matrix(figure, "text", "image", ticks=False)
+    heatmap = {"z": cosines, "customdata": hover, "hovertemplate": "cosine %{z:.3f}<extra></extra>"}
+    return _matrix(heatmap, "text", "image", ticks=False)
 
 
 def confusion(predictions: Predictions) -> str:
@@ -100,21 +94,15 @@ def confusion(predictions: Predictions) -> str:
         [f"{names[i]}, predicted {name}: {count} of {row.sum()}" for name, count in zip(names, row, strict=True)]
         for i, row in zip(rows, counts, strict=True)
     ]
+    shares = (counts / counts.sum(1, keepdims=True)).round(4)
+    heatmap = {"z": shares, "x": names, "y": [names[i] for i in rows], "zmin": 0, "zmax": 1}
+    heatmap |= {"text": hover, "hovertemplate": "%{text}<extra></extra>"}
+    return _matrix(heatmap, "predicted class", "true class", ticks=k <= 24, square=len(rows) > 1)
+
+
+def _matrix(heatmap: Mapping[str, Any], x: str, y: str, ticks: bool, square: bool = True) -> str:
     figure = _figure()
-    figure.add_heatmap(
-        z=(counts / counts.sum(1, keepdims=True)).round(4),
-        x=names,
-        y=[names[i] for i in rows],
-        text=hover,
-        hovertemplate="%{text}<extra></extra>",
-        colorscale=COLOR_SCALE,
-        zmin=0,
-        zmax=1,
-    )
-    return _matrix(figure, "predicted class", "true class", ticks=k <= 24, square=len(rows) > 1)
-
-
-def _matrix(figure: go.Figure, x: str, y: str, ticks: bool, square: bool = True) -> str:
+    figure.add_heatmap(colorscale=COLOR_SCALE, **heatmap)
     axis = {"showticklabels": ticks, "ticks": "", "showgrid": False, "zeroline": False}
     figure.update_xaxes(title=x, constrain="domain", **axis)
     figure.update_yaxes(title=y, autorange="reversed", scaleanchor="x" if square else None, **axis)
@@ -132,11 +120,10 @@ def neighbors_map(space: Space, ids: Sequence[int]) -> str:
 
     perplexity = min(30, (len(space.image) - 1) / 3)
     flat = TSNE(init="pca", perplexity=perplexity, metric="cosine", random_state=0).fit_transform(space.image)
-    groups: list[Points] = [("images", np.arange(len(flat)), COLORS[0], "circle")]
-    if space.nearest_mean:
-        names, labels = space.nearest_mean.names, space.nearest_mean.labels
-        colors = colors_of(len(names))
-        groups = [(name, np.flatnonzero(labels == k), colors[k], "circle") for k, name in enumerate(names)]
+    classes = space.nearest_mean
+    names, labels = (classes.names, classes.labels) if classes else (("images",), np.zeros(len(flat)))
+    colors = enumerate(zip(names, colors_of(len(names)), strict=True))
+    groups = [(name, np.flatnonzero(labels == k), color, "circle") for k, (name, color) in colors]
     return _map(flat, groups, list(zip(ids, space.texts, strict=True)))
 
 
@@ -159,10 +146,8 @@ def _map(flat: np.ndarray, groups: Sequence[Points], tooltips: Sequence[tuple[in
         marker = {"size": 7, "symbol": symbol, "color": color, "opacity": 0.8}
         points = {"x": flat[index, 0], "y": flat[index, 1], "customdata": hover[index]}
         figure.add_scatter(name=name, mode="markers", marker=marker, hoverinfo="none", **points)
-    hidden = {"visible": False}
-    figure.update_layout(
-        xaxis=hidden, yaxis=hidden, height=440 + 10 * len(groups), showlegend=len(groups) > 1, hovermode="closest"
-    )
+    figure.update_layout(height=440 + 10 * len(groups), showlegend=len(groups) > 1, hovermode="closest")
+    figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     return _json(figure)
 
 

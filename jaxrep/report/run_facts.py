@@ -155,14 +155,14 @@ def group_by_seed(runs: Sequence[RunFacts]) -> list[Group]:
 
     Two runs with the same seed are not independent, so they are never in the same group.
     """
-    groups: list[Group] = []
+    groups: list[list[RunFacts]] = []
     for run in runs:
-        matches = (i for i, group in enumerate(groups) if all(_differ_in_seed(other, run) for other in group.runs))
-        if (at := next(matches, None)) is None:
-            groups.append(Group((run,)))
+        of_its_recipe = (group for group in groups if all(_differ_in_seed(other, run) for other in group))
+        if (group := next(of_its_recipe, None)) is None:
+            groups.append([run])
         else:
-            groups[at] = Group((*groups[at].runs, run))
-    return groups
+            group.append(run)
+    return [Group(tuple(group)) for group in groups]
 
 
 def _differ_in_seed(a: RunFacts, b: RunFacts) -> bool:

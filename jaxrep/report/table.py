@@ -6,7 +6,7 @@ import fnmatch
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,15 +58,13 @@ def rows(groups: Sequence[Group], pattern: str = "*") -> list[Row]:
     return [row for metric in chosen for row in _rows_of(metric, groups)]
 
 
-def _rows_of(metric: str, groups: Sequence[Group]) -> list[Row]:
-    by_group = [
-        {run.recipe.seed: run.metrics[metric] for run in group.runs if metric in run.metrics} for group in groups
-    ]
-    return [
-        _row(metric, group, values, by_group[0] if i else {})
-        for i, (group, values) in enumerate(zip(groups, by_group, strict=True))
-        if values
-    ]
+def _rows_of(metric: str, groups: Sequence[Group]) -> Iterator[Row]:
+    first = None
+    for group in groups:
+        by_seed = {run.recipe.seed: run.metrics[metric] for run in group.runs if metric in run.metrics}
+        if by_seed:
+            yield _row(metric, group, by_seed, first or {})
+        first = by_seed if first is None else first
 
 
 def _row(metric: str, group: Group, by_seed: Mapping[int, float], first: Mapping[int, float]) -> Row:
@@ -135,10 +133,8 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def as_json(table: Sequence[Row]) -> str:
     """Return a JSON list of objects. An unknown value is null."""
-    objects = [
-        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in dataclasses.asdict(row).items()}
-        for row in table
-    ]
+    known = lambda value: None if isinstance(value, float) and math.isnan(value) else value  # noqa: E731
+    objects = [{name: known(value) for name, value in dataclasses.asdict(row).items()} for row in table]
     return json.dumps(objects, indent=1, ensure_ascii=False) + "\n"
 
 
