@@ -49,9 +49,9 @@ class BadSampleReport:
             kind = kind if kind in counts or len(counts) < MAX_KINDS else (OTHER, OTHER)
             counts[kind] = counts.get(kind, 0) + count
         examples = (*self.examples, *other.examples)[:MAX_EXAMPLES]
-        skipped_shards = tuple(dict.fromkeys((*self.skipped_shards, *other.skipped_shards)))
-        failed_shards = tuple(dict.fromkeys((*self.failed_shards, *other.failed_shards)))
-        return BadSampleReport(self.rows + other.rows, counts, examples, skipped_shards, failed_shards)
+        skipped = dict.fromkeys((*self.skipped_shards, *other.skipped_shards))
+        failed = dict.fromkeys((*self.failed_shards, *other.failed_shards))
+        return BadSampleReport(self.rows + other.rows, counts, examples, tuple(skipped), tuple(failed))
 
     def check(self, max_bad_fraction: float) -> None:
         """Raise JaxrepError if a shard failed, or if more than this share is bad. The error names the worst shards."""
@@ -76,23 +76,17 @@ class BadSampleReport:
         shards: dict[str, dict[str, int]] = {}
         for (shard, reason), count in self.bad.items():
             shards.setdefault(shard, {})[reason] = count
-        return {
-            "all": self.rows,
-            "seen": self.rows - self.bad_rows,
-            "bad": self.bad_rows,
-            "repeats": self.bad_rows,
-            "shards": shards,
-            "examples": list(self.examples),
-            "skipped_shards": list(self.skipped_shards),
-        } | ({"failed_shards": list(self.failed_shards)} if self.failed_shards else {})
+        counts = {"all": self.rows, "seen": self.rows - self.bad_rows, "bad": self.bad_rows, "repeats": self.bad_rows}
+        lists = {"examples": list(self.examples), "skipped_shards": list(self.skipped_shards)}
+        failed = {"failed_shards": list(self.failed_shards)} if self.failed_shards else {}
+        return {**counts, "shards": shards, **lists, **failed}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "BadSampleReport":
         """Return the report that ``to_json`` wrote."""
         bad = {(shard, reason): count for shard, kinds in data["shards"].items() for reason, count in kinds.items()}
-        return cls(
-            data["all"], bad, *(tuple(data.get(name, ())) for name in ("examples", "skipped_shards", "failed_shards"))
-        )
+        lists = (tuple(data.get(name, ())) for name in ("examples", "skipped_shards", "failed_shards"))
+        return cls(data["all"], bad, *lists)
 
     def to_array(self) -> np.ndarray:
         """Return the report as bytes, uint8: a worker process sends it with the arrays of a batch."""

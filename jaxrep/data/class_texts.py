@@ -52,19 +52,15 @@ class ClassTexts(Table):
             yield f"template holds {{}} once, for the name of the class; {self.template!r} does not"
 
     def fields(self, source: Source, tokenizer: Tokenizer) -> dict[str, Field]:
-        fields = source.fields()
+        fields, what = source.fields(), "a table of class texts"
         if self.label not in fields:
-            raise UsageError(
-                f"a table of class texts: the data has no field '{self.label}'; {hint(self.label, fields)}"
-            )
-        count = len(self.names) or fields[self.label].classes
+            raise UsageError(f"{what}: the data has no field '{self.label}'; {hint(self.label, fields)}")
+        count, length = len(self.names) or fields[self.label].classes, tokenizer.length
         if not count:
-            raise UsageError(f"a table of class texts: the data does not say how many classes '{self.label}' has")
-        if self.reserved_tokens >= tokenizer.length:
-            raise UsageError(
-                f"a table of class texts: reserved_tokens={self.reserved_tokens} leaves no token of {tokenizer.length}"
-            )
-        shape = (count, tokenizer.length - self.reserved_tokens)
+            raise UsageError(f"{what}: the data does not say how many classes '{self.label}' has")
+        if self.reserved_tokens >= length:
+            raise UsageError(f"{what}: reserved_tokens={self.reserved_tokens} leaves no token of {length}")
+        shape = (count, length - self.reserved_tokens)
         return {"": Field(shape, "int32", tokenizer.vocab_size), "/valid": Field(shape, "bool")}
 
     def read(self, examples: Examples, tokenizer: LoadedTokenizer) -> dict[str, np.ndarray]:

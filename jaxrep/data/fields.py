@@ -13,18 +13,15 @@ def batch_fields(source: Source, tokenizer: Tokenizer, texts: Sequence[str]) -> 
 
     Raises UsageError: a name in ``texts`` is not a text of the source.
     """
-    raw = source.fields()
+    raw, data = source.fields(), type(source).__name__
     strings = [name for name, field in raw.items() if field.dtype == "str"]
     if wrong := next((name for name in texts if name not in strings), None):
-        raise UsageError(
-            f"data.texts names '{wrong}', which is no text of {type(source).__name__}; {hint(wrong, strings)}"
-        )
+        raise UsageError(f"data.texts names '{wrong}', which is no text of {data}; {hint(wrong, strings)}")
     fields = {"position": Field((2,), "uint32")}
     for name, field in raw.items():
         if field.dtype != "str":
             fields[name] = field
         elif name in texts:
             shape = (*field.shape, tokenizer.length)
-            fields[name] = Field(shape, "int32", tokenizer.vocab_size)
-            fields[f"{name}/valid"] = Field(shape, "bool")
+            fields |= {name: Field(shape, "int32", tokenizer.vocab_size), f"{name}/valid": Field(shape, "bool")}
     return fields

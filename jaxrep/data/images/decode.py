@@ -8,7 +8,7 @@ size is checked in the header, before pixels are decoded.
 import contextlib
 import io
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -125,8 +125,8 @@ def fit_image(
     ``content``: the file of the image, if available: a JPEG is then decoded at a reduced scale.
     """
     check_size(*image.size)
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    turn = orientation if isinstance(orientation, int) and orientation in ORIENTATIONS else UPRIGHT
+    orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
+    turn: int = orientation if orientation in ORIENTATIONS else UPRIGHT
     turned = turn >= TRANSPOSED
     upright = (image.height, image.width) if turned else image.size
     box = stored_box(crop.box(*upright, width / height, key), image.width, image.height, turn)

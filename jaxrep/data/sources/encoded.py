@@ -17,7 +17,7 @@ from jaxrep.data._util.hashing import content_id, text_id
 from jaxrep.data.decode import decode_label, decode_text
 from jaxrep.data.images.crop import HostCenterCrop, HostCrop
 from jaxrep.data.images.decode import decode_image, decode_label_map
-from jaxrep.data.source import Examples, Source, Substitute, read_or_substitute, stack
+from jaxrep.data.source import Examples, Keys, Source, Substitute, read_or_substitute, stack
 from jaxrep.errors import BadSample, BadShard, UsageError, hint
 from jaxrep.spec import Count, Natural, spec
 from jaxrep.storage import read_bytes
@@ -87,9 +87,7 @@ class EncodedExamples(Examples, abc.ABC):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self._example(index)
 
-    def gather(
-        self, indices: np.ndarray, keys: np.ndarray | None = None, substitute: Substitute | None = None
-    ) -> dict[str, Any]:
+    def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         """Read examples; each image is decoded into its place in the batch, because a copy of all takes long."""
         size, draws = self.source.image_size, [None] * len(indices) if keys is None else keys.tolist()
         images = np.empty((len(indices), size, size, 3), np.uint8) if "image" in self._names else draws

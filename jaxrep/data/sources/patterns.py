@@ -2,7 +2,7 @@
 
 import glob
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,23 +53,19 @@ def read_utf8(path: str) -> str:
         raise UsageError(f"{path} is not UTF-8: {error}") from error
 
 
-def braces(pattern: str) -> list[str]:
+def braces(pattern: str, whole: str = "") -> list[str]:
     """Expand ``{00..02}`` to 00, 01, 02 and ``{a,b}`` to a, b; several groups give all combinations.
 
-    Raises UsageError.
+    ``whole``: the pattern that errors name. Raises UsageError.
     """
-    return list(dict.fromkeys(_expanded(pattern, pattern)))
-
-
-def _expanded(pattern: str, whole: str) -> Iterator[str]:
-    group = _BRACES.search(pattern)
-    if group is None:
-        if "{" in pattern or "}" in pattern:
-            raise UsageError(f"the pattern {whole!r} has a brace without its other half")
-        yield pattern
-        return
-    for choice in _choices(group[1], whole):
-        yield from _expanded(pattern[: group.start()] + choice + pattern[group.end() :], whole)
+    whole, group = whole or pattern, _BRACES.search(pattern)
+    if group:
+        before, after = pattern[: group.start()], pattern[group.end() :]
+        paths = (path for choice in _choices(group[1], whole) for path in braces(before + choice + after, whole))
+        return list(dict.fromkeys(paths))
+    if "{" in pattern or "}" in pattern:
+        raise UsageError(f"the pattern {whole!r} has a brace without its other half")
+    return [pattern]
 
 
 def _choices(group: str, whole: str) -> list[str]:

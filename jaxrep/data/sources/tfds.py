@@ -30,9 +30,8 @@ class Tfds(Records):
             data = tfds.data_source(self.name, split=self.split, data_dir=directory, decoders=images or None)
         except Exception as error:  # TFDS raises errors of many types and many lines
             place = f" in {directory}" if directory else ""
-            reason = str(error).strip().partition("\n")[0]
-            message = f"the data set {self.name}, split {self.split}, cannot be opened{place}: {reason}"
-            raise UsageError(message) from error
+            reason = f"cannot be opened{place}: " + str(error).strip().partition("\n")[0]
+            raise UsageError(f"the data set {self.name}, split {self.split}, {reason}") from error
         self.check(self.name, features)
         examples = TfdsExamples(self, data)
         names = getattr(features[self.label], "names", None) if self.label else None
