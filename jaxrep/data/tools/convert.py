@@ -15,9 +15,9 @@ from typing import Any
 
 from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
-from jaxrep.data.tools.reading import Failures, opened
+from jaxrep.data.tools.reading import Failures, opened, read_all
 from jaxrep.data.tools.resume import source_json, write_or_compare
-from jaxrep.data.tools.writers import FORMATS, Row, read_row, write_table
+from jaxrep.data.tools.writers import FORMATS, read_row, write_table
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.storage import write_file
 
@@ -85,14 +85,10 @@ def convert(plan: Plan, workers: int = 0) -> dict[str, Any]:
 
 def write_shard(plan: Plan, shard: int) -> None:
     """Write one shard, then its note. A shard without a readable example has a note and no file."""
-    rows: list[Row] = []
-    failures = Failures(MESSAGES)
-    examples = opened(plan.source)
-    for index in range(shard * plan.per_shard, min((shard + 1) * plan.per_shard, plan.length)):
-        try:
-            rows.append(read_row(examples, index))
-        except BadSample as error:
-            failures.add(error)
+    examples, failures = opened(plan.source), Failures(MESSAGES)
+    indices = range(shard * plan.per_shard, min((shard + 1) * plan.per_shard, plan.length))
+    read = read_all(lambda index: read_row(examples, index), indices, "", failures, (BadSample,), threads=1)
+    rows = [row for _, row in read]
     path = plan.path(shard)
     temporary = path.with_name(f".{path.name}.part")
     for old in (temporary, path):  # of a process that was killed between the two steps

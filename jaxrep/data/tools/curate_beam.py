@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxrep.data.sources.extras import import_extra
-from jaxrep.data.tools.curate import ChunkResult, Plan, add_up, match_chunk, sample_chunk, save_counts, save_report
+from jaxrep.data.tools.curate import Plan, add_up, match_chunk, sample_chunk, save_counts, save_report
 from jaxrep.data.tools.resume import write_or_compare
 from jaxrep.storage import read_bytes
 
@@ -31,14 +31,10 @@ def curate(plan: Plan, options: Sequence[str]) -> dict[str, Any]:
         matched = results | "count" >> beam.CombineGlobally(total)
         totals = beam.pvalue.AsSingleton(matched)
         # The second pass reads the counts from their file, and waits until it is written.
-        counted = beam.pvalue.AsSingleton(matched | "write counts" >> beam.Map(_save_counts, plan))
+        counted = beam.pvalue.AsSingleton(
+            matched | "write counts" >> beam.Map(lambda matched: save_counts(plan, matched))
+        )
         results = chunks | "sample" >> beam.Map(lambda chunk, _: sample_chunk(plan, chunk), counted)
         kept = results | "count kept" >> beam.CombineGlobally(total)
         _ = kept | "report" >> beam.Map(lambda kept, matched: save_report(plan, matched, kept), totals)
     return json.loads(read_bytes(f"{plan.result}/curation.json"))
-
-
-def _save_counts(matched: ChunkResult, plan: Plan) -> int:
-    """Write the counts; the second pass waits for the returned value."""
-    save_counts(plan, matched)
-    return matched.pairs

@@ -48,22 +48,20 @@ def read_row(examples: Examples, index: int) -> Row:
     """Read one example of any source, with its files unchanged. Raises BadSample."""
     while isinstance(examples, Subset):
         examples, index = examples.origin(index)
-    parts, metadata = _encoded(examples, index) if isinstance(examples, EncodedExamples) else _plain(examples, index)
+    if isinstance(examples, EncodedExamples):
+        parts, metadata = examples.contents(index), {**examples.metadata(index), "key": examples.key(index)}
+        examples.check(index, parts)
+    else:
+        parts, metadata = _plain(examples[index])
     extension = ""
     if "image" in parts:
         parts["image"], extension = _with_extension(parts["image"], f"{examples.shard(index)}, example {index}")
     return Row(index, parts, extension, {name: value for name, value in metadata.items() if name not in PARTS})
 
 
-def _encoded(examples: EncodedExamples, index: int) -> tuple[dict[str, bytes], dict[str, Any]]:
-    contents = examples.contents(index)
-    examples.check(index, contents)
-    return contents, {**examples.metadata(index), "key": examples.key(index)}
-
-
-def _plain(examples: Examples, index: int) -> tuple[dict[str, bytes], dict[str, Any]]:
+def _plain(example: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
     parts, metadata = {}, {}
-    for name, value in examples[index].items():
+    for name, value in example.items():
         if name == "image":
             parts[name] = _png(Image.fromarray(value))
         elif name in ("text", "label"):
