@@ -47,11 +47,8 @@ class Model:
         progress: bool = False,
     ):
         self._structure, self._arrays = structure, arrays
-        self.fields = dict(fields)
-        self.tokenizer = tokenizer
-        self.transforms = dict(transforms or {})
-        self.block_size = block_size
-        self.progress = progress
+        self.fields, self.tokenizer, self.transforms = dict(fields), tokenizer, dict(transforms or {})
+        self.block_size, self.progress = block_size, progress
 
     def shard(self, mesh: Mesh) -> "Model":
         """Return the model with its parameters sharded over all devices, which also split the rows of a block."""
@@ -114,8 +111,8 @@ class Model:
             UsageError: the model has no such tower.
             JaxrepError: the model has no tokenizer.
         """
-        texts_embedded = self.encode_text(texts, text)
-        return self.encode_image(images, image) @ texts_embedded.T
+        embedded = self.encode_text(texts, text)
+        return self.encode_image(images, image) @ embedded.T
 
     # Embeddings --------------------------------------------------------------------------------------------------
 
@@ -178,8 +175,7 @@ class Model:
             block = np.array([self.preprocess(image, name) for image in images[rows]], np.uint8)
             return {name: block.reshape(-1, *self.image_shape(name))}
 
-        output = output or name
-        return self._encode_blocks(len(images), pixels, (output,), normalize)[output]
+        return self._encode_blocks(len(images), pixels, (output or name,), normalize)[output or name]
 
     def per_step(self, want: Sequence[str]) -> dict[str, np.ndarray]:
         """Return outputs that belong to no example, such as a table of classes or the logit scale."""
@@ -280,7 +276,12 @@ class Model:
         """
         height, width, _ = self.image_shape(name)
         if isinstance(image, str | Path):
-            return _read_image(Path(image), lambda opened: self.preprocess(opened, name))
+            try:
+                return open_image(Path(image).read_bytes(), lambda opened: self.preprocess(opened, name))
+            except OSError as error:
+                raise UsageError(f"the image {image} cannot be read: {error.strerror or error}") from error
+            except ValueError as error:
+                raise UsageError(f"{image}: {error}") from error
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8:
                 raise UsageError(f"an image as an array has to be uint8, got {image.dtype} of shape {image.shape}")
@@ -307,15 +308,6 @@ class Model:
         if norm is None:
             raise UsageError(f"the encoder of '{name}' does not state how it normalizes pixels: give it uint8 images")
         return images.astype(np.float32) * np.float32(norm.std) + np.float32(norm.mean)
-
-
-def _read_image(path: Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    try:
-        return open_image(path.read_bytes(), convert)
-    except OSError as error:
-        raise UsageError(f"the image {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames=("structure", "want", "unit", "replicated"))

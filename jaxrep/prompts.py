@@ -10,10 +10,9 @@ from importlib import resources
 
 import numpy as np
 
-from jaxrep.data.sources.patterns import local
-from jaxrep.errors import BadShard, JaxrepError, UsageError
+from jaxrep.data.sources.patterns import local, read_utf8
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.metrics.ranking import unit_rows
-from jaxrep.storage import read_bytes
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
 """The template of ``Model.classify``."""
@@ -48,8 +47,8 @@ def lines(path: str) -> tuple[str, ...]:
         UsageError: the file cannot be read, or holds no line.
     """
     try:
-        text = read_bytes(local(path)).decode("utf-8-sig")
-    except (BadShard, UnicodeDecodeError) as error:
+        text = read_utf8(local(path))
+    except UsageError as error:
         raise UsageError(f"the names or templates cannot be read: {error}") from error
     entries = tuple(line.strip().replace("{c}", "{}") for line in text.splitlines() if line.strip())
     if not entries:

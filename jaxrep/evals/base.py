@@ -10,9 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+
 from jaxrep.data.loading.readable import collect_skipped
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError, hint
+from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Reads, read_names
 from jaxrep.spec import Natural, children, problems, spec
 
@@ -63,6 +66,11 @@ class Eval(abc.ABC):
 
         Fractions are between 0 and 1. A metric that summarizes examples is a ``Sample``, so that it has an interval.
         """
+
+    def named(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        """Put the evaluation's name before those of metrics. The mean of an array of one value per example is one."""
+        values = {name: Sample(x) if isinstance(x, np.ndarray) else x for name, x in metrics.items()}
+        return {f"{self.name}/{name}": value for name, value in values.items()}
 
 
 def name_conflicts(evals: Iterable[Eval]) -> Iterator[str]:

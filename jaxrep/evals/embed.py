@@ -3,7 +3,7 @@
 On several hosts, each host reads and decodes the images of its own devices, and gets the embeddings and columns of all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,19 +43,15 @@ def embed_images(
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
     output = output or image
-    blocks, values = [], {column: [] for column in columns}
-    for outputs, block in output_blocks(model, examples, image, (output,), columns, normalize=normalize):
-        blocks.append(outputs[output])
-        for column in columns:
-            values[column].extend(block[column])
-    embeddings = np.concatenate(blocks)
+    blocks = [*output_blocks(model, examples, image, (output,), columns, normalize=normalize)]
+    embeddings = np.concatenate([outputs[output] for outputs, _ in blocks])
     if embeddings.ndim != 2:
         raise JaxrepError(
             f"'{output}' is an array of shape {list(embeddings.shape[1:])} per image, and evaluations compare vectors: "
             f"choose a pooled output, as {image}"
         )
     require_finite(embeddings, lambda i: f"'{image}' of example {i}")
-    return embeddings, values
+    return embeddings, {column: [value for _, block in blocks for value in block[column]] for column in columns}
 
 
 def output_blocks(
@@ -122,6 +118,22 @@ def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:
     embeddings = model.encode_text(texts, text)
     require_finite(embeddings, lambda i: f"the text {texts[i]!r}")
     return embeddings
+
+
+def embed_each(model: Model, texts: Iterable[str], text: str) -> dict[str, np.ndarray]:
+    """Embed each distinct text once: rows float32 [D] by text."""
+    distinct = list(dict.fromkeys(texts))
+    return dict(zip(distinct, embed_texts(model, distinct, text), strict=True))
+
+
+def unique_texts(texts: Iterable[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return each text once, and the index of each of ``texts`` among them, int64 [N].
+
+    An array of strings would take the memory of the longest text for each of them.
+    """
+    first: dict[str, int] = {}
+    index = np.array([first.setdefault(text, len(first)) for text in texts], np.int64)
+    return tuple(first), index
 
 
 def logit_scale(model: Model, temperature: float = 0.0) -> float:

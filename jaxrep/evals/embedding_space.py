@@ -13,14 +13,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.losses.geometry import uniformity
-from jaxrep.metrics.geometry import (
-    effective_rank,
-    linear_cka,
-    linear_separability,
-    mean_cosine,
-    modality_gap,
-    modality_gap_shares,
-)
+from jaxrep.metrics import geometry
 from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors
 from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Reads
@@ -61,7 +54,7 @@ class EmbeddingSpace(Eval):
         for (a, x), (b, y) in itertools.combinations(spaces.items(), 2):
             paired = paired_metrics(x, y) if x.shape == y.shape else {}
             groups[f"{a}_{b}"] = space_similarity(x, y, self.neighbors) | paired
-        return {f"{self.name}/{group}/{name}": value for group, part in groups.items() for name, value in part.items()}
+        return self.named({f"{group}/{name}": x for group, part in groups.items() for name, x in part.items()})
 
     def _embed(self, model: Model) -> dict[str, np.ndarray]:
         examples, fields = self.data.open(), self.data.fields()
@@ -84,16 +77,16 @@ class EmbeddingSpace(Eval):
 def space_metrics(x: np.ndarray) -> dict[str, float]:
     """Measure one space of unit rows [N,D]."""
     return {
-        "effective_rank": float(effective_rank(jnp.asarray(x))),
+        "effective_rank": float(geometry.effective_rank(jnp.asarray(x))),
         "intrinsic_dimension": intrinsic_dimension(x),
         "uniformity": float(uniformity(jnp.asarray(x))),
-        "anisotropy": mean_cosine(x),
+        "anisotropy": geometry.mean_cosine(x),
     }
 
 
 def space_similarity(x: np.ndarray, y: np.ndarray, neighbors: int = 10) -> dict[str, float]:
     """Compare two spaces [N,D] and [N,E] of paired rows: of two towers, two layers, or two models."""
-    return {"cka": linear_cka(x, y), "mutual_neighbors": Sample(mutual_neighbors(x, y, neighbors))}
+    return {"cka": geometry.linear_cka(x, y), "mutual_neighbors": Sample(mutual_neighbors(x, y, neighbors))}
 
 
 def paired_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
@@ -101,8 +94,8 @@ def paired_metrics(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
     return {
         "alignment": Sample(np.sum((a.astype(np.float64) - b) ** 2, axis=1)),
         "uniformity": float(uniformity(jnp.asarray(a), jnp.asarray(b))),
-        "mean_cosine": mean_cosine(a, b),
-        "modality_gap": float(modality_gap(jnp.asarray(a), jnp.asarray(b))),
-        **modality_gap_shares(a, b),
-        "separability": Sample(linear_separability(a, b)),
+        "mean_cosine": geometry.mean_cosine(a, b),
+        "modality_gap": float(geometry.modality_gap(jnp.asarray(a), jnp.asarray(b))),
+        **geometry.modality_gap_shares(a, b),
+        "separability": Sample(geometry.linear_separability(a, b)),
     }

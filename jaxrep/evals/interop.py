@@ -46,7 +46,7 @@ class MtebEncoder:
             image: The model's tower for images.
         """
         self._model, self._name, self._revision = model, name, revision
-        self._prompts, self._towers = dict(prompts or {}), {"text": text, "image": image}
+        self._prompts, self._towers = prompts or {}, {"text": text, "image": image}
 
     @property
     def mteb_model_meta(self) -> Any:
@@ -87,11 +87,11 @@ class MtebEncoder:
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> "torch.Tensor":
         """Return cosines [N,M]."""
-        return _tensor(_unit(_array(embeddings1)) @ _unit(_array(embeddings2)).T)
+        return _tensor(_unit(embeddings1) @ _unit(embeddings2).T)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> "torch.Tensor":
         """Return cosines [N] of paired rows."""
-        return _tensor(np.einsum("nd,nd->n", _unit(_array(embeddings1)), _unit(_array(embeddings2))))
+        return _tensor(np.einsum("nd,nd->n", _unit(embeddings1), _unit(embeddings2)))
 
 
 class ClipBenchmark:
@@ -140,5 +140,5 @@ def _tensor(x: np.ndarray) -> "torch.Tensor":
     return torch.from_numpy(np.array(x))  # a copy: arrays from JAX are read-only
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    return unit_rows(np.atleast_2d(x).astype(np.float32))
+def _unit(x: Any) -> np.ndarray:
+    return unit_rows(np.atleast_2d(_array(x)).astype(np.float32))

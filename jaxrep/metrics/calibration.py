@@ -4,6 +4,8 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float
 
+from jaxrep.metrics.ranking import row_blocks
+
 
 def softmax(logits: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:
     """Return probabilities in float64, rows of sum 1."""
@@ -14,9 +16,9 @@ def confidences(
     queries: Float[np.ndarray, "Q D"], classes: Float[np.ndarray, "K D"], logit_scale: float, *, block_size: int = 1024
 ) -> Float[np.ndarray, " Q"]:
     """Return the highest class probability of each query: softmax of ``logit_scale`` times the dot products."""
-    starts = range(0, len(queries), block_size)
-    blocks = [softmax(logit_scale * (queries[start : start + block_size] @ classes.T)).max(axis=1) for start in starts]
-    return np.concatenate([np.empty(0), *blocks])
+    blocks = row_blocks(len(queries), block_size)
+    highest = [softmax(logit_scale * (queries[rows] @ classes.T)).max(axis=1) for rows in blocks]
+    return np.concatenate([np.empty(0), *highest])
 
 
 def expected_calibration_error(

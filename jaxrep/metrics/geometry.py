@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.losses.pca import eigen
+from jaxrep.metrics.ranking import row_blocks
 
 RIDGE = 1e-3
 """Ridge of the linear classifier, in units of the mean variance of a direction: needed for fewer than D rows."""
@@ -63,10 +64,7 @@ def modality_gap_shares(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]
     within = (np.sum(a.var(0)) + np.sum(b.var(0))) / 2
     distance = np.mean(np.sum((a - b) ** 2, axis=1))
     # The variance of the means of two groups of equal size is a quarter of their squared distance.
-    return {
-        "gap_of_variance": float(_ratio(squared / 4, within + squared / 4)),
-        "gap_of_alignment": float(_ratio(squared, distance)),
-    }
+    return {"gap_of_variance": _ratio(squared / 4, within + squared / 4), "gap_of_alignment": _ratio(squared, distance)}
 
 
 def linear_separability(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]) -> np.ndarray:
@@ -76,7 +74,8 @@ def linear_separability(a: Float[np.ndarray, "N D"], b: Float[np.ndarray, "N D"]
     The mean is 1 if a plane separates the modalities, and 1/2 without a gap (Fahim et al. 2024, section 3).
     """
     correct = np.empty((2, len(a)), bool)
-    for fitted, held in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+    halves = slice(0, None, 2), slice(1, None, 2)
+    for fitted, held in (halves, halves[::-1]):
         x, y = a[fitted].astype(np.float64), b[fitted].astype(np.float64)
         midpoint = (x.mean(0) + y.mean(0)) / 2
         covariance = (np.cov(x.T, bias=True) + np.cov(y.T, bias=True)) / 2
@@ -92,19 +91,18 @@ def linear_cka(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"]) -> floa
     ``|Y'X|^2 / (|X'X| |Y'Y|)`` in Frobenius norms, of centered columns (Kornblith et al. 2019, arXiv:1905.00414,
     equation 3 and section 3.3).
     """
-    return float(_ratio(_cross(x, y) ** 2, _cross(x, x) * _cross(y, y)))
+    return _ratio(_cross(x, y) ** 2, _cross(x, x) * _cross(y, y))
 
 
 def _cross(x: np.ndarray, y: np.ndarray, block_size: int = 8192) -> float:
     """Return the Frobenius norm of the D x E products of centered columns, in blocks of rows."""
     means = [z.mean(0, dtype=np.float64) for z in (x, y)]
     total = np.zeros((x.shape[1], y.shape[1]))
-    for start in range(0, len(x), block_size):
-        left, right = (z[start : start + block_size] - mean for z, mean in zip((x, y), means, strict=True))
-        total += left.T @ right
+    for rows in row_blocks(len(x), block_size):
+        total += (x[rows] - means[0]).T @ (y[rows] - means[1])
     return float(np.linalg.norm(total))
 
 
 def _ratio(part: float, whole: float) -> float:
     """Return the share of a part; NaN if the whole is 0."""
-    return part / whole if whole > 0 else float("nan")
+    return float(part / whole) if whole > 0 else float("nan")

@@ -7,7 +7,7 @@ and ranks have few distinct values, so a resample is one multinomial draw over t
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,11 +116,8 @@ def sign_flip_test(
         return float(np.mean(np.abs(signs @ sizes) >= observed))
     random = random or np.random.default_rng(0)
     sizes, counts = _distinct(sizes)
-    extreme = 0
-    for draws in _blocks(resamples, len(sizes)):
-        positive = _coins(counts, draws, random)
-        extreme += np.count_nonzero(np.abs((2.0 * positive - counts) @ sizes) >= observed)
-    return (1 + int(extreme)) / (1 + resamples)
+    drawn = ((2.0 * _coins(counts, draws, random) - counts) @ sizes for draws in _blocks(resamples, len(sizes)))
+    return _p_value(observed, drawn, resamples)
 
 
 def _swap_medians(a: np.ndarray, b: np.ndarray, resamples: int, random: np.random.Generator) -> float:
@@ -128,12 +125,14 @@ def _swap_medians(a: np.ndarray, b: np.ndarray, resamples: int, random: np.rando
     observed = abs(np.median(a) - np.median(b))
     if np.isnan(observed):
         return float("nan")
-    extreme = 0
-    for draws in _blocks(resamples, len(a)):
-        swap = random.random((draws, len(a))) < 0.5
-        first, second = np.where(swap, b, a), np.where(swap, a, b)
-        extreme += np.count_nonzero(np.abs(np.median(first, 1) - np.median(second, 1)) >= observed)
-    return (1 + int(extreme)) / (1 + resamples)
+    swaps = (random.random((draws, len(a))) < 0.5 for draws in _blocks(resamples, len(a)))
+    drawn = (np.median(np.where(swap, b, a), 1) - np.median(np.where(swap, a, b), 1) for swap in swaps)
+    return _p_value(observed, drawn, resamples)
+
+
+def _p_value(observed: float, drawn: Iterable[np.ndarray], resamples: int) -> float:
+    """Return the share of the draws and the observed value itself that are at least as large, in either direction."""
+    return (1 + sum(int(np.count_nonzero(np.abs(block) >= observed)) for block in drawn)) / (1 + resamples)
 
 
 def _resampled(sample: Sample, resamples: int, random: np.random.Generator) -> Float[np.ndarray, " R"]:
@@ -151,11 +150,8 @@ def _drawn(
     if not values.size or np.isnan(values).any():
         return np.full((len(values), resamples), np.nan)
     distinct, counts = _distinct(values)
-    blocks = []
-    for draws in _blocks(resamples, len(counts)):
-        drawn = _drawn_counts(counts, draws, random)
-        blocks.append([statistic(column, drawn) for column in distinct])
-    return np.concatenate(blocks, axis=1)
+    blocks = (_drawn_counts(counts, draws, random) for draws in _blocks(resamples, len(counts)))
+    return np.concatenate([[statistic(column, drawn) for column in distinct] for drawn in blocks], axis=1)
 
 
 def _distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

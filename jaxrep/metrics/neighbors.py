@@ -4,22 +4,20 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from jaxrep.errors import JaxrepError
+from jaxrep.metrics.ranking import row_blocks
 
-BLOCK_SIZE = 1024
 
-
-def nearest_neighbors(x: Float[np.ndarray, "N D"], k: int, *, block_size: int = BLOCK_SIZE) -> Int[np.ndarray, "N k"]:
+def nearest_neighbors(x: Float[np.ndarray, "N D"], k: int, *, block_size: int = 1024) -> Int[np.ndarray, "N k"]:
     """Return the k nearest other rows of each row by Euclidean distance; memory is ``block_size * N``."""
     if k >= len(x):
         raise JaxrepError(f"{k} neighbors per row need more than {k} rows, and there are {len(x)}")
     x = x.astype(np.float64)
     squares = np.einsum("nd,nd->n", x, x)
     nearest = np.empty((len(x), k), np.int64)
-    for start in range(0, len(x), block_size):
-        rows = np.arange(start, min(start + block_size, len(x)))
+    for rows in row_blocks(len(x), block_size):
         # The square of the row itself is the same for all, and left out.
         distances = squares - 2 * (x[rows] @ x.T)
-        distances[np.arange(len(rows)), rows] = np.inf
+        np.fill_diagonal(distances[:, rows], np.inf)
         near = np.argpartition(distances, k - 1, axis=1)[:, :k]
         order = np.argsort(np.take_along_axis(distances, near, 1), axis=1, kind="stable")
         nearest[rows] = np.take_along_axis(near, order, 1)
@@ -42,9 +40,8 @@ def intrinsic_dimension(x: Float[np.ndarray, "N D"], *, kept: float = 0.9) -> fl
     mu = np.sort(np.log(np.maximum(first, second)) - np.log(np.minimum(first, second)))
     fitted = slice(0, max(int(kept * len(mu)), 1))
     share = np.arange(1, len(mu) + 1)[fitted] / len(mu)
-    line = -np.log1p(-share)
     flat = float(np.sum(mu[fitted] ** 2))
-    return float(np.sum(mu[fitted] * line)) / flat if flat else float("inf")
+    return float(np.sum(mu[fitted] * -np.log1p(-share))) / flat if flat else float("inf")
 
 
 def mutual_neighbors(x: Float[np.ndarray, "N D"], y: Float[np.ndarray, "N E"], k: int = 10) -> np.ndarray:

@@ -25,16 +25,16 @@ SPARSE = 0.01
 NO_RANK = np.iinfo(np.int64).max
 """Rank of a positive that does not exist."""
 
+Queries = Float[np.ndarray, "Q D"]
+Gallery = Float[np.ndarray, "G D"]
+Ranks = Int[np.ndarray, "Q P"]
+Grades = Int[np.ndarray, " E"] | None
 IndexPairs = tuple[Int[np.ndarray, " E"], Int[np.ndarray, " E"]]
 """(query, candidate) indices of all positives, each pair once."""
 
 
 def best_ranks(
-    queries: Float[np.ndarray, "Q D"],
-    gallery: Float[np.ndarray, "G D"],
-    positives: IndexPairs,
-    *,
-    block_size: int = BLOCK_SIZE,
+    queries: Queries, gallery: Gallery, positives: IndexPairs, *, block_size: int = BLOCK_SIZE
 ) -> Int[np.ndarray, " Q"]:
     """Return the rank of the best positive of each query: 1 plus the negatives that are at least as similar.
 
@@ -47,13 +47,8 @@ def best_ranks(
 
 
 def positive_ranks(
-    queries: Float[np.ndarray, "Q D"],
-    gallery: Float[np.ndarray, "G D"],
-    positives: IndexPairs,
-    k: int,
-    *,
-    block_size: int = BLOCK_SIZE,
-) -> Int[np.ndarray, "Q P"]:
+    queries: Queries, gallery: Gallery, positives: IndexPairs, k: int, *, block_size: int = BLOCK_SIZE
+) -> Ranks:
     """Return the ranks, from 1, of the k best positives of each query, the best first; then ``NO_RANK``.
 
     A negative that is as similar as a positive ranks before it.
@@ -71,14 +66,8 @@ def positive_ranks(
 
 
 def graded_ranks(
-    queries: Float[np.ndarray, "Q D"],
-    gallery: Float[np.ndarray, "G D"],
-    positives: IndexPairs,
-    grades: Int[np.ndarray, " E"] | None,
-    k: int,
-    *,
-    block_size: int = BLOCK_SIZE,
-) -> tuple[Int[np.ndarray, "Q P"], Int[np.ndarray, "Q P"]]:
+    queries: Queries, gallery: Gallery, positives: IndexPairs, grades: Grades, k: int, *, block_size: int = BLOCK_SIZE
+) -> tuple[Ranks, Ranks]:
     """Return ``positive_ranks``, and the grades of these positives, 0 after the last.
 
     Args:
@@ -104,7 +93,7 @@ def graded_ranks(
     return ranks, rank_grades
 
 
-def average_precision(ranks: Int[np.ndarray, "Q P"], k: int) -> Float[np.ndarray, " Q"]:
+def average_precision(ranks: Ranks, k: int) -> Float[np.ndarray, " Q"]:
     """Return the average precision at k of each query; a query without positives has 0.
 
     It is the mean of the precisions at the ranks of the positives, 0 for ranks above k, over as many positives as k
@@ -119,19 +108,15 @@ def average_precision(ranks: Int[np.ndarray, "Q P"], k: int) -> Float[np.ndarray
 
 
 def count_at_least(
-    queries: Float[np.ndarray, "Q D"],
-    gallery: Float[np.ndarray, "G D"],
-    thresholds: Float[np.ndarray, " Q"],
-    *,
-    block_size: int = BLOCK_SIZE,
+    queries: Queries, gallery: Gallery, thresholds: Float[np.ndarray, " Q"], *, block_size: int = BLOCK_SIZE
 ) -> Int[np.ndarray, " Q"]:
     """Count the candidates of each query with a similarity of at least its threshold, in float64 sums."""
     counts = np.zeros(len(queries), np.int64)
     # One thread per core, each with its own block: products and comparisons use all cores.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        for rows in _blocks(len(queries), block_size):
+        for rows in row_blocks(len(queries), block_size):
             block = functools.partial(_count, queries[rows], thresholds=thresholds[rows])
-            for block_counts in pool.map(block, (gallery[part] for part in _blocks(len(gallery), block_size))):
+            for block_counts in pool.map(block, (gallery[part] for part in row_blocks(len(gallery), block_size))):
                 counts[rows] += block_counts
     return counts
 
@@ -153,9 +138,8 @@ def unit_rows(x: Float[np.ndarray, "*N D"]) -> Float[np.ndarray, "*N D"]:
 
 def require_finite(embeddings: Float[np.ndarray, "N D"], describe: Callable[[int], str]) -> None:
     """Raise JaxrepError for a NaN or infinity: no comparison with it is true, so it would seem to rank first."""
-    blocks = _blocks(len(embeddings), 4096)
-    parts = [np.flatnonzero(~np.isfinite(embeddings[part]).all(1)) + part.start for part in blocks]
-    bad = np.concatenate([np.empty(0, int), *parts])
+    finite = [np.isfinite(embeddings[part]).all(1) for part in row_blocks(len(embeddings), 4096)]
+    bad = np.flatnonzero(~np.concatenate([np.empty(0, bool), *finite]))
     if len(bad):
         raise JaxrepError(
             f"the embedding of {describe(int(bad[0]))} is not finite ({len(bad)} of {len(embeddings)} are not), "
@@ -166,7 +150,7 @@ def require_finite(embeddings: Float[np.ndarray, "N D"], describe: Callable[[int
 def _similarities(queries: np.ndarray, gallery: np.ndarray, pairs: IndexPairs, block_size: int) -> np.ndarray:
     """Return the similarities of pairs, float64 [E]."""
     query, candidate = pairs
-    parts = [_products(queries[query[part]], gallery[candidate[part]]) for part in _blocks(len(query), block_size)]
+    parts = [_products(queries[query[part]], gallery[candidate[part]]) for part in row_blocks(len(query), block_size)]
     return np.concatenate([np.empty(0), *parts])
 
 
@@ -194,7 +178,7 @@ def _count(queries: np.ndarray, gallery: np.ndarray, thresholds: np.ndarray) -> 
     if len(close) > SPARSE * reached.size:
         return _exact_count(queries, gallery, thresholds)
     candidate, query = np.divmod(close, len(queries))
-    for part in _blocks(len(query), BLOCK_SIZE):
+    for part in row_blocks(len(query), BLOCK_SIZE):
         missed = _products(queries[query[part]], gallery[candidate[part]]) < thresholds[query[part]]
         counts -= np.bincount(query[part], missed, len(queries)).astype(np.int64)
     return counts
@@ -203,7 +187,7 @@ def _count(queries: np.ndarray, gallery: np.ndarray, thresholds: np.ndarray) -> 
 def _count_columns(mask: np.ndarray) -> np.ndarray:
     """Count along axis 0 in bytes, several times faster than ``count_nonzero``: 255 rows at a time do not overflow."""
     ones = mask.view(np.uint8)
-    parts = [np.add.reduce(ones[part], axis=0, dtype=np.uint8) for part in _blocks(len(ones), 255)]
+    parts = [np.add.reduce(ones[part], axis=0, dtype=np.uint8) for part in row_blocks(len(ones), 255)]
     return np.add.reduce(parts, axis=0, dtype=np.int64)
 
 
@@ -220,10 +204,9 @@ def _rounding(queries: np.ndarray, gallery: np.ndarray) -> np.ndarray:
     """
     limits, width = np.finfo(np.float32), queries.shape[1]
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = [
-            np.einsum("nd,nd->n", x, x) for x in (np.asarray(queries, np.float32), np.asarray(gallery, np.float32))
-        ]
-        size = np.sqrt(squares[0].astype(np.float64) * squares[1].max(initial=0))
+        a, b = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
+        largest = np.einsum("nd,nd->n", b, b).max(initial=0)
+        size = np.sqrt(np.einsum("nd,nd->n", a, a).astype(np.float64) * largest)
     return np.where(size < limits.max / 100, (width + 2) * (limits.eps * size + limits.tiny), np.inf)
 
 
@@ -239,5 +222,6 @@ def _own_pairs_at_least(query: np.ndarray, similarity: np.ndarray) -> np.ndarray
     return ends[np.searchsorted(ends, rows)] + 1 - starts[np.searchsorted(starts, rows, "right") - 1]
 
 
-def _blocks(total: int, size: int) -> Iterator[slice]:
+def row_blocks(total: int, size: int) -> Iterator[slice]:
+    """Yield the slices of at most ``size`` rows that cover ``total`` rows."""
     return (slice(start, min(start + size, total)) for start in range(0, total, size))

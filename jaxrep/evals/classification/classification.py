@@ -23,17 +23,19 @@ class Classification(LabeledEval):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        heads = tuple(f"classes/{dim}" for dim in self.dims) or ("classes",)
-        return *super().reads, *heads
+        return *super().reads, *(f"classes{head}" for head in self._heads)
+
+    @property
+    def _heads(self) -> dict[str, int | None]:
+        return {f"/{dim}": dim for dim in self.dims} or {"": None}
 
     def run(self, model: Model) -> dict[str, float]:
         features, labels, _ = self.embed(model, self.data, normalize=False)
         metrics = {}
-        for dim in self.dims or (features.shape[1],):
-            head = f"classes/{dim}" if self.dims else "classes"
-            params = model.per_step((head, f"{head}/bias"))
-            head_ranks = linear_ranks(features[:, :dim], labels, params[head], params[f"{head}/bias"])
-            metrics |= self.accuracies(head_ranks, labels, f"{self.name}/{dim}" if self.dims else self.name)
+        for head, dim in self._heads.items():
+            weights, bias = model.per_step((f"classes{head}", f"classes{head}/bias")).values()
+            ranks = linear_ranks(features[:, :dim], labels, weights, bias)
+            metrics |= self.accuracies(ranks, labels, f"{self.name}{head}")
         return metrics
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
-from jaxrep.metrics.sample import Sample
+from jaxrep.metrics.ranking import row_blocks
 from jaxrep.spec import Count, Natural, spec
 
 BLOCK_SIZE = 4096
@@ -49,11 +49,8 @@ class Clustering(LabeledEval):
         starts = [np.random.default_rng((self.seed, start)) for start in range(self.restarts)]
         results = [k_means(features, count, random, max_iterations=self.max_iterations) for random in starts]
         clusters = min(results, key=lambda result: result.inertia).clusters
-        return {
-            f"{self.name}/nmi": normalized_mutual_information(clusters, labels),
-            f"{self.name}/ari": adjusted_rand_index(clusters, labels),
-            f"{self.name}/accuracy": Sample(matched(clusters, labels)),
-        }
+        nmi, ari = normalized_mutual_information(clusters, labels), adjusted_rand_index(clusters, labels)
+        return self.named({"nmi": nmi, "ari": ari, "accuracy": matched(clusters, labels)})
 
 
 class KMeansResult(NamedTuple):
@@ -72,12 +69,11 @@ def k_means(
     An empty cluster keeps its center.
     """
     centers = k_means_seeds(features, clusters, random)
-    before = None
+    assigned = np.empty(0)
     for _ in range(max_iterations):
-        assigned, _ = _assign(features, centers)
-        if before is not None and np.array_equal(assigned, before):
+        before, (assigned, _) = assigned, _assign(features, centers)
+        if np.array_equal(assigned, before):
             break
-        before = assigned
         counts = np.bincount(assigned, minlength=clusters)
         filled = counts > 0
         centers[filled] = _sums(features, assigned, clusters)[filled] / counts[filled, None]
@@ -106,8 +102,8 @@ def _distances(features: np.ndarray, centers: np.ndarray) -> np.ndarray:
 def _assign(features: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, float]:
     """Return the nearest center per example, and the sum of squared distances to them."""
     assigned, inertia = [], 0.0
-    for start in range(0, len(features), BLOCK_SIZE):
-        distance = _distances(features[start : start + BLOCK_SIZE], centers)
+    for rows in row_blocks(len(features), BLOCK_SIZE):
+        distance = _distances(features[rows], centers)
         assigned.append(distance.argmin(axis=1))
         inertia += float(distance.min(axis=1).sum())
     return np.concatenate(assigned), inertia
@@ -116,8 +112,7 @@ def _assign(features: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, floa
 def _sums(features: np.ndarray, assigned: np.ndarray, clusters: int) -> np.ndarray:
     """Sum the examples per cluster: float64 [K,D]."""
     total = np.zeros((clusters, features.shape[1]))
-    for start in range(0, len(features), BLOCK_SIZE):
-        rows = slice(start, start + BLOCK_SIZE)
+    for rows in row_blocks(len(features), BLOCK_SIZE):
         member = assigned[rows] == np.arange(clusters)[:, None]
         total += member.astype(np.float64) @ features[rows]
     return total

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.sources.patterns import local
-from jaxrep.errors import BadShard, JaxrepError, UsageError, hint
+from jaxrep.data.sources.patterns import local, read_utf8
+from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import ClassNamesEval
 from jaxrep.evals.embed import embed_texts
 from jaxrep.metrics.ranking import best_ranks
 from jaxrep.spec import spec
-from jaxrep.storage import read_bytes
 
 
 class Explanation(NamedTuple):
@@ -85,8 +84,8 @@ def read_descriptors(path: str) -> dict[str, tuple[str, ...]]:
     Raises UsageError: The file has another format.
     """
     try:
-        table = json.loads(read_bytes(local(path)))
-    except (BadShard, ValueError) as error:
+        table = json.loads(read_utf8(local(path)))
+    except ValueError as error:
         raise UsageError(f"the descriptors cannot be read: {path}: {error}") from error
     if not isinstance(table, dict) or not all(isinstance(descriptors, list) for descriptors in table.values()):
         raise UsageError(f'{path} holds no descriptors: the format is {{"name": ["descriptor", …], …}}')

@@ -7,7 +7,6 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import LogisticRegression
-from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, Positive, spec
 
 
@@ -44,7 +43,7 @@ class FewShot(FittedEval):
                 rows = few_of_each(train.labels, shots, np.random.default_rng((self.seed, shots, draw)))
                 logistic = LogisticRegression(train.features[rows], train.labels[rows], classes, self.max_iterations)
                 draws.append(linear_ranks(data.features, data.labels, *logistic.fit(self.l2)))
-            ranks, name = np.stack(draws), f"{self.name}/{shots}"
-            metrics |= {f"{name}/top{k}": Sample((ranks <= k).mean(axis=0)) for k in self.ks}
-            metrics[f"{name}/spread"] = float((ranks == 1).mean(axis=1).std())
-        return metrics
+            ranks = np.stack(draws)
+            metrics |= {f"{shots}/top{k}": (ranks <= k).mean(axis=0) for k in self.ks}
+            metrics[f"{shots}/spread"] = float((ranks == 1).mean(axis=1).std())
+        return self.named(metrics)

@@ -14,8 +14,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.classification.zero_shot import PromptedEval
 from jaxrep.evals.embed import logit_scale
 from jaxrep.metrics.calibration import softmax
-from jaxrep.metrics.ranking import best_ranks
-from jaxrep.metrics.sample import Sample
+from jaxrep.metrics.ranking import best_ranks, row_blocks
 from jaxrep.spec import Natural, spec
 
 
@@ -48,16 +47,14 @@ class FrechetMean(PromptedEval):
         squared = self._distances(prototypes) ** 2
         scale = logit_scale(model, self.temperature)
         class_ranks, predicted, likeliest = [], [], []
-        for start in range(0, len(images), 1024):
-            rows = slice(start, start + 1024)
+        for rows in row_blocks(len(images), 1024):
             p = softmax(scale * (images[rows] @ prototypes[observed].T))
             class_ranks.append(best_ranks(p, -squared[:, observed], (np.arange(len(p)), labels[rows])))
             predicted.append(frechet_mean(p, squared[:, observed]))
             likeliest.append(observed[p.argmax(axis=1)])
-        return self.accuracies(np.concatenate(class_ranks), labels) | {
-            f"{self.name}/squared_distance": Sample(squared[np.concatenate(predicted), labels]),
-            f"{self.name}/argmax_squared_distance": Sample(squared[np.concatenate(likeliest), labels]),
-        }
+        found, likely = (squared[np.concatenate(chosen), labels] for chosen in (predicted, likeliest))
+        distances = self.named({"squared_distance": found, "argmax_squared_distance": likely})
+        return self.accuracies(np.concatenate(class_ranks), labels) | distances
 
     def _distances(self, prototypes: np.ndarray) -> np.ndarray:
         """Return distances float64 [K,K]. Raises UsageError: the file holds no such matrix."""

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import FittedEval
+from jaxrep.metrics.ranking import Gallery, Queries, row_blocks
 from jaxrep.spec import Count, Positive, spec
 
 
@@ -46,7 +47,7 @@ class Knn(FittedEval):
 
 
 def most_similar(
-    queries: Float[np.ndarray, "Q D"], gallery: Float[np.ndarray, "G D"], k: int, *, block_size: int = 2048
+    queries: Queries, gallery: Gallery, k: int, *, block_size: int = 2048
 ) -> tuple[Float[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
     """Return the k candidates of highest dot product per query: similarities float32, the highest first, and indices.
 
@@ -60,26 +61,18 @@ def most_similar(
         block_size: Queries and candidates per block. Memory is ``block_size**2`` numbers.
     """
     similarities, indices = [], []
-    for start in range(0, len(queries), block_size):
-        block = queries[start : start + block_size]
-        best = np.empty((len(block), 0), np.float32)
-        at = np.empty((len(block), 0), np.int64)
-        for first in range(0, len(gallery), block_size):
-            similarity = block @ gallery[first : first + block_size].T
-            numbers = np.broadcast_to(np.arange(first, first + similarity.shape[1]), similarity.shape)
-            best, at = _highest(np.concatenate([best, similarity], 1), np.concatenate([at, numbers], 1), k)
+    for block in (queries[rows] for rows in row_blocks(len(queries), block_size)):
+        best, at = np.empty((len(block), 0), np.float32), np.empty((len(block), 0), np.int64)
+        for rows in row_blocks(len(gallery), block_size):
+            similarity = block @ gallery[rows].T
+            numbers = np.broadcast_to(np.arange(rows.start, rows.stop), similarity.shape)
+            best, at = np.concatenate([best, similarity], 1), np.concatenate([at, numbers], 1)
+            kept = np.argpartition(best, -min(k, best.shape[1]), axis=1)[:, -k:]
+            best, at = np.take_along_axis(best, kept, 1), np.take_along_axis(at, kept, 1)
         order = np.lexsort((at, -best), axis=1)
         similarities.append(np.take_along_axis(best, order, 1))
         indices.append(np.take_along_axis(at, order, 1))
     return np.concatenate(similarities), np.concatenate(indices)
-
-
-def _highest(values: np.ndarray, numbers: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k highest values of each row, in any order, with their numbers."""
-    if values.shape[1] <= k:
-        return values, numbers
-    kept = np.argpartition(values, -k, axis=1)[:, -k:]
-    return np.take_along_axis(values, kept, 1), np.take_along_axis(numbers, kept, 1)
 
 
 def vote_ranks(
@@ -92,8 +85,7 @@ def vote_ranks(
 ) -> Int[np.ndarray, " N"]:
     """Rank the class of each image by the summed weights of its neighbors, whose classes are ``voters``, from 1."""
     ranks = []
-    for start in range(0, len(labels), block_size):
-        block = slice(start, start + block_size)
+    for block in row_blocks(len(labels), block_size):
         rows = np.arange(len(labels[block]))
         cells = (rows[:, None] * classes + voters[block]).ravel()
         votes = np.bincount(cells, weights[block].ravel(), len(rows) * classes).reshape(-1, classes)

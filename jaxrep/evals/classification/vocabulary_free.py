@@ -15,10 +15,9 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model, TowerColumn
 from jaxrep.evals.classification.clustering import matched
 from jaxrep.evals.classification.knn import most_similar
-from jaxrep.evals.embed import embed_images, embed_texts, logit_scale
+from jaxrep.evals.embed import embed_each, embed_images, embed_texts, logit_scale, unique_texts
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import unit_rows
-from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Column, Output, Reads
 from jaxrep.spec import Count, NonNegative, Share, spec
 
@@ -71,11 +70,9 @@ class VocabularyFree(Eval):
         images, columns = embed_images(model, examples, self.image, [self.label])
         names = self._names(columns[self.label], examples.classes.get(self.label, ()))
         predicted = self.predict(model, images)
-        words, classes = (np.unique(texts, return_inverse=True)[1] for texts in (predicted, names))
-        return {
-            f"{self.name}/iou": Sample(np.array([word_iou(*pair) for pair in zip(predicted, names, strict=True)])),
-            f"{self.name}/cluster_accuracy": Sample(matched(words, classes)),
-        }
+        words, classes = (unique_texts(texts)[1] for texts in (predicted, names))
+        ious = np.array([word_iou(*pair) for pair in zip(predicted, names, strict=True)])
+        return self.named({"iou": ious, "cluster_accuracy": matched(words, classes)})
 
     def _names(self, labels: Sequence[Any], classes: Sequence[str]) -> list[str]:
         """Return the correct name of each image."""
@@ -93,14 +90,11 @@ class VocabularyFree(Eval):
         captions = embed_texts(model, texts, self.text)
         _, index = most_similar(images, captions, min(self.retrieved, len(texts)))
         words = [candidates([texts[i] for i in row]) for row in index]
-        vocabulary = sorted({word for group in words for word in group})
-        place = {word: i for i, word in enumerate(vocabulary)}
-        embedded, scale = embed_texts(model, vocabulary, self.text), logit_scale(model, self.temperature)
-        predicted = []
+        embedded = embed_each(model, sorted({word for group in words for word in group}), self.text)
+        scale, predicted = logit_scale(model, self.temperature), []
         for image, row, group in zip(images, index, words, strict=True):
-            scores = candidate_scores(
-                image, captions[row], embedded[[place[word] for word in group]], scale, self.alpha
-            )
+            group_rows = np.stack([embedded[word] for word in group])
+            scores = candidate_scores(image, captions[row], group_rows, scale, self.alpha)
             predicted.append(group[int(scores.argmax())])
         return predicted
 

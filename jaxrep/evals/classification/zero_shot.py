@@ -12,7 +12,7 @@ from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import ClassNamesEval
-from jaxrep.evals.embed import embed_texts, logit_scale
+from jaxrep.evals.embed import embed_texts, logit_scale, unique_texts
 from jaxrep.metrics.calibration import confidences, expected_calibration_error
 from jaxrep.metrics.ranking import best_ranks
 from jaxrep.prompts import class_embeddings, clip_80, imagenet_classes, lines, template_problems
@@ -76,18 +76,12 @@ class ZeroShot(PromptedEval):
 
     def run(self, model: Model) -> dict[str, float]:
         images, labels, all_names = self.embed_with_names(model)
-        names, answer_of_label = unique_names(all_names)
+        names, answer_of_label = unique_texts(all_names)
         prototypes = self.prototypes(model, names)
         answer_ranks = best_ranks(images, prototypes, (np.arange(len(images)), answer_of_label[labels]))
         confidence = confidences(images, prototypes, logit_scale(model, self.temperature))
         error = expected_calibration_error(confidence, answer_ranks == 1)
         return self.accuracies(answer_ranks, labels) | {f"{self.name}/calibration_error": error}
-
-
-def unique_names(names: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return each name once, and the index of each of ``names`` among them, int64 [K]."""
-    index = {name: i for i, name in enumerate(dict.fromkeys(names))}
-    return tuple(index), np.array([index[name] for name in names])
 
 
 def clip_benchmark_tars(folder: str, image_size: int, classes: int, split: str = "test") -> TarShards:

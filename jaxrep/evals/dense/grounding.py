@@ -8,11 +8,9 @@ import numpy as np
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
-from jaxrep.evals.classification.zero_shot import unique_names
-from jaxrep.evals.embed import embed_texts, output_blocks
+from jaxrep.evals.embed import embed_texts, output_blocks, unique_texts
 from jaxrep.losses.boxes import iou, match_boxes
 from jaxrep.metrics.ranking import best_ranks, require_finite, unit_rows
-from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Output, Reads
 from jaxrep.spec import Count, Range, spec
 
@@ -45,11 +43,10 @@ class Grounding(Eval):
 
     def run(self, model: Model) -> dict[str, float]:
         queries, overlaps, region_names = self.regions(model)
-        names, answers = unique_names(region_names)
+        names, answers = unique_texts(region_names)
         name_ranks = best_ranks(queries, embed_texts(model, names, self.text), (np.arange(len(queries)), answers))
-        shares = {f"{self.name}/iou{percent}": Sample(overlaps >= percent / 100) for percent in self.percents}
-        recalls = {f"{self.name}/r{k}": Sample(name_ranks <= k) for k in self.ks}
-        return {f"{self.name}/iou": Sample(overlaps), **shares, **recalls}
+        shares = {f"iou{percent}": overlaps >= percent / 100 for percent in self.percents}
+        return self.named({"iou": overlaps} | shares | {f"r{k}": name_ranks <= k for k in self.ks})
 
     def regions(self, model: Model) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return the query embedding [N,D], the intersection over union [N] and the name of each present region."""

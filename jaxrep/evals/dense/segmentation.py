@@ -168,11 +168,12 @@ class Segmentation(Eval):
         image, label = np.nonzero((truths > 0) & measured)
         dice = 2 * hits / np.maximum(counts[:, 1] + truths, 1)
         pixels = truths.sum(axis=1)
-        return {
-            f"{self.name}/mean_iou": float((both / np.maximum(predicted + true - both, 1))[measured].mean()),
-            f"{self.name}/dice": Sample(dice[image, label], "mean_of_means", groups=label),
-            f"{self.name}/accuracy": Sample((hits.sum(axis=1) / np.maximum(pixels, 1))[pixels > 0]),
+        metrics = {
+            "mean_iou": float((both / np.maximum(predicted + true - both, 1))[measured].mean()),
+            "dice": Sample(dice[image, label], "mean_of_means", groups=label),
+            "accuracy": (hits.sum(axis=1) / np.maximum(pixels, 1))[pixels > 0],
         }
+        return self.named(metrics)
 
 
 def class_fractions(

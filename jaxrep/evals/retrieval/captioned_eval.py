@@ -1,31 +1,19 @@
 """Base class of evaluations on images with captions."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 
 from jaxrep.data.source import Source
 from jaxrep.evals.base import Eval, Model, TowerColumn
-from jaxrep.evals.embed import embed_images, embed_texts
+from jaxrep.evals.embed import embed_images, embed_texts, unique_texts
 from jaxrep.metrics.ranking import IndexPairs, equal_pairs
 from jaxrep.spec import spec
 
-
-class Items(NamedTuple):
-    """Hold the embedded images or the embedded captions of a data set."""
-
-    embeddings: np.ndarray  # float32 [N,D]
-    ids: np.ndarray  # [N]: items with equal ids are the same answer
-
-
-class Direction(NamedTuple):
-    """Hold the queries, the candidates and the positive pairs of one retrieval direction."""
-
-    name: str  # such as image_to_text
-    queries: np.ndarray  # float32 [Q,D]
-    gallery: np.ndarray  # float32 [G,D]
-    positives: IndexPairs
+Items = tuple[np.ndarray, np.ndarray]
+"""Embeddings float32 [N,D] of images or captions, and their ids [N]. Items with equal ids are the same answer."""
+Direction = tuple[str, np.ndarray, np.ndarray, IndexPairs]
+"""Name, such as image_to_text, queries float32 [Q,D], candidates float32 [G,D], and positive pairs."""
 
 
 @spec
@@ -49,7 +37,7 @@ class CaptionedEval(Eval):
         embeddings, rows = embed_images(model, self.data.open(), self.image, [self.text, *id_columns, *columns])
         ids = np.asarray(rows[image_id]) if id_columns else np.arange(len(embeddings))
         captions = [(text,) if isinstance(text, str) else tuple(text) for text in rows[self.text]]
-        return Items(embeddings, ids), captions, {name: rows[name] for name in columns}
+        return (embeddings, ids), captions, {name: rows[name] for name in columns}
 
     def directions(self, model: Model) -> Iterator[Direction]:
         """Yield image-to-text retrieval, then text-to-image retrieval.
@@ -57,20 +45,18 @@ class CaptionedEval(Eval):
         Without a column ``<text>_id`` equal strings are the same text.
         """
         text_id = f"{self.text}_id"
-        images, captions, columns = self.embed_images(model, (text_id,) if text_id in self.data.fields() else ())
+        (images, image_ids), captions, columns = self.embed_images(
+            model, (text_id,) if text_id in self.data.fields() else ()
+        )
         strings = [caption for group in captions for caption in group]
         if columns:
             text_ids = np.concatenate([np.atleast_1d(value) for value in columns[text_id]])
         else:
-            text_ids = np.unique(strings, return_inverse=True)[1]
-        texts = Items(embed_texts(model, strings, self.text), text_ids)
-        pairs = np.stack([np.repeat(images.ids, [len(group) for group in captions]), text_ids], 1)
-        for name, query, candidate, id_pairs in (
-            (f"{self.image}_to_{self.text}", images, texts, pairs),
-            (f"{self.text}_to_{self.image}", texts, images, pairs[:, ::-1]),
-        ):
-            positives = positive_pairs(query.ids, candidate.ids, id_pairs)
-            yield Direction(name, query.embeddings, candidate.embeddings, positives)
+            text_ids = unique_texts(strings)[1]
+        texts = embed_texts(model, strings, self.text)
+        pairs = np.stack([np.repeat(image_ids, [len(group) for group in captions]), text_ids], 1)
+        yield f"{self.image}_to_{self.text}", images, texts, positive_pairs(image_ids, text_ids, pairs)
+        yield f"{self.text}_to_{self.image}", texts, images, positive_pairs(text_ids, image_ids, pairs[:, ::-1])
 
 
 def positive_pairs(query_ids: np.ndarray, candidate_ids: np.ndarray, pairs: np.ndarray) -> IndexPairs:

@@ -14,11 +14,12 @@ from jaxtyping import Float
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
-from jaxrep.evals.embed import embed_texts
+from jaxrep.evals.embed import embed_each
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import IndexPairs, graded_ranks, unit_rows
-from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
+
+Rows = Float[np.ndarray, "N D"]
 
 
 class Query(NamedTuple):
@@ -31,17 +32,12 @@ class Query(NamedTuple):
     target: str
 
 
-def compose(
-    images: Float[np.ndarray, "N D"],
-    plus: Float[np.ndarray, "N D"] | None = None,
-    minus: Float[np.ndarray, "N D"] | None = None,
-    *,
-    weight: float = 1.0,
-) -> Float[np.ndarray, "N D"]:
+def compose(images: Rows, plus: Rows | None = None, minus: Rows | None = None, *, weight: float = 1.0) -> Rows:
     """Return unit rows ``image + weight (plus - minus)`` of unit rows. A sum of zero stays zero."""
     total = images.astype(np.float64)
-    total = total + weight * plus if plus is not None else total
-    total = total - weight * minus if minus is not None else total
+    for sign, rows in ((1, plus), (-1, minus)):
+        if rows is not None:
+            total = total + sign * weight * rows
     return unit_rows(total).astype(np.float32)
 
 
@@ -70,11 +66,10 @@ class ComposedQueries(CaptionedEval):
         queries = [q for q in self._queries(captions, owners) if _others(owners[q.target], ids, ids[q.image])]
         if not queries:
             raise JaxrepError(f"{self.name}: no swap of words turns one caption into that of another image")
-        phrases = list(dict.fromkeys(phrase for query in queries for phrase in (query.old, query.new)))
-        index, embedded = {phrase: i for i, phrase in enumerate(phrases)}, embed_texts(model, phrases, self.text)
+        phrases = embed_each(model, (phrase for query in queries for phrase in (query.old, query.new)), self.text)
         start = images[[query.image for query in queries]]
-        minus = embedded[[index[query.old] for query in queries]]
-        plus = embedded[[index[query.new] for query in queries]]
+        minus = np.stack([phrases[query.old] for query in queries])
+        plus = np.stack([phrases[query.new] for query in queries])
         positives, grades = _positives(queries, owners, ids)
         kinds = np.array([query.kind for query in queries])
         metrics = {}
@@ -82,8 +77,8 @@ class ComposedQueries(CaptionedEval):
             ranks = graded_ranks(rows, images, positives, grades, 1)[0][:, 0]
             for kind in sorted(set(kinds)):
                 for k in self.ks:
-                    metrics[f"{self.name}/{kind}/{prefix}r{k}"] = Sample(ranks[kinds == kind] <= k)
-        return metrics
+                    metrics[f"{kind}/{prefix}r{k}"] = ranks[kinds == kind] <= k
+        return self.named(metrics)
 
     def _queries(self, captions: list[tuple[str, ...]], owners: dict[str, list[int]]) -> Iterator[Query]:
         groups = word_swaps.read(self.lexicon)

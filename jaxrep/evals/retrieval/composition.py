@@ -13,10 +13,9 @@ import numpy as np
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
-from jaxrep.evals.embed import embed_texts
+from jaxrep.evals.embed import embed_each
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import TIE
-from jaxrep.metrics.sample import Sample
 from jaxrep.spec import spec
 
 
@@ -54,14 +53,13 @@ class Composition(CaptionedEval):
     def run(self, model: Model) -> dict[str, float]:
         (images, ids), captions, _ = self.embed_images(model)
         tests = self._tests(captions, ids)
-        texts = list(dict.fromkeys(text for test in tests for text in (test.correct, test.wrong)))
-        index, embeddings = {text: i for i, text in enumerate(texts)}, embed_texts(model, texts, self.text)
+        texts = embed_each(model, (text for test in tests for text in (test.correct, test.wrong)), self.text)
         won: dict[str, dict[tuple[int, str], bool]] = defaultdict(dict)
         for image, correct, wrong, metric in tests:
             # Float64, so that equal embeddings tie.
-            score, other = embeddings[[index[correct], index[wrong]]].astype(np.float64) @ images[image]
+            score, other = np.stack([texts[correct], texts[wrong]]).astype(np.float64) @ images[image]
             won[metric][image, correct] = won[metric].get((image, correct), True) and bool(score > other + TIE)
-        return {f"{self.name}/{metric}": Sample(np.array([*won[metric].values()])) for metric in sorted(won)}
+        return self.named({metric: np.array([*won[metric].values()]) for metric in sorted(won)})
 
     def _tests(self, captions: list[tuple[str, ...]], ids: np.ndarray) -> list[CaptionTest]:
         groups, tag = word_swaps.read(self.lexicon), word_swaps.tagger(self.spacy)

@@ -13,7 +13,6 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.retrieval.captioned_eval import positive_pairs
 from jaxrep.metrics.ranking import positive_ranks, unit_rows
-from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Reads
 from jaxrep.spec import Count, spec
 
@@ -53,8 +52,8 @@ class LayerMap(Eval):
         for layer in range(first.shape[1]):
             for dim in self.dims:
                 a, b = (unit_rows(features[:, layer, :dim]) for features in (first, second))
-                metrics[f"{self.name}/{layer + 1}/{dim}/r1"] = Sample(positive_ranks(a, b, positives, 1)[:, 0] <= 1)
-        return metrics
+                metrics[f"{layer + 1}/{dim}/r1"] = positive_ranks(a, b, positives, 1)[:, 0] <= 1
+        return self.named(metrics)
 
     def _features(self, model: Model, texts: list[str]) -> np.ndarray:
         """Return features float32 [N,depth,D]."""

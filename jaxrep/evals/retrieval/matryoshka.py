@@ -12,8 +12,7 @@ from jaxtyping import Bool, Float
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
-from jaxrep.metrics.ranking import TIE, IndexPairs, best_ranks, unit_rows
-from jaxrep.metrics.sample import Sample
+from jaxrep.metrics.ranking import TIE, Gallery, IndexPairs, Queries, best_ranks, row_blocks, unit_rows
 from jaxrep.spec import Count, spec
 
 MAX_SIMILARITIES = 2**24
@@ -49,17 +48,17 @@ class Matryoshka(CaptionedEval):
     def run(self, model: Model) -> dict[str, float]:
         metrics, largest = {}, max(*self.dims, *(dims for dims, _ in self.funnel), 0)
         for direction, queries, gallery, positives in self.directions(model):
-            name, width = f"{self.name}/{direction}", gallery.shape[1]
+            width = gallery.shape[1]
             if largest > width:
                 raise JaxrepError(f"{self.name}: the embeddings have {width} dimensions, not {largest}")
             for dims in self.dims:
                 at_dims = best_ranks(first_dims(queries, dims), first_dims(gallery, dims), positives)
-                metrics[f"{name}/{dims}/r1"] = Sample(at_dims <= 1)
+                metrics[f"{direction}/{dims}/r1"] = at_dims <= 1
             if self.funnel:
                 cost = multiply_adds(len(gallery), width, self.funnel) / (len(gallery) * width)
-                metrics[f"{name}/adaptive/r1"] = Sample(adaptive_hits(queries, gallery, positives, self.funnel))
-                metrics[f"{name}/adaptive/multiply_adds"] = cost
-        return metrics
+                metrics[f"{direction}/adaptive/r1"] = adaptive_hits(queries, gallery, positives, self.funnel)
+                metrics[f"{direction}/adaptive/multiply_adds"] = cost
+        return self.named(metrics)
 
 
 def first_dims(x: Float[np.ndarray, "N D"], dims: int) -> Float[np.ndarray, "N dims"]:
@@ -68,10 +67,7 @@ def first_dims(x: Float[np.ndarray, "N D"], dims: int) -> Float[np.ndarray, "N d
 
 
 def adaptive_hits(
-    queries: Float[np.ndarray, "Q D"],
-    gallery: Float[np.ndarray, "G D"],
-    positives: IndexPairs,
-    funnel: Sequence[Stage],
+    queries: Queries, gallery: Gallery, positives: IndexPairs, funnel: Sequence[Stage]
 ) -> Bool[np.ndarray, " Q"]:
     """Return whether the first candidate of each query is positive after all stages of the funnel.
 
@@ -80,14 +76,12 @@ def adaptive_hits(
     similarities; ``multiply_adds`` is the cost of a search.
     """
     hits = np.zeros(len(queries), bool)
-    full = (queries.shape[1], 1)
-    stages = [(first_dims(queries, dims), first_dims(gallery, dims), kept) for dims, kept in (*funnel, full)]
-    step = max(MAX_SIMILARITIES // len(gallery), 1)
-    for start in range(0, len(queries), step):
-        rows = slice(start, start + step)
-        inside = (positives[0] >= start) & (positives[0] < start + step)
-        positive = np.zeros((len(queries[rows]), len(gallery)), bool)
-        positive[positives[0][inside] - start, positives[1][inside]] = True
+    funnel = (*funnel, (queries.shape[1], 1))
+    stages = [(first_dims(queries, dims), first_dims(gallery, dims), kept) for dims, kept in funnel]
+    for rows in row_blocks(len(queries), max(MAX_SIMILARITIES // len(gallery), 1)):
+        inside = (positives[0] >= rows.start) & (positives[0] < rows.stop)
+        positive = np.zeros((rows.stop - rows.start, len(gallery)), bool)
+        positive[positives[0][inside] - rows.start, positives[1][inside]] = True
         alive = np.ones_like(positive)
         for query, candidate, kept in stages:
             alive &= _survivors(query[rows], candidate, positive, alive, kept)

@@ -48,11 +48,10 @@ class Retrieval(CaptionedEval):
         metrics = {}
         for direction, queries, gallery, positives in self.directions(model):
             ranks = positive_ranks(queries, gallery, positives, max(self.ks))
-            name = f"{self.name}/{direction}"
-            metrics |= {f"{name}/r{k}": Sample(ranks[:, 0] <= k) for k in self.ks}
-            metrics |= {f"{name}/map{k}": Sample(average_precision(ranks, k)) for k in self.ks if k > 1}
-            metrics[f"{name}/median_rank"] = Sample(ranks[:, 0], "median")
-        return metrics
+            metrics |= {f"{direction}/r{k}": ranks[:, 0] <= k for k in self.ks}
+            metrics |= {f"{direction}/map{k}": average_precision(ranks, k) for k in self.ks if k > 1}
+            metrics[f"{direction}/median_rank"] = Sample(ranks[:, 0], "median")
+        return self.named(metrics)
 
 
 def _karpathy(folder: str, listing: str, images: str, image_size: int, split: str) -> Karpathy:

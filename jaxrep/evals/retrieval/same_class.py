@@ -6,7 +6,6 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.labeled_eval import LabeledEval
 from jaxrep.metrics.ranking import NO_RANK, equal_pairs, graded_ranks
-from jaxrep.metrics.sample import Sample
 from jaxrep.spec import Count, spec
 
 
@@ -33,4 +32,4 @@ class SameClass(LabeledEval):
         queries = np.bincount(labels)[labels] > 1
         if not queries.any():
             raise JaxrepError(f"{self.name}: no two images have the same class")
-        return {f"{self.name}/r{k}": Sample(first[queries] <= k) for k in self.ks}
+        return self.named({f"r{k}": first[queries] <= k for k in self.ks})

@@ -12,15 +12,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from jaxrep.data.sources.patterns import local
-from jaxrep.errors import BadShard, UsageError
+from jaxrep.data.sources.patterns import local, read_utf8
+from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import embed_texts
-from jaxrep.metrics.ranking import NO_RANK, IndexPairs, average_precision, graded_ranks
-from jaxrep.metrics.sample import Sample
+from jaxrep.metrics.ranking import NO_RANK, IndexPairs, Ranks, average_precision, graded_ranks
 from jaxrep.reads import Output
 from jaxrep.spec import Count, spec
-from jaxrep.storage import read_bytes
 
 
 class RetrievalData(NamedTuple):
@@ -56,16 +54,9 @@ class Beir(RetrievalDataset):
         return RetrievalData(queries, documents, _qrels(f"{root}/qrels/{self.split}.tsv"))
 
 
-def _text(path: str) -> str:
-    try:
-        return read_bytes(path).decode("utf-8-sig")
-    except (BadShard, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read as text: {error}") from error
-
-
 def _rows(root: str, name: str) -> Iterator[tuple[str, dict]]:
     path = f"{root}/{name}.jsonl"
-    for number, line in enumerate(_text(path).split("\n"), 1):
+    for number, line in enumerate(read_utf8(path).split("\n"), 1):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -76,7 +67,7 @@ def _rows(root: str, name: str) -> Iterator[tuple[str, dict]]:
 
 def _qrels(path: str) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_utf8(path).splitlines(), 1):
         parts = line.split("\t")
         is_number = len(parts) == 3 and parts[2].strip().lstrip("-").isdigit()
         if is_number:
@@ -119,11 +110,11 @@ class InformationRetrieval(Eval):
         places, place_grades = graded_ranks(queries, gallery, positives, grades, max(self.ks))
         relevant, metrics = np.bincount(positives[0], grades > 0, len(names)), {}
         for k in self.ks:
-            metrics[f"{self.name}/ndcg{k}"] = Sample(ndcg(places, place_grades, positives[0], grades, k))
-            metrics[f"{self.name}/mrr{k}"] = Sample(np.where(places[:, 0] <= k, 1 / places[:, 0], 0))
-            metrics[f"{self.name}/recall{k}"] = Sample((places <= k).sum(axis=1) / relevant)
-            metrics[f"{self.name}/map{k}"] = Sample(average_precision(places, k))
-        return metrics
+            metrics[f"ndcg{k}"] = ndcg(places, place_grades, positives[0], grades, k)
+            metrics[f"mrr{k}"] = np.where(places[:, 0] <= k, 1 / places[:, 0], 0)
+            metrics[f"recall{k}"] = (places <= k).sum(axis=1) / relevant
+            metrics[f"map{k}"] = average_precision(places, k)
+        return self.named(metrics)
 
 
 def judged_pairs(data: RetrievalData, name: str) -> tuple[list[str], IndexPairs, np.ndarray]:
@@ -153,11 +144,7 @@ def judged_pairs(data: RetrievalData, name: str) -> tuple[list[str], IndexPairs,
 
 
 def ndcg(
-    places: Int[np.ndarray, "Q P"],
-    place_grades: Int[np.ndarray, "Q P"],
-    query: Int[np.ndarray, " E"],
-    grades: Int[np.ndarray, " E"],
-    k: int,
+    places: Ranks, place_grades: Ranks, query: Int[np.ndarray, " E"], grades: Int[np.ndarray, " E"], k: int
 ) -> Float[np.ndarray, " Q"]:
     """Return the discounted gain of the first k, over that of the best order: ``sum grade / log2(1 + place)``.
 

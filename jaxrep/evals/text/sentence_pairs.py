@@ -7,8 +7,7 @@ from scipy import stats
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, Model
-from jaxrep.evals.embed import embed_texts
-from jaxrep.metrics.sample import Sample
+from jaxrep.evals.embed import embed_each
 from jaxrep.reads import Column, Output
 from jaxrep.spec import spec
 
@@ -41,9 +40,9 @@ class SentencePairEval(Eval):
         if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
             raise UsageError(f"{self.name}: the column '{column}' of data does not hold finite numbers")
         first, second = (list(examples.column(field)) for field in (self.first, self.second))
-        texts, index = np.unique(first + second, return_inverse=True)  # many sentences are in several pairs
-        embeddings = embed_texts(model, texts.tolist(), self.tower).astype(np.float64)[index]
-        return np.einsum("nd,nd->n", embeddings[: len(first)], embeddings[len(first) :]), numbers
+        rows = embed_each(model, sorted(first + second), self.tower)  # many sentences are in several pairs
+        a, b = (np.stack([rows[text] for text in side]).astype(np.float64) for side in (first, second))
+        return np.einsum("nd,nd->n", a, b), numbers
 
 
 @spec
@@ -62,10 +61,8 @@ class SentenceSimilarity(SentencePairEval):
         cosines, scores = self.cosines(model, self.score)
         if len(np.unique(scores)) < 2:
             raise UsageError(f"{self.name}: all pairs have the same {self.score}, so nothing correlates with it")
-        return {
-            f"{self.name}/spearman": correlation(stats.rankdata(cosines), stats.rankdata(scores)),
-            f"{self.name}/pearson": correlation(cosines, scores),
-        }
+        spearman = correlation(stats.rankdata(cosines), stats.rankdata(scores))
+        return self.named({"spearman": spearman, "pearson": correlation(cosines, scores)})
 
 
 def correlation(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
@@ -96,11 +93,7 @@ class PairClassification(SentencePairEval):
         if not np.isin(labels, (0, 1)).all() or len(np.unique(labels)) < 2:
             raise UsageError(f"{self.name}: '{self.label}' is 1 for pairs of equal meaning and 0 else; both must occur")
         metrics = threshold_metrics(cosines, labels == 1)
-        predicted = cosines >= metrics["accuracy_threshold"]
-        return {
-            **{f"{self.name}/{name}": value for name, value in metrics.items()},
-            f"{self.name}/accuracy": Sample(predicted == (labels == 1)),
-        }
+        return self.named(metrics | {"accuracy": (cosines >= metrics["accuracy_threshold"]) == (labels == 1)})
 
 
 def threshold_metrics(scores: Float[np.ndarray, " N"], labels: Bool[np.ndarray, " N"]) -> dict[str, float]:
