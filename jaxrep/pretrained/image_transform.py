@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from jaxrep.batch import Field
-from jaxrep.data.images.decode import to_rgb
+from jaxrep.data.images.decode import to_rgb, upright
 from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.config import Config
@@ -44,7 +44,7 @@ class ImageTransform:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return uint8 [height,width,3], before the normalization."""
-        image = to_rgb(ImageOps.exif_transpose(image))
+        image = to_rgb(upright(image))
         resample = Image.Resampling(FILTERS.index(self.filter))
         if not self.shorter:
             return np.asarray(image.resize((self.width, self.height), resample))

@@ -1,7 +1,7 @@
 """Decode images to arrays of one size; only the pixels that the array needs are decoded.
 
 libjpeg-turbo decodes a JPEG at the smallest of 1/8, 1/4, 1/2 and 1 that still covers the result (``jpeg``), then OpenCV
-resizes the box. Pillow decodes any other format. All release the interpreter, so that threads decode in parallel. The
+resizes the box. Pillow decodes other formats. All release the interpreter, so that threads decode in parallel. The
 size is checked in the header, before pixels are decoded.
 """
 
@@ -17,6 +17,7 @@ from PIL import ExifTags, Image
 
 from jaxrep.data.images import jpeg
 from jaxrep.data.images.crop import Box, HostCenterCrop, HostCrop
+from jaxrep.data.images.png import pixel_chunks
 
 T = TypeVar("T")
 
@@ -27,12 +28,23 @@ MAX_PIXELS = 2**26
 """Largest image before it is resized: a larger one is a mistake, or meant to exhaust memory."""
 MAX_BYTES = 2**27
 """Largest file of an image."""
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Formats that are decoded: those of photographs and drawings. Some of Pillow's others start a program."""
 AREA_FACTOR = 1.5
 """Shrink factor from which pixels are averaged; below, interpolation between four pixels reaches all of them."""
 
-ORIENTATIONS = range(1, 9)  # EXIF's
-UPRIGHT, TRANSPOSED = 1, 5  # from 5 on rows and columns are exchanged
+UPRIGHT, TRANSPOSED = 1, 5  # EXIF's orientations; from 5 on rows and columns are exchanged
 UPSIDE_DOWN, MIRRORED = (3, 4, 6, 7), (2, 3, 7, 8)
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF's orientation -> what makes the image upright."""
 
 CENTER = HostCenterCrop()
 
@@ -45,7 +57,7 @@ def decode_image(
     key: int | None = None,
     into: UInt8[np.ndarray, "height width 3"] | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Decode the box of an image that ``crop`` chooses by ``key``, as RGB; any format that Pillow reads.
+    """Decode the box of an image that ``crop`` chooses by ``key``, as RGB; any of ``FORMATS``.
 
     An animation gives its first frame. ``into``: array for the result, a row of a batch; None: a new array.
 
@@ -70,6 +82,7 @@ def decode_label_map(
     """
 
     def resize_nearest(image: Image.Image) -> Image.Image:
+        image = upright(image)
         return image.resize((width, height), Image.Resampling.NEAREST, crop.box(*image.size, width / height, key))
 
     classes = np.asarray(open_image(content, resize_nearest), np.int32)
@@ -81,9 +94,21 @@ def decode_label_map(
 
 
 def open_image(content: bytes, read: Callable[[Image.Image], T]) -> T:
-    """Return ``read`` of the image in a file. Raises ValueError: it is damaged, of unknown format, or too large."""
+    """Return ``read`` of the image in a file. Raises ValueError: it is damaged, of unknown format, or too large.
+
+    ``read`` is called again if metadata of a PNG were in its way.
+    """
+    try:
+        return _open(content, read)
+    except ValueError:
+        if (pixels := pixel_chunks(content)) == content:
+            raise
+        return _open(pixels, read)
+
+
+def _open(content: bytes, read: Callable[[Image.Image], T]) -> T:
     with _explain_errors(content):
-        image = Image.open(io.BytesIO(content))  # reads the header
+        image = Image.open(io.BytesIO(content), formats=FORMATS)  # reads the header
     check_size(*image.size)
     with _explain_errors(content), image:
         return read(image)
@@ -102,7 +127,7 @@ def _explain_errors(content: bytes) -> Iterator[None]:
         raise ValueError(f"the image is not decoded, for its size: {error}") from error
     except Exception as error:  # a damaged file makes Pillow's decoders raise errors of a dozen types
         unknown = isinstance(error, Image.UnidentifiedImageError)
-        reason = "unknown format" if unknown else f"{type(error).__name__}: {error}"
+        reason = f"unknown format; known are {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
         raise ValueError(f"the image cannot be decoded ({reason})") from error
 
 
@@ -125,11 +150,9 @@ def fit_image(
     ``content``: the file of the image, if available: a JPEG is then decoded at a reduced scale.
     """
     check_size(*image.size)
-    orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
-    turn: int = orientation if orientation in ORIENTATIONS else UPRIGHT
+    turn = _orientation(image)
     turned = turn >= TRANSPOSED
-    upright = (image.height, image.width) if turned else image.size
-    box = stored_box(crop.box(*upright, width / height, key), image.width, image.height, turn)
+    box = stored_box(crop.box(*upright_size(image), width / height, key), image.width, image.height, turn)
     size = (width, height) if turned else (height, width)
     if content and image.format in ("JPEG", "MPO"):
         pixels = jpeg.decode_box(content, image.size, box, *size, cmyk=image.mode == "CMYK")
@@ -138,6 +161,29 @@ def fit_image(
     pixels = resize(pixels, *size)
     pixels = pixels[:: -1 if turn in UPSIDE_DOWN else 1, :: -1 if turn in MIRRORED else 1]
     return np.ascontiguousarray(pixels.transpose(1, 0, 2) if turned else pixels)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return EXIF's orientation of the pixels as Pillow decodes them. Broken metadata state none."""
+    if image.format == "TIFF":  # its decoder turns it
+        image.load()
+    try:
+        orientation: Any = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # parsers of damaged EXIF raise errors of many types
+        return UPRIGHT
+    return orientation if orientation in TURNS else UPRIGHT
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Apply EXIF's orientation to an image."""
+    orientation = _orientation(image)
+    return image if orientation == UPRIGHT else image.transpose(TURNS[orientation])
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height after EXIF's orientation is applied, mostly without decoding pixels."""
+    turned = _orientation(image) >= TRANSPOSED
+    return (image.height, image.width) if turned else image.size
 
 
 def stored_box(box: Box, width: int, height: int, turn: int) -> Box:

@@ -2,7 +2,7 @@
 
 from pathlib import PurePosixPath
 
-from jaxrep.data.images.decode import open_image
+from jaxrep.data.images.decode import open_image, upright_size
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedSource
 from jaxrep.data.sources.image_folder import ImageFolderExamples, list_images
@@ -46,7 +46,7 @@ class LabelMapExamples(ImageFolderExamples):
 
     def _size(self, index: int, part: str, content: bytes) -> str:
         with self.explain_errors(index, part):
-            return "{} x {}".format(*open_image(content, lambda image: image.size))
+            return "{} x {}".format(*open_image(content, upright_size))
 
     def place(self, index: int, part: str) -> str:
         if part == "mask":

@@ -1,6 +1,5 @@
 """Survey a data set: decode every example once, and count those that cannot be read by reason."""
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxrep.data.images.decode import open_image
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.tools.reading import Failures, read_all
@@ -59,8 +59,8 @@ def examine(examples: Examples, index: int, shown: bool) -> dict[str, Any]:
         row = examples.decoded(index, contents)
         facts["bytes"] = sum(map(len, contents.values()))
         if "image" in contents:
-            with Image.open(io.BytesIO(contents["image"])) as image:  # the header alone
-                facts |= {"width": image.width, "height": image.height, "format": image.format}
+            width, height, facts["format"] = open_image(contents["image"], lambda image: (*image.size, image.format))
+            facts |= {"width": width, "height": height}
     else:
         row = examples[index]
         if "image" in row:

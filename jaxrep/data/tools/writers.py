@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jaxrep.data.images.decode import open_image, upright
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
 from jaxrep.data.sources.encoded import EncodedExamples
@@ -75,13 +76,15 @@ def _plain(example: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]
 
 def _with_extension(content: bytes, place: str) -> tuple[bytes, str]:
     """Return an image and its extension, as PNG if other readers may not know its format."""
+
+    def read(image: Image.Image) -> tuple[bytes, str]:
+        known = EXTENSIONS.get(image.format or "")
+        return (content, known) if known else (_png(upright(image)), "png")
+
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            if image.format in EXTENSIONS:
-                return content, EXTENSIONS[image.format]
-            return _png(image), "png"
-    except Exception as error:  # a damaged file makes Pillow's decoders raise errors of many types
-        raise BadSample(place, f"the image cannot be decoded ({error})") from error
+        return open_image(content, read)
+    except ValueError as error:
+        raise BadSample(place, str(error)) from error
 
 
 def _png(image: Image.Image) -> bytes:

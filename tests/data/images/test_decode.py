@@ -9,7 +9,16 @@ import pytest
 from PIL import Image
 
 from jaxrep.data.images.crop import Box, HostCrop, HostRandomResizedCrop, HostResize
-from jaxrep.data.images.decode import MAX_PIXELS, decode_image, fit_image
+from jaxrep.data.images.decode import (
+    FORMATS,
+    MAX_PIXELS,
+    decode_image,
+    decode_label_map,
+    fit_image,
+    open_image,
+    upright,
+    upright_size,
+)
 from jaxrep.data.images.jpeg import plain_size
 from jaxrep.spec import spec
 from tests.helpers import photos
@@ -247,3 +256,98 @@ def test_decode_into_a_row_of_a_batch(kind, width, height):
     crop = HostRandomResizedCrop(scale=(0.9, 1.0))
     assert decode_image(content, 64, 64, crop, 5, rows[1]) is not None and not rows[[0, 2]].any()
     np.testing.assert_array_equal(rows[1], decode_image(content, 64, 64, crop, 5))
+
+
+# What surrounds the pixels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("crop", [HostResize(), Fixed(at=(4, 8, 40, 32))])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}), ("WEBP", {"lossless": True}), ("AVIF", {"quality": 100})],
+)
+def test_every_format_is_turned_once(kind, options, orientation, crop):
+    (picture,) = photos.images(1, 64, 48)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    expected = decode_image(_bytes(picture, exif=exif), 24, 24, crop)  # a PNG, turned here
+    actual = decode_image(_bytes(picture, kind, exif=exif, **options), 24, 24, crop)
+    # AVIF is lossy. Turning before or after shrinking rounds differently, by a level.
+    assert np.abs(actual.astype(int) - expected).mean() <= (3 if kind == "AVIF" else 1)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_label_maps_and_sizes_are_turned_like_images(orientation):
+    classes = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    contents = [_bytes(classes, kind, exif=exif) for kind in ("PNG", "TIFF")]
+    expected = np.asarray(upright(Image.open(io.BytesIO(contents[0]))))
+    for content in contents:
+        size = open_image(content, upright_size)
+        assert size == expected.shape[::-1]
+        np.testing.assert_array_equal(decode_label_map(content, *size[::-1], HostResize()), expected)
+
+
+def _chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+LARGE = zlib.compress(bytes(3 << 20))
+METADATA = {
+    "a large compressed text": _chunk(b"zTXt", b"Comment\0\0" + LARGE),
+    "a large international text": _chunk(b"iTXt", b"Comment\0\1\0\0\0" + LARGE),
+    "a large color profile": _chunk(b"iCCP", b"profile\0\0" + LARGE),
+    "a color profile of an unknown compression": _chunk(b"iCCP", b"profile\0\7" + LARGE),
+    "a text of an unknown compression": _chunk(b"zTXt", b"Comment\0\7" + LARGE),
+    "a wrong checksum of a text": _chunk(b"tEXt", b"Comment\0hello")[:-4] + b"\0\0\0\0",
+    "broken EXIF": _chunk(b"eXIf", b"Exif\0\0no EXIF"),
+}
+
+
+@pytest.mark.parametrize("name", METADATA)
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_metadata_never_cost_pixels_of_a_png(name, mode):
+    picture = next(photos.images(1, 40, 30)).convert(mode)
+    content = _bytes(picture, **({"transparency": 3} if mode == "P" else {}))
+    header = content.index(b"IHDR") + 4 + 13 + 4
+    changed = content[:header] + METADATA[name] + content[header:]
+    np.testing.assert_array_equal(decode_image(changed, 20, 20), decode_image(content, 20, 20))
+    after = content.index(b"IEND") - 4
+    changed = content[:after] + METADATA[name] + content[after:]
+    np.testing.assert_array_equal(decode_image(changed, 20, 20), decode_image(content, 20, 20))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "PNG", "TIFF"])
+@pytest.mark.parametrize(
+    "metadata",
+    [{"exif": b"Exif\0\0II*\0\xff\xff\xff\xff"}, {"exif": b"Exif\0\0no EXIF"}, {"icc_profile": b"no profile"}],
+)
+def test_broken_metadata_never_cost_pixels(kind, metadata):
+    if kind == "TIFF" and "exif" in metadata:
+        pytest.skip("the EXIF of a TIFF is its header")
+    picture = next(photos.images(1, 40, 30))
+    content, plain = _bytes(picture, kind, **metadata), _bytes(picture, kind)
+    np.testing.assert_array_equal(decode_image(content, 20, 20), decode_image(plain, 20, 20))
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) print\n%%EOF\n"
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_label_map])
+@pytest.mark.parametrize("content", [POSTSCRIPT, b"%PDF-1.4\n%%EOF\n", b"GRIB" + bytes(99), b"BUFR" + bytes(99)])
+def test_formats_that_start_programs_are_not_opened(content, decode, monkeypatch):
+    for name in ("Popen", "run", "check_call"):
+        monkeypatch.setattr(f"subprocess.{name}", lambda *args, **options: pytest.fail(f"starts {args}"))
+    with pytest.raises(ValueError, match=r"the image cannot be decoded \(unknown format; known are AVIF, BMP, GIF,"):
+        decode(content, 9, 9)
+
+
+def test_known_formats_are_decoded():
+    for kind in FORMATS:
+        picture = Image.new("RGB", (16, 16), (200, 30, 40))
+        options = {"quality": 95} if kind in ("JPEG", "MPO", "AVIF", "WEBP") else {}
+        found = decode_image(_bytes(picture, kind, **options), 16, 16)
+        np.testing.assert_allclose(found.mean((0, 1)), (200, 30, 40), atol=4)  # some are lossy
