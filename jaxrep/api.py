@@ -9,7 +9,7 @@ from jaxrep.data.source import Source
 from jaxrep.embeddings.embed_source import embed_source
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, name_conflicts, run_evals
-from jaxrep.experiment import experiment_of, load_evals
+from jaxrep.experiment import experiment_of, load_evals, trust_run
 from jaxrep.experiment import load as load_experiment
 from jaxrep.model import Model
 from jaxrep.pretrained.load import is_checkpoint, load_checkpoint
@@ -63,21 +63,44 @@ def train(
     return Run(place, loop.train(declared, place, experiment, devices=devices))
 
 
-def open_run(path: str | PathLike[str]) -> Run:
-    """Open the run in a directory or behind a URL. Raises UsageError: there is none."""
-    return Run(path)
+def open_run(path: str | PathLike[str], *, trust: bool = False) -> Run:
+    """Open the run in a directory or behind a URL.
+
+    Args:
+        path: the directory or the URL.
+        trust: whether the code that came with a run of somebody else may be executed, now and later (docs/trust.md).
+
+    Raises:
+        UsageError: there is no run.
+    """
+    return Run(_folder(path, trust))
 
 
-def load(path: str | PathLike[str]) -> Model:
+def load(path: str | PathLike[str], *, trust: bool = False) -> Model:
     """Load the model of a public checkpoint's folder, or of a run's latest checkpoint.
 
     A run's model has the weights that its evaluations use. A run may lie behind a URL (``gs://bucket/run``).
 
+    Args:
+        path: the folder or the URL.
+        trust: as for ``open_run``.
+
     Raises:
         UsageError: there is neither, the run has no checkpoint, or the files do not belong together.
     """
-    folder = fetch_run(path)
+    folder = _folder(path, trust)
     return load_checkpoint(folder) if is_checkpoint(folder) else load_run(folder)[0]
+
+
+def _folder(path: Any, trust: bool = False) -> Path:
+    if not isinstance(path, str | PathLike):
+        raise UsageError(f"expected the path of a run or of a public checkpoint, got {type(path).__name__}")
+    folder = fetch_run(path)
+    if folder.is_file():
+        raise UsageError(f"{folder} is a file, expected the folder of a run or of a public checkpoint")
+    if trust:
+        trust_run(folder)
+    return folder
 
 
 def evaluate(model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None) -> dict[str, float]:
@@ -95,9 +118,9 @@ def evaluate(model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None) 
         UsageError: evaluations that are missing, that do not fit the model, or that have the same name.
     """
     if evals is None:
-        if isinstance(model, Model) or (not isinstance(model, Run) and is_checkpoint(fetch_run(model))):
+        if isinstance(model, Model) or (not isinstance(model, Run) and is_checkpoint(_folder(model))):
             raise UsageError("evaluate needs evals for a model that is not a run's: a public checkpoint has none")
-        evals = (model if isinstance(model, Run) else Run(model)).recipe.evals
+        evals = (model if isinstance(model, Run) else open_run(model)).recipe.evals
     chosen = load_evals(evals) if isinstance(evals, str) else (evals,) if isinstance(evals, Eval) else tuple(evals)
     for wrong in (*problems(chosen, "evals"), *name_conflicts(chosen)):
         raise UsageError(wrong)

@@ -1,7 +1,16 @@
 """Define the errors of a user's mistakes: one clear sentence, printed without a traceback."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
+
+DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
+"""Errors of a disk, of a file server, or of the right to write there."""
+
+
+NEAR = 0.65
+"""Similarity from which on a known name is offered for an unknown one: ``tyni`` for ``tiny``, not ``coop`` for ``foo``."""
 
 
 class JaxrepError(Exception):
@@ -31,10 +40,23 @@ class BadShard(JaxrepError):
     """A shard cannot be read as a whole, now or for good: it vanished, or its server does not answer."""
 
 
+def disk_fault(error: BaseException) -> str:
+    """Return what an error says of the disk, in a few words; empty if it is about something else."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return next((words for words in map(os.strerror, DISK_ERRNOS) if words in str(error)), "")  # a library's words
+
+
 def hint(name: str, known: Iterable[str]) -> str:
     """Return the end of a sentence on an unknown name: the nearest known name, and all known names."""
     known = list(known)
     if not known:
         return "there are none"
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = nearest(name, known)
     return (f"did you mean {near[0]}? " if near else "") + "there are: " + ", ".join(known)
+
+
+def nearest(name: str, known: Iterable[str], most: int = 1) -> list[str]:
+    """Return known names that may be meant by a mistyped one: similar ones, or those of the same letters."""
+    known = list(known)
+    return difflib.get_close_matches(name, known, most, NEAR) or [k for k in known if sorted(k) == sorted(name)][:most]

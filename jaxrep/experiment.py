@@ -1,17 +1,19 @@
 """Load the presets of experiment files: recipes, and protocols of evaluation. Load the recipes of runs."""
 
 import dataclasses
-import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from jaxrep.errors import UsageError, hint
-from jaxrep.experiment_files import find_file, first_line, load_module
+from jaxrep.experiment_files import find_file, first_line
 from jaxrep.format_version import FORMAT, KEY, upgrade, version_of
-from jaxrep.spec import is_spec, problems, walk
-from jaxrep.spec_json import from_json, to_json
+from jaxrep.spec import is_spec, problems, type_name, walk
+from jaxrep.spec_json import TYPE, from_json, read_json, to_json
+from jaxrep.trust import own_file, record
+from jaxrep.user_modules import load_module
 
 if TYPE_CHECKING:
     from jaxrep.evals.base import Eval
@@ -50,10 +52,11 @@ def load(target: str) -> LoadedExperiment:
     recipe = _recipe(module, name or "recipe", file)
     for path, part in walk(recipe):
         home = type(part).__module__
-        if is_spec(part) and home != module.__name__ and home.partition(".")[0] != "jaxrep":
+        if is_spec(part) and type_name(type(part)).startswith("experiment:") and home != module.__name__:
+            name, elsewhere = type(part).__name__, getattr(sys.modules.get(home), "__file__", home)
             raise UsageError(
-                f"{target}: {path} is a {type(part).__name__} of {home}; a recipe's parts come from jaxrep and from "
-                "its own file, so move a part that two files use into jaxrep"
+                f"{target}: {path} is a {name} of {elsewhere}; a run keeps a copy of one file, so a recipe's parts "
+                f"come from jaxrep and from its own file: define {name} in {file}"
             )
     return LoadedExperiment(recipe, name or "recipe", file, first_line(module.__doc__), module)
 
@@ -64,8 +67,8 @@ def experiment_of(recipe: "Recipe") -> LoadedExperiment | None:
     Raises:
         UsageError: parts are defined in several modules, or in none that is a file, such as a notebook.
     """
-    homes = {type(part).__module__ for _, part in walk(recipe) if is_spec(part)}
-    own = sorted(home for home in homes if home.partition(".")[0] != "jaxrep")
+    parts = {type(part) for _, part in walk(recipe) if is_spec(part)}
+    own = sorted({part.__module__ for part in parts if type_name(part).startswith("experiment:")})
     if not own:
         return None
     module = sys.modules.get(own[0])
@@ -100,7 +103,10 @@ def load_evals(target: str) -> "tuple[Eval, ...]":
 
 
 def _module_and_preset(target: str) -> tuple[ModuleType, Path, str]:
-    name, _, preset = target.partition(":")
+    """Return an experiment's module, its file, and the preset: what follows the last colon, unless that is a path."""
+    name, _, preset = target.rpartition(":")
+    if not name or "/" in preset or preset.endswith(".py") or Path(target).is_file():
+        name, preset = target, ""
     path = find_file(name)
     return load_module(path), path, preset
 
@@ -136,40 +142,60 @@ def recipe_json(recipe: "Recipe") -> dict[str, Any]:
 def from_run(run_dir: str | Path) -> LoadedExperiment:
     """Load the recipe of a run directory.
 
-    The run's copy of the experiment is executed only for classes that the recipe needs.
+    The run's copy of the experiment is executed only for classes that the recipe needs, and only if it is a user's own
+    code (``jaxrep.trust``).
 
     Raises:
-        UsageError: the directory holds no run, its recipe cannot be read, or a newer jaxrep wrote it.
+        UsageError: the directory holds no run, its recipe cannot be read, a newer jaxrep wrote it, or it needs code
+            that this user does not trust.
     """
     folder = Path(run_dir)
+    place = folder / RECIPE
+    if not place.exists():
+        raise UsageError(f"{folder} is not a run: it holds no {RECIPE}")
+    data = read_json(place)
+    version = version_of(data, str(place))
     try:
-        text = (folder / RECIPE).read_text()
-    except FileNotFoundError:
-        raise UsageError(f"{folder} is not a run: it holds no {RECIPE}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{folder / RECIPE} is not text: {error}") from error
-    try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{folder / RECIPE}, line {error.lineno}: this is not JSON: {error.msg}") from error
-    module, version = load_module(_copy_in(folder)) if '"experiment:' in text else None, None
-    try:
-        version = version_of(data if isinstance(data, dict) else {}, str(folder / RECIPE))
-        data = {name: value for name, value in data.items() if name != KEY}
-        recipe = from_json(upgrade(data, version), module)
+        data = upgrade({name: value for name, value in data.items() if name != KEY}, version)
+        module = load_module(_own_copy(folder)) if any(_types_of_experiment(data)) else None
+        recipe = from_json(data, module)
     except UsageError as error:
-        older = "" if version in (None, FORMAT) else f" (it has format version {version}, and this jaxrep {FORMAT})"
-        place = "" if version is None else f"{folder / RECIPE}: "
-        raise UsageError(f"{place}{error}{older}") from None
+        older = "" if version == FORMAT else f" (it has format version {version}, and this jaxrep {FORMAT})"
+        raise UsageError(f"{place}: {error}{older}") from None
     if type(recipe).__name__ != "Recipe":
-        raise UsageError(f"{folder / RECIPE} holds a {type(recipe).__name__}, not a Recipe")
+        raise UsageError(f"{place} holds a {type(recipe).__name__}, not a Recipe")
     return LoadedExperiment(
         recipe, folder.resolve().name, folder, first_line(module.__doc__ if module else None), module
     )
 
 
-def _copy_in(folder: Path) -> Path:
-    files = sorted(folder.glob("*.py"))
+def _types_of_experiment(data: Any) -> Iterator[bool]:
+    """Yield whether each part of a recipe's JSON is of its experiment file."""
+    if isinstance(data, dict):
+        yield str(data.get(TYPE, "")).startswith("experiment:")
+    for value in data.values() if isinstance(data, dict) else data if isinstance(data, list) else ():
+        yield from _types_of_experiment(value)
+
+
+def copy_in(folder: Path) -> Path:
+    """Return the copy of the experiment file in a run directory. Raises UsageError: there is none, or several."""
+    files = sorted(file for file in folder.glob("*.py") if file.is_file())
     if len(files) != 1:
         raise UsageError(f"{folder} should hold one Python file, the copy of its experiment; it holds {len(files)}")
     return files[0]
+
+
+def _own_copy(folder: Path) -> Path:
+    if (file := own_file(copy_in(folder))) is None:
+        raise UsageError(
+            f"the recipe needs the code in {copy_in(folder)}, which came with the run, and which this user has not "
+            "trained on this machine: read it, and give --trust (in Python trust=True) if it may be executed"
+        )
+    return file
+
+
+def trust_run(folder: str | Path) -> None:
+    """Record that this user trusts the code in a run directory, if it holds any. Raises UsageError."""
+    for copy in Path(folder).glob("*.py"):
+        if reason := record(copy):
+            raise UsageError(f"the trust in {copy} cannot be recorded: {reason}")

@@ -1,23 +1,15 @@
-"""Find experiment files, list what they hold, and execute them.
-
-A file ``experiments/image_text/clip.py`` becomes the module ``experiments.image_text.clip``, as if it had been imported
-from the folder above ``experiments``. So ``from experiments import common`` finds its neighbors, and its classes pickle
-by that name. ``experiments`` is a namespace package: a folder of a user's own joins the one that comes with jaxrep.
-"""
+"""Find experiment files, and list what they hold without executing them."""
 
 import ast
 import contextlib
 import dataclasses
-import difflib
 import importlib.util
 import sys
-import traceback
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from types import ModuleType
 
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError, nearest
 
 FOLDER = "experiments"
 """Name of the folder in which experiments have short names."""
@@ -50,17 +42,22 @@ class ExperimentFile:
 def experiment_folders() -> list[Path]:
     """Return the folders ``experiments`` that exist, in the order in which short names are looked up.
 
-    The first is the one in the current folder or the nearest folder above it. The last came with jaxrep: it is that of
-    the checkout, or lies in the installed package.
+    They are the one in the current folder or the nearest folder above it, and the one that came with jaxrep.
     """
+    above = (folder / FOLDER for folder in (Path.cwd(), *Path.cwd().parents))
+    nearest = next((place for place in above if _holds_files(place)), None)
+    return list(dict.fromkeys(place for place in (nearest, bundled_folder()) if place and _holds_files(place)))
+
+
+def bundled_folder() -> Path:
+    """Return the folder ``experiments`` that came with jaxrep: of the checkout, or in the installed package."""
     package = Path(__file__).resolve().parent
     checkout = package.parent
-    shipped = checkout if (checkout / "pyproject.toml").is_file() else package / "bundled"
-    places = (*(folder / FOLDER for folder in (Path.cwd(), *Path.cwd().parents)), shipped / FOLDER)
-    found = [place for place in places if any(place.glob("*.py")) or any(place.glob("*/*.py"))]
-    return (
-        list(dict.fromkeys((found[0], *(place for place in found[1:] if place == shipped / FOLDER)))) if found else []
-    )
+    return (checkout if (checkout / "pyproject.toml").is_file() else package / "bundled") / FOLDER
+
+
+def _holds_files(folder: Path) -> bool:
+    return any(folder.glob("*.py")) or any(folder.glob("*/*.py"))
 
 
 def find_file(target: str) -> Path:
@@ -92,7 +89,7 @@ def find_file(target: str) -> Path:
 
 def _nearest(target: str) -> str:
     known = sorted({path.stem for folder in experiment_folders() for path in _files(folder)})
-    near = difflib.get_close_matches(target, known, n=3, cutoff=0.5)
+    near = nearest(target, known, 3)
     path = f"; {target}.py is a path, so write {target}.py" if Path(f"{target}.py").is_file() else ""
     names = f"did you mean {', '.join(near)}? " if near else ""
     return f"{names}`jaxrep list` shows all {len(known)}, and FILE.py takes any other file{path}"
@@ -100,7 +97,7 @@ def _nearest(target: str) -> str:
 
 def _module_file(name: str) -> Path | None:
     """Return the file of an importable module, which a package of the user's own may hold."""
-    with _importable(Path.cwd()):
+    with importable(Path.cwd()):
         try:
             found = importlib.util.find_spec(name)
         except ModuleNotFoundError:
@@ -108,8 +105,20 @@ def _module_file(name: str) -> Path | None:
     return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
 
 
+@contextlib.contextmanager
+def importable(*folders: Path) -> Iterator[None]:
+    """Look names up in ``folders`` first. Afterwards they stay last in ``sys.path``, which worker processes inherit."""
+    added, before = list(dict.fromkeys(str(folder) for folder in folders)), list(sys.path)
+    sys.path[:] = added + before
+    try:
+        yield
+    finally:
+        sys.path[:] = before + [folder for folder in added if folder not in before]
+
+
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*.py") if path.stem not in ("__init__", "common"))
+    found = (path for path in folder.rglob("*.py") if path.stem not in ("__init__", "common"))
+    return sorted(path for path in found if path.is_file())
 
 
 def _shown(path: Path) -> Path:
@@ -144,9 +153,11 @@ def list_experiments(folder: str | Path | None = None) -> list[ExperimentFile]:
 
 def _declared(path: Path) -> tuple[list[str], str]:
     try:
-        tree = ast.parse(path.read_text(), path.name)
+        tree = ast.parse(path.read_bytes(), path.name)
     except SyntaxError as error:
-        raise UsageError(f"{path}, line {error.lineno}: {error.msg}") from error
+        raise UsageError(f"{path}, line {error.lineno or '?'}: {error.msg}") from error
+    except (ValueError, OSError) as error:
+        raise UsageError(f"{path} cannot be read as Python: {error}") from error
     return preset_names(tree), first_line(ast.get_docstring(tree))
 
 
@@ -165,10 +176,9 @@ def preset_names(tree: ast.Module) -> list[str]:
     recipes: list[str] = []
     protocols: list[str] = []
     for node in tree.body:
-        targets = (
-            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
-        )
-        value = getattr(node, "value", None)
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        targets, value = node.targets if isinstance(node, ast.Assign) else [node.target], node.value
         names = [target.id for target in targets if isinstance(target, ast.Name)]
         function = ast.unparse(value.func) if isinstance(value, ast.Call) else ""
         alias = isinstance(value, ast.Name) and value.id in recipes
@@ -182,92 +192,3 @@ def preset_names(tree: ast.Module) -> list[str]:
 def first_line(doc: str | None) -> str:
     """Return the first line of a docstring."""
     return (doc or "").strip().partition("\n")[0]
-
-
-# Executing -----------------------------------------------------------------------------------------------------------
-
-
-def load_module(target: str | Path) -> ModuleType:
-    """Return the module of an experiment, and execute its file if that did not happen before.
-
-    Args:
-        target: what ``find_file`` takes.
-
-    Raises:
-        UsageError: there is no such file, or executing it fails; the sentence has the line.
-    """
-    path = find_file(str(target))
-    if path.suffix != ".py" or not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.py"))
-        known = f"in {path.parent} {hint(path.name, near)}" if near else f"{path.parent} holds no Python file"
-        wrong = "is not a Python file" if path.exists() else "does not exist"
-        raise UsageError(f"{path} {wrong}; {known}")
-    file = path.resolve()
-    base, name = _module_name(file)
-    _forget_other_folder(base, name.partition(".")[0])
-    if name not in sys.modules:
-        with _importable(base, Path.cwd(), *(folder.parent for folder in experiment_folders())):
-            _execute(name, file, path)
-    return sys.modules[name]
-
-
-def _module_name(file: Path) -> tuple[Path, str]:
-    """Return the folder from which a file is imported, and its name as a module.
-
-    The folder lies above ``experiments``, or above the outermost package that holds the file. For another file, such as
-    the copy in a run, it lies above the folder of the file.
-    """
-    top = next((folder for folder in file.parents if folder.name == FOLDER), file.parent)
-    while (top / "__init__.py").is_file() and (top.parent / "__init__.py").is_file():
-        top = top.parent
-    return top.parent, ".".join(file.relative_to(top.parent).with_suffix("").parts)
-
-
-def _execute(name: str, file: Path, shown: Path) -> None:
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None, f"{file} ends in .py"
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        del sys.modules[name]
-        if not isinstance(error, Exception):
-            raise
-        raise UsageError(_sentence(error, file, shown)) from error
-
-
-def _sentence(error: Exception, file: Path, shown: Path) -> str:
-    """Return where in the file the mistake is, and what it is."""
-    if isinstance(error, SyntaxError):
-        place = shown if error.filename == str(file) else error.filename
-        return f"{place}, line {error.lineno}: {error.msg}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
-    kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-    return f"{shown}, line {lines[-1] if lines else '?'}: {kind}{error}"
-
-
-@contextlib.contextmanager
-def _importable(*folders: Path) -> Iterator[None]:
-    """Look names up in ``folders`` first. Afterwards they stay last in ``sys.path``, which worker processes inherit."""
-    added, before = list(dict.fromkeys(str(folder) for folder in folders)), list(sys.path)
-    sys.path[:] = added + before
-    try:
-        yield
-    finally:
-        sys.path[:] = before + [folder for folder in added if folder not in before]
-
-
-def _forget_other_folder(base: Path, package: str) -> None:
-    """Remove modules of another checkout's folder that a file below ``base`` would take for its neighbors."""
-    if getattr(sys.modules.get(package), "__file__", None):
-        return  # an ordinary package: none of its modules is an experiment
-    loaded = {name: module for name, module in sys.modules.items() if name.startswith(f"{package}.")}
-    stale = []
-    for name, module in loaded.items():
-        file, here = getattr(module, "__file__", None), base.joinpath(*name.split(".")).with_suffix(".py")
-        if file and here.is_file() and Path(file).resolve() != here.resolve():
-            stale.append(name)
-    if stale:
-        namespaces = [name for name, module in loaded.items() if not getattr(module, "__file__", None)]
-        for name in (*stale, *namespaces, package):
-            sys.modules.pop(name, None)

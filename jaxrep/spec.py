@@ -170,9 +170,9 @@ def type_name(cls: type) -> str:
 
     A class of an experiment file, and of a run's copy of that file, is ``experiment:Class``.
     """
-    top, _, rest = cls.__module__.partition(".")
-    room = f"jaxrep.{rest.partition('.')[0]}" if top == "jaxrep" else "experiment"
-    return f"{room}:{cls.__qualname__}"
+    package, room, *_ = *cls.__module__.split("."), ""
+    ours = package == "jaxrep" and room != "user_modules"
+    return f"{f'jaxrep.{room}' if ours else 'experiment'}:{cls.__qualname__}"
 
 
 def difference(a: Any, b: Any) -> list[Change]:

@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
 
@@ -21,6 +22,17 @@ from jaxrep.spec import children, execution_fields, join_path, type_name
 
 TYPE, FLOAT = "$type", "$float"
 _ROOM = re.compile(r"jaxrep\.[a-z][a-z0-9_]*")
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file that holds a value of type ``kind``. Raises UsageError: it does not."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no text, or too deep
+        raise UsageError(f"{path} is damaged, not JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise UsageError(f"{path} is damaged: it holds a {type(value).__name__}, expected a {kind.__name__}")
+    return value
 
 
 def to_json(obj: Any) -> Any:

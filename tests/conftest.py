@@ -6,6 +6,7 @@ Nearly all of their time is compilation, so programs are compiled without LLVM's
 import contextlib
 import os
 import signal
+import tempfile
 from importlib import metadata
 
 import fsspec
@@ -15,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 from jaxrep.signals import handle_signals
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="jaxrep-state-")  # records of trusted code are the test's own
 FLAGS = (
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",

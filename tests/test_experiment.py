@@ -11,6 +11,7 @@ import pytest
 from jaxrep.errors import UsageError
 from jaxrep.experiment import from_run, load, load_evals, recipe_json
 from jaxrep.spec_json import to_json
+from jaxrep.trust import record
 
 CLIP = '''
 """Toy CLIP: which caption goes with which picture.
@@ -135,8 +136,8 @@ PRESETS = "there are: recipe, tiny, own"
         ("clip.py:number", f"clip.py:number is of type int, not a Recipe; {PRESETS}"),
         (
             "align.py:borrowed",
-            "align.py:borrowed: data.train is a Toy of experiments.clip; a recipe's parts come from jaxrep and from "
-            "its own file, so move a part that two files use into jaxrep",
+            "align.py:borrowed: data.train is a Toy of {folder}/clip.py; a run keeps a copy of one file, so a recipe's "
+            "parts come from jaxrep and from its own file: define Toy in {folder}/align.py",
         ),
     ],
 )
@@ -176,6 +177,7 @@ def save(loaded, run):
     run.mkdir()
     (run / "recipe.json").write_text(json.dumps(recipe_json(loaded.recipe)))
     shutil.copy(loaded.path, run)
+    record(loaded.path)
 
 
 def test_run_restores_its_recipe(folder, tmp_path):
@@ -221,7 +223,7 @@ def test_folder_that_is_no_run_is_one_sentence(tmp_path):
     with pytest.raises(UsageError, match=r"is not a run: it holds no recipe\.json"):
         from_run(tmp_path)
     (tmp_path / "recipe.json").write_text('{\n"seed": }')
-    with pytest.raises(UsageError, match=r"recipe\.json, line 2: this is not JSON"):
+    with pytest.raises(UsageError, match=r"recipe\.json is damaged, not JSON: .* line 2"):
         from_run(tmp_path)
     (tmp_path / "recipe.json").write_text(
         json.dumps({"$format": 1, "$type": "jaxrep.schedules:Constant", "value": 1.0})
@@ -232,7 +234,7 @@ def test_folder_that_is_no_run_is_one_sentence(tmp_path):
     with pytest.raises(UsageError, match=r"recipe\.json: recipe: fields of jaxrep\.schedules:Cosine are missing: end"):
         from_run(tmp_path)
     (tmp_path / "recipe.json").write_bytes(b"\xff\x00")
-    with pytest.raises(UsageError, match=r"recipe\.json is not text: "):
+    with pytest.raises(UsageError, match=r"recipe\.json is damaged, not JSON: 'utf-8' codec"):
         from_run(tmp_path)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from jaxrep import experiment_files
 from jaxrep.errors import UsageError
-from jaxrep.experiment_files import find_file, list_experiments, load_module
+from jaxrep.experiment_files import find_file, list_experiments
+from jaxrep.user_modules import load_module
 
 RECIPE = '"""TITLE (Author 2024, arXiv:2401.00001)."""\nrecipe = Recipe()\ntiny = recipe.replace({})\n'
 

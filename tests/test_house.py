@@ -25,6 +25,7 @@ FLOORS = (
     ("evals",),
     ("recipe",),
     ("experiment_files",),
+    ("user_modules", "trust"),
     ("experiment",),
     ("step",),
     ("pretrained", "runs"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from jaxrep.commands.models import check_out, folder
+from jaxrep.commands.models import add_trust, check_out, folder, trust_runs
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import difference, render_difference
 
@@ -31,6 +31,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("runs", metavar="RUN", type=folder, nargs="+", help="run directories or their URLs")
     parser.add_argument("--metrics", metavar="GLOB", default="*", help="names, as 'retrieval/*/r1' (default: all)")
     parser.add_argument("--out", metavar="FILE", type=Path, help="a .json, .csv or .md file of the table")
+    add_trust(parser)
     options = parser.parse_args(args)
     from jaxrep.report.run_facts import group_by_seed, read_runs
     from jaxrep.report.table import FORMATS, rows
@@ -38,6 +39,7 @@ def main(args: list[str]) -> int:
     if options.out and options.out.suffix not in FORMATS:
         raise UsageError(f"--out {options.out} has no known ending; {hint(options.out.suffix, FORMATS)}")
     check_out(options.out)
+    trust_runs(options, options.runs)
     groups = group_by_seed(read_runs(options.runs))
     table = rows(groups, options.metrics)
     if options.out:

@@ -2,6 +2,7 @@
 
 import argparse
 
+from jaxrep.commands.models import add_trust
 from jaxrep.commands.recipes import EXPERIMENT, find
 from jaxrep.spec import difference, render_difference
 
@@ -11,8 +12,9 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="jaxrep diff", description=__doc__)
     parser.add_argument("a", metavar="EXPERIMENT", help=f"{EXPERIMENT}; or a run directory")
     parser.add_argument("b", metavar="EXPERIMENT", help="the same, to compare with")
+    add_trust(parser)
     given = parser.parse_args(args)
-    changes = difference(find(given.a).recipe, find(given.b).recipe)
+    changes = difference(find(given.a, given).recipe, find(given.b, given).recipe)
     print(render_difference([change for change in changes if not change.execution]) or "the same run")
     if execution := [change for change in changes if change.execution]:
         print("in execution only:\n" + render_difference(execution))

@@ -4,7 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from jaxrep.commands.models import add_arguments
+from jaxrep.commands.models import add_arguments, trust_runs
 from jaxrep.errors import UsageError
 
 SAFETENSORS = ("recipe.json", "tokenizer.json")
@@ -55,13 +55,13 @@ def export(given: argparse.Namespace) -> None:
     """
     import numpy as np
 
-    from jaxrep.data.fields import batch_fields
     from jaxrep.pretrained import export as layouts
     from jaxrep.pretrained.tensors import write
     from jaxrep.runs.restore import restore
     from jaxrep.runs.run_dir import RunDir
     from jaxrep.step.shapes import trace_shapes
 
+    trust_runs(given, [given.run])
     restored = restore(given.run, given.weights, given.checkpoint)
     arrays = {path: np.asarray(value) for path, value in restored.arrays.items()}
     if given.to == "safetensors":
@@ -70,12 +70,11 @@ def export(given: argparse.Namespace) -> None:
             if (file := given.run / name).is_file():
                 shutil.copyfile(file, given.out / name)
         return
-    data = restored.recipe.data
     trained = layouts.Trained(
         method=restored.recipe.method,
-        fields=trace_shapes(restored.recipe, batch_fields(data.train, data.tokenizer, data.texts)).fields,
+        fields=trace_shapes(restored.recipe).fields,
         arrays=arrays,
-        tokenizer=data.tokenizer,
+        tokenizer=restored.recipe.data.tokenizer,
         loaded=RunDir(given.run).tokenizer(restored.recipe, tuple),
     )
     trained = layouts.single_tower(trained, given.part) if given.part else trained

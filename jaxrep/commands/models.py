@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,7 +32,7 @@ def number(low: N, high: float = 2**31 - 1) -> Callable[[str], N]:
 
 
 def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", help: str = "a run directory") -> None:
-    """Add RUN, --checkpoint and --weights, which ``load`` reads."""
+    """Add RUN, --checkpoint, --weights and --trust, which ``load`` reads."""
     parser.add_argument("run", metavar=name, type=folder, help=help)
     parser.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="(default: latest)")
     parser.add_argument(
@@ -41,6 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", help: str 
         default="auto",
         help="raw or averaged weights; auto: those of the run's evaluations (default)",
     )
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add --trust."""
+    parser.add_argument("--trust", action="store_true", help="execute the code that came with a run of somebody else")
+
+
+def trust_runs(given: argparse.Namespace, runs: Iterable[str | Path]) -> None:
+    """Trust the code of some runs if --trust is given."""
+    if given.trust:
+        from jaxrep.experiment import trust_run
+
+        for run in runs:
+            trust_run(run)
 
 
 def folder(run: str) -> Path:
@@ -68,5 +83,6 @@ def load(given: argparse.Namespace, mesh: "Mesh | None" = None) -> "tuple[Model,
         if (given.checkpoint, given.weights) != ("latest", "auto"):
             raise UsageError(f"--checkpoint and --weights apply to a run, and {given.run} is a public checkpoint")
         return load_checkpoint(given.run, mesh), None
+    trust_runs(given, [given.run])
     model, recipe = load_run(given.run, given.weights, given.checkpoint)
     return model.shard(mesh) if mesh else model, recipe

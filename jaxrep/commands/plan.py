@@ -5,6 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from jaxrep.commands.models import add_trust
 from jaxrep.commands.recipes import EXPERIMENT, find, override, split
 from jaxrep.errors import UsageError
 from jaxrep.plan.topology import devices, memory_bytes, prepare
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 def main(args: list[str]) -> int:
     """Run ``jaxrep plan EXPERIMENT --topology v5e:16x16 [OPTIONS] [--field.path VALUE …]``."""
     options = _options()
+    add_trust(options)
     target, given, fields = split(args, options, f"{EXPERIMENT}; or a run directory")
     prepare(given.topology)
-    recipe = override(find(target), fields, f"jaxrep plan {target}", options.format_help()).recipe
+    recipe = override(find(target, given), fields, f"jaxrep plan {target}", options.format_help()).recipe
     if not given.topology:
         raise UsageError("--topology is missing: the devices to plan for, such as v5e:16x16 or cpu:8")
 

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxrep.commands.models import folder, trust_runs
 from jaxrep.experiment import LoadedExperiment, from_run, load
 from jaxrep.spec import children, replace
 
@@ -35,13 +36,13 @@ def split(args: list[str], options: argparse.ArgumentParser, what: str) -> tuple
     return about.parse_args(args[:1]).experiment, *options.parse_known_args(args[1:])
 
 
-def find(target: str) -> LoadedExperiment:
+def find(target: str, given: argparse.Namespace) -> LoadedExperiment:
     """Return the recipe of an experiment, of a run directory, or of a run behind a URL."""
-    if "://" in target:
-        from jaxrep.runs.remote import fetch_run
-
-        return from_run(fetch_run(target))
-    return from_run(target) if Path(target).is_dir() else load(target)
+    if "://" not in target and not Path(target).is_dir():
+        return load(target)
+    run = folder(target)
+    trust_runs(given, [run])
+    return from_run(run)
 
 
 def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "") -> LoadedExperiment:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxrep.commands.models import check_out, folder
+from jaxrep.commands.models import add_trust, check_out, folder, trust_runs
 from jaxrep.errors import JaxrepError, UsageError
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="the .html file to write")
     parser.add_argument("--no-model", action="store_true", help="skip what needs the model and its data: images, maps")
+    add_trust(parser)
     options = parser.parse_args(args)
     check_out(options.out)
+    trust_runs(options, options.runs)
     missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if missing:
         raise UsageError(f"jaxrep report needs {', '.join(missing)}: pip install 'jaxrep[report]'")

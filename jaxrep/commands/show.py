@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
+from jaxrep.commands.models import add_trust
 from jaxrep.commands.recipes import EXPERIMENT, find, override, split
 from jaxrep.spec import children, is_spec, short_repr
 from jaxrep.spec_json import to_json
@@ -17,8 +18,9 @@ def main(args: list[str]) -> int:
     """Run ``jaxrep show EXPERIMENT [--json] [--field.path VALUE ...]``."""
     options = argparse.ArgumentParser("jaxrep show", description=__doc__, add_help=False, allow_abbrev=False)
     options.add_argument("--json", action="store_true", help="print the recipe only, as a run keeps it")
+    add_trust(options)
     target, given, fields = split(args, options, f"{EXPERIMENT}; or a run directory")
-    recipe = override(find(target), fields, f"jaxrep show {target}", options.format_help()).recipe
+    recipe = override(find(target, given), fields, f"jaxrep show {target}", options.format_help()).recipe
     if given.json:
         print(json.dumps(to_json(recipe), indent=1, ensure_ascii=False))
         return 0

@@ -4,6 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from jaxrep.commands.models import add_trust, trust_runs
 from jaxrep.commands.recipes import EXPERIMENT, override, split
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment, load
@@ -14,10 +15,14 @@ def main(args: list[str]) -> int:
     options = argparse.ArgumentParser("jaxrep train", description=__doc__, add_help=False, allow_abbrev=False)
     where = "directory or URL (gs://BUCKET/RUN) of the run, which is resumed"
     options.add_argument("--run-dir", metavar="DIR", type=run_dir, help=f"{where} (default: runs/NAME-PRESET)")
+    add_trust(options)
     target, given, fields = split(args, options, EXPERIMENT)
     loaded = load(target)
     place = given.run_dir or default_run_dir(loaded)
     loaded = override(loaded, fields, f"jaxrep train {target}", f"--run-dir DIR: {where} (default: {place})")
+
+    origins = (getattr(origin, "source", "") for origin in loaded.recipe.init.values())
+    trust_runs(given, [run for run in (place, *origins) if isinstance(run, str | Path) and Path(run).is_dir()])
 
     from jaxrep import hosts
     from jaxrep.evals.base import format_results

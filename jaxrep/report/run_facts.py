@@ -16,6 +16,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
 from jaxrep.runs.remote import url_of
 from jaxrep.spec import Change, difference
+from jaxrep.trust import own_file
 
 Line = Mapping[str, float | None]
 
@@ -120,12 +121,14 @@ class PaperDifference:
 
 
 def paper_difference(facts: RunFacts) -> PaperDifference:
-    """Compare a run with the ``recipe`` in its copy of the experiment file. This executes the copy."""
-    file = facts.environment.get("experiment")
-    if not file or not (facts.path / file).is_file():
+    """Compare a run with the ``recipe`` in its copy of the experiment file, which is executed if it is a user's own."""
+    copies = sorted(facts.path.glob("*.py"))
+    if len(copies) != 1 or not facts.environment.get("experiment"):
         return PaperDifference(unknown="The run has no experiment file, so the recipe of the paper is unknown.")
+    if (file := own_file(copies[0])) is None:
+        return PaperDifference(unknown=f"{copies[0].name} was not executed, so the recipe of the paper is unknown.")
     try:
-        paper = load(f"{facts.path / file}:recipe")
+        paper = load(f"{file}:recipe")
     except JaxrepError as error:
         return PaperDifference(unknown=f"The recipe of the paper is unknown: {error}.")
     return PaperDifference(difference(paper.recipe, facts.recipe), paper.doc)

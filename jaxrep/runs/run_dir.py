@@ -33,6 +33,7 @@ from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
 from jaxrep.spec_json import fingerprint
 from jaxrep.storage import is_remote
+from jaxrep.trust import record
 
 LOG = logging.getLogger(__name__)
 
@@ -105,6 +106,8 @@ class RunDir:
             self.path.mkdir(parents=True, exist_ok=True)
             if hosts.is_main():  # the processes of one run share its directory
                 self._held.enter_context(lock_file(self.path / layout.LOCK))
+            if experiment and experiment.path.is_file() and (reason := record(experiment.path)):
+                LOG.warning("later commands on this run will ask for --trust, as it cannot be recorded: %s", reason)
             if self.exists():
                 self._recognize(recipe)
             if not hosts.is_main():

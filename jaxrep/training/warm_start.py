@@ -1,5 +1,6 @@
 """Start a run: restore its last checkpoint, or initialize it, with parts from other runs and checkpoints."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -140,8 +141,9 @@ def find_finished_run(recipe: Recipe, folder: Path) -> Path | None:
     wanted = fingerprint(recipe)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         run = RunDir(path)
-        if run.exists() and run.results() is not None and fingerprint(run.recipe()) == wanted:
-            return path
+        with contextlib.suppress(UsageError):  # a run that cannot be read, or whose code is not trusted, is another one
+            if run.exists() and run.results() is not None and fingerprint(run.recipe()) == wanted:
+                return path
     return None
 
 

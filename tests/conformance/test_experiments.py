@@ -25,7 +25,8 @@ from jaxrep.encoders import Transformer
 from jaxrep.errors import UsageError
 from jaxrep.evals import LinearProbe, run_evals
 from jaxrep.experiment import LoadedExperiment, load, load_evals
-from jaxrep.experiment_files import ExperimentFile, list_experiments, load_module
+from jaxrep.experiment_files import ExperimentFile, list_experiments
+from jaxrep.user_modules import load_module
 from jaxrep.paths import stack_of
 from jaxrep.recipe import From, Recipe
 from jaxrep.runs.exit_codes import ExitCode
