@@ -22,6 +22,14 @@ def decode_text(content: bytes) -> str:
         raise ValueError(f"the text is not UTF-8 (byte {error.start} is {content[error.start]:#04x})") from error
 
 
+def text_start(text: str, size: int) -> str:
+    """Return up to ``size`` characters of a text, up to white space if there is any in their second half."""
+    if len(text) <= size:
+        return text
+    end = max(text.rfind(space, size // 2, size) for space in " \n")
+    return text[: size if end < 0 else end]
+
+
 def decode_label(content: bytes, classes: int = 0) -> np.int32:
     """Decode a class number in decimal digits, below ``classes`` if that is given. Raises ValueError."""
     digits = content.strip().decode(errors="replace")

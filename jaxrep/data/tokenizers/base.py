@@ -18,6 +18,7 @@ import tokenizers
 from jaxtyping import Bool, Int32
 from tokenizers import models, pre_tokenizers
 
+from jaxrep.data.decode import text_start
 from jaxrep.errors import UsageError
 from jaxrep.spec import Count, Range, spec
 
@@ -27,6 +28,10 @@ PAD, BOS, EOS, UNKNOWN = range(4)
 WORD = r"[\p{L}\p{M}\p{N}_]+(?:[-'’][\p{L}\p{M}\p{N}_]+)*"
 
 State = dict[str, Any]
+
+CHARACTERS_PER_TOKEN = 256
+"""A text is read up to this many characters per token of the length, so that its cleaning is short. The cut is far
+behind the tokens that are kept: their ids are those of the whole text."""
 
 TextLength = Annotated[int, Range(3)]
 """Tokens per text: at least one between the start and the end."""
@@ -67,7 +72,11 @@ class LoadedTokenizer:
         room = self.length - len(start) - len(end)
         ids = np.full((len(texts), self.length), self.pad, np.int32)
         valid = np.zeros((len(texts), self.length), bool)
-        for row, pieces in enumerate(self.pieces.encode(list(texts))):
+        # A lone half of a surrogate pair is no character, and no library takes it.
+        starts = [
+            text_start(text, CHARACTERS_PER_TOKEN * self.length).encode(errors="replace").decode() for text in texts
+        ]
+        for row, pieces in enumerate(self.pieces.encode(starts)):
             tokens = start + pieces[:room] + end
             ids[row, : len(tokens)] = tokens
             valid[row, : len(tokens)] = True
@@ -148,7 +157,8 @@ class Words(Tokenizer):
 
     def read(self, texts: Iterable[str] = ()) -> State:
         split = word_pipeline({}).pre_tokenizer.pre_tokenize_str
-        counts = Counter(word for text in texts for word, _ in split(normalize_lower(text)))
+        starts = (normalize_lower(text_start(text, CHARACTERS_PER_TOKEN * self.length)) for text in texts)
+        counts = Counter(word for start in starts for word, _ in split(start))
         if not counts:
             raise UsageError("Words learns its vocabulary from the training texts, and they hold no word")
         frequent = sorted(counts, key=lambda word: (-counts[word], word))

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import content_id, splitmix64
+from jaxrep.data.decode import text_start
 from jaxrep.data.source import Examples
 from jaxrep.data.transforms import word_swaps
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
@@ -77,7 +78,8 @@ class HardNegativeCaptions(FieldTransform):
         return HardNegativeExamples(self, self.source.open())
 
     def wrong(self, caption: str, triples: str, groups: tuple[word_swaps.Group, ...]) -> list[word_swaps.Negative]:
-        """Return all wrong captions of a caption."""
+        """Return all wrong captions of a caption, of its start if it is very long."""
+        caption, triples = (text_start(text, word_swaps.MAX_CHARACTERS) for text in (caption, triples))
         wrong = []
         if "replace" in self.ways:
             wrong += word_swaps.replacements(caption, groups)

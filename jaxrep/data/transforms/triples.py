@@ -18,6 +18,8 @@ from jaxrep.spec import Count, spec
 
 ATTRIBUTES = ("is", "has")
 """Relations whose object is an attribute of the subject, and not another thing."""
+MAX_TRIPLES = 32
+"""Triples of a caption that are exchanged with one another; further ones are not."""
 _RELATION = re.compile(r" (with|without|in|on|of|over|facing|wearing|holding|pushing|throwing) ")
 
 
@@ -49,6 +51,7 @@ def exchanges(caption: str, triples: list[Triple]) -> list[word_swaps.Negative]:
     These are the subject and the object of a relation (kind: object), or attributes of two different subjects (kind:
     attribute).
     """
+    triples = triples[:MAX_TRIPLES]
     pairs = [(t.subject, t.object, "object") for t in triples if t.relation not in ATTRIBUTES]
     attributes = [t for t in triples if t.relation in ATTRIBUTES]
     pairs += [(s.object, t.object, "attribute") for s, t in combinations(attributes, 2) if s.subject != t.subject]

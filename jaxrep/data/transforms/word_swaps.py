@@ -28,6 +28,8 @@ from jaxrep.errors import UsageError
 EXCLUSIVE, PARTS_OF_SPEECH = "swaps.txt", "parts_of_speech.txt"
 """Lexicons of the package: phrases that exclude one another, and words by part of speech."""
 CONTENT = ("noun", "adjective")
+MAX_CHARACTERS = 2_000
+"""A longer caption is cut before it is made wrong: its pairs of phrases grow with the square of its length."""
 
 
 class Group(NamedTuple):

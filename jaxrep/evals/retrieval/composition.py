@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrep.data.decode import text_start
 from jaxrep.data.transforms import word_swaps
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
@@ -69,7 +70,7 @@ class Composition(CaptionedEval):
         tests = [
             CaptionTest(image, caption, text, metric)
             for image, (group, image_id) in enumerate(zip(captions, ids, strict=True))
-            for caption in group
+            for caption in (text_start(text, word_swaps.MAX_CHARACTERS) for text in group)
             for metric, text in wrong_captions(caption, groups, tag(caption), self.key)
             if _normalize(text) not in correct[int(image_id)]
         ]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import random
@@ -5,7 +6,7 @@ import random
 import numpy as np
 import pytest
 
-from jaxrep.data.tokenizers.base import BOS, EOS, PAD, UNKNOWN, Bytes, Words
+from jaxrep.data.tokenizers.base import BOS, CHARACTERS_PER_TOKEN, EOS, PAD, UNKNOWN, Bytes, Words, text_start
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems
 
@@ -98,3 +99,59 @@ def test_tokenizer_errors():
         Words(length=16).load(["", "…"])
     with pytest.raises(TypeError, match="put it in a list"):
         Bytes(length=16).load()("a text")
+
+
+def long_texts(size):
+    """Yield texts of ``size`` characters: words, one word, few words among much white space, and marks."""
+    rng = random.Random(0)
+    words = ["a", "cat", "café", "don't", "woman:", "—", "10", "猫", "👩🏽‍🚀", "\n", "e\N{COMBINING ACUTE ACCENT}te"]
+    spaces = [" ", "  ", "\n", "\t", "\N{NO-BREAK SPACE}"]
+    yield "".join(f"{rng.choice(words)}{rng.choice(spaces)}" for _ in range(size))[:size]
+    yield "".join(rng.choice("abcdefg") for _ in range(size))
+    yield f"cat{' ' * 200}" * (size // 200)
+    yield ("ab" * size)[:size]
+    yield ("-" * size)[:size]
+    yield "cat " + "\N{COMBINING DOT BELOW}\N{COMBINING GRAVE ACCENT}" * 200 + " dog" * (size // 4)
+
+
+def assert_start_has_the_ids_of_the_whole_text(tokenizer, size=40_000):
+    texts = list(long_texts(size))
+    found = tokenizer(texts)
+    assert max(len(text_start(text, tokenizer.length)) for text in texts) < size // 2, "the texts are cut"
+    for text, ids, valid in zip(texts, found.ids, found.valid, strict=True):
+        whole = tokenizer.pieces.encode([text])[0]
+        start = 0 if tokenizer.bos is None else 1
+        room = tokenizer.length - start - (tokenizer.eos is not None)
+        assert ids[start : valid.sum() - (tokenizer.eos is not None)].tolist() == whole[:room], text[:60]
+
+
+@pytest.mark.parametrize("tokenizer", [Bytes(length=16), Words(length=16, max_words=50)], ids=repr)
+def test_long_texts_are_cut_without_another_id(tokenizer):
+    assert_start_has_the_ids_of_the_whole_text(tokenizer.load(["a cat don't", "woman 10 été 猫"]))
+
+
+def test_work_per_text_is_bounded():
+    """A megabyte of combining marks, which Unicode's normal form takes the square of their number for."""
+    hostile = "a" + "\N{COMBINING DOT BELOW}\N{COMBINING GRAVE ACCENT}" * 2**19
+    tokenizer = Words(length=8, max_words=50).load([hostile, "a cat"])
+    seen = []
+    counting = dataclasses.replace(tokenizer, pieces=CountedPieces(tokenizer.pieces, seen))
+    assert counting([hostile, "a cat"]).valid.sum() > 4
+    assert max(seen) <= 8 * CHARACTERS_PER_TOKEN
+
+
+class CountedPieces:
+    """Pieces that note the characters that they are given."""
+
+    def __init__(self, pieces, seen):
+        self._pieces, self._seen = pieces, seen
+
+    def encode(self, texts):
+        self._seen += map(len, texts)
+        return self._pieces.encode(texts)
+
+
+@pytest.mark.parametrize("tokenizer", [Bytes(length=16), Words(length=16, max_words=50)], ids=repr)
+def test_half_of_a_surrogate_pair_is_replaced(tokenizer):
+    tokenizer = tokenizer.load(["a cat"])
+    np.testing.assert_array_equal(tokenizer(["a \ud800 cat \udce9"]).ids, tokenizer(["a ? cat ?"]).ids)

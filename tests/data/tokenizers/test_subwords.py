@@ -9,6 +9,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from jaxrep.data.tokenizers.subwords import ClipBpe, SentencePieceModel, TokenizerFile, clip_clean
 from jaxrep.errors import UsageError
+from tests.data.tokenizers.test_base import assert_start_has_the_ids_of_the_whole_text
 
 # Ids of bytes inside a word and at its end: printable ASCII is numbered from "!", and the end of a word adds 256.
 INSIDE = {c: ord(c) - ord("!") for c in "abcdefghijklmnopqrstuvwxyz0123456789!'<|>"}
@@ -182,3 +183,12 @@ def test_tokenizer_files_restore_from_state_without_file(merges_file, bert_file,
         tokenizer = spec.load()
         again = spec.restore(json.loads(json.dumps(tokenizer.state)))
         np.testing.assert_array_equal(again(texts).ids, tokenizer(texts).ids)
+
+
+def test_long_texts_are_cut_without_another_id(merges_file, bert_file, sentencepiece_file):
+    for tokenizer in (
+        clip(merges_file).load(),
+        TokenizerFile(path=bert_file, length=12, entries=8).load(),
+        SentencePieceModel(path=sentencepiece_file, length=12, entries=40, clean="canonical").load(),
+    ):
+        assert_start_has_the_ids_of_the_whole_text(tokenizer, 10_000)

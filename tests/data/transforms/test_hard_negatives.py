@@ -1,12 +1,14 @@
 """Hard negative captions are drawn by key, may be absent, and have ids."""
 
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
+from jaxrep.data.transforms import word_swaps
 from jaxrep.data.transforms.hard_negatives import HardNegativeCaptions
 from jaxrep.spec import problems, spec
 
@@ -100,3 +102,17 @@ class Several(Captioned):
 )
 def test_problems_are_reported(source, sentence):
     assert re.search(sentence, problems(source)[0])
+
+
+@pytest.mark.parametrize("way", ["replace", "exchange", "graph"])
+def test_memory_and_time_of_a_long_caption_are_bounded(way):
+    """All pairs of phrases of a caption of 200 kB would take terabytes."""
+    caption = ", ".join(f"a red cat on the left of a green dog {n}" for n in range(5_000))
+    triples = "\n".join(f"cat {n} | is | red {n}" for n in range(5_000))
+    source = HardNegativeCaptions(source=Captioned(), ways=(way,))
+    tracemalloc.start()
+    wrong = source.wrong(caption, triples, word_swaps.read())
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (wrong or way == "graph") and peak < 3e8
+    assert all(len(negative.text) < 3_000 for negative in wrong)
