@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrep.data.loading.readable import read_columns
 from jaxrep.data.source import Source
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import JaxrepError
@@ -68,8 +69,7 @@ class EmbeddingSpace(Eval):
         for tower in self.towers:
             if tower not in texts:  # reads the texts of the same rows: an unreadable example has no row
                 spaces[tower], columns = embed_images(model, examples, tower, texts)
-        for tower in texts:
-            column = columns[tower] if columns else examples.column(tower)
+        for tower, column in (columns or read_columns(examples, texts)).items():
             spaces[tower] = embed_texts(model, [text if isinstance(text, str) else text[0] for text in column], tower)
         return spaces
 

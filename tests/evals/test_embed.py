@@ -5,8 +5,11 @@ import pytest
 
 from jaxrep.data.source import Columns
 from jaxrep.errors import BadSample, JaxrepError, UsageError
+from jaxrep.evals.base import run_evals
+from jaxrep.evals.classification.vocabulary_free import VocabularyFree
 from jaxrep.evals.embed import logit_scale
 from jaxrep.evals.embedding_space import EmbeddingSpace
+from jaxrep.evals.retrieval.layer_map import LayerMap
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from tests.helpers.fake_model import TABLES, FakeModel, given, pictures, unit
 
@@ -44,6 +47,57 @@ def test_unreadable_example_is_skipped_and_reported(make, capsys):
         "1 examples cannot be read (the first: a.tar, member 7.jpg: the image is empty) of 40"
         in capsys.readouterr().err
     )
+
+
+TEXTS = [f"text {number}" for number in range(N)]
+IDS = np.arange(2 * N).reshape(N, 2)
+LABELS = np.arange(N, dtype=np.int32) % 2
+SHOWN = given({"label": ("text 0", "text 1")}, image=pictures(range(N)), label=LABELS)
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "columns"),
+    [
+        (lambda data: VocabularyFree(data=SHOWN, captions=data, temperature=1.0), "text", {"text": TEXTS}),
+        (lambda data: EmbeddingSpace(data=data, towers=("text",)), "text", {"text": TEXTS}),
+        (
+            lambda data: LayerMap(data=data, dims=(2,)),
+            "text",
+            {"text": [*zip(TEXTS, TEXTS[1:] + TEXTS[:1], strict=True)], "text_id": IDS},
+        ),
+    ],
+)
+def test_example_without_a_text_is_skipped_and_counted(make, field, columns):
+    model = Texts(*(unit(np.random.default_rng(seed).normal(size=(N, 8))) for seed in (0, 1)))
+    kept = np.delete(np.arange(N), 7)
+    whole = {name: values[kept] if name == "text_id" else [values[i] for i in kept] for name, values in columns.items()}
+    holed = columns | {
+        field: [
+            ("" if isinstance(value, str) else ("", value[1])) if i == 7 else value
+            for i, value in enumerate(columns[field])
+        ]
+    }
+    (evaluation, complete) = (make(given(**each)) for each in (holed, whole))
+    found, expected = (run_evals((each,), model) for each in (evaluation, complete))
+    assert found == pytest.approx(expected | {f"{evaluation.name}/skipped_examples": 1.0})
+
+
+class Texts(FakeModel):
+    """It knows every text: its embedding is that of the number in it, or of its first letter."""
+
+    def __init__(self, images, texts):
+        super().__init__(images, None)
+        self.table = texts
+
+    def encode_text(self, texts, name="text"):
+        return self.table[[int(text.split()[-1]) if " " in text else ord(text[0]) % N for text in texts]]
+
+    def tokenize(self, texts):
+        ids = np.array([[int(text.split()[-1])] for text in texts])
+        return {"text": ids, "text/valid": ids >= 0}
+
+    def outputs(self, batch, want):
+        return {want[0]: np.stack([self.table[batch["text"][:, 0]]] * 2, axis=1)}
 
 
 def test_no_readable_example_is_an_error():

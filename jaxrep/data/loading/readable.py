@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.source import Examples, stack
+from jaxrep import hosts
+from jaxrep.data.source import Examples, stack, take
 from jaxrep.errors import BadSample, JaxrepError
 
 MAX_BAD_SHARE = 0.01
@@ -37,6 +38,40 @@ def read_blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
         if good := [row for row in rows if not isinstance(row, BadSample)]:
             yield {name: stack([row[name] for row in good]) for name in good[0]}
     report_skipped(bad, len(examples))
+
+
+def read_columns(examples: Examples, names: Sequence[str]) -> dict[str, Any]:
+    """Return these columns of the examples that have a value in each of them: arrays, or lists of strings.
+
+    An example is left out, and reported, if ``Examples.column`` has "", NaN or -1 in place of what cannot be read, or
+    if its text is empty or its number NaN. Whatever their share, the same examples are left out in every run.
+
+    Raises:
+        JaxrepError: no example is left.
+        BadShard: a shard cannot be read.
+    """
+    columns = {name: examples.column(name) for name in names}
+    bad: dict[int, BadSample] = {}
+    for name, values in columns.items():
+        for index in np.flatnonzero(_unknown(values)).tolist():
+            (row,) = read_rows(examples, np.array([index]))
+            if isinstance(row, BadSample):
+                bad[index] = row
+            elif np.asarray(values[index]).dtype.kind not in "iu":  # a -1 that can be read is a number
+                bad[index] = BadSample(f"{examples.shard(index)}, example {index}", f"it has no '{name}'")
+    if bad and len(bad) == len(examples):
+        raise JaxrepError(f"no example has {' and '.join(map(repr, names))}: {_describe([*bad.values()])}")
+    report_skipped([*bad.values()], len(examples), aloud=hosts.is_main())
+    kept = np.delete(np.arange(len(examples)), [*bad])
+    return {name: take(values, kept) for name, values in columns.items()}
+
+
+def _unknown(values: Any) -> np.ndarray:
+    """Return which values [N] of a column stand for nothing: "", NaN or -1, also as one of several per example."""
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        return np.array(["" in ((value,) if isinstance(value, str) else value) for value in values], bool)
+    unknown = np.isnan(values) if values.dtype.kind == "f" else values == -1
+    return unknown.reshape(len(values), -1).any(axis=1)
 
 
 def read_rows(examples: Examples, indices: np.ndarray) -> list[Row]:

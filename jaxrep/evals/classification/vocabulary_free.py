@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import numpy as np
 
+from jaxrep.data.loading.readable import read_columns
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model, TowerColumn
@@ -99,7 +100,7 @@ class VocabularyFree(Eval):
         return predicted
 
     def _unique_captions(self) -> list[str]:
-        column = self.captions.open().column(self.caption)
+        column = read_columns(self.captions.open(), [self.caption])[self.caption]
         texts = list(dict.fromkeys(text for row in column for text in ((row,) if isinstance(row, str) else row)))
         if not texts:
             raise JaxrepError(f"{self.name}: captions holds no text")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
+from jaxrep.data.loading.readable import read_columns
 from jaxrep.data.source import Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
@@ -42,8 +43,7 @@ class LayerMap(Eval):
             yield f"the column '{self.text}' of data has not two texts per example"
 
     def run(self, model: Model) -> dict[str, float]:
-        examples = self.data.open()
-        texts, ids = examples.column(self.text), np.asarray(examples.column(f"{self.text}_id"))
+        texts, ids = read_columns(self.data.open(), (self.text, f"{self.text}_id")).values()
         first, second = (self._features(model, [pair[side] for pair in texts]) for side in (0, 1))
         if first.shape[2] < max(self.dims):
             raise JaxrepError(f"{self.name}: features have width {first.shape[2]}, and dims asks for {max(self.dims)}")

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from jaxrep.data.loading.readable import read_columns
 from jaxrep.data.source import Source
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, Model
@@ -30,17 +31,16 @@ class SentencePairEval(Eval):
     """The model's tower for texts."""
 
     def cosines(self, model: Model, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return the cosines [N] of the pairs, and the numbers [N] of a column."""
-        examples = self.data.open()
+        """Return the cosines [N] of the pairs, and the numbers [N] of a column. A pair without a value is left out."""
         try:
-            numbers = np.asarray(examples.column(column))
+            columns = read_columns(self.data.open(), (self.first, self.second, column))
         except (KeyError, UsageError) as error:  # a column that the fields of a source need not list
             kind = type(self.data).__name__
             raise UsageError(f"{self.name}: data ({kind}) has no column '{column}'") from error
-        if numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+        first, second, numbers = columns.values()
+        if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
             raise UsageError(f"{self.name}: the column '{column}' of data does not hold finite numbers")
-        first, second = (list(examples.column(field)) for field in (self.first, self.second))
-        rows = embed_each(model, sorted(first + second), self.tower)  # many sentences are in several pairs
+        rows = embed_each(model, sorted([*first, *second]), self.tower)  # many sentences are in several pairs
         a, b = (np.stack([rows[text] for text in side]).astype(np.float64) for side in (first, second))
         return np.einsum("nd,nd->n", a, b), numbers
 

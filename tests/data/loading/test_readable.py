@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from jaxrep.data.loading import readable
-from jaxrep.data.loading.readable import collect_skipped, read_blocks
-from jaxrep.data.source import Examples
+from jaxrep.data.loading.readable import collect_skipped, read_blocks, read_columns
+from jaxrep.data.source import Columns, Examples
 from jaxrep.errors import BadSample, JaxrepError
 
 
@@ -53,3 +53,40 @@ def test_too_many_bad_samples_are_an_error(monkeypatch):
         list(read_blocks(Faulty(5, 6, 7, 8), 1000))
     monkeypatch.setattr(readable, "MAX_BAD_SHARE", 0.0)
     assert len(list(read_blocks(Faulty(5), 300))) == 1  # one may be
+
+
+class Gaps(Columns):
+    """Columns whose examples 2 and 5 cannot be read: the columns hold what stands for an unknown value there."""
+
+    def gather(self, indices, keys=None, substitute=None):
+        if bad := sorted({2, 5}.intersection(np.asarray(indices).tolist())):
+            raise BadSample(f"a.csv, line {bad[0] + 2}", "the text is empty")
+        return super().gather(indices, keys, substitute)
+
+
+@pytest.mark.parametrize(
+    ("column", "left_out"),
+    [
+        (["a", "b", "", "d", "e", ""], [2, 5]),
+        ([("a", "b"), ("c", "d"), ("", "f"), ("g", "h"), ("i", "j"), ("k", "")], [2, 5]),
+        (["", "b", "", "d", "e", ""], [0, 2, 5]),  # an empty text that can be read is no text either
+        (np.array([0, -1, -1, 3, 4, -1], np.int32), [2, 5]),  # the -1 of example 1 can be read
+        (np.array([0.5, -1, np.nan, np.nan, 4, np.nan]), [2, 3, 5]),
+        (np.array([[0, 1], [2, 3], [4, -1], [6, 7], [8, 9], [-1, -1]]), [2, 5]),
+    ],
+)
+def test_columns_leave_out_and_count_what_cannot_be_read(column, left_out, capsys):
+    examples = Gaps({"column": column, "other": np.arange(6)})
+    with collect_skipped() as skipped:
+        found = read_columns(examples, ["column", "other"])
+    kept = np.delete(np.arange(6), left_out)
+    np.testing.assert_array_equal(found["other"], kept)
+    assert [*map(str, found["column"])] == [str(column[index]) for index in kept]
+    assert len(skipped) == len(left_out) and f"{len(left_out)} examples cannot be read" in capsys.readouterr().err
+
+
+def test_columns_without_any_value_are_an_error():
+    with pytest.raises(
+        JaxrepError, match=r"^no example has 'text' and 'score': 3 examples cannot be read \(the first: "
+    ):
+        read_columns(Columns({"text": ["a", "", ""], "score": np.array([np.nan, 1, 2])}), ["text", "score"])

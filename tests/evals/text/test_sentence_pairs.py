@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, average_precision_score, f1_score, p
 from jaxrep.data.openmoji.pairs import EmojiPairs
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.errors import UsageError
+from jaxrep.evals.base import run_evals
 from jaxrep.evals.text.sentence_pairs import PairClassification, SentenceSimilarity, threshold_metrics
 from tests.helpers.fake_model import FakeModel, given, unit
 
@@ -44,6 +45,21 @@ def test_tab_separated_table(tmp_path):
     evaluation = SentenceSimilarity(data=table, second="sentence2")
     assert not [*evaluation.problems()]
     assert evaluation.run(model) == SentenceSimilarity(data=given(text=one, text_2=other, score=scores)).run(model)
+
+
+def test_pairs_without_a_sentence_or_a_number_are_left_out_and_counted(tmp_path):
+    model, one, other, _, scores = world()
+    labels = (scores > np.median(scores)).astype(int).tolist()
+    one[3], other[8], labels[12] = "", " ", ""
+    rows = ["text,text_2,score,label", *(f"{a},{b},{s},{k}" for a, b, s, k in zip(one, other, scores, labels))]  # noqa: B905
+    (tmp_path / "pairs.csv").write_text("\n".join(rows))
+    table = Csv(path=str(tmp_path / "pairs.csv"), image="", text="text", captions=("text_2",))
+    kept = np.delete(np.arange(40), [3, 8, 12])
+    columns = {"text": [one[i] for i in kept], "text_2": [other[i] for i in kept], "label": [labels[i] for i in kept]}
+    found = run_evals((PairClassification(data=table),), model)
+    expected = PairClassification(data=given(**columns | {"label": np.array(columns["label"])})).run(model)
+    assert found == expected | {"pairs/skipped_examples": 3.0}
+    assert run_evals((SentenceSimilarity(data=table),), model)["sts/skipped_examples"] == 2  # its number is the score
 
 
 @pytest.mark.parametrize("ties", [False, True])
