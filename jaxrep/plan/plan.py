@@ -92,11 +92,7 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
         batch_size=recipe.data.batch_size,
         microbatch_size=recipe.microbatch_size,
         memory=Memory(
-            params=_bytes((state.params, state.non_trainable, state.ema)),
-            optimizer=_bytes(state.optimizer),
-            batch=_bytes(batch),
-            temporaries=needed[0],
-            total=needed[1],
+            _bytes((state.params, state.non_trainable, state.ema)), _bytes(state.optimizer), _bytes(batch), *needed
         ),
         available=available,
         refused=refused,
@@ -152,10 +148,7 @@ def largest_multiple(fits: Callable[[int], bool], start: int, unit: int) -> int:
     """Return the largest multiple of ``unit`` that fits, or 0, by doubling from ``start`` and bisection."""
     low, high, tried = 0, None, max(start // unit, 1)
     while high is None or high - low > 1:
-        if fits(tried * unit):
-            low = tried
-        else:
-            high = tried
+        low, high = (tried, high) if fits(tried * unit) else (low, tried)
         tried = 2 * low if high is None else (low + high) // 2
     return low * unit
 

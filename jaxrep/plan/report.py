@@ -34,8 +34,10 @@ def as_json(plan: Plan, problem: str | None) -> dict[str, Any]:
 
 def _collectives(traffic: TrafficByGroup) -> dict[str, Any]:
     """Return count and bytes per kind, with the bytes by group size as ``over``."""
-    over = {kind: {n: part.bytes for (k, n), part in traffic.items() if k == kind} for kind, _ in traffic}
-    return {kind: {**dataclasses.asdict(part), "over": over[kind]} for kind, part in by_kind(traffic).items()}
+    return {
+        kind: {**dataclasses.asdict(part), "over": {n: each.bytes for (k, n), each in traffic.items() if k == kind}}
+        for kind, part in by_kind(traffic).items()
+    }
 
 
 def summary(plan: Plan) -> list[str]:
@@ -43,7 +45,6 @@ def summary(plan: Plan) -> list[str]:
     axes = ", ".join(f"{name} {size}" for name, size in plan.mesh.items())
     rows = plan.batch_size // (plan.mesh["data"] * plan.mesh["fsdp"])
     microbatches = f" in microbatches of {plan.microbatch_size:,}" if plan.microbatch_size else ""
-    limit = "" if plan.available is None else f" of {format_bytes(plan.available)}: {_fits(plan)}"
     lines = [
         f"{plan.devices} x {plan.device} ({axes})",
         f"batch {plan.batch_size:,}{microbatches}, {rows:,} examples per device",
@@ -51,7 +52,7 @@ def summary(plan: Plan) -> list[str]:
         "memory per device",
         *(f"  {name:<18} {format_bytes(size):>12}" for name, size in dataclasses.asdict(plan.memory).items()),
     ]
-    lines[-1] += limit
+    lines[-1] += "" if plan.available is None else f" of {format_bytes(plan.available)}: {_fits(plan)}"
     lines += ["", f"FLOPs: {plan.flops:.3g} per step, {plan.flops / plan.batch_size:.3g} per example"]
     if plan.seconds is not None and plan.peak is not None:
         lines.append(f"time: at least {plan.seconds:.3g} s per step, at a peak of {plan.peak:.3g} FLOP/s per device")
@@ -97,11 +98,11 @@ def memory_problem(recipe: Recipe, plan: Plan) -> str | None:
     """Return None for a plan that fits, else a sentence with the sizes and with flags that help."""
     if plan.fits:
         return None
-    sizes = plan.memory.total, plan.memory.temporaries, plan.available or 0
-    needed, temporaries, available = map(format_bytes, sizes)
+    needed, available = format_bytes(plan.memory.total), format_bytes(plan.available or 0)
     return (
         f"a step with a batch of {plan.batch_size:,} does not fit: it needs {needed} of memory per device, of which "
-        f"{temporaries} are temporaries, and a {plan.device} has {available}; try {', '.join(_remedies(recipe, plan))}"
+        f"{format_bytes(plan.memory.temporaries)} are temporaries, and a {plan.device} has {available}; "
+        f"try {', '.join(_remedies(recipe, plan))}"
     )
 
 

@@ -73,5 +73,4 @@ def _simulated(topology: str, size: str) -> list[Any]:
 
 def memory_bytes(device: Any) -> int | None:
     """Return the memory of one device that a program may use; None if unknown, as for CPUs."""
-    gib = MEMORY_GIB.get(device.device_kind)
-    return None if gib is None else int(gib * 2**30)
+    return int(MEMORY_GIB[device.device_kind] * 2**30) if device.device_kind in MEMORY_GIB else None

@@ -3,7 +3,7 @@
 import itertools
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib import resources
 from typing import Any
@@ -61,7 +61,7 @@ def page(views: Sequence[RunView]) -> str:
         title=" · ".join(colors) if len(runs) < 4 else f"{runs[0].name} and {len(runs) - 1} more runs",
         sections=SECTIONS.items(),
         runs=[_run(run, runs[0], colors) for run in runs],
-        skipped=[view.skipped for view in views if view.skipped] + _missing_results(runs),
+        skipped=[*(view.skipped for view in views if view.skipped), *_missing_results(runs)],
         table=table,
         compared=len({row["cells"][1] for row in table}) > 1,
         curves=figures.curves(runs),
@@ -83,18 +83,13 @@ def _file(name: str) -> str:
 # Metrics -------------------------------------------------------------------------------------------------------------
 
 
-def _missing_results(runs: Sequence[RunFacts]) -> list[str]:
-    """Return a sentence per run that the table of metrics omits or shows without intervals."""
-    unfinished = [
-        f"{run.name} is unfinished (its last logged step is {run.step}), so it is not in the table of metrics."
-        for run in runs
-        if run.results is None
-    ]
-    return unfinished + [
-        f"{run.name} has no values per example (samples.npz), so its metrics have no intervals."
-        for run in runs
-        if run.results and not run.samples
-    ]
+def _missing_results(runs: Sequence[RunFacts]) -> Iterator[str]:
+    """Yield a sentence per run that the table of metrics omits or shows without intervals."""
+    for run in runs:
+        if run.results is None:
+            yield f"{run.name} is unfinished (its last logged step is {run.step}), so the table of metrics omits it."
+        elif run.results and not run.samples:
+            yield f"{run.name} has no values per example (samples.npz), so its metrics have no intervals."
 
 
 def _table(runs: Sequence[RunFacts], colors: dict[str, str]) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -55,9 +55,8 @@ def read_run(path: Path, name: str = "") -> RunFacts:
         UsageError: There is no run, or a file of the run is damaged.
     """
     loaded = from_run(path)
-    results, samples = _json(path / layout.RESULTS), path / layout.SAMPLES
-    report = _json(path / "bad_samples.json")
-    kept = sample.read(samples) if results and samples.exists() else {}
+    results, report = _json(path / layout.RESULTS, layout.read_results), _json(path / "bad_samples.json")
+    kept = sample.read(path / layout.SAMPLES) if results and (path / layout.SAMPLES).exists() else {}
     if results is not None:
         results = {metric: math.nan if value is None else value for metric, value in results.items()}
     return RunFacts(
@@ -89,8 +88,8 @@ def _name(location: PurePath, locations: Sequence[PurePath]) -> str:
     return str(location)
 
 
-def _json(path: Path) -> Any:
-    return layout.read_json(path) if path.exists() else None
+def _json(path: Path, read: Callable[[Path], Any] = layout.read_json) -> Any:
+    return read(path) if path.exists() else None
 
 
 def _lines(path: Path) -> list[Line]:

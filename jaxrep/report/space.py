@@ -11,6 +11,7 @@ from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval
 from jaxrep.evals.classification.zero_shot import ZeroShot
+from jaxrep.evals.embed import unique_texts
 from jaxrep.metrics.ranking import TIE, require_finite, unit_rows
 from jaxrep.model import Model
 from jaxrep.recipe import Recipe
@@ -72,13 +73,10 @@ def _data_sets(evals: Sequence[Eval]) -> list[tuple[Source, list[Eval]]]:
     groups: list[tuple[Source, list[Eval]]] = []
     for evaluation in evals:
         data = children(evaluation).get("data")
-        if not isinstance(data, Source) or _column(evaluation, "image") not in data.fields():
-            continue
-        group = next((members for other, members in groups if not difference(other, data)), None)
-        if group is None:
-            groups.append((data, [evaluation]))
-        else:
-            group.append(evaluation)
+        if isinstance(data, Source) and _column(evaluation, "image") in data.fields():
+            if all(difference(other, data) for other, _ in groups):
+                groups.append((data, []))
+            next(members for other, members in groups if not difference(other, data)).append(evaluation)
     return groups
 
 
@@ -122,7 +120,7 @@ def matches(image_ids: Any, text_ids: Any, texts: Sequence[str]) -> Bool[np.ndar
     n = len(texts)
     image = np.unique(image_ids, return_inverse=True)[1] if image_ids is not None else np.arange(n)
     first = None if text_ids is None else [np.ravel(ids)[0] for ids in text_ids]
-    text = np.unique(texts if first is None else first, return_inverse=True)[1]
+    text = unique_texts(texts)[1] if first is None else np.unique(first, return_inverse=True)[1]
     paired = np.zeros((n, n), bool)
     paired[image, text] = True
     return paired[image[:, None], text[None, :]]
@@ -163,13 +161,12 @@ def search(
     worst = misses[np.argsort(-ranks[misses], kind="stable")[:show]]
 
     def result(query: int) -> SearchResult:
-        order = np.lexsort((match[query], -similar[query]))[
-            :first
-        ]  # as for ranks, a negative precedes an equal positive
+        # As for ranks, a negative precedes an equal positive.
+        order = np.lexsort((match[query], -similar[query]))[:first]
         scores, correct = similar[query, order].tolist(), match[query, order].tolist()
         return SearchResult(query, int(ranks[query]), order.tolist(), scores, correct, int(targets[query]))
 
-    return [result(int(i)) for i in some], [result(int(i)) for i in worst]
+    return [result(i) for i in some.tolist()], [result(i) for i in worst.tolist()]
 
 
 # Classes -------------------------------------------------------------------------------------------------------------
@@ -199,9 +196,8 @@ def _nearest_mean_predictions(
         if labels.ndim == 1 and labels.dtype.kind in "iu" and 2 <= len(present) <= MAX_CLASSES:
             index, classes = np.searchsorted(present, labels), examples.classes.get(name)
             names = [str(classes[i]) if classes else str(i) for i in present]
-            return Predictions(
-                name, names, index, _nearest_mean(image, index), "the nearest class mean (leave-one-out)"
-            )
+            nearest = _nearest_mean(image, index)
+            return Predictions(name, names, index, nearest, "the nearest class mean (leave-one-out)")
     return None
 
 
