@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -97,10 +97,15 @@ def check_bad_share(bad: Sequence[BadSample], count: int) -> None:
 
 def report_skipped(bad: Sequence[BadSample], count: int, *, aloud: bool = True) -> None:
     """Record which of ``count`` examples an evaluation skips, and print their number if it is not 0."""
-    with contextlib.suppress(LookupError):  # outside of collect_skipped
-        _skipped.get().update(map(str, bad))
+    record_skipped(map(str, bad))
     if bad and aloud:
         print(f"{_describe(bad)} of {count}: the evaluation skips them", file=sys.stderr)
+
+
+def record_skipped(sentences: Iterable[str]) -> None:
+    """Record one sentence per example that an evaluation skips, or per judgment that it cannot follow."""
+    with contextlib.suppress(LookupError):  # outside of collect_skipped
+        _skipped.get().update(sentences)
 
 
 @contextlib.contextmanager

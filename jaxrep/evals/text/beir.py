@@ -6,19 +6,28 @@ Thakur et al. 2021, BEIR: A Heterogeneous Benchmark for Zero-shot Evaluation of 
 
 import abc
 import json
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from jaxrep import hosts
+from jaxrep.data.loading.readable import record_skipped
 from jaxrep.data.sources.patterns import local, read_utf8
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import embed_texts
-from jaxrep.metrics.ranking import NO_RANK, IndexPairs, Ranks, average_precision, graded_ranks
+from jaxrep.metrics.ranking import NO_RANK, Gallery, IndexPairs, Queries, Ranks, average_precision, graded_ranks
 from jaxrep.reads import Output
 from jaxrep.spec import Count, spec
+
+MISSING = -1
+"""Index of a judged document that the corpus lacks."""
+NEVER = NO_RANK - 1
+"""Rank of such a document."""
 
 
 class RetrievalData(NamedTuple):
@@ -40,7 +49,10 @@ class RetrievalDataset(abc.ABC):
 
 @spec
 class Beir(RetrievalDataset):
-    """Declare a folder in the layout of BEIR: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv."""
+    """Declare a folder in the layout of BEIR: corpus.jsonl, queries.jsonl, and qrels/<split>.tsv.
+
+    A judged document that the corpus lacks counts as never found, as in pytrec_eval. A text of null is empty.
+    """
 
     path: str
     """The folder, or its URL."""
@@ -56,25 +68,30 @@ class Beir(RetrievalDataset):
 
 def _rows(root: str, name: str) -> Iterator[tuple[str, dict]]:
     path = f"{root}/{name}.jsonl"
-    for number, line in enumerate(read_utf8(path).split("\n"), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                yield str(row["_id"]), {**row, "text": str(row["text"])}
-            except (ValueError, KeyError, TypeError) as error:
-                raise UsageError(f"{path}, line {number}: no object with _id and text ({error!r})") from error
+    for number, line in _lines(path):
+        try:
+            row = json.loads(line)
+            yield str(row["_id"]), {**row, "text": "" if row["text"] is None else str(row["text"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}, line {number}: no object with _id and text ({error!r})") from error
 
 
 def _qrels(path: str) -> dict[str, dict[str, int]]:
     grades: dict[str, dict[str, int]] = {}
-    for number, line in enumerate(read_utf8(path).splitlines(), 1):
-        parts = line.split("\t")
-        is_number = len(parts) == 3 and parts[2].strip().lstrip("-").isdigit()
-        if is_number:
-            grades.setdefault(parts[0], {})[parts[1]] = int(parts[2])
-        elif number > 1 or len(parts) != 3:  # the first line may name the columns
-            raise UsageError(f"{path}, line {number}: expected query, document and grade, separated by tabs")
+    for place, (number, line) in enumerate(_lines(path)):
+        parts = [part.strip() for part in line.split("\t")]
+        if len(parts) == 3 and re.fullmatch(r"-?\d+(\.0*)?", parts[2]):
+            grades.setdefault(parts[0], {})[parts[1]] = int(parts[2].partition(".")[0])
+        elif place or len(parts) != 3:  # the first line may name the columns
+            raise UsageError(
+                f"{path}, line {number}: expected query, document and grade, a whole number, separated by tabs"
+            )
     return grades
+
+
+def _lines(path: str) -> Iterator[tuple[int, str]]:
+    """Yield the number and the text of each line that is not blank."""
+    return ((number, line) for number, line in enumerate(read_utf8(path).split("\n"), 1) if line.strip())
 
 
 @spec
@@ -103,14 +120,14 @@ class InformationRetrieval(Eval):
 
     def run(self, model: Model) -> dict[str, float]:
         data = self.data.load()
-        names, positives, grades = judged_pairs(data, self.name)
+        names, (query, document), grades = judged_pairs(data, self.name)
         queries = embed_texts(model, [self.query_prefix + data.queries[name] for name in names], self.tower)
         documents = [self.document_prefix + text for text in data.documents.values()]
         gallery = embed_texts(model, documents, self.tower)
-        places, place_grades = graded_ranks(queries, gallery, positives, grades, max(self.ks))
-        relevant, metrics = np.bincount(positives[0], grades > 0, len(names)), {}
+        places, place_grades = judged_ranks(queries, gallery, (query, document), grades, max(self.ks))
+        relevant, metrics = np.bincount(query, grades > 0, len(names)), {}
         for k in self.ks:
-            metrics[f"ndcg{k}"] = ndcg(places, place_grades, positives[0], grades, k)
+            metrics[f"ndcg{k}"] = ndcg(places, place_grades, query, grades, k)
             metrics[f"mrr{k}"] = np.where(places[:, 0] <= k, 1 / places[:, 0], 0)
             metrics[f"recall{k}"] = (places <= k).sum(axis=1) / relevant
             metrics[f"map{k}"] = average_precision(places, k)
@@ -120,27 +137,48 @@ class InformationRetrieval(Eval):
 def judged_pairs(data: RetrievalData, name: str) -> tuple[list[str], IndexPairs, np.ndarray]:
     """Return the queries with a relevant document, (query, document) indices, and the grades of these pairs.
 
-    Grade 0 marks the document with the id of the query, which is ignored.
+    Grade 0 marks the document with the id of the query, which is ignored. The index of a document that the corpus lacks
+    is ``MISSING``. What is missing is reported; a query that is missing is left out.
 
-    Raises UsageError: A judgment has an unknown id, or no query has a relevant document.
+    Raises UsageError: No query has a relevant document.
     """
     row = {document: number for number, document in enumerate(data.documents)}
-    names, pairs = [], []
+    names, pairs, missing = [], [], []
     for query, documents in data.grades.items():
         relevant = {document: grade for document, grade in documents.items() if grade > 0 and document != query}
-        unknown = [document for document in relevant if document not in row]
-        if query not in data.queries:
-            unknown.append(query)
-        if unknown:
-            raise UsageError(f"{name}: the judgments name '{unknown[0]}', which is none of the queries or documents")
-        if relevant:
+        if relevant and query not in data.queries:
+            missing.append(f"{name}: the judgments name the query '{query}', which is not among the queries")
+        elif relevant:
+            missing += [
+                f"{name}: the judgments of query '{query}' name the document '{document}', which the corpus lacks"
+                for document in relevant.keys() - row.keys()
+            ]
             ignored = {query: 0} if query in row else {}
-            pairs += [(len(names), row[document], grade) for document, grade in {**relevant, **ignored}.items()]
+            graded = {**relevant, **ignored}.items()
+            pairs += [(len(names), row.get(document, MISSING), grade) for document, grade in graded]
             names.append(query)
+    record_skipped(missing)
+    if missing and hosts.is_main():
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        print(f"{missing[0]}{more}: a missing document counts as never found", file=sys.stderr)
     if not names:
         raise UsageError(f"{name}: no query has a relevant document")
     query, document, grade = np.array(pairs).T
     return names, (query, document), grade
+
+
+def judged_ranks(
+    queries: Queries, gallery: Gallery, pairs: IndexPairs, grades: np.ndarray, k: int
+) -> tuple[Ranks, Ranks]:
+    """Return ``graded_ranks``. A document that is ``MISSING`` has the rank ``NEVER``, as pytrec_eval counts it."""
+    query, document = pairs
+    there = document != MISSING
+    places, place_grades = graded_ranks(queries, gallery, (query[there], document[there]), grades[there], k)
+    more = (0, 0), (0, np.bincount(query[~there]).max(initial=0))
+    places, place_grades = np.pad(places, more, constant_values=NO_RANK), np.pad(place_grades, more)
+    for row in query[~there]:
+        places[row, np.argmax(places[row] == NO_RANK)] = NEVER
+    return places, place_grades
 
 
 def ndcg(

@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import ndcg_score
 
 from jaxrep.errors import UsageError
+from jaxrep.evals.base import run_evals
 from jaxrep.evals.text.beir import Beir, InformationRetrieval
 from tests.helpers.fake_model import FakeModel, unit
 
@@ -45,6 +46,7 @@ def plain(judged, model, ks):
         vector = model.texts[judged.queries[query]].astype(np.float64)
         scores = {d: round(float(vector @ model.texts[text]), 7) for d, text in judged.documents.items() if d != query}
         order = sorted(scores, key=lambda d: (-scores[d], grades.get(d, 0)))
+        order += [d for d in grades if d not in judged.documents]  # behind more documents than any k
         gains = np.array([grades.get(d, 0) for d in order])
         right = (gains > 0).sum()
         for k in ks:
@@ -93,13 +95,51 @@ def test_prefixes_of_queries_and_documents(folder):
     assert evaluation.run(fake) == InformationRetrieval(data=Beir(path=str(folder))).run(model())
 
 
+def test_folder_as_it_is_distributed(folder):
+    expected = InformationRetrieval(data=Beir(path=str(folder)), ks=(1, 5)).run(model())
+    qrels = (folder / "qrels/test.tsv").read_text()
+    whole = "".join(f"{line}.0\r\n\r\n" if line[-1].isdigit() else f"{line}\r\n" for line in qrels.splitlines())
+    (folder / "qrels/test.tsv").write_bytes(b"\xef\xbb\xbf" + whole.encode() + b" \n")
+    (folder / "corpus.jsonl").write_text((folder / "corpus.jsonl").read_text().replace("\n", "\n\n"))
+    assert InformationRetrieval(data=Beir(path=str(folder)), ks=(1, 5)).run(model()) == expected
+
+
+def test_text_of_null_is_empty(folder):
+    (folder / "corpus.jsonl").write_text(
+        '{"_id": "a", "text": null}\n{"_id": "b", "title": null, "text": "b"}\n{"_id": "c", "title": "c", "text": null}'
+    )
+    assert Beir(path=str(folder)).load().documents == {"a": "", "b": "b", "c": "c"}
+
+
+@pytest.mark.parametrize("missing", [["d99"], ["d98", "d99"], ["d99", "d3"]])
+def test_judged_document_that_the_corpus_lacks_counts_as_never_found(folder, missing, capsys):
+    """As with pytrec_eval, whose run does not hold it: the plain definition with the document behind all others."""
+    lines = (folder / "qrels/test.tsv").read_text().splitlines()
+    lines += [f"q{query}\t{document}\t{grade}" for query, grade in ((1, 3), (12, 1)) for document in missing]
+    lines.append("q77\td1\t1")
+    (folder / "qrels/test.tsv").write_text("\n".join(lines))
+    fake, data = model(), Beir(path=str(folder))
+    found = run_evals((InformationRetrieval(data=data, ks=(1, 5, 20)),), fake)
+    absent = [document for document in missing if document != "d3"]
+    assert found.pop("ir/skipped_examples") == 2 * len(absent) + 1
+    said = capsys.readouterr().err
+    assert "never found" in said and said.count("\n") == 1
+    judged = data.load()
+    del judged.grades["q77"]
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(plain(judged, fake, (1, 5, 20)))
+
+
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
         ("qrels/test.tsv", "q0\td1\n", "line 1: expected query, document and grade"),
         ("qrels/test.tsv", "query-id\tcorpus-id\tscore\nq0\td1\tgood\n", "line 2: expected query, document and grade"),
-        ("qrels/test.tsv", "q0\td99\t1\n", "the judgments name 'd99'"),
-        ("qrels/test.tsv", "q99\td1\t1\n", "the judgments name 'q99'"),
+        (
+            "qrels/test.tsv",
+            "query-id\tcorpus-id\tscore\n\nq0\td1\t0.5\n",
+            "line 3: expected query, document and grade, a whole number",
+        ),
+        ("qrels/test.tsv", "q99\td1\t1\n", "no query has a relevant document"),
         ("qrels/test.tsv", "q0\td1\t0\n", "no query has a relevant document"),
         ("queries.jsonl", '{"_id": "q0"}\n', "line 1: no object with _id and text"),
     ],
