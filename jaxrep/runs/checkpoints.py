@@ -4,13 +4,14 @@ A checkpoint holds the TrainState as arrays by path, their digests, and a small 
 Incomplete checkpoints are ignored; corrupt ones are moved to ``damaged/``.
 """
 
+import contextlib
 import errno
-import hashlib
-import json
 import logging
 import math
 import os
 import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,17 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers as managers
 
 from jaxrep import hosts
-from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.errors import JaxrepError, UsageError, disk_fault
 from jaxrep.format_version import FORMAT, KEY, version_of
 from jaxrep.params import digests
 from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
 from jaxrep.runs import layout
+from jaxrep.runs.orbax_adapters import AfterUpload, literal_path, silence_orbax
 from jaxrep.runs.remote import RemoteMirror, checkpoints_of
 
-# Orbax tells of every file it opens; and of errors, which it raises as well, with tracebacks of its threads.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-
-
 LOG = logging.getLogger(__name__)
+silence_orbax()
 
 
 class CorruptCheckpoint(JaxrepError):
@@ -45,6 +44,8 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, spec: Checkpointing, spool: RemoteMirror | None = None):
         self.directory, self._spool = checkpoints_of(Path(run_dir)), spool
+        self._unread: int | None = None  # a step that was saved and not yet read back
+        self._stack = contextlib.ExitStack()
 
         def score(metrics: dict[str, float]) -> float:
             return metrics.get(spec.best, -math.inf)
@@ -59,13 +60,21 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(post_finalization_callback=spool.push if spool else None),
         )
         handlers, state = ocp.handlers.DefaultCheckpointHandlerRegistry(), ocp.StandardCheckpointHandler()
-        handlers.add("state", ocp.args.StandardSave, state)
-        handlers.add("state", ocp.args.StandardRestore, state)
-        values = _AfterUpload(spool) if spool else ocp.JsonCheckpointHandler()
-        for name in ("meta", "digests"):
-            handlers.add(name, ocp.args.JsonSave, values)
-            handlers.add(name, ocp.args.JsonRestore, values)
-        self._manager = ocp.CheckpointManager(self.directory, options=options, handler_registry=handlers)
+        values = AfterUpload(spool) if spool else ocp.JsonCheckpointHandler()
+        for name, handler, save, restore in (
+            ("state", state, ocp.args.StandardSave, ocp.args.StandardRestore),
+            ("meta", values, ocp.args.JsonSave, ocp.args.JsonRestore),
+            ("digests", values, ocp.args.JsonSave, ocp.args.JsonRestore),
+        ):
+            handlers.add(name, save, handler)
+            handlers.add(name, restore, handler)
+        place = self.directory
+        with self._told():
+            if isinstance(place, Path):
+                place.mkdir(parents=True, exist_ok=True)
+                self._set_damaged_metrics_aside()
+                place = self._stack.enter_context(literal_path(place))
+            self._manager = ocp.CheckpointManager(place, options=options, handler_registry=handlers)
 
     def latest(self) -> int | None:
         """Return the step of the newest complete checkpoint, or None."""
@@ -82,16 +91,18 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         self.wait()
-        if isinstance(self.directory, Path):
-            self._told(lambda: _require_room(self.directory, state))
         arrays = flatten(state)
         meta = {KEY: FORMAT, **meta}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays),
             meta=ocp.args.JsonSave(meta),
-            digests=ocp.args.JsonSave({"arrays": digests(arrays), "meta": _digest_of_json(meta)}),
+            digests=ocp.args.JsonSave({"arrays": digests(arrays), "meta": layout.digest(meta)}),
         )
-        self._told(lambda: self._manager.save(step, args=args, metrics=metrics or {}))
+        with self._told():
+            if isinstance(self.directory, Path):
+                _require_room(self.directory, state)
+            self._manager.save(step, args=args, metrics=metrics or {})
+        self._unread = step
 
     def restore_latest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
         """Return (step, state, metadata) of the newest whole checkpoint, or None if there is none.
@@ -133,35 +144,45 @@ class Checkpoints:
 
     def arrays(self, step: int) -> dict[str, Any]:
         """Return the state of a step as arrays by path on this host. Raises CorruptCheckpoint."""
-        try:
-            shapes = dict(self._manager.item_metadata(step)["state"])
-        except Exception as error:  # whatever a reader meets in damaged files
-            raise CorruptCheckpoint(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
-        return self._read(step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))["state"]
+        return self._read(step, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), self._shapes(step)))[
+            "state"
+        ]
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Return the metadata of a step, without its arrays. Raises CorruptCheckpoint."""
+        return self._items(step)["meta"]
+
+    def _shapes(self, step: int) -> dict[str, Any]:
+        with _readable(step):
+            return dict(self._manager.item_metadata(step)["state"])
 
     def _read(self, step: int, like: dict[str, Any]) -> Any:
-        found = hosts.on_all_hosts(f"reading of {self.directory / str(step)}", lambda: self._read_alone(step, like))
+        what = f"reading of {self.directory / str(step)}"
+        found = hosts.on_all_hosts(what, lambda: self._items(step, state=ocp.args.StandardRestore(like)))
         now, then = digests(found["state"]), found["digests"]["arrays"]
         if wrong := [path for path in {**now, **then} if now.get(path) != then.get(path)]:
-            raise CorruptCheckpoint(
-                f"the checkpoint of step {step} does not hold what was saved: the digest of '{wrong[0]}' is another"
-                + (f", and those of {len(wrong) - 1} more arrays" if len(wrong) > 1 else "")
-            )
+            more = f", and those of {len(wrong) - 1} more arrays" if len(wrong) > 1 else ""
+            raise CorruptCheckpoint(f"{_not_saved(step)}: the digest of '{wrong[0]}' is another{more}")
         return found
 
-    def _read_alone(self, step: int, like: dict[str, Any]) -> Any:
-        read = ocp.args.JsonRestore()
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), meta=read, digests=read)
-        try:
+    def _items(self, step: int, **items: Any) -> Any:
+        """Return items of a checkpoint, and its metadata and digests, which are checked."""
+        args = ocp.args.Composite(meta=ocp.args.JsonRestore(), digests=ocp.args.JsonRestore(), **items)
+        with _readable(step):
             found = self._manager.restore(step, args=args)
-        except Exception as error:  # whatever a reader meets in damaged files
-            raise CorruptCheckpoint(f"the checkpoint of step {step} cannot be read ({_brief(error)})") from error
-        version_of(found["meta"], f"the checkpoint of step {step} in {self.directory}")
-        if found["digests"].get("meta") != _digest_of_json(found["meta"]) or "arrays" not in found["digests"]:
-            raise CorruptCheckpoint(
-                f"the checkpoint of step {step} does not hold what was saved: the digest of its metadata is another"
-            )
+        meta, stored = found["meta"], found["digests"]
+        if not isinstance(meta, dict) or not isinstance(stored, dict) or not isinstance(stored.get("arrays"), dict):
+            raise CorruptCheckpoint(f"{_not_saved(step)}: its metadata or its digests are no JSON objects")
+        version_of(meta, f"the checkpoint of step {step} in {self.directory}")
+        if stored.get("meta") != layout.digest(meta):
+            raise CorruptCheckpoint(f"{_not_saved(step)}: the digest of its metadata is another")
         return found
+
+    def _read_back(self, step: int) -> None:
+        """Read what a restore needs besides the arrays. Raises CorruptCheckpoint: no restore could read the step."""
+        found = self._items(step)
+        if found["digests"]["arrays"].keys() != self._shapes(step).keys():
+            raise CorruptCheckpoint(f"{_not_saved(step)}: it holds other arrays")
 
     def _put_aside(self, damaged: list[int]) -> None:
         """Move checkpoints out of the way of those to be written; a user may look at them."""
@@ -178,62 +199,70 @@ class Checkpoints:
             hosts.on_all_hosts(f"moving of {self.directory}", move)
             self._manager.reload()
 
+    def _set_damaged_metrics_aside(self) -> None:
+        """Move metrics that cannot be read out of checkpoints that can: only ``best`` needs them."""
+        for file in self.directory.glob("[0-9]*/metrics/metrics"):
+            step = file.parts[-3]
+            try:
+                layout.read_results(file)
+            except UsageError as error:
+                aside = self.directory.with_name(layout.DAMAGED)
+                aside.mkdir(exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # another process was first
+                    file.rename(aside / f"{step}-metrics")
+                    LOG.warning("%s; it was moved to %s, and checkpoint.best does not count that step", error, aside)
+
     def wait(self) -> None:
-        """Wait until the last save is committed."""
-        self._told(self._manager.wait_until_finished)
+        """Wait until the last save is committed, and read it back."""
+        step, self._unread = self._unread, None
+        with self._told():
+            self._manager.wait_until_finished()
+        if step is not None:
+            hosts.on_all_hosts(f"reading back of {self.directory / str(step)}", lambda: self._read_back(step))
         if self._spool:
             self._spool.check()
 
     def close(self) -> None:
-        self._told(self._manager.close)
-
-    def _told(self, action: Any) -> None:
-        try:
-            action()
-        except (OSError, ValueError, RuntimeError) as error:
-            fault = _disk_fault(error)
-            if not fault:
+        """Wait for the last save, and end orbax's threads."""
+        with self._stack, self._told():
+            try:
+                self._manager.close()
+            except Exception:  # the first call raised the error of a save, and ended nothing
+                self._manager.close()
                 raise
-            kept = [step for step in self._manager.all_steps(read=True)]
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn an error of the disk within into a sentence that says which checkpoint is left."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if not (fault := disk_fault(error)):
+                raise
+            time.sleep(0.5)  # other writes under way fail as well, silently as long as the program runs
+            kept = [path.name for path in self.directory.glob("[0-9]*") if path.name.isdecimal()]
+            left = f"the one of step {max(kept, key=int)} is whole" if kept else "none was written before"
             raise JaxrepError(
-                f"a checkpoint could not be written to {self.directory}: {fault}; "
-                f"{f'the one of step {max(kept)} is whole' if kept else 'none was written before'}; "
+                f"a checkpoint could not be written to {self.directory}: {fault}; {left}; "
                 "make room (or choose another --run-dir) and run the same command to go on"
             ) from error
 
 
-class _AfterUpload(ocp.JsonCheckpointHandler):
-    """Commit a checkpoint after the metrics of its step are uploaded."""
-
-    def __init__(self, spool: RemoteMirror):
-        super().__init__()
-        self._spool = spool
-
-    async def async_save(self, *args: Any, **named: Any) -> Any:
-        self._spool.push()
-        return [*(await super().async_save(*args, **named) or ()), self._spool.last]  # orbax awaits all of them
+@contextlib.contextmanager
+def _readable(step: int) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever a reader meets in damaged files
+        brief = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise CorruptCheckpoint(f"the checkpoint of step {step} cannot be read ({brief})") from error
 
 
-def _digest_of_json(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _brief(error: BaseException) -> str:
-    """Return the first line of an error's message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _not_saved(step: int) -> str:
+    return f"the checkpoint of step {step} does not hold what was saved"
 
 
 def _require_room(directory: Path, state: Any) -> None:
-    """Raise OSError before a write that would fill the disk: half way, orbax's threads print tracebacks."""
+    """Raise OSError before a write that would fill the disk: what is half written helps nobody."""
     need = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // jax.process_count()
     if shutil.disk_usage(directory).free < need:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
-
-
-def _disk_fault(error: BaseException) -> str:
-    """Return what an error says of the disk, in a few words; empty if it is about something else."""
-    known = ("No space left on device", "Disk quota exceeded", "Permission denied", "Read-only file system")
-    for words in (*known, "Input/output error"):
-        if words in str(error):
-            return words
-    return str(error) if isinstance(error, OSError) else ""

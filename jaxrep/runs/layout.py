@@ -1,5 +1,6 @@
 """Name the files of a run directory, and read and write them."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import UsageError
 from jaxrep.experiment import RECIPE as RECIPE
+from jaxrep.spec_json import read_json as read_json
+from jaxrep.storage import utf8
 
 ENVIRONMENT = "environment.json"
 """Versions, devices and the state of the checkout."""
@@ -32,17 +35,6 @@ WANDB_ID = "wandb_id"
 """The id of the run in Weights & Biases."""
 
 
-def read_json(path: Path, kind: type = dict) -> Any:
-    """Read a JSON file of a run that holds a value of type ``kind``. Raises UsageError: it is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # no JSON, or no text
-        raise UsageError(f"{path} is damaged, not JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise UsageError(f"{path} is damaged: it holds a {type(value).__name__}, expected a {kind.__name__}")
-    return value
-
-
 def read_results(path: Path) -> dict[str, float]:
     """Read the final metrics of a run. Raises UsageError: they are damaged."""
     results = read_json(path)
@@ -52,7 +44,12 @@ def read_results(path: Path) -> dict[str, float]:
     return results
 
 
+def digest(value: Any) -> str:
+    """Return the SHA-256 of JSON values, in hexadecimal digits."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     content = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda file: file.write(content.encode()))
+    write_atomically(path, lambda file: file.write(utf8(content)))

@@ -25,7 +25,7 @@ from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
-from jaxrep.step.compiled_step import compile_step
+from jaxrep.step.train_step import compile_step
 from jaxrep.step.train_state import TrainState, abstract_state
 from jaxrep.training import bad_samples
 from jaxrep.training.evaluation import Evaluator
