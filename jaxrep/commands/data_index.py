@@ -21,7 +21,8 @@ def main(args: list[str]) -> int:
         raise UsageError(f"{given.source} needs no index: only tars do")
     paths = files(source.shards)
     workers = choose_workers(given.workers, len(paths) > FEW)
-    summaries = [summary for _, summary in index_shards(paths, beside=given.beside, workers=workers, check=True)]
+    shards = index_shards(paths, beside=given.beside, workers=workers, check=True)
+    summaries = [shard.summary for shard in shards]
     damage = [(path, text) for path, summary in zip(paths, summaries, strict=True) for text in summary.damage]
     count = sum(summary.count_examples(list(source.extensions().values())) for summary in summaries) - len(damage)
     size = sum(summary.size for summary in summaries) / 2**30

@@ -1,40 +1,60 @@
 """Index a tar: find the places of its members by reading its headers once, and keep them as a compact table.
 
 A member's name is its key up to the first dot of the last folder, then its extension; the members of one key form an
-example. An unreadable stretch of the tar has a row, too, so that counting examples counts every loss.
+example. A link is read as the member that it names. An unreadable stretch of the tar has a row, too, so that counting
+examples counts every loss.
 """
 
 import dataclasses
 import io
 import json
+import posixpath
 import tarfile
+import zipfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import IO, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, NamedTuple
 
 import numpy as np
+import typeguard
 
-from jaxrep.errors import UsageError
+from jaxrep.data.source import digest
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.storage import FileVersion, file_version, open_stream
 
-VERSION = 1
+FORMAT = 2
+"""Version of the index."""
 MISSING, DUPLICATE = -1, -2
 """Instead of an extension: the example lacks the part; the tar has two members of this name."""
+ELSEWHERE = -1
+"""Instead of an offset: a link to a file that the tar lacks, or a sparse file."""
 
 Extensions = Sequence[Sequence[str]]
 """The extensions that each part of an example may have; the first one that a key has is read."""
 
-MEMBER = np.dtype([("example", "u4"), ("extension", "u2"), ("offset", "i8"), ("size", "i8")])
+MEMBER = np.dtype([("example", "u4"), ("extension", "u4"), ("offset", "i8"), ("size", "i8")])
+PLACE = np.dtype([("extension", "i4"), ("offset", "i8"), ("size", "i8")])
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+MAX_HEADER_BYTES = 2**16
+"""Largest header, with a long name."""
+MAX_LINKS = 8
+"""Longest chain of links."""
 
 
 class ShardSummary(NamedTuple):
-    """Hold what the manifest states of a shard: JSON values by ``_asdict``, and back by ``ShardSummary(**row)``."""
+    """Hold what the manifest states of a shard: JSON values by ``_asdict``, and back by ``of``."""
 
     size: int
     stamp: str
-    kinds: dict[str, int]  # sorted extensions of an example, joined by commas -> number of examples that have them
+    kinds: dict[str, int]  # sorted extensions of an example, joined by slashes -> number of examples that have them
     damage: list[str]  # a sentence per stretch that cannot be read
+    digest: str = ""  # of the names, places and sizes of all members
+    format: int = 1
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "ShardSummary":
+        """Return the summary in a row of JSON. Raises TypeError, TypeCheckError: it has other fields."""
+        return typeguard.check_type(cls(**row), cls)
 
     @property
     def version(self) -> FileVersion:
@@ -43,9 +63,13 @@ class ShardSummary(NamedTuple):
 
     def count_examples(self, extensions: Extensions) -> int:
         """Count the examples with at least one of the extensions, and the stretches that cannot be read."""
+        unread = self.unread(extensions)
+        return sum(count for kind, count in self.kinds.items() if kind not in unread) + len(self.damage)
+
+    def unread(self, extensions: Extensions) -> dict[str, int]:
+        """Return the kinds of examples that have none of the extensions."""
         wanted = {name for names in extensions for name in names}
-        examples = sum(count for kind, count in self.kinds.items() if wanted & set(kind.split(",")))
-        return examples + len(self.damage)
+        return {kind: count for kind, count in self.kinds.items() if not wanted & set(kind.split("/"))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,57 +84,56 @@ class ShardIndex:
 
     def select(self, wanted: Extensions, parts: int) -> "Locations":
         """Return the examples that have at least one extension of the first ``parts`` of ``wanted``."""
-        extension = np.full((len(self.ends), len(wanted)), MISSING, np.int16)
-        offset, size = np.zeros(extension.shape, np.int64), np.zeros(extension.shape, np.int64)
+        places = np.zeros((len(self.ends), len(wanted)), PLACE)
+        places["extension"] = MISSING
         for part, names in enumerate(wanted):
-            ranks = np.array([names.index(name) if name in names else MISSING for name in self.extensions], np.int16)
-            rank = ranks[self.members["extension"]] if len(ranks) else np.zeros(0, np.int16)
-            members, rank = self.members[rank != MISSING], rank[rank != MISSING]
-            order = np.lexsort((rank, members["example"]))
-            members, rank = members[order], rank[order]
-            same = members["example"][1:] == members["example"][:-1]
-            first = np.flatnonzero(np.concatenate([[True], ~same])[: len(members)])
-            duplicate = np.append(same & (rank[1:] == rank[:-1]), False)[first]
-            example = members["example"][first]
-            extension[example, part] = np.where(duplicate, DUPLICATE, rank[first])
-            offset[example, part], size[example, part] = members["offset"][first], members["size"][first]
-        kept = np.flatnonzero((extension[:, :parts] != MISSING).any(axis=1))
-        starts = np.concatenate([[0], self.ends[:-1]]).astype(np.uint32)[: len(self.ends)]
-        return Locations(
-            self.keys, starts[kept], self.ends[kept], extension[kept], offset[kept], size[kept], self.summary.damage
-        )
+            ranks = np.array([names.index(name) if name in names else MISSING for name in self.extensions], np.int32)
+            rank = ranks[self.members["extension"]]
+            order = np.lexsort((rank, self.members["example"]))
+            order = order[rank[order] != MISSING]
+            members, rank = self.members[order], rank[order]
+            example, first = np.unique(members["example"], return_index=True)
+            twice = np.append((np.diff(members["example"]) == 0) & (np.diff(rank) == 0), False)[first]
+            places["extension"][example, part] = np.where(twice, DUPLICATE, rank[first])
+            places["offset"][example, part] = members["offset"][first]
+            places["size"][example, part] = members["size"][first]
+        kept = np.flatnonzero((places["extension"][:, :parts] != MISSING).any(axis=1))
+        starts = np.append(np.uint32(0), self.ends)
+        return Locations(self.keys, starts[kept], self.ends[kept], places[kept], self.summary.damage)
 
     def dump(self) -> bytes:
         """Return the content of a sidecar: a .npz file."""
-        head = json.dumps({"version": VERSION, "row": self.summary._asdict(), "extensions": self.extensions})
+        head = json.dumps({"row": self.summary._asdict(), "extensions": self.extensions})
         body = io.BytesIO()
         np.savez(body, head=np.array(head), keys=self.keys, ends=self.ends, members=self.members)
         return body.getvalue()
 
     @classmethod
     def load(cls, content: bytes) -> "ShardIndex | None":
-        """Return the index in a sidecar; None if it is damaged or of another version."""
+        """Return the index in a sidecar; None if it is damaged or of another format."""
         try:
+            with zipfile.ZipFile(io.BytesIO(content)) as parts:
+                if sum(part.file_size for part in parts.infolist()) > len(content):  # no sidecar is compressed
+                    return None
             with np.load(io.BytesIO(content), allow_pickle=False) as file:  # its parts have checksums
                 head = json.loads(str(file["head"]))
-                if head["version"] != VERSION:
-                    return None
-                summary, extensions = ShardSummary(**head["row"]), tuple(head["extensions"])
-                return cls(summary, file["keys"], file["ends"], extensions, file["members"])
+                summary, extensions = ShardSummary.of(head["row"]), tuple(head["extensions"])
+                index = cls(summary, file["keys"], file["ends"], extensions, file["members"])
+            members = index.members
+            inside = (members["example"] < len(index.ends)).all() and (members["extension"] < len(extensions)).all()
+            return index if inside and summary.format == FORMAT else None
         except Exception:  # a damaged file gives errors of zip, JSON and NumPy; the index is made again
             return None
 
 
 @dataclasses.dataclass(frozen=True)
 class Locations:
-    """Hold the places of the wanted parts of a shard's examples, [n, parts] each."""
+    """Hold the places of the wanted parts of a shard's examples."""
 
     keys: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
-    extension: np.ndarray  # which of the part's extensions; MISSING, DUPLICATE
-    offset: np.ndarray
-    size: np.ndarray
+    places: np.ndarray  # PLACE [n, parts]; extension: which of the part's extensions, MISSING or DUPLICATE
     damage: list[str]
 
     def __len__(self) -> int:
@@ -119,7 +142,7 @@ class Locations:
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return sum(value.nbytes for value in vars(self).values() if isinstance(value, np.ndarray))
+        return self.keys.nbytes + self.starts.nbytes + self.ends.nbytes + self.places.nbytes
 
     def key(self, index: int) -> str:
         """Return the key of an example, or a name for a stretch that cannot be read."""
@@ -142,59 +165,70 @@ def scan(path: str) -> ShardIndex:
     """
     version = file_version(path)
     with open_stream(path) as file:
-        _refuse_compressed(path, file)
-        plain, damage = members(file, version.size)
-    return tabulate(plain, version, damage)
-
-
-def _refuse_compressed(path: str, file: IO[bytes]) -> None:
-    start = file.read(8)
-    for magic, name in COMPRESSED.items():
-        if start.startswith(magic):
+        start = file.read(8)
+        if name := next((name for magic, name in COMPRESSED.items() if start.startswith(magic)), ""):
             raise UsageError(f"{path} is compressed by {name}, so its members cannot be read one by one: decompress it")
-    file.seek(0)
+        return tabulate(*members(file, version.size), version)
 
 
 def members(file: IO[bytes], size: int) -> tuple[list[tarfile.TarInfo], list[str]]:
-    """Return the plain files of a tar of ``size`` bytes, and a sentence per stretch that cannot be read."""
-    plain, damage, end = [], [], 0
-    for member in _headers(file):
-        if gap := _gap(file, end, member.offset):
-            damage.append(gap)
-        stored = member.size if member.isreg() else 0
-        end = member.offset_data + -(-stored // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if member.isreg():
-            plain.append(member)
-    if end >= size:
-        damage.append(f"the tar was cut short at byte {size} and the rest is lost")
-    elif rest := _gap(file, end, size):
-        damage.append(rest)
-    return plain, damage
+    """Return the members of a tar of ``size`` bytes, and a sentence per stretch that cannot be read."""
+    found, damage, end, cut = [], [], 0, not size
+    for member, following in list(_headers(file, size)):  # a gap is read after all headers
+        damage += _gap(file, end, member.offset)
+        cut = following > size
+        end = member.offset_data if cut else following
+        found.append(member)
+    damage += [f"the tar was cut short at byte {size} and the rest is lost"] if cut else _gap(file, end, size)
+    return found, damage
 
 
-def _headers(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
-    """Yield every readable header; after an unreadable one, search for the next."""
-    try:
-        with tarfile.open(fileobj=file, mode="r:", ignore_zeros=True) as tar:
-            while member := tar.next():
-                yield member
-                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  tarfile keeps them all
-    except tarfile.TarError:
-        return  # the caller reports what follows as a gap
+def _headers(file: IO[bytes], size: int) -> Iterator[tuple[tarfile.TarInfo, int]]:
+    """Yield every member and the position after it; after an unreadable header, search for the next."""
+    position = 0
+    while position < size:
+        file.seek(position)
+        try:
+            with tarfile.open(fileobj=_Headers(file, size), mode="r:", ignore_zeros=True) as tar:  # pyright: ignore
+                while (member := tar.next()) and member.offset_data <= tar.offset and 0 <= member.size < 2**62:
+                    yield member, tar.offset
+                    tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  tarfile keeps them all
+        except (JaxrepError, OSError):
+            raise
+        except Exception:  # a damaged header gives errors of many types; the caller reports what follows as a gap
+            pass
+        position = max(position + tarfile.BLOCKSIZE, _next_block(file.tell()))
 
 
-def _gap(file: IO[bytes], start: int, stop: int) -> str:
+class _Headers:
+    """Let tarfile read headers: little at a time, and inside of a file of ``size`` bytes."""
+
+    def __init__(self, file: IO[bytes], size: int):
+        self.tell, self._file, self._size = file.tell, file, size
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header has {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, position: int) -> int:
+        if not 0 <= position <= self._size:
+            raise tarfile.ReadError(f"there is no byte {position}")
+        return self._file.seek(position)
+
+
+def _next_block(position: int) -> int:
+    return -(-position // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def _gap(file: IO[bytes], start: int, stop: int) -> list[str]:
     """Describe the bytes between two members; nothing if they are zeros, the end of a tar."""
-    position = file.tell()
     file.seek(start)
     while start < stop and (block := file.read(min(2**20, stop - start))):
-        if block.count(0) < len(block):
-            first = start + next(i for i, byte in enumerate(block) if byte)
-            file.seek(position)
-            return f"no member can be read between the bytes {first} and {stop} of the tar"
+        if rest := block.lstrip(b"\0"):
+            return [f"no member can be read between the bytes {start + len(block) - len(rest)} and {stop} of the tar"]
         start += len(block)
-    file.seek(position)
-    return ""
+    return []
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -204,20 +238,34 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{folder}{slash}{stem}", extension.lower()
 
 
-def tabulate(plain: Sequence[tarfile.TarInfo], version: FileVersion, damage: Sequence[str]) -> ShardIndex:
+def tabulate(found: Sequence[tarfile.TarInfo], damage: list[str], version: FileVersion) -> ShardIndex:
     """Return the index of a shard with these members."""
+    linked = any(member.islnk() or member.issym() for member in found)
+    by_name = {posixpath.normpath(member.name): member for member in found} if linked else {}
     examples: dict[str, list[tuple[str, int, int]]] = {}
-    for member in plain:
-        key, extension = split_name(member.name)
-        examples.setdefault(key, []).append((extension, member.offset_data, member.size))
+    for member in found:
+        if member.isreg() or member.islnk() or member.issym():
+            key, extension = split_name(member.name)
+            examples.setdefault(key, []).append((extension, *_content(member, by_name)))
     numbers = {name: n for n, name in enumerate(sorted({e for parts in examples.values() for e, *_ in parts}))}
     rows = [(n, numbers[e], offset, size) for n, parts in enumerate(examples.values()) for e, offset, size in parts]
     keys = [key.encode(errors="surrogateescape") for key in examples]
-    kinds = Counter(",".join(sorted({e for e, *_ in parts})) for parts in examples.values())
+    kinds = Counter("/".join(sorted({e for e, *_ in parts})) for parts in examples.values())
     return ShardIndex(
-        ShardSummary(*version, dict(kinds), list(damage)),
+        ShardSummary(*version, dict(kinds), damage, digest([keys, rows, numbers]), FORMAT),
         np.frombuffer(b"".join(keys), np.uint8),
         np.cumsum([len(key) for key in keys], dtype=np.uint32),
         tuple(numbers),
         np.array(rows, MEMBER),
     )
+
+
+def _content(member: tarfile.TarInfo | None, by_name: Mapping[str, tarfile.TarInfo]) -> tuple[int, int]:
+    """Return the offset and the size of a member's content, or of that of the member to which it links."""
+    for _ in range(MAX_LINKS):
+        if member and (member.islnk() or member.issym()):
+            folder = posixpath.dirname(member.name) if member.issym() else ""
+            member = by_name.get(posixpath.normpath(posixpath.join(folder, member.linkname)))
+    if member and member.isreg() and not member.issparse():
+        return member.offset_data, member.size
+    return ELSEWHERE, 0

@@ -4,14 +4,18 @@ Both lie in ``.jaxrep-index`` beside the shards, or in the cache. A shard whose 
 indexed again. An interrupted indexing continues: existing sidecars are not made again.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
+import posixpath
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
+import typeguard
 from rich.console import Console
 from rich.progress import track
 
@@ -42,13 +46,12 @@ class IndexFolder:
     @classmethod
     def cached(cls, shards: str) -> "IndexFolder":
         """Return the folder of indices in the cache."""
-        return cls(f"{cache_dir()}/tar/{hashlib.sha256(shards.encode()).hexdigest()[:32]}")
+        return cls(f"{cache_dir()}/tar/{hashlib.sha256(shards.encode(errors='surrogateescape')).hexdigest()[:32]}")
 
     def index(self, path: str, version: FileVersion) -> ShardIndex:
         """Read the index of a shard; make it if it is missing or of another version of the shard."""
-        sidecar = f"{self.root}/{split(path)[1]}.npz"
-        content = _content(sidecar)
-        index = ShardIndex.load(content) if content else None
+        sidecar = f"{self.root}/{posixpath.basename(path)}.npz"
+        index = ShardIndex.load(_content(sidecar))
         if index is None or index.summary.version != version:
             index = tar_index.scan(path)
             write_file(sidecar, index.dump())
@@ -56,13 +59,13 @@ class IndexFolder:
 
     def manifest(self) -> dict[str, ShardSummary]:
         """Read the manifest: the summary of each shard by its name."""
-        content = _content(f"{self.root}/manifest.json")
         try:
-            rows = json.loads(content) if content else {}
-            return {name: ShardSummary(**row) for name, row in rows.items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            rows = json.loads(_content(f"{self.root}/manifest.json") or b"{}")
+            summaries = {name: ShardSummary.of(row) for name, row in rows.items()}
+        except (ValueError, TypeError, AttributeError, typeguard.TypeCheckError):
             print(f"{self.root}/manifest.json is damaged; making it again", file=sys.stderr)
             return {}
+        return {name: summary for name, summary in summaries.items() if summary.format == tar_index.FORMAT}
 
     def add(self, summaries: dict[str, ShardSummary]) -> None:
         """Add summaries to the manifest, beside those that other processes have written."""
@@ -70,90 +73,80 @@ class IndexFolder:
         write_file(f"{self.root}/manifest.json", json.dumps(rows).encode())
 
 
-def _content(path: str) -> bytes | None:
-    try:
+def _content(path: str) -> bytes:
+    with contextlib.suppress(BadShard):  # it is missing or cannot be read, and is made again
         return read_bytes(path)
-    except BadShard:  # it is missing or cannot be read, and is made again
-        return None
-
-
-def split(path: str) -> tuple[str, str]:
-    """Split the path of a shard into its folder and its name."""
-    folder, slash, name = path.rpartition("/")
-    return folder or slash or ".", name
+    return b""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Identify an indexed shard: its version, and the place of its index."""
+    """Identify an indexed shard: its summary, and the place of its index."""
 
     path: str
-    version: FileVersion
+    summary: ShardSummary
     folder: IndexFolder
 
     def index(self) -> ShardIndex:
         """Read the index of the shard. Raises BadShard: the shard is missing or has changed."""
-        if (now := file_version(self.path)) != self.version:
-            sizes = f"then {self.version.size} bytes, now {now.size}"
+        if (now := file_version(self.path)) != self.summary.version:
+            sizes = f"then {self.summary.size} bytes, now {now.size}"
             raise BadShard(f"{self.path} has changed since it was indexed ({sizes}): start again to index it again")
-        return self.folder.index(self.path, self.version)
+        return self.folder.index(self.path, now)
+
+    def is_current(self) -> bool:
+        """Return whether the shard is the one that was indexed."""
+        return file_version(self.path) == self.summary.version
 
 
-def index_shards(
-    paths: Sequence[str], *, beside: bool = False, workers: int = 0, check: bool = False
-) -> list[tuple[Shard, ShardSummary]]:
-    """Return every shard with its summary; read shards that no manifest has, or has in another version.
+def index_shards(paths: Sequence[str], *, beside: bool = False, workers: int = 0, check: bool = False) -> list[Shard]:
+    """Return the shards at ``paths``; read those that no manifest has, or has in another version.
 
     ``beside``: write the index beside the shards. ``workers``: processes that read; 0: threads of this process.
     ``check``: compare remote shards with the manifest now, instead of when their indices are read. Raises UsageError:
     an index cannot be written, or a shard is compressed; BadShard: a shard cannot be read.
     """
     known = _known(paths, beside, check)
-    new = [path for path in paths if path not in known]
     added: dict[IndexFolder, dict[str, ShardSummary]] = {}
     try:
-        for path, (shard, summary) in zip(new, _index(new, beside, workers), strict=True):
-            known[path] = shard, summary
-            added.setdefault(shard.folder, {})[split(path)[1]] = summary
+        for shard in _index([path for path in paths if path not in known], beside, workers):
+            known[shard.path] = shard
+            added.setdefault(shard.folder, {})[posixpath.basename(shard.path)] = shard.summary
     finally:
         for folder, summaries in added.items():
             folder.add(summaries)
     return [known[path] for path in paths]
 
 
-def _known(paths: Sequence[str], beside: bool, check: bool) -> dict[str, tuple[Shard, ShardSummary]]:
-    by_folder: dict[str, list[str]] = {}
-    for path in paths:
-        by_folder.setdefault(split(path)[0], []).append(path)
-    known: dict[str, tuple[Shard, ShardSummary]] = {}
-    for shards, members in by_folder.items():
+def _folder(path: str) -> str:
+    return posixpath.dirname(path) or "."
+
+
+def _known(paths: Sequence[str], beside: bool, check: bool) -> dict[str, Shard]:
+    known: dict[str, Shard] = {}
+    for shards, group in itertools.groupby(sorted(paths, key=_folder), _folder):
+        by_name = {posixpath.basename(path): path for path in group}
         for folder in (IndexFolder.beside(shards), *([] if beside else [IndexFolder.cached(shards)])):
             manifest = folder.manifest()
-            listed = [path for path in members if path not in known and split(path)[1] in manifest]
-            for path, version in zip(listed, _versions(listed, check), strict=True):
-                summary = manifest[split(path)[1]]
-                if version in (None, summary.version):
-                    known[path] = Shard(path, summary.version, folder), summary
+            listed = [
+                Shard(path, manifest[name], folder)
+                for name, path in by_name.items()
+                if name in manifest and path not in known
+            ]
+            with ThreadPoolExecutor(THREADS) as pool:
+                current = pool.map(lambda shard: (is_remote(shard.path) and not check) or shard.is_current(), listed)
+                known = {shard.path: shard for shard, same in zip(listed, current, strict=True) if same} | known
     return known
 
 
-def _versions(paths: Sequence[str], check: bool) -> Iterator[FileVersion | None]:
-    """Yield the versions to compare with the manifest; None: compare later. The paths are of one folder."""
-    if any(map(is_remote, paths)) and not check:
-        yield from [None] * len(paths)
-        return
-    with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(file_version, paths)
-
-
-def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[tuple[Shard, ShardSummary]]:
+def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[Shard]:
     """Read the shards in parallel, and yield them in order."""
     if not paths:
         return
     pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers else ThreadPoolExecutor(THREADS)
     with pool:
         try:
-            indexed = pool.map(_index_one, paths, [beside] * len(paths))
+            indexed = pool.map(_index_one, paths, itertools.repeat(beside))
             bar = Console(stderr=True)
             yield from track(indexed, "indexing shards", len(paths), console=bar, disable=len(paths) <= FEW)
         except BaseException:
@@ -161,7 +154,6 @@ def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[tuple[S
             raise
 
 
-def _index_one(path: str, beside: bool) -> tuple[Shard, ShardSummary]:
-    folder = (IndexFolder.beside if beside else IndexFolder.cached)(split(path)[0])
-    summary = folder.index(path, file_version(path)).summary
-    return Shard(path, summary.version, folder), summary
+def _index_one(path: str, beside: bool) -> Shard:
+    folder = (IndexFolder.beside if beside else IndexFolder.cached)(_folder(path))
+    return Shard(path, folder.index(path, file_version(path)).summary, folder)

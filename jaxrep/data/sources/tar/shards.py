@@ -8,6 +8,9 @@ shard is in memory while it is used: memory does not grow with the number of exa
 
 import json
 import operator
+import posixpath
+import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -19,14 +22,17 @@ from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.tar import index as tar_index
-from jaxrep.data.sources.tar.index import Locations
-from jaxrep.data.sources.tar.manifest import THREADS, Shard, index_shards, split
-from jaxrep.errors import BadSample, UsageError
+from jaxrep.data.sources.tar.index import Extensions, Locations
+from jaxrep.data.sources.tar.manifest import THREADS, Shard, index_shards
+from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import spec
 from jaxrep.storage import read_bytes
 
 CACHED_BYTES = 64 * 2**20
 """Bytes of indices in memory, those of the last shards: about 90 shards of 10,000 examples with three members."""
+MAX_UNREAD_SHARE = 0.01
+"""Members that are not read, per example, without a word."""
+SHOWN_ENDINGS = 10
 
 
 @spec
@@ -56,14 +62,32 @@ class TarShards(EncodedSource):
         return tuple(self.extensions())
 
     def open(self) -> Examples:
-        indexed = index_shards(files(self.shards))
+        shards = index_shards(files(self.shards))
         extensions = list(self.extensions().values())
-        counts = [summary.count_examples(extensions) for _, summary in indexed]
-        if sum(counts) == sum(len(summary.damage) for _, summary in indexed):
-            wanted = ", ".join(f".{name}" for names in extensions for name in names)
-            damage = next((f"; {shard.path}: {row.damage[0]}" for shard, row in indexed if row.damage), "")
-            raise UsageError(f"the tars of {self.shards!r} have no member that ends in {wanted}{damage}")
-        return TarExamples(self, [shard for shard, _ in indexed], counts)
+        counts = [shard.summary.count_examples(extensions) for shard in shards]
+        damage = [f"; {shard.path}: {text}" for shard in shards for text in shard.summary.damage]
+        wanted = ", ".join(f".{name}" for names in extensions for name in names)
+        unread, endings = _unread_members(shards, extensions)
+        if sum(counts) == len(damage):
+            reasons = "".join([f"; there are: {endings}"] * (unread > 0) + damage[:1])
+            raise UsageError(f"the tars of {self.shards!r} have no member that ends in {wanted}{reasons}")
+        if unread > MAX_UNREAD_SHARE * sum(counts):
+            print(
+                f"the tars of {self.shards!r} have {unread} members that are not read, since their keys have no member "
+                f"that ends in {wanted} (a key ends at the first dot of a name): {endings}",
+                file=sys.stderr,
+            )
+        return TarExamples(self, shards, counts)
+
+
+def _unread_members(shards: Sequence[Shard], extensions: Extensions) -> tuple[int, str]:
+    """Count the members of keys that have none of the extensions, and list their endings."""
+    endings: Counter[str] = Counter()
+    for shard in shards:
+        for kind, count in shard.summary.unread(extensions).items():
+            endings.update(dict.fromkeys(kind.split("/"), count))
+    shown = [f".{ending[:40]} ({count})" for ending, count in endings.most_common(SHOWN_ENDINGS)]
+    return endings.total(), ", ".join(shown + ["..."] * (len(endings) > SHOWN_ENDINGS))
 
 
 class TarExamples(ShardedExamples, EncodedExamples):
@@ -77,58 +101,64 @@ class TarExamples(ShardedExamples, EncodedExamples):
         self._columns = {part: column for column, part in enumerate(self._extensions)}
         self._cached: LruCache[Locations] = LruCache(CACHED_BYTES, operator.attrgetter("nbytes"))
 
+    def shard_facts(self) -> Sequence[Any]:
+        return [shard.summary.digest for shard in self._indexed]
+
     def sizes(self, name: str) -> np.ndarray:
         """Return the sizes of a member, from the indices of all shards; 0 for a stretch that cannot be read."""
         if name not in self.source.parts():
             return super().sizes(name)
         with ThreadPoolExecutor(THREADS) as pool:
-            return np.concatenate(list(pool.map(lambda shard: self._sizes(shard, name), self._indexed)))
+            return np.concatenate(list(pool.map(lambda number: self._sizes(number, name), range(len(self._indexed)))))
 
-    def _sizes(self, shard: Shard, name: str) -> np.ndarray:
-        locations = self._locations(shard)
-        sizes = np.zeros(len(locations), np.int64)
-        sizes[: len(locations.size)] = locations.size[:, self._columns[name]]
-        return sizes
+    def _sizes(self, number: int, name: str) -> np.ndarray:
+        locations = self._locations(number)
+        return np.append(locations.places["size"][:, self._columns[name]], np.zeros(len(locations.damage), np.int64))
 
-    def _locations(self, shard: Shard) -> Locations:
-        return shard.index().select(list(self._extensions.values()), self._parts)
+    def _locations(self, number: int) -> Locations:
+        shard, count = self._indexed[number], int(np.diff(self._ends, prepend=0)[number])
+        locations = shard.index().select(list(self._extensions.values()), self._parts)
+        if len(locations) != count:
+            raise BadShard(f"the index of {shard.path} differs from its manifest: remove {shard.folder.root}")
+        return locations
 
     def _find(self, index: int) -> tuple[str, Locations, int]:
         """Return the path of an example's shard, the places of the shard's examples, and the number there."""
         number, row = self.find(index)
-        return self._shards[number], self._cached.get(number, lambda: self._locations(self._indexed[number])), row
+        return self._shards[number], self._cached.get(number, lambda: self._locations(number)), row
 
     def key(self, index: int) -> str:
         """Return the name of the shard and the key, as ``00003.tar/000/12``."""
         path, locations, row = self._find(index)
-        return f"{split(path)[1]}/{locations.key(row)}"
+        return f"{posixpath.basename(path)}/{locations.key(row)}"
 
     def content(self, index: int, part: str) -> bytes:
         path, locations, row = self._find(index)
         if damage := locations.damage_at(row):
             raise BadSample(path, damage)
-        column = self._columns[part]
+        extension, offset, size = locations.places[row, self._columns[part]].item()
         example = f"{path}, example {locations.key(row)!r}"
-        match locations.extension[row, column]:
-            case tar_index.MISSING:
-                expected = " or ".join(f".{name}" for name in self._extensions[part])
-                raise BadSample(example, f"it has no member {expected}")
-            case tar_index.DUPLICATE:
-                raise BadSample(example, f"the tar has two members of one name for its {part}")
-        size = int(locations.size[row, column])
-        content = read_bytes(path, int(locations.offset[row, column]), size)
+        if extension == tar_index.MISSING:
+            expected = " or ".join(f".{name}" for name in self._extensions[part])
+            raise BadSample(example, f"it has no member {expected}")
+        if extension == tar_index.DUPLICATE:
+            raise BadSample(example, f"the tar has two members of one name for its {part}")
+        if offset == tar_index.ELSEWHERE:
+            raise BadSample(self.place(index, part), "it is a link to a file that the tar lacks, or a sparse file")
+        left = max(self._indexed[self.find(index)[0]].summary.size - offset, 0)
+        content = read_bytes(path, offset, min(size, left))
         if len(content) < size:
             raise BadSample(self.place(index, part), f"the tar ends after {len(content)} of its {size} bytes")
         return content
 
     def place(self, index: int, part: str) -> str:
         path, locations, row = self._find(index)
-        extension = self._extensions[part][locations.extension[row, self._columns[part]]]
+        extension = self._extensions[part][locations.places["extension"][row, self._columns[part]]]
         return f"{path}, member {locations.key(row)}.{extension}"
 
     def metadata(self, index: int) -> Mapping[str, Any]:
         _, locations, row = self._find(index)
-        if not locations.damage_at(row) and locations.extension[row, -1] == tar_index.MISSING:
+        if not locations.damage_at(row) and locations.places["extension"][row, -1] == tar_index.MISSING:
             return {}
         try:
             metadata = json.loads(self.content(index, "metadata"))

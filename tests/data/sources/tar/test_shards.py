@@ -177,7 +177,8 @@ def test_truncated_tar_gives_all_whole_examples(tmp_path, kept):
     good, bad = _seen(path)
     whole = sum(2048 * n + 1536 + len(f"number {n}\n") <= kept for n in range(3))
     assert good == [f"number {n}" for n in range(whole)]
-    assert any("the tar was cut short at byte" in reason or "no member can be read between" in reason for reason in bad)
+    told = any("the tar was cut short at byte" in reason or "no member can be read between" in reason for reason in bad)
+    assert told == (kept not in (3072, 4096, 5120))  # a tar may end after a whole member, without zeros
 
 
 def test_examples_after_damaged_header_are_read(tmp_path):
