@@ -6,7 +6,7 @@ ended.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import absl.flags
@@ -19,6 +19,7 @@ from jaxrep.data.orders.base import Indices
 from jaxrep.data.source import Examples
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import JaxrepError
+from jaxrep.spec import replace
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 """Change the columns of B examples (arrays, lists of strings) on the host. Worker processes need one that pickles."""
@@ -42,17 +43,14 @@ class Tokenize:
     names: tuple[str, ...] = ("text",)
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
-        return columns | {key: value for name in self.names for key, value in self._tokens(name, columns[name]).items()}
-
-    def with_length(self, tokens: int) -> "Tokenize":
-        """Return the same transform with this number of tokens per text."""
-        return dataclasses.replace(self, tokenizer=dataclasses.replace(self.tokenizer, length=tokens))
-
-    def _tokens(self, name: str, texts: Sequence[Any]) -> dict[str, np.ndarray]:
-        views = () if isinstance(texts[0], str) else (len(texts[0]),)
-        ids, valid = self.tokenizer([text for row in texts for text in row] if views else texts)
-        shape = (len(texts), *views, ids.shape[-1])
-        return {name: ids.reshape(shape), f"{name}/valid": valid.reshape(shape)}
+        tokens = {}
+        for name in self.names:
+            texts = columns[name]
+            views = () if isinstance(texts[0], str) else (len(texts[0]),)
+            ids, valid = self.tokenizer([text for row in texts for text in row] if views else texts)
+            shape = (len(texts), *views, ids.shape[-1])
+            tokens |= {name: ids.reshape(shape), f"{name}/valid": valid.reshape(shape)}
+        return columns | tokens
 
 
 def to_arrays(columns: dict[str, Any], transform: Transform | None = None) -> dict[str, np.ndarray]:
@@ -119,9 +117,7 @@ class Loader:
         parts = [self._part() for _ in range(self._parts)]
         self.position += self.batch_size
         for part in parts:
-            report = part.pop(BAD_SAMPLES, None)
-            rows = BadSampleReport(len(part["position"]))
-            self.bad_samples += rows if report is None else BadSampleReport.from_array(report)
+            self.bad_samples += BadSampleReport.from_array(part.pop(BAD_SAMPLES))
         if self._single_host:  # several hosts stop at the same step, when a checkpoint is saved
             self.bad_samples.check(self._max_bad_fraction)
         if not self._copies:
@@ -141,12 +137,10 @@ class Loader:
 
     def close(self) -> None:
         """Stop the threads and worker processes."""
-        reads, self._reads = self._reads, iter(())
-        if isinstance(reads, grain.DatasetIterator):
-            reads.close()
+        self._reads.close()
 
 
-def _read_ahead(chunks: "_Chunks", ahead: int, threads: int, workers: int) -> Iterator[dict[str, np.ndarray]]:
+def _read_ahead(chunks: "_Chunks", ahead: int, threads: int, workers: int) -> grain.DatasetIterator:
     """Read up to ``ahead`` chunks in advance, so that finished chunks that wait do not block a thread."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
     reads = grain.MapDataset.source(chunks).to_iter_dataset(options)
@@ -179,11 +173,9 @@ class _Chunks:
         batch = self.position + step * self.batch_size
         start = batch + self.row + part * self.size
         positions = np.arange(start, start + self.size, dtype=np.uint64)
-        halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1)
+        halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
         columns, report = self.reader.read(positions)
-        has_bad = report.bad or report.skipped_shards or report.failed_shards
-        extra = {BAD_SAMPLES: report.to_array()} if has_bad else {}
         transform, tokens = self.transform, self.reader.order.text_length(batch)
         if tokens and isinstance(transform, Tokenize):
-            transform = transform.with_length(tokens)
-        return to_arrays(columns, transform) | {"position": halves.astype(np.uint32)} | extra
+            transform = replace(transform, {"tokenizer.length": tokens})
+        return to_arrays(columns, transform) | {"position": halves, BAD_SAMPLES: report.to_array()}

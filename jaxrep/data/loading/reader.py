@@ -57,13 +57,9 @@ class Reader:
         columns = self.examples.gather(indices, keys, rows.substitute)
         return columns, rows.report()
 
-    def is_unreadable(self, shard: str) -> bool:
-        """Return whether the shard is known to be unreadable."""
-        return shard in self.skipped_shards or shard in self.failed_shards
-
-    def shard_reason(self, shard: str) -> str:
-        """Return why the examples of an unreadable shard are bad."""
-        return FAILED if shard in self.failed_shards else SKIPPED
+    def unreadable(self, shard: str) -> str:
+        """Return why the examples of a shard are known to be bad; empty: they are not."""
+        return FAILED if shard in self.failed_shards else SKIPPED if shard in self.skipped_shards else ""
 
 
 class _Rows:
@@ -79,8 +75,7 @@ class _Rows:
         """Return the indices, with substitutes for those in shards that are known to be unreadable."""
         for row, index in enumerate(self._indices):
             shard = self._reader.examples.shard(int(index))
-            if self._reader.is_unreadable(shard):
-                reason = self._reader.shard_reason(shard)
+            if reason := self._reader.unreadable(shard):
                 self._replace(row, shard, reason, f"{shard}: {reason}")
         return self._indices
 
@@ -90,15 +85,14 @@ class _Rows:
         shard = self._reader.examples.shard(index)
         if isinstance(error, BadSample):
             return self._replace(row, shard, reason_kind(error.reason), str(error))
-        if not self._reader.is_unreadable(shard):
-            waited = self._waits[row]
+        if not self._reader.unreadable(shard):
             # A run that stops does not wait for further shards.
-            if waited < len(RETRY_WAITS) and not self._reader.failed_shards:
+            if (waited := self._waits[row]) < len(RETRY_WAITS) and not self._reader.failed_shards:
                 time.sleep(RETRY_WAITS[waited])
                 self._waits[row] += 1
                 return index
             self._give_up(shard, error)
-        return self._replace(row, shard, self._reader.shard_reason(shard), str(error))
+        return self._replace(row, shard, self._reader.unreadable(shard), str(error))
 
     def _give_up(self, shard: str, error: BadShard) -> None:
         if self._reader.skip_failed_shards:
@@ -117,7 +111,7 @@ class _Rows:
         while self._attempts[row] < MAX_ATTEMPTS:
             self._attempts[row] += 1
             index = self._reader.order.substitute(int(self._positions[row]), self._attempts[row])
-            if not self._reader.is_unreadable(self._reader.examples.shard(index)):
+            if not self._reader.unreadable(self._reader.examples.shard(index)):
                 self._indices[row] = index
                 del self._waits[row]
                 return index
