@@ -1,14 +1,17 @@
 """Define the errors of a user's mistakes: one clear sentence, printed without a traceback."""
 
+import contextlib
 import difflib
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
 """Errors of a disk, of a file server, or of the right to write there."""
 
 
+MAX_WORDS = 400
+"""Most characters of the place of a bad sample, and of its reason: data can be of any size, and these are kept."""
 NEAR = 0.65
 """Similarity from which on a known name is offered for an unknown one: ``tyni`` for ``tiny``, not ``coop`` for ``foo``."""
 
@@ -29,8 +32,8 @@ class BadSample(JaxrepError):
     """An example cannot be read: ``place`` (shard and member, or file) and ``reason``."""
 
     def __init__(self, place: str, reason: str):
-        super().__init__(place, reason)
-        self.place, self.reason = place, reason
+        self.place, self.reason = bounded(place), bounded(reason)
+        super().__init__(self.place, self.reason)
 
     def __str__(self) -> str:
         return f"{self.place}: {self.reason}"
@@ -38,6 +41,30 @@ class BadSample(JaxrepError):
 
 class BadShard(JaxrepError):
     """A shard cannot be read as a whole, now or for good: it vanished, or its server does not answer."""
+
+
+def bounded(text: str) -> str:
+    """Return a text in at most ``MAX_WORDS`` characters, without its middle if it is longer."""
+    half = MAX_WORDS // 2 - 2
+    return text if len(text) <= MAX_WORDS else f"{text[:half]} … {text[-half:]}"
+
+
+@contextlib.contextmanager
+def as_bad_sample(place: str | Callable[[], str], *, sentences: bool = True) -> Iterator[None]:
+    """Turn any error of reading one example into a BadSample; BadShard and UsageError are not of one example.
+
+    ``place``: describes the example. ``sentences``: whether the message of a ValueError or JaxrepError is the reason as
+    it stands; otherwise, and for all other errors, it is quoted.
+    """
+    try:
+        yield
+    except (BadSample, BadShard, UsageError):
+        raise
+    except Exception as error:  # libraries raise errors of many types, MemoryError among them, for damaged data
+        plain = isinstance(error, ValueError | JaxrepError)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        reason = reason if plain and sentences else f"it cannot be read ({reason})"
+        raise BadSample(place if isinstance(place, str) else place(), reason) from error
 
 
 def disk_fault(error: BaseException) -> str:

@@ -4,10 +4,12 @@ A path is a string. Operations that fail are retried, each time after a longer w
 gets a copy in a cache of bounded size.
 """
 
+import contextlib
 import hashlib
 import io
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -78,7 +80,7 @@ def _read_bytes(path: str, offset: int, size: int) -> bytes:
         files, name = filesystem(path)
         # Keywords, since the second argument differs in stores that have versions of files.
         return files.cat_file(name, start=offset or None, end=None if size < 0 else offset + size) if size else b""
-    with open(path, "rb") as file:
+    with _open_regular(path) as file:
         file.seek(offset)
         return file.read(size)
 
@@ -87,7 +89,22 @@ def open_stream(path: str) -> IO[bytes]:
     """Open a file to read it from start to end, a remote one in large blocks. Raises BadShard, also later reads do."""
     if is_remote(path):
         return io.BufferedReader(_RemoteFile(path), BLOCK_SIZE)
-    return _retry(path, lambda: open(path, "rb"))
+    return _retry(path, lambda: _open_regular(path))
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file; a pipe without waiting for what writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _open_regular(path: str) -> IO[bytes]:
+    """Open a local file. Raises BadShard: it is a device or a pipe, which may have no end or never begin."""
+    with contextlib.ExitStack() as closing:
+        file = closing.enter_context(open(path, "rb", opener=_open_at_once))
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise BadShard(f"{path} cannot be read (it is no regular file)")
+        closing.pop_all()
+        return file
 
 
 def open_ranges(path: str) -> IO[bytes]:
@@ -168,6 +185,11 @@ def check_out(path: Path | None, option: str = "--out") -> None:
     else:
         return
     raise UsageError(f"{option} {path} cannot be written: {wrong}")
+
+
+def utf8(text: str) -> bytes:
+    """Encode a text that leaves the program: a byte of a file's name that is not Unicode becomes an escape."""
+    return text.encode(errors="backslashreplace")
 
 
 def write_file(path: str, content: bytes) -> None:

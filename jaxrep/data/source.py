@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.errors import BadSample, BadShard, UsageError, hint
+from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
 from jaxrep.spec import spec
 
 if TYPE_CHECKING:
@@ -133,7 +133,8 @@ def read_or_substitute(read: Callable[[int, int], T], indices: np.ndarray, subst
     for row, index in enumerate(indices.tolist()):
         while len(values) == row:
             try:
-                values.append(read(row, index))
+                with as_bad_sample(f"example {index}"):
+                    values.append(read(row, index))
             except (BadSample, BadShard) as error:
                 if substitute is None:
                     raise
@@ -145,7 +146,7 @@ def digest(values: Iterable[Any]) -> str:
     """Hash arrays by their bytes, and other values by their ``repr``."""
     hashed = hashlib.blake2b(digest_size=16)
     for value in values:
-        hashed.update(np.ascontiguousarray(value) if isinstance(value, np.ndarray) else repr(value).encode())
+        hashed.update(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode(errors="replace"))
     return hashed.hexdigest()
 
 
@@ -157,6 +158,14 @@ def take(values: Any, indices: np.ndarray) -> Any:
 def as_captions(value: Any) -> tuple[str, ...]:
     """Return the captions of an example, also if its field holds a single text."""
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def ranked(column: Any) -> np.ndarray:
+    """Return a column as an array; strings by their ranks, since all strings of an array are as wide as the longest."""
+    if not len(column) or not isinstance(column[0], str):
+        return np.asarray(column)
+    ranks = {value: rank for rank, value in enumerate(sorted(set(column)))}
+    return np.array([ranks[value] for value in column])
 
 
 def stack(values: list[Any]) -> Any:

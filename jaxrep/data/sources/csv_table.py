@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import ListedExamples, read_file
-from jaxrep.data.sources.patterns import beside, local, read_utf8
+from jaxrep.data.sources.encoded import ListedExamples, read_beside
+from jaxrep.data.sources.patterns import folder_of, local, read_utf8
 from jaxrep.data.sources.records import Records
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import spec
@@ -67,7 +67,7 @@ class CsvExamples(ListedExamples):
             raise BadSample(self.place(index, part), f"the line ends before the column {self._header[column]!r}")
         if part != "image":
             return row[column].encode()
-        return read_file(beside(self._path, row[column]), self.place(index, part))
+        return read_beside(folder_of(self._path), row[column], self.place(index, part))
 
     def place(self, index: int, part: str) -> str:
         return f"{self._path}, line {self._rows[index][0]}, column {self._header[self._columns[part]]!r}"

@@ -7,7 +7,8 @@ without a pass over the data.
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from jaxrep.batch import Field
 from jaxrep.data._util.hashing import content_id, text_id
 from jaxrep.data.decode import decode_label, decode_text
 from jaxrep.data.images.crop import HostCenterCrop, HostCrop
-from jaxrep.data.images.decode import decode_image, decode_label_map
-from jaxrep.data.source import Examples, Keys, Source, Substitute, read_or_substitute, stack
-from jaxrep.errors import BadSample, BadShard, UsageError, hint
+from jaxrep.data.images.decode import MAX_BYTES, decode_image, decode_label_map
+from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, read_or_substitute, stack
+from jaxrep.data.sources.patterns import beside
+from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
 from jaxrep.spec import Count, Natural, spec
-from jaxrep.storage import read_bytes
+from jaxrep.storage import file_version, read_bytes
 
 Contents = Mapping[str, bytes]
 """Part of an example -> its bytes."""
@@ -101,8 +103,15 @@ class EncodedExamples(Examples, abc.ABC):
         return self.decoded(index, self.contents(index), key, into)
 
     def contents(self, index: int) -> dict[str, bytes]:
-        """Read the bytes of every part of an example."""
-        return {part: self.content(index, part) for part in self.source.parts()}
+        """Read the bytes of every part of an example. Raises BadSample."""
+        return self._contents(index, self.source.parts())
+
+    def _contents(self, index: int, parts: Iterable[str]) -> dict[str, bytes]:
+        contents = {}
+        for part in parts:
+            with self.explain_errors(index, part):
+                contents[part] = self.content(index, part)
+        return contents
 
     def check(self, index: int, contents: Contents) -> None:
         """Check that texts and labels can be decoded; the image is not decoded. Raises BadSample."""
@@ -137,7 +146,7 @@ class EncodedExamples(Examples, abc.ABC):
     def field(self, index: int, name: str) -> Any:
         """Read one field of an example without the rest. Raises BadSample."""
         parts = {name.removesuffix("_id")}.intersection(self.source.parts())  # captions are read without their images
-        return self._value(name, index, {part: self.content(index, part) for part in parts})
+        return self._value(name, index, self._contents(index, parts))
 
     def _value(self, name: str, index: int, contents: Contents, key: int | None = None, into: Any = None) -> Any:
         if name == "key":
@@ -156,13 +165,9 @@ class EncodedExamples(Examples, abc.ABC):
                     return decode_label_map(content, size, size, self.source.crop, key)
             return decode_text(content) if name == part else text_id(content)
 
-    @contextlib.contextmanager
-    def explain_errors(self, index: int, part: str) -> Iterator[None]:
-        """Turn a ValueError of a decoder into a BadSample."""
-        try:
-            yield
-        except ValueError as error:
-            raise BadSample(self.place(index, part), str(error)) from error
+    def explain_errors(self, index: int, part: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context that turns any error into a BadSample that names the place of a part."""
+        return as_bad_sample(lambda: self.place(index, part))
 
 
 class ListedExamples(EncodedExamples):
@@ -177,6 +182,9 @@ class ListedExamples(EncodedExamples):
 
     def shard(self, index: int) -> str:
         return self._path
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"digest": digest(self._rows)}
 
 
 class ShardedExamples(Examples):
@@ -200,10 +208,21 @@ class ShardedExamples(Examples):
     def shard(self, index: int) -> str:
         return self._shards[self.find(index)[0]]
 
+    def shard_facts(self) -> Sequence[Any]:
+        """Return the bytes of each file, or what else tells one content from another without reading it."""
+        with ThreadPoolExecutor(8) as pool:
+            return [version.size for version in pool.map(file_version, self._shards)]
+
+    def fingerprint(self) -> dict[str, Any]:
+        names = [path.rpartition("/")[2] for path in self._shards]
+        facts = zip(names, self.shard_facts(), self._ends.tolist(), strict=True)
+        return super().fingerprint() | {"shards": len(names), "digest": digest(facts)}
+
 
 def _or(default: Any, read: Callable[..., Any], *args: Any) -> Any:
     try:
-        return read(*args)
+        with as_bad_sample(""):
+            return read(*args)
     except BadSample:
         return default
 
@@ -215,9 +234,12 @@ def metadata_column(column: list[Any]) -> Any:
     return ["" if value is None else str(value) for value in column]
 
 
-def read_file(path: str, place: str) -> bytes:
-    """Read all of a file that holds one part of an example. Raises BadSample."""
+def read_beside(folder: str, path: str, place: str) -> bytes:
+    """Read the file of one part of an example, as data name it: in ``folder``, or a URL. Raises BadSample."""
     try:
-        return read_bytes(path)
-    except BadShard as error:
+        content = read_bytes(beside(folder, path), size=MAX_BYTES + 1)
+    except (BadShard, UsageError) as error:
         raise BadSample(place, f"the file cannot be read ({error})") from error
+    if len(content) > MAX_BYTES:
+        raise BadSample(place, f"the file has more than {MAX_BYTES:,} bytes, which are read of one part")
+    return content

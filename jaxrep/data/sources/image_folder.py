@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import EncodedSource, ListedExamples, read_file
+from jaxrep.data.sources.encoded import EncodedSource, ListedExamples, read_beside
 from jaxrep.data.sources.patterns import list_remote, local
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
@@ -77,11 +77,15 @@ class ImageFolderExamples(ListedExamples):
     def content(self, index: int, part: str) -> bytes:
         if part == "label":
             return str(self._labels[self._rows[index].partition("/")[0]]).encode()
-        place = self.place(index, part)
-        return read_file(place, place)
+        folder, name = self.file(index, part)
+        return read_beside(folder + "/", name, self.place(index, part))
+
+    def file(self, index: int, part: str) -> tuple[str, str]:
+        """Return the folder of a part, and the path of its file there."""
+        return self._path, self._rows[index]
 
     def place(self, index: int, part: str) -> str:
-        return self.shard(index)
+        return "/".join(self.file(index, part))
 
     def shard(self, index: int) -> str:
-        return f"{self._path}/{self._rows[index]}"
+        return self.place(index, "image")

@@ -48,7 +48,6 @@ class LabelMapExamples(ImageFolderExamples):
         with self.explain_errors(index, part):
             return "{} x {}".format(*open_image(content, upright_size))
 
-    def place(self, index: int, part: str) -> str:
-        if part == "mask":
-            return f"{self._masks}/{PurePosixPath(self.key(index)).with_suffix('.png')}"
-        return super().place(index, part)
+    def file(self, index: int, part: str) -> tuple[str, str]:
+        folder, name = super().file(index, part)
+        return (self._masks, str(PurePosixPath(name).with_suffix(".png"))) if part == "mask" else (folder, name)

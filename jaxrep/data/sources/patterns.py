@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jaxrep.errors import BadShard, UsageError
+from jaxrep.errors import BadShard, UsageError, bounded
 from jaxrep.storage import describe_error, filesystem, is_remote, read_bytes
 
 T = TypeVar("T")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
+PROTOCOLS = ("gs", "gcs", "s3", "s3a", "az", "abfs", "hf", "https", "http", "memory")
+"""Protocols of the URLs that data may name."""
 
 
 def files(patterns: str | Sequence[str]) -> list[str]:
@@ -35,12 +37,21 @@ def local(path: str) -> str:
     return path if is_remote(path) else str(Path(path).expanduser())
 
 
-def beside(table: str, path: str) -> str:
-    """Return a path that a table names: relative to the table's folder, unless it is absolute or a URL."""
-    if is_remote(path) or path.startswith("/"):
-        return path
-    folder, slash, _ = table.rpartition("/")
-    return f"{folder}{slash}{path}"
+def folder_of(path: str) -> str:
+    """Return the folder of a file with its slash; empty: the working folder."""
+    folder, slash, _ = path.rpartition("/")
+    return folder + slash
+
+
+def beside(folder: str, path: str) -> str:
+    """Return a path that data name: relative to a folder, unless it is absolute or a URL of one of ``PROTOCOLS``.
+
+    Raises UsageError: other protocols, and chains of them, can reach any program's file system.
+    """
+    protocol, remote, _ = path.partition("://")
+    if (remote and protocol not in PROTOCOLS) or ("::" in path and is_remote(folder + path)):
+        raise UsageError(f"data may name a path, or a URL of {', '.join(PROTOCOLS)}, and not {bounded(path)}")
+    return path if remote or path.startswith("/") else f"{folder}{path}"
 
 
 def read_utf8(path: str) -> str:

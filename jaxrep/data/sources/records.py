@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
-from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples, read_file
-from jaxrep.data.sources.patterns import beside
-from jaxrep.errors import BadSample, BadShard, UsageError, hint
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples, read_beside
+from jaxrep.data.sources.patterns import folder_of
+from jaxrep.errors import BadSample, UsageError, as_bad_sample, hint
 from jaxrep.spec import spec
 
 CACHED_RECORDS = 64
@@ -73,7 +73,7 @@ class RecordExamples(ShardedExamples, EncodedExamples):
         if isinstance(value, bytes):
             return value
         if part == "image" and isinstance(value, str):
-            return read_file(beside(self.shard(index), value), place)
+            return read_beside(folder_of(self.shard(index)), value, place)
         return str(value).encode()
 
     def place(self, index: int, part: str) -> str:
@@ -93,12 +93,8 @@ class RecordExamples(ShardedExamples, EncodedExamples):
 
     def _read(self, index: int, read: Callable[[int, int], Mapping[str, Any]]) -> Mapping[str, Any]:
         number, row = self.find(index)
-        try:
+        with as_bad_sample(lambda: f"{self._shards[number]}, record {row}", sentences=False):
             return read(number, row)
-        except BadShard:
-            raise
-        except Exception as error:  # readers of formats raise errors of many types
-            raise BadSample(f"{self._shards[number]}, record {row}", f"it cannot be read ({error})") from error
 
 
 def _single(value: Any, place: str) -> Any:

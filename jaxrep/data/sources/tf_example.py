@@ -11,6 +11,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from google.protobuf.message import DecodeError
 
+from jaxrep.storage import utf8
+
 Value = bytes | str | int | float | list[float]
 _SCHEMA = """
 name: "jaxrep/example.proto" package: "jaxrep" syntax: "proto3"
@@ -64,7 +66,7 @@ def encode(features: Mapping[str, Value]) -> bytes:
     """Encode features, each one value or a list of floats; the same features give the same bytes."""
     example = _example()()
     for name, value in features.items():
-        value = value.encode() if isinstance(value, str) else value
+        value = utf8(value) if isinstance(value, str) else value
         kind = "bytes_list" if isinstance(value, bytes) else "int64_list" if isinstance(value, int) else "float_list"
         values = getattr(example.features.feature[name], kind).value
         values.extend(value if isinstance(value, list) else [value])

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, take
+from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, read_or_substitute, stack, take
 from jaxrep.data.transforms.mixture import Mixture
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import BadSample, UsageError, as_bad_sample, hint
 from jaxrep.spec import spec
 
 
@@ -133,7 +133,18 @@ class TransformedExamples(WrappedExamples):
     def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         read = indices.copy()
         columns = self.inner.gather(indices, keys, substitute and _recorded(substitute, read))
-        return {**_without(columns, self._removed), **self.compute(columns, read, keys)}
+        try:
+            with as_bad_sample(lambda: f"{self.shard(int(read[0]))}, example {read[0]}"):
+                return {**_without(columns, self._removed), **self.compute(columns, read, keys)}
+        except BadSample:
+            if len(read) == 1 and substitute is None:
+                raise
+
+        def alone(row: int, index: int) -> dict[str, Any]:
+            return self.gather(np.array([index]), keys if keys is None else keys[row : row + 1])
+
+        rows = read_or_substitute(alone, read, substitute)
+        return {name: stack([row[name][0] for row in rows]) for name in rows[0]}
 
     def column(self, name: str) -> Any:
         return self._transform.read_column(self, name) if name in self._added else self.inner.column(name)
