@@ -1,6 +1,7 @@
 """Run the ``jaxrep`` program: the first word names a command, whose module is imported only then."""
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -61,6 +62,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None and sys.argv[1:2] == ["train"]:
         with_large_pages()
     log_to_stderr()
+    for stream in (sys.stdout, sys.stderr):  # they print names of files, which need not be Unicode
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = list(sys.argv[1:] if args is None else args)
     try:
         with signals.stop_on_signals():

@@ -16,6 +16,7 @@ from rich.table import Table
 from jaxrep.commands.models import add_trust, check_out, folder, trust_runs
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import difference, render_difference
+from jaxrep.storage import utf8, write_file
 
 if TYPE_CHECKING:
     from jaxrep.report.run_facts import Group
@@ -43,7 +44,7 @@ def main(args: list[str]) -> int:
     groups = group_by_seed(read_runs(options.runs))
     table = rows(groups, options.metrics)
     if options.out:
-        options.out.write_text(FORMATS[options.out.suffix](table))
+        write_file(str(options.out), utf8(FORMATS[options.out.suffix](table)))
     print_table(groups, table, Console(width=None if sys.stdout.isatty() else WIDTH))
     return 0
 

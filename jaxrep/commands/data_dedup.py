@@ -10,7 +10,7 @@ from jaxrep.commands.models import check_out, number
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.dedup import Fingerprints, fingerprint, groups, shared
 from jaxrep.errors import UsageError
-from jaxrep.storage import write_file
+from jaxrep.storage import utf8, write_file
 
 
 def main(args: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(args: list[str]) -> int:
     if test:
         result |= overlap(train, test[0], given.distance)
     if given.out:
-        write_file(str(given.out), json.dumps(result, indent=1, ensure_ascii=False).encode())
+        write_file(str(given.out), utf8(json.dumps(result, indent=1, ensure_ascii=False)))
     print("\n".join(lines(result, given)))
     return 0
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import add_trust, check_out, folder, trust_runs
 from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.storage import utf8, write_file
 
 if TYPE_CHECKING:
     from jaxrep.report.page import RunView
@@ -46,7 +47,7 @@ def write_report(paths: Sequence[Path], out: Path, *, models: bool = True) -> No
     for view in views:
         if view.skipped:
             print(view.skipped, file=sys.stderr)
-    out.write_text(page(views), encoding="utf-8")
+    write_file(str(out), utf8(page(views)))
     print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 

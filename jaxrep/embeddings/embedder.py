@@ -1,5 +1,6 @@
 """Embed examples of any source: threads read ahead, and the model encodes block by block."""
 
+import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,9 +16,13 @@ from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.embeddings.formats import Part
 from jaxrep.errors import BadSample
 from jaxrep.model import Model
+from jaxrep.storage import utf8
 
 BLOCKS_AHEAD = 2
 """Blocks of examples that are read while one is encoded."""
+
+KEY_LENGTH = 255
+"""Largest number of characters of a key in embeddings, whose arrays of keys are as wide as the longest."""
 
 KEYS = ("key", "code")
 """Fields that name an example. Without them its index is its name."""
@@ -78,6 +83,14 @@ class Embedder:
         return row
 
     def _encode(self, rows: Sequence[Row]) -> Part:
-        columns = {name: np.array([row[name] for row in rows]) for name in ("key", "index")}
+        columns = {"key": np.array([short_key(row["key"]) for row in rows])}
+        columns["index"] = np.array([row["index"] for row in rows])
         encoders = {"image": self._model.encode_image, "text": self._model.encode_text}
         return columns | {field: encoders[field]([row[field] for row in rows]) for field in self._fields}
+
+
+def short_key(key: str) -> str:
+    """Return a key as valid Unicode; a long one by its start and the first 64 bits of its SHA-256 digest."""
+    content = utf8(key)
+    key = content.decode()
+    return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 17]}…{hashlib.sha256(content).hexdigest()[:16]}"

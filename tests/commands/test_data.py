@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import random
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.tar import index, manifest
+from jaxrep.data.tools.writers import FORMATS
 from tests.helpers.tars import pairs, picture, write
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -231,3 +235,41 @@ def test_dedup_reports_copies_and_shared_images(data, tmp_path):
     actual = json.loads((tmp_path / "out.json").read_text())
     assert actual["exact"] == [["train.tar/0", "train.tar/2"]]
     assert actual["shared_exact"] == actual["shared_near"] == [["test.tar/1", "train.tar/1"]]
+
+
+# names of files
+
+
+@pytest.fixture
+def latin(tmp_path):
+    """Pictures whose names are Latin-1, in folders whose names are, too."""
+    folder = os.fsencode(tmp_path) + b"/caf\xe9/class \xff"
+    os.makedirs(folder)
+    for name in (b"\xe9.png", b"b.png", b"c \xff.png"):
+        with open(folder + b"/" + name, "wb") as file:
+            file.write(picture(1))
+    return os.fsdecode(os.path.dirname(folder))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_names_that_are_no_unicode_are_converted_to_valid_text(data, latin, tmp_path, kind):
+    out, err = data("convert", latin, f"{kind}:{tmp_path}/out", "--workers", "0")
+    assert out.startswith("wrote 3 of 3 examples") and not err.count("Traceback")
+    for path in (tmp_path / "out").rglob("*"):
+        assert not path.is_file() or path.suffix not in (".json", ".csv") or path.read_bytes().decode()
+
+
+def test_names_that_are_no_unicode_are_printed_and_written_as_json(data, latin, tmp_path):
+    assert data("inspect", latin)[0].startswith("3 of 3")
+    data("dedup", latin, "--out", tmp_path / "dedup.json")
+    (group,) = json.loads((tmp_path / "dedup.json").read_text(encoding="utf-8"))["exact"]
+    assert [os.fsencode(key) for key in sorted(group)] == [b"class \xff/" + name for name in (b"b.png", b"c \xff.png", b"\xe9.png")]
+
+
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_standard_output_takes_any_name(latin, locale):
+    with open(os.fsencode(latin) + b"/class \xff/d\xe9.png", "wb") as file:
+        file.write(b"no picture")
+    command = [sys.executable, "-m", "jaxrep", "data", "inspect", latin]
+    found = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "LC_ALL": locale})
+    assert (found.returncode, b"d\\udce9.png" in found.stdout) == (0, True), found.stderr

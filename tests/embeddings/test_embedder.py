@@ -1,11 +1,15 @@
 """On a mesh, embeddings are those of one device; what cannot be read is left out, and the others keep their keys."""
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
 
 from jaxrep.data.source import Examples
-from jaxrep.embeddings.embedder import Embedder
+from jaxrep.data.sources.text_lines import TextLines
+from jaxrep.embeddings.embed_source import embed_source
+from jaxrep.embeddings.embedder import KEY_LENGTH, Embedder, short_key
 from jaxrep.errors import BadSample, BadShard
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
@@ -83,3 +87,28 @@ def test_digest_is_independent_of_sharding():
     other = model()
     other.tokenizer = None
     assert len({digest, model(seed=1).digest(), other.digest()}) == 3
+
+
+def test_one_long_text_costs_its_own_length(tmp_path):
+    """An array of strings is as wide as its longest: 5,000 texts and one of 100,000 characters would take 2 GB."""
+    lines = [*(f"text {n}" for n in range(5_000)), "long " * 20_000]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    source, wide = TextLines(path=f"{tmp_path}/a.txt"), model()
+    wide.block_size = 1024
+    wide.encode_text(["a"])
+    tracemalloc.start()
+    found = embed_source(wide, source)
+    assert embed_source(wide, source, f"{tmp_path}/a.npz")["rows"] == 5_001
+    np.testing.assert_array_equal(wide.encode_text(lines), found["text"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6 and (tmp_path / "a.npz").stat().st_size < 20e6
+    assert found["key"][:2].tolist() == lines[:2] and found["key"][-1].startswith("long long")
+
+
+def test_long_keys_stay_distinct_and_short_ones_stay():
+    keys = ["a" * KEY_LENGTH, "a" * (KEY_LENGTH + 1), "a" * 300 + "b", "a" * 300 + "c", "e/é 猫.png"]
+    short = [short_key(key) for key in keys]
+    assert len(set(short)) == len(keys) and max(map(len, short)) == KEY_LENGTH
+    assert (short[0], short[-1]) == (keys[0], keys[-1])
+    assert short_key("\udce9.jpg") == "\\udce9.jpg", "names of files that are not Unicode become valid text"

@@ -6,7 +6,7 @@ from jaxtyping import Int, UInt64
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import Indices, Order, require_examples
 from jaxrep.data.orders.permutation import epoch_keys, epochs_and_places, permute
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, ranked
 from jaxrep.spec import Count, spec
 
 
@@ -29,7 +29,7 @@ class Grouped(Order):
 
     def indices(self, examples: Examples, batch_size: int) -> Indices:
         require_examples(examples)
-        return ShuffledGroups(self.seed, np.asarray(examples.column(self.by)), self.per_group)
+        return ShuffledGroups(self.seed, ranked(examples.column(self.by)), self.per_group)
 
 
 class ShuffledGroups(Indices):

@@ -30,7 +30,7 @@ from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
-from jaxrep.storage import FileVersion, file_version, read_bytes, write_file
+from jaxrep.storage import FileVersion, file_version, read_bytes, utf8, write_file
 
 THREADS = 8
 """Texts of a chunk that are read at the same time."""
@@ -207,5 +207,5 @@ def save_report(plan: Plan, matched: ChunkResult, kept: ChunkResult) -> dict[str
         "most": describe(present[:REPORTED]),
         "fewest": describe(present[::-1][:REPORTED]),
     }
-    write_file(f"{plan.result}/curation.json", json.dumps(report, indent=1, ensure_ascii=False).encode())
+    write_file(f"{plan.result}/curation.json", utf8(json.dumps(report, indent=1, ensure_ascii=False)))
     return report

@@ -19,6 +19,7 @@ from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
+from jaxrep.storage import utf8
 
 ROW_GROUP = 64
 """Rows of a Parquet row group: reading one row reads this many."""
@@ -57,7 +58,13 @@ def read_row(examples: Examples, index: int) -> Row:
     extension = ""
     if "image" in parts:
         parts["image"], extension = _with_extension(parts["image"], f"{examples.shard(index)}, example {index}")
-    return Row(index, parts, extension, {name: value for name, value in metadata.items() if name not in PARTS})
+    others = {_readable(name): _readable(value) for name, value in metadata.items() if name not in PARTS}
+    return Row(index, parts, extension, others)
+
+
+def _readable(value: Any) -> Any:
+    """Return a string as valid Unicode, which the name of a file need not be; other values as they are."""
+    return utf8(value).decode() if isinstance(value, str) else value
 
 
 def _plain(example: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -68,7 +75,7 @@ def _plain(example: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]
         elif name in ("text", "label"):
             if np.ndim(value):
                 raise UsageError(f"an example has {len(value)} values of '{name}', and one is stored: choose one")
-            parts[name] = str(value).encode()
+            parts[name] = utf8(str(value))
         elif isinstance(value, str | int | float | np.number):
             metadata[name] = value if isinstance(value, str) else np.asarray(value).item()
     return parts, metadata

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, ranked
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.spec import Count, Range, spec
 
@@ -44,7 +44,7 @@ class Where:
     def __call__(self, values: Any) -> np.ndarray:
         """Return which values meet the condition, bool [N]."""
         if self.among:
-            return np.isin(np.asarray(values).astype(str), self.among)
+            return np.array([str(value) in self.among for value in values], bool)
         numbers = np.asarray(values, np.float64)
         return (numbers >= self.at_least) & (numbers <= self.at_most)
 
@@ -78,7 +78,7 @@ class FewShot(SubsetSource):
         return (self.label,)
 
     def indices(self, examples: Examples) -> np.ndarray:
-        labels = np.asarray(examples.column(self.label))
+        labels = ranked(examples.column(self.label))
         drawn = few_of_each(labels, self.count, np.random.default_rng(self.seed))
         return np.sort(drawn[labels[drawn] >= 0])
 

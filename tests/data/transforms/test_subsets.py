@@ -1,14 +1,18 @@
 """Subsets keep the examples that they name, nothing else changes, and draws are nested."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from jaxrep.batch import Field
 from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.orders.groups import Grouped
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.transforms.mixture import Mixture
 from jaxrep.data.transforms.subsets import FewShot, Filter, Fraction, Take, Where
 from jaxrep.errors import UsageError
+from jaxrep.report.space import matches
 from jaxrep.spec import problems, spec
 from tests.helpers.pairs import N, PairExamples, Pairs
 
@@ -119,3 +123,25 @@ class Classes(Numbers):
     def open(self):
         numbers = np.arange(self.count, dtype=np.int32)
         return Columns({"number": numbers, "kind": numbers // 8})
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda examples: Grouped(by="text", per_group=2).indices(examples, 4)(np.arange(9, dtype=np.uint64)),
+        lambda examples: FewShot(source=Labeled(), count=1, label="text").indices(examples),
+        lambda examples: Where(column="text", among=("text 1", "text 7"))(examples.column("text")),
+        lambda examples: matches(None, None, examples.column("text")[::10]),
+    ],
+    ids=["Grouped", "FewShot", "Where", "matches"],
+)
+def test_one_long_text_costs_its_own_length(read):
+    """An array of strings is as wide as its longest: 5,000 texts and one of 100,000 characters would take 2 GB."""
+    texts = [f"text {n // 2}" for n in range(5_000)]
+    expected = read(Columns({"text": [*texts, "~"]}))
+    tracemalloc.start()
+    found = read(Columns({"text": [*texts, "~" * 100_000]}))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+    np.testing.assert_array_equal(found, expected)
