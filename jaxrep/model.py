@@ -26,7 +26,7 @@ from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
 from jaxrep.model_inputs import check_images, check_texts, token_ids
 from jaxrep.params import Arrays, Structure, digests
-from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings, template_problems
+from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings
 
 Transform = Callable[[Image.Image], np.ndarray]
 """From an image to uint8 [H,W,3] of the model's input size."""
@@ -93,8 +93,6 @@ class Model:
         """
         if not len(names):
             raise UsageError("names is empty: classify needs at least one class name")
-        if problem := next(template_problems(templates), None):
-            raise UsageError(problem)
         scale = float(self.per_step(("scale",))["scale"])
         classes = class_embeddings(functools.partial(self.encode_text, name=text), names, templates)
         return softmax(scale * (self.encode_image(images, image) @ classes.T)).astype(np.float32)

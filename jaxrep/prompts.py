@@ -10,6 +10,7 @@ from importlib import resources
 
 import numpy as np
 
+from jaxrep.data.class_texts import template_mistake
 from jaxrep.data.sources.patterns import local, read_utf8
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.metrics.ranking import unit_rows
@@ -57,12 +58,15 @@ def lines(path: str) -> tuple[str, ...]:
 
 
 def template_problems(templates: Sequence[str]) -> Iterator[str]:
-    """Yield a sentence for each template that does not contain {} exactly once."""
+    """Yield a sentence for each template that does not contain {} exactly once, or contains other braces."""
+    if isinstance(templates, str):
+        yield "templates is one string, expected a list of templates: write [template]"
+        return
     if not templates:
         yield "templates is empty: ('{}',) is the name alone"
     for template in templates:
-        if template.count("{}") != 1:
-            yield f"a template contains {{}} once, for the name; {template!r} does not"
+        if mistake := template_mistake(template, "{}"):
+            yield f"a template contains {{}} once, for the name; {mistake}"
 
 
 def class_embeddings(
@@ -76,8 +80,11 @@ def class_embeddings(
         templates: sentences with {} for the name.
 
     Raises:
+        UsageError: a template does not contain {} once.
         JaxrepError: the prompt embeddings of a class add up to zero.
     """
+    for problem in template_problems(templates):
+        raise UsageError(problem)
     total = sum(encode_text([template.format(name) for name in names]) for template in templates)
     cancelled = np.flatnonzero(~np.any(total, axis=1))
     if len(cancelled):

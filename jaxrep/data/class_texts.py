@@ -5,6 +5,7 @@ arrays under ``tables/<name>``, so that a checkpoint contains them.
 """
 
 import abc
+import string
 from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
@@ -48,8 +49,8 @@ class ClassTexts(Table):
     """Tokens that a method adds to each text: the texts are shorter than the tokenizer's length by this number."""
 
     def problems(self) -> Iterator[str]:
-        if self.template.count("{}") != 1:
-            yield f"template holds {{}} once, for the name of the class; {self.template!r} does not"
+        if mistake := template_mistake(self.template, "{}"):
+            yield f"template holds {{}} once, for the name of the class; {mistake}"
 
     def fields(self, source: Source, tokenizer: Tokenizer) -> dict[str, Field]:
         fields, what = source.fields(), "a table of class texts"
@@ -76,6 +77,28 @@ class ClassTexts(Table):
                 f"use a longer tokenizer, or fewer than {self.reserved_tokens} reserved_tokens"
             )
         return {"": ids[:, :length], "/valid": valid[:, :length]}
+
+
+def template_mistake(template: str, required: str, *optional: str) -> str:
+    """Return why a template cannot be filled, as the end of a sentence; empty: it can.
+
+    Args:
+        template: text with fields in braces; {{ and }} stand for braces.
+        required: the field that it must hold, ``{}`` once or ``{name}``.
+        optional: fields that it may hold too.
+    """
+    try:
+        parts = [*string.Formatter().parse(template)]
+    except ValueError:
+        return f"the braces of {template!r} do not match"
+    fields = [
+        "{" + name + (f"!{conversion}" if conversion else "") + (f":{width}" if width else "") + "}"
+        for _, name, width, conversion in parts
+        if name is not None
+    ]
+    if other := [field for field in fields if field not in (required, *optional)]:
+        return f"{template!r} holds {other[0]}"
+    return "" if required in fields and fields.count("{}") <= 1 else f"{template!r} does not"
 
 
 def table_fields(tables: Mapping[str, Table], source: Source, tokenizer: Tokenizer) -> dict[str, Field]:

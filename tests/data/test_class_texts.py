@@ -1,13 +1,16 @@
 """Class texts have shapes from the recipe and values from the class names of the data."""
 
+import re
+
 import numpy as np
 import pytest
 
 from jaxrep.batch import Field
-from jaxrep.data.class_texts import ClassTexts, read_tables, table_fields
+from jaxrep.data.class_texts import ClassTexts, read_tables, table_fields, template_mistake
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import UsageError
+from jaxrep.prompts import class_embeddings
 from jaxrep.spec import problems, spec
 
 NAMES = ("a dog", "an elephant")
@@ -47,3 +50,33 @@ def test_table_errors():
     with pytest.raises(UsageError, match="does not name the classes of 'size'"):
         ClassTexts(label="size").read(Animals().open(), tokenizer.load(()))
     assert problems(ClassTexts(template="a photo")) and problems(ClassTexts(reserved_tokens=-1))
+
+
+@pytest.mark.parametrize(
+    ("template", "mistake"),
+    [
+        ("a {}.", ""),
+        ("{{a}} {}", ""),
+        ("a photo", "'a photo' does not"),
+        ("{} and {}", "'{} and {}' does not"),
+        ("{{}}", "'{{}}' does not"),
+        ("a {c}, {attribute}.", "'a {c}, {attribute}.' holds {c}"),
+        ("a {0} photo of a {}", "'a {0} photo of a {}' holds {0}"),
+        ("{!r}", "'{!r}' holds {!r}"),
+        ("{:>10} {}", "'{:>10} {}' holds {:>10}"),
+        ("{:{}}", "'{:{}}' holds {:{}}"),
+        ("{.name}", "'{.name}' holds {.name}"),
+        ("{}. }", "the braces of '{}. }' do not match"),
+        ("{ {}", "the braces of '{ {}' do not match"),
+    ],
+)
+def test_mistakes_of_templates(template, mistake):
+    assert template_mistake(template, "{}") == mistake
+    assert problems(ClassTexts(template=template)) == (
+        [f"template holds {{}} once, for the name of the class; {mistake}"] if mistake else []
+    )
+    if mistake:
+        with pytest.raises(UsageError, match="a template contains {} once, for the name; " + re.escape(mistake)):
+            class_embeddings(lambda texts: np.ones((len(texts), 2)), ["cat"], [template])
+    else:
+        class_embeddings(lambda texts: np.ones((len(texts), 2)), ["cat"], [template])

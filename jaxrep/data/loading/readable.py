@@ -70,8 +70,8 @@ def _unknown(values: Any) -> np.ndarray:
     """Return which values [N] of a column stand for nothing: "", NaN or -1, also as one of several per example."""
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         return np.array(["" in ((value,) if isinstance(value, str) else value) for value in values], bool)
-    unknown = np.isnan(values) if values.dtype.kind == "f" else values == -1
-    return unknown.reshape(len(values), -1).any(axis=1)
+    unknown = np.isnan(values) if values.dtype.kind == "f" else np.equal(values, -1)
+    return np.any(unknown.reshape(len(values), -1), axis=1)
 
 
 def read_rows(examples: Examples, indices: np.ndarray) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrep.data.class_texts import template_mistake
 from jaxrep.data.sources.patterns import local, read_utf8
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.evals.base import Model
@@ -47,8 +48,8 @@ class DescriptionClassification(ClassNamesEval):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if "{descriptor}" not in self.template:
-            yield f"template holds {{descriptor}}, and optionally {{name}}; {self.template!r} does not"
+        if mistake := template_mistake(self.template, "{descriptor}", "{name}"):
+            yield f"template holds {{descriptor}}, and optionally {{name}}; {mistake}"
         for name, descriptors in self.descriptors.items():
             if not descriptors:
                 yield f"descriptors holds no descriptor of '{name}'"

@@ -71,3 +71,19 @@ def test_missing_descriptors_are_one_sentence(tmp_path):
         file.write_text(text)
         with pytest.raises(UsageError, match=r"descriptors\.json"):
             read_descriptors(str(file))
+
+
+@pytest.mark.parametrize(
+    ("template", "end"),
+    [
+        ("{descriptor}", None),
+        ("{name} which has {descriptor}", None),
+        ("{name}", "'{name}' does not"),
+        ("{} which has {descriptor}", "holds {}"),
+        ("{name}, {attribute}: {descriptor}", "holds {attribute}"),
+        ("{descriptor}}", "the braces of '{descriptor}}' do not match"),
+    ],
+)
+def test_template_holds_the_descriptor_and_no_other_field(template, end):
+    found = [*DescriptionClassification(data=world()[1], descriptors=DESCRIPTORS, template=template).problems()]
+    assert found == [] if end is None else found[0].endswith(end)
