@@ -11,8 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxrep.mesh import ROWS, local_rows, put_batch
 from jaxrep.params import Arrays
@@ -29,13 +27,13 @@ class BlockLayout:
     def of(cls, arrays: Arrays, block_size: int) -> "BlockLayout":
         """Return the layout over the devices that hold the parameters."""
         sharding = getattr(next(iter(arrays.values()), None), "sharding", None)
-        mesh = sharding.mesh if isinstance(sharding, NamedSharding) and sharding.num_devices > 1 else None
+        mesh = sharding.mesh if isinstance(sharding, jax.NamedSharding) and sharding.num_devices > 1 else None
         return cls(mesh if isinstance(mesh, jax.sharding.Mesh) else None, block_size)
 
     @property
-    def replicated(self) -> NamedSharding | None:
+    def replicated(self) -> jax.NamedSharding | None:
         """The sharding of an array that every device holds whole, or None for one device."""
-        return None if self.mesh is None else NamedSharding(self.mesh, P())
+        return None if self.mesh is None else jax.NamedSharding(self.mesh, jax.P())
 
     @property
     def max_rows(self) -> int:
@@ -60,7 +58,7 @@ class BlockLayout:
         local = self._local_slots(size)
         local_slots = slots[self.host_rows(rows)] - local.start
         block = {name: _pad(value, local_slots, local.stop - local.start) for name, value in host_arrays.items()}
-        return block if self.mesh is None else put_batch(block, NamedSharding(self.mesh, ROWS), size), slots
+        return block if self.mesh is None else put_batch(block, jax.NamedSharding(self.mesh, ROWS), size), slots
 
     def gather(self, host_array: np.ndarray, rows: int) -> np.ndarray:
         """Return a whole array of ``rows``, given this host's part; all hosts have to call it."""
@@ -82,7 +80,7 @@ class BlockLayout:
 
     def _local_slots(self, size: int) -> slice:
         """Return which slots of a padded block of ``size`` are on this host's devices."""
-        return slice(0, size) if self.mesh is None else local_rows(NamedSharding(self.mesh, ROWS), size)
+        return slice(0, size) if self.mesh is None else local_rows(jax.NamedSharding(self.mesh, ROWS), size)
 
 
 def _pad(rows: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
@@ -92,7 +90,6 @@ def _pad(rows: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
     """
     if len(rows) == size:
         return rows
-    first = rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype)
-    block = np.repeat(first, size, axis=0)
+    block = np.repeat(rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype), size, axis=0)
     block[slots] = rows
     return block

@@ -40,7 +40,7 @@ class Structure:
 def split(module: nnx.Module) -> tuple[Structure, Arrays]:
     """Return the structure of a module, and its arrays by path."""
     graph, state = nnx.split(module)
-    flat = {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+    flat = by_path(state)
     leaves, tree = jax.tree.flatten(state)
     limits = ((name, leaf.get_metadata().get("limits")) for name, leaf in flat.items())
     structure = Structure(
@@ -53,9 +53,14 @@ def split(module: nnx.Module) -> tuple[Structure, Arrays]:
     return structure, dict(zip(flat, leaves, strict=True))
 
 
+def by_path(state: nnx.State) -> dict[str, Any]:
+    """Return the variables of a module's state by path."""
+    return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
+
+
 def apply_limits(structure: Structure, params: Arrays) -> Arrays:
     """Return the parameters with those that have limits clipped to them (CLIP clips its logit scale)."""
-    held = {name: jax.numpy.clip(params[name], low, high) for name, low, high in structure.limits if name in params}
+    held = {name: jnp.clip(params[name], low, high) for name, low, high in structure.limits if name in params}
     return {**params, **held}
 
 

@@ -92,13 +92,8 @@ class Staircase(Schedule):
 
 
 @spec
-class Cosine(Schedule):
+class Cosine(Linear):
     """Go from start to end along half a cosine over the whole training."""
-
-    start: float
-    """Value at the first step."""
-    end: float
-    """Value at the end of training."""
 
     def __call__(self, ctx: StepContext) -> Array:
         return jnp.float32(self.end + (self.start - self.end) * 0.5 * (1 + jnp.cos(jnp.pi * ctx.fraction)))
@@ -166,11 +161,8 @@ class WarmupCosine(Warmup):
 
 
 @spec
-class WarmupLinear(Warmup):
+class WarmupLinear(WarmupCosine):
     """Follow a straight line to ``end`` after the warm-up."""
-
-    end: float = 0.0
-    """Value at the end of training."""
 
     def decay(self, ctx: StepContext) -> Array:
         return 1 + (self.end / self.peak - 1) * self.progress(ctx)
@@ -180,7 +172,7 @@ class WarmupLinear(Warmup):
 class WarmupReciprocal(Warmup):
     """Decay as peak * timescale / (timescale + steps) after the warm-up."""
 
-    timescale_steps: int
+    timescale_steps: Count
     """Steps after which the value has halved."""
 
     def decay(self, ctx: StepContext) -> Array:
@@ -191,7 +183,7 @@ class WarmupReciprocal(Warmup):
 class WarmupInverseSqrt(Warmup):
     """Decay as peak / sqrt(1 + steps / timescale) after the warm-up (Zhai et al. 2022, Scaling ViTs)."""
 
-    timescale_steps: int
+    timescale_steps: Count
     """Steps by which the steps after the warm-up are divided, under the root."""
 
     def decay(self, ctx: StepContext) -> Array:

@@ -3,14 +3,19 @@
 A box is (x and y of its center, width, height), as shares of the image's sides.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Bool, Float, Int
 
 from jaxrep.batch import Array
-from jaxrep.losses.hungarian import linear_assignment
 
 EPSILON = 1e-9
 """Smallest divisor: boxes without area have a finite gradient."""
+LARGE_COST = 1e9
+"""Replaces a cost that is not finite, so that a diverged model still gets an assignment."""
 
 
 def box_l1(a: Float[Array, "*B 4"], b: Float[Array, "*#B 4"]) -> Float[Array, "*B"]:
@@ -55,6 +60,23 @@ def match_boxes(
     pairs = predicted[..., None, :, :], boxes[..., :, None, :]
     cost = l1_cost * box_l1(*pairs) - giou_cost * giou(*pairs)
     return linear_assignment(jnp.where(present[..., None], cost, 0.0))
+
+
+def linear_assignment(cost: Float[Array, "*B R Q"]) -> Int[Array, "*B R"]:
+    """Return a column for each row, no two the same, at the least sum of costs; R <= Q. No gradient passes.
+
+    Raises ValueError: there are more rows than columns.
+    """
+    if cost.shape[-2] > cost.shape[-1]:
+        raise ValueError(f"{cost.shape[-2]} rows cannot each have a different one of {cost.shape[-1]} columns")
+    fixed = jax.lax.stop_gradient(cost).astype(jnp.float32)
+    return _assign(jnp.nan_to_num(fixed, nan=LARGE_COST, posinf=LARGE_COST, neginf=LARGE_COST))
+
+
+@functools.partial(jnp.vectorize, signature="(r,q)->(r)")
+def _assign(cost: Array) -> Array:
+    rows, columns = optax.assignment.hungarian_algorithm(cost)
+    return columns[jnp.argsort(rows)]
 
 
 def _areas(a: Array, b: Array) -> tuple[Array, Array, Array]:

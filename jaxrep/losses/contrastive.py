@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.losses.pairwise import checks, pairs
-from jaxrep.losses.pairwise.pairs import DEFAULTS, PairOptions, unit_logits
+from jaxrep.losses.pairwise import checks
+from jaxrep.losses.pairwise.pairs import DEFAULTS, PairOptions, reduce_extra, row_weights, unit_logits, weighted_mean
 from jaxrep.losses.pairwise.reduce import pairwise_reduce
 from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, SUM, Rows
 
@@ -74,8 +74,8 @@ def info_nce(
     if direction == "b_to_a":
         left, right, extras = right, left, extras[::-1]
     losses = _losses(left, right, extras if direction in ("mean", "sum") else extras[:1], options, label_smoothing)
-    weights = pairs.row_weights(len(a), options.weights, *options.present)
-    means = jnp.stack([pairs.weighted_mean(loss, weights) for loss in losses])
+    weights = row_weights(len(a), options.weights, *options.present)
+    means = jnp.stack([weighted_mean(loss, weights) for loss in losses])
     return jnp.mean(means) if direction == "mean" else jnp.sum(means)
 
 
@@ -93,7 +93,7 @@ def _losses(left: Rows, right: Rows, extras: Extras, options: PairOptions, smoot
     losses = []
     for query, extra, lse, target, mean in zip((left, right), extras, candidates, targets, means, strict=False):
         if extra is not None:
-            lse = jnp.logaddexp(lse, pairs.reduce_extra(LOG_SUM_EXP, query, extra, block_size=options.block_size))
+            lse = jnp.logaddexp(lse, reduce_extra(LOG_SUM_EXP, query, extra, block_size=options.block_size))
         losses.append(lse - (1 - smoothing) * target - smoothing * mean)
     return losses
 
@@ -120,12 +120,11 @@ def _means(
         # The sum of products is the product with the sum, without any pairs.
         sums = [jnp.sum(q.x * jnp.sum(k.x, 0), -1) for q, k in ((left, right), (right, left))]
         counts = [len(k.x) if k.present is None else jnp.sum(k.present) for k in (right, left)]
+    extra_sum = functools.partial(reduce_extra, SUM, block_size=options.block_size)
     means = []
     for query, extra, total, count in zip((left, right), extras, sums, counts, strict=False):
         if extra is not None:
-            total = total + pairs.reduce_extra(SUM, query, extra, block_size=options.block_size)
-            count = count + pairs.reduce_extra(
-                SUM, unit_logits(query), unit_logits(extra), block_size=options.block_size
-            )
+            total += extra_sum(query, extra)
+            count += extra_sum(unit_logits(query), unit_logits(extra))
         means.append(total / jnp.maximum(count, 1))
     return means

@@ -51,8 +51,7 @@ def mixed_twins(
     check_features(a, b)
     check_features(mixed, a)
     a, b, mixed = standardized(a), standardized(b), standardized(mixed)
-    expected = share[:, None] * a + (1 - share[:, None]) * b[partner]
-    error = mixed - expected
+    error = mixed - (share[:, None] * a + (1 - share[:, None]) * b[partner])
     return 0.5 * (jnp.sum(correlation(error, a) ** 2) + jnp.sum(correlation(error, b) ** 2))
 
 

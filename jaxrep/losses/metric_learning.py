@@ -65,3 +65,13 @@ def _soft_sum(weights: Array, x: Array, sharpness: float) -> Array:
     logits = jnp.where(weights > 0, sharpness * x + jnp.log(jnp.where(weights > 0, weights, 1.0)), -jnp.inf)
     logits = jnp.concatenate([jnp.zeros_like(logits[:, :1]), logits], axis=1)
     return jax.nn.logsumexp(logits, axis=1) / sharpness
+
+
+def hinge_loss(
+    a: Float[Array, "B D"], positive: Float[Array, "B D"], negative: Float[Array, "B D"], margin: float
+) -> Float[Array, " B"]:
+    """Return ``max(0, margin - a·positive + a·negative)`` of each row, float32 (Structure-CLIP, arXiv:2305.06152).
+
+    Rows are normalized. The derivative is 0 where the margin is reached, and at its edge.
+    """
+    return jax.nn.relu(margin - jnp.sum(a * (positive - negative), axis=-1))

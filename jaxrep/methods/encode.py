@@ -1,10 +1,11 @@
 """Encoding of a field of the batch by its tower and head, and merging of outputs."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 
-from jaxrep.batch import Batch, Outputs, StepContext, fold, unfold
+from jaxrep.batch import Batch, Field, Outputs, StepContext, fold, unfold
 from jaxrep.encoders.base import Encoder, EncoderInputs, EncoderOutput
 from jaxrep.methods.base import BATCH_STATS, name_errors
 
@@ -51,6 +52,11 @@ def encode_field(
     with name_errors(name):
         inputs = EncoderInputs(x, valid, masked, ctx.at(name).repeat(views), intermediates)
         return getattr(module, tower or name)(inputs), views
+
+
+def one_view(field: Field, encoder: Encoder) -> Field:
+    """Return a field as its encoder sees it: without a second axis [B,V,...]."""
+    return replace(field, shape=field.shape[-(encoder.rank - 1) :])
 
 
 def batch_stats_output(part: str, encoded: EncoderOutput) -> Outputs:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from jaxrep.batch import Array, Outputs, StepContext
 from jaxrep.optim.ema import moving_average
+from jaxrep.params import by_path
 from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
@@ -60,7 +61,6 @@ class Average(nnx.Module):
     """Hold copies of parts whose variables are all ``NonTrainable``."""
 
     def __init__(self, spec: Ema, method: nnx.Module):
-        self.of = spec.of
         self.momentum = spec.momentum
         for name in spec.of:
             setattr(self, name, non_trainable_copy(getattr(method, name)))
@@ -69,15 +69,9 @@ class Average(nnx.Module):
         self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], ctx: StepContext
     ) -> dict[str, Array]:
         """Return new averages by path below this part."""
-        averages, parameters = (
-            {
-                "/".join((name, *map(str, path))): leaf[...]
-                for name in self.of
-                for path, leaf in nnx.to_flat_state(nnx.state(getattr(owner, name)))
-            }
-            for owner in (self, method)
-        )
-        return moving_average(averages, parameters, self.momentum(ctx))
+        averages, parameters = (by_path(nnx.state(owner)) for owner in (self, method))
+        old, new = ({path: leaves[path][...] for path in averages} for leaves in (averages, parameters))
+        return moving_average(old, new, self.momentum(ctx))
 
 
 def non_trainable_copy(part: nnx.Module) -> nnx.Module:

@@ -128,11 +128,6 @@ def evaluate(objective: Mapping[str, Term], outputs: Outputs, batch: Batch, ctx:
     return total, metrics
 
 
-def present_rows(batch: Batch, name: str) -> Array | None:
-    """Return which rows of an output exist, bool [B]; None: all."""
-    return batch.get(f"{name}/present")
-
-
 def require_all_rows(term: Term, batch: Batch, *names: str) -> None:
     """Check that no rows of these outputs are absent. Raises ValueError."""
     for name in names:

@@ -1,18 +1,20 @@
-"""Contrast the rows of two embeddings."""
+"""Contrast the rows of two embeddings, as they are or mixed on the sphere (Oh et al. 2023, arXiv:2203.03897)."""
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
+import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, fold, normalize
 from jaxrep.losses.contrastive import Direction, info_nce
+from jaxrep.losses.mixup import Mixed, mixed_negatives, mixed_pairs
 from jaxrep.losses.pairwise.pairs import Duplicates, PairOptions
 from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.losses.sigmoid import pairwise_sigmoid
-from jaxrep.objectives.base import Column, Columns, Embedding, EmbeddingPair, Metrics, Output, present_rows
-from jaxrep.spec import Range
+from jaxrep.objectives.base import Column, Columns, Embedding, EmbeddingPair, Metrics, Output, require_all_rows
+from jaxrep.spec import NonNegative, Positive, Range
 
 Inputs = tuple[Array, Array, Array, PairOptions]
 
@@ -47,7 +49,7 @@ class PairTerm(EmbeddingPair):
             extra_a=self._extra_rows(self.extra_a, f"{self.a}_id", outputs, batch),
             extra_b=self._extra_rows(self.extra_b, f"{self.b}_id", outputs, batch),
             weights=batch[self.weights] if self.weights else None,
-            present=(present_rows(batch, self.a), present_rows(batch, self.b)),
+            present=(batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present")),
         )
         return normalize(outputs[self.a]), normalize(outputs[self.b]), outputs[self.scale], options
 
@@ -55,7 +57,7 @@ class PairTerm(EmbeddingPair):
         """Return the extra rows of a side; their ids are of the kind ``id_field``, and of no other kind (-1)."""
         if not name:
             return None
-        present = present_rows(batch, name)
+        present = batch.get(f"{name}/present")
         ids = batch.get(f"{name}_id") if id_field in self.ids else None
         return Rows(
             normalize(fold(outputs[name], 2)[0]),
@@ -98,3 +100,47 @@ class Sigmoid(PairTerm):
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         a, b, logit_scale, options = self.inputs(outputs, batch)
         return pairwise_sigmoid(a, b, logit_scale, outputs[self.bias], options), {}
+
+
+@dataclass(frozen=True)
+class MixupTerm(EmbeddingPair):
+    """Declare a loss on mixtures of the rows of two embeddings (abstract)."""
+
+    _: KW_ONLY
+    beta: Positive = 0.5
+    """The share of the first in a mixture is drawn from Beta(beta, beta), once per step."""
+
+    def pairs(self, outputs: Outputs, batch: Batch) -> tuple[Array, Array]:
+        """Return unit rows of both. Raises ValueError: rows are absent, and cannot be mixed."""
+        require_all_rows(self, batch, self.a, self.b)
+        return normalize(outputs[self.a]), normalize(outputs[self.b])
+
+    def share(self, ctx: StepContext, site: str) -> Array:
+        """Draw the share of this step; each kind of term has its own site."""
+        return jax.random.beta(ctx.key(f"{site}/{self.a}/{self.b}"), self.beta, self.beta)
+
+
+@dataclass(frozen=True)
+class MixedNegatives(MixupTerm):
+    """Compute m2-Mix: the mixtures of other pairs are the negatives."""
+
+    _: KW_ONLY
+    fixed_logit_scale: NonNegative = 0.0
+    """A constant inverse temperature in place of the shared one; 0: the shared one."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        logit_scale = self.fixed_logit_scale or outputs[self.scale]
+        return mixed_negatives(*self.pairs(outputs, batch), logit_scale, self.share(ctx, "negatives")), {}
+
+
+@dataclass(frozen=True)
+class MixedPairs(MixupTerm):
+    """Compute V-Mix, L-Mix or VL-Mix: mixtures of rows of one side, or of both, with soft targets."""
+
+    _: KW_ONLY
+    mixed: Mixed
+    """The side that is mixed."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        share = self.share(ctx, f"pairs/{self.mixed}")
+        return mixed_pairs(*self.pairs(outputs, batch), outputs[self.scale], share, mixed=self.mixed), {}

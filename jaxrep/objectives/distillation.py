@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
-from jaxrep.losses.koleo import koleo_loss
-from jaxrep.losses.prototypes import prototype_cross_entropy, sinkhorn
+from jaxrep.losses.distillation import prototype_cross_entropy, sinkhorn
+from jaxrep.losses.geometry import koleo_loss
 from jaxrep.objectives.base import Columns, Metrics, Output, Reads, Term
 from jaxrep.schedules import Ramp, Schedule
 from jaxrep.spec import Natural, Positive

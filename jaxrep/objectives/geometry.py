@@ -1,10 +1,13 @@
-"""Alignment and uniformity on the sphere: ``jaxrep.losses.geometry``, bound to outputs by name."""
+"""Terms on how features lie: alignment and uniformity on the sphere, and correlations over the batch."""
 
 from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, normalize
+from jaxrep.losses.correlation import barlow_twins, mixed_twins
 from jaxrep.losses.geometry import alignment, uniformity
-from jaxrep.objectives.base import Columns, Embedding, Metrics, Term, present_rows
+from jaxrep.objectives.base import Columns, Embedding, Metrics, Output, Reads, Term
+from jaxrep.spec import NonNegative
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Alignment(Term):
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         a, b = normalize(outputs[self.a]), normalize(outputs[self.b])
-        return alignment(a, b, present=(present_rows(batch, self.a), present_rows(batch, self.b))), {}
+        return alignment(a, b, present=(batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present"))), {}
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,42 @@ class Uniformity(Term):
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         a, b = self.a, self.b or self.a
-        present = present_rows(batch, a), present_rows(batch, b)
+        present = batch.get(f"{a}/present"), batch.get(f"{b}/present")
         ids = tuple(batch[name] for name in self.ids)
         return uniformity(normalize(outputs[a]), normalize(outputs[b]), ids=ids, present=present), {}
+
+
+@dataclass(frozen=True)
+class BarlowTwins(Term):
+    """Make each feature agree between the views, and with no other feature (``jaxrep.losses.barlow_twins``)."""
+
+    a: Output
+    """Name of the first view's projected features, [B,D]."""
+    b: Output
+    """Name of the second view's."""
+    _: KW_ONLY
+    redundancy: NonNegative = 0.0051
+    """Factor of the off-diagonal correlations."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        return barlow_twins(outputs[self.a], outputs[self.b], self.redundancy), {}
+
+
+@dataclass(frozen=True)
+class MixedTwins(Term):
+    """Make the features of mixed inputs agree with mixed features (``jaxrep.losses.mixed_twins``)."""
+
+    mixed: Annotated[str, Reads(outputs=("{}",), columns=("{}/share", "{}/partner"))]
+    """Name of the mixed inputs' projected features, [B,D]; the view ``MixUp`` emits how they were mixed."""
+    a: Output
+    """Name of those of the first view."""
+    b: Output
+    """Name of those of the second."""
+    _: KW_ONLY
+    redundancy: NonNegative = 0.0051
+    """Factor of the loss, that of ``BarlowTwins``."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        mixed, a, b = (outputs[name] for name in (self.mixed, self.a, self.b))
+        share, partner = batch[f"{self.mixed}/share"], batch[f"{self.mixed}/partner"]
+        return self.redundancy * mixed_twins(mixed, a, b, share, partner), {}

@@ -1,6 +1,5 @@
 """Average parameters over updates: averaged weights often evaluate better (Polyak & Juditsky 1992)."""
 
-import abc
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,34 +12,23 @@ from jaxrep.spec import spec
 
 
 @spec
-class ParameterAverage(abc.ABC):
-    """Declare which average of the parameters a run keeps."""
+class ParameterAverage:
+    """Declare which average of the parameters a run keeps: none, unless these functions are overridden."""
 
-    @abc.abstractmethod
     def init(self, params: Any) -> Any:
         """Return the average before the first update."""
 
-    @abc.abstractmethod
     def update(self, average: Any, params: Any, ctx: StepContext) -> Any:
         """Return the average after an update. ``params`` are the new parameters, ``ctx`` is of that step."""
 
-    @abc.abstractmethod
     def weights(self, average: Any, params: Any) -> Any:
         """Return the parameters that evaluations and export use."""
+        return params
 
 
 @spec
 class NoEma(ParameterAverage):
     """Keep no average."""
-
-    def init(self, params: Any) -> Any:
-        return None
-
-    def update(self, average: Any, params: Any, ctx: StepContext) -> Any:
-        return None
-
-    def weights(self, average: Any, params: Any) -> Any:
-        return params
 
 
 @spec

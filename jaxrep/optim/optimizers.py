@@ -209,20 +209,17 @@ class Updater:
             grads = jax.tree.map(lambda g: g * (limit / jnp.maximum(norm, limit)), grads)
         weight_decay = self.spec.weight_decay(ctx)
         decay = {path: weight_decay * self.factors[path].decay for path in grads}
-        directions, state = self._directions(grads, state, params, decay)
-        updates = {path: -(learning_rate * self._rate(path, d, ctx)) * d for path, d in directions.items()}
-        return updates, state, {"gradient_norm": norm}
-
-    def _directions(self, grads: Arrays, state: dict[str, Any], params: Arrays, decay: Arrays) -> tuple[Arrays, dict]:
-        def one(g, s, p, d):
-            return self.direction.update(g, s, p, decay=d)
-
         own_params, own_decay = _by_stack(params), _by_stack(decay)
+
+        def direct(grads, state, params, decay):
+            return self.direction.update(grads, state, params, decay=decay)
+
         directions, new = {}, {}
         for stack, own in _by_stack(grads).items():
-            updates, new[stack] = _per_layer(one, stack)(own, state[stack], own_params[stack], own_decay[stack])
-            directions |= updates
-        return directions, new
+            found, new[stack] = _per_layer(direct, stack)(own, state[stack], own_params[stack], own_decay[stack])
+            directions |= found
+        updates = {path: -(learning_rate * self._rate(path, d, ctx)) * d for path, d in directions.items()}
+        return updates, new, {"gradient_norm": norm}
 
     def _rate(self, path: str, leaf: Array, ctx: StepContext | None = None) -> Any:
         """Return the rate's factor (at a step context, or its maximum), shaped to broadcast against the parameter."""

@@ -4,8 +4,6 @@ All measures are of unit rows and are computed in blocks of rows: no B x B matri
 measures (``jaxrep.metrics.geometry``).
 """
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
@@ -19,7 +17,7 @@ from jaxrep.metrics.geometry import effective_rank, modality_gap
 def embedding_metrics(
     a: Float[Array, "B D"],
     b: Float[Array, "B D"],
-    ids: Sequence[Int[Array, " B"]] | None = None,
+    ids: tuple[Int[Array, " B"], ...] = (),
     *,
     block_size: int = BLOCK_SIZE,
 ) -> dict[str, Float[Array, ""]]:
@@ -37,9 +35,12 @@ def embedding_metrics(
         - ``modality_gap``: distance of the two means (Liang et al., section 4.2);
         - ``effective_rank_a``, ``effective_rank_b``: RankMe, from 1 to min(B, D);
         - ``positive_similarity``: mean cosine of a pair;
-        - ``hardest_negative_similarity``: mean of the largest cosine with a negative, over rows that have a negative.
+        - ``hardest_negative_similarity``: mean of the largest cosine with a negative, over rows that have a negative;
+          NaN if none has.
     """
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+    left, right = (Rows(x, (jnp.arange(len(a)), *ids)) for x in (a, b))
+    hardest = jnp.concatenate(pairwise_reduce(MAX, left, right, pairs="non_duplicates", block_size=block_size))
     return {
         "alignment": alignment(a, b),
         "uniformity_a": uniformity(a, block_size=block_size),
@@ -48,7 +49,7 @@ def embedding_metrics(
         "effective_rank_a": effective_rank(a),
         "effective_rank_b": effective_rank(b),
         "positive_similarity": jnp.mean(jnp.sum(a * b, 1)),
-        "hardest_negative_similarity": _hardest_negative(a, b, tuple(ids or ()), block_size),
+        "hardest_negative_similarity": jnp.mean(hardest, where=hardest != LOG_ZERO),
     }
 
 
@@ -59,11 +60,3 @@ MAX = Reduction(
     value=lambda stats: stats[0],
     derivative=lambda x, value: (x == value).astype(x.dtype),
 )
-
-
-def _hardest_negative(a: Array, b: Array, ids: tuple[Array, ...], block_size: int) -> Float[Array, ""]:
-    """Return the mean of the largest cosine with a negative, over rows that have one; NaN if none has."""
-    ids = (jnp.arange(len(a)), *ids)
-    sides = Rows(a, ids), Rows(b, ids)
-    hardest = jnp.concatenate(pairwise_reduce(MAX, *sides, pairs="non_duplicates", block_size=block_size))
-    return jnp.mean(hardest, where=hardest != LOG_ZERO)

@@ -37,8 +37,7 @@ def _equation(eqn: Any) -> float:
     if name == "scan":
         return eqn.params["length"] * sum(inner)
     if name == "shard_map":  # its body is the share of one device
-        sizes = eqn.params["mesh"].shape
-        return math.prod(sizes[axis] for axis in eqn.params["newly_manual_axes"]) * sum(inner)
+        return math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"]) * sum(inner)
     return max(inner) if name == "cond" else sum(inner)
 
 
@@ -52,8 +51,7 @@ PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
+    "TPU v5": 459e12,  # v5p
     "TPU v6 lite": 918e12,
     "TPU v6e": 918e12,
     "NVIDIA A100": 312e12,

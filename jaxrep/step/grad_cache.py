@@ -20,29 +20,28 @@ from jaxrep.objectives.base import SeparableTerm, evaluate
 from jaxrep.params import Arrays
 from jaxrep.step.gradients import Computation, StepOutputs
 
+Keep = Callable[[str], bool]
+Rows = tuple[Batch, Array]
+"""Fields of rows, and their positions in the order."""
+Split = tuple[Outputs, Outputs]
+"""Outputs with and without gradients."""
+
 
 def value_and_grad(
-    compute: Computation,
-    params: Arrays,
-    non_trainable: Arrays,
-    batch: Batch,
-    ctx: StepContext,
-    *,
-    size: int,
-    keep: Callable[[str], bool],
+    compute: Computation, params: Arrays, other: Arrays, batch: Batch, ctx: StepContext, *, size: int, keep: Keep
 ) -> tuple[StepOutputs, Arrays]:
     """Return what ``compute.value_and_grad`` returns, with the activations of ``size`` rows at a time.
 
     Args:
         compute: the computation to differentiate.
         params: arrays with gradients, by path.
-        non_trainable: the other arrays, by path.
+        other: the other arrays, by path.
         batch: the batch.
         ctx: the step context.
         size: rows per microbatch, over all devices.
         keep: tells whether a per-example output exists for the whole batch: terms, methods or state parts read it.
     """
-    passes = Passes(compute, non_trainable, ctx, keep)
+    passes = Passes(compute, other, ctx, keep)
     cut = split_microbatches((compute.augment(batch, ctx, coupled=True), ctx.positions), size)
     outputs, whole_numbers, fields = passes.forward(params, cut)
     shared, pull_shared, fixed = jax.vjp(passes.per_step, params, has_aux=True)
@@ -52,15 +51,11 @@ def value_and_grad(
     (loss, aux), (pulls, d_shared, gradients) = joint(outputs, shared, params, constant, fields)
     metrics, everything, statistics = aux
 
-    gradients, d_shared, sums = passes.backward(gradients, d_shared, params, (shared, fixed), cut, pulls, fields)
+    gradients, d_shared, sums = passes.backward((gradients, d_shared), params, (shared, fixed), cut, pulls, fields)
     gradients = jax.tree.map(jnp.add, gradients, pull_shared(d_shared)[0])
     loss += sum((passes.separable[name].weight(ctx) * part for name, part in sums.items()), jnp.float32(0))
-    return (
-        loss,
-        {**metrics, **{f"loss/{name}": part for name, part in sums.items()}},
-        everything,
-        statistics,
-    ), gradients
+    metrics |= {f"loss/{name}": part for name, part in sums.items()}
+    return (loss, metrics, everything, statistics), gradients
 
 
 @dataclass(frozen=True)
@@ -70,21 +65,21 @@ class Passes:
     compute: Computation
     non_trainable: Arrays
     ctx: StepContext
-    keep: Callable[[str], bool]
+    keep: Keep
 
     @property
     def separable(self) -> Mapping[str, SeparableTerm]:
         terms = self.compute.objective.items()
         return {name: term for name, term in terms if isinstance(term, SeparableTerm) and term.separable}
 
-    def encode(self, params: Arrays, rows: tuple[Batch, Array]) -> tuple[Outputs, Batch, StepContext]:
+    def encode(self, params: Arrays, rows: Rows) -> tuple[Outputs, Batch, StepContext]:
         """Return a microbatch's outputs, its fields after the views, and its step context."""
         fields, positions = rows
         here = replace(self.ctx, positions=positions)
         seen = self.compute.augment(fields, here, coupled=False)
         return self.compute.per_example({**self.non_trainable, **params}, seen, here)[0], seen, here
 
-    def forward(self, params: Arrays, cut: tuple[Batch, Array]) -> tuple[Outputs, Outputs, Batch]:
+    def forward(self, params: Arrays, cut: Rows) -> tuple[Outputs, Outputs, Batch]:
         """Return outputs of the whole batch with and without gradients, and its fields."""
 
         def visit(_, rows):
@@ -94,7 +89,7 @@ class Passes:
 
         return merge_microbatches(jax.lax.scan(visit, None, cut)[1])
 
-    def per_step(self, params: Arrays) -> tuple[Outputs, Outputs]:
+    def per_step(self, params: Arrays) -> Split:
         """Return per-step outputs with and without gradients."""
         return split_differentiable(self.compute.per_step({**self.non_trainable, **params}, self.ctx))
 
@@ -108,47 +103,41 @@ class Passes:
 
     def backward(
         self,
-        gradients: Arrays,
-        d_shared: Outputs,
+        start: tuple[Arrays, Outputs],
         params: Arrays,
-        shared: tuple[Outputs, Outputs],
-        cut: tuple[Batch, Array],
+        shared: Split,
+        cut: Rows,
         pulls: Outputs,
         fields: Batch,
     ) -> tuple[Arrays, Outputs, dict[str, Array]]:
-        """Add the gradients through the encoders; return them with the value of each separable term."""
+        """Add the gradients through the encoders to ``start``; return them with the value of each separable term."""
         smooth, fixed = shared
-        totals = {
-            name: jnp.maximum(jnp.sum(term.example_weights(fields)), 1e-12) for name, term in self.separable.items()
-        }
+        terms = self.separable
+        totals = {name: jnp.maximum(jnp.sum(term.example_weights(fields)), 1e-12) for name, term in terms.items()}
 
-        def surrogate(params: Arrays, shared: Outputs, rows: tuple[Batch, Array], pull: Outputs):
+        def surrogate(params: Arrays, shared: Outputs, rows: Rows, pull: Outputs):
             """Surrogate loss whose gradient equals the objective's for this microbatch (GradCache)."""
             outputs, seen, here = self.encode(params, rows)
             value = sum((jnp.vdot(pull[name], outputs[name].astype(pull[name].dtype)) for name in pull), jnp.float32(0))
             readable = {**outputs, **fixed, **shared}
             sums = {
                 name: jnp.sum(term.per_example(readable, seen, here) * term.example_weights(seen)) / totals[name]
-                for name, term in self.separable.items()
+                for name, term in terms.items()
             }
-            return sum((self.separable[name].weight(self.ctx) * part for name, part in sums.items()), value), sums
+            return sum((terms[name].weight(self.ctx) * part for name, part in sums.items()), value), sums
 
         def visit(carry, xs):
             (by_params, by_shared), sums = jax.grad(surrogate, argnums=(0, 1), has_aux=True)(params, smooth, *xs)
             return jax.tree.map(jnp.add, carry, (by_params, by_shared, sums)), None
 
-        start = (gradients, d_shared, {name: jnp.float32(0) for name in self.separable})
-        size = cut[1].shape[1]
-        return jax.lax.scan(visit, start, (cut, split_microbatches(pulls, size)))[0]
+        sums = {name: jnp.float32(0) for name in terms}
+        return jax.lax.scan(visit, (*start, sums), (cut, split_microbatches(pulls, cut[1].shape[1])))[0]
 
 
-def split_differentiable(outputs: Outputs) -> tuple[Outputs, Outputs]:
+def split_differentiable(outputs: Outputs) -> Split:
     """Split outputs into those of floating-point type and all others."""
-    smooth = {name for name, x in outputs.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
-    return (
-        {name: x for name, x in outputs.items() if name in smooth},
-        {name: x for name, x in outputs.items() if name not in smooth},
-    )
+    smooth = {name: x for name, x in outputs.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    return smooth, {name: x for name, x in outputs.items() if name not in smooth}
 
 
 def split_microbatches(tree: Any, size: int) -> Any:

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from flax import nnx
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
 from jaxrep.data.class_texts import select_tables
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.objectives.base import Metrics, Term, evaluate
-from jaxrep.params import Arrays, Structure
+from jaxrep.params import Arrays, Structure, by_path
 from jaxrep.views.base import View
 
 StepOutputs = tuple[Array, Metrics, Outputs, dict[str, Any]]
@@ -78,8 +77,5 @@ class Computation:
 def pop_batch_stats(outputs: Outputs) -> tuple[Outputs, dict[str, Any]]:
     """Split outputs from the batch statistics under the reserved name; return these as arrays by path."""
     outputs = dict(outputs)
-    flat = {}
-    for part, state in outputs.pop(BATCH_STATS, {}).items():
-        for path, leaf in nnx.to_flat_state(state):
-            flat["/".join((part, *map(str, path)))] = leaf[...]
-    return outputs, flat
+    states = outputs.pop(BATCH_STATS, {}).items()
+    return outputs, {f"{part}/{path}": leaf[...] for part, state in states for path, leaf in by_path(state).items()}

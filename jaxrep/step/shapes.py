@@ -16,7 +16,7 @@ from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, Structure, split
 from jaxrep.paths import PathError
 from jaxrep.recipe import Recipe
-from jaxrep.spec import problems
+from jaxrep.spec import check
 from jaxrep.step.flops import count_flops
 from jaxrep.step.gradients import Computation
 
@@ -56,34 +56,29 @@ class Shapes:
         return [path for path in self.arrays if path in updater.trained]
 
 
-def context_shapes(recipe: Recipe, total_steps: int = 1) -> StepContext:
+def context_shapes(recipe: Recipe) -> StepContext:
     """Return a step context of shapes."""
-    return StepContext(
-        step=jax.ShapeDtypeStruct((), jnp.int32),
-        base_key=jax.eval_shape(lambda: jax.random.key(0)),
-        positions=jax.ShapeDtypeStruct((recipe.data.batch_size, 2), jnp.uint32),
-        total_steps=total_steps,
-        batch_size=recipe.data.batch_size,
-    )
+    step, size = jax.ShapeDtypeStruct((), jnp.int32), recipe.data.batch_size
+    key, positions = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((size, 2), jnp.uint32)
+    return StepContext(step, key, positions, batch_size=size)
 
 
-def trace_shapes(recipe: Recipe, fields: Mapping[str, Field]) -> Shapes:
-    """Trace a recipe by shape. ``fields`` are those of a batch as it leaves the host.
+def trace_shapes(recipe: Recipe, fields: Mapping[str, Field] | None = None) -> Shapes:
+    """Trace a recipe by shape. ``fields`` are those of a batch as it leaves the host, by default its data's.
 
     Raises:
         UsageError: a part cannot be built, a term reads an output that the method does not emit, or the batch lacks a
             field.
     """
-    size = recipe.data.batch_size
-    batch = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in fields.items()}
-    ctx = context_shapes(recipe)
+    data, ctx = recipe.data, context_shapes(recipe)
+    fields = batch_fields(data.train, data.tokenizer, data.texts) if fields is None else fields
+    batch = _batch_shapes(fields, data.batch_size)
     views = Computation(None, recipe.views, recipe.objective)  # pyright: ignore[reportArgumentType]
     seen = _traced("views", views.augment, batch, ctx)
     after = {
         name: Field(leaf.shape[1:], str(leaf.dtype), fields[name].classes if name in fields else None)
         for name, leaf in seen.items()
     }
-    data = recipe.data
     tables = table_fields(data.tables, data.train, data.tokenizer)
     inputs = {**after, **tables}
     module = _traced("method", lambda: recipe.method.build(nnx.Rngs(0), inputs=inputs), by=nnx.eval_shape)
@@ -109,9 +104,8 @@ def validate(recipe: Recipe) -> Shapes:
     Raises:
         UsageError: every mistake in the values, or the first mistake of shape.
     """
-    if wrong := problems(recipe):
-        raise UsageError("the recipe has mistakes:\n" + "\n".join(f"  {sentence}" for sentence in wrong))
-    return trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
+    check(recipe)
+    return trace_shapes(recipe)
 
 
 def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
@@ -148,6 +142,10 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
         )
 
 
+def _batch_shapes(fields: Mapping[str, Field], size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in fields.items()}
+
+
 def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> Any:
     """Return the shapes of ``function(*args)``; a ValueError becomes a UsageError that names the part."""
     try:
@@ -158,15 +156,12 @@ def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> 
 
 def model_summary(recipe: Recipe) -> dict[str, float]:
     """Count parameters, and the matrix-product FLOPs per example of the forward pass and of a training step."""
-    traced = trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
-    compute, size = traced.computation, recipe.data.batch_size
+    traced, size = trace_shapes(recipe), recipe.data.batch_size
+    compute = traced.computation
     params = {path: traced.arrays[path] for path in traced.trained(traced.updater(recipe))}
     non_trainable = {path: leaf for path, leaf in traced.arrays.items() if path not in params}
     ctx = context_shapes(recipe)
-    seen = {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in traced.fields.items()}
-    forward = count_flops(
-        lambda arrays, batch, ctx: compute.per_example(arrays, batch, ctx)[0], traced.arrays, seen, ctx
-    )
+    forward = count_flops(compute.per_example, traced.arrays, _batch_shapes(traced.fields, size), ctx)
     step = count_flops(compute.value_and_grad, params, non_trainable, traced.batch, ctx)
     return {
         "parameters": sum(traced.arrays[path].size for path in traced.structure.trainable),

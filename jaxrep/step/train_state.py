@@ -6,8 +6,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxrep import mesh as meshes
 from jaxrep.batch import Array
@@ -63,18 +61,14 @@ def abstract_state(recipe: Recipe, shapes: Shapes, updater: Updater, mesh: jax.s
 
 def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, shapes: Any) -> Any:
     """Return the shardings of a state; the arrays of a parameter (moments, averages) lie as the parameter does."""
-    whole = NamedSharding(mesh, P())
+    whole = jax.NamedSharding(mesh, jax.P())
     model = {**shapes.params, **shapes.non_trainable}
     by_path = meshes.shardings(mesh, recipe.mesh, model)
 
-    def place(path: str, leaf: Any) -> NamedSharding:
-        owner = next((name for name in _suffixes(path) if name in model), None)
+    def place(path: str, leaf: Any) -> jax.NamedSharding:
+        # The path of a moment in the optimizer ends with its parameter's path.
+        parts = path.split("/")
+        owner = next((name for i in range(len(parts)) if (name := "/".join(parts[i:])) in model), None)
         return by_path[owner] if owner and model[owner].shape == leaf.shape else whole
 
     return jax.tree.unflatten(jax.tree.structure(shapes), [place(path, leaf) for path, leaf in flatten(shapes).items()])
-
-
-def _suffixes(path: str):
-    """Yield ``a/b/c``, ``b/c``, ``c``: the path of a moment in the optimizer ends with its parameter's path."""
-    parts = path.split("/")
-    return ("/".join(parts[i:]) for i in range(len(parts)))

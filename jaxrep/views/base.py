@@ -53,8 +53,7 @@ class ImageView(View):
         if images.ndim not in (4, 5):
             raise ValueError(f"'{self.of}' has shape {images.shape}, where a view expects [B,H,W,C] or [B,V,H,W,C]")
         if images.ndim == 5:
-            views = jnp.arange(images.shape[1])
-            keys = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, views))(keys)
+            keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(keys, jnp.arange(images.shape[1]))
             augment = jax.vmap(augment)
         return {**batch, self.of: augment(keys, to_float(images))}
 

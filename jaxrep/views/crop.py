@@ -52,9 +52,8 @@ class RandomResizedCrop(ImageView):
         heights, widths = jnp.round(jnp.sqrt(area / ratio)), jnp.round(jnp.sqrt(area * ratio))
         fits = (heights >= 1) & (heights <= image_height) & (widths >= 1) & (widths <= image_width)
         first = jnp.argmax(fits)
-        central = _central(image_height, image_width, self.ratio)
-        height = jnp.where(fits[first], heights[first], central[0])
-        width = jnp.where(fits[first], widths[first], central[1])
+        height = jnp.where(fits[first], heights[first], min(image_height, round(image_width / self.ratio[0])))
+        width = jnp.where(fits[first], widths[first], min(image_width, round(image_height * self.ratio[1])))
         top = jnp.where(fits[first], jnp.floor(down[first] * (image_height - height + 1)), (image_height - height) // 2)
         left = jnp.where(fits[first], jnp.floor(right[first] * (image_width - width + 1)), (image_width - width) // 2)
         return top, left, height, width
@@ -77,15 +76,6 @@ class RandomSquareCrop(ImageView):
             )
         top, left = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
         return jax.lax.dynamic_slice(image, (top, left, 0), (side, side, image.shape[2]))
-
-
-def _central(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Return height and width of the largest box whose width over height lies within ``ratio``."""
-    if width / height < ratio[0]:
-        return round(width / ratio[0]), width
-    if width / height > ratio[1]:
-        return height, round(height * ratio[1])
-    return height, width
 
 
 def resize(

@@ -52,8 +52,7 @@ class RandomRotation(ImageView):
     """Value of pixels that move in: 1 is white."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        degrees = jax.random.uniform(key, minval=-self.degrees, maxval=self.degrees)
-        return rotate(image, degrees, self.fill)
+        return rotate(image, jax.random.uniform(key, minval=-self.degrees, maxval=self.degrees), self.fill)
 
 
 @spec
@@ -93,8 +92,7 @@ def rotate(image: Float[Array, "H W C"], degrees: Array, fill: float) -> Float[A
 def cutout(image: Float[Array, "H W C"], top: Array, left: Array, size: int, fill: float) -> Float[Array, "H W C"]:
     """Set the square of side ``size`` with upper left corner (top, left) to ``fill``."""
     y, x = jnp.arange(image.shape[0]) - top, jnp.arange(image.shape[1]) - left
-    covered = _within(y, size)[:, None, None] & _within(x, size)[:, None]
-    return jnp.where(covered, fill, image)
+    return jnp.where(_within(y, size)[:, None, None] & _within(x, size)[:, None], fill, image)
 
 
 def _within(index: Array, size: int) -> Array:

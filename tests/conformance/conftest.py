@@ -15,7 +15,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.runs import restore
 from jaxrep.spec_json import to_json
 from jaxrep.step import shapes
-from jaxrep.step.compiled_step import CompiledStep
+from jaxrep.step.train_step import CompiledStep
 from jaxrep.step.train_state import TrainState
 from jaxrep.training import loop, warm_start
 from jaxrep.training.setup import Setup

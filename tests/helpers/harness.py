@@ -12,14 +12,13 @@ import jax
 import numpy as np
 
 from jaxrep.batch import StepContext
-from jaxrep.data.fields import batch_fields
 from jaxrep.data.loading.loader import Tokenize, to_arrays
 from jaxrep.experiment import load
 from jaxrep.mesh import ROWS, Mesh
 from jaxrep.recipe import Recipe
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.step import grad_cache
-from jaxrep.step.compiled_step import CompiledStep, compile_step
+from jaxrep.step.train_step import CompiledStep, compile_step
 from jaxrep.step.shapes import Shapes, trace_shapes
 from jaxrep.step.train_step import kept_outputs
 from jaxrep.training.setup import Setup
@@ -33,7 +32,7 @@ QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_
 
 def traced(recipe: Recipe) -> Shapes:
     """What the recipe builds, by shape."""
-    return trace_shapes(recipe, batch_fields(recipe.data.train, recipe.data.tokenizer, recipe.data.texts))
+    return trace_shapes(recipe)
 
 
 def set_up(recipe: Recipe, folder: Path = Path(), devices: int = 1) -> Setup:

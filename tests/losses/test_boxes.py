@@ -7,9 +7,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from jaxrep.batch import INFERENCE
-from jaxrep.losses.boxes import box_l1, giou, iou, match_boxes
-from jaxrep.losses.hungarian import linear_assignment
-from jaxrep.objectives.boxes import BoxLoss
+from jaxrep.losses.boxes import box_l1, giou, iou, linear_assignment, match_boxes
+from jaxrep.objectives.separable import BoxLoss
 
 
 @pytest.fixture(scope="module")

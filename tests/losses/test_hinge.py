@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxrep.losses.hinge import hinge_loss
+from jaxrep.losses.metric_learning import hinge_loss
 from tests.helpers import loss_oracle as oracle
 
 B, D, MARGIN = 6, 4, 0.3

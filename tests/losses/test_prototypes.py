@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.losses.koleo import koleo_loss
-from jaxrep.losses.prototypes import prototype_cross_entropy, sinkhorn
+from jaxrep.losses.distillation import prototype_cross_entropy, sinkhorn
+from jaxrep.losses.geometry import koleo_loss
 from jaxrep.mesh import ROWS, Mesh
 from tests.helpers.loss_oracle import derivative
 

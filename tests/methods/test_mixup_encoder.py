@@ -6,10 +6,10 @@ import pytest
 
 from jaxrep.batch import Field
 from jaxrep.methods.heads import Linear
-from jaxrep.methods.mixup_encoder import MixupEncoder
+from jaxrep.methods.labeled import MixupEncoder
 from jaxrep.objectives.metric_learning import MetricLearning, MixedMetricLearning
 from jaxrep.schedules import Constant
-from jaxrep.views.mixup import MixUp
+from jaxrep.views.fields import MixUp
 from tests.helpers.harness import RECIPE, ctx, exact, tiny
 
 TERMS = {

@@ -9,10 +9,9 @@ import pytest
 
 from jaxrep.batch import INFERENCE
 from jaxrep.encoders.text.text_transformer import TextTransformer
-from jaxrep.methods.sentence_encoder import SentenceEncoder
+from jaxrep.methods.single_encoder import SentenceEncoder
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.objectives.layers import LayerAlignment, SampledLayer, sampled_layer
-from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.objectives.wrappers import LayerAlignment, Matryoshka, SampledLayer, sampled_layer
 from jaxrep.spec import problems, spec
 from jaxrep.views.base import View
 from tests.helpers import harness

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from jaxrep.objectives.base import SeparableTerm, evaluate
-from jaxrep.objectives.classification import CrossEntropy
 from jaxrep.objectives.contrastive import Contrastive, Sigmoid
-from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.objectives.separable import CrossEntropy
+from jaxrep.objectives.wrappers import Matryoshka
 from jaxrep.schedules import Constant, Linear
 from jaxrep.spec import problems, spec
 from tests.helpers.harness import ctx

@@ -10,8 +10,8 @@ from jaxrep.batch import Field
 from jaxrep.encoders.text.triple_transformer import TripleTransformer
 from jaxrep.methods.heads import Linear
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.objectives.fusion import Fused
-from jaxrep.objectives.hinge import Hinge
+from jaxrep.objectives.separable import Hinge
+from jaxrep.objectives.wrappers import Fused
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems, spec
 from tests.helpers.harness import RECIPE, agree, batch, computed, ctx, tiny

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrep.batch import StepContext, normalize
 from jaxrep.losses import mixup
-from jaxrep.objectives.mixup import MixedNegatives, MixedPairs
+from jaxrep.objectives.contrastive import MixedNegatives, MixedPairs
 from jaxrep.spec import problems
 
 B, D = 6, 4

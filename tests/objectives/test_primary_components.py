@@ -10,7 +10,7 @@ from jaxrep.batch import StepContext, normalize
 from jaxrep.losses.contrastive import info_nce
 from jaxrep.losses.pca import reconstruct_from_pca
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.objectives.primary_components import PrimaryComponents
+from jaxrep.objectives.wrappers import PrimaryComponents
 from jaxrep.spec import problems
 
 RNG = np.random.default_rng(0)

@@ -13,7 +13,7 @@ from experiments.multimodal import astrom3
 from experiments.text import two_d_matryoshka
 from jaxrep.batch import StepContext
 from jaxrep.objectives.base import evaluate
-from jaxrep.objectives.layers import sampled_layer
+from jaxrep.objectives.wrappers import sampled_layer
 
 B, D, DEPTH = 6, 5, 4
 RANDOM = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 
 from jaxrep.batch import StepContext
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.objectives.views import AllViews, EachView
+from jaxrep.objectives.wrappers import AllViews, EachView
 
 B, V, D = 5, 3, 4
 RNG = np.random.default_rng(0)

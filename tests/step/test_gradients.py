@@ -19,7 +19,7 @@ from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitBias, LogitScale
 from jaxrep.objectives.base import SeparableTerm, Term
 from jaxrep.objectives.contrastive import Contrastive, Sigmoid
-from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.objectives.wrappers import Matryoshka
 from jaxrep.params import split
 from jaxrep.schedules import Schedule
 from jaxrep.spec import spec

@@ -19,7 +19,7 @@ from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.objectives.base import Term
 from jaxrep.objectives.contrastive import Contrastive, Sigmoid
-from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.objectives.wrappers import Matryoshka
 from jaxrep.optim.optimizers import AdamW
 from jaxrep.optim.rules import Freeze
 from jaxrep.spec import problems, spec

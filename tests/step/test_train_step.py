@@ -10,7 +10,7 @@ import pytest
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitScale
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.objectives.matryoshka import Matryoshka
+from jaxrep.objectives.wrappers import Matryoshka
 from jaxrep.optim.ema import ParameterEma
 from jaxrep.optim.optimizers import AdamW
 from jaxrep.optim.rules import Freeze

@@ -7,8 +7,7 @@ from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter1d
 
 from jaxrep.batch import StepContext
-from jaxrep.views.blur import GaussianBlur, blur
-from jaxrep.views.color import ColorJitter, Solarize
+from jaxrep.views.color import ColorJitter, GaussianBlur, Solarize, blur
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (64, 12, 9, 3), dtype=np.uint8)
 FLOATS = PICTURES.astype(np.float32) / 255

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.views.mixup import MixUp, MixUpFields, pairing
+from jaxrep.views.fields import MixUp, MixUpFields, pairing
 from tests.helpers.harness import ctx
 
 FIELDS: dict[str, Any] = {

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import StepContext
-from jaxrep.views.blur import GaussianBlur
-from jaxrep.views.color import ColorJitter, Grayscale, Solarize
+from jaxrep.views.color import ColorJitter, GaussianBlur, Grayscale, Solarize
 from jaxrep.views.crop import RandomResizedCrop, RandomSquareCrop
+from jaxrep.views.fields import MixUp, MixUpFields
 from jaxrep.views.geometry import Cutout, RandomHorizontalFlip, RandomRotation, RandomTranslate
 from jaxrep.views.mask import BlockMask
-from jaxrep.views.mixup import MixUp, MixUpFields
 
 # Sums of each changed field, weighted by the cosines of 0, 1, 2, …, as version 0.1 computed them.
 PINNED = [

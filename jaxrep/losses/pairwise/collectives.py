@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrep.batch import Array
 from jaxrep.losses.pairwise import pallas, scan
 from jaxrep.losses.pairwise.scan import Bias, Config, Cotangents, Gradients, Rows, Stats
 
@@ -72,22 +71,16 @@ def ring_backward(config: Config, a: Rows, b: Rows, bias: Bias, rows: Cotangents
 
 
 def _all_gather(config: Config, tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.lax.all_gather(x, config.axes, tiled=True), tree)
+    return jax.lax.all_gather(tree, config.axes, tiled=True)
 
 
 def _all_to_all(config: Config, tree: Any) -> Any:
     """Send statistics [B] of all rows of b to the devices of these rows: [n,B/n], one row per sender."""
-
-    def exchange(x: Array) -> Array:
-        return jax.lax.all_to_all(
-            x.reshape(jax.lax.axis_size(config.axes), -1), config.axes, split_axis=0, concat_axis=0
-        )
-
-    return jax.tree.map(exchange, tree)
+    by_device = jax.tree.map(lambda x: x.reshape(jax.lax.axis_size(config.axes), -1), tree)
+    return jax.lax.all_to_all(by_device, config.axes, split_axis=0, concat_axis=0)
 
 
 def _send_to_next(config: Config, tree: Any) -> Any:
     """Send each device's values to the next device of the ring."""
     n = jax.lax.axis_size(config.axes)
-    ring = [(i, (i + 1) % n) for i in range(n)]
-    return jax.tree.map(lambda x: jax.lax.ppermute(x, config.axes, ring), tree)
+    return jax.lax.ppermute(tree, config.axes, [(i, (i + 1) % n) for i in range(n)])

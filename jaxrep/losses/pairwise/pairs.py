@@ -60,9 +60,8 @@ def as_rows(
 
 def extra_rows(x: Extra) -> Rows | None:
     """Return extra rows for ``pairwise_reduce``; None if there are none."""
-    if x is None or not len(x.x if isinstance(x, Rows) else x):
-        return None
-    return as_rows(*x) if isinstance(x, Rows) else as_rows(x)
+    rows = x if x is None or isinstance(x, Rows) else Rows(x)
+    return None if rows is None or not len(rows.x) else as_rows(*rows)
 
 
 def reduce_extra(reduction: Reduction, rows: Rows, extra: Rows, *args: Any, **options: Any) -> Float[Array, " B"]:

@@ -168,9 +168,6 @@ def _split(x: Array) -> Parts:
 
 def _product(x: Parts, y: Parts, axis: int) -> Array:
     """Return the matrix product over the last axis of x and this axis of y, adding the smallest products first."""
-    dot = functools.partial(
-        jax.lax.dot_general,
-        dimension_numbers=(((1,), (axis,)), ((), ())),
-        preferred_element_type=jnp.float32,
-    )
+    dimensions = (((1,), (axis,)), ((), ()))
+    dot = functools.partial(jax.lax.dot_general, dimension_numbers=dimensions, preferred_element_type=jnp.float32)
     return functools.reduce(operator.add, (dot(x[i], y[j]) for i, j in _PRODUCTS))

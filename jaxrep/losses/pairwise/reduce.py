@@ -12,7 +12,6 @@ import functools
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Float
 
 from jaxrep.batch import Array
@@ -66,7 +65,7 @@ _STRATEGIES = {
 }
 
 
-def _on_mesh(strategy: str | None, function: Any, inputs: tuple[P, ...], outputs: Any) -> Any:
+def _on_mesh(strategy: str | None, function: Any, inputs: tuple[jax.P, ...], outputs: Any) -> Any:
     return function if strategy is None else jax.shard_map(function, in_specs=inputs, out_specs=outputs)
 
 
@@ -80,7 +79,7 @@ def _forward(config, strategy, a, b, bias):
         rows, columns = _STRATEGIES[strategy][0](config, a, b, bias)
         return tuple(config.reduction.value(stats) for stats in (rows, columns) if stats is not None)
 
-    out = _on_mesh(strategy, values, (ROWS, ROWS, P()), ROWS)(a, b, bias)
+    out = _on_mesh(strategy, values, (ROWS, ROWS, jax.P()), ROWS)(a, b, bias)
     return out, (a, b, bias, out)
 
 
@@ -92,7 +91,7 @@ def _backward(config, strategy, residuals, by_values):
         return _STRATEGIES[strategy][1](config, a, b, bias, cotangents[0], columns)
 
     cotangents = tuple(zip(values, by_values, strict=True))
-    specs = (ROWS, ROWS, P(), ROWS)
+    specs = (ROWS, ROWS, jax.P(), ROWS)
     d_a, d_b, d_bias = _on_mesh(strategy, derivatives, specs, specs[:3])(a, b, bias, cotangents)
     return Rows(d_a, (None,) * len(a.ids), None), Rows(d_b, (None,) * len(b.ids), None), d_bias  # pyright: ignore
 

@@ -1,16 +1,61 @@
 """The dual encoder: one tower per modality, one joint space (CLIP, ALIGN, SigLIP); also with three towers or more."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import field, replace
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
-from jaxrep.batch import Batch, Field, Outputs, StepContext, require_fields
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrep.batch import Batch, Field, Outputs, StepContext, normalize, require_fields
 from jaxrep.encoders.base import Encoder
+from jaxrep.losses.token_grouping import group_tokens
 from jaxrep.methods.base import Method
-from jaxrep.methods.dual_encoder.token_grouping import NoTokenGrouping, TokenGrouping
-from jaxrep.methods.encode import encode_and_project, merge_outputs
+from jaxrep.methods.encode import encode_and_project, merge_outputs, one_view
 from jaxrep.methods.heads import Head, Linear, LogitBias, LogitScale, NoBias
-from jaxrep.spec import Count, spec
+from jaxrep.spec import Count, Part, Range, spec
+
+
+@spec
+class TokenGrouping(Part):
+    """Project the tokens of one tower by a separate matrix, and pool them for each text of the example (DreamLIP).
+
+    Emits ``<tokens>/grouped`` [B,V,D] per row, so under microbatches only the tokens of one microbatch exist.
+    """
+
+    tokens: str = "image"
+    """The tower of the tokens."""
+    by: str = "text"
+    """The embedding by which tokens are grouped, [B,V,D] or [B,D]."""
+    threshold: Annotated[float, Range(0, below=1)] = 0.0
+    """A token whose cosine, scaled to the range 0 to 1, is below this belongs to no group."""
+
+    def build(self, rngs: nnx.Rngs, *, inputs: tuple[int, int]) -> nnx.Module:
+        """Return the module. ``inputs``: the widths of the tokens and of the joint space."""
+        return Groups(self, Linear(features=inputs[1]).build(rngs, inputs=inputs[0]))
+
+
+@spec
+class NoTokenGrouping(TokenGrouping):
+    """Group no tokens."""
+
+
+class Groups(nnx.Module):
+    """Apply the projection and the pooling."""
+
+    def __init__(self, spec: TokenGrouping, project: Any):
+        self.tokens, self.by, self.threshold, self.project = spec.tokens, spec.by, spec.threshold, project
+
+    def __call__(self, outputs: Outputs) -> Outputs:
+        """Return the pooled tokens; nothing if the tokens or the texts were not encoded."""
+        tokens, texts = outputs.get(f"{self.tokens}/tokens"), outputs.get(self.by)
+        if tokens is None or texts is None:
+            return {}
+        if tokens.ndim != 3:
+            raise ValueError(f"grouping needs the tokens of one image per example, [B,N,D], got {tokens.shape}")
+        local = normalize(self.project(tokens.astype(jnp.float32)))
+        texts = texts if texts.ndim == 3 else texts[:, None]
+        return {f"{self.tokens}/grouped": group_tokens(local, normalize(texts), self.threshold)}
 
 
 @spec
@@ -70,10 +115,7 @@ class DualEncoder(Method):
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         for name, tower in self.encoded.items():
             require_fields(inputs, f"tower '{tower}'", name)
-        parts: dict[str, tuple[Any, Any]] = {}
-        for name, tower in self.towers.items():  # the encoder does not see a second axis [B,V,...]
-            shape = inputs[name].shape[-(tower.rank - 1) :]
-            parts[name] = (tower, replace(inputs[name], shape=shape))
+        parts: dict[str, Any] = {name: (tower, one_view(inputs[name], tower)) for name, tower in self.towers.items()}
         parts |= {f"{name}_head": (self.head(name), tower.features) for name, tower in self.towers.items()}
         parts |= {name: (scale, None) for name, scale in {"scale": self.scale, **self.scales}.items()}
         if not isinstance(self.grouping, NoTokenGrouping):

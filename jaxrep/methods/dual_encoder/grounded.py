@@ -69,9 +69,8 @@ class GroundedDualEncoder(Method):
         }
 
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
-        names = [name for name in TEXTS if name in batch]
-        outputs = [encode_and_project(self, name, self.spec.text, batch, ctx, tower="text") for name in names]
-        return merge_outputs(*outputs, self.encode_regions(batch, ctx) if "image" in batch else {})
+        texts = (encode_and_project(self, x, self.spec.text, batch, ctx, tower="text") for x in TEXTS if x in batch)
+        return merge_outputs(*texts, self.encode_regions(batch, ctx) if "image" in batch else {})
 
     def encode_regions(self, batch: Batch, ctx: StepContext) -> Outputs:
         """Return the outputs of the images, and the query matched with each region."""

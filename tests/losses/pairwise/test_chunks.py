@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.losses.koleo import nearest_other
+from jaxrep.losses.distillation import prototype_cross_entropy, sinkhorn
+from jaxrep.losses.geometry import nearest_other
 from jaxrep.losses.pairwise.chunks import from_chunks, to_chunks
-from jaxrep.losses.prototypes import prototype_cross_entropy, sinkhorn
 from jaxrep.mesh import ROWS, Mesh
 
 

@@ -11,13 +11,13 @@ import pytest
 from jaxrep.batch import INFERENCE
 from jaxrep.methods.dual_encoder.distilled import DistilledDualEncoder
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
-from jaxrep.methods.self_supervised.self_distillation import PrototypeHead
+from jaxrep.methods.self_supervised import PrototypeHead
 from jaxrep.methods.state import Ema
 from jaxrep.model import Model
 from jaxrep.objectives.base import evaluate
 from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.objectives.distillation import Dino
-from jaxrep.objectives.views import EachView
+from jaxrep.objectives.wrappers import EachView
 from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
 from jaxrep.views.crop import RandomResizedCrop

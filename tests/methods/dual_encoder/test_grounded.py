@@ -13,9 +13,9 @@ from jaxrep.batch import INFERENCE, Batch, Field, StepContext
 from jaxrep.encoders.decoders.query_decoder import QueryDecoder
 from jaxrep.losses.boxes import giou
 from jaxrep.methods.dual_encoder.grounded import GroundedDualEncoder
-from jaxrep.objectives.boxes import BoxLoss
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.objectives.views import AllViews
+from jaxrep.objectives.separable import BoxLoss
+from jaxrep.objectives.wrappers import AllViews
 from jaxrep.schedules import Constant
 from jaxrep.spec import spec
 from jaxrep.views.base import View

@@ -11,14 +11,11 @@ from flax import nnx
 from jaxrep.batch import INFERENCE, Field, StepContext, normalize
 from jaxrep.losses.token_grouping import group_tokens
 from jaxrep.mesh import ROWS, Mesh
-from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
-from jaxrep.methods.dual_encoder.token_grouping import TokenGrouping
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder, TokenGrouping
 from jaxrep.methods.heads import LogitScale
-from jaxrep.objectives.contrastive import Contrastive
+from jaxrep.objectives.contrastive import Contrastive, MixedNegatives, MixedPairs
 from jaxrep.objectives.geometry import Alignment, Uniformity
-from jaxrep.objectives.mixup import MixedNegatives, MixedPairs
-from jaxrep.objectives.primary_components import PrimaryComponents
-from jaxrep.objectives.views import AllViews, EachView
+from jaxrep.objectives.wrappers import AllViews, EachView, PrimaryComponents
 from jaxrep.spec import problems
 from jaxrep.step import grad_cache
 from jaxrep.step.shapes import trace_shapes

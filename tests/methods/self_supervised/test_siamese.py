@@ -12,12 +12,11 @@ from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
-from jaxrep.methods.self_supervised.siamese import Projector, Siamese
-from jaxrep.objectives.correlation import BarlowTwins, MixedTwins
+from jaxrep.methods.self_supervised import Projector, Siamese
+from jaxrep.objectives.geometry import BarlowTwins, MixedTwins
 from jaxrep.views.color import ColorJitter
-from jaxrep.views.fields import CopyField
+from jaxrep.views.fields import CopyField, MixUpFields
 from jaxrep.views.geometry import RandomHorizontalFlip
-from jaxrep.views.mixup import MixUpFields
 from tests.helpers import harness
 from tests.helpers.harness import RECIPE, batch
 
