@@ -24,6 +24,8 @@ from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
 from jaxrep.spec import Count, Natural, spec
 from jaxrep.storage import file_version, read_bytes
 
+MAX_PATH = 1024
+"""Most characters of a path or URL."""
 Contents = Mapping[str, bytes]
 """Part of an example -> its bytes."""
 
@@ -236,6 +238,8 @@ def metadata_column(column: list[Any]) -> Any:
 
 def read_beside(folder: str, path: str, place: str) -> bytes:
     """Read the file of one part of an example, as data name it: in ``folder``, or a URL. Raises BadSample."""
+    if len(path) > MAX_PATH:
+        raise BadSample(place, f"it is a text of {len(path):,} characters, and neither bytes nor a path: {path}")
     try:
         content = read_bytes(beside(folder, path), size=MAX_BYTES + 1)
     except (BadShard, UsageError) as error:

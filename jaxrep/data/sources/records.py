@@ -67,9 +67,11 @@ class RecordExamples(ShardedExamples, EncodedExamples):
 
     def content(self, index: int, part: str) -> bytes:
         name, values, place = self._value_names[part], self._read(index, self._cached_record), self.place(index, part)
-        if values.get(name) is None:
+        if name not in values:
             raise BadSample(place, f"it has no {name!r}; there are: {', '.join(values)}")
         value = _single(values[name], place)
+        if value is None or (isinstance(value, float) and np.isnan(value)):
+            raise BadSample(place, "it is null")
         if isinstance(value, bytes):
             return value
         if part == "image" and isinstance(value, str):

@@ -23,7 +23,6 @@ from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.tools.reading import Failures, read_all
 from jaxrep.data.transforms.balance import key_of
-from jaxrep.errors import BadSample
 
 Kind = Literal["dhash", "phash"]
 SIDE = 32
@@ -60,11 +59,9 @@ def fingerprint(examples: Examples, kind: Kind = "dhash") -> Fingerprints:
 
 def _hash(examples: Examples, index: int, hash_pixels: Callable[[np.ndarray], int]) -> tuple[int, int]:
     if isinstance(examples, EncodedExamples):
-        content = examples.content(index, "image")
-        try:
+        with examples.explain_errors(index, "image"):
+            content = examples.content(index, "image")
             pixels = decode_image(content, SIDE, SIDE, HostResize())
-        except ValueError as error:
-            raise BadSample(examples.place(index, "image"), str(error)) from error
     else:
         pixels = examples[index]["image"]
         content = pixels.tobytes()

@@ -287,7 +287,7 @@ def test_label_maps_and_sizes_are_turned_like_images(orientation):
     for content in contents:
         size = open_image(content, upright_size)
         assert size == expected.shape[::-1]
-        np.testing.assert_array_equal(decode_label_map(content, *size[::-1], HostResize()), expected)
+        np.testing.assert_array_equal(decode_label_map(content, size[1], size[0], HostResize()), expected)
 
 
 def _chunk(kind, body):
@@ -310,7 +310,7 @@ METADATA = {
 @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
 def test_metadata_never_cost_pixels_of_a_png(name, mode):
     picture = next(photos.images(1, 40, 30)).convert(mode)
-    content = _bytes(picture, **({"transparency": 3} if mode == "P" else {}))
+    content = _bytes(picture, transparency=3) if mode == "P" else _bytes(picture)
     header = content.index(b"IHDR") + 4 + 13 + 4
     changed = content[:header] + METADATA[name] + content[header:]
     np.testing.assert_array_equal(decode_image(changed, 20, 20), decode_image(content, 20, 20))

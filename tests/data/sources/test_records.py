@@ -127,7 +127,7 @@ def test_images_may_be_paths_or_structures(tmp_path):
     assert actual[:, 0, 0, 0].tolist() == [3, 4]
     examples = ParquetTable(files=f"{tmp_path}/paths.parquet", text="", image_size=SIZE).open()
     assert examples[0]["image"][0, 0, 0] == 3
-    for index, message in ((1, r"none.png cannot be read \(No such file"), (2, "it has no 'image'")):
+    for index, message in ((1, r"none.png cannot be read \(No such file"), (2, "record 2, 'image': it is null")):
         with pytest.raises(BadSample, match=message):
             examples[index]
 
