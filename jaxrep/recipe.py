@@ -50,6 +50,8 @@ class Data:
     """Fraction of examples that may be unreadable (others replace them) before the run stops."""
     skip_failed_shards: bool = execution(False)
     """Whether a shard that stays unreadable is skipped; otherwise the run stops."""
+    allow_changed: bool = execution(False)
+    """Whether a run may go on with data that changed since its checkpoint; otherwise it is refused."""
 
     def problems(self) -> Iterator[str]:
         if (block := self.order.block_size(self.batch_size)) > 0 and self.batch_size % block:

@@ -28,7 +28,7 @@ from jaxrep.params import digests
 from jaxrep.paths import flatten
 from jaxrep.recipe import Checkpointing
 from jaxrep.runs import layout
-from jaxrep.runs.orbax_adapters import AfterUpload, literal_path, silence_orbax
+from jaxrep.runs.orbax_adapters import AfterUpload, end_waiting_threads, literal_path, silence_orbax
 from jaxrep.runs.remote import RemoteMirror, checkpoints_of
 
 LOG = logging.getLogger(__name__)
@@ -239,6 +239,7 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             if not (fault := disk_fault(error)):
                 raise
+            end_waiting_threads()
             time.sleep(0.5)  # other writes under way fail as well, silently as long as the program runs
             kept = [path.name for path in self.directory.glob("[0-9]*") if path.name.isdecimal()]
             left = f"the one of step {max(kept, key=int)} is whole" if kept else "none was written before"

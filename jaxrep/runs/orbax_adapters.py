@@ -5,11 +5,14 @@ import logging
 import re
 import sys
 import tempfile
+import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
+from orbax.checkpoint._src.futures import future
 
 from jaxrep.runs.remote import RemoteMirror
 
@@ -39,6 +42,16 @@ def silence_orbax() -> None:
             hook(dropped)
 
     sys.unraisablehook = without_left_behind
+
+
+def end_waiting_threads() -> None:
+    """End orbax's threads that wait, for ten minutes, for a save that failed before it had a folder."""
+    warnings.filterwarnings("ignore", message="coroutine .* was never awaited")  # what they would have run
+    for thread in threading.enumerate():
+        if isinstance(thread, future._SignalingThread):
+            thread._cancelled = True
+            with contextlib.suppress(Exception):  # the signal was sent meanwhile
+                future.set_signals(thread._receive_signals, operation_id=thread._operation_id)
 
 
 class AfterUpload(ocp.JsonCheckpointHandler):

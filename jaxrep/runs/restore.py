@@ -1,15 +1,16 @@
 """Restore a trained run as a model, without its data and its optimizer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from jaxrep.data.fields import batch_fields
 from jaxrep.errors import UsageError
 from jaxrep.model import Model
 from jaxrep.params import Arrays
 from jaxrep.recipe import Recipe
 from jaxrep.runs.checkpoints import Checkpoints
+from jaxrep.runs.provenance import check_files
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.step.shapes import trace_shapes
@@ -24,6 +25,8 @@ class Restored:
     recipe: Recipe
     arrays: Arrays  # by path
     step: int
+    meta: Mapping[str, Any]
+    """Metadata of the checkpoint."""
 
 
 def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "best"] = "latest") -> Restored:
@@ -35,7 +38,7 @@ def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "b
         at: the latest checkpoint, or the best by the recipe's ``checkpoint.best``.
 
     Raises:
-        UsageError: there is no run, no such checkpoint, or no such weights.
+        UsageError: there is no run, no such checkpoint, or no such weights; or recipe.json was changed.
     """
     run = RunDir(fetch_run(run_dir))
     recipe = run.recipe()
@@ -44,13 +47,14 @@ def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "b
     if step is None:
         evaluated = f" that was evaluated by '{recipe.checkpoint.best}'" if at == "best" else ""
         raise UsageError(f"{run_dir} has no checkpoint{evaluated} yet: train it first")
-    saved = checkpoints.arrays(step)
+    saved, meta = checkpoints.arrays(step), checkpoints.meta(step)
     checkpoints.close()
+    check_files(meta, recipe, None, f"the checkpoint of step {step} in {run}")
     params, ema, non_trainable = (_below(saved, group) for group in ("params", "ema", "non_trainable"))
     if weights == "ema" and not ema:
         raise UsageError(f"{run_dir} keeps no average of its parameters: take weights 'raw'")
     chosen = {"raw": params, "ema": ema}.get(weights) or recipe.ema.weights(ema, params)
-    return Restored(recipe, {**non_trainable, **chosen}, step)
+    return Restored(recipe, {**non_trainable, **chosen}, step, meta)
 
 
 def load_run(
@@ -59,9 +63,9 @@ def load_run(
     """Return a run's model, ready to encode, and its recipe; the arguments are those of ``restore``."""
     folder = fetch_run(run_dir)
     restored = restore(folder, weights, at)
-    data = restored.recipe.data
-    traced = trace_shapes(restored.recipe, batch_fields(data.train, data.tokenizer, data.texts))
+    traced = trace_shapes(restored.recipe)
     tokenizer = RunDir(folder).tokenizer(restored.recipe, tuple)
+    check_files(restored.meta, restored.recipe, tokenizer, f"the checkpoint of step {restored.step} in {folder}")
     return Model(traced.structure, restored.arrays, traced.fields, tokenizer), restored.recipe
 
 

@@ -108,8 +108,7 @@ class RunDir:
                 self._held.enter_context(lock_file(self.path / layout.LOCK))
             if experiment and experiment.path.is_file() and (reason := record(experiment.path)):
                 LOG.warning("later commands on this run will ask for --trust, as it cannot be recorded: %s", reason)
-            if self.exists():
-                self._recognize(recipe)
+            self.check(recipe)
             if not hosts.is_main():
                 return
             copy = self._keep(experiment.path) if experiment and experiment.path.is_file() else None
@@ -135,7 +134,10 @@ class RunDir:
             shutil.copyfile(experiment, copy)
         return copy.name
 
-    def _recognize(self, recipe: Recipe) -> None:
+    def check(self, recipe: Recipe) -> None:
+        """Check that the directory holds no run, or one of the recipe. Raises UsageError."""
+        if not self.exists():
+            return
         before = self.recipe()
         changes = difference(before, recipe)
         if fingerprint(before) != fingerprint(recipe):

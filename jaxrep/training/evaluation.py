@@ -27,7 +27,7 @@ class Evaluator:
 
     def due(self, step: int) -> tuple[Eval, ...]:
         """Return the evaluations that follow a step."""
-        last = step == self._setup.total_steps
+        last = step >= self._setup.total_steps
         return tuple(e for e in self._setup.recipe.evals if last or (e.every_steps and step % e.every_steps == 0))
 
     def __call__(self, step: int, state: TrainState) -> dict[str, float]:

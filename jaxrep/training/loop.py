@@ -1,7 +1,6 @@
 """Train a recipe: the loop, from top to bottom."""
 
 import contextlib
-import errno
 import functools
 import logging
 import shlex
@@ -16,7 +15,7 @@ from jax.sharding import NamedSharding
 from jaxrep import hosts, signals
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.loading.prefetch import Prefetch
-from jaxrep.errors import JaxrepError
+from jaxrep.errors import DISK_ERRNOS, JaxrepError
 from jaxrep.experiment import LoadedExperiment, recipe_json
 from jaxrep.mesh import ROWS
 from jaxrep.recipe import From, Recipe
@@ -25,8 +24,8 @@ from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
-from jaxrep.step.train_step import compile_step
 from jaxrep.step.train_state import TrainState, abstract_state
+from jaxrep.step.train_step import compile_step
 from jaxrep.training import bad_samples
 from jaxrep.training.evaluation import Evaluator
 from jaxrep.training.failures import all_hosts_reach
@@ -38,7 +37,6 @@ from jaxrep.training.warm_start import origin_place, restore_or_initialize
 from jaxrep.training.watchdog import Watchdog
 
 LOG = logging.getLogger(__name__)
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 
 def train(
@@ -70,11 +68,15 @@ def train(
                 return ExitCode.DONE
             return _steps(setup, _train_origins(setup, experiment))
     except OSError as error:
-        if error.errno not in DISK_ERRORS:
+        if error.errno not in DISK_ERRNOS:
             raise
         raise JaxrepError(
             f"{run_dir} cannot be written: {error.strerror}; make room and run the same command to resume"
         ) from error
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise JaxrepError(_too_large(recipe, str(error).splitlines()[0])) from error
 
 
 def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[str, Path]:
@@ -183,7 +185,8 @@ def _save(
 ) -> BadSampleReport:
     """Save a step, and return the bad samples of all hosts; all processes must call this."""
     report = bad_samples.merge_hosts(step, batches, setup.run, functools.partial(make_loader, setup))
-    checkpoints.save(step, state, {"position": batches.position, "bad_samples": report.to_json()}, results)
+    meta = {"position": batches.position, "bad_samples": report.to_json(), **setup.record}
+    checkpoints.save(step, state, meta, results)
     return report
 
 
@@ -222,6 +225,15 @@ def _diverged(checkpoints: Checkpoints, logger: MetricLogger, setup: Setup) -> E
         f"The last good checkpoint is that of step {last}" if last is not None else "There is no checkpoint",
     )
     return ExitCode.DIVERGED
+
+
+def _too_large(recipe: Recipe, words: str) -> str:
+    rows = recipe.microbatch_size or recipe.data.batch_size
+    return (
+        f"the devices have too little memory for {rows} rows at a time ({words[:200]}): lower microbatch_size (it is "
+        f"{recipe.microbatch_size or 'the whole batch'}) or data.batch_size ({recipe.data.batch_size}), or split the "
+        f"parameters over more devices by mesh.fsdp ({recipe.mesh.fsdp}); `jaxrep plan` computes what a step needs"
+    )
 
 
 def _command() -> str:

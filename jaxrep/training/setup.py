@@ -1,22 +1,28 @@
-"""Prepare a run: check the recipe, arrange the devices, claim the run directory, open the data."""
+"""Prepare a run: check the recipe, arrange the devices, open the data, claim the run directory."""
 
 import dataclasses
+import functools
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
+from jaxrep.data.class_texts import read_tables
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.source import Examples
 from jaxrep.data.tokenizers.base import LoadedTokenizer
+from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment
 from jaxrep.mesh import ROWS, local_rows
 from jaxrep.optim.optimizers import Updater
 from jaxrep.recipe import From, Recipe
+from jaxrep.runs import provenance
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.schedules import Schedule
 from jaxrep.spec import join_path, walk
@@ -40,15 +46,27 @@ class Setup:
     updater: Updater
     total_steps: int
 
+    @functools.cached_property
+    def tables(self) -> dict[str, np.ndarray]:
+        """The values of all tables, by path."""
+        return read_tables(self.recipe.data.tables, self.examples, self.tokenizer)
+
+    @functools.cached_property
+    def record(self) -> dict[str, Any]:
+        """What checkpoints hold besides arrays and the position: a run that goes on must find it again."""
+        tables = {path: hashlib.sha256(values.tobytes()).hexdigest() for path, values in self.tables.items()}
+        facts = {"data": self.examples.fingerprint(), "tables": tables, "total_steps": self.total_steps}
+        return provenance.record(self.recipe, self.tokenizer, **facts)
+
 
 def prepare(
     recipe: Recipe, run: RunDir, experiment: LoadedExperiment | None, devices: Sequence[Any] | None = None
 ) -> Setup:
-    """Check a recipe, claim its run directory, and open its data.
+    """Check a recipe, open its data, and claim its run directory.
 
     Raises:
-        UsageError: the recipe, the devices, the origins of ``init`` or the run directory do not fit. Nothing is
-            written before all checks have passed.
+        UsageError: the recipe, the devices, the origins of ``init``, the data or the run directory do not fit.
+            Nothing is written before all checks have passed.
     """
     shapes = validate(recipe)
     mesh = recipe.mesh.build(devices)
@@ -58,8 +76,14 @@ def prepare(
     if not run.exists():  # a resumed run does not read its origins again
         check_init(recipe, shapes)
     check_writers(recipe.log)
-    run.claim(recipe, experiment)
+    run.check(recipe)
     examples = recipe.data.train.open()
+    if len(examples) < recipe.data.batch_size:
+        raise UsageError(
+            f"data.batch_size is {recipe.data.batch_size}, and the training data hold {len(examples)} examples: take a "
+            "smaller batch"
+        )
+    run.claim(recipe, experiment)
     tokenizer = run.tokenizer(recipe, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
     total_steps = recipe.total_steps(len(examples))
     warn_of_lengths(recipe, total_steps)

@@ -12,13 +12,13 @@ import numpy as np
 from flax import nnx
 
 from jaxrep.data.bad_samples import EMPTY_REPORT
-from jaxrep.data.class_texts import read_tables
 from jaxrep.errors import UsageError, hint
 from jaxrep.methods.base import SELF
 from jaxrep.params import Arrays, split
 from jaxrep.pretrained.partial_load import partial_load
 from jaxrep.pretrained.resize import stretch_positions
 from jaxrep.recipe import From, Pretrained, Recipe
+from jaxrep.runs import provenance
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.restore import restore
@@ -39,6 +39,8 @@ def restore_or_initialize(
 ) -> tuple[TrainState, Mapping[str, Any]]:
     """Return the state to train from, and the state of the data (position and bad samples).
 
+    Raises UsageError: the run has other data, another recipe or another vocabulary than its checkpoint.
+
     Args:
         setup: the run.
         checkpoints: its checkpoints; the newest whole one is restored.
@@ -48,13 +50,15 @@ def restore_or_initialize(
     restored = checkpoints.restore_latest(like)
     if restored is not None:
         step, state, data = restored
+        checkpoint = f"the checkpoint of step {step} in {setup.run}"
+        provenance.check_files(data, setup.recipe, setup.tokenizer, checkpoint)
+        provenance.check_data(data, setup.record, checkpoint, setup.recipe.data.allow_changed)
         LOG.info("resuming from step %d of %d", step, setup.total_steps)
         return state, data
     shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
     state = run_jitted_once(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), out_shardings=shardings)
     state = warm_start(setup, state, origins)
-    tables = read_tables(setup.recipe.data.tables, setup.examples, setup.tokenizer)
-    placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in tables.items()}
+    placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in setup.tables.items()}
     state = dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})
     return state, {"position": 0, "bad_samples": EMPTY_REPORT.to_json()}
 
