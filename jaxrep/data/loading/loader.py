@@ -6,7 +6,7 @@ ended.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import absl.flags
@@ -59,7 +59,7 @@ def to_arrays(columns: dict[str, Any], transform: Transform | None = None) -> di
     return {name: value for name, value in columns.items() if isinstance(value, np.ndarray)}
 
 
-class Loader:
+class Loader(Iterator[dict[str, np.ndarray]]):
     """Yield batches without end: dictionaries of arrays with the rows of this host, and ``position`` uint32 [B,2]."""
 
     def __init__(
@@ -108,9 +108,6 @@ class Loader:
         # Arrays from a worker lie in shared memory, which must not outlive the worker.
         self._copies = workers > 0 or self._parts > 1
         self._reads = _read_ahead(chunks, max(self._parts, 2 * threads), threads, workers)
-
-    def __iter__(self) -> "Loader":
-        return self
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Return the next batch. Raises JaxrepError: more than ``max_bad_fraction`` of the examples so far were bad."""

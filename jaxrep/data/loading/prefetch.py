@@ -1,8 +1,10 @@
 """Move batches to the devices before the loop asks for them."""
 
+import contextlib
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from jaxrep.data.loading.loader import Loader
 from jaxrep.mesh import put_batch
 
 
-class Prefetch:
+class Prefetch(Iterator[dict[str, jax.Array]], contextlib.AbstractContextManager["Prefetch"]):
     """Yield the loader's batches on the devices; one thread prepares up to ``ahead`` batches in advance.
 
     ``position`` and ``bad_samples`` belong to the last batch that was returned, so that a checkpoint stores what was
@@ -40,9 +42,6 @@ class Prefetch:
         self.close()
         self._start(loader)
 
-    def __iter__(self) -> "Prefetch":
-        return self
-
     def __next__(self) -> dict[str, jax.Array]:
         if self._closing.is_set():
             raise StopIteration
@@ -61,9 +60,6 @@ class Prefetch:
         """Return the share of each source of a mixture in the examples so far, and the number of bad examples."""
         counts = self._loader.order.source_counts(self.position)
         return {f"data/share/{name}": n / self.position for name, n in counts.items()} | self.bad_samples.metrics()
-
-    def __enter__(self) -> "Prefetch":
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

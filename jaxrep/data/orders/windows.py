@@ -4,7 +4,7 @@ The memory is a few numbers per shard, for any number of examples. Examples that
 the shards of one window, so that few indices and files are in use at a time.
 """
 
-import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt64
@@ -28,8 +28,7 @@ class Windowed(Order):
         return ShuffledWindows(self.seed, np.asarray(examples.shard_ends, np.int64), self.shards)
 
 
-@dataclasses.dataclass(frozen=True)
-class WindowPlan:
+class WindowPlan(NamedTuple):
     """Hold the shards and windows of an epoch."""
 
     key: np.uint64

@@ -5,7 +5,7 @@ What If We Recaption Billions of Web Images with LLaMA-3?, arXiv:2406.08478, sec
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -59,22 +59,20 @@ class SampleCaption(FieldTransform):
         return {self.name: Field((), "str")} | ({f"{self.name}_id": Field((), "int32")} if self._has_ids() else {})
 
     def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        draws = enumerate(zip(*self._draw(len(indices), keys), strict=True))
-        drawn = [_caption(columns, field, row, view) for row, (field, view) in draws]
+        draws = self._draw(len(indices), keys)
+        drawn = [_caption(columns, field, row, view) for row, (field, view) in enumerate(draws)]
         texts = {self.name: [text for text, _ in drawn]}
-        if not set(self._ids()) <= columns.keys():
-            return texts
-        return texts | {f"{self.name}_id": np.array([number for _, number in drawn], np.int32)}
+        return texts | ({f"{self.name}_id": np.array([n for _, n in drawn], np.int32)} if self._has_ids() else {})
 
-    def _draw(self, rows: int, keys: np.ndarray | None) -> tuple[list[str], list[int]]:
+    def _draw(self, rows: int, keys: np.ndarray | None) -> Iterable[tuple[str, int]]:
         """Draw a field per row, and a number that chooses one of its captions."""
         fields = list(self.probabilities)
         if keys is None:
-            return fields[:1] * rows, [0] * rows
+            return [(fields[0], 0)] * rows
         weights = np.array(list(self.probabilities.values()), np.float64)
-        limits = np.cumsum(weights / weights.sum())[:-1]
         draws = splitmix64(keys + np.uint64(SITE))
-        return [fields[i] for i in np.searchsorted(limits, draws / 2**64, side="right")], splitmix64(draws).tolist()
+        chosen = np.searchsorted(np.cumsum(weights / weights.sum())[:-1], draws / 2**64, side="right")
+        return zip([fields[i] for i in chosen], splitmix64(draws).tolist(), strict=True)
 
     def read_column(self, examples: TransformedExamples, name: str) -> Any:
         if name != self.name:
@@ -88,10 +86,8 @@ class SampleCaption(FieldTransform):
         return np.max([examples.inner.sizes(field) for field in self.probabilities], axis=0)
 
 
-def _caption(columns: Mapping[str, Any], name: str, row: int, view: int) -> tuple[str, Any]:
-    """Return one of the captions of a row, and its id or None."""
-    texts, ids = columns[name][row], columns[f"{name}_id"][row] if f"{name}_id" in columns else None
-    if isinstance(texts, str):
-        return texts, ids
+def _caption(columns: Mapping[str, Any], name: str, row: int, view: int) -> tuple[str, int]:
+    """Return one of the captions of a row, and its id if it has one."""
+    texts, ids = as_captions(columns[name][row]), columns.get(f"{name}_id")
     view %= len(texts)
-    return texts[view], None if ids is None else ids[view]
+    return texts[view], 0 if ids is None else np.atleast_1d(ids[row])[view]

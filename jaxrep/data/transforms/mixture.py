@@ -57,7 +57,9 @@ class Mixture(Source):
     def problems(self) -> Iterator[str]:
         if not self.sources:
             yield "sources is empty: there is nothing to mix"
-        for path, weights in self._weightings():
+        given = {"weights": self.weights} if self.weights else {}
+        changed = {f"changes.{i}.weights": change.weights for i, change in enumerate(self.changes)}
+        for path, weights in (given | changed).items():
             if unknown := [name for name in weights if name not in self.sources]:
                 yield f"{path} names {unknown[0]!r}, which is no source; {hint(unknown[0], self.sources)}"
             if not 0 < sum(weights.values()) < math.inf:
@@ -69,12 +71,6 @@ class Mixture(Source):
         for name, source in self.sources.items():
             if isinstance(source, Mixture) and source.one_source_per_batch and not self.one_source_per_batch:
                 yield f"sources.{name} has one source per batch, and its examples would share batches with others"
-
-    def _weightings(self) -> Iterator[tuple[str, Mapping[str, float]]]:
-        if self.weights:
-            yield "weights", self.weights
-        for i, change in enumerate(self.changes):
-            yield f"changes.{i}.weights", change.weights
 
     def _differences(self) -> Iterator[str]:
         fields = {name: source.fields() for name, source in self.sources.items()}
@@ -138,6 +134,10 @@ class MixedExamples(ShardedExamples):
     def shard(self, index: int) -> str:
         part, row = self.find(index)
         return f"{self._shards[part]}: {self._parts[part].shard(row)}"
+
+    def fingerprint(self) -> dict[str, Any]:
+        parts = zip(self._shards, self._parts, strict=True)
+        return {"examples": len(self), "sources": {name: part.fingerprint() for name, part in parts}}
 
     def ordered_indices(self, order: Order, batch_size: int) -> Indices:
         named = zip(self._shards, self._parts, strict=True)

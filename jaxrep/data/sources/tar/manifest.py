@@ -38,16 +38,6 @@ class IndexFolder:
 
     root: str
 
-    @classmethod
-    def beside(cls, shards: str) -> "IndexFolder":
-        """Return the folder of indices next to the shards in the folder ``shards``."""
-        return cls(f"{shards}/{BESIDE}")
-
-    @classmethod
-    def cached(cls, shards: str) -> "IndexFolder":
-        """Return the folder of indices in the cache."""
-        return cls(f"{cache_dir()}/tar/{hashlib.sha256(shards.encode(errors='surrogateescape')).hexdigest()[:32]}")
-
     def index(self, path: str, version: FileVersion) -> ShardIndex:
         """Read the index of a shard; make it if it is missing or of another version of the shard."""
         sidecar = f"{self.root}/{posixpath.basename(path)}.npz"
@@ -71,6 +61,12 @@ class IndexFolder:
         """Add summaries to the manifest, beside those that other processes have written."""
         rows = {name: summary._asdict() for name, summary in {**self.manifest(), **summaries}.items()}
         write_file(f"{self.root}/manifest.json", json.dumps(rows).encode())
+
+
+def index_folders(shards: str) -> list[IndexFolder]:
+    """Return the folders of the indices of shards in a folder: beside them, and in the cache."""
+    digest = hashlib.sha256(shards.encode(errors="surrogateescape")).hexdigest()[:32]
+    return [IndexFolder(f"{shards}/{BESIDE}"), IndexFolder(f"{cache_dir()}/tar/{digest}")]
 
 
 def _content(path: str) -> bytes:
@@ -126,7 +122,7 @@ def _known(paths: Sequence[str], beside: bool, check: bool) -> dict[str, Shard]:
     known: dict[str, Shard] = {}
     for shards, group in itertools.groupby(sorted(paths, key=_folder), _folder):
         by_name = {posixpath.basename(path): path for path in group}
-        for folder in (IndexFolder.beside(shards), *([] if beside else [IndexFolder.cached(shards)])):
+        for folder in index_folders(shards)[: 1 if beside else 2]:
             manifest = folder.manifest()
             listed = [
                 Shard(path, manifest[name], folder)
@@ -155,5 +151,5 @@ def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[Shard]:
 
 
 def _index_one(path: str, beside: bool) -> Shard:
-    folder = (IndexFolder.beside if beside else IndexFolder.cached)(_folder(path))
+    folder = index_folders(_folder(path))[0 if beside else 1]
     return Shard(path, folder.index(path, file_version(path)).summary, folder)
