@@ -12,10 +12,11 @@ of a tuple.
 """
 
 import dataclasses
+import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,17 @@ def parse_source(text: str, defaults: Mapping[str, Any] = types.MappingProxyType
 
 def parse_fields(text: str) -> tuple[type[Source], dict[str, Any]]:
     """Return the class that ``text`` names, and the values of fields that it gives. Raises UsageError."""
-    options = _FIELDS.search(text)
-    where = text[: options.start()] if options else text
+    where, values = _split_fields(text)
     kind, place = split_kind(where)
     if kind not in KINDS:
         raise UsageError(f"{text}: there is no source of kind '{kind}'; {hint(kind, KINDS)}")
     cls, field, _ = KINDS[kind]
-    values = dict(option.split("=", 1) for option in options[0][1:].split(",")) if options else {}
     annotations = typing.get_type_hints(cls)
-    names = [part.name for part in dataclasses.fields(cls)]
-    if unknown := next((name for name in values if name not in names), None):
-        raise UsageError(f"{text}: {cls.__name__} has no field '{unknown}'; {hint(unknown, names)}")
+    declared = {part.name: part for part in dataclasses.fields(cls)}
+    if not place and declared[field].default is dataclasses.MISSING:
+        raise UsageError(f"{text!r} does not say where the data are; a source is {FORMS}")
+    if unknown := next((name for name in values if name not in declared), None):
+        raise UsageError(f"{text}: {cls.__name__} has no field '{unknown}'; {hint(unknown, declared)}")
     fields = {name: _parse_value(annotations[name], value) for name, value in values.items()}
     if kind == "tfds":
         name, slash, fields["split"] = place.rpartition("/")
@@ -90,15 +91,44 @@ def parse_fields(text: str) -> tuple[type[Source], dict[str, Any]]:
     return cls, ({field: place} if place else {}) | fields
 
 
+def _split_fields(text: str) -> tuple[str, dict[str, str]]:
+    """Split KIND:PLACE from its fields. Names of files and folders that exist may look like fields."""
+    start = _start_of_fields(text, 0)
+    start = _start_of_fields(text, _end_of_name(text, start, "/", os.path.isdir))
+    start = _end_of_name(text, start, ",", os.path.exists)
+    fields = text[start + 1 :]
+    return text[:start], dict(field.split("=", 1) for field in fields.split(",")) if fields else {}
+
+
+def _start_of_fields(text: str, begin: int) -> int:
+    options = _FIELDS.search(text, begin)
+    return options.start() if options else len(text)
+
+
+def _end_of_name(text: str, start: int, mark: str, exists: Callable[[str], bool]) -> int:
+    """Return the last place of ``mark`` after ``start``, or the end, up to which a name exists; else ``start``."""
+    ends = (at for at in range(len(text), start, -1) if text[at : at + 1] in (mark, ""))
+    return next((at for at in ends if exists(local(_written_kind(text[:at])[1]))), start)
+
+
+def _written_kind(where: str) -> tuple[str, str]:
+    """Split a kind from its place; it is empty where a file or folder has a name with a colon."""
+    match = _KIND.match(where)
+    if match and not os.path.exists(local(where.partition("/")[0])):
+        return match[1], where[match.end() :]
+    return "", where
+
+
 def split_kind(where: str) -> tuple[str, str]:
     """Return the kind, and the path or name; the kind is written, or follows from the ending. Raises UsageError."""
-    if match := _KIND.match(where):
-        return match[1], where[match.end() :]
+    kind, place = _written_kind(where)
+    if kind:
+        return kind, place
     if where == "openmoji":
         return where, ""
     if kind := ENDINGS.get(Path(where).suffix.lower()):
         return kind, where
-    if where.endswith("/") or Path(local(where)).is_dir():
+    if where.endswith("/") or os.path.isdir(local(where)):
         return "folder", where
     raise UsageError(
         f"{where} is neither a folder nor a file that ends in {', '.join(ENDINGS)}: name what it is, as {FORMS}"
@@ -108,7 +138,7 @@ def split_kind(where: str) -> tuple[str, str]:
 def _parse_value(kind: Any, value: str) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in value.split("+") if part)
-    if kind is bool and value.lower() in ("true", "false"):
+    if bool in (kind, *typing.get_args(kind)) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if kind is int and re.fullmatch(r"-?\d+", value):
         return int(value)

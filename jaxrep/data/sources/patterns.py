@@ -1,6 +1,7 @@
 """Find the files that a pattern names: ``train-{00000..00099}.tar`` (braces), ``*.tar`` (globs), and plain paths."""
 
 import glob
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def files(patterns: str | Sequence[str]) -> list[str]:
     """
     paths = []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        for path in braces(pattern):
+        for path in [pattern] if os.path.isfile(local(pattern)) else braces(pattern):
             matches = _remote_matches(path) if is_remote(path) else _matches(local(path), pattern)
             if not matches:
                 raise UsageError(f"no file matches {(path if is_remote(path) else pattern)!r}")
@@ -34,7 +35,7 @@ def files(patterns: str | Sequence[str]) -> list[str]:
 
 def local(path: str) -> str:
     """Return a path with ``~`` as the home folder, and a URL unchanged."""
-    return path if is_remote(path) else str(Path(path).expanduser())
+    return path if is_remote(path) else str(Path(os.path.expanduser(path)))
 
 
 def folder_of(path: str) -> str:
@@ -105,8 +106,15 @@ def _remote_matches(path: str) -> list[str]:
 
 
 def _matches(path: str, pattern: str) -> list[str]:
-    if Path(path).is_file():  # a file whose name has a bracket means itself
+    if os.path.isfile(path):  # a file whose name has a bracket means itself
         return [path]
     if not glob.has_magic(path):
         raise UsageError(f"there is no file {path}" + (f", from the pattern {pattern!r}" if path != pattern else ""))
-    return [match for match in sorted(glob.glob(path, recursive=True)) if Path(match).is_file()]
+    return [match for match in sorted(glob.glob(_with_literal_folders(path), recursive=True)) if os.path.isfile(match)]
+
+
+def _with_literal_folders(path: str) -> str:
+    """Escape the brackets in the names of leading folders that exist by these names."""
+    folders = [folder for folder in reversed(Path(path).parents) if os.path.isdir(folder)]
+    literal = str(folders[-1]) if folders else ""
+    return glob.escape(literal) + path.removeprefix(literal)

@@ -64,3 +64,20 @@ def test_urls_are_unchanged_and_their_globs_sorted():
 def test_store_without_driver_is_reported():
     with pytest.raises(UsageError, match=r"nosuch://bucket/\*.tar cannot be reached: Protocol not known: nosuch"):
         files("nosuch://bucket/*.tar")
+
+
+@pytest.mark.parametrize("name", ["a b[1]", "[x]", "a{1,2}", "b[!c]/d[0-9]"])
+def test_brackets_of_existing_folders_are_literal(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    for file in ("b.parquet", "a.parquet", "c.txt"):
+        (tmp_path / name / file).touch()
+    pattern = f"{tmp_path}/{name}/*.parquet"
+    if "{" in name:
+        pattern = pattern.replace("*", "a")  # braces are expanded unless the whole path is a file
+    actual = files(pattern)
+    assert actual == [
+        f"{tmp_path}/{name}/{file}" for file in (["a.parquet"] if "{" in name else ["a.parquet", "b.parquet"])
+    ]
+    (tmp_path / "x1").mkdir()
+    (tmp_path / "x1" / "y.parquet").touch()
+    assert files(f"{tmp_path}/x[1]/*.parquet") == [f"{tmp_path}/x1/y.parquet"]  # no folder has this name
