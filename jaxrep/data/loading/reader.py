@@ -100,7 +100,7 @@ class _Rows:
             return
         sentence = (
             f"{error}; it was tried {len(RETRY_WAITS) + 1} times. Bring the shard back and run the same command to go "
-            "on, or skip it by --data.skip-failed-shards"
+            "on, or skip it by --data.skip-failed-shards True"
         )
         if self._reader.single_host:
             raise BadShard(sentence) from error
