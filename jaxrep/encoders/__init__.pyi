@@ -14,9 +14,9 @@ from .image.stem import PatchStem as PatchStem
 from .image.stem import PixelNorm as PixelNorm
 from .image.stem import Stem as Stem
 from .image.vit import ViT as ViT
-from .series.perceptron import Perceptron as Perceptron
-from .series.series_convolutions import SeriesConvolutions as SeriesConvolutions
-from .series.series_transformer import SeriesTransformer as SeriesTransformer
+from .series import Perceptron as Perceptron
+from .series import SeriesConvolutions as SeriesConvolutions
+from .series import SeriesTransformer as SeriesTransformer
 from .text.bert import Bert as Bert
 from .text.text_transformer import TextTransformer as TextTransformer
 from .text.triple_transformer import TripleTransformer as TripleTransformer

@@ -49,6 +49,16 @@ class EncoderOutput:
     batch_stats: Any = None  # new values of the running statistics (batch norm), as an nnx.State of the module
 
 
+def preset(what: str, **fields: Any) -> "classmethod[Any, ..., Any]":
+    """Return a class method that builds an encoder of these fields, and takes fields to change."""
+
+    def build(cls: type[Encoder], **changes: Any) -> Encoder:
+        return cls(**{**fields, **changes})
+
+    build.__doc__ = f"Return {what}."
+    return classmethod(build)
+
+
 @spec
 class Encoder(Part, abc.ABC):
     """Declare an encoder (abstract). The module that it builds is called as ``module(EncoderInputs) -> EncoderOutput``.

@@ -75,31 +75,29 @@ def run_blocks(
     stack: Block,
     h: Array,
     *,
-    mask: Array | None = None,
-    bias: Array | None = None,
-    keys: Array | None = None,
+    spec: "Transformer",
+    mask: Array | None,
+    bias: Array | None,
+    keys: Array | None,
     readout: Callable[[Array], Array],
-    intermediates: tuple[int, ...] = (),
-    remat: Remat = "none",
-    scan: bool = True,
+    intermediates: tuple[int, ...],
 ) -> tuple[Array, dict[int, Array]]:
     """Apply stacked blocks to h [B,N,D]; return the last h, and ``readout(h)`` after the blocks in ``intermediates``.
 
     Intermediates are read inside the scan, so the tokens of no other layer outlive their step.
     """
     graph, params = nnx.split(stack)
-    depth = jax.tree.leaves(params)[0].shape[0]
 
     def apply(h, params, layer):
         block = nnx.merge(graph, params)
         return mesh.constrain(block(h, mask, fold_keys(keys, layer), bias))
 
-    if remat != "none":
-        apply = jax.checkpoint(apply, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    if spec.remat != "none":
+        apply = jax.checkpoint(apply, policy=REMAT_POLICIES[spec.remat], prevent_cse=not spec.scan)
 
-    if not scan:
+    if not spec.scan:
         read = {}
-        for layer in range(depth):
+        for layer in range(spec.depth):
             h = apply(h, jax.tree.map(lambda leaf, layer=layer: leaf[layer], params), layer)
             if layer in intermediates:
                 read[layer] = readout(h)
@@ -114,6 +112,6 @@ def run_blocks(
             return h, None
         return h, jax.lax.cond(wanted, readout, lambda _: jnp.zeros(blank.shape, blank.dtype), h)
 
-    layers = jnp.arange(depth)
+    layers = jnp.arange(spec.depth)
     h, read = jax.lax.scan(step, h, (params, layers, jnp.isin(layers, jnp.array(intermediates, int))))
     return h, {} if read is None else {block: read[block] for block in intermediates}

@@ -36,6 +36,7 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 }
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Shape = tuple[int, ...]
 
 
 def compute_dtype(precision: Precision) -> jnp.dtype:
@@ -45,7 +46,7 @@ def compute_dtype(precision: Precision) -> jnp.dtype:
     return jnp.dtype(precision)
 
 
-def normal(rngs: nnx.Rngs, shape: tuple[int, ...], std: float) -> nnx.Param:
+def normal(rngs: nnx.Rngs, shape: Shape, std: float) -> nnx.Param:
     """Return a float32 parameter drawn from a normal distribution."""
     return nnx.Param(std * jax.random.normal(rngs.params(), shape, jnp.float32))
 
@@ -56,15 +57,7 @@ class Dense(nnx.Module):
     ``std``: standard deviation of the initial kernel; by default one over the root of the fan-in (LeCun).
     """
 
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        inputs: tuple[int, ...],
-        outputs: tuple[int, ...],
-        *,
-        std: float | None = None,
-        bias: bool = True,
-    ):
+    def __init__(self, rngs: nnx.Rngs, inputs: Shape, outputs: Shape, *, std: float | None = None, bias: bool = True):
         self.axes = len(inputs)
         self.kernel = normal(rngs, (*inputs, *outputs), math.prod(inputs) ** -0.5 if std is None else std)
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32)) if bias else None
@@ -144,9 +137,8 @@ class MLP(nnx.Module):
         self.gate = Dense(rngs, (width,), (hidden,), std=up_std) if gated else None
 
     def __call__(self, x: Array) -> Array:
-        if self.gate is None:
-            return self.down(ACTIVATIONS[self.activation](self.up(x)))
-        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
+        activate = ACTIVATIONS[self.activation]
+        return self.down(activate(self.up(x)) if self.gate is None else activate(self.gate(x)) * self.up(x))
 
 
 def dropout(x: Array, rate: float, keys: Array | None) -> Array:
@@ -164,8 +156,8 @@ def fold_keys(keys: Array | None, at: Array | int) -> Array | None:
 
 def attention_mask(valid: Array | None, length: int, *, causal: bool) -> Array | None:
     """Return a bool mask [B or 1,1,N or 1,N] of real (``valid`` [B,N]) and, if ``causal``, past tokens; None: all."""
-    mask = None if valid is None else valid[:, None, None, :]
-    if causal:
-        past = jnp.tril(jnp.ones((length, length), bool))[None, None]
-        mask = past if mask is None else past & mask
-    return mask
+    past = jnp.tril(jnp.ones((length, length), bool))[None, None] if causal else None
+    if valid is None:
+        return past
+    mask = valid[:, None, None, :]
+    return mask if past is None else past & mask

@@ -136,13 +136,12 @@ class TransformerModule(nnx.Module, abc.ABC):
         h, intermediates = run_blocks(
             self.blocks,
             mesh.constrain(dropout(h, spec.dropout, fold_keys(keys, 0))),
+            spec=spec,
             mask=attention_mask(prefix_and_valid, h.shape[1], causal=self.causal),
             bias=self.attention_bias(h.shape[1]),
             keys=fold_keys(keys, 1),
             readout=lambda h: self._pooled(self._normed(h), valid),
             intermediates=inputs.intermediates,
-            remat=spec.remat,
-            scan=spec.scan,
         )
         h = self._normed(h)
         tokens = h[:, self._prefix :]
@@ -179,8 +178,7 @@ class TransformerModule(nnx.Module, abc.ABC):
         """Put class token and registers before h, and return which of all these tokens are real."""
         if not self._prefix:
             return h, valid
-        learned = [] if self.class_token is None else [self.class_token[...][None]]
-        learned += [] if self.registers is None else [self.registers[...]]
+        learned = [jnp.atleast_2d(token[...]) for token in (self.class_token, self.registers) if token is not None]
         prefix = jnp.concatenate(learned).astype(h.dtype)
         h = jnp.concatenate([jnp.broadcast_to(prefix, (h.shape[0], *prefix.shape)), h], axis=1)
         return h, None if valid is None else jnp.pad(valid, ((0, 0), (self._prefix, 0)), constant_values=True)

@@ -62,15 +62,12 @@ class Config:
         choices = tuple(choices)
         return self._checked(name, lambda value: value in choices, f"one of {', '.join(choices)}")
 
-    def channels(self, name: str) -> tuple[float, ...]:
-        """Return one number per color channel."""
+    def pixel_norm(self, mean: str = "mean", std: str = "std") -> PixelNorm:
+        """Return the normalization of pixels, from lists of one number per color channel."""
         numbers = lambda value: all(isinstance(x, int | float) for x in value)  # noqa: E731
         valid = lambda value: isinstance(value, list) and len(value) == 3 and numbers(value)  # noqa: E731
-        return tuple(map(float, self._checked(name, valid, "three numbers")))
-
-    def pixel_norm(self, mean: str = "mean", std: str = "std") -> PixelNorm:
-        """Return the normalization of pixels."""
-        return PixelNorm(mean=self.channels(mean), std=self.channels(std))
+        values = [tuple(map(float, self._checked(name, valid, "three numbers"))) for name in (mean, std)]
+        return PixelNorm(mean=values[0], std=values[1])
 
     def activation(self, name: str = "hidden_act") -> Any:
         """Return jaxrep's name of an activation."""

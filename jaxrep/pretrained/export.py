@@ -15,7 +15,7 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.tokenizers.base import LoadedTokenizer, Tokenizer
 from jaxrep.encoders.base import Encoder
-from jaxrep.encoders.image.stem import PatchStem, PixelNorm
+from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.encoders.transformer import Transformer
@@ -54,7 +54,7 @@ class Layout:
     """Declare how a library writes a family of models."""
 
     name: str
-    config: Callable[[Any, Trained], dict[str, Any]]
+    config: Callable[..., dict[str, Any]]  # of the method, the Trained and its towers by name
     reader: Callable[[Source], Architecture]
     scalars: Mapping[str, tuple[int, ...]]  # shapes of the tensors whose presence the reader checks
     file: str = "config.json"
@@ -68,8 +68,9 @@ def export(trained: Trained, layout: Layout, folder: Path) -> None:
         UsageError: the layout cannot express the model; nothing is written then.
     """
     method = exportable(trained)
-    transform = _transform(trained)
-    config = layout.config(method, trained)
+    towers: Mapping[str, Any] = method.towers if isinstance(method, DualEncoder) else {"image": method.encoder}
+    transform = _transform(towers["image"], trained.image_size)
+    config = layout.config(method, trained, **towers)
     entries = {name: Entry(shape, "F32", folder) for name, shape in layout.scalars.items()}
     source = Source(folder, Config(config, folder / layout.file), Tensors(entries, folder), transform)
     architecture = layout.reader(source)
@@ -77,15 +78,14 @@ def export(trained: Trained, layout: Layout, folder: Path) -> None:
     shapes = {path: value.shape for path, value in trained.arrays.items()}
     maps = mapping.active(architecture.table, shapes, f"the layout of {layout.name}")
     tensors = mapping.save(maps, trained.arrays)
-    if isinstance(method, DualEncoder):
-        reads_padding = _towers(method)[1].end == "never"
-        write_tokenizer(trained.tokenizer, trained.loaded, folder, reads_padding=reads_padding)
+    if "text" in towers:
+        write_tokenizer(trained.tokenizer, trained.loaded, folder, reads_padding=towers["text"].end == "never")
     write(folder, tensors, layout.stem)
     for name, content in ((layout.file, config), ("preprocessor_config.json", _processor(transform))):
         (folder / name).write_text(json.dumps(content, indent=1) + "\n")
 
 
-def exportable(trained: Trained) -> Method:
+def exportable(trained: Trained) -> DualEncoder | SingleEncoder:
     """Return the method without fields that only training reads, and with its defaults made explicit."""
     method = trained.method
     if isinstance(method, SingleEncoder):
@@ -129,12 +129,9 @@ def _check_equal(trained: Method, described: Method, layout: Layout) -> None:
             )
 
 
-def _transform(trained: Trained) -> ImageTransform:
+def _transform(image: ViT, side: int) -> ImageTransform:
     """Return the layouts' nearest transform to ``Model.preprocess``: a center crop, resized by means over pixels."""
-    side = trained.image_size
-    towers = getattr(trained.method, "towers", {})
-    pixels = getattr(towers.get("image", getattr(trained.method, "encoder", None)), "pixels", PixelNorm())
-    return ImageTransform(height=side, width=side, shorter=side, filter="bilinear", pixels=pixels)
+    return ImageTransform(height=side, width=side, shorter=side, filter="bilinear", pixels=image.pixels)
 
 
 def _processor(transform: ImageTransform) -> dict[str, Any]:
@@ -175,45 +172,37 @@ def _text(tower: TextTransformer, trained: Trained) -> dict[str, Any]:
     return {**_size(tower), "vocab_size": field.classes, "max_position_embeddings": field.shape[0], **ids}
 
 
-def _towers(method: DualEncoder) -> tuple[ViT, TextTransformer]:
-    image, text = method.towers["image"], method.towers["text"]
-    assert isinstance(image, ViT) and isinstance(text, TextTransformer), "exportable has checked it"
-    return image, text
-
-
 def _end(text: TextTransformer) -> int:
     """Return the id that ends a text, or the id by which old files mean the highest."""
     return text.end if isinstance(text.end, int) else clip.LEGACY_EOS
 
 
-def _clip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
-    image, text = _towers(method)
+def _clip(method: DualEncoder, trained: Trained, image: ViT, text: TextTransformer) -> dict[str, Any]:
     dim = {"projection_dim": method.dim}
-    vision, language = {**_image(image, trained), **dim}, {**_text(text, trained), **dim, "eos_token_id": _end(text)}
-    kind = {"model_type": "clip", "architectures": ["CLIPModel"], **dim}
-    return {**kind, "vision_config": vision, "text_config": language}
+    towers = {
+        "vision_config": {**_image(image, trained), **dim},
+        "text_config": {**_text(text, trained), **dim, "eos_token_id": _end(text)},
+    }
+    return {"model_type": "clip", "architectures": ["CLIPModel"], **dim, **towers}
 
 
-def _siglip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
-    image, text = _towers(method)
+def _siglip(method: DualEncoder, trained: Trained, image: ViT, text: TextTransformer) -> dict[str, Any]:
     end = {"projection_size": method.dim, "eos_token_id": trained.loaded.eos or 1}
     towers = {"vision_config": _image(image, trained), "text_config": {**_text(text, trained), **end}}
     return {"model_type": "siglip", "architectures": ["SiglipModel"], **towers}
 
 
-def _vit(method: SingleEncoder, trained: Trained) -> dict[str, Any]:
-    encoder: Any = method.encoder
-    kind = {"model_type": "vit", "architectures": ["ViTModel"], "qkv_bias": encoder.qkv_bias}
-    return {**kind, **_image(encoder, trained)}
+def _vit(method: SingleEncoder, trained: Trained, image: ViT) -> dict[str, Any]:
+    kind = {"model_type": "vit", "architectures": ["ViTModel"], "qkv_bias": image.qkv_bias}
+    return {**kind, **_image(image, trained)}
 
 
-def _open_clip(method: DualEncoder, trained: Trained) -> dict[str, Any]:
-    image, text = _towers(method)
-    field = trained.fields["text"]
+def _open_clip(method: DualEncoder, trained: Trained, image: ViT, text: TextTransformer) -> dict[str, Any]:
+    field, stem = trained.fields["text"], image.stem
     vision_cfg = {
         **_open_clip_size(image),
         "head_width": image.width // image.heads,
-        "patch_size": image.stem.patch,  # pyright: ignore[reportAttributeAccessIssue]
+        "patch_size": stem.patch,  # pyright: ignore[reportAttributeAccessIssue]
         "image_size": trained.image_size,
         "no_ln_pre": not image.embed_norm,
     }
@@ -267,14 +256,13 @@ def single_tower(trained: Trained, part: str) -> Trained:
     Raises:
         UsageError: the model has no encoder of that name.
     """
-    encoders = {
-        name: spec for name, (spec, _) in trained.method.parts(trained.fields).items() if isinstance(spec, Encoder)
-    }
+    parts = trained.method.parts(trained.fields).items()
+    encoders = {name: spec for name, (spec, _) in parts if isinstance(spec, Encoder)}
     if part not in encoders:
         name = type(trained.method).__name__
         raise UsageError(f"--part {part} names no encoder of {name}; {hint(part, encoders)}")
-    prefix = f"{part}/"
-    arrays = {
-        f"image/{path.removeprefix(prefix)}": value for path, value in trained.arrays.items() if path.startswith(prefix)
+    own = {
+        path.removeprefix(f"{part}/"): value for path, value in trained.arrays.items() if path.startswith(f"{part}/")
     }
+    arrays = {f"image/{path}": value for path, value in own.items()}
     return dataclasses.replace(trained, method=SingleEncoder(name="image", encoder=encoders[part]), arrays=arrays)

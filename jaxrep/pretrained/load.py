@@ -14,7 +14,7 @@ from jaxrep.errors import UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import Structure, split
-from jaxrep.pretrained import bert, clip, dinov2, efficientnet, mapping, open_clip, resnet, sentence, siglip, vit
+from jaxrep.pretrained import bert, clip, mapping, open_clip, sentence, siglip, timm, vit
 from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import read_transform
@@ -31,16 +31,13 @@ READERS: Mapping[str, Reader] = {
     "siglip_vision_model": siglip.read_image,
     "siglip_text_model": siglip.read_text,
     "vit": vit.read,
-    "dinov2": dinov2.read,
-    "dinov2_with_registers": dinov2.read,
+    "dinov2": vit.read_dinov2,
+    "dinov2_with_registers": vit.read_dinov2,
     **dict.fromkeys(bert.VARIANTS, bert.read),
 }
 """By the ``model_type`` of config.json."""
 
-TIMM: Mapping[str, Reader] = {
-    **dict.fromkeys(resnet.ARCHITECTURES, resnet.read),
-    **dict.fromkeys(efficientnet.ARCHITECTURES, efficientnet.read),
-}
+TIMM: Mapping[str, Reader] = dict.fromkeys(timm.ARCHITECTURES, timm.read)
 """By the ``architecture`` of timm's config.json, which has no model_type."""
 
 OPEN_CLIP = "open_clip_config.json"

@@ -31,6 +31,7 @@ from jaxrep.pretrained.tensors import FLOATS, Tensors, listed
 Shape = tuple[int, ...]
 LAYER = "{layer}"
 PARTS = ("query", "key", "value")
+HEADS = "d (h k) -> h k d"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,11 +147,11 @@ def under(table: Iterable[WeightMap], tensor: str = "", parameter: str = "") -> 
 # Tables of common layers ----------------------------------------------------------------------------------------------
 
 
-def linear(tensor: str, parameter: str) -> Table:
-    """Map a dense layer from one axis to one axis, with its bias; ``parameter`` may be empty."""
+def linear(tensor: str, parameter: str, axes: str = "o i -> i o", bias_axes: str = "") -> Table:
+    """Map a dense layer, by default from one axis to one axis, with its bias; ``parameter`` may be empty."""
     prefix = f"{parameter}/" if parameter else ""
-    kernel = WeightMap(f"{tensor}.weight", f"{prefix}kernel", "o i -> i o")
-    return kernel, WeightMap(f"{tensor}.bias", f"{prefix}bias")
+    kernel = WeightMap(f"{tensor}.weight", f"{prefix}kernel", axes)
+    return kernel, WeightMap(f"{tensor}.bias", f"{prefix}bias", bias_axes)
 
 
 def norm(tensor: str, parameter: str) -> Table:
@@ -158,19 +159,14 @@ def norm(tensor: str, parameter: str) -> Table:
     return WeightMap(f"{tensor}.weight", f"{parameter}/scale"), WeightMap(f"{tensor}.bias", f"{parameter}/bias")
 
 
-def output_projection(tensor: str) -> Table:
-    """Map the dense layer after attention, whose input is the concatenation of the heads, to ``attention/out``."""
-    kernel = WeightMap(f"{tensor}.weight", "attention/out/kernel", "d (h k) -> h k d")
-    return kernel, WeightMap(f"{tensor}.bias", "attention/out/bias")
-
-
 def attention(pattern: str, out: str, names: Sequence[str] = PARTS) -> Table:
-    """Map self-attention to ``attention/``; queries, keys and values are the layers ``pattern`` with these names."""
-    table = output_projection(out)
-    for tensor, part in zip(map(pattern.format, names), PARTS, strict=True):
-        kernel = WeightMap(f"{tensor}.weight", f"attention/{part}/kernel", "(h k) d -> d h k")
-        table += (kernel, WeightMap(f"{tensor}.bias", f"attention/{part}/bias", "(h k) -> h k"))
-    return table
+    """Map self-attention to ``attention/``; queries, keys and values are the layers ``pattern`` with these names.
+
+    The input of the layer ``out`` is the concatenation of the heads.
+    """
+    tensors = dict(zip(PARTS, map(pattern.format, names), strict=True))
+    parts = (linear(name, f"attention/{part}", "(h k) d -> d h k", "(h k) -> h k") for part, name in tensors.items())
+    return (*linear(out, "attention/out", HEADS), *itertools.chain(*parts))
 
 
 def fused_attention(tensor: str) -> Table:
@@ -179,7 +175,7 @@ def fused_attention(tensor: str) -> Table:
     return (
         WeightMap(f"{tensor}.in_proj_weight", kernels, "(n h k) d -> n d h k"),
         WeightMap(f"{tensor}.in_proj_bias", biases, "(n h k) -> n h k"),
-        *output_projection(f"{tensor}.out_proj"),
+        *linear(f"{tensor}.out_proj", "attention/out", HEADS),
     )
 
 

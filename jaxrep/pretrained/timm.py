@@ -1,16 +1,36 @@
-"""Folders of timm: config.json names an architecture, and its ``pretrained_cfg`` states the image transform."""
+"""ResNet (He et al. 2016, arXiv:1512.03385) and EfficientNet (Tan & Le 2019, arXiv:1905.11946) in the layout of timm.
+
+config.json names an architecture, and its ``pretrained_cfg`` states the image transform. EfficientNets were trained in
+PyTorch, or (``tf_``) in TensorFlow, with its padding and norm epsilon.
+"""
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
-from jaxrep.encoders.image.convnet import ConvNet
+from jaxrep.encoders.image.convolution import BatchNorm
+from jaxrep.encoders.image.efficientnet import STAGES, EfficientNet
+from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import Filter, ImageTransform
-from jaxrep.pretrained.mapping import Table, WeightMap
+from jaxrep.pretrained.mapping import Table, WeightMap, linear, under
+
+PRESETS = {name: getattr(EfficientNet, name) for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")}
+
+ARCHITECTURES: Mapping[str, ResNet | EfficientNet] = {
+    "resnet18": ResNet.resnet18(),
+    "resnet26": ResNet(depths=(2, 2, 2, 2)),
+    "resnet34": ResNet(depths=(3, 4, 6, 3), bottleneck=False),
+    "resnet50": ResNet.resnet50(),
+    "resnet101": ResNet(depths=(3, 4, 23, 3)),
+    "resnet152": ResNet(depths=(3, 8, 36, 3)),
+    **{f"efficientnet_{name}": preset(symmetric=True, norm=BatchNorm()) for name, preset in PRESETS.items()},
+    **{f"tf_efficientnet_{name}": preset() for name, preset in PRESETS.items()},
+}
+"""By the ``architecture`` of config.json."""
 
 DEFAULTS = dict(
     input_size=None,
@@ -38,15 +58,60 @@ def conv_norm(conv: str, norm: str, parameter: str) -> Table:
     )
 
 
-def read(source: Source, encoder: ConvNet, table: Table, ignored: Sequence[str]) -> Architecture:
-    """Return the architecture of an encoder, whose features are the mean over space; no classifier is read.
+RESIDUAL: Table = (
+    *conv_norm("conv1", "bn1", "layers/0"),
+    *conv_norm("conv2", "bn2", "layers/1"),
+    *conv_norm("conv3", "bn3", "layers/2"),
+    *conv_norm("downsample.0", "downsample.1", "shortcut"),
+)
+EXCITE: Table = (
+    *linear("se.conv_reduce", "excite/reduce", "o i 1 1 -> i o"),
+    *linear("se.conv_expand", "excite/expand", "o i 1 1 -> i o"),
+)
+FIRST: Table = (*conv_norm("conv_dw", "bn1", "depthwise/layer"), *EXCITE, *conv_norm("conv_pw", "bn2", "project"))
+"""Block of EfficientNet's first stage, which has no expansion."""
+INVERTED: Table = (
+    *conv_norm("conv_pw", "bn1", "expand/layer"),
+    *conv_norm("conv_dw", "bn2", "depthwise/layer"),
+    *EXCITE,
+    *conv_norm("conv_pwl", "bn3", "project"),
+)
 
-    ``ignored`` holds patterns of the classifier's tensors.
+
+def numbered(blocks: Iterable[tuple[str, Table]]) -> Table:
+    """Return the tables of blocks by name; timm numbers blocks within their stage, jaxrep over all stages."""
+    return tuple(entry for i, (name, block) in enumerate(blocks) for entry in under(block, name, f"blocks/{i}/"))
+
+
+def resnet_table(encoder: ResNet) -> Table:
+    """Return the table of a ResNet."""
+    names = (f"layer{stage}.{n}." for stage, depth in enumerate(encoder.depths, 1) for n in range(depth))
+    return *conv_norm("conv1", "bn1", "stem/layer"), *numbered((name, RESIDUAL) for name in names)
+
+
+def efficientnet_table(encoder: EfficientNet) -> Table:
+    """Return the table of an EfficientNet."""
+    blocks = (
+        (f"blocks.{i}.{n}.", FIRST if stage.expand == 1 else INVERTED)
+        for i, stage in enumerate(STAGES[: encoder.stages])
+        for n in range(math.ceil(stage.repeats * encoder.depth_factor))
+    )
+    ends = *conv_norm("conv_stem", "bn1", "stem/layer"), *conv_norm("conv_head", "bn2", "head/layer")
+    return *ends, *numbered(blocks)
+
+
+def read(source: Source) -> Architecture:
+    """Read one of ``ARCHITECTURES``, whose features are the mean over space; no classifier is read.
 
     Raises:
         UsageError: the folder changes the model in another way.
     """
     config = source.config
+    encoder = ARCHITECTURES[config.values["architecture"]]
+    if isinstance(encoder, ResNet):
+        table, classifier = resnet_table(encoder), "fc.*"
+    else:
+        table, classifier = efficientnet_table(encoder), "classifier.*"
     config.expect(global_pool="avg")
     changes = config.part("model_args", {})
     if unsupported := sorted(set(changes.values) - WITHOUT_EFFECT):
@@ -56,7 +121,7 @@ def read(source: Source, encoder: ConvNet, table: Table, ignored: Sequence[str])
     changes.expect(global_pool="avg", in_chans=3)
     transform = _transform(config.part("pretrained_cfg", config.values))
     tower = Tower(dataclasses.replace(encoder, pixels=transform.pixels), transform.field, table, transform=transform)
-    return single("image", tower, ignored=(*ignored, *IGNORED))
+    return single("image", tower, ignored=(classifier, *IGNORED))
 
 
 def _transform(config: Config) -> ImageTransform:

@@ -75,12 +75,11 @@ def pipeline(spec: Tokenizer, loaded: LoadedTokenizer) -> tokenizers.Tokenizer:
 
 def _byte_pipeline() -> tokenizers.Tokenizer:
     """Return byte-level BPE without merges, where each byte is an id."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    # GPT-2's alphabet: a printable byte is its own character.
-    alphabet = {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
-    vocabulary = {**SPECIAL, **{character: byte + UNKNOWN for byte, character in alphabet.items()}}
-    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, []))
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # GPT-2's alphabet: a printable byte is its own character, and the other bytes follow in order.
+    values = sorted(range(256), key=lambda byte: chr(byte) not in alphabet)
+    ids = {character: byte + UNKNOWN for character, byte in zip(alphabet, values, strict=True)}
+    tokenizer = tokenizers.Tokenizer(models.BPE({**SPECIAL, **ids}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return tokenizer
 

@@ -98,9 +98,8 @@ class DecoderBlock(nnx.Module):
         self.norm2 = LayerNorm(width, spec.norm_epsilon)
         self.cross_attention = Attention(rngs, width, spec.heads, out_std=out_std)
         self.norm3 = LayerNorm(width, spec.norm_epsilon)
-        self.mlp = MLP(
-            rngs, width, hidden, activation=spec.activation, up_std=(2 * width) ** -0.5, down_std=hidden**-0.5
-        )
+        up_std, down_std = (2 * width) ** -0.5, hidden**-0.5
+        self.mlp = MLP(rngs, width, hidden, activation=spec.activation, up_std=up_std, down_std=down_std)
 
     def __call__(self, h: Array, queries: Array, tokens: Array, keys: Array | None = None) -> Array:
         """Map h and queries [B,Q,D] and tokens [B,N,D] to [B,Q,D]. ``keys`` [B]: keys of the dropout."""
@@ -108,10 +107,7 @@ class DecoderBlock(nnx.Module):
         def branch(h: Array, norm: LayerNorm, layer: Callable[[Array], Array], site: int) -> Array:
             return h + dropout(layer(norm(h)), self.dropout, fold_keys(keys, site))
 
-        def self_attention(x: Array) -> Array:
-            return self.attention(x + queries, x + queries, values=x)
-
-        h = branch(h, self.norm1, self_attention, 0)
+        h = branch(h, self.norm1, lambda x: self.attention(x + queries, x + queries, values=x), 0)
         h = branch(h, self.norm2, lambda x: self.cross_attention(x + queries, tokens), 1)
         return branch(h, self.norm3, self.mlp, 2)
 

@@ -7,7 +7,7 @@ cores and five residual blocks, value and gradient take 8.2 s scanned and 0.2 s 
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,6 @@ from jaxrep.encoders.image.convolution import BatchNorm, Norm
 from jaxrep.encoders.image.stem import PixelNorm, check_image
 from jaxrep.encoders.layers import Precision, compute_dtype, fold_keys
 from jaxrep.spec import execution, spec
-
-M = TypeVar("M", bound=nnx.Module)
 
 
 @spec
@@ -78,8 +76,10 @@ class ConvNetModule(nnx.Module):
         inputs.check_intermediates(len(self.blocks))
         if not inputs.ctx.training:
             return self._encode(inputs)
-        output, batch_stats = run_and_record(self, lambda module: module._encode(inputs))
-        return dataclasses.replace(output, batch_stats=batch_stats)
+        copy = nnx.clone(self)
+        output = copy._encode(inputs)
+        batch_stats = jax.lax.stop_gradient(nnx.state(copy, nnx.BatchStat))
+        return dataclasses.replace(output, batch_stats=batch_stats if jax.tree.leaves(batch_stats) else None)
 
     def _encode(self, inputs: EncoderInputs) -> EncoderOutput:
         training, keys = inputs.ctx.training, inputs.keys("stochastic_depth", self.spec.stochastic_depth)
@@ -102,11 +102,3 @@ def run_block(block: nnx.Module, h: Array, training: bool, keys: Array | None) -
 def pooled(h: Array) -> Array:
     """Return the float32 mean over space, [B,H,W,D] -> [B,D]."""
     return reduce(h.astype(jnp.float32), "b h w d -> b d", "mean")
-
-
-def run_and_record(module: M, run: Callable[[M], EncoderOutput]) -> tuple[EncoderOutput, nnx.State | None]:
-    """Return ``run(copy of module)``, and the copy's batch statistics afterwards (None without any); no gradient."""
-    copy = nnx.clone(module)
-    output = run(copy)
-    batch_stats = nnx.state(copy, nnx.BatchStat)
-    return output, jax.lax.stop_gradient(batch_stats) if jax.tree.leaves(batch_stats) else None

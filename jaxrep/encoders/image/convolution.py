@@ -128,13 +128,9 @@ class Conv(nnx.Module):
         self.kernel = normal(rngs, (kernel, kernel, inputs // groups, outputs), math.sqrt(2 / fan_out))
 
     def __call__(self, x: Array) -> Array:
+        kernel, strides, layout = self.kernel[...].astype(x.dtype), (self.stride,) * 2, ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...].astype(x.dtype),
-            (self.stride, self.stride),
-            self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
+            x, kernel, strides, self.padding, dimension_numbers=layout, feature_group_count=self.groups
         )
 
 

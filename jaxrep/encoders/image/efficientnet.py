@@ -1,16 +1,15 @@
 """EfficientNet (Tan & Le 2019, arXiv:1905.11946): inverted bottlenecks scaled in width, depth and pixels at once."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import DropRate
+from jaxrep.encoders.base import DropRate, preset
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule, pooled
 from jaxrep.encoders.image.convolution import BatchNorm, Conv, ConvNorm, Norm, drop_branch
 from jaxrep.encoders.layers import Dense
@@ -52,16 +51,6 @@ class BlockShape(NamedTuple):
     stride: int
 
 
-def _preset(model: str, width: float, depth: float) -> "classmethod[EfficientNet, ..., EfficientNet]":
-    """Return a class method that builds a model of the paper and takes fields to change."""
-
-    def preset(cls: "type[EfficientNet]", **changes: Any) -> "EfficientNet":
-        return dataclasses.replace(cls(width_factor=width, depth_factor=depth), **changes)
-
-    preset.__doc__ = f"Return {model}."
-    return classmethod(preset)
-
-
 @spec
 class EfficientNet(ConvNet):
     """Encode images by EfficientNet. Presets take fields to change: ``EfficientNet.b3(head_conv=False)``."""
@@ -81,15 +70,19 @@ class EfficientNet(ConvNet):
     stochastic_depth: DropRate = 0.2
     """Probability that training drops a row's last residual branch; it rises linearly from 0 at the first block."""
 
-    b0 = _preset("EfficientNet-B0 for 224 pixels", 1.0, 1.0)
-    b1 = _preset("EfficientNet-B1 for 240 pixels", 1.0, 1.1)
-    b2 = _preset("EfficientNet-B2 for 260 pixels", 1.1, 1.2)
-    b3 = _preset("EfficientNet-B3 for 300 pixels", 1.2, 1.4)
-    b4 = _preset("EfficientNet-B4 for 380 pixels", 1.4, 1.8)
-    b5 = _preset("EfficientNet-B5 for 456 pixels", 1.6, 2.2)
-    b6 = _preset("EfficientNet-B6 for 528 pixels", 1.8, 2.6)
-    b7 = _preset("EfficientNet-B7 for 600 pixels", 2.0, 3.1)
-    l2 = _preset("EfficientNet-L2 for 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)", 4.3, 5.3)
+    b0 = preset("EfficientNet-B0 for 224 pixels", width_factor=1.0, depth_factor=1.0)
+    b1 = preset("EfficientNet-B1 for 240 pixels", width_factor=1.0, depth_factor=1.1)
+    b2 = preset("EfficientNet-B2 for 260 pixels", width_factor=1.1, depth_factor=1.2)
+    b3 = preset("EfficientNet-B3 for 300 pixels", width_factor=1.2, depth_factor=1.4)
+    b4 = preset("EfficientNet-B4 for 380 pixels", width_factor=1.4, depth_factor=1.8)
+    b5 = preset("EfficientNet-B5 for 456 pixels", width_factor=1.6, depth_factor=2.2)
+    b6 = preset("EfficientNet-B6 for 528 pixels", width_factor=1.8, depth_factor=2.6)
+    b7 = preset("EfficientNet-B7 for 600 pixels", width_factor=2.0, depth_factor=3.1)
+    l2 = preset(
+        "EfficientNet-L2 for 800 pixels (Xie et al. 2020, arXiv:1911.04252, appendix A.2)",
+        width_factor=4.3,
+        depth_factor=5.3,
+    )
 
     @property
     def features(self) -> int:
@@ -132,8 +125,7 @@ class EfficientNetModule(ConvNetModule):
         self.blocks = nnx.List(
             [MBConv(rngs, spec, shape, spec.stochastic_depth * i / len(shapes)) for i, shape in enumerate(shapes)]
         )
-        head = Conv(rngs, shapes[-1].outputs, spec.features) if spec.head_conv else None
-        self.head = None if head is None else ConvSwish(head, spec.norm)
+        self.head = ConvSwish(Conv(rngs, shapes[-1].outputs, spec.features), spec.norm) if spec.head_conv else None
 
 
 class ConvSwish(nnx.Module):

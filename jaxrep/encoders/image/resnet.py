@@ -1,14 +1,14 @@
 """ResNet (He et al. 2016, arXiv:1512.03385), with the stride in the 3 x 3 convolution (the variant known as v1.5)."""
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Field
+from jaxrep.encoders.base import preset
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule
 from jaxrep.encoders.image.convolution import Conv, ConvNorm, blur, drop_branch
 from jaxrep.spec import Count, spec
@@ -29,15 +29,8 @@ class ResNet(ConvNet):
     blur: bool = False
     """Whether to smooth before every strided convolution of the blocks (Zhang 2019), as FFCV's ImageNet recipes do."""
 
-    @classmethod
-    def resnet18(cls, **changes: Any) -> Self:
-        """Return ResNet-18: 11 M parameters, features of width 512."""
-        return dataclasses.replace(cls(depths=(2, 2, 2, 2), bottleneck=False), **changes)
-
-    @classmethod
-    def resnet50(cls, **changes: Any) -> Self:
-        """Return ResNet-50: 24 M parameters, features of width 2048."""
-        return dataclasses.replace(cls(), **changes)
+    resnet18 = preset("ResNet-18: 11 M parameters, features of width 512", depths=(2, 2, 2, 2), bottleneck=False)
+    resnet50 = preset("ResNet-50: 24 M parameters, features of width 2048")
 
     @property
     def expansion(self) -> int:
@@ -105,15 +98,15 @@ class Residual(nnx.Module):
         convs = [Conv(rngs, n, m, k, stride=s, symmetric=True) for n, m, k, s in shapes]
         self.layers = nnx.List([ConvNorm(conv, spec.norm) for conv in convs])
         same = inputs == outputs and stride == 1
-        shortcut = None if same else Conv(rngs, inputs, outputs, stride=stride, symmetric=True)
-        self.shortcut = None if shortcut is None else ConvNorm(shortcut, spec.norm)
+        self.shortcut = (
+            None if same else ConvNorm(Conv(rngs, inputs, outputs, stride=stride, symmetric=True), spec.norm)
+        )
 
     def __call__(self, h: Array, training: bool, keys: Array | None = None) -> Array:
         """Map h [B,H,W,C]; ``keys`` [B]: keys of the stochastic depth."""
         y = h
         for i, layer in enumerate(self.layers):
-            y = y if i == 0 else jax.nn.relu(y)
-            y = layer(self._smooth(y, layer), training)
+            y = layer(self._smooth(jax.nn.relu(y) if i else y, layer), training)
         if self.shortcut is not None:
             h = self.shortcut(self._smooth(h, self.shortcut), training)
         return jax.nn.relu(h + drop_branch(y, self.drop, keys))

@@ -3,6 +3,7 @@
 import abc
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Self
 
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ class ConvStem(Stem):
 
     def build(self, rngs, *, inputs, width):
         self.grid(inputs)
-        return Convolutions(rngs, inputs[2], self.channels, self.patch, width, activation=self.activation)
+        return Convolutions(self, rngs, inputs[2], width)
 
     def grid(self, inputs):
         size = [math.ceil(side / 2 ** len(self.channels)) for side in inputs[:2]]
@@ -136,14 +137,11 @@ class Patches(nnx.Module):
 class Convolutions(nnx.Module):
     """Apply strided convolutions and then patches, [B,H,W,C] -> [B,N,D]."""
 
-    def __init__(
-        self, rngs: nnx.Rngs, inputs: int, channels: tuple[int, ...], patch: int, width: int, *, activation: Activation
-    ):
-        self.activation = activation
-        self.convolutions = nnx.List(
-            [Dense(rngs, (3, 3, n), (m,)) for n, m in zip((inputs, *channels), channels, strict=False)]
-        )
-        self.patches = Patches(rngs, channels[-1], patch, width)
+    def __init__(self, spec: ConvStem, rngs: nnx.Rngs, inputs: int, width: int):
+        self.activation = spec.activation
+        ends = pairwise((inputs, *spec.channels))
+        self.convolutions = nnx.List([Dense(rngs, (3, 3, n), (m,)) for n, m in ends])
+        self.patches = Patches(rngs, spec.channels[-1], spec.patch, width)
 
     def __call__(self, x: Array) -> Array:
         for convolution in self.convolutions:

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import DropRate
+from jaxrep.encoders.base import DropRate, preset
 from jaxrep.encoders.image.stem import PatchStem, PixelNorm, Stem, check_image
 from jaxrep.encoders.layers import compute_dtype, normal
 from jaxrep.encoders.transformer import Transformer, TransformerModule
@@ -38,47 +38,20 @@ class ViT(Transformer):
     pixels: PixelNorm = PixelNorm()
     """Normalization of the pixels."""
 
-    @classmethod
-    def ti16(cls, **changes: Any) -> Self:
-        """Return ViT-Ti/16 (Touvron et al. 2021, DeiT): 5 M parameters."""
-        return dataclasses.replace(cls(width=192, depth=12, heads=3), **changes)
-
-    @classmethod
-    def s16(cls, **changes: Any) -> Self:
-        """Return ViT-S/16 (Touvron et al. 2021, DeiT): 22 M parameters."""
-        return dataclasses.replace(cls(width=384, depth=12, heads=6), **changes)
-
-    @classmethod
-    def b32(cls, **changes: Any) -> Self:
-        """Return ViT-B/32: 88 M parameters."""
-        return dataclasses.replace(cls.b16(stem=PatchStem(patch=32)), **changes)
-
-    @classmethod
-    def b16(cls, **changes: Any) -> Self:
-        """Return ViT-B/16: 86 M parameters."""
-        return dataclasses.replace(cls(width=768, depth=12, heads=12), **changes)
-
-    @classmethod
-    def l14(cls, **changes: Any) -> Self:
-        """Return ViT-L/14: 304 M parameters."""
-        return dataclasses.replace(cls(width=1024, depth=24, heads=16, stem=PatchStem(patch=14)), **changes)
-
-    @classmethod
-    def h14(cls, **changes: Any) -> Self:
-        """Return ViT-H/14: 632 M parameters."""
-        return dataclasses.replace(cls(width=1280, depth=32, heads=16, stem=PatchStem(patch=14)), **changes)
-
-    @classmethod
-    def so400m14(cls, **changes: Any) -> Self:
-        """Return the shape-optimized SoViT-400m/14 (Alabdulmohsin et al. 2023, table 1): 412 M parameters."""
-        shape = cls(width=1152, depth=27, heads=16, mlp_ratio=4304 / 1152, stem=PatchStem(patch=14))
-        return dataclasses.replace(shape, **changes)
-
-    @classmethod
-    def g14(cls, **changes: Any) -> Self:
-        """Return ViT-g/14 (Zhai et al. 2022, Scaling Vision Transformers, table 2): 1.0 G parameters."""
-        shape = cls(width=1408, depth=40, heads=16, mlp_ratio=6144 / 1408, stem=PatchStem(patch=14))
-        return dataclasses.replace(shape, **changes)
+    ti16 = preset("ViT-Ti/16 (Touvron et al. 2021, DeiT): 5 M parameters", width=192, depth=12, heads=3)
+    s16 = preset("ViT-S/16 (Touvron et al. 2021, DeiT): 22 M parameters", width=384, depth=12, heads=6)
+    b32 = preset("ViT-B/32: 88 M parameters", width=768, depth=12, heads=12, stem=PatchStem(patch=32))
+    b16 = preset("ViT-B/16: 86 M parameters", width=768, depth=12, heads=12)
+    l14 = preset("ViT-L/14: 304 M parameters", width=1024, depth=24, heads=16, stem=PatchStem(patch=14))
+    h14 = preset("ViT-H/14: 632 M parameters", width=1280, depth=32, heads=16, stem=PatchStem(patch=14))
+    so400m14 = preset(
+        "the shape-optimized SoViT-400m/14 (Alabdulmohsin et al. 2023, table 1): 412 M parameters",
+        **dict(width=1152, depth=27, heads=16, mlp_ratio=4304 / 1152, stem=PatchStem(patch=14)),
+    )
+    g14 = preset(
+        "ViT-g/14 (Zhai et al. 2022, Scaling Vision Transformers, table 2): 1.0 G parameters",
+        **dict(width=1408, depth=40, heads=16, mlp_ratio=6144 / 1408, stem=PatchStem(patch=14)),
+    )
 
     def as_clip(self) -> Self:
         """Return the same size with the details of CLIP's code: a norm before the blocks, quick GELU, CLIP's pixels."""

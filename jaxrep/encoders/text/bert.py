@@ -1,7 +1,6 @@
 """BERT's encoder (Devlin et al. 2019, arXiv:1810.04805): bidirectional, normalized after each residual sum."""
 
-import dataclasses
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +8,7 @@ from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import DropRate
+from jaxrep.encoders.base import DropRate, preset
 from jaxrep.encoders.layers import Dense, normal
 from jaxrep.encoders.text.text_transformer import check_length, check_token_ids
 from jaxrep.encoders.transformer import Transformer, TransformerModule
@@ -40,20 +39,11 @@ class Bert(Transformer):
     pool: Literal["cls", "mean", "tanh"] = "cls"
     """The first token, the mean of the real tokens, or tanh of a dense layer on the first one (BERT's pooler)."""
 
-    @classmethod
-    def mini(cls, **changes: Any) -> Self:
-        """Return BERT-Mini (Turc et al. 2019, arXiv:1908.08962): 3 M parameters in its blocks."""
-        return dataclasses.replace(cls(width=256, depth=4, heads=4), **changes)
-
-    @classmethod
-    def base(cls, **changes: Any) -> Self:
-        """Return BERT-Base: 85 M parameters in its blocks."""
-        return dataclasses.replace(cls(width=768, depth=12, heads=12), **changes)
-
-    @classmethod
-    def large(cls, **changes: Any) -> Self:
-        """Return BERT-Large: 302 M parameters in its blocks."""
-        return dataclasses.replace(cls(width=1024, depth=24, heads=16), **changes)
+    mini = preset(
+        "BERT-Mini (Turc et al. 2019, arXiv:1908.08962): 3 M parameters in its blocks", width=256, depth=4, heads=4
+    )
+    base = preset("BERT-Base: 85 M parameters in its blocks", width=768, depth=12, heads=12)
+    large = preset("BERT-Large: 302 M parameters in its blocks", width=1024, depth=24, heads=16)
 
     def problems(self):
         yield from super().problems()

@@ -1,13 +1,13 @@
 """CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), causal or bidirectional."""
 
 import dataclasses
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import EncoderInputs, EncoderOutput
+from jaxrep.encoders.base import EncoderInputs, EncoderOutput, preset
 from jaxrep.encoders.layers import normal
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import spec
@@ -27,15 +27,8 @@ class TextTransformer(Transformer):
     """The last real token of a text, if the batch does not say: the last id other than 0 (zeros), the highest id
     (CLIP's released code) or the first of this id. never: padding is read as text, whatever the batch says (SigLIP)."""
 
-    @classmethod
-    def clip_b(cls, **changes: Any) -> Self:
-        """Return the text tower of CLIP's ViT-B models."""
-        return dataclasses.replace(cls(width=512, depth=12, heads=8, activation="quick_gelu"), **changes)
-
-    @classmethod
-    def clip_l(cls, **changes: Any) -> Self:
-        """Return the text tower of CLIP's ViT-L models."""
-        return dataclasses.replace(cls(width=768, depth=12, heads=12, activation="quick_gelu"), **changes)
+    clip_b = preset("the text tower of CLIP's ViT-B models", width=512, depth=12, heads=8, activation="quick_gelu")
+    clip_l = preset("the text tower of CLIP's ViT-L models", width=768, depth=12, heads=12, activation="quick_gelu")
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "TextTransformerModule":
         return TextTransformerModule(self, rngs, inputs)

@@ -5,14 +5,14 @@ Huang et al. 2024, arXiv:2305.06152, in the form of the released code.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import EncoderInputs, EncoderOutput
+from jaxrep.encoders.base import EncoderInputs, EncoderOutput, preset
 from jaxrep.encoders.layers import LayerNorm, normal
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Natural, NonNegative, spec
@@ -37,10 +37,7 @@ class TripleTransformer(Transformer):
     special: Natural = 2
     """Tokens of an empty text, such as start and end: a triple whose subject has no more does not exist."""
 
-    @classmethod
-    def bert_base(cls, **changes: Any) -> Self:
-        """Return an encoder with the blocks of BERT-Base."""
-        return dataclasses.replace(cls(width=768, depth=12, heads=12, dropout=0.1), **changes)
+    bert_base = preset("an encoder with the blocks of BERT-Base", width=768, depth=12, heads=12, dropout=0.1)
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()

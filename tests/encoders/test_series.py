@@ -8,9 +8,7 @@ from flax import nnx
 
 from jaxrep.batch import Field
 from jaxrep.encoders.base import EncoderInputs
-from jaxrep.encoders.series.perceptron import Perceptron
-from jaxrep.encoders.series.series_convolutions import SeriesConvolutions
-from jaxrep.encoders.series.series_transformer import SeriesTransformer, flatten, sines
+from jaxrep.encoders.series import Perceptron, SeriesConvolutions, SeriesTransformer, flatten, sines
 from jaxrep.params import split
 from jaxrep.spec import problems
 
