@@ -11,9 +11,13 @@ import os
 import shutil
 import stat
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
+
+import numpy as np
 
 from jaxrep.disk_cache import cache_dir, explain_os_errors, write_atomically
 from jaxrep.errors import BadShard, JaxrepError, UsageError
@@ -30,6 +34,9 @@ BLOCK_SIZE = 16 * 2**20
 """Bytes per request when a remote file is read from start to end."""
 
 GIB = 2**30
+
+MAX_UNPACKED = 2 * GIB
+"""Bytes that the arrays of one .npz file may take: a small file may unpack to a thousand times its size."""
 
 
 class FileVersion(NamedTuple):
@@ -159,6 +166,26 @@ def retry(action: Callable[[], T], waits: Iterable[float], fault: Callable[[str]
 
 def _retry(path: str, read: Callable[[], T]) -> T:
     return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"))
+
+
+def read_npz(file: Any, names: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Read ``names`` of an .npz file, or all its arrays, from a path or an open file.
+
+    Raises ValueError: it is damaged, or its arrays take more than ``MAX_UNPACKED`` bytes; OSError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [f"{name}.npy" for name in names] or archive.namelist()
+            size = sum(archive.getinfo(member).file_size for member in members)
+            if size > MAX_UNPACKED:
+                raise ValueError(f"its arrays take {size / GIB:.3g} GiB, more than {MAX_UNPACKED / GIB:.3g}: split it")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as content:
+                    arrays[member.removesuffix(".npy")] = np.lib.format.read_array(content, allow_pickle=False)
+            return arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError, RuntimeError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def describe_error(error: Exception) -> str:

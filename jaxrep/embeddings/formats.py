@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.tools.writers import write_examples
+from jaxrep.storage import read_npz
 
 Part = Mapping[str, np.ndarray]
 GROUP = 1024
@@ -25,12 +26,11 @@ class NpzPart(Part):
 
     def __init__(self, path: Path):
         self._path = path
-        with np.load(path) as file:
-            self._names = tuple(file.files)
+        with zipfile.ZipFile(path) as file:
+            self._names = tuple(name.removesuffix(".npy") for name in file.namelist())
 
     def __getitem__(self, name: str) -> np.ndarray:
-        with np.load(self._path) as file:
-            return file[name]
+        return read_npz(self._path, [name])[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

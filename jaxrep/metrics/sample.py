@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 
 from jaxrep.errors import UsageError
+from jaxrep.storage import read_npz
 
 Statistic = Literal["mean", "median", "mean_of_means"]
 
@@ -62,8 +63,7 @@ def save(path: Path, metrics: Mapping[str, float]) -> None:
 def read(path: Path) -> dict[str, Sample]:
     """Read what ``save`` wrote. Raises UsageError: the file is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = read_npz(path)
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} is damaged, no table of values: {error}") from error
     samples = {}

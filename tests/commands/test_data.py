@@ -192,6 +192,10 @@ def test_mistakes_are_reported_in_one_sentence(jaxrep_says, tmp_path):
         (("convert", f"{tmp_path}/x.tar", "zip:out"), "zip:out is no local target: give kind and folder"),
         (("convert", f"{tmp_path}/x.tar", "tar:gs://b/out"), "is no local target"),
         (
+            ("inspect", f"{tmp_path}/x.tar", "--grid", "/dev/null"),
+            "--grid /dev/null cannot be written: it is",
+        ),
+        (
             ("convert", f"{tmp_path}/x.tar", f"tar:{tmp_path}/o", "--per-shard", "0"),
             "--per-shard: expected a whole number",
         ),
@@ -200,10 +204,37 @@ def test_mistakes_are_reported_in_one_sentence(jaxrep_says, tmp_path):
         assert (status, message in err) == (2, True), err
 
 
+WHOLE, POSITIVE = ("-1", "0", "2.5", "x", "nan", str(2**70)), ("-1", "0", "nan", "inf", "x")
+
+
+@pytest.mark.parametrize(
+    "tool, option, wrong",
+    [
+        ("bench", "--batch-size", WHOLE),
+        ("bench", "--threads", (*WHOLE, "100000")),
+        ("bench", "--workers", ("-1", "x", "1e3", "100000")),
+        ("bench", "--seconds", POSITIVE),
+        ("convert", "--per-shard", WHOLE),
+        ("convert", "--workers", ("-1", "100000")),
+        ("curate", "--t", WHOLE),
+        ("curate", "--per-chunk", WHOLE),
+        ("curate", "--seed", ("-1", "x", str(2**64))),
+        ("dedup", "--distance", ("-1", "17", "x")),
+        ("tokenizer", "--size", WHOLE),
+        ("index", "--workers", ("-1", "100000")),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused_before_the_work(jaxrep_says, tool, option, wrong):
+    others = {"convert": ["tar:o"], "curate": ["--metadata", "m", "--out", "o"], "tokenizer": ["--out", "o"]}
+    for number in wrong:
+        status, _, err = jaxrep_says("data", tool, "x.tar", *others.get(tool, ()), f"{option}={number}")
+        assert status == 2 and f"argument {option}: expected a " in err, err
+
+
 def test_convert_reports_left_out_examples(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(3)), ("bad.png", b""), ("bad.txt", b"x")])
     out, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
-    assert out == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the image cannot be decoded" in err
+    assert out == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the image is empty" in err
     assert len(parse_source(f"{tmp_path}/out/*.parquet").open()) == 3
 
 
@@ -263,7 +294,8 @@ def test_names_that_are_no_unicode_are_printed_and_written_as_json(data, latin, 
     assert data("inspect", latin)[0].startswith("3 of 3")
     data("dedup", latin, "--out", tmp_path / "dedup.json")
     (group,) = json.loads((tmp_path / "dedup.json").read_text(encoding="utf-8"))["exact"]
-    assert [os.fsencode(key) for key in sorted(group)] == [b"class \xff/" + name for name in (b"b.png", b"c \xff.png", b"\xe9.png")]
+    names = (b"b.png", b"c \xff.png", b"\xe9.png")
+    assert [os.fsencode(key) for key in sorted(group)] == [b"class \xff/" + name for name in names]
 
 
 @pytest.mark.parametrize("locale", ["C.UTF-8", "C"])

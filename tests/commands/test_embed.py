@@ -219,6 +219,12 @@ def test_wrong_arguments_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_pa
         ((pictures, "--out", tmp_path / "out.zip"), 2, "is no local file that ends in .npz, .parquet, .array_record"),
         ((pictures, *out, "--share", "0/2"), 2, "2 processes cannot write one file: name a folder of shards"),
         ((pictures, *out, "--share", "2/2"), 2, "--share is I/N, for four shares from 0/4 to 3/4"),
+        ((pictures, *out, "--share", f"0/{10**30}"), 2, "--share is I/N"),
+        ((pictures, "--out", "npz:many", "--share", "-1/2"), 2, "--share: expected one argument"),
+        ((pictures, *out, "--batch-size", -1), 2, "--batch-size: expected a whole number of at least 1"),
+        ((pictures, *out, "--batch-size", 2**70), 2, "--batch-size: expected a whole number of at least 1"),
+        ((pictures, *out, "--fsdp", 0), 2, "--fsdp: expected a whole number of at least 1"),
+        ((pictures, "--out", "/dev/null"), 2, "is no local file that ends in .npz"),
         ((pictures, *out, "--per-shard", 0), 2, "--per-shard: expected a whole number of at least 1"),
         ((pictures, *out, "--fsdp", 3), 2, "does not fit 8 devices"),
     ]:

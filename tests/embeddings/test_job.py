@@ -166,3 +166,19 @@ def test_share_is_locked_by_one_process(tmp_path):
 def test_wrong_out_is_refused(out):
     with pytest.raises(UsageError, match=r"^--out .*(is no local file that ends in \.npz|cannot be written: )"):
         parse_target(out)
+
+
+@pytest.mark.parametrize("kind", ["link", "link to a folder", "broken link", "pipe", "folder"])
+def test_out_that_is_no_regular_file_is_refused(tmp_path, kind):
+    (tmp_path / "other.npz").write_bytes(b"other")
+    out = tmp_path / "e.npz"
+    match kind:
+        case "pipe":
+            os.mkfifo(out)
+        case "folder":
+            out.mkdir()
+        case _:
+            out.symlink_to({"link": "other.npz", "link to a folder": ".", "broken link": "none"}[kind])
+    with pytest.raises(UsageError, match=r"^--out .*e\.npz cannot be written: it is a "):
+        parse_target(str(out))
+    assert (tmp_path / "other.npz").read_bytes() == b"other"

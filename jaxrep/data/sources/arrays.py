@@ -14,7 +14,7 @@ from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.data.sources.patterns import files
 from jaxrep.errors import BadShard, UsageError, hint
 from jaxrep.spec import spec
-from jaxrep.storage import open_ranges
+from jaxrep.storage import open_ranges, read_npz
 
 CACHED_SHARDS = 4
 """Shards that are held in memory."""
@@ -61,9 +61,9 @@ class ArrayShardExamples(ShardedExamples):
     def _read(self, number: int) -> dict[str, np.ndarray]:
         path = self._shards[number]
         try:
-            with np.load(open_ranges(path), allow_pickle=False) as arrays:
-                return {name: arrays[name].astype(declared.dtype) for name, declared in self._fields.items()}
-        except (zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+            arrays = read_npz(open_ranges(path), self._fields)
+            return {name: arrays[name].astype(declared.dtype) for name, declared in self._fields.items()}
+        except (OSError, ValueError) as error:
             raise BadShard(f"{path} cannot be read: {error}") from error
 
 

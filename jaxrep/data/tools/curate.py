@@ -30,7 +30,7 @@ from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
-from jaxrep.storage import FileVersion, file_version, read_bytes, utf8, write_file
+from jaxrep.storage import FileVersion, file_version, read_bytes, read_npz, utf8, write_file
 
 THREADS = 8
 """Texts of a chunk that are read at the same time."""
@@ -154,8 +154,8 @@ def _result(matches: Matches, kept: np.ndarray, bad: Counter[str]) -> ChunkResul
 
 
 def _matches(plan: Plan, chunk: int) -> tuple[Matches, Counter[str]]:
-    with np.load(io.BytesIO(read_bytes(f"{plan.folder}/matches/{chunk:05}.npz"))) as arrays:
-        return Matches(*(arrays[name] for name in Matches._fields)), Counter(json.loads(str(arrays["bad"])))
+    arrays = read_npz(io.BytesIO(read_bytes(f"{plan.folder}/matches/{chunk:05}.npz")))
+    return Matches(*(arrays[name] for name in Matches._fields)), Counter(json.loads(str(arrays["bad"])))
 
 
 @functools.lru_cache(1)

@@ -1,10 +1,14 @@
 """Arrays in .npz shards are read by index, and a fault of a file is one sentence."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
+from jaxrep import storage
 from jaxrep.data.sources.arrays import ArrayShards
 from jaxrep.errors import BadShard, UsageError
+from jaxrep.metrics import sample
 from jaxrep.spec import problems
 
 SHAPES = {"series": (4, 2), "size": ()}
@@ -56,3 +60,21 @@ def test_damaged_shard_is_a_bad_shard(shards):
     assert examples[0]["size"] == 0
     with pytest.raises(BadShard, match=r"1.npz cannot be read"):
         examples[4]
+
+
+def test_sizes_inside_archives_are_checked_before_they_are_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "MAX_UNPACKED", 2**26)
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**25, np.float32))
+    with pytest.raises(BadShard, match=r"cannot be read: its arrays take 0.125 GiB, more than 0.0625: split it"):
+        ArrayShards(shards=f"{tmp_path}/bomb.npz", shapes={"a": ()}).open()[0]
+    with pytest.raises(UsageError, match=r"bomb.npz is damaged.* its arrays take 0.125 GiB"):
+        sample.read(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("shape", [(2**40,), (2**62, 2**62), (3 * 2**28,)])
+def test_size_in_a_header_takes_no_memory(tmp_path, shape):
+    """A header may tell more than the file holds."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("a.npy", "w") as f:
+        np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with pytest.raises(ValueError):
+        storage.read_npz(tmp_path / "a.npz")
