@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,10 @@ from jaxrep.data.sources.patterns import folder_of, local, read_utf8
 from jaxrep.data.sources.records import Records
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import spec
+
+Row = tuple[int, Sequence[str]]
+"""The number of the last line of a row, and its values."""
+UNQUOTED = "if quotation marks belong to the texts, set quoted=False"
 
 
 @spec
@@ -35,22 +40,41 @@ class Csv(Records):
         if len(self.separator) != 1:
             yield f"separator is one character, not {self.separator!r}"
 
+    quoted: bool | None = None
+    """Whether a value in quotation marks may hold separators and line ends; by default only if no tab separates."""
+
     def open(self) -> Examples:
         path = local(self.path)
-        table = csv.reader(io.StringIO(read_utf8(path), newline=""), delimiter=self.separator)
+        quoting = (
+            csv.QUOTE_MINIMAL if (self.separator != "\t" if self.quoted is None else self.quoted) else csv.QUOTE_NONE
+        )
+        text = io.StringIO(read_utf8(path), newline="")
+        table = csv.reader(text, delimiter=self.separator, quoting=quoting, strict=True)
         try:
             header = next(table, [])
             rows = [(table.line_num, row) for row in table if row]
         except csv.Error as error:
-            raise UsageError(f"{path} is not a table separated by {self.separator!r}: {error}") from error
+            place = f"{path}, line {table.line_num}"
+            raise UsageError(
+                f"{place}: it is no table separated by {self.separator!r} ({error}); {UNQUOTED}"
+            ) from error
         self.check(path, header)
+        separators = self.separator * max(len(header) - 1, 1)
+        if swallowed := [line for line, row in rows if any(_holds_rows(value, separators) for value in row)]:
+            what = f"{len(swallowed)} values span lines that look like rows, the first in line {swallowed[0]}"
+            print(f"{path}: {what}; {UNQUOTED}", file=sys.stderr)
         return CsvExamples(self, path, rows, header)
 
 
-class CsvExamples(ListedExamples):
-    """Read rows of a table, as (line number, values)."""
+def _holds_rows(value: str, separators: str) -> bool:
+    """Return whether a value spans lines with as many separators as rows have: a stray quotation mark began it."""
+    return any(line.count(separators[0]) >= len(separators) for line in value.splitlines()[1:])
 
-    def __init__(self, source: Csv, path: str, rows: Sequence[tuple[int, Sequence[str]]], header: Sequence[str]):
+
+class CsvExamples(ListedExamples):
+    """Read rows of a table."""
+
+    def __init__(self, source: Csv, path: str, rows: Sequence[Row], header: Sequence[str]):
         super().__init__(source, path, rows)
         self._header = header
         self._columns = {part: header.index(name) for part, name in source.values().items()}

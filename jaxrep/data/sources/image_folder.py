@@ -1,6 +1,7 @@
 """Read images from a folder."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,10 +46,13 @@ def list_images(root: str) -> list[str]:
 
     Raises UsageError: there is no image, or the folder cannot be listed.
     """
-    names = [name for name in _list(root) if os.path.splitext(name)[1].lower() in EXTENSIONS]
-    if visible := sorted(name for name in names if not any(part.startswith(".") for part in name.split("/"))):
-        return visible
-    raise UsageError(f"{root} has no image: no file that ends in {', '.join(sorted(EXTENSIONS))}")
+    names = [name for name in _list(root) if not any(part.startswith(".") for part in name.split("/"))]
+    endings = [os.path.splitext(name)[1].lower() for name in names]
+    if images := sorted(name for name, ending in zip(names, endings, strict=True) if ending in EXTENSIONS):
+        return images
+    others = ", ".join(f"{count:,} in {ending or 'nothing'}" for ending, count in Counter(endings).most_common(5))
+    found = f"; its files end {others}" if others else "; it has no visible file"
+    raise UsageError(f"{root} has no image: no file that ends in {', '.join(sorted(EXTENSIONS))}{found}")
 
 
 def _list(root: str) -> Iterator[str]:
@@ -58,9 +62,18 @@ def _list(root: str) -> Iterator[str]:
         return
     if not os.path.isdir(root):
         raise UsageError(f"there is no folder {root}")
-    for folder, below, names in os.walk(root):
-        below[:] = [name for name in below if not name.startswith(".")]
-        yield from ((Path(folder) / name).relative_to(root).as_posix() for name in names)
+    folders: list[tuple[str, tuple[str, ...]]] = [(root, ())]
+    while folders:
+        folder, above = folders.pop()
+        real = os.path.realpath(folder)
+        if real in above:  # a link to a folder that holds it
+            continue
+        try:
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        except OSError as error:
+            raise UsageError(f"the folder {folder} cannot be listed ({error.strerror})") from error
+        folders += [(entry.path, (*above, real)) for entry in entries if entry.is_dir()]
+        yield from (Path(entry.path).relative_to(root).as_posix() for entry in entries if not entry.is_dir())
 
 
 class ImageFolderExamples(ListedExamples):

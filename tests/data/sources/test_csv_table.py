@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.spec import problems
@@ -77,3 +78,46 @@ def test_problems_are_reported():
     text = "\n".join(problems(Csv(path="x", image="", text="", separator="")))
     assert "an example is empty" in text and "separator is one character" in text
     assert problems(Csv(path="gs://bucket/a.csv")) == []  # declared anywhere, opened where it can be read
+
+
+def _pairs(count, stray, separator):
+    """Return a table of pairs, of which some begin with a quotation mark that never closes."""
+    rows = (f"{chr(34) * (n in stray)}sentence {n}{separator}other {n}{separator}{n}" for n in range(count))
+    return f"first{separator}second{separator}score\n" + "".join(f"{row}\n" for row in rows)
+
+
+@pytest.mark.parametrize("stray", [(), (7,), (7, 12), (39,), (0, 1, 2)])
+def test_quotation_marks_belong_to_the_text_of_a_tab_separated_table(tmp_path, stray, capsys):
+    path = tmp_path / "sts.tsv"
+    path.write_text(_pairs(40, stray, "\t"))
+    for source in (
+        parse_source(f"{path},image=,text=first,label=score"),
+        parse_source(f"csv:{path},image=,text=first,label=score"),
+        Csv(path=str(path), image="", text="first", label="score", separator="\t"),
+    ):
+        examples = source.open()
+        assert examples.column("text") == ['"' * (n in stray) + f"sentence {n}" for n in range(40)]
+        assert examples.column("label").tolist() == list(range(40))
+    path.write_text(_pairs(40, stray, ";"))
+    examples = Csv(path=str(path), image="", text="first", label="score", separator=";", quoted=False).open()
+    assert len(examples) == 40 and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stray", [(7,), (39,), (0, 1, 2)])
+def test_table_that_ends_inside_a_quotation_is_refused(tmp_path, stray):
+    (tmp_path / "sts.csv").write_text(_pairs(40, stray, ","))
+    with pytest.raises(UsageError, match=r"sts.csv, line \d+: it is no table separated by ',' .*; if .*quoted=False"):
+        Csv(path=f"{tmp_path}/sts.csv", image="", text="first").open()
+    quoted = parse_source(f"{tmp_path}/sts.csv,image=,text=first,quoted=false")
+    assert len(quoted.open()) == 40
+
+
+def test_value_that_swallows_rows_is_told(tmp_path, capsys):
+    path = tmp_path / "sts.csv"
+    path.write_text('first,second,score\na,b,1\nc,"d,2\ne,f,3\ng,h",4\n')
+    examples = Csv(path=str(path), image="", text="first").open()
+    assert len(examples) == 2
+    assert "1 values span lines that look like rows, the first in line 5; if quotation" in capsys.readouterr().err
+    path.write_text('first,second,score\na,b,1\nc,"a poem,\nof two lines",2\n')
+    assert len(Csv(path=str(path), image="", text="first").open()) == 2
+    assert not capsys.readouterr().err
