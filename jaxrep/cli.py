@@ -2,8 +2,10 @@
 
 import importlib
 import io
+import itertools
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -11,7 +13,7 @@ from collections.abc import Sequence
 
 from jaxrep import __version__, signals
 from jaxrep.commands.memory import with_large_pages
-from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.errors import JaxrepError, UsageError, hint, printable
 
 COMMANDS = {
     "train": "train a recipe, or resume its run",
@@ -30,6 +32,9 @@ COMMANDS = {
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as in shells: 128 and the number of the signal."""
+
+_SHARD = r"(.*?)(\d+)(\.(?:tar|parquet|csv|tsv|jsonl|array_record|tfrecord)(?:\.gz|\.zst)?(?:,.*)?)"
+"""Names of numbered files of data, which no command takes one by one."""
 
 PREEMPTED = 75
 """Exit status of a command that a signal stopped and that resumes: EX_TEMPFAIL, on which schedulers requeue."""
@@ -81,7 +86,7 @@ def _run_and_report(args: list[str]) -> int:
     except JaxrepError as error:
         if number := signals.received():  # its exception was dropped, and led to this error
             return _stopped_by(number, args)
-        print(f"jaxrep: error: {error}", file=sys.stderr)
+        print(f"jaxrep: error: {printable(str(error))}", file=sys.stderr)
         return error.status
     except signals.Stopped as stopped:
         return _stopped_by(stopped.number, args)
@@ -96,8 +101,17 @@ def _run_and_report(args: list[str]) -> int:
             print(f"jaxrep: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
         else:
             traceback.print_exc()
-            print("jaxrep: this is a bug: please report it with the output of `jaxrep env`", file=sys.stderr)
+            print(f"jaxrep: {_cause(error)}", file=sys.stderr)
         return JaxrepError.status
+
+
+def _cause(error: Exception) -> str:
+    """Say below a traceback whether the user's own code or jaxrep is at fault."""
+    from jaxrep.user_modules import place_of
+
+    if place := place_of(error):
+        return f"error: {place}: {type(error).__name__}: {printable(str(error))}"
+    return "this is a bug: please report it with the output of `jaxrep env`"
 
 
 def _stopped_by(number: int, args: Sequence[str]) -> int:
@@ -127,6 +141,10 @@ class StderrHandler(logging.StreamHandler):
     def __init__(self) -> None:
         logging.Handler.__init__(self)
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a message with what is not printable escaped."""
+        return printable(super().format(record))
+
     @property
     def stream(self):  # pyright: ignore[reportIncompatibleVariableOverride]
         """Standard error."""
@@ -154,7 +172,20 @@ def run(args: list[str]) -> int:
         return 0
     if args[0] not in COMMANDS:
         raise UsageError(f"there is no command {args[0]!r}; {hint(args[0], COMMANDS)}")
+    _refuse_expanded_braces(args)
     return importlib.import_module(f"jaxrep.commands.{args[0]}").main(args[1:])
+
+
+def _refuse_expanded_braces(args: list[str]) -> None:
+    """Raise UsageError for the files of a pattern that the shell expanded: ``pairs-{0..9}.tar`` without quotes."""
+    words = [re.fullmatch(_SHARD, word) for word in args]
+    for first, second in itertools.pairwise(words):
+        if first and second and first.group(1, 3) == second.group(1, 3) and int(first[2]) + 1 == int(second[2]):
+            last = [word[2] for word in words if word and word.group(1, 3) == first.group(1, 3)][-1]
+            pattern = f"{first[1]}{{{first[2]}..{last}}}{first[3]}"
+            raise UsageError(
+                f"the shell expanded a pattern into {first[0]}, {second[0]}, ...: quote it, as '{pattern}'"
+            )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
@@ -13,7 +14,7 @@ DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, 
 MAX_WORDS = 400
 """Most characters of the place of a bad sample, and of its reason: data can be of any size, and these are kept."""
 NEAR = 0.65
-"""Similarity from which on a known name is offered for an unknown one: ``tyni`` for ``tiny``, not ``coop`` for ``foo``."""
+"""Similarity from which on a known name is offered for an unknown one: not ``coop`` for ``foo``."""
 
 
 class JaxrepError(Exception):
@@ -72,6 +73,15 @@ def disk_fault(error: BaseException) -> str:
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return next((words for words in map(os.strerror, DISK_ERRNOS) if words in str(error)), "")  # a library's words
+
+
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that command a terminal or turn the direction of text, and halves of characters."""
+
+
+def printable(text: str) -> str:
+    """Return a text from a file for a terminal: what is not printable is escaped, as in JSON. Lines stay lines."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -26,8 +26,18 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
 def spec(cls: type[T]) -> type[T]:
-    """Make ``cls`` a spec: a frozen dataclass with keyword-only fields."""
-    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    """Make ``cls`` a spec: a frozen dataclass with keyword-only fields. An unknown field gives the nearest one."""
+    made: Any = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    init, known = made.__init__, [field.name for field in dataclasses.fields(made)]
+
+    @functools.wraps(init)
+    def checked_init(self: Any, *args: Any, **fields: Any) -> None:
+        if unknown := [name for name in fields if name not in known]:
+            raise UsageError(f"{cls.__name__} has no field {unknown[0]!r}; {hint(unknown[0], known)}")
+        init(self, *args, **fields)
+
+    made.__init__ = checked_init
+    return made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +254,12 @@ def problems(obj: Any, path: str = "") -> list[str]:
     return found
 
 
+def check(obj: Any) -> None:
+    """Raise UsageError with all mistakes in the values of a tree."""
+    if wrong := problems(obj):
+        raise UsageError("the recipe has mistakes:\n" + "\n".join(f"  {sentence}" for sentence in wrong))
+
+
 @functools.cache
 def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
@@ -269,7 +285,7 @@ def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
         for i, (child, annotation) in enumerate(zip(value, each, strict=True)):
             yield from _misfits(child, annotation, join_path(path, str(i)))
     elif not _fits(value, expected, origin, args, path):
-        names = _written(expected)
+        names = "a number below 2**63" if isinstance(value, int) and abs(value) >= 2**63 else _written(expected)
         yield f"{path}: expected {names}, got {type(value).__name__}{'' if is_spec(value) else ' ' + short_repr(value)}"
 
 
@@ -298,6 +314,8 @@ def _fits(value: Any, expected: Any, origin: Any, args: tuple[Any, ...], path: s
     if isinstance(value, bool) and expected in (int, float, complex):
         return False
     if isinstance(value, float) and math.isnan(value):  # equals nothing, not even itself: no run would be the same
+        return False
+    if isinstance(value, int) and abs(value) >= 2**63:  # arrays, files and devices hold no such number
         return False
     try:
         typeguard.check_type(value, expected, collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS)

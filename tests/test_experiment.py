@@ -154,7 +154,7 @@ def test_wrong_target_names_what_exists(folder, target, sentence):
         ("import nowhere_at_all\n", "line 1: ModuleNotFoundError: No module named 'nowhere_at_all'"),
         (
             "from jaxrep.schedules import Constant\n\nc = Constant(\n    valeu=3)\n",
-            "line 3: TypeError: Constant.__init__() got an unexpected keyword argument 'valeu'",
+            "line 3: Constant has no field 'valeu'; did you mean value? there are: value",
         ),
         (
             "from experiments import clip\nrecipe = clip.tiny.replace({'data.btach_size': 3})\n",

@@ -5,7 +5,6 @@ over its examples. The difference is to the first row.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,16 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from jaxrep.commands.models import add_trust, check_out, folder, trust_runs
-from jaxrep.errors import UsageError, hint
+from jaxrep.commands.output import console, one_line
+from jaxrep.errors import UsageError, hint, printable
 from jaxrep.spec import difference, render_difference
 from jaxrep.storage import utf8, write_file
 
 if TYPE_CHECKING:
     from jaxrep.report.run_facts import Group
     from jaxrep.report.table import Row
-
-WIDTH = 200
-"""Characters per line if the output is no terminal."""
 
 
 def main(args: list[str]) -> int:
@@ -45,7 +42,7 @@ def main(args: list[str]) -> int:
     table = rows(groups, options.metrics)
     if options.out:
         write_file(str(options.out), utf8(FORMATS[options.out.suffix](table)))
-    print_table(groups, table, Console(width=None if sys.stdout.isatty() else WIDTH))
+    print_table(groups, table, console())
     return 0
 
 
@@ -61,11 +58,11 @@ def print_table(groups: "Sequence[Group]", rows: "Sequence[Row]", console: Conso
     for row in rows:
         metric, *others = cells(row)
         line = ("" if metric == before else metric, *others)
-        table.add_row(*(line[i] for i in columns))
+        table.add_row(*(one_line(line[i]) for i in columns))
         before = metric
     console.print(table)
     for line in notes(groups, rows):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
 
 
 def notes(groups: "Sequence[Group]", rows: "Sequence[Row]") -> list[str]:

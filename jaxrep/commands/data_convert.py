@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jaxrep.commands.data import add_workers, choose_workers, parse_target, tool_parser
 from jaxrep.commands.models import number
+from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.convert import Plan, convert
 from jaxrep.data.tools.writers import FORMATS
@@ -28,11 +29,11 @@ def main(args: list[str]) -> int:
     source = parse_source(given.source)
     plan = Plan(source, kind, Path(folder), given.per_shard, len(source.open()))
     result = convert(plan, choose_workers(given.workers, len(plan.shards) > 8))
-    print(f"wrote {result['written']:,} of {result['all']:,} examples to {folder}")
+    echo(f"wrote {result['written']:,} of {result['all']:,} examples to {folder}")
     for reason, count in result["bad"].items():
-        print(f"{count:,} left out: {reason}", file=sys.stderr)
+        echo(f"{count:,} left out: {reason}", file=sys.stderr)
     for message in result["bad_examples"]:
-        print(f"  {message}", file=sys.stderr)
+        echo(f"  {message}", file=sys.stderr)
     if not result["written"]:
         raise JaxrepError(f"no example of {given.source} can be read")
     return 0

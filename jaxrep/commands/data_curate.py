@@ -11,6 +11,7 @@ from typing import Any
 
 from jaxrep.commands.data import add_workers, choose_workers, parse_target, tool_parser
 from jaxrep.commands.models import check_out, number
+from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.patterns import local
 from jaxrep.data.tools import convert, curate, curate_beam
@@ -29,7 +30,7 @@ def main(args: list[str]) -> int:
         report = curate.curate(plan, choose_workers(given.workers, True) if len(plan.chunks) > 1 else 0)
     else:
         report = curate_beam.curate(plan, given.beam)
-    print("\n".join(lines(report, plan.result)))
+    echo("\n".join(lines(report, plan.result)))
     if not report["kept"]:
         raise JaxrepError(f"no text of {given.source} has one of the {report['entries']:,} entries")
     curated = TakeCurated(source=source, kept=plan.result)
@@ -39,7 +40,7 @@ def main(args: list[str]) -> int:
         kind, folder = parse_target(given.copy)
         copy = convert.Plan(curated, kind, Path(folder), 1000, report["kept"])
         workers = choose_workers(given.workers, True) if len(copy.shards) > 8 else 0
-        print(f"wrote {convert.convert(copy, workers)['written']:,} pairs to {folder}")
+        echo(f"wrote {convert.convert(copy, workers)['written']:,} pairs to {folder}")
     return 0
 
 
@@ -83,4 +84,4 @@ def _write_keys(path: Path, curated: TakeCurated) -> None:
     examples = curated.open()
     keys = (key_of(*examples.origin(index)) for index in range(len(examples)))
     write_atomically(path, lambda file: file.writelines(f"{key}\n".encode(errors="surrogateescape") for key in keys))
-    print(f"wrote {len(examples):,} keys to {path}")
+    echo(f"wrote {len(examples):,} keys to {path}")

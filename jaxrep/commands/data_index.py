@@ -3,6 +3,7 @@
 import sys
 
 from jaxrep.commands.data import add_workers, choose_workers, tool_parser
+from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.tar.manifest import FEW, index_shards
@@ -26,7 +27,7 @@ def main(args: list[str]) -> int:
     damage = [(path, text) for path, summary in zip(paths, summaries, strict=True) for text in summary.damage]
     count = sum(summary.count_examples(list(source.extensions().values())) for summary in summaries) - len(damage)
     size = sum(summary.size for summary in summaries) / 2**30
-    print(f"{len(paths):,} shards have {count:,} examples in {size:.3g} GiB")
+    echo(f"{len(paths):,} shards have {count:,} examples in {size:.3g} GiB")
     for path, text in damage:
-        print(f"{path}: {text}", file=sys.stderr)
+        echo(f"{path}: {text}", file=sys.stderr)
     return 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxrep.commands.data import tool_parser
 from jaxrep.commands.models import check_out
+from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.survey import grid, survey
 from jaxrep.storage import write_file
@@ -24,7 +25,7 @@ def main(args: list[str]) -> int:
         file = io.BytesIO()
         grid(images).save(file, "PNG")
         write_file(str(given.grid), file.getvalue())
-    print(json.dumps(summary, indent=1) if given.json else "\n".join(lines(summary)))
+    echo(json.dumps(summary, indent=1) if given.json else "\n".join(lines(summary)))
     return 0
 
 

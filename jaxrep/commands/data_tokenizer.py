@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jaxrep.commands.data import tool_parser
 from jaxrep.commands.models import check_out, number
+from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.reading import Failures, read_all, read_texts
 from jaxrep.data.tools.train_tokenizer import PAD, train
@@ -29,8 +30,8 @@ def main(args: list[str]) -> int:
     tokenizer = train((text for _, texts in rows for text in texts), given.kind, given.size, not given.keep_case)
     write_file(str(given.out), tokenizer.to_str(pretty=True).encode())
     entries = tokenizer.get_vocab_size()
-    print(f"wrote {entries:,} entries to {given.out}")
-    print(f"in a recipe: TokenizerFile(path='{given.out}', entries={entries}, pad='{PAD}', length=…)")
+    echo(f"wrote {entries:,} entries to {given.out}")
+    echo(f"in a recipe: TokenizerFile(path='{given.out}', entries={entries}, pad='{PAD}', length=…)")
     for reason, count in failures.counts.items():
-        print(f"{count:,} captions left out: {reason}", file=sys.stderr)
+        echo(f"{count:,} captions left out: {reason}", file=sys.stderr)
     return 0

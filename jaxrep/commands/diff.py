@@ -3,6 +3,7 @@
 import argparse
 
 from jaxrep.commands.models import add_trust
+from jaxrep.commands.output import echo
 from jaxrep.commands.recipes import EXPERIMENT, find
 from jaxrep.spec import difference, render_difference
 
@@ -15,7 +16,7 @@ def main(args: list[str]) -> int:
     add_trust(parser)
     given = parser.parse_args(args)
     changes = difference(find(given.a, given).recipe, find(given.b, given).recipe)
-    print(render_difference([change for change in changes if not change.execution]) or "the same run")
+    echo(render_difference([change for change in changes if not change.execution]) or "the same run")
     if execution := [change for change in changes if change.execution]:
-        print("in execution only:\n" + render_difference(execution))
+        echo("in execution only:\n" + render_difference(execution))
     return 0

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jaxrep.commands.models import add_arguments, load, number
+from jaxrep.commands.output import echo
 from jaxrep.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def embed(options: argparse.Namespace) -> int:
     if result.complete:
         check_readable(result.rows, result.bad_samples)
     note = "" if result.complete else "; other shares are not done yet"
-    print(f"wrote {result.rows:,} of {result.bad_samples.rows:,} examples to {job.target.path}{note}")
+    echo(f"wrote {result.rows:,} of {result.bad_samples.rows:,} examples to {job.target.path}{note}")
     return 0
 
 
@@ -112,6 +113,6 @@ def _print_skipped(report: "BadSampleReport") -> None:
     for (_, reason), count in report.bad.items():
         reasons[reason] += count
     for reason, count in reasons.most_common():
-        print(f"{count:,} skipped: {reason}", file=sys.stderr)
+        echo(f"{count:,} skipped: {reason}", file=sys.stderr)
     for sentence in report.examples[:PRINTED_EXAMPLES]:
-        print(f"  {sentence}", file=sys.stderr)
+        echo(f"  {sentence}", file=sys.stderr)

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from jaxrep.commands.models import add_arguments, check_out, load
+from jaxrep.commands.output import echo
 from jaxrep.errors import UsageError
 
 
@@ -44,7 +45,7 @@ def main(args: list[str]) -> int:
     if conflict := next(name_conflicts(evals), None):
         raise UsageError(f"--evals: {conflict}")
     metrics = run_evals(evals, model)
-    print(format_results(metrics))
+    echo(format_results(metrics))
     if options.out:
         from jaxrep.metrics import sample
         from jaxrep.runs.layout import write_json

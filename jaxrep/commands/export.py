@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from jaxrep.commands.models import add_arguments, trust_runs
+from jaxrep.commands.output import echo
 from jaxrep.errors import UsageError
 
 SAFETENSORS = ("recipe.json", "tokenizer.json")
@@ -33,7 +34,7 @@ def main(args: list[str]) -> int:
         if created:
             shutil.rmtree(given.out)
         raise
-    print(f"wrote {', '.join(sorted(file.name for file in given.out.iterdir()))} to {given.out}")
+    echo(f"wrote {', '.join(sorted(file.name for file in given.out.iterdir()))} to {given.out}")
     return 0
 
 

@@ -3,9 +3,9 @@
 import argparse
 from itertools import groupby
 
-from rich.console import Console
 from rich.table import Table
 
+from jaxrep.commands.output import console, one_line
 from jaxrep.experiment_files import list_experiments
 
 
@@ -27,8 +27,8 @@ def main(args: list[str]) -> int:
     for folder, members in groupby(files, key=lambda file: file.folder):
         if folder:
             table.add_section()
-            table.add_row(f"{folder}/")
+            table.add_row(one_line(f"{folder}/"))
         for file in members:
-            table.add_row(file.name, " ".join(file.presets), file.paper)
-    Console(highlight=False, markup=False).print(table)
+            table.add_row(*map(one_line, (file.name, " ".join(file.presets), file.paper)))
+    console().print(table)
     return 0

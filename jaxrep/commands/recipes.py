@@ -2,12 +2,13 @@
 
 import argparse
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import folder, trust_runs
 from jaxrep.experiment import LoadedExperiment, from_run, load
-from jaxrep.spec import children, replace
+from jaxrep.spec import check, children, replace, walk
 
 if TYPE_CHECKING:
     from jaxrep.recipe import Recipe
@@ -69,9 +70,24 @@ def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "
 
         source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
         description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
-        changed = tyro.cli(Recipe, args=args, default=recipe, prog=prog, description=description)
+        changed = tyro.cli(
+            Recipe, args=_as_tyro_writes(args, recipe), default=recipe, prog=prog, description=description
+        )
         recipe = _with_one_length(changed, recipe)
+    check(recipe)
     return dataclasses.replace(loaded, recipe=recipe)
+
+
+def _as_tyro_writes(args: list[str], recipe: "Recipe") -> list[str]:
+    """Write ``--log.tensorboard False`` as ``--log.no-tensorboard``, and the flag alone for ``True``."""
+    switches = {f"--{path.replace('_', '-')}" for path, value in walk(recipe) if isinstance(value, bool)}
+    written: list[str] = []
+    for word in args:
+        if word in ("True", "False") and written and written[-1].replace("_", "-") in switches:
+            written[-1] = written[-1] if word == "True" else re.sub(r"([^.-][^.]*)$", r"no-\1", written[-1])
+        else:
+            written.append(word)
+    return written
 
 
 def _with_one_length(recipe: "Recipe", before: "Recipe") -> "Recipe":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import add_trust, check_out, folder, trust_runs
+from jaxrep.commands.output import echo
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.storage import utf8, write_file
 
@@ -46,9 +47,9 @@ def write_report(paths: Sequence[Path], out: Path, *, models: bool = True) -> No
     views = [view_run(run, models) for run in read_runs(paths)]
     for view in views:
         if view.skipped:
-            print(view.skipped, file=sys.stderr)
+            echo(view.skipped, file=sys.stderr)
     write_file(str(out), utf8(page(views)))
-    print(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    echo(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
 
 
 def view_run(run: "RunFacts", models: bool) -> "RunView":

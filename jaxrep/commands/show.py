@@ -4,12 +4,13 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
 from jaxrep.commands.models import add_trust
+from jaxrep.commands.output import console, echo
 from jaxrep.commands.recipes import EXPERIMENT, find, override, split
+from jaxrep.errors import printable
 from jaxrep.spec import children, is_spec, short_repr
 from jaxrep.spec_json import to_json
 
@@ -22,25 +23,24 @@ def main(args: list[str]) -> int:
     target, given, fields = split(args, options, f"{EXPERIMENT}; or a run directory")
     recipe = override(find(target, given), fields, f"jaxrep show {target}", options.format_help()).recipe
     if given.json:
-        print(json.dumps(to_json(recipe), indent=1, ensure_ascii=False))
+        echo(json.dumps(to_json(recipe), indent=1, ensure_ascii=False))
         return 0
 
     from jaxrep.step.shapes import model_summary
 
-    console = Console(highlight=False)
-    console.print(tree(type(recipe).__name__, recipe))
+    console().print(tree(type(recipe).__name__, recipe))
     for name, number in model_summary(recipe).items():
-        console.print(Text(f"{name.replace('_', ' ')}: {number:,}"))
+        echo(f"{name.replace('_', ' ')}: {number:,.0f}")
     return 0
 
 
 def tree(label: str, node: Any) -> Tree:
     """Return the parts of a recipe with their types and values. A tuple of plain values is one line."""
-    root = Tree(Text(label))
+    root = Tree(Text(printable(label)))
     for name, child in children(node).items():
         inner = children(child)
         if inner and not (isinstance(child, tuple) and not any(map(children, child))):
             root.add(tree(f"{name}: {type(child).__name__}" if is_spec(child) else name, child))
         else:
-            root.add(Text(f"{name}: {short_repr(child)}"))
+            root.add(Text(printable(f"{name}: {short_repr(child)}")))
     return root

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from jaxrep.commands.models import add_trust, trust_runs
+from jaxrep.commands.output import echo
 from jaxrep.commands.recipes import EXPERIMENT, override, split
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment, load
@@ -39,8 +40,8 @@ def main(args: list[str]) -> int:
     with propagate_failures():
         status = train(loaded.recipe, place, loaded)
     if status is ExitCode.DONE and hosts.is_main():
-        print(format_results(Run(place, status).results))
-        print(f"finished; the run directory is {place}")
+        echo(format_results(Run(place, status).results))
+        echo(f"finished; the run directory is {place}")
     return int(status)
 
 

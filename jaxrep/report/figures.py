@@ -1,6 +1,10 @@
-"""Build the figures of a report as plotly JSON. The page defines their fonts and colors."""
+"""Build the figures of a report as plotly JSON. The page defines their fonts and colors.
+
+Plotly takes names and labels for HTML, so those that come from files are escaped.
+"""
 
 import fnmatch
+import html
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +52,7 @@ def curve(name: str, runs: Sequence[RunFacts]) -> str:
         step, value = series(run.lines, name)
         if len(step) > 1 and value.any():
             mode, line = "lines+markers" if len(step) < 12 else "lines", {"color": color, "width": 1.6}
-            figure.add_scatter(x=step, y=value, mode=mode, name=run.name, line=line, marker={"size": 5})
+            figure.add_scatter(x=step, y=value, mode=mode, name=html.escape(run.name), line=line, marker={"size": 5})
     return _json(figure) if figure.data else ""
 
 
@@ -89,7 +93,7 @@ def confusion(predictions: Predictions) -> str:
     counts = np.zeros((k, k), int)
     np.add.at(counts, (predictions.labels, predictions.predicted), 1)
     rows = np.flatnonzero(counts.any(1))
-    counts, names = counts[rows], list(predictions.names)
+    counts, names = counts[rows], [html.escape(name) for name in predictions.names]
     hover = [
         [f"{names[i]}, predicted {name}: {count} of {row.sum()}" for name, count in zip(names, row, strict=True)]
         for i, row in zip(rows, counts, strict=True)
@@ -145,7 +149,7 @@ def _map(flat: np.ndarray, groups: Sequence[Points], tooltips: Sequence[tuple[in
     for name, index, color, symbol in groups:
         marker = {"size": 7, "symbol": symbol, "color": color, "opacity": 0.8}
         points = {"x": flat[index, 0], "y": flat[index, 1], "customdata": hover[index]}
-        figure.add_scatter(name=name, mode="markers", marker=marker, hoverinfo="none", **points)
+        figure.add_scatter(name=html.escape(name), mode="markers", marker=marker, hoverinfo="none", **points)
     figure.update_layout(height=440 + 10 * len(groups), showlegend=len(groups) > 1, hovermode="closest")
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     return _json(figure)

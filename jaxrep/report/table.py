@@ -6,12 +6,13 @@ import fnmatch
 import io
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError, hint, printable
 from jaxrep.metrics.intervals import bootstrap_interval, paired_t_test, paired_test, unpaired_reason
 from jaxrep.metrics.sample import Sample
 from jaxrep.report.run_facts import Group
@@ -149,8 +150,14 @@ def as_csv(table: Sequence[Row]) -> str:
 
 def as_markdown(table: Sequence[Row]) -> str:
     """Return a Markdown table with the columns of ``HEADER``."""
-    lines = [HEADER, ("---", "---", "---:", "---:", "---:", "---:"), *map(cells, table)]
-    return "".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |\n" for line in lines)
+    lines = [HEADER, ("---", "---", "---:", "---:", "---:", "---:")]
+    lines += [(_markdown(metric), _markdown(group), *others) for metric, group, *others in map(cells, table)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _markdown(text: str) -> str:
+    """Return a text with what Markdown and HTML would interpret escaped, on one line."""
+    return re.sub(r"([\\`*\[\]<>|&~!#])", r"\\\1", printable(text).replace("\n", " "))
 
 
 FORMATS = {".json": as_json, ".csv": as_csv, ".md": as_markdown}
