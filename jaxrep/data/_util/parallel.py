@@ -3,11 +3,12 @@
 import functools
 import itertools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
-from typing import TypeVar
+from multiprocessing import get_context, parent_process
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
@@ -26,12 +27,23 @@ def parallel_map(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], w
     if not workers:
         yield from with_bar(map(task, numbers))
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with process_pool(workers) as pool:
         try:
             yield from with_bar(pool.map(task, numbers))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def process_pool(workers: int) -> ProcessPoolExecutor:
+    """Return a pool of new processes that end with this one."""
+    return ProcessPoolExecutor(workers, get_context("spawn"), end_with_parent)
+
+
+def end_with_parent(*_: Any) -> None:
+    """End this process when its parent ends, even if that is killed: a worker waits for work without a limit."""
+    if parent := parent_process():
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), name="end-with-parent", daemon=True).start()
 
 
 def thread_map(

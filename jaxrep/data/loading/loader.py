@@ -13,6 +13,7 @@ import absl.flags
 import grain
 import numpy as np
 
+from jaxrep.data._util.parallel import end_with_parent
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading.reader import Reader
 from jaxrep.data.orders.base import Indices
@@ -146,7 +147,8 @@ def _read_ahead(chunks: "_Chunks", ahead: int, threads: int, workers: int) -> gr
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
         per_worker = -(-ahead // workers)
-        reads = reads.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker))
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker)
+        reads = reads.mp_prefetch(options, end_with_parent)
     return iter(reads)
 
 

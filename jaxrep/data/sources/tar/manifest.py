@@ -12,13 +12,13 @@ import json
 import posixpath
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures import ThreadPoolExecutor
 
 import typeguard
 from rich.console import Console
 from rich.progress import track
 
+from jaxrep.data._util.parallel import process_pool
 from jaxrep.data.sources.tar import index as tar_index
 from jaxrep.data.sources.tar.index import ShardIndex, ShardSummary
 from jaxrep.disk_cache import cache_dir
@@ -139,7 +139,7 @@ def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[Shard]:
     """Read the shards in parallel, and yield them in order."""
     if not paths:
         return
-    pool = ProcessPoolExecutor(workers, get_context("spawn")) if workers else ThreadPoolExecutor(THREADS)
+    pool = process_pool(workers) if workers else ThreadPoolExecutor(THREADS)
     with pool:
         try:
             indexed = pool.map(_index_one, paths, itertools.repeat(beside))
