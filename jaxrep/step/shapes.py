@@ -11,7 +11,7 @@ from flax import nnx
 from jaxrep.batch import Field, StepContext
 from jaxrep.data.class_texts import table_fields
 from jaxrep.data.fields import batch_fields
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, Structure, split
 from jaxrep.paths import PathError
@@ -19,6 +19,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.spec import check
 from jaxrep.step.flops import count_flops
 from jaxrep.step.gradients import Computation
+from jaxrep.user_modules import place_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,11 +148,18 @@ def _batch_shapes(fields: Mapping[str, Field], size: int) -> dict[str, jax.Shape
 
 
 def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> Any:
-    """Return the shapes of ``function(*args)``; a ValueError becomes a UsageError that names the part."""
+    """Return the shapes of ``function(*args)``; a ValueError, or any error in a user's code, becomes a UsageError."""
     try:
         return by(function, *args)
-    except ValueError as error:
-        raise UsageError(f"{where}: {str(error).splitlines()[0]}") from error
+    except JaxrepError:
+        raise
+    except Exception as error:
+        message, place = str(error).strip().partition("\n")[0], place_of(error)
+        if place:
+            raise UsageError(f"{where}: {place}: {type(error).__name__}: {message}") from error
+        if not isinstance(error, ValueError):
+            raise
+        raise UsageError(f"{where}: {message}") from error
 
 
 def model_summary(recipe: Recipe) -> dict[str, float]:
