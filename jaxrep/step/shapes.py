@@ -33,7 +33,7 @@ class Shapes:
     arrays: Mapping[str, Any]  # shapes of the model, by path
     outputs: Mapping[str, Any]  # of rows, join and shared
     rows: frozenset[str]  # names of the outputs that lead with B
-    statistics: tuple[str, ...]  # paths of running statistics that ``rows`` returns
+    batch_stats: tuple[str, ...]  # paths of running statistics that ``rows`` returns
 
     @property
     def inputs(self) -> dict[str, Field]:
@@ -88,13 +88,13 @@ def trace_shapes(recipe: Recipe, fields: Mapping[str, Field] | None = None) -> S
     computation = dataclasses.replace(views, structure=structure)
 
     def emit(arrays: Arrays, batch: Any, ctx: StepContext):
-        outputs, statistics = computation.per_example(arrays, batch, ctx)
+        outputs, batch_stats = computation.per_example(arrays, batch, ctx)
         shared = computation.per_step(arrays, ctx)
-        return computation.across_batch(arrays, {**outputs, **shared}, batch, ctx)[0], shared, statistics
+        return computation.across_batch(arrays, {**outputs, **shared}, batch, ctx)[0], shared, batch_stats
 
-    outputs, shared, statistics = _traced("method", emit, arrays, seen, ctx)
+    outputs, shared, batch_stats = _traced("method", emit, arrays, seen, ctx)
     rows = frozenset(outputs.keys() - shared.keys())
-    result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(statistics))
+    result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(batch_stats))
     _check(recipe, result, seen, ctx)
     return result
 
@@ -136,9 +136,9 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
         loss, _ = _traced(f"objective.{name}", term, shapes.outputs, batch, ctx)
         if loss.shape != ():
             raise UsageError(f"objective.{name} must be a scalar, and its shape is {loss.shape}")
-    if recipe.microbatch_size and shapes.statistics:
+    if recipe.microbatch_size and shapes.batch_stats:
         raise UsageError(
-            f"microbatch_size={recipe.microbatch_size}: '{shapes.statistics[0]}' is a statistic over the batch inside "
+            f"microbatch_size={recipe.microbatch_size}: '{shapes.batch_stats[0]}' is a statistic over the batch inside "
             "an encoder, so microbatches would change the result; use group or layer norm there, or microbatch_size=0"
         )
 

@@ -284,7 +284,7 @@ def test_interrupted_run_resumes_to_the_same_end(trained: Trained, tmp_path: Pat
 def test_step_takes_microbatches(trained: Trained):
     halves = trained.recipe.replace({"log.embedding_metrics": True}, microbatch_size=BATCH // 2)
     setup = trained.start.setup
-    if setup.shapes.statistics:
+    if setup.shapes.batch_stats:
         with pytest.raises(UsageError, match="is a statistic over the batch inside"):
             validate(halves)
         return

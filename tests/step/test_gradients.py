@@ -248,7 +248,7 @@ def test_statistics_of_a_batch_inside_an_encoder_come_back_and_are_refused_under
     towers = {"image": Normed(), "text": tiny.Ids()}
     recipe = RECIPE.replace(method=DualEncoder(towers=towers, dim=4))
     traced = harness.traced(recipe)
-    assert traced.statistics == ("image/mean",)
+    assert traced.batch_stats == ("image/mean",)
     values = drawn(traced.arrays)
     params = {path: values[path] for path in traced.trained(traced.updater(recipe))}
     non_trainable = {"image/mean": values["image/mean"]}

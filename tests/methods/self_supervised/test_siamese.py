@@ -64,7 +64,7 @@ def test_batch_stats_move_by_the_mean_of_the_views_and_refuse_microbatches():
         return found.computation.per_example(arrays, {name: fields[name] for name in names}, harness.ctx())[1]
 
     several, each = batch_stats(("a", "b", "mixed")), [batch_stats((name,)) for name in ("a", "b", "mixed")]
-    assert several and several.keys() == each[0].keys() == {*found.statistics}
+    assert several and several.keys() == each[0].keys() == {*found.batch_stats}
     for path, value in several.items():
         np.testing.assert_allclose(value, sum(one[path] for one in each) / 3, rtol=1e-5, atol=1e-6, err_msg=path)
     with pytest.raises(UsageError, match="is a statistic over the batch inside an encoder"):
