@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, fold, normalize
-from jaxrep.losses.contrastive import Direction, info_nce
-from jaxrep.losses.mixup import Mixed, mixed_negatives, mixed_pairs
+from jaxrep.losses.contrastive import Direction, Mixed, info_nce, mixed_negatives, mixed_pairs
 from jaxrep.losses.pairwise.pairs import Duplicates, PairOptions
 from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.losses.sigmoid import pairwise_sigmoid

@@ -4,8 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, normalize
-from jaxrep.losses.correlation import barlow_twins, mixed_twins
-from jaxrep.losses.geometry import alignment, uniformity
+from jaxrep.losses.geometry import alignment, barlow_twins, mixed_twins, uniformity
 from jaxrep.objectives.base import Columns, Embedding, Metrics, Output, Reads, Term
 from jaxrep.spec import NonNegative
 

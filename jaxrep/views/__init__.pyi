@@ -4,8 +4,6 @@ from .color import ColorJitter as ColorJitter
 from .color import GaussianBlur as GaussianBlur
 from .color import Grayscale as Grayscale
 from .color import Solarize as Solarize
-from .crop import RandomResizedCrop as RandomResizedCrop
-from .crop import RandomSquareCrop as RandomSquareCrop
 from .fields import BaseMixUp as BaseMixUp
 from .fields import CopyField as CopyField
 from .fields import MixUp as MixUp
@@ -13,6 +11,8 @@ from .fields import MixUpFields as MixUpFields
 from .fields import StackFields as StackFields
 from .geometry import Cutout as Cutout
 from .geometry import RandomHorizontalFlip as RandomHorizontalFlip
+from .geometry import RandomResizedCrop as RandomResizedCrop
 from .geometry import RandomRotation as RandomRotation
+from .geometry import RandomSquareCrop as RandomSquareCrop
 from .geometry import RandomTranslate as RandomTranslate
 from .mask import BlockMask as BlockMask

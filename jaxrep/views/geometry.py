@@ -1,14 +1,81 @@
-"""Views that move or cover pixels and keep the image's size: flip, translation, rotation, cutout."""
+"""Views that crop an image (at random and resized, or CLIP's square), and that move or cover its pixels.
 
-from typing import ClassVar
+Resizing is separable, so it is two small matrix products with weights computed per image. That needs no gather, which
+is slow on TPU, and costs the same for any box and size.
+"""
+
+import math
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.spec import Count, Natural, NonNegative, Share, spec
-from jaxrep.views.base import ImageView, random_apply
+from jaxrep.spec import Count, Natural, NonNegative, Positive, Range, Share, spec
+from jaxrep.views.base import ImageView, random_apply, range_problems
+
+ATTEMPTS = 10
+Area = Annotated[float, Range(above=0, high=1)]
+
+
+@spec
+class RandomResizedCrop(ImageView):
+    """Resize a box of random area and shape to a square (Szegedy et al. 2015, Going deeper with convolutions, 6).
+
+    Boxes are drawn as torchvision's ``RandomResizedCrop`` draws them: the first of ten attempts that fits, else the
+    largest central box of an allowed shape.
+    """
+
+    site: ClassVar[str] = "RandomResizedCrop"
+
+    size: Count
+    """Side of the result in pixels."""
+    scale: tuple[Area, Area] = (0.08, 1.0)
+    """Range of the box's area as a share of the image's."""
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
+    """Range of the box's width over its height, drawn uniformly in the logarithm."""
+
+    def problems(self):
+        yield from range_problems(scale=self.scale, ratio=self.ratio)
+
+    def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "size size C"]:
+        top, left, height, width = self.box(key, image.shape[0], image.shape[1])
+        return resize(image, self.size, top, left, height, width)
+
+    def box(self, key: Array, image_height: int, image_width: int) -> tuple[Array, Array, Array, Array]:
+        """Return the upper left corner, height and width of a random box, in whole pixels."""
+        area, shape, down, right = jax.random.uniform(key, (4 * ATTEMPTS,)).reshape(4, ATTEMPTS)
+        area = image_height * image_width * (self.scale[0] + area * (self.scale[1] - self.scale[0]))
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        ratio = jnp.exp(low + shape * (high - low))
+        heights, widths = jnp.round(jnp.sqrt(area / ratio)), jnp.round(jnp.sqrt(area * ratio))
+        fits = (heights >= 1) & (heights <= image_height) & (widths >= 1) & (widths <= image_width)
+        first = jnp.argmax(fits)
+        height = jnp.where(fits[first], heights[first], min(image_height, round(image_width / self.ratio[0])))
+        width = jnp.where(fits[first], widths[first], min(image_width, round(image_height * self.ratio[1])))
+        top = jnp.where(fits[first], jnp.floor(down[first] * (image_height - height + 1)), (image_height - height) // 2)
+        left = jnp.where(fits[first], jnp.floor(right[first] * (image_width - width + 1)), (image_width - width) // 2)
+        return top, left, height, width
+
+
+@spec
+class RandomSquareCrop(ImageView):
+    """Crop a square at a random place, without resizing: CLIP's only augmentation (Radford et al. 2021, 2.4)."""
+
+    site: ClassVar[str] = "RandomSquareCrop"
+
+    size: Count | None = None
+    """Side of the square in pixels; None: the image's shorter side."""
+
+    def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "size size C"]:
+        side, shorter = self.size or min(image.shape[:2]), min(image.shape[:2])
+        if side > shorter:
+            raise ValueError(
+                f"a square crop of {side} pixels does not fit '{self.of}' of {image.shape[:2]}: resize it first"
+            )
+        top, left = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
+        return jax.lax.dynamic_slice(image, (top, left, 0), (side, side, image.shape[2]))
 
 
 @spec
@@ -69,6 +136,29 @@ class Cutout(ImageView):
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         top, left = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2])) - self.size // 2
         return cutout(image, top, left, self.size, self.fill)
+
+
+def resize(
+    image: Float[Array, "H W C"], size: int, top: Array, left: Array, height: Array, width: Array
+) -> Float[Array, "size size C"]:
+    """Resize a box of ``image`` to a square as Pillow resizes the cropped box: bilinear with antialiasing."""
+    rows = bilinear_weights(size, image.shape[0], top, height)
+    columns = bilinear_weights(size, image.shape[1], left, width)
+    return jnp.einsum("yh,hwc,xw->yxc", rows, image, columns, precision=jax.lax.Precision.HIGHEST)
+
+
+def bilinear_weights(size: int, pixels: int, start: Array, extent: Array) -> Float[Array, "size pixels"]:
+    """Return weights that map pixels ``start`` to ``start + extent`` of an axis to ``size`` new ones; rows sum to one.
+
+    The weights are a triangle about each new pixel's center. It extends one old pixel to either side, or one new pixel
+    if the axis shrinks.
+    """
+    step = extent / size
+    center = start + (jnp.arange(size)[:, None] + 0.5) * step
+    place = jnp.arange(pixels) + 0.5
+    weights = jnp.maximum(1 - jnp.abs(place - center) / jnp.maximum(step, 1), 0)
+    weights = jnp.where((place > start) & (place < start + extent), weights, 0)
+    return weights / weights.sum(1, keepdims=True)
 
 
 def translate(image: Float[Array, "H W C"], down: Array, right: Array, fill: float) -> Float[Array, "H W C"]:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.losses.correlation import barlow_twins, mixed_twins
+from jaxrep.losses.geometry import barlow_twins, mixed_twins
 from jaxrep.mesh import ROWS, Mesh
 
 B, D, REDUNDANCY = 16, 5, 0.03

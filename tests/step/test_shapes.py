@@ -24,7 +24,7 @@ from jaxrep.optim.optimizers import AdamW
 from jaxrep.optim.rules import Freeze
 from jaxrep.spec import problems, spec
 from jaxrep.step.shapes import model_summary, trace_shapes
-from jaxrep.views.crop import RandomSquareCrop
+from jaxrep.views.geometry import RandomSquareCrop
 from tests.helpers.harness import RECIPE, tiny, traced
 
 

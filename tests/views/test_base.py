@@ -6,8 +6,7 @@ import numpy as np
 
 from jaxrep.batch import StepContext
 from jaxrep.spec import problems
-from jaxrep.views.crop import RandomResizedCrop
-from jaxrep.views.geometry import RandomHorizontalFlip
+from jaxrep.views.geometry import RandomHorizontalFlip, RandomResizedCrop
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (8, 10, 10, 3), dtype=np.uint8)
 POSITIONS = np.stack([np.zeros(8), 100 + np.arange(8)], 1).astype(np.uint32)

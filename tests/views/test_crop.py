@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrep.views.crop import RandomResizedCrop, RandomSquareCrop, resize
+from jaxrep.views.geometry import RandomResizedCrop, RandomSquareCrop, resize
 
 IMAGE = np.random.default_rng(0).random((20, 30, 3), dtype=np.float32)
 jit_resize = jax.jit(resize, static_argnums=1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import StepContext
-from jaxrep.views.crop import RandomResizedCrop
 from jaxrep.views.fields import CopyField, StackFields
+from jaxrep.views.geometry import RandomResizedCrop
 
 RNG = np.random.default_rng(0)
 IMAGES: Any = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)

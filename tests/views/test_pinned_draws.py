@@ -7,9 +7,15 @@ import pytest
 
 from jaxrep.batch import StepContext
 from jaxrep.views.color import ColorJitter, GaussianBlur, Grayscale, Solarize
-from jaxrep.views.crop import RandomResizedCrop, RandomSquareCrop
 from jaxrep.views.fields import MixUp, MixUpFields
-from jaxrep.views.geometry import Cutout, RandomHorizontalFlip, RandomRotation, RandomTranslate
+from jaxrep.views.geometry import (
+    Cutout,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomSquareCrop,
+    RandomTranslate,
+)
 from jaxrep.views.mask import BlockMask
 
 # Sums of each changed field, weighted by the cosines of 0, 1, 2, …, as version 0.1 computed them.

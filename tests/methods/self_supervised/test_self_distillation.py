@@ -26,7 +26,7 @@ from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
 from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
-from jaxrep.views.crop import RandomResizedCrop
+from jaxrep.views.geometry import RandomResizedCrop
 from jaxrep.views.fields import CopyField
 from jaxrep.views.geometry import RandomHorizontalFlip
 from jaxrep.views.mask import BlockMask
