@@ -249,7 +249,7 @@ def local_copy(path: str) -> str:
     size, stamp = file_version(path)
     digest = hashlib.sha256(f"{path}\n{size}\n{stamp}".encode()).hexdigest()[:32]
     copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2]}"
-    if not copy.exists():
+    if not copy.is_file():
         with explain_os_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
         _make_room(size, path)

@@ -166,15 +166,20 @@ def test_processes_with_different_recipes_are_told_so_and_none_hangs(tmp_path):
 
 def test_what_one_process_cannot_do_ends_all_with_its_sentence(tmp_path):
     words = command(tmp_path / "run", STEPS)
-    (tmp_path / "file").touch()
-    both = Launched(words, 2, 1, tmp_path / "logs", JAXREP_CACHE=str(tmp_path / "file"))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import jaxrep.disk_cache\n"
+        "from jaxrep.errors import UsageError\n"
+        "def refuse(*_): raise UsageError('the pictures cannot be drawn')\n"
+        "jaxrep.disk_cache.cached = refuse\n"
+    )
+    both = Launched(words, 2, 1, tmp_path / "logs", PYTHONPATH=str(tmp_path))
     assert both.wait(120) == [ExitCode.USAGE, ExitCode.USAGE], both.said()
-    assert f"process 1 of 2 could not go on: the cache file {tmp_path}" in both.said()[0]
+    assert "process 1 of 2 could not go on: the pictures cannot be drawn" in both.said()[0]
 
 
 LOST = """
 import os
-from jaxrep.data import reader
+from jaxrep.data.loading import reader
 from jaxrep.data.source import BadShard
 
 reader.RETRY_WAITS = ()
