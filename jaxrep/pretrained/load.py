@@ -19,6 +19,7 @@ from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import read_transform
 from jaxrep.pretrained.tensors import open_folder, read_json
+from jaxrep.pretrained.tokenizers import load_tokenizer
 from jaxrep.spec import problems
 
 Reader = Callable[[Source], Architecture]
@@ -126,7 +127,7 @@ def load_checkpoint(folder: Path, mesh: Mesh | None = None) -> Model:
         checkpoint.structure,
         checkpoint.arrays(placement(mesh)),
         architecture.fields,
-        architecture.tokenizer.load() if architecture.tokenizer else None,
+        load_tokenizer(architecture.tokenizer) if architecture.tokenizer else None,
         transforms={"image": architecture.transform} if architecture.transform else {},
         block_size=64,
         progress=True,

@@ -1,17 +1,21 @@
 """Find the tokenizer of a checkpoint folder: tokenizer.json, CLIP's vocabulary files, or a SentencePiece model."""
 
+import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 from jaxrep.batch import Field
-from jaxrep.data.tokenizers.base import Tokenizer
-from jaxrep.data.tokenizers.subwords import SPECIAL, ClipBpe, SentencePieceModel, TokenizerFile
+from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, Tokenizer
+from jaxrep.data.tokenizers.subwords import SPECIAL, ClipBpe, SentencePieceModel, SentencePieces, TokenizerFile
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.tensors import read_json
 
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 PADS = ("[PAD]", "<pad>", SPECIAL[1], "</s>")
 """Padding tokens to look for if no file names one."""
+MAX_EXTRA = 8
+"""With more tokens without a row than this and a hundredth of the rows, a tokenizer belongs to another checkpoint."""
 
 
 def find_tokenizer(folder: Path, field: Field) -> Tokenizer | None:
@@ -22,6 +26,25 @@ def find_tokenizer(folder: Path, field: Field) -> Tokenizer | None:
         count = (field.classes or 0) - 2 * 256 - len(SPECIAL)
         return ClipBpe(vocabulary=str(merges), length=field.shape[0], merges=count)
     return _find_sentencepiece(folder, field)
+
+
+def load_tokenizer(tokenizer: Tokenizer) -> LoadedTokenizer:
+    """Load the tokenizer of a checkpoint. Tokens without a row in its embeddings are left out of texts, and told.
+
+    Raises:
+        UsageError: so many tokens have no row that the tokenizer belongs to another checkpoint.
+    """
+    if not isinstance(tokenizer, TokenizerFile | SentencePieceModel):
+        return tokenizer.load()
+    rows = tokenizer.entries
+    loaded = dataclasses.replace(tokenizer, entries=2**31 - 1).load()
+    if not isinstance(loaded.pieces, LibraryPieces | SentencePieces) or (extra := loaded.pieces.ids - rows) <= 0:
+        return dataclasses.replace(loaded, vocab_size=rows)
+    wrong = f"{tokenizer.path} has {loaded.pieces.ids} ids, and the checkpoint has embeddings for {rows}"
+    if extra > MAX_EXTRA + rows // 100:
+        raise UsageError(f"{wrong}: take the tokenizer of this checkpoint")
+    print(f"{wrong}: texts are read without the other {extra}", file=sys.stderr)
+    return dataclasses.replace(loaded, vocab_size=rows, pad=loaded.pad if loaded.pad < rows else 0)
 
 
 def find_siglip_tokenizer(folder: Path, field: Field) -> Tokenizer | None:

@@ -77,7 +77,7 @@ class LoadedTokenizer:
             text_start(text, CHARACTERS_PER_TOKEN * self.length).encode(errors="replace").decode() for text in texts
         ]
         for row, pieces in enumerate(self.pieces.encode(starts)):
-            tokens = start + pieces[:room] + end
+            tokens = start + [i for i in pieces if i < self.vocab_size][:room] + end
             ids[row, : len(tokens)] = tokens
             valid[row, : len(tokens)] = True
         return Encodings(ids, valid)
@@ -190,6 +190,11 @@ class LibraryPieces:
 
     def __init__(self, pipeline: tokenizers.Tokenizer, clean: Callable[[str], str], special: bool = False):
         self.pipeline, self.clean, self.special = pipeline, clean, special
+
+    @property
+    def ids(self) -> int:
+        """Number of ids: one more than the largest."""
+        return 1 + max(self.pipeline.get_vocab(with_added_tokens=True).values())
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         cleaned = [self.clean(text) for text in texts]

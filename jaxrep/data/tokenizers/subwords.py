@@ -138,7 +138,7 @@ class TokenizerFile(Tokenizer):
         pad = pipeline.token_to_id(self.pad)
         if pad is None:
             raise UsageError(f"pad='{self.pad}' is not a token of '{self.path}': name one that is, such as its EOS")
-        check_entries(self.path, 1 + max(pipeline.get_vocab(with_added_tokens=True).values()), self.entries)
+        check_entries(self.path, LibraryPieces(pipeline, str).ids, self.entries)
         special = pipeline.num_special_tokens_to_add(False)
         if self.length <= special:
             raise UsageError(
@@ -173,7 +173,7 @@ class SentencePieceModel(Tokenizer):
 
     def restore(self, state: State) -> LoadedTokenizer:
         pieces = SentencePieces(base64.b64decode(state["model"]), self.path, CLEANERS[self.clean])
-        check_entries(self.path, pieces.model.get_piece_size(), self.entries)
+        check_entries(self.path, pieces.ids, self.entries)
         # The library returns -1 for a token that the model lacks.
         bos, eos, pad = [
             i if i >= 0 else None for i in (pieces.model.bos_id(), pieces.model.eos_id(), pieces.model.pad_id())
@@ -193,6 +193,11 @@ class SentencePieces:
             self.model = sentencepiece.SentencePieceProcessor(model_proto=proto)
         except RuntimeError as error:
             raise UsageError(f"'{path}' is not a SentencePiece model") from error
+
+    @property
+    def ids(self) -> int:
+        """Number of ids."""
+        return self.model.get_piece_size()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         return self.model.encode([self.clean(text) for text in texts])
