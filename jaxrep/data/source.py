@@ -168,6 +168,14 @@ def ranked(column: Any) -> np.ndarray:
     return np.array([ranks[value] for value in column])
 
 
+def is_unknown(column: Any) -> np.ndarray:
+    """Return which values [N] stand for what cannot be read: "", NaN or -1, also as one of several per example."""
+    if not isinstance(column, np.ndarray) or column.dtype.kind not in "biuf":
+        return np.array(["" in as_captions(value) for value in column], bool)
+    unknown = np.isnan(column) if column.dtype.kind == "f" else np.equal(column, -1)
+    return np.any(unknown.reshape(len(column), -1), axis=1)
+
+
 def stack(values: list[Any]) -> Any:
     """Return the values of one field as an array; strings stay a list."""
     first = values[0] if values else None

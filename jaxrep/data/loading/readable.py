@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep import hosts
-from jaxrep.data.source import Examples, stack, take
+from jaxrep.data.source import Examples, is_unknown, stack, take
 from jaxrep.errors import BadSample, JaxrepError
 
 MAX_BAD_SHARE = 0.01
@@ -53,7 +53,7 @@ def read_columns(examples: Examples, names: Sequence[str]) -> dict[str, Any]:
     columns = {name: examples.column(name) for name in names}
     bad: dict[int, BadSample] = {}
     for name, values in columns.items():
-        for index in np.flatnonzero(_unknown(values)).tolist():
+        for index in np.flatnonzero(is_unknown(values)).tolist():
             (row,) = read_rows(examples, np.array([index]))
             if isinstance(row, BadSample):
                 bad[index] = row
@@ -64,14 +64,6 @@ def read_columns(examples: Examples, names: Sequence[str]) -> dict[str, Any]:
     report_skipped([*bad.values()], len(examples), aloud=hosts.is_main())
     kept = np.delete(np.arange(len(examples)), [*bad])
     return {name: take(values, kept) for name, values in columns.items()}
-
-
-def _unknown(values: Any) -> np.ndarray:
-    """Return which values [N] of a column stand for nothing: "", NaN or -1, also as one of several per example."""
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
-        return np.array(["" in ((value,) if isinstance(value, str) else value) for value in values], bool)
-    unknown = np.isnan(values) if values.dtype.kind == "f" else np.equal(values, -1)
-    return np.any(unknown.reshape(len(values), -1), axis=1)
 
 
 def read_rows(examples: Examples, indices: np.ndarray) -> list[Row]:

@@ -6,7 +6,7 @@ from jaxtyping import Int, UInt64
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import Indices, Order, require_examples
 from jaxrep.data.orders.permutation import epoch_keys, epochs_and_places, permute
-from jaxrep.data.source import Examples, ranked
+from jaxrep.data.source import Examples, is_unknown, ranked
 from jaxrep.spec import Count, spec
 
 
@@ -14,9 +14,9 @@ from jaxrep.spec import Count, spec
 class Grouped(Order):
     """Read groups of ``per_group`` examples of one value, in a random order, with new members in each epoch.
 
-    Examples that do not fill a group of their value form mixed groups among the others. If an epoch is not a whole
-    number of groups, a batch may cut groups at its ends. The order reads the column when it is opened, and takes four
-    bytes per example.
+    Examples that do not fill a group of their value, or have an unknown one ("", -1 or NaN), form mixed groups among
+    the others. If an epoch is not a whole number of groups, a batch may cut groups at its ends. The order reads the
+    column when it is opened, and takes four bytes per example.
     """
 
     by: str = "label"
@@ -29,7 +29,11 @@ class Grouped(Order):
 
     def indices(self, examples: Examples, batch_size: int) -> Indices:
         require_examples(examples)
-        return ShuffledGroups(self.seed, ranked(examples.column(self.by)), self.per_group)
+        column = examples.column(self.by)
+        _, values = np.unique(ranked(column), return_inverse=True)
+        unknown = np.flatnonzero(is_unknown(column))
+        values[unknown] = len(values) + np.arange(len(unknown))
+        return ShuffledGroups(self.seed, values, self.per_group)
 
 
 class ShuffledGroups(Indices):

@@ -138,7 +138,9 @@ class EncodedExamples(Examples, abc.ABC):
         if name == "image":
             return stack([self.field(index, name) for index in rows])
         if name in self._names:
-            unknown = "" if self.source.fields()[name].dtype == "str" else np.int32(-1)
+            field = self.source.fields()[name]
+            texts = ("",) * field.shape[0] if field.shape else ""
+            unknown = texts if field.dtype == "str" else np.full(field.shape, -1, np.int32)
             return stack([_or(unknown, self.field, index, name) for index in rows])
         metadata = [_or({}, self.metadata, index) for index in rows]
         if not any(name in row for row in metadata):

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from jaxrep.data._util.hashing import splitmix64
-from jaxrep.data.source import Examples, ranked
+from jaxrep.data.source import Examples, is_unknown, ranked
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.spec import Count, Range, spec
 
@@ -70,7 +70,7 @@ class FewShot(SubsetSource):
     count: Count
     """Examples per class."""
     label: str = "label"
-    """Field of the classes; an example with a negative class is left out."""
+    """Field of the classes; an example with a negative or unknown class is left out."""
     seed: int = 0
     """Seed of the draw; a larger count includes the examples of a smaller one."""
 
@@ -78,7 +78,8 @@ class FewShot(SubsetSource):
         return (self.label,)
 
     def indices(self, examples: Examples) -> np.ndarray:
-        labels = ranked(examples.column(self.label))
+        column = examples.column(self.label)
+        labels = np.where(is_unknown(column), -1, ranked(column))
         drawn = few_of_each(labels, self.count, np.random.default_rng(self.seed))
         return np.sort(drawn[labels[drawn] >= 0])
 

@@ -89,6 +89,20 @@ def test_groups_by_strings():
     assert sorted(a for a, b in pairs if a == b) == ["cat", "dog", "dog"]
 
 
+@pytest.mark.parametrize(
+    ("column", "own"),
+    [
+        (["", "b", "a", "", "b", "", "a", ""], ["~0", "b", "a", "~1", "b", "~2", "a", "~3"]),
+        (np.array([-1, 3, 0, -1, 3, -1, 0, -1]), np.array([10, 3, 0, 11, 3, 12, 0, 13])),
+        (np.array([np.nan, 3, 0, np.nan, 3, np.nan, 0, np.nan]), np.array([10.0, 3, 0, 11, 3, 12, 0, 13])),
+    ],
+    ids=["texts", "labels", "numbers"],
+)
+def test_examples_of_unknown_value_are_no_group(column, own):
+    found, expected = (Grouped(by="x", per_group=2).indices(Listed(8, x=x), 1)(positions(0, 80)) for x in (column, own))
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_neighbors_are_adjacent():
     n, k = 2_000, 4  # points on a ring, with two neighbors on each side
     offsets = np.array([-2, -1, 1, 2])

@@ -98,3 +98,10 @@ def test_map_of_scene_has_groups_of_its_emojis():
                 round(y - height / 2) : round(y + height / 2), round(x - width / 2) : round(x + width / 2)
             ]
             assert (inside == groups[name] + 1).any()
+
+
+def test_column_of_maps_marks_one_that_cannot_be_read(folders):
+    source, folder = folders
+    (folder / "maps/c.png").write_bytes(b"no map")
+    masks = source.open().column("mask")
+    assert masks.shape == (3, 6, 6) and (masks[1] == -1).all() and masks[[0, 2]].min() >= 0

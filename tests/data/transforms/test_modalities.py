@@ -1,10 +1,13 @@
 """Splitting texts into fields, and dropping modalities."""
 
+import json
+
 import numpy as np
 import pytest
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
+from jaxrep.data.sources.karpathy import Karpathy
 from jaxrep.data.transforms.modalities import DropModalities, SplitCaptions
 from jaxrep.spec import problems, spec
 
@@ -63,3 +66,13 @@ def test_problems_are_reported():
     assert "at least two modalities" in problems(DropModalities(source=SPLIT, names=("image",), share=0.3))[0]
     assert problems(DropModalities(source=SPLIT, names=("image", "german"), share=1.5))
     assert "no field 'sound'" in problems(DropModalities(source=SPLIT, names=("image", "sound"), share=0.5))[0]
+
+
+def test_column_of_split_captions_marks_examples_without_them(tmp_path):
+    rows = [
+        {"filename": f"{n}.png", "split": "test", "sentences": [{"raw": "one"}, {"raw": "two"}][:n]} for n in (2, 1, 0)
+    ]
+    (tmp_path / "k.json").write_text(json.dumps({"images": rows}))
+    source = Karpathy(path=f"{tmp_path}/k.json", images=str(tmp_path), captions_per_image=2)
+    examples = SplitCaptions(source=source, names=("a", "b")).open()
+    assert examples.column("a") == ["one", "", ""] and examples.column("b") == ["two", "", ""]

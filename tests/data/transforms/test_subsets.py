@@ -145,3 +145,9 @@ def test_one_long_text_costs_its_own_length(read):
     tracemalloc.stop()
     assert peak < 50e6
     np.testing.assert_array_equal(found, expected)
+
+
+def test_few_shot_leaves_out_unknown_classes():
+    for labels in (["", "b", "a", "b", ""], np.array([-1, 1, 0, 1, -1])):
+        few = FewShot(source=Labeled(), count=5).indices(Columns({"label": labels}))
+        assert few.tolist() == [1, 2, 3]
