@@ -100,7 +100,7 @@ def _run_and_report(args: list[str]) -> int:
             _discard_output()
             print(f"jaxrep: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
         else:
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), file=sys.stderr, end="")
             print(f"jaxrep: {_cause(error)}", file=sys.stderr)
         return JaxrepError.status
 

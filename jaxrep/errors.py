@@ -18,9 +18,15 @@ NEAR = 0.65
 
 
 class JaxrepError(Exception):
-    """An error in one sentence: what is wrong, where, what was expected, what to do. Exit status 1."""
+    """An error in one sentence: what is wrong, where, what was expected, what to do. Exit status 1.
+
+    URLs in the sentence are printed ``without_secrets``.
+    """
 
     status = 1
+
+    def __init__(self, *words: str):
+        super().__init__(*(without_secrets(str(each)) for each in words))
 
 
 class UsageError(JaxrepError):
@@ -33,7 +39,7 @@ class BadSample(JaxrepError):
     """An example cannot be read: ``place`` (shard and member, or file) and ``reason``."""
 
     def __init__(self, place: str, reason: str):
-        self.place, self.reason = bounded(place), bounded(reason)
+        self.place, self.reason = (bounded(without_secrets(text)) for text in (place, reason))
         super().__init__(self.place, self.reason)
 
     def __str__(self) -> str:
@@ -42,6 +48,12 @@ class BadSample(JaxrepError):
 
 class BadShard(JaxrepError):
     """A shard cannot be read as a whole, now or for good: it vanished, or its server does not answer."""
+
+
+def without_secrets(text: str) -> str:
+    """Return a text with its URLs without user, password, query and fragment, which may hold a token."""
+    text = re.sub(r"(?<=://)[^\s/'\"]*@", "", text)
+    return re.sub(r"""(://[^\s?#'"<>]*)[?#].*?(?=[:.;,]?(?:[\s'"<>(),;]|$))""", r"\1?…", text)
 
 
 def bounded(text: str) -> str:
@@ -80,8 +92,8 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-
 
 
 def printable(text: str) -> str:
-    """Return a text from a file for a terminal: what is not printable is escaped, as in JSON. Lines stay lines."""
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Return a text for a terminal: what is not printable is escaped, as in JSON. URLs lose their secrets."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", without_secrets(text))
 
 
 def hint(name: str, known: Iterable[str]) -> str:

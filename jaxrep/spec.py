@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 import typeguard
 
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError, hint, without_secrets
 
 T = TypeVar("T")
 
@@ -225,7 +225,7 @@ def short_repr(value: Any, limit: int = 100) -> str:
     elif isinstance(value, tuple):
         text = "(" + ", ".join(map(short_repr, value)) + ("," if len(value) == 1 else "") + ")"
     else:
-        text = repr(value)
+        text = without_secrets(repr(value))
     return text if len(text) <= limit else f"{text[: limit - 2]}…{text[-1]}"
 
 

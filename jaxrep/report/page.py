@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from jaxrep import __version__
 from jaxrep.data.source import Source
+from jaxrep.errors import without_secrets
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import figures
 from jaxrep.report.run_facts import RunFacts, group_by_seed, paper_difference
@@ -139,10 +140,10 @@ def _run(run: RunFacts, first: RunFacts, colors: dict[str, str]) -> dict[str, An
         },
         "paper": paper_difference(run),
         "from_first": [c for c in difference(first.recipe, run.recipe) if not c.execution],
-        "recipe": json.dumps(to_json(run.recipe), indent=1, ensure_ascii=False),
+        "recipe": without_secrets(json.dumps(to_json(run.recipe), indent=1, ensure_ascii=False)),
         "time": _time(run),
         "faults": faults[:MAX_FAULTS],
-        "environment": json.dumps(run.environment, indent=1, ensure_ascii=False),
+        "environment": without_secrets(json.dumps(run.environment, indent=1, ensure_ascii=False)),
     }
 
 

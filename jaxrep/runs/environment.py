@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from jaxrep import __version__
+from jaxrep.errors import without_secrets
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain")
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -20,7 +21,7 @@ def environment() -> dict[str, Any]:
     """Return the content of ``environment.json``. Starts the devices."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [without_secrets(word) for word in sys.argv],
         "host": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),

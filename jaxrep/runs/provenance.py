@@ -5,12 +5,13 @@ the tables, and the number of steps. Checkpoints of earlier versions hold none, 
 """
 
 import itertools
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.errors import UsageError
+from jaxrep.errors import UsageError, without_secrets
 from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
 from jaxrep.spec import Change, difference, render_difference
@@ -24,7 +25,7 @@ DATA = ("data", "tables", "total_steps")
 
 def record(recipe: Recipe, tokenizer: LoadedTokenizer, **data: Any) -> dict[str, Any]:
     """Return the record of a run, as JSON values; ``data`` are the entries of ``DATA``."""
-    return {"recipe": identity(recipe), "tokenizer": layout.digest(tokenizer.state), **data}
+    return {"recipe": _named(recipe), "tokenizer": layout.digest(tokenizer.state), **data}
 
 
 def check_files(saved: Mapping[str, Any], recipe: Recipe, tokenizer: LoadedTokenizer | None, checkpoint: str) -> None:
@@ -39,7 +40,7 @@ def check_files(saved: Mapping[str, Any], recipe: Recipe, tokenizer: LoadedToken
     Raises:
         UsageError: a file of the run was changed.
     """
-    now = identity(recipe)
+    now = _named(recipe)
     then = saved.get("recipe", now)
     if changed := difference(_shared(then, now), _shared(now, then)):
         raise UsageError(
@@ -70,6 +71,11 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any], checkpoint: str
             f"{told}; bring them back, start another run by --run-dir, or go on with them by --data.allow-changed"
         )
     LOG.warning("%s; the run goes on with the new ones, as data.allow_changed says", told)
+
+
+def _named(recipe: Recipe) -> Any:
+    """Return the identity of a recipe; another password or token is no other recipe."""
+    return json.loads(without_secrets(json.dumps(identity(recipe))))
 
 
 def _in_a_line(changes: list[Change]) -> str:

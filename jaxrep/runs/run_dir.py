@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import json
 import logging
 import os
 import platform
@@ -21,7 +22,7 @@ from jaxrep import hosts
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.disk_cache import explain_os_errors
-from jaxrep.errors import UsageError
+from jaxrep.errors import UsageError, without_secrets
 from jaxrep.experiment import LoadedExperiment, from_run, recipe_json
 from jaxrep.metrics import sample
 from jaxrep.recipe import Checkpointing, Recipe
@@ -67,7 +68,7 @@ class RunDir:
             return cls(spool.folder, spool, stack.pop_all())
 
     def __str__(self) -> str:
-        return url_of(self.path)
+        return without_secrets(url_of(self.path))
 
     def close(self) -> None:
         """Release the directory; for a run behind a URL, upload the rest."""
@@ -151,7 +152,7 @@ class RunDir:
     def write_bad_samples(self, report: BadSampleReport, of_all: bool = False) -> None:
         """Write the bad-sample report of this process, or that ``of_all`` processes."""
         host = "" if of_all or jax.process_count() == 1 else f"-{jax.process_index()}"
-        write_json(self.path / f"bad_samples{host}.json", report.to_json())
+        write_json(self.path / f"bad_samples{host}.json", json.loads(without_secrets(json.dumps(report.to_json()))))
 
     def tokenizer(
         self,

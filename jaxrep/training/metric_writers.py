@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxrep.disk_cache import write_atomically
-from jaxrep.errors import UsageError
+from jaxrep.errors import UsageError, without_secrets
 from jaxrep.recipe import Logging, Recipe
 from jaxrep.runs import layout
 from jaxrep.spec_json import to_json
@@ -86,9 +86,8 @@ class WandbWriter:
         marker = run_dir / layout.WANDB_ID
         if not marker.exists():
             marker.write_text(wandb.util.generate_id())
-        self._run = wandb.init(
-            project=project, id=marker.read_text(), resume="allow", dir=str(run_dir), config=to_json(recipe)
-        )
+        config = json.loads(without_secrets(json.dumps(to_json(recipe))))
+        self._run = wandb.init(project=project, id=marker.read_text(), resume="allow", dir=str(run_dir), config=config)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
