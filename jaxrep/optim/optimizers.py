@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrep.batch import Array, StepContext
-from jaxrep.optim.rules import Factors, Rule, factors
+from jaxrep.optim.rules import Factors, Rule, factors, is_matrix
 from jaxrep.params import Arrays
 from jaxrep.paths import stack_of
 from jaxrep.schedules import Constant, Schedule
@@ -91,14 +91,17 @@ class Sgd(Optimizer):
 
 @spec
 class Lamb(_AdamMoments):
-    """Update by Adam with steps proportional to the weight norm of each array (You et al. 2020, arXiv:1904.00962)."""
+    """Update by Adam with steps proportional to the norm of each array's weights (You et al. 2020, arXiv:1904.00962).
+
+    Steps of vectors, numbers and biases are those of Adam (released code).
+    """
 
     eps: NonNegative = 1e-6
     """Added to the root of the mean square."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
         adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
-        return optax.chain(adam, add_decay(), optax.scale_by_trust_ratio())
+        return optax.chain(adam, add_decay(), on_matrices(optax.scale_by_trust_ratio()))
 
 
 @spec
@@ -115,7 +118,9 @@ class Lars(Optimizer):
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
         return optax.chain(
-            add_decay(), spared(optax.scale_by_trust_ratio(trust_coefficient=self.trust)), optax.trace(self.momentum)
+            add_decay(),
+            on_matrices(optax.scale_by_trust_ratio(trust_coefficient=self.trust)),
+            optax.trace(self.momentum),
         )
 
 
@@ -130,7 +135,7 @@ class Adafactor(Optimizer):
     clip_rms: float = 1.0
     """Largest root mean square of an array's direction; 0 means no limit."""
     relative: bool = True
-    """Whether an array's step is multiplied by the root mean square of its weights."""
+    """Whether an array's step is multiplied by the root mean square of its weights; never for vectors and numbers."""
     min_factored: int = 128
     """Arrays with two axes of at least this size are factored."""
     eps: NonNegative = 1e-30
@@ -143,7 +148,7 @@ class Adafactor(Optimizer):
         return optax.chain(
             rms,
             optax.clip_by_block_rms(self.clip_rms) if self.clip_rms else optax.identity(),
-            optax.scale_by_param_block_rms() if self.relative else optax.identity(),
+            on_matrices(optax.scale_by_param_block_rms()) if self.relative else optax.identity(),
             optax.ema(self.momentum, debias=False) if self.momentum else optax.identity(),
             add_decay(),
         )
@@ -158,13 +163,12 @@ def add_decay() -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
-def spared(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Apply ``transformation`` to all arrays except vectors, numbers and biases."""
+def on_matrices(transformation: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Apply a transformation that multiplies by a norm of the weights to all arrays except vectors, numbers and biases.
 
-    def matrices(leaves: Mapping[str, Any]) -> dict[str, bool]:
-        return {path: leaf.ndim > 1 and path.rsplit("/", 1)[-1] != "bias" for path, leaf in leaves.items()}
-
-    return optax.masked(transformation, matrices)
+    Those may start at 0, as the logarithm of a temperature does, and would stay near it.
+    """
+    return optax.masked(transformation, lambda leaves: {path: is_matrix(path, x.ndim) for path, x in leaves.items()})
 
 
 @dataclasses.dataclass(frozen=True)

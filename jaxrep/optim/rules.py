@@ -156,9 +156,13 @@ def factors(rules: Iterable[Rule], params: Mapping[str, Any]) -> dict[str, Facto
 
 def _initial(path: str, shape: tuple[int, ...]) -> Factors:
     layers, own = (shape[:1], shape[1:]) if stack_of(path) else ((), shape)
+    return Factors(np.ones(layers, np.float32), np.full(layers, is_matrix(path, len(own)), np.float32))
+
+
+def is_matrix(path: str, ndim: int) -> bool:
+    """Return whether an array of one layer is no vector, number or bias, which have no decay and no adapted steps."""
     # The biases of attention heads are often kept as [H,D/H]; they are biases all the same.
-    spared = len(own) <= 1 or path.rsplit("/", 1)[-1] == "bias"
-    return Factors(rate=np.ones(layers, np.float32), decay=np.full(layers, not spared, np.float32))
+    return ndim > 1 and path.rsplit("/", 1)[-1] != "bias"
 
 
 def _check_depths(params: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxrep.batch import StepContext
+from jaxrep.experiment import load
 from jaxrep.optim.optimizers import Adafactor, Adam, AdamW, Lamb, Lars, Optimizer, Sgd
 from jaxrep.optim.rules import Freeze, LayerDecay, LearningRate, LearningRateSchedule, WeightDecay
 from jaxrep.schedules import Constant, Linear
@@ -32,17 +33,24 @@ OPTIMIZERS = {
     "lars": Lars(weight_decay=Constant(value=DECAY), trust=0.1),
     "adafactor": Adafactor(weight_decay=Constant(value=DECAY), min_factored=4, momentum=0.9),
 }
+
+
+def _adafactor(matrix: bool) -> optax.GradientTransformation:
+    """Optax's Adafactor; its weight decay is not multiplied by the learning rate."""
+    decay = RATE * DECAY if matrix else None
+    return optax.adafactor(
+        RATE, min_dim_size_to_factor=4, momentum=0.9, weight_decay_rate=decay, multiply_by_parameter_scale=matrix
+    )
+
+
 MATRICES = {path: path.endswith("kernel") for path in SHAPES}
 OPTAX = {
     "adamw": optax.adamw(RATE, b2=0.98, eps=1e-6, weight_decay=DECAY, mask=MATRICES),
     "adam": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.adam(RATE, b1=0.8)),
     "sgd": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.sgd(RATE, 0.9, nesterov=True)),
-    "lamb": optax.lamb(RATE, weight_decay=DECAY, mask=MATRICES),
+    "lamb": optax.partition({True: optax.lamb(RATE, weight_decay=DECAY), False: optax.adam(RATE, eps=1e-6)}, MATRICES),
     "lars": optax.lars(RATE, DECAY, MATRICES, trust_coefficient=0.1, trust_ratio_mask=MATRICES, momentum=0.9),
-    # Its weight decay is not multiplied by the learning rate.
-    "adafactor": optax.adafactor(
-        RATE, min_dim_size_to_factor=4, momentum=0.9, weight_decay_rate=RATE * DECAY, weight_decay_mask=MATRICES
-    ),
+    "adafactor": optax.partition({matrix: _adafactor(matrix) for matrix in (True, False)}, MATRICES),
 }
 # float32 rounding of a few updates: the order of multiplications differs.
 close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=1e-6)
@@ -104,6 +112,40 @@ def test_on_unstacked_parameters_it_equals_optax(name):
     found = _train(OPTIMIZERS[name], plain(_draw(0)), plain(_gradients()))
     for path, leaf in plain(expected).items():
         close(found[path], leaf, err_msg=path)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_numbers_vectors_and_biases_move_alike_wherever_they_start(name):
+    """A logarithm that starts at 0 would stay near it if its step were multiplied by its norm."""
+    own = [path for path, matrix in MATRICES.items() if not matrix]
+    gradients = _gradients()
+    moved = []
+    for start in (0.0, 1e-4, 0.5):
+        params = _draw(0) | {path: np.full(SHAPES[path], start, np.float32) for path in own}
+        end = _train(OPTIMIZERS[name], params, gradients)
+        moved.append({path: end[path] - params[path] for path in own})
+    for path in own:
+        assert np.all(moved[0][path] != 0)
+        close(moved[1][path], moved[0][path], err_msg=path)
+        close(moved[2][path], moved[0][path], atol=1e-6, err_msg=path)
+
+
+def test_the_temperature_of_align_leaves_its_start_at_the_rate_of_the_schedule():
+    """Its logarithm starts at 0. With gradients of one sign Adam's steps are as long as the learning rate."""
+    recipe = load("align").recipe
+    rate, steps = recipe.schedule.peak, 100
+    updater = recipe.optimizer.build(params := {"scale/log": jnp.log(jnp.float32(recipe.method.scale.init))})
+
+    def update(carry, step):
+        params, state = carry
+        ctx = StepContext(step=step, total_steps=steps)
+        grads = {"scale/log": -jnp.float32(1e-3)}
+        updates, state, _ = updater.update(grads, state, params, ctx=ctx, learning_rate=jnp.float32(rate))
+        return (optax.apply_updates(params, updates), state), None
+
+    (end, _), _ = jax.jit(lambda p: jax.lax.scan(update, (p, updater.init(p)), jnp.arange(steps)))(params)
+    # The moments' epsilon is a thousandth of the gradient.
+    np.testing.assert_allclose(end["scale/log"], rate * steps, rtol=2e-3)
 
 
 def _unroll(tree: dict, axis: int = 0) -> dict:
