@@ -53,6 +53,10 @@ def read_row(examples: Examples, index: int) -> Row:
     if isinstance(examples, EncodedExamples):
         parts, metadata = examples.contents(index), {**examples.metadata(index), "key": examples.key(index)}
         examples.check(index, parts)
+        if "mask" in parts:
+            raise UsageError("an example has a 'mask', and only images, texts and labels can be stored")
+        metadata |= {name: content.decode() for name, content in parts.items() if name not in PARTS}  # more captions
+        parts = {name: content for name, content in parts.items() if name in PARTS}
     else:
         parts, metadata = _plain(examples[index])
     extension = ""

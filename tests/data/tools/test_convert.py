@@ -5,10 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.csv_table import Csv
+from jaxrep.data.sources.label_maps import LabelMaps
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tools import convert as module
 from jaxrep.data.tools.convert import Plan, convert
@@ -136,10 +138,29 @@ def test_folder_of_another_conversion_is_refused(tmp_path, source):
 
 
 def test_other_formats_become_png(tmp_path):
-    from PIL import Image
-
     Image.new("RGB", (4, 4), (9, 8, 7)).save(tmp_path / "a.bmp")
     (tmp_path / "t.csv").write_text("filepath,title\na.bmp,a\n")
     convert(_plan(Csv(path=f"{tmp_path}/t.csv"), "tar", tmp_path / "out"))
     image = parse_source(f"{tmp_path}/out/*.tar,image_size=4").open()[0]["image"]
     assert image[0, 0].tolist() == [9, 8, 7]
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_further_captions_are_stored(tmp_path, kind):
+    captions = [("a.txt", b"a"), ("a.long", b"a long caption"), ("a.deutsch", b"ein Satz")]
+    write(tmp_path / "x.tar", [("a.png", picture(1)), *captions])
+    source = TarShards(shards=f"{tmp_path}/x.tar", captions=("long", "deutsch"))
+    convert(_plan(source, kind, tmp_path / "out"))
+    read = READ[kind].replace(",label=label", "").replace(",label=cls", "")
+    examples = parse_source(read.format(tmp_path / "out")).open()
+    assert (examples.column("text"), examples.column("long")) == (["a"], ["a long caption"])
+    assert examples.column("deutsch") == ["ein Satz"]
+
+
+def test_masks_are_refused(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (5, 5)).save(tmp_path / folder / "a.png")
+    source = LabelMaps(path=f"{tmp_path}/images", masks=f"{tmp_path}/masks", image_size=4, classes=9)
+    with pytest.raises(UsageError, match="an example has a 'mask', and only images, texts and labels can be stored"):
+        convert(_plan(source, "tar", tmp_path / "out"))
