@@ -5,8 +5,8 @@
 names load when they are first used: ``import jaxrep`` imports neither JAX nor a room.
 """
 
-import lazy_loader
+from jaxrep.lazy_exports import attach
 
 __version__ = "0.2.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -50,6 +50,10 @@ class Model:
         self.fields, self.tokenizer, self.transforms = dict(fields), tokenizer, dict(transforms or {})
         self.block_size, self.progress = block_size, progress
 
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{name} {list(field.shape)}" for name, field in self.fields.items())
+        return f"Model({inputs}; {sum(array.size for array in self._arrays.values()):,} numbers)"
+
     def shard(self, mesh: Mesh) -> "Model":
         """Return the model with its parameters sharded over all devices, which also split the rows of a block."""
         model = copy.copy(self)

@@ -52,9 +52,11 @@ def is_remote(path: str) -> bool:
 
 
 def filesystem(path: str) -> tuple[Any, str]:
-    """Return the fsspec file system of a URL, and its path there. Raises UsageError: no such store, or no driver."""
+    """Return the fsspec file system of a URL, and its path there. Raises UsageError: there is none."""
     import fsspec.core
 
+    if "YOUR-BUCKET" in path:
+        raise UsageError(f"{path} is a placeholder of an experiment: name your own data, as by --data.train")
     try:
         return fsspec.core.url_to_fs(path)
     except (ImportError, ValueError) as error:
@@ -168,17 +170,17 @@ def _retry(path: str, read: Callable[[], T]) -> T:
     return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"))
 
 
-def read_npz(file: Any, names: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def read_npz(file: Any, names: Iterable[str] = (), limit: int = MAX_UNPACKED) -> dict[str, np.ndarray]:
     """Read ``names`` of an .npz file, or all its arrays, from a path or an open file.
 
-    Raises ValueError: it is damaged, or its arrays take more than ``MAX_UNPACKED`` bytes; OSError: it cannot be read.
+    Raises ValueError: it is damaged, or its arrays take more than ``limit`` bytes; OSError: it cannot be read.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             members = [f"{name}.npy" for name in names] or archive.namelist()
             size = sum(archive.getinfo(member).file_size for member in members)
-            if size > MAX_UNPACKED:
-                raise ValueError(f"its arrays take {size / GIB:.3g} GiB, more than {MAX_UNPACKED / GIB:.3g}: split it")
+            if size > limit:
+                raise ValueError(f"its arrays take {size / GIB:.3g} GiB, more than {limit / GIB:.3g}: split it")
             arrays = {}
             for member in members:
                 with archive.open(member) as content:

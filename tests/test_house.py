@@ -15,7 +15,7 @@ ROOT = Path(jaxrep.__file__).parent
 
 # The rooms from the ground up. A module imports from its own room and from lower floors only.
 FLOORS = (
-    ("errors", "paths", "reads", "signals"),
+    ("errors", "lazy_exports", "paths", "reads", "signals"),
     ("spec", "batch", "hosts", "disk_cache", "format_version"),
     ("spec_json", "storage", "mesh", "params", "schedules"),
     ("data", "encoders", "losses", "optim", "views"),

@@ -1,5 +1,5 @@
 """Read data: sources of every format, orders, transforms of sources, tokenizers, and the embedded data."""
 
-import lazy_loader
+from jaxrep.lazy_exports import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,5 +1,5 @@
 """Compute losses as pure functions of arrays, exact on any mesh."""
 
-import lazy_loader
+from jaxrep.lazy_exports import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

@@ -1,5 +1,5 @@
 """Wire encoders, heads and state into what a training step computes."""
 
-import lazy_loader
+from jaxrep.lazy_exports import attach
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__getattr__, __dir__, __all__ = attach(__name__, __file__)

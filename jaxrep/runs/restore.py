@@ -42,6 +42,8 @@ def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "b
     """
     run = RunDir(fetch_run(run_dir))
     recipe = run.recipe()
+    if at == "best" and not recipe.checkpoint.best:
+        raise UsageError(f"the recipe of {run_dir} names no metric in checkpoint.best: take the latest checkpoint")
     checkpoints = Checkpoints(run.path, recipe.checkpoint)
     step = checkpoints.latest() if at == "latest" else checkpoints.best(recipe.checkpoint.best)
     if step is None:
