@@ -7,7 +7,7 @@ import os
 from jaxrep.commands.models import number
 from jaxrep.data.source_string import FORMS
 from jaxrep.data.tools.writers import FORMATS
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import JaxrepError, UsageError, hint
 
 TOOLS = {
     "index": "index the shards of tars once, in parallel",
@@ -70,3 +70,9 @@ def parse_target(target: str) -> tuple[str, str]:
     if kind not in FORMATS or not folder or "://" in target:
         raise UsageError(f"{target} is no local target: give kind and folder, as tar:FOLDER; {hint(kind, FORMATS)}")
     return kind, os.path.expanduser(folder)
+
+
+def check_readable(count: int, source: str) -> None:
+    """Check that some examples of a source could be read. Raises JaxrepError."""
+    if not count:
+        raise JaxrepError(f"no example of {source} can be read")

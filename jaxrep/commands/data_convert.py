@@ -7,13 +7,12 @@ again to continue an interrupted conversion.
 import sys
 from pathlib import Path
 
-from jaxrep.commands.data import add_workers, choose_workers, parse_target, tool_parser
+from jaxrep.commands.data import add_workers, check_readable, choose_workers, parse_target, tool_parser
 from jaxrep.commands.models import number
 from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.convert import Plan, convert
 from jaxrep.data.tools.writers import FORMATS
-from jaxrep.errors import JaxrepError
 
 
 def main(args: list[str]) -> int:
@@ -34,6 +33,5 @@ def main(args: list[str]) -> int:
         echo(f"{count:,} left out: {reason}", file=sys.stderr)
     for message in result["bad_examples"]:
         echo(f"  {message}", file=sys.stderr)
-    if not result["written"]:
-        raise JaxrepError(f"no example of {given.source} can be read")
+    check_readable(result["written"], given.source)
     return 0

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxrep.commands.data import tool_parser
+from jaxrep.commands.data import check_readable, tool_parser
 from jaxrep.commands.models import check_out, number
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.tools.dedup import Fingerprints, fingerprint, groups, shared
@@ -29,7 +29,9 @@ def main(args: list[str]) -> int:
     for name, source in zip(names, sources, strict=True):
         if "image" not in source.fields():
             raise UsageError(f"{name} has no images")
-    train, *test = [fingerprint(source.open(), given.hash) for source in sources]
+    train, *test = prints = [fingerprint(source.open(), given.hash) for source in sources]
+    for name, hashed in zip(names, prints, strict=True):
+        check_readable(len(hashed.indices), name)
     result = report(train, given.distance)
     if test:
         result |= overlap(train, test[0], given.distance)

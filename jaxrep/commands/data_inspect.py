@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jaxrep.commands.data import tool_parser
+from jaxrep.commands.data import check_readable, tool_parser
 from jaxrep.commands.models import check_out
 from jaxrep.commands.output import echo
 from jaxrep.data.source_string import parse_source
@@ -26,6 +26,7 @@ def main(args: list[str]) -> int:
         grid(images).save(file, "PNG")
         write_file(str(given.grid), file.getvalue())
     echo(json.dumps(summary, indent=1) if given.json else "\n".join(lines(summary)))
+    check_readable(summary["examples"], given.source)
     return 0
 
 

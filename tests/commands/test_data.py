@@ -125,6 +125,16 @@ def test_vanished_shard_is_counted(tmp_path):
     assert (actual["examples"], actual["bad"]) == (3, {"the shard cannot be read": 3})
 
 
+@pytest.mark.parametrize("tool", ["inspect", "dedup", "convert"])
+def test_source_without_a_readable_example_is_an_error(jaxrep_says, tmp_path, tool):
+    """Check the status that a script looks at, for images and captions that are all damaged."""
+    write(tmp_path / "x.tar", [(f"{n}.{ending}", b"\xff") for n in range(3) for ending in ("png", "txt")])
+    rest = (f"csv:{tmp_path}/out", "--workers", "0") if tool == "convert" else ()
+    status, out, err = jaxrep_says("data", tool, f"{tmp_path}/x.tar", *rest)
+    assert status == 1 and f"no example of {tmp_path}/x.tar can be read" in err
+    assert tool != "inspect" or "3 unreadable: the image cannot be decoded" in out
+
+
 # index
 
 

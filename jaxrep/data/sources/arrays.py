@@ -79,7 +79,9 @@ def _count(path: str, fields: Mapping[str, Field]) -> int:
                 counts[name], *shape = _header(archive, members[name])
                 if tuple(shape) != declared.shape:
                     raise UsageError(f"{path}: '{name}' of an example has shape {tuple(shape)}, not {declared.shape}")
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+    except UsageError:
+        raise
+    except Exception as error:  # zipfile and NumPy raise errors of many types for damaged files
         raise UsageError(f"{path} is no .npz file that can be read: {error}") from error
     if len(set(counts.values())) != 1:
         raise UsageError(f"{path}: the arrays are of different lengths: {counts}")

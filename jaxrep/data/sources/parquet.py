@@ -20,6 +20,9 @@ from jaxrep.storage import open_ranges
 Schema = tuple[list[str], np.ndarray]
 """Columns of a file, and the row after the last one of each row group."""
 
+MAX_GROUP_BYTES = 2 * 2**30
+"""Most bytes of memory for the columns of a row group."""
+BATCH_ROWS = 1024
 CACHED_BYTES = 256 * 2**20
 """Bytes of row groups that are held in memory, the most recent ones. A row is read with all rows of its group."""
 
@@ -74,6 +77,8 @@ class ParquetExamples(RecordExamples):
         return self._cells(number, row, [x for x in self._schemas[number][0] if x not in self._value_names.values()])
 
     def _cells(self, number: int, row: int, columns: list[str]) -> Mapping[str, Any]:
+        if not columns:
+            return {}
         ends = self._schemas[number][1]
         group = int(np.searchsorted(ends, row, side="right"))
         table = self._tables.get((number, group, *columns), lambda: self._read_group(number, group, columns))
@@ -81,7 +86,17 @@ class ParquetExamples(RecordExamples):
         return {name: table.column(name)[place].as_py() for name in columns}
 
     def _read_group(self, number: int, group: int, columns: list[str]) -> Any:
-        return open_parquet(self._shards[number]).read_row_group(group, columns=columns, use_threads=False)
+        """Read columns of a row group batch by batch: few bytes of a file can stand for many in memory."""
+        file, batches, size = open_parquet(self._shards[number]), [], 0
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=columns, use_threads=False):
+            batches.append(batch)
+            size += batch.nbytes
+            if size > MAX_GROUP_BYTES:
+                raise UsageError(
+                    f"{self._shards[number]}: row group {group} takes more than {MAX_GROUP_BYTES / 2**30:g} GiB of "
+                    "memory, and a row is read with its group: write the file with smaller row groups"
+                )
+        return import_extra("pyarrow", "parquet").Table.from_batches(batches)
 
     def column(self, name: str) -> Any:
         """Read a column; one of the metadata is read without the other values of its rows."""
@@ -92,5 +107,6 @@ class ParquetExamples(RecordExamples):
             file = open_parquet(path)
             if name not in file.schema_arrow.names:
                 raise UsageError(f"{path} has no column {name!r}; {hint(name, file.schema_arrow.names)}")
-            values += [plain_value(value) for value in file.read(columns=[name]).column(name).to_pylist()]
+            for batch in file.iter_batches(BATCH_ROWS, columns=[name]):
+                values += map(plain_value, batch.column(0).to_pylist())
         return metadata_column(values)

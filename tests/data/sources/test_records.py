@@ -199,3 +199,25 @@ def test_further_captions_are_fields(tmp_path):
         assert source.fields()["long"].dtype == "str" and examples[0].keys() == source.fields().keys()
         assert examples[0]["long"] == "a long text of 0" and examples[0]["long_id"] == examples.column("long_id")[0]
     assert "'text' is one already" in problems(TarShards(shards="x", captions=("text",)))[0]
+
+
+def test_row_group_that_unpacks_to_too_much_is_refused(tmp_path, monkeypatch):
+    """Check that a repeated value, which a file holds once, does not fill the memory: here 2 GB in a file of 1 MB."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    table = pyarrow.table({"text": ["x" * 100_000] * 1000, "n": list(range(1000))})
+    with writer.ParquetWriter(tmp_path / "x.parquet", table.schema, compression="zstd") as file:
+        file.write_table(pyarrow.concat_tables([table] * 20), row_group_size=20_000)
+    assert (tmp_path / "x.parquet").stat().st_size < 2**20
+    monkeypatch.setattr("jaxrep.data.sources.parquet.MAX_GROUP_BYTES", 2**28)
+    examples = ParquetTable(files=f"{tmp_path}/x.parquet", image="").open()
+    del table
+    before = pyarrow.total_allocated_bytes()
+    with pytest.raises(
+        UsageError, match=r"x.parquet: row group 0 takes more than 0.25 GiB of memory, .*smaller row groups"
+    ):
+        examples[5]
+    assert pyarrow.default_memory_pool().max_memory() < before + 2**30
+    assert examples.column("n")[-1] == 999 and examples.metadata(19_999) == {"n": 999}
+    assert ParquetTable(files=f"{tmp_path}/x.parquet", image="", text="n").open()[3]["text"] == "3"

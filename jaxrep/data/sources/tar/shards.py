@@ -6,6 +6,7 @@ index is kept beside it or in the cache, so that every order reads as fast as th
 shard is in memory while it is used: memory does not grow with the number of examples.
 """
 
+import contextlib
 import json
 import operator
 import posixpath
@@ -24,7 +25,7 @@ from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.tar import index as tar_index
 from jaxrep.data.sources.tar.index import Extensions, Locations
 from jaxrep.data.sources.tar.manifest import THREADS, Shard, index_shards
-from jaxrep.errors import BadSample, BadShard, UsageError
+from jaxrep.errors import BadSample, BadShard, JaxrepError, UsageError
 from jaxrep.spec import spec
 from jaxrep.storage import read_bytes
 
@@ -77,7 +78,17 @@ class TarShards(EncodedSource):
                 f"that ends in {wanted} (a key ends at the first dot of a name): {endings}",
                 file=sys.stderr,
             )
-        return TarExamples(self, shards, counts)
+        examples = TarExamples(self, shards, counts)
+        endings = {ending for shard in shards for kind in shard.summary.kinds for ending in kind.split("/")}
+        there = ", ".join(f".{ending[:40]}" for ending in sorted(endings)[:SHOWN_ENDINGS])
+        for part, names in self.extensions().items():
+            if not endings.intersection(names):
+                raise UsageError(
+                    f"the tars of {self.shards!r} have no member that ends in .{' or .'.join(names)}, of which {part} "
+                    f"is read; there are: {there}{examples.describe_metadata(self.metadata)}. Name its ending in the "
+                    "source, or read examples without it (text= in a source string)"
+                )
+        return examples
 
 
 def _unread_members(shards: Sequence[Shard], extensions: Extensions) -> tuple[int, str]:
@@ -155,6 +166,15 @@ class TarExamples(ShardedExamples, EncodedExamples):
         path, locations, row = self._find(index)
         extension = self._extensions[part][locations.places["extension"][row, self._columns[part]]]
         return f"{path}, member {locations.key(row)}.{extension}"
+
+    def describe_metadata(self, extension: str) -> str:
+        """Return a clause on the names in the metadata of the first example that has some."""
+        for index in range(min(len(self), 100)):
+            with contextlib.suppress(JaxrepError):
+                if names := list(self.metadata(index)):
+                    shown = ", ".join(name[:40] for name in names[:SHOWN_ENDINGS])
+                    return f"; a .{extension} holds {shown}, which are metadata and no text of an example"
+        return ""
 
     def metadata(self, index: int) -> Mapping[str, Any]:
         _, locations, row = self._find(index)

@@ -264,3 +264,30 @@ def test_indices_in_memory_are_bounded(shards, monkeypatch):
     examples = shards.open()
     assert [examples[n]["text"] for n in (0, 12, 6, 1)] == ["number 0", "number 12", "number 6", "number 1"]
     assert len(examples._cached) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "fields", "message"),
+    [
+        (
+            ("jpg", "json"),
+            {},
+            r"ends in .txt, of which text is read; there are: .jpg, .json; a .json holds caption, url,",
+        ),
+        (("jpg", "caption"), {}, r"ends in .txt, of which text is read; there are: .caption, .jpg\. Name its ending"),
+        (
+            ("txt", "json"),
+            {},
+            r"ends in .jpg or .jpeg or .png or .webp, of which image is read; there are: .json, .txt; a",
+        ),
+        (("jpg", "txt"), {"label": "cls"}, r"ends in .cls, of which label is read; there are: .jpg, .txt"),
+        (("jpg", "txt"), {"captions": ("alt", "txt")}, r"ends in .alt, of which alt is read"),
+    ],
+)
+def test_part_that_no_member_has_is_refused(tmp_path, members, fields, message):
+    contents = {"jpg": picture(1), "json": b'{"caption": "a cat", "url": "https://x"}'}
+    files = [(f"{n}.{ending}", contents.get(ending, b"1")) for n in range(3) for ending in members]
+    source = TarShards(shards=str(write(tmp_path / "x.tar", files)), image_size=4, **fields)
+    with pytest.raises(UsageError, match=message):
+        source.open()
+    assert len(TarShards(shards=source.shards, image=("jpg", "txt"), text="", image_size=4).open()) == 3
