@@ -92,7 +92,7 @@ def prepare(
 
 def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:
     """Warn of lengths of schedules, in steps, that exceed the training: a warm-up that never ends."""
-    lengths = ("warmup_steps", "cooldown_steps", "after")
+    lengths = ("warmup_steps", "cooldown_steps", "after", "steps", "every")
     for path, part in walk(recipe):
         for name in lengths if isinstance(part, Schedule) else ():
             if (steps := getattr(part, name, 0)) > total_steps:

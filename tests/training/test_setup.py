@@ -7,7 +7,8 @@ from jaxrep.mesh import Mesh
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Linear
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.schedules import WarmupCosine
+from jaxrep.optim.rules import LearningRateSchedule
+from jaxrep.schedules import Ramp, Staircase, WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
 from jaxrep.training.setup import warn_of_lengths
 from tests.helpers.harness import RECIPE, logged, tiny
@@ -51,11 +52,25 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(changes, sentence):
         check_devices(RECIPE.replace(changes), Mesh(data=2, fsdp=4).build())
 
 
-def test_lengths_that_exceed_the_training_are_warned_of():
-    recipe = RECIPE.replace(schedule=WarmupCosine(peak=1.0, warmup_steps=1_000))
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"schedule": WarmupCosine(peak=1.0, warmup_steps=1_000)}, "schedule.warmup_steps"),
+        ({"schedule": WarmupCosine(peak=1.0, cooldown_steps=1_000)}, "schedule.cooldown_steps"),
+        ({"schedule": Staircase(start=1.0, every=1_000)}, "schedule.every"),
+        ({"objective.contrastive.weight": Ramp(start=0.0, end=1.0, steps=1_000)}, "objective.contrastive.weight.steps"),
+        ({"objective.contrastive.weight": Ramp(start=0.0, end=1.0, after=1_000)}, "objective.contrastive.weight.after"),
+        (
+            {"optimizer.rules": (LearningRateSchedule(path="**", factor=Ramp(start=0.0, end=1.0, steps=1_000)),)},
+            "optimizer.rules.0.factor.steps",
+        ),
+    ],
+)
+def test_lengths_that_exceed_the_training_are_warned_of(changes, field):
+    recipe = RECIPE.replace(changes)
     with logged() as messages:
         warn_of_lengths(recipe, 20)
-    assert messages == ["schedule.warmup_steps is 1000 steps, and the training has 20"]
+    assert messages == [f"{field} is 1000 steps, and the training has 20"]
     with logged() as messages:
         warn_of_lengths(recipe, 1_000)
     assert messages == []
