@@ -20,10 +20,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.data import Source, Take
+from jaxrep.data import Fraction, Source, Take
 from jaxrep.encoders import Transformer
 from jaxrep.errors import UsageError
-from jaxrep.evals import LinearProbe, run_evals
+from jaxrep.evals import LabeledEval, LinearProbe, run_evals
 from jaxrep.experiment import LoadedExperiment, load, load_evals
 from jaxrep.experiment_files import ExperimentFile, list_experiments
 from jaxrep.user_modules import load_module
@@ -221,7 +221,9 @@ def narrow(tower: Transformer) -> Transformer:
 
 
 def few_examples(evals: Any) -> Any:
-    """The same evaluations on few examples; probes are fitted in few iterations."""
+    """The same evaluations on few examples, labeled ones of several classes; probes are fitted in few iterations."""
+    spread = lambda each: rebuilt({**vars(each)}, Source, lambda source: Fraction(source=source, share=0.1))  # noqa: E731
+    evals = rebuilt(evals, LabeledEval, lambda each: dataclasses.replace(each, **spread(each)))
     evals = rebuilt(evals, Source, lambda source: Take(source=source, count=EVALUATED))
     return rebuilt(evals, LinearProbe, lambda probe: dataclasses.replace(probe, max_iterations=2))
 

@@ -30,7 +30,7 @@ class Classification(LabeledEval):
         return {f"/{dim}": dim for dim in self.dims} or {"": None}
 
     def run(self, model: Model) -> dict[str, float]:
-        features, labels, _ = self.embed(model, self.data, normalize=False)
+        features, labels, *_ = self.embed(model, normalize=False)
         metrics = {}
         for head, dim in self._heads.items():
             weights, bias = model.per_step((f"classes{head}", f"classes{head}/bias")).values()

@@ -42,7 +42,7 @@ class Clustering(LabeledEval):
     name: str = "clustering"
 
     def run(self, model: Model) -> dict[str, float]:
-        features, labels, _ = self.embed(model, self.data, normalize=self.normalize)
+        features, labels, *_ = self.embed(model, normalize=self.normalize)
         count = self.clusters or len(np.unique(labels))
         if count > len(labels):
             raise JaxrepError(f"{self.name}: {count} clusters need as many images, and there are {len(labels)}")

@@ -55,7 +55,7 @@ class DescriptionClassification(ClassNamesEval):
                 yield f"descriptors holds no descriptor of '{name}'"
 
     def run(self, model: Model) -> dict[str, float]:
-        images, labels, names = self.embed_with_names(model)
+        images, labels, names, _ = self.embed_with_names(model)
         sentences = [self.sentences(name) for name in names]
         embeddings = embed_texts(model, [text for group in sentences for text in group], self.text)
         ends = np.cumsum([len(group) for group in sentences])

@@ -39,7 +39,7 @@ class FrechetMean(PromptedEval):
             yield f"observed holds each label once, got {self.observed}"
 
     def run(self, model: Model) -> dict[str, float]:
-        images, labels, names = self.embed_with_names(model)
+        images, labels, names, _ = self.embed_with_names(model)
         observed = np.array(self.observed or range(len(names)))
         if observed.max() >= len(names):
             raise UsageError(f"{self.name}: observed holds label {observed.max()}, and there are {len(names)} classes")

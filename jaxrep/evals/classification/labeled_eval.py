@@ -1,8 +1,8 @@
 """Base classes of evaluations on labeled images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import PIXELS, embed_images
 from jaxrep.metrics.sample import Sample
-from jaxrep.reads import Column, Output
+from jaxrep.reads import Column, Output, read_names
 from jaxrep.spec import Count, spec
 
 
@@ -21,11 +21,15 @@ class LabeledFeatures(NamedTuple):
     features: np.ndarray  # float32 [N,D]
     labels: np.ndarray  # int64 [N], from 0
     names: tuple[str, ...]  # of the classes, by label; empty if the data do not name them
+    columns: Mapping[str, list[Any]]  # values [N] of the columns that the evaluation reads, but for the images
 
 
 @spec
 class LabeledEval(Eval):
     """Measure a model on labeled images."""
+
+    needs_classes: ClassVar[bool] = True
+    """Whether the metrics mean nothing if all images are of one class."""
 
     data: Source
     """Labeled images on which the model is measured."""
@@ -44,25 +48,27 @@ class LabeledEval(Eval):
         return *image, *super().reads
 
     def embed(
-        self, model: Model, source: Source, names: Sequence[str] = (), *, normalize: bool = True
+        self, model: Model, part: str = "data", names: Sequence[str] = (), *, normalize: bool = True
     ) -> LabeledFeatures:
-        """Embed the images of ``source``.
+        """Embed the images of a source.
 
         Args:
+            part: Name of the field of the source.
             names: Names of the classes, in place of those of the data.
             normalize: Whether to scale features to unit length.
 
         Raises:
-            JaxrepError: There is no image, or a label is out of range.
+            JaxrepError: There is no image, a label is out of range, or all labels are equal.
         """
+        source: Source = getattr(self, part)
         examples = source.open()
         names = tuple(names or examples.classes.get(self.label, ()))
         if not len(examples):
-            raise JaxrepError(f"{self.name}: {'data' if source is self.data else 'train'} holds no example")
-        features, columns = embed_images(
-            model, examples, self.image, [self.label], output=self.output, normalize=normalize
-        )
-        labels = np.array(columns[self.label], np.int64)
+            raise JaxrepError(f"{self.name}: {part} holds no example")
+        read = read_names(self, lambda reads: reads.columns if part in reads.sources else ())
+        columns = [column for column in read if column != self.image]
+        features, values = embed_images(model, examples, self.image, columns, output=self.output, normalize=normalize)
+        labels = np.array(values[self.label], np.int64)
         classes = len(names) or source.fields()[self.label].classes or int(labels.max()) + 1
         unknown = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(unknown):
@@ -70,7 +76,14 @@ class LabeledEval(Eval):
                 f"{self.name}: '{self.label}' of example {unknown[0]} is {labels[unknown[0]]}, and there are "
                 f"{classes} {'names' if names else 'classes'}"
             )
-        return LabeledFeatures(features, labels, names)
+        if self.needs_classes and len(np.unique(labels)) < 2:
+            name = f", {names[labels[0]]!r}" if names else ""
+            raise JaxrepError(
+                f"{self.name}: all {len(labels)} images of {part} ({type(source).__name__}) have the '{self.label}' "
+                f"{labels[0]}{name}, and two classes or more are expected: choose another split or part of the source, "
+                "or another label"
+            )
+        return LabeledFeatures(features, labels, names, values)
 
     def accuracies(self, ranks: np.ndarray, labels: np.ndarray, name: str = "") -> dict[str, float]:
         """Return ``<name>/top<k>`` and ``<name>/mean_per_class`` from the rank [N] of the correct class per image."""
@@ -91,15 +104,14 @@ class FittedEval(LabeledEval):
 
         Raises JaxrepError as ``embed`` does, and if a label does not mean the same class in both sources.
         """
-        sources = self.train, self.data
-        train, data = parts = [self.embed(model, source, normalize=normalize) for source in sources]
+        train, data = parts = [self.embed(model, part, normalize=normalize) for part in ("train", "data")]
         if train.names and data.names and train.names != data.names:
             pairs = enumerate(zip_longest(train.names, data.names))
             label, (a, b) = next((label, pair) for label, pair in pairs if pair[0] != pair[1])
             raise JaxrepError(
                 f"{self.name}: '{self.label}' means different classes: {label} is {a!r} in train and {b!r} in data"
             )
-        counts = [source.fields()[self.label].classes or 0 for source in sources]
+        counts = [source.fields()[self.label].classes or 0 for source in (self.train, self.data)]
         counts += [max(int(part.labels.max()) + 1, len(part.names)) for part in parts]
         return train, data, max(counts)
 
@@ -124,7 +136,7 @@ class ClassNamesEval(LabeledEval):
 
     def embed_with_names(self, model: Model) -> LabeledFeatures:
         """Embed the images, with the names of the classes. Raises JaxrepError if the classes have no names."""
-        embedded = self.embed(model, self.data, self.classes)
+        embedded = self.embed(model, names=self.classes)
         if not embedded.names:
             raise JaxrepError(f"{self.name}: the data does not name the classes of '{self.label}': set classes")
         return embedded

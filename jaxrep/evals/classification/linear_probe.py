@@ -9,6 +9,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegression, search_l2
+from jaxrep.reads import Reads
 from jaxrep.spec import Count, Range, spec
 
 
@@ -27,6 +28,9 @@ class LinearProbe(FittedEval):
     """Whether to scale features to unit length first."""
     validation: Annotated[float, Range(above=0, below=1)] = 0.2
     """Fraction of the training images that choose the penalty."""
+    hold_out_by: Annotated[str, Reads(columns=("{}",), sources=("train",))] = ""
+    """Column of integers. Training images with one value, as the variants of a drawing, are held out or kept together.
+    Empty: each image alone."""
     max_iterations: Count = 1000
     """Maximum number of L-BFGS steps per fit."""
     seed: int = 0
@@ -35,20 +39,30 @@ class LinearProbe(FittedEval):
 
     def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model, normalize=self.normalize)
-        l2 = self._choose_l2(train.features, train.labels, classes)
+        groups = train.columns.get(self.hold_out_by, range(len(train.labels)))
+        held_out, kept = self._held_out(np.unique(groups, return_inverse=True)[1])
+        logistic = LogisticRegression(train.features[kept], train.labels[kept], classes, self.max_iterations)
+        l2 = search_l2(lambda l2: _accuracy(logistic.fit(l2), train.features[held_out], train.labels[held_out]))
         fitted = LogisticRegression(train.features, train.labels, classes, self.max_iterations).fit(l2)
         return self.accuracies(linear_ranks(data.features, data.labels, *fitted), data.labels) | {f"{self.name}/l2": l2}
 
-    def _choose_l2(self, features: np.ndarray, labels: np.ndarray, classes: int) -> float:
-        order = np.random.default_rng(self.seed).permutation(len(labels))
-        count = round(self.validation * len(labels))
-        if not 0 < count < len(labels):
+    def _held_out(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows that are held out, and the rows that are kept, given the group of each row from 0 [N].
+
+        Whole groups are held out in a random order, as many as come nearest to the fraction.
+        """
+        sizes = np.bincount(groups)
+        order = np.random.default_rng(self.seed).permutation(len(sizes))
+        ends = np.append(0, np.cumsum(sizes[order]))
+        count = ends[np.abs(ends - round(self.validation * len(groups))).argmin()]
+        if not 0 < count < len(groups):
+            of_groups = f" in {len(sizes)} groups of '{self.hold_out_by}'" if self.hold_out_by else ""
             raise JaxrepError(
-                f"{self.name}: train holds {len(labels)} images, too few to hold out a fraction of {self.validation}"
+                f"{self.name}: train holds {len(groups)} images{of_groups}, too few to hold out a fraction of "
+                f"{self.validation}"
             )
-        held_out, kept = order[:count], order[count:]
-        logistic = LogisticRegression(features[kept], labels[kept], classes, self.max_iterations)
-        return search_l2(lambda l2: _accuracy(logistic.fit(l2), features[held_out], labels[held_out]))
+        rows = np.argsort(np.argsort(order)[groups], kind="stable")
+        return rows[:count], rows[count:]
 
 
 def _accuracy(classifier: LinearClassifier, features: np.ndarray, labels: np.ndarray) -> float:

@@ -75,7 +75,7 @@ class ZeroShot(PromptedEval):
         )
 
     def run(self, model: Model) -> dict[str, float]:
-        images, labels, all_names = self.embed_with_names(model)
+        images, labels, all_names, _ = self.embed_with_names(model)
         names, answer_of_label = unique_texts(all_names)
         prototypes = self.prototypes(model, names)
         answer_ranks = best_ranks(images, prototypes, (np.arange(len(images)), answer_of_label[labels]))

@@ -24,7 +24,7 @@ class SameClass(LabeledEval):
     name: str = "same_class"
 
     def run(self, model: Model) -> dict[str, float]:
-        features, labels, _ = self.embed(model, self.data)
+        features, labels, *_ = self.embed(model)
         query, candidate = equal_pairs(labels, labels)
         # A grade of 0 takes the image itself out of its ranking.
         places, _ = graded_ranks(features, features, (query, candidate), (query != candidate).astype(np.int64), 1)

@@ -1,5 +1,7 @@
 """Utilization of the embedding space, as metric learning measures it."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from jaxrep.evals.base import Model
@@ -19,9 +21,11 @@ class Utilization(FittedEval):
         The metric has the name of the evaluation.
     """
 
+    needs_classes: ClassVar[bool] = False
+
     name: str = "utilization"
 
     def run(self, model: Model) -> dict[str, float]:
-        train, data = (self.embed(model, source).features.astype(np.float64) for source in (self.train, self.data))
+        train, data = (self.embed(model, part).features.astype(np.float64) for part in ("train", "data"))
         nearest = [np.max(rows @ train.T, axis=1) for rows in np.array_split(data, -(-len(data) // 1024))]
         return {self.name: Sample(2 - 2 * np.concatenate(nearest))}

@@ -3,12 +3,24 @@
 import numpy as np
 import pytest
 
+from experiments import common
+from experiments.evaluation import emoji
+from experiments.image_text import mrl
+from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.evals.classification.classification import Classification
 from jaxrep.evals.classification.clustering import Clustering
+from jaxrep.evals.classification.description import DescriptionClassification
+from jaxrep.evals.classification.few_shot import FewShot
+from jaxrep.evals.classification.frechet_mean import FrechetMean
 from jaxrep.evals.classification.knn import Knn
+from jaxrep.evals.classification.labeled_eval import FittedEval, LabeledEval
+from jaxrep.evals.classification.linear_probe import LinearProbe
 from jaxrep.evals.classification.nearest_mean import NearestMean
 from jaxrep.evals.classification.zero_shot import ZeroShot
 from jaxrep.evals.embed import embed_images, embed_texts
+from jaxrep.evals.retrieval.same_class import SameClass
+from jaxrep.evals.retrieval.utilization import Utilization
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
 
 RAW = np.array([[3.0, 4.0], [0.0, 2.0], [5.0, 12.0]], np.float32)
@@ -70,6 +82,50 @@ def test_class_names_of_train_and_data_must_agree():
     assert error_of(lambda: run(("cat", "dog", "elk"))).endswith(
         "means different classes: 2 is 'elk' in train and None in data"
     )
+
+
+ONE_CLASS = of([1, 1, 1], ("dog", "cat"))
+TWO_CLASSES = of([0, 1, 1], ("dog", "cat"))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "part"),
+    [
+        (ZeroShot(data=ONE_CLASS), "data"),
+        (DescriptionClassification(data=ONE_CLASS, descriptors={"dog": ("legs",), "cat": ("ears",)}), "data"),
+        (FrechetMean(data=ONE_CLASS), "data"),
+        (Classification(data=ONE_CLASS), "data"),
+        (Clustering(data=ONE_CLASS), "data"),
+        (SameClass(data=ONE_CLASS), "data"),
+        (Knn(train=TWO_CLASSES, data=ONE_CLASS), "data"),
+        (Knn(train=ONE_CLASS, data=TWO_CLASSES), "train"),
+        (LinearProbe(train=ONE_CLASS, data=TWO_CLASSES), "train"),
+        (FewShot(train=TWO_CLASSES, data=ONE_CLASS), "data"),
+        (NearestMean(train=TWO_CLASSES, data=ONE_CLASS), "data"),
+    ],
+)
+def test_images_of_one_class_are_refused(evaluation, part):
+    assert error_of(lambda: evaluation.run(MODEL)) == (
+        f"{evaluation.name}: all 3 images of {part} (Given) have the 'label' 1, 'cat', and two classes or more are "
+        "expected: choose another split or part of the source, or another label"
+    )
+
+
+def test_utilization_takes_images_of_one_class():
+    assert Utilization(train=TWO_CLASSES, data=ONE_CLASS).run(MODEL)["utilization"] == pytest.approx(0, abs=1e-6)
+
+
+def test_emoji_evaluations_hold_several_classes():
+    assert len(np.unique(OpenMoji(image_size=48, part="test").open().column("group"))) == 1
+    measured = [*emoji.evals, *common.probes(), *mrl.tiny.evals]
+    sources = {
+        (part, each.label)
+        for each in measured
+        if isinstance(each, LabeledEval)
+        for part in (each.data, *((each.train,) if isinstance(each, FittedEval) else ()))
+    }
+    assert len(sources) > 4
+    assert min(len(np.unique(part.open().column(label))) for part, label in sources) >= 9
 
 
 def test_missing_tower_or_pooled_output_is_one_sentence():

@@ -8,7 +8,8 @@ import pytest
 from sklearn import linear_model
 
 from jaxrep.data.transforms.subsets import few_of_each
-from jaxrep.errors import JaxrepError
+from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.evals.base import run_evals
 from jaxrep.evals.classification.few_shot import FewShot
 from jaxrep.evals.classification.linear_probe import LinearProbe
 from jaxrep.mesh import Mesh
@@ -113,6 +114,53 @@ def test_penalty_is_chosen_on_held_out_images():
     assert chosen["probe/l2"] > 0.1 and chosen["probe/top1"] > right.mean()
     with pytest.raises(JaxrepError, match=r"probe: train holds 2 images, too few to hold out a fraction of 0\.2"):
         LinearProbe(train=sources(slice(2)), data=sources(TEST)).run(FakeModel(features, {}))
+
+
+@pytest.mark.parametrize("sizes", [[1] * 100, [7] * 20, [1, 2, 3, 30, 4, 5, 6, 7, 8], [50, 50, 50, 50, 50, 1]])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_groups_are_held_out_whole(sizes, seed):
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    probe = LinearProbe(train=sources(TRAIN), data=sources(TEST), hold_out_by="concept", seed=seed)
+    held_out, kept = probe._held_out(groups)
+    np.testing.assert_array_equal(np.sort([*held_out, *kept]), np.arange(len(groups)))
+    assert not set(groups[held_out]) & set(groups[kept])
+    assert abs(len(held_out) - 0.2 * len(groups)) <= max(sizes) / 2 + 0.5
+
+
+def test_images_alone_are_held_out_by_a_permutation():
+    held_out, kept = LinearProbe(train=sources(TRAIN), data=sources(TEST), seed=3)._held_out(np.arange(160))
+    np.testing.assert_array_equal([*held_out, *kept], np.random.default_rng(3).permutation(160))
+    assert len(held_out) == 32
+
+
+def variants(columns=("concept",)):
+    """Sixty drawings in four variants each: features tell a drawing, and only faintly its class."""
+    random = np.random.default_rng(0)
+    concept = np.repeat(np.arange(60), 4)
+    labels = (concept % 3).astype(np.int32)
+    drawings = 3 * random.normal(size=(60, 80))
+    features = drawings[concept] + 0.1 * random.normal(size=(240, 80)) + np.eye(80)[labels]
+    data = given(image=pictures(range(240)), label=labels, **dict.fromkeys(columns, concept.astype(np.int32)))
+    return FakeModel(features.astype(np.float32), {}), data
+
+
+def test_penalty_is_chosen_on_other_groups():
+    model, data = variants()
+    alone, by_concept = (
+        LinearProbe(train=data, data=data, hold_out_by=column, max_iterations=50).run(model)["probe/l2"]
+        for column in ("", "concept")
+    )
+    # A variant of each held-out drawing is among the kept ones, so a weak penalty, which learns drawings, seems best.
+    assert by_concept > 10 * alone
+
+
+def test_column_of_groups_is_checked():
+    model, data = variants()
+    with pytest.raises(UsageError, match=r"^probe: train \(Given\) has no column 'concept'"):
+        run_evals((LinearProbe(train=variants(())[1], data=data, hold_out_by="concept"),), model)
+    assert not [*LinearProbe(train=data, data=variants(())[1], hold_out_by="concept").problems()]
+    with pytest.raises(JaxrepError, match=r"^probe: train holds 240 images in 3 groups of 'label', too few to"):
+        LinearProbe(train=data, data=data, hold_out_by="label", validation=0.1).run(model)
 
 
 def test_fit_is_equal_under_a_mesh():
