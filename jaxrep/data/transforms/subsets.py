@@ -8,6 +8,7 @@ import numpy as np
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples, is_unknown, ranked
 from jaxrep.data.transforms.base import SubsetSource
+from jaxrep.errors import UsageError
 from jaxrep.spec import Count, Range, spec
 
 
@@ -110,6 +111,8 @@ class Fraction(SubsetSource):
         return (self.by,) if self.by else ()
 
     def indices(self, examples: Examples) -> np.ndarray:
-        units = np.asarray(examples.column(self.by)) if self.by else np.arange(len(examples))
-        drawn = splitmix64(splitmix64(units.astype(np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
+        units = examples.column(self.by) if self.by else np.arange(len(examples))
+        if len(units) and isinstance(units[0], str):
+            raise UsageError(f"by='{self.by}' is a column of strings, and a fraction is drawn by integers, as of an id")
+        drawn = splitmix64(splitmix64(np.asarray(units).astype(np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
         return np.flatnonzero(drawn != self.rest)

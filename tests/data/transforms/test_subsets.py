@@ -151,3 +151,8 @@ def test_few_shot_leaves_out_unknown_classes():
     for labels in (["", "b", "a", "b", ""], np.array([-1, 1, 0, 1, -1])):
         few = FewShot(source=Labeled(), count=5).indices(Columns({"label": labels}))
         assert few.tolist() == [1, 2, 3]
+
+
+def test_fraction_by_strings_is_one_sentence():
+    with pytest.raises(UsageError, match="by='text' is a column of strings, and a fraction is drawn by integers"):
+        Fraction(source=Labeled(), share=0.5, by="text").indices(Columns({"text": ["a", "b"]}))
