@@ -119,14 +119,18 @@ class TakeCurated(SubsetSource):
     """Folder of the second pass, such as curated/t20000-seed0: a path or URL."""
 
     def indices(self, examples: Examples) -> np.ndarray:
-        report = json.loads(read_bytes(f"{self.kept}/curation.json"))
-        if report["examples"] != len(examples):
-            raise UsageError(
-                f"{self.kept} was curated from {report['examples']} examples, and the source has {len(examples)}"
-            )
-        starts = range(0, len(examples), report["per_chunk"])
-        with ThreadPoolExecutor(8) as pool:
-            return np.concatenate(list(pool.map(self._rows, range(len(starts)), starts)))
+        try:
+            report = json.loads(read_bytes(f"{self.kept}/curation.json"))
+            starts = range(0, report["examples"], report["per_chunk"])
+            with ThreadPoolExecutor(8) as pool:
+                rows = np.concatenate(list(pool.map(self._rows, range(len(starts)), starts)))
+            if (rows[1:] <= rows[:-1]).any() or (rows >= starts.stop).any():
+                raise ValueError("its pairs are not numbers of examples in ascending order")
+        except (ValueError, LookupError, TypeError, EOFError, MemoryError) as error:
+            raise UsageError(f"{self.kept} holds no curation that can be read ({error!r}): curate again") from error
+        if starts.stop != len(examples):
+            raise UsageError(f"{self.kept} was curated from {starts.stop} examples, and the source has {len(examples)}")
+        return rows
 
     def _rows(self, chunk: int, start: int) -> np.ndarray:
         rows = np.load(io.BytesIO(read_bytes(f"{self.kept}/{chunk:05}.npy")))

@@ -1,6 +1,7 @@
 """Balancing depends on the pairs alone, keeps the shares of algorithm 1, and keeps all pairs of rare entries."""
 
 import hashlib
+import io
 import math
 import random
 from collections import Counter
@@ -10,7 +11,14 @@ import pytest
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns, Source
-from jaxrep.data.transforms.balance import BalanceConcepts, Matches, keep, pair_probabilities, probabilities
+from jaxrep.data.transforms.balance import (
+    BalanceConcepts,
+    Matches,
+    TakeCurated,
+    keep,
+    pair_probabilities,
+    probabilities,
+)
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
 
@@ -121,3 +129,30 @@ def test_problems_are_reported(tmp_path):
     (tmp_path / "entries.txt").write_text("owl\n")
     with pytest.raises(UsageError, match="none of 2 texts has one of 1 entries"):
         BalanceConcepts(source=source, metadata=(f"{tmp_path}/entries.txt",)).open()
+
+
+def saved(rows):
+    file = io.BytesIO()
+    np.save(file, np.array(rows, np.uint32))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("report", "rows"),
+    [
+        ('{"examples": 4, "per_chunk": 4}', b"no array"),
+        ('{"examples": 4, "per_chunk": 4}', b""),
+        ('{"examples": 4, "per_chunk": 4}', saved([1, 9])),
+        ('{"examples": 4, "per_chunk": 4}', saved([2, 1])),
+        ('{"examples": 4, "per_chunk": 0}', saved([1])),
+        ('{"examples": "4", "per_chunk": 4}', saved([1])),
+        ("[]", saved([1])),
+        ("{}", saved([1])),
+        ("{", saved([1])),
+    ],
+)
+def test_damaged_curation_is_one_sentence(tmp_path, report, rows):
+    (tmp_path / "curation.json").write_text(report)
+    (tmp_path / "00000.npy").write_bytes(rows)
+    with pytest.raises(UsageError, match=rf"^{tmp_path} holds no curation that can be read \(.*\): curate again"):
+        TakeCurated(source=Texts(texts=("a", "b", "c", "d")), kept=str(tmp_path)).open()

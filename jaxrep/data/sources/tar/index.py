@@ -10,7 +10,6 @@ import io
 import json
 import posixpath
 import tarfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple
@@ -20,7 +19,7 @@ import typeguard
 
 from jaxrep.data.source import digest
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.storage import FileVersion, file_version, open_stream
+from jaxrep.storage import FileVersion, file_version, open_stream, read_npz
 
 FORMAT = 2
 """Version of the index."""
@@ -112,13 +111,10 @@ class ShardIndex:
     def load(cls, content: bytes) -> "ShardIndex | None":
         """Return the index in a sidecar; None if it is damaged or of another format."""
         try:
-            with zipfile.ZipFile(io.BytesIO(content)) as parts:
-                if sum(part.file_size for part in parts.infolist()) > len(content):  # no sidecar is compressed
-                    return None
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:  # its parts have checksums
-                head = json.loads(str(file["head"]))
-                summary, extensions = ShardSummary.of(head["row"]), tuple(head["extensions"])
-                index = cls(summary, file["keys"], file["ends"], extensions, file["members"])
+            parts = read_npz(io.BytesIO(content), limit=len(content))  # with checksums; no sidecar is compressed
+            head = json.loads(str(parts.pop("head")))
+            summary, extensions = ShardSummary.of(head["row"]), tuple(head["extensions"])
+            index = cls(summary, extensions=extensions, **parts)
             members = index.members
             inside = (members["example"] < len(index.ends)).all() and (members["extension"] < len(extensions)).all()
             return index if inside and summary.format == FORMAT else None
