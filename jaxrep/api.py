@@ -1,7 +1,7 @@
 """The front door: train, evaluate, embed, and open runs and models from Python."""
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
+from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -121,14 +121,21 @@ def evaluate(model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None) 
         if isinstance(model, Model) or (not isinstance(model, Run) and is_checkpoint(_folder(model))):
             raise UsageError("evaluate needs evals for a model that is not a run's: a public checkpoint has none")
         evals = (model if isinstance(model, Run) else open_run(model)).recipe.evals
+    _require(evals, (str, Eval, Iterable), "evals", "evaluations or the name of an experiment")
     chosen = load_evals(evals) if isinstance(evals, str) else (evals,) if isinstance(evals, Eval) else tuple(evals)
+    for number, evaluation in enumerate(chosen):
+        _require(evaluation, Eval, f"evals[{number}]", "an evaluation")
     for wrong in (*problems(chosen, "evals"), *name_conflicts(chosen)):
         raise UsageError(wrong)
     return run_evals(chosen, _model(model))
 
 
 def embed(
-    model: AnyModel, source: Source | str, out: str | PathLike[str] | None = None, *, fields: Sequence[str] = ()
+    model: AnyModel,
+    source: Source | str | PathLike[str],
+    out: str | PathLike[str] | None = None,
+    *,
+    fields: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Embed the images and texts of a data set.
 
@@ -146,7 +153,16 @@ def embed(
     Raises:
         UsageError: the model does not read a field, the data does not hold it, or ``out`` cannot be written.
     """
+    _require(source, (Source, str, PathLike), "source", "a source, or the path of one")
+    if isinstance(fields, str):
+        raise UsageError(f"fields is one string, expected a list of names: write [{fields!r}]")
+    source = source if isinstance(source, Source) else fspath(source)
     return embed_source(_model(model), source, None if out is None else str(out), fields=tuple(fields))
+
+
+def _require(value: Any, kinds: Any, name: str, expected: str) -> None:
+    if not isinstance(value, kinds):
+        raise UsageError(f"{name} is a {type(value).__name__}, expected {expected}")
 
 
 def _model(model: AnyModel) -> Model:

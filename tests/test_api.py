@@ -95,6 +95,34 @@ def test_embed_refuses_a_field_that_the_model_does_not_read(run):
         jaxrep.train(3)  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda run: jaxrep.evaluate(run, 3), "evals is a int, expected evaluations or the name of an experiment"),
+        (lambda run: jaxrep.evaluate(run, [3]), r"evals\[0\] is a int, expected an evaluation"),
+        (
+            lambda run: jaxrep.evaluate(run, (evals.Retrieval(data=tiny.Named()), "clip:tiny")),
+            r"evals\[1\] is a str, expected an evaluation",
+        ),
+        (lambda run: jaxrep.evaluate(run, evals.Retrieval), "evals is a "),
+        (
+            lambda run: jaxrep.evaluate(3, [evals.Retrieval(data=tiny.Named())]),
+            "expected the path of a run .*, got int",
+        ),
+        (lambda run: jaxrep.embed(run, ["a.png", "b.png"]), "source is a list, expected a source, or the path of one"),
+        (lambda run: jaxrep.embed(run, None), "source is a NoneType, expected a source"),
+        (lambda run: jaxrep.embed(run, tiny.Named), "source is a ABCMeta, expected a source"),
+        (lambda run: jaxrep.embed(run, tiny.Named(), fields="text"), r"expected a list of names: write \['text'\]"),
+        (lambda run: jaxrep.embed(None, tiny.Named()), "expected the path of a run .*, got NoneType"),
+        (lambda run: jaxrep.load(None), "expected the path of a run .*, got NoneType"),
+        (lambda run: jaxrep.open_run(3), "expected the path of a run .*, got int"),
+    ],
+)
+def test_arguments_of_another_type_are_one_sentence(run, call, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        call(run)
+
+
 def test_train_refuses_parts_that_no_file_defines(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules[tiny.Patches.__module__], "__file__", None)
     with pytest.raises(UsageError, match="a run keeps a copy of the one file that defines its parts"):
