@@ -30,7 +30,7 @@ def main(args: list[str]) -> int:
     result = convert(plan, choose_workers(given.workers, len(plan.shards) > 8))
     echo(f"wrote {result['written']:,} of {result['all']:,} examples to {folder}")
     for reason, count in result["bad"].items():
-        echo(f"{count:,} left out: {reason}", file=sys.stderr)
+        echo(f"{count:,} unreadable: {reason}", file=sys.stderr)
     for message in result["bad_examples"]:
         echo(f"  {message}", file=sys.stderr)
     check_readable(result["written"], given.source)

@@ -33,5 +33,5 @@ def main(args: list[str]) -> int:
     echo(f"wrote {entries:,} entries to {given.out}")
     echo(f"in a recipe: TokenizerFile(path='{given.out}', entries={entries}, pad='{PAD}', length=…)")
     for reason, count in failures.counts.items():
-        echo(f"{count:,} captions left out: {reason}", file=sys.stderr)
+        echo(f"{count:,} unreadable: {reason}", file=sys.stderr)
     return 0

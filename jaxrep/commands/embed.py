@@ -74,7 +74,7 @@ def embed(options: argparse.Namespace) -> int:
     with Progress(console=Console(stderr=True)) as bar:
         task = bar.add_task("embedding", total=sum(len(job.rows(shard)) for shard in job.remaining(share)))
         result = run_job(job, lambda rows: embedder(rows, lambda done: bar.advance(task, done)), share)
-    _print_skipped(result.bad_samples)
+    _print_unreadable(result.bad_samples)
     if result.complete:
         check_readable(result.rows, result.bad_samples)
     note = "" if result.complete else "; other shares are not done yet"
@@ -107,12 +107,12 @@ def _model(options: argparse.Namespace) -> "Model":
     return model
 
 
-def _print_skipped(report: "BadSampleReport") -> None:
+def _print_unreadable(report: "BadSampleReport") -> None:
     """Print the reasons of unreadable examples, and the first examples."""
     reasons = Counter[str]()
     for (_, reason), count in report.bad.items():
         reasons[reason] += count
     for reason, count in reasons.most_common():
-        echo(f"{count:,} skipped: {reason}", file=sys.stderr)
+        echo(f"{count:,} unreadable: {reason}", file=sys.stderr)
     for sentence in report.examples[:PRINTED_EXAMPLES]:
         echo(f"  {sentence}", file=sys.stderr)

@@ -244,7 +244,7 @@ def test_numbers_out_of_their_range_are_refused_before_the_work(jaxrep_says, too
 def test_convert_reports_left_out_examples(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(3)), ("bad.png", b""), ("bad.txt", b"x")])
     out, err = data("convert", f"{tmp_path}/x.tar", f"parquet:{tmp_path}/out", "--workers", "0")
-    assert out == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 left out: the image is empty" in err
+    assert out == f"wrote 3 of 4 examples to {tmp_path}/out\n" and "1 unreadable: the image is empty" in err
     assert len(parse_source(f"{tmp_path}/out/*.parquet").open()) == 3
 
 
@@ -255,7 +255,7 @@ def test_tokenizer_is_trained_on_readable_captions(data, tmp_path):
     members = [*pairs(range(9)), ("x.png", picture(1)), ("x.txt", b"\xff")]
     write(tmp_path / "x.tar", members)
     out, err = data("tokenizer", f"{tmp_path}/x.tar", "--out", tmp_path / "t.json", "--size", "270")
-    assert out.startswith("wrote 270 entries") and "1 captions left out: the text is not UTF-8" in err
+    assert out.startswith("wrote 270 entries") and "1 unreadable: the text is not UTF-8" in err
     assert len(tokenizers.Tokenizer.from_file(str(tmp_path / "t.json")).encode("number 3").ids) <= 5
 
 

@@ -105,7 +105,7 @@ def test_tars_report_unreadable_examples_with_reasons(embed, tars, expected):
     assert found["key"].tolist() == ["0.tar/a", "0.tar/b", "1.tar/b"] and found["index"].tolist() == [0, 1, 3]
     assert_near(found["image"], expected[0][[3, 0, 1]])
     assert_near(found["text"], expected[1][[5, 5, 5]])
-    assert "1 skipped: the image cannot be decoded\n" in err and "1.tar, member a.png: the image cannot be" in err
+    assert "1 unreadable: the image cannot be decoded\n" in err and "1.tar, member a.png: the image cannot be" in err
     (summary,) = tars.glob("*.npz.json")
     told = json.loads(summary.read_text())
     assert told["bad_samples"]["shards"] == {f"{tars}/1.tar": {"the image cannot be decoded": 1}}
@@ -187,7 +187,7 @@ def test_public_checkpoint_uses_its_transform(embed, pictures, tmp_path):
     Image.open(pictures / NAMES[0]).rotate(90, expand=True).save(tmp_path / "some/a.tiff")
     (tmp_path / "some/b.png").write_bytes(b"no picture")
     found, err = embed(tmp_path / "some", of=tmp_path / "clip")
-    assert found["key"].tolist() == [*NAMES[:5], "a.tiff"] and "1 skipped: the image cannot be decoded" in err
+    assert found["key"].tolist() == [*NAMES[:5], "a.tiff"] and "1 unreadable: the image cannot be decoded" in err
     wanted = jaxrep.load(tmp_path / "clip").encode_image([tmp_path / "some" / name for name in found["key"]])
     assert_near(found["image"], wanted)
 
