@@ -1,6 +1,7 @@
 """Damaged and hostile tars end in bounded time and memory, and every loss is counted."""
 
 import io
+import json
 import tarfile
 import tracemalloc
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 
 from jaxrep.data.sources.tar import index as tar_index
+from jaxrep.data.sources.tar.manifest import index_shards
 from jaxrep.data.sources.tar.shards import TarShards
-from jaxrep.errors import BadSample, UsageError
-from jaxrep.storage import FileVersion
+from jaxrep.errors import BadSample, BadShard, UsageError
+from jaxrep.storage import FileVersion, file_version
 from tests.helpers.tars import pairs, picture, write
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -244,3 +246,23 @@ def test_damaged_manifest_is_made_again(tmp_path, content):
     (tmp_path / ".jaxrep-index").mkdir()
     (tmp_path / ".jaxrep-index/manifest.json").write_bytes(content)
     assert source.open().column("text") == ["number 1"]
+
+
+def test_index_of_an_older_format_is_made_again(tmp_path):
+    path = write(tmp_path / "x.tar", pairs(range(3)))
+    version = file_version(str(path))
+    row = {"size": version.size, "stamp": version.stamp, "kinds": {"png,txt": 9}, "damage": ["it was cut short"]}
+    (tmp_path / ".jaxrep-index").mkdir()
+    (tmp_path / ".jaxrep-index/manifest.json").write_text(json.dumps({"x.tar": row}))
+    parts = sidecar(path) | {"head": np.array(json.dumps({"version": 1, "row": row, "extensions": ["png", "txt"]}))}
+    (tmp_path / ".jaxrep-index/x.tar.npz").write_bytes(dumped(parts))
+    assert TarShards(shards=str(path), image_size=4).open().column("text") == [f"number {n}" for n in range(3)]
+
+
+def test_index_that_differs_from_its_manifest_is_a_bad_shard(tmp_path):
+    source = TarShards(shards=str(write(tmp_path / "x.tar", pairs(range(3)))))
+    index_shards([source.shards], beside=True)
+    manifest = tmp_path / ".jaxrep-index/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"png/txt": 3', '"png/txt": 5'))
+    with pytest.raises(BadShard, match=r"the index of .*x.tar differs from its manifest: remove .*.jaxrep-index"):
+        source.open()[4]
