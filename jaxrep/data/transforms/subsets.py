@@ -114,5 +114,6 @@ class Fraction(SubsetSource):
         units = examples.column(self.by) if self.by else np.arange(len(examples))
         if len(units) and isinstance(units[0], str):
             raise UsageError(f"by='{self.by}' is a column of strings, and a fraction is drawn by integers, as of an id")
-        drawn = splitmix64(splitmix64(np.asarray(units).astype(np.uint64)) + np.uint64(self.seed)) < self.share * 2.0**64
+        keys = splitmix64(np.asarray(units).astype(np.uint64)) + np.uint64(self.seed)
+        drawn = splitmix64(keys) < self.share * 2.0**64
         return np.flatnonzero(drawn != self.rest)
