@@ -37,6 +37,12 @@ def tars(folder, count=5, text="text {}"):
     return data.TarShards(shards=f"{folder}/{{0..1}}.tar")
 
 
+def karpathy(folder, count=5, text="text {}"):
+    images = [{"filename": f"{n}.jpg", "split": "test", "sentences": [{"raw": text.format(n)}]} for n in range(count)]
+    (folder / "k.json").write_text(json.dumps({"images": images}))
+    return data.Karpathy(path=f"{folder}/k.json", images=str(folder), captions_per_image=1)
+
+
 def arrays(folder, count=5, text="text {}"):
     np.savez(folder / "0.npz", x=np.zeros(count), y=np.zeros(len(text)))
     return data.ArrayShards(shards=f"{folder}/*.npz", shapes={"x": ()})
@@ -61,7 +67,9 @@ def weighed(folder, count=5, text="text {}"):
     return data.FirstSentence(source=table(folder, count, text))
 
 
-@pytest.fixture(params=[table, lines, tars, arrays, pictures, taken, mixed, weighed], ids=lambda make: make.__name__)
+@pytest.fixture(
+    params=[table, lines, tars, karpathy, arrays, pictures, taken, mixed, weighed], ids=lambda make: make.__name__
+)
 def make(request):
     return request.param
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, digest
 from jaxrep.data.sources.encoded import Contents, EncodedSource
 from jaxrep.data.sources.image_folder import ImageFolderExamples
 from jaxrep.data.sources.patterns import local, read_utf8
@@ -61,6 +61,9 @@ class KarpathyExamples(ImageFolderExamples):
     def __init__(self, source: Karpathy, rows: Sequence[tuple[str, Sequence[str]]]):
         super().__init__(source, local(source.images).rstrip("/"), [file for file, _ in rows])
         self._captions, self._count = [texts for _, texts in rows], source.captions_per_image or None
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"digest": digest([*self._rows, *self._captions])}
 
     def _value(self, name: str, index: int, contents: Contents, *drawn: Any) -> Any:
         if name != "text":
