@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
         install, train = next(block for block in blocks("README.md") if block.text.startswith("pip")).text.splitlines()
         assert install == "pip install -e ."
         Reader("install").command(train, *QUICK)
-        Image.fromarray(OpenMoji(image_size=48).open()[0]["image"]).save("picture.png")
+        Image.fromarray(OpenMoji(image_size=32).open()[0]["image"]).save("picture.png")
     return place
 
 

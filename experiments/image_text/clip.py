@@ -56,12 +56,12 @@ vit_l14_336 = vit_l14.replace(
 )
 
 tiny = recipe.replace(
-    {"optimizer.weight_decay": schedules.Constant(value=0.1), "optimizer.clip_norm": 1.0},
-    data=Data(train=common.emoji(), batch_size=256, tokenizer=data.Words(length=16)),
+    {"optimizer.weight_decay": schedules.Constant(value=0.5), "optimizer.clip_norm": 1.0},
+    data=Data(train=common.emoji(), batch_size=256, tokenizer=data.Words(length=13)),
     views=(common.SHIFT, common.JITTER),
     method=methods.DualEncoder(towers={"image": common.IMAGE, "text": common.TEXT}, dim=128),
     objective={"contrastive": objectives.Contrastive("image", "text", duplicates="ignore", ids=common.IDS)},
-    schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=50),
+    schedule=schedules.WarmupCosine(peak=3e-3, warmup_steps=50),
     examples=700 * 256,
     evals=common.classify(common.emoji("test")),
     checkpoint=Checkpointing(every_steps=100),

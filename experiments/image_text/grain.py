@@ -62,7 +62,7 @@ recipe = Recipe(
 )
 
 # Scenes of one or two pictures, of about the size on which the small CLIP was trained.
-TRAIN = data.OpenMojiScenes(min_emojis=1, max_emojis=2, min_size=0.4, max_size=0.6)
+TRAIN = data.OpenMojiScenes(image_size=64, min_emojis=1, max_emojis=2, min_size=0.4, max_size=0.6)
 # Scenes of test pictures: two of them, and single ones, whose nearest name is asked among all names.
 SCENES = replace(TRAIN, part="test", min_emojis=2, count=500)
 SINGLE = replace(TRAIN, part="test", max_emojis=1, count=500, seed=1)

@@ -85,7 +85,7 @@ tiny = clip.tiny.replace(
         batch_size=256,
         tokenizer=data.Words(length=24, max_words=16_384),  # all words of the ten languages
     ),
-    views=crops((48, 24), ((0.5, 1.0), (0.2, 0.5)), local=4),
+    views=crops((32, 16), ((0.5, 1.0), (0.2, 0.5)), local=4),
     method=methods.DistilledDualEncoder(
         dual=methods.DualEncoder(
             towers={"image": replace(common.IMAGE, any_size=True), "text": common.TEXT},

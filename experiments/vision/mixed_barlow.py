@@ -74,7 +74,7 @@ recipe = Recipe(
 tiny = recipe.replace(
     {"objective.twins.redundancy": 0.0078125, "objective.mixed.redundancy": 0.0078125},
     data=Data(train=common.emoji(), batch_size=256, texts=()),
-    views=twins(48, 0.3, blur=(0.5, 0.1), solarize=0.0),
+    views=twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
     method=methods.Siamese(image=common.IMAGE, projector=methods.Projector(widths=(256, 256))),
     optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
     schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=50),

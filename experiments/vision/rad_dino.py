@@ -98,12 +98,12 @@ recipe = Recipe(
 )
 
 # Scenes of 8 x 8 patches. Pictures that are held out at random are of every group; training has their images.
-SCENES = data.OpenMojiScenes(split="random", count=200)
+SCENES = data.OpenMojiScenes(image_size=64, split="random", count=200)
 HEAD = methods.PrototypeHead(prototypes=256, hidden=128, width=64)
 
 tiny = recipe.replace(
     data=Data(train=common.emoji(), batch_size=128, texts=()),
-    views=crops((48, 24), ((0.5, 1.0), (0.2, 0.5)), count=4, mask=views.BlockMask(patch=12, smallest=1)),
+    views=crops((32, 16), ((0.5, 1.0), (0.2, 0.5)), count=4, mask=views.BlockMask(patch=8, smallest=1)),
     method=methods.SelfDistillation(
         image=replace(common.IMAGE, pool="cls", mask_token=True, any_size=True),
         head=HEAD,

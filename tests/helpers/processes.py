@@ -14,7 +14,7 @@ from jaxrep.evals.embed import embed_images
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.spec import spec
 
-TEST = OpenMoji(image_size=48, part="test")
+TEST = OpenMoji(image_size=32, part="test")
 BAD = 300
 
 
