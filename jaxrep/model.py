@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import Mesh, shardings
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
-from jaxrep.model_inputs import check_images, check_texts, token_ids
+from jaxrep.model_inputs import check_image, check_images, check_texts, token_ids
 from jaxrep.params import Arrays, Structure, digests
 from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings
 
@@ -95,6 +96,7 @@ class Model:
                 learned logit scale.
             JaxrepError: the model has no tokenizer.
         """
+        check_texts(names, "names")
         if not len(names):
             raise UsageError("names is empty: classify needs at least one class name")
         scale = float(self.per_step(("scale",))["scale"])
@@ -127,6 +129,9 @@ class Model:
             want: names of the method's outputs per example.
             normalize: False returns outputs as the method emits them.
         """
+        if not isinstance(batch, Mapping) or not batch:
+            raise UsageError(f"batch is a {type(batch).__name__}, expected one array or more by name")
+        check_texts(want, "want")
         n = len(next(iter(batch.values())))
         return self._encode_blocks(n, lambda rows: {name: x[rows] for name, x in batch.items()}, want, normalize)
 
@@ -181,6 +186,7 @@ class Model:
 
     def per_step(self, want: Sequence[str]) -> dict[str, np.ndarray]:
         """Return outputs that belong to no example, such as a table of classes or the logit scale."""
+        check_texts(want, "want")
         outputs = self._structure.merge(self._arrays).per_step(select_tables(self._arrays), INFERENCE)
         return {name: np.asarray(_output(outputs, name, "the model")) for name in want}
 
@@ -248,6 +254,7 @@ class Model:
         """
         if self.tokenizer is None:
             raise JaxrepError("this model has no tokenizer, so it cannot read texts: give it token ids")
+        check_texts(texts)
         encodings = self.tokenizer(list(texts))
         return {"text": encodings.ids, "text/valid": encodings.valid}
 
@@ -276,8 +283,9 @@ class Model:
         Raises:
             UsageError: the file cannot be read, or an array is not uint8.
         """
+        check_image(image)
         height, width, _ = self.image_shape(name)
-        if isinstance(image, str | Path):
+        if isinstance(image, str | PathLike):
             try:
                 return open_image(Path(image).read_bytes(), lambda opened: self.preprocess(opened, name))
             except OSError as error:
@@ -289,7 +297,7 @@ class Model:
                 raise UsageError(f"an image as an array has to be uint8, got {image.dtype} of shape {image.shape}")
             if image.shape == (height, width, 3):
                 return image
-            image = Image.fromarray(image)
+            image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
         transform = self.transforms.get(name)
         return transform(image) if transform else fit_image(image, height, width)
 

@@ -26,15 +26,15 @@ def token_ids(texts: Any) -> np.ndarray | None:
     return ids.astype(np.int32)
 
 
-def check_texts(texts: Any) -> None:
-    """Check that ``texts`` is a list of strings. Raises UsageError."""
+def check_texts(texts: Any, name: str = "texts") -> None:
+    """Check that ``texts`` is a list of strings. ``name``: of the argument. Raises UsageError."""
     if isinstance(texts, str | bytes):
-        raise UsageError("texts is one string, expected a list of strings: write [text]")
+        raise UsageError(f"{name} is one string, expected a list of strings: write [{texts!r}]")
     if not isinstance(texts, Sequence | np.ndarray):
-        raise UsageError(f"texts is a {type(texts).__name__}, expected a list of strings")
+        raise UsageError(f"{name} is a {type(texts).__name__}, expected a list of strings")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise UsageError(f"texts[{i}] is a {type(text).__name__}, expected a string")
+            raise UsageError(f"{name}[{i}] is a {type(text).__name__}, expected a string")
 
 
 def check_images(images: Any) -> None:
@@ -47,11 +47,17 @@ def check_images(images: Any) -> None:
     if not isinstance(images, Sequence):
         raise UsageError(f"images is a {type(images).__name__}, expected a list of images")
     for i, image in enumerate(images):
-        array = isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[-1] in (1, 3, 4)
-        if not (array or isinstance(image, str | PathLike | Image.Image)):
-            raise UsageError(
-                f"images[{i}] is {_described(image)}, expected a path, a PIL image or a uint8 array [H,W,3]"
-            )
+        check_image(image, f"images[{i}]")
+
+
+def check_image(image: Any, name: str = "image") -> None:
+    """Check that ``image`` is a path, a PIL image, or an array [H,W] or [H,W,C].
+
+    ``name``: of the argument. Raises UsageError.
+    """
+    array = isinstance(image, np.ndarray) and (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] in (1, 3, 4)))
+    if not (array or isinstance(image, str | PathLike | Image.Image)):
+        raise UsageError(f"{name} is {_described(image)}, expected a path, a PIL image or a uint8 array [H,W,3]")
 
 
 def _described(value: Any) -> str:

@@ -264,6 +264,46 @@ def test_images_of_another_type_are_one_sentence(images, sentence):
         check_images(images)
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: MODEL.encode_text("a cat"), r"texts is one string, expected a list of strings: write \['a cat'\]"),
+        (lambda: MODEL.encode_text(text for text in ["a"]), "texts is a generator, expected a list of strings"),
+        (lambda: MODEL.tokenize("a cat"), "texts is one string"),
+        (lambda: MODEL.tokenize([None]), r"texts\[0\] is a NoneType"),
+        (lambda: MODEL.similarity(BATCH["image"], "a cat"), "texts is one string"),
+        (lambda: MODEL.similarity(BATCH["image"][0], ["a cat"]), "images is one image"),
+        (lambda: MODEL.classify(BATCH["image"], "cat"), r"names is one string, expected .*: write \['cat'\]"),
+        (lambda: MODEL.classify(BATCH["image"], ["cat", 3]), r"names\[1\] is a int, expected a string"),
+        (lambda: MODEL.classify(BATCH["image"], ["cat"], templates="a {}."), "templates is one string"),
+        (lambda: MODEL.encode_image("a.png"), r"images is one image \(a str\)"),
+        (lambda: MODEL.encode_image([None]), r"images\[0\] is a NoneType"),
+        (lambda: MODEL.preprocess(None), "image is a NoneType, expected a path, a PIL image or a uint8 array"),
+        (lambda: MODEL.preprocess(b"x"), "image is a bytes"),
+        (lambda: MODEL.preprocess("/"), "the image / cannot be read: Is a directory"),
+        (lambda: MODEL.encode(BATCH, "image"), r"want is one string, expected a list of strings: write \['image'\]"),
+        (lambda: MODEL.outputs(BATCH, "image"), "want is one string"),
+        (lambda: MODEL.encode(BATCH["image"], ("image",)), "batch is a ndarray, expected one array or more by"),
+        (lambda: MODEL.encode({}, ("image",)), "batch is a dict, expected one array or more by"),
+        (lambda: MODEL.per_step("scale"), "want is one string"),
+    ],
+)
+def test_arguments_of_another_type_are_one_sentence(call, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 8, 1)])
+def test_gray_arrays_are_images(shape):
+    gray = np.arange(64, dtype=np.uint8).reshape(shape)
+    np.testing.assert_array_equal(MODEL.preprocess(gray), np.repeat(gray.reshape(8, 8, 1), 3, axis=2))
+    assert MODEL.encode_image([gray]).shape == (1, 4)
+
+
+def test_half_of_a_surrogate_pair_is_a_text():
+    assert np.isfinite(MODEL.encode_text(["a \ud83d cat"])).all()
+
+
 def test_token_ids_are_rows_of_integers():
     assert token_ids(["a", "b"]) is None and token_ids(np.array(["a"])) is None
     np.testing.assert_array_equal(token_ids([[1, 2], [3, 4]]), np.array([[1, 2], [3, 4]], np.int32))

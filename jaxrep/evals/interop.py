@@ -7,10 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from jaxrep.errors import UsageError
 from jaxrep.evals.base import Model
 from jaxrep.metrics.ranking import unit_rows
+from jaxrep.model_inputs import check_images, check_texts
 
 if TYPE_CHECKING:
     import torch  # pyright: ignore[reportMissingImports]
@@ -75,12 +77,17 @@ class MtebEncoder:
         return np.concatenate([self._batch(batch, prompt) for batch in inputs])
 
     def _batch(self, batch: Mapping[str, Any], prompt: str) -> np.ndarray:
+        if not isinstance(batch, Mapping):
+            raise UsageError(
+                f"inputs holds a {type(batch).__name__}, expected batches {{'text': [...], 'image': [...]}}"
+            )
         parts = []
         if batch.get("text") is not None:
+            check_texts(batch["text"], "text")
             parts.append(self._model.encode_text([prompt + text for text in batch["text"]], self._towers["text"]))
         if batch.get("image") is not None:
-            images = [image.convert("RGB") for image in batch["image"]]
-            parts.append(self._model.encode_image(images, self._towers["image"]))
+            check_images(batch["image"])
+            parts.append(self._model.encode_image([_rgb(image) for image in batch["image"]], self._towers["image"]))
         if not parts:
             raise UsageError(f"the model reads texts and images, and the task gives {', '.join(batch)}")
         return parts[0] if len(parts) == 1 else _unit(parts[0] + parts[1])
@@ -113,7 +120,7 @@ class ClipBenchmark:
 
     def transform(self, image: Any) -> "torch.Tensor":
         """Convert a PIL image to the model's input, uint8 [H,W,3]."""
-        return _tensor(self._model.preprocess(image.convert("RGB"), self._image))
+        return _tensor(self._model.preprocess(_rgb(image), self._image))
 
     def tokenize(self, texts: Sequence[str]) -> "torch.Tensor":
         """Return ids [n,2L]: token ids, then 1 per token and 0 per padding."""
@@ -126,8 +133,15 @@ class ClipBenchmark:
 
     def encode_text(self, tokens: Any) -> "torch.Tensor":
         """Embed the result of ``tokenize``: float32 [n,D]."""
-        ids, valid = np.split(_array(tokens), 2, axis=1)
+        tokens = _array(tokens)
+        if tokens.ndim != 2 or tokens.shape[1] % 2 or tokens.dtype.kind not in "iu":
+            raise UsageError(f"tokens is an array of shape {tokens.shape}, expected the result of tokenize, [n,2L]")
+        ids, valid = np.split(tokens, 2, axis=1)
         return _tensor(self._model.encode_text(ids, self._text, valid=valid.astype(bool)))
+
+
+def _rgb(image: Any) -> Any:
+    return image.convert("RGB") if isinstance(image, Image.Image) else image
 
 
 def _array(x: Any) -> np.ndarray:

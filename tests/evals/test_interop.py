@@ -57,6 +57,27 @@ def test_mteb_batches_of_texts_images_or_both(model):
         encoder.encode(batches(audio=texts))
 
 
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        (["text 0", "text 1"], "inputs holds a str, expected batches"),
+        ([{"text": "text 0"}], r"text is one string, expected a list of strings: write \['text 0'\]"),
+        ([{"text": ["text 0", None]}], r"text\[1\] is a NoneType, expected a string"),
+        ([{"image": Image.new("RGB", (2, 2))}], "images is one image"),
+        ([{"image": [3]}], r"images\[0\] is a int, expected a path, a PIL image"),
+    ],
+)
+def test_mteb_batches_of_another_type_are_one_sentence(model, inputs, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        MtebEncoder(model).encode(inputs)
+
+
+@pytest.mark.parametrize("tokens", [np.zeros((1, 3), np.int64), np.zeros(4, np.int64), np.zeros((1, 4)), ["text 0"]])
+def test_clip_benchmark_takes_the_tokens_of_its_tokenizer(model, tokens):
+    with pytest.raises(UsageError, match=r"tokens is an array of shape .*, expected the result of tokenize, \[n,2L\]"):
+        ClipBenchmark(model).encode_text(tokens)
+
+
 def test_prompt_precedes_texts_of_its_type(model):
     texts = list(model.texts)
     model.texts |= {f"query: {text}": x for text, x in zip(texts, model.images, strict=True)}
