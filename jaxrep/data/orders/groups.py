@@ -30,9 +30,10 @@ class Grouped(Order):
     def indices(self, examples: Examples, batch_size: int) -> Indices:
         require_examples(examples)
         column = examples.column(self.by)
-        _, values = np.unique(ranked(column), return_inverse=True)
-        unknown = np.flatnonzero(is_unknown(column))
-        values[unknown] = len(values) + np.arange(len(unknown))
+        values, unknown = ranked(column), np.flatnonzero(is_unknown(column))
+        if len(unknown):
+            _, values = np.unique(values, return_inverse=True)
+            values[unknown] = len(values) + np.arange(len(unknown))
         return ShuffledGroups(self.seed, values, self.per_group)
 
 

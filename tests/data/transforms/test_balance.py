@@ -19,6 +19,7 @@ from jaxrep.data.transforms.balance import (
     pair_probabilities,
     probabilities,
 )
+from jaxrep.data.transforms.entry_matcher import vocabulary
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems, spec
 
@@ -120,6 +121,12 @@ def test_balance_concepts_keeps_rare_texts(tmp_path):
     words = BalanceConcepts(source=source, t=10).open().column("text")  # every word is an entry
     assert words[-3:] == list(rare) and len(words) < 40
     assert words == BalanceConcepts(source=source, t=10).open().column("text")
+
+
+def test_unreadable_texts_are_no_entry_and_are_not_kept():
+    source = Texts(texts=("", "a", "", ("", "b")))
+    assert BalanceConcepts(source=source, t=10).open().column("text") == ["a", ("", "b")]
+    assert vocabulary(["", "a", " "]) == ["a"]
 
 
 def test_problems_are_reported(tmp_path):
