@@ -63,7 +63,13 @@ fine_tune = recipe.replace(
     examples=2_400_000_000,
 )
 
+# -ln(B - 1) is the bias at which a random guess is right; the paper's -10 belongs to its batches of 32,768 pairs.
 tiny = clip.tiny.replace(
-    {"method.towers.image.pool": "attention", "method.scale": SCALE, "method.bias": BIAS},
+    {"method.scale": SCALE, "method.bias": methods.LogitBias(init=-5.5)},
     objective={"sigmoid": objectives.Sigmoid("image", "text", duplicates="ignore", ids=common.IDS)},
+)
+
+# A learned query pools both towers.
+tiny_attention = tiny.replace(
+    {"method.towers.image.pool": "attention", "method.towers.text.pool": "attention"},
 )
