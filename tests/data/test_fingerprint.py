@@ -112,3 +112,21 @@ def test_fingerprint_names_the_source_that_changed():
     after = MixedExamples(data.Mixture(sources={}), parts | {"b": Columns({"x": np.arange(1, 4)})}).fingerprint()
     assert [change.path for change in difference(before, after)] == ["sources.b.digest"]
     assert isinstance(parts["a"], Examples) and before["sources"]["a"] == {"examples": 4}
+
+
+def test_fingerprint_holds_the_lexicon_and_the_weights(tmp_path):
+    source, lexicon = lines(tmp_path), tmp_path / "lexicon.txt"
+    lexicon.write_text("color: red | blue\n")
+    wrong = data.HardNegativeCaptions(source=source, lexicon=str(lexicon))
+    before = found(wrong)
+    lexicon.write_text("color: red | green\n")
+    assert [change.path for change in difference(before, found(wrong))] == ["lexicon"]
+    (tmp_path / "t.csv").write_text("title,score\na,1\nb,2\n")
+    weighted = [
+        found(data.AddWeights(source=data.Csv(path=f"{tmp_path}/t.csv", image=""), column="score", default=n))
+        for n in (1, 2)
+    ]
+    assert weighted[0] == weighted[1]
+    (tmp_path / "t.csv").write_text("title,score\na,1\nb,3\n")
+    after = found(data.AddWeights(source=data.Csv(path=f"{tmp_path}/t.csv", image=""), column="score"))
+    assert [change.path for change in difference(weighted[0], after)] == ["digest", "weights"]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, digest
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.spec import spec
 
@@ -72,3 +72,6 @@ class WeightedExamples(TransformedExamples):
 
     def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
         return {self._name: self._weights[indices]}
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"weights": digest([self._weights])}

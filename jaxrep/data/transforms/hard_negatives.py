@@ -14,7 +14,7 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import content_id, splitmix64
 from jaxrep.data.decode import text_start
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, digest
 from jaxrep.data.transforms import word_swaps
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
 from jaxrep.data.transforms.triples import FORMS, Form, exchanges
@@ -110,6 +110,9 @@ class HardNegativeExamples(TransformedExamples):
             f"{source.field}_id": _ids(captions),
             f"{source.name}_id": _ids(wrong),
         }
+
+    def fingerprint(self) -> dict[str, Any]:
+        return super().fingerprint() | {"lexicon": digest(self._groups)}
 
     def _draw(self, caption: str, triples: str, key: int) -> str:
         """Draw a wrong caption by a key; return an empty text if there is none."""
