@@ -5,7 +5,7 @@ import abc
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, StepContext
-from jaxrep.spec import Count, Natural, NonNegative, spec
+from jaxrep.spec import Count, Finite, Natural, NonNegative, Positive, spec
 
 __all__ = [
     "Constant",
@@ -37,7 +37,7 @@ class Schedule(abc.ABC):
 class Constant(Schedule):
     """Keep the same number at every step."""
 
-    value: float = 1.0
+    value: Finite = 1.0
     """The number."""
 
     def __call__(self, ctx: StepContext) -> Array:
@@ -48,9 +48,9 @@ class Constant(Schedule):
 class Linear(Schedule):
     """Go from start to end in a straight line over the whole training."""
 
-    start: float
+    start: Finite
     """Value at the first step."""
-    end: float
+    end: Finite
     """Value at the end of training."""
 
     def __call__(self, ctx: StepContext) -> Array:
@@ -61,9 +61,9 @@ class Linear(Schedule):
 class Ramp(Schedule):
     """Go from start to end in a straight line over some steps; stay constant before and after."""
 
-    start: float
+    start: Finite
     """Value before the ramp."""
-    end: float
+    end: Finite
     """Value after the ramp."""
     steps: Natural = 0
     """Length of the ramp in steps; 0: the value jumps."""
@@ -80,9 +80,9 @@ class Ramp(Schedule):
 class Staircase(Schedule):
     """Multiply by ``factor`` at equal distances."""
 
-    start: float
+    start: Finite
     """First value."""
-    factor: float = 0.1
+    factor: NonNegative = 0.1
     """Factor between two values."""
     every: Count
     """Steps per value."""
@@ -103,7 +103,7 @@ class Cosine(Linear):
 class Harmonic(Schedule):
     """Divide start by the number of the epoch: start, start / 2, start / 3, ..."""
 
-    start: float
+    start: Finite
     """Value during the first epoch."""
     epochs: Count
     """Epochs of the whole training."""
@@ -116,11 +116,11 @@ class Harmonic(Schedule):
 class Warmup(Schedule):
     """Rise linearly to ``peak``, then decay, then, if asked for, fall linearly to zero."""
 
-    peak: NonNegative
+    peak: Positive
     """Highest value, reached at the end of the warm-up."""
     warmup_steps: Natural = 0
     """Steps of linear rise from zero."""
-    held: float = 0.0
+    held: NonNegative = 0.0
     """Constant value during the warm-up, in place of the rise; 0: it rises."""
     cooldown_steps: Natural = 0
     """Steps of linear fall to zero at the end of training."""
@@ -152,7 +152,7 @@ class WarmupConstant(Warmup):
 class WarmupCosine(Warmup):
     """Follow half a cosine to ``end`` after the warm-up (Loshchilov & Hutter 2017, SGDR, without restarts)."""
 
-    end: float = 0.0
+    end: NonNegative = 0.0
     """Value at the end of training."""
 
     def decay(self, ctx: StepContext) -> Array:

@@ -60,7 +60,7 @@ class Range:
         """Return what is wrong with a value as the end of a sentence, or None."""
         if self.low <= value <= self.high and self.above < value < self.below:
             return None
-        return f"expected a number {self}, got {value}"
+        return f"expected a {f'number {limits}' if (limits := str(self)) else 'finite number'}, got {value}"
 
     def __str__(self) -> str:
         parts = {"of at least": self.low, "above": self.above, "of at most": self.high, "below": self.below}
@@ -77,6 +77,8 @@ NonNegative = Annotated[float, Range(0)]
 """A float of at least 0."""
 Share = Annotated[float, Range(0, 1)]
 """A float from 0 to 1, both included."""
+Finite = Annotated[float, Range()]
+"""A float of any sign and size; a limit is never infinite, so that infinity is none."""
 
 
 class Part:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array
-from jaxrep.spec import Count, Part, spec
+from jaxrep.spec import Count, Finite, Part, Positive, spec
 
 
 @spec
@@ -80,11 +80,11 @@ class _Identity(nnx.Module):
 class LogitScale(Part):
     """Hold the factor of the logits (inverse temperature) as its logarithm (Radford et al. 2021, section 2.5)."""
 
-    init: float = 1 / 0.07
+    init: Positive = 1 / 0.07
     """Value at the start."""
-    max: float = 100.0
+    max: Positive = 100.0
     """Upper limit, applied after every update."""
-    min: float = 1e-3
+    min: Positive = 1e-3
     """Lower limit, applied after every update."""
     trainable: bool = True
     """Whether it is trained, or stays at its initial value."""
@@ -114,7 +114,7 @@ class Fixed(nnx.Variable):
 class LogitBias(Part):
     """Hold a learned number that is added to all logits (Zhai et al. 2023, section 3.2)."""
 
-    init: float = -10.0
+    init: Finite = -10.0
     """Value at the start."""
 
     def build(self, rngs: nnx.Rngs, *, inputs: None = None) -> nnx.Module:

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxrep.encoders.layers import Dense, gelu, normal
 from jaxrep.methods.base import BATCH_STATS, SELF, Method, name_errors
 from jaxrep.methods.state import Ema
 from jaxrep.schedules import Cosine
-from jaxrep.spec import Count, NonNegative, Part, spec
+from jaxrep.spec import Count, NonNegative, Part, Range, spec
 
 
 @spec
@@ -32,7 +32,7 @@ class PrototypeHead(Part):
     """Width of the MLP's hidden layers."""
     width: Count = 256
     """Width E of the rows and of the prototypes."""
-    layers: Count = 3
+    layers: Annotated[int, Range(1, 1_000)] = 3
     """Number of dense layers of the MLP."""
 
     if TYPE_CHECKING:  # in the body of a method ``self.head`` is the module

@@ -14,7 +14,7 @@ from jaxrep.losses.distillation import prototype_cross_entropy, sinkhorn
 from jaxrep.losses.geometry import koleo_loss
 from jaxrep.objectives.base import Columns, Metrics, Output, Reads, Term
 from jaxrep.schedules import Ramp, Schedule
-from jaxrep.spec import Natural, Positive
+from jaxrep.spec import Positive, Range
 
 Tables = Annotated[str, Reads(outputs=("{}", "teacher/{}"))]
 
@@ -30,7 +30,7 @@ class PrototypeTerm(Term):
     """Divisor of the student's logits."""
     teacher_temperature: Schedule = Ramp(start=0.04, end=0.07)
     """Divisor of the teacher's logits."""
-    iterations: Natural = 3
+    iterations: Annotated[int, Range(0, 1_000)] = 3
     """Steps of Sinkhorn-Knopp; 0: the teacher's plain softmax."""
 
     def losses(

@@ -12,7 +12,7 @@ from jaxrep.losses.distillation import softmax_divergence
 from jaxrep.losses.pca import reconstruct_from_pca
 from jaxrep.objectives.base import Embedding, Metrics, Reads, SeparableTerm, Term, Wrapper, require_all_rows
 from jaxrep.objectives.contrastive import Contrastive
-from jaxrep.spec import Count, Positive
+from jaxrep.spec import Count, Finite, Positive
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Matryoshka(Wrapper, SeparableTerm):
 
     dims: tuple[Count, ...]
     """The widths d."""
-    weights: tuple[float, ...] = ()
+    weights: tuple[Finite, ...] = ()
     """Factor of each width; empty: 1 each."""
 
     def problems(self) -> Iterator[str]:
@@ -124,7 +124,7 @@ class Fused(Wrapper):
     added: Embedding
     """Name of the embedding that is added, [B,D]."""
     _: KW_ONLY
-    factor: float = 0.2
+    factor: Finite = 0.2
     """Factor of the added embedding."""
 
     def problems(self) -> Iterator[str]:

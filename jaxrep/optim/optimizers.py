@@ -20,7 +20,7 @@ from jaxrep.optim.rules import Factors, Rule, factors, is_matrix
 from jaxrep.params import Arrays
 from jaxrep.paths import stack_of
 from jaxrep.schedules import Constant, Schedule
-from jaxrep.spec import NonNegative, Range, spec
+from jaxrep.spec import Count, NonNegative, Positive, Range, spec
 
 UNSTACKED = "unstacked"
 
@@ -113,7 +113,7 @@ class Lars(Optimizer):
 
     momentum: Decay = 0.9
     """Decay of the sum of gradients."""
-    trust: float = 0.001
+    trust: Positive = 0.001
     """Norm of a step in norms of the weights, before the learning rate."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
@@ -128,15 +128,15 @@ class Lars(Optimizer):
 class Adafactor(Optimizer):
     """Update by Adam with the second moment kept as row and column means (Shazeer & Stern 2018, arXiv:1804.04235)."""
 
-    decay_power: float = 0.8
+    decay_power: Positive = 0.8
     """At update t the mean of squared gradients decays by 1 - t ** -decay_power."""
     momentum: Decay = 0.0
     """Decay of the mean of directions; 0 keeps none."""
-    clip_rms: float = 1.0
+    clip_rms: NonNegative = 1.0
     """Largest root mean square of an array's direction; 0 means no limit."""
     relative: bool = True
     """Whether an array's step is multiplied by the root mean square of its weights; never for vectors and numbers."""
-    min_factored: int = 128
+    min_factored: Count = 128
     """Arrays with two axes of at least this size are factored."""
     eps: NonNegative = 1e-30
     """Added to squared gradients."""
@@ -168,7 +168,11 @@ def on_matrices(transformation: optax.GradientTransformation) -> optax.GradientT
 
     Those may start at 0, as the logarithm of a temperature does, and would stay near it.
     """
-    return optax.masked(transformation, lambda leaves: {path: is_matrix(path, x.ndim) for path, x in leaves.items()})
+
+    def matrices(leaves: Mapping[str, Any]) -> dict[str, bool]:
+        return {path: is_matrix(path, leaf.ndim) for path, leaf in leaves.items()}
+
+    return optax.masked(transformation, matrices)
 
 
 @dataclasses.dataclass(frozen=True)

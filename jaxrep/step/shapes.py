@@ -16,7 +16,8 @@ from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, Structure, split
 from jaxrep.paths import PathError
 from jaxrep.recipe import Recipe
-from jaxrep.spec import check
+from jaxrep.schedules import Schedule
+from jaxrep.spec import check, walk
 from jaxrep.step.flops import count_flops
 from jaxrep.step.gradients import Computation
 from jaxrep.user_modules import place_of
@@ -120,7 +121,7 @@ def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
 
 
 def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepContext) -> None:
-    """Check that terms and evaluations find what they read, that terms are scalars, and that microbatches are exact."""
+    """Check that terms and evaluations find what they read, that losses and schedules are scalars, and microbatches."""
     readers = [(f"objective.{name}", term.reads) for name, term in recipe.objective.items()]
     readers += [(f"evals.{i}", each.reads) for i, each in enumerate(recipe.evals)]
     for where, read in [(where, read) for where, reads in readers for read in reads]:
@@ -136,6 +137,9 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
         loss, _ = _traced(f"objective.{name}", term, shapes.outputs, batch, ctx)
         if loss.shape != ():
             raise UsageError(f"objective.{name} must be a scalar, and its shape is {loss.shape}")
+    for where, part in walk(recipe):
+        if isinstance(part, Schedule) and (value := _traced(where, part, ctx)).shape != ():
+            raise UsageError(f"{where} must be a scalar, and its shape is {value.shape}")
     if recipe.microbatch_size and shapes.batch_stats:
         raise UsageError(
             f"microbatch_size={recipe.microbatch_size}: '{shapes.batch_stats[0]}' is a statistic over the batch inside "
@@ -157,7 +161,7 @@ def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> 
         message, place = str(error).strip().partition("\n")[0], place_of(error)
         if place:
             raise UsageError(f"{where}: {place}: {type(error).__name__}: {message}") from error
-        if not isinstance(error, ValueError):
+        if not isinstance(error, ValueError | ArithmeticError):  # a number that no array or division takes
             raise
         raise UsageError(f"{where}: {message}") from error
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from jaxrep.batch import Array
-from jaxrep.spec import Count, NonNegative, Positive, Range, Share, spec
+from jaxrep.spec import NonNegative, Positive, Range, Share, spec
 from jaxrep.views.base import ImageView, random_apply, range_problems
 
 LUMA = (0.299, 0.587, 0.114)
@@ -74,7 +74,7 @@ class Solarize(ImageView):
 
     p: Share = 0.2
     """Probability that an image is solarized."""
-    threshold: float = 0.5
+    threshold: Share = 0.5
     """Smallest value that is inverted."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
@@ -91,7 +91,7 @@ class GaussianBlur(ImageView):
     """Probability that an image is blurred."""
     sigma: tuple[Positive, Positive] = (0.1, 2.0)
     """Range of the standard deviation in pixels."""
-    radius: Count = 4
+    radius: Annotated[int, Range(1, 1_000)] = 4
     """Pixels of the kernel on each side of its center (4: 9 x 9 pixels, as torchvision's in DINOv2's code)."""
 
     def problems(self):

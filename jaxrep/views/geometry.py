@@ -99,7 +99,7 @@ class RandomTranslate(ImageView):
 
     pixels: Natural
     """Largest translation in either direction."""
-    fill: float = 1.0
+    fill: Share = 1.0
     """Value of pixels that move in: 1 is white."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
@@ -115,7 +115,7 @@ class RandomRotation(ImageView):
 
     degrees: NonNegative
     """Largest angle in either direction."""
-    fill: float = 1.0
+    fill: Share = 1.0
     """Value of pixels that move in: 1 is white."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
@@ -130,7 +130,7 @@ class Cutout(ImageView):
 
     size: Count
     """Side of the square in pixels."""
-    fill: float = 0.5
+    fill: Share = 0.5
     """Value of covered pixels; the paper uses the mean of the data."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
