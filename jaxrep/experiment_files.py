@@ -155,7 +155,8 @@ def _declared(path: Path) -> tuple[list[str], str]:
     try:
         tree = ast.parse(path.read_bytes(), path.name)
     except SyntaxError as error:
-        raise UsageError(f"{path}, line {error.lineno or '?'}: {error.msg}") from error
+        line = f", line {error.lineno}" if error.lineno else ""
+        raise UsageError(f"{path}{line}: {error.msg}") from error
     except (ValueError, OSError) as error:
         raise UsageError(f"{path} cannot be read as Python: {error}") from error
     return preset_names(tree), first_line(ast.get_docstring(tree))

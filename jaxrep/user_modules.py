@@ -102,7 +102,7 @@ def _sentence(error: Exception, file: Path, shown: Path) -> str:
     """Return where in the file the mistake is, and what it is."""
     if isinstance(error, SyntaxError):
         place = shown if error.filename in (None, str(file)) else error.filename
-        return f"{place}, line {error.lineno or '?'}: {error.msg}"
+        return f"{place}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
     kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
     missing = error.name if isinstance(error, ModuleNotFoundError) else None

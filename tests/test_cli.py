@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 import types
@@ -14,7 +15,7 @@ from jaxrep import cli
 from jaxrep.data import HostResize, TarShards
 from jaxrep.errors import JaxrepError
 from jaxrep.experiment import load, recipe_json
-from jaxrep.spec import difference, replace
+from jaxrep.spec import difference, replace, walk
 from jaxrep.spec_json import to_json
 
 TOY = '''"""Toy CLIP: which caption goes with which picture."""
@@ -235,7 +236,129 @@ def test_length_flag_replaces_the_files_length(jaxrep_says, toy):
     assert recipe.replace(epochs=3.0).replace(examples=64) == recipe.replace(examples=64)
 
 
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("--data.batch-size -8", "data.batch_size: expected a number of at least 1, got -8"),
+        (f"--data.batch-size {2**70}", f"data.batch_size: expected a number below 2**63, got int {2**70}"),
+        ("--method.towers.image.width 0", "method.towers.image.width: expected a number of at least 1"),
+        ("--method.towers.text.heads 0", "method.towers.text.heads: expected a number of at least 1"),
+        ("--epochs nan", "epochs: expected "),
+        ("--microbatch-size 3", "microbatch_size 3 does not divide the batch"),
+    ],
+)
+@pytest.mark.parametrize("command", ["show", "train", "plan"])
+def test_values_out_of_range_are_refused_before_anything_is_done(jaxrep_says, toy, trained, command, flags, sentence):
+    status, out, err = jaxrep_says(f"{command} {toy} {flags}")
+    assert (status, out) == (2, "") and not trained
+    assert sentence in err and "Traceback" not in err
+
+
+def test_wrong_recipe_of_a_file_is_refused_before_its_run_is_looked_at(jaxrep_says, toy, trained, tmp_path):
+    with open(toy, "a") as file:
+        file.write("wrong = recipe.replace({'data.batch_size': 0})\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.json").write_text("{}")
+    status, _, err = jaxrep_says(f"train {toy}:wrong --run-dir run")
+    assert status == 2 and not trained and "data.batch_size: expected a number of at least 1, got 0" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "path", "value"),
+    [
+        ("--data.skip-failed-shards True", "data.skip_failed_shards", True),
+        ("--data.skip_failed_shards False", "data.skip_failed_shards", False),
+        ("--log.tensorboard False --seed 3", "log.tensorboard", False),
+        ("--method.towers.image.gated True", "method.towers.image.gated", True),
+        ("--log.no-tensorboard", "log.tensorboard", False),
+    ],
+)
+def test_switches_take_an_explicit_true_or_false(jaxrep_says, toy, trained, flags, path, value):
+    assert jaxrep_says(f"train {toy} {flags}")[0] == 0
+    assert dict(walk(trained[0][0]))[path] is value
+
+
+def test_flags_that_sentences_advise_are_flags_of_every_recipe(jaxrep_says, toy, trained):
+    """``--data.x`` in a message of jaxrep, with the value that follows it."""
+    text = "\n".join(path.read_text() for path in Path(jaxrep.__file__).parent.rglob("*.py"))
+    advised = set(re.findall(r"--((?:data|mesh|log|checkpoint|optimizer|schedule|profile)\.[a-z-]+)", text))
+    assert {"data.skip-failed-shards", "data.train"} <= advised
+    known = {path.replace("_", "-") for path, _ in walk(load(toy).recipe)}
+    assert advised - known - {"log.no-tensorboard"} == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "embed run a-0.tar a-1.tar a-2.tar --out x.npz",
+        "train toy --data.train tar:a-00.tar tar:a-01.tar tar:a-02.tar",
+        "data inspect a-0.parquet,text=b a-1.parquet,text=b",
+        "data index pairs-8.tar.gz pairs-9.tar.gz pairs-10.tar.gz",
+    ],
+)
+def test_pattern_that_the_shell_expanded_is_told(jaxrep_says, toy, trained, line):
+    status, _, err = jaxrep_says(line)
+    assert (
+        status == 2 and err.startswith("jaxrep: error: the shell expanded a pattern into ") and "quote it, as '" in err
+    )
+
+
+def test_several_runs_are_no_expanded_pattern(jaxrep_says, toy):
+    assert "run-0 is not a run" in jaxrep_says("compare run-0 run-1")[2]
+
+
+def test_error_in_a_user_s_part_is_one_sentence(jaxrep_says, toy):
+    with open(toy, "a") as file:
+        file.write(
+            "from jaxrep.spec import spec\n\n@spec\nclass Broken(encoders.ViT):\n"
+            "    def build(self, rngs, *, inputs):\n        return {}['missing']\n\n"
+            "broken = recipe.replace({'method.towers.image': Broken(width=8, depth=1, heads=1)})\n"
+        )
+    line = len(Path(toy).read_text().splitlines()) - 2
+    status, _, err = jaxrep_says(f"show {toy}:broken")
+    assert status == 2 and "Traceback" not in err
+    assert f"{Path(toy).resolve()}, line {line}, in Broken.build: KeyError: 'missing'" in err
+
+
 # List, show, diff
+
+
+HOSTILE = "\x1b[31m\x9b[2K\u202e[/bold]"
+
+
+def test_text_of_files_is_escaped_on_a_terminal(jaxrep_says, toy):
+    Path(toy).write_text(TOY.replace("Toy CLIP", "Toy \\x1b[31m[/bold] CLIP").replace("runs/other", HOSTILE))
+    for line in (
+        "list experiments",
+        f"show {toy} --json",
+        f"diff {toy} clip",
+        f"train {toy}:none",
+        "list --match \x1b",
+    ):
+        _, out, err = jaxrep_says(line)
+        assert not set("\x1b\x9b\u202e") & set(out + err)
+    assert "\\u001b[31m[/bold] CLIP" in jaxrep_says("list experiments")[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("x = 'ä'\n".encode("utf-16"), "source code string cannot contain null bytes"),
+        ("x = 'ä'\n".encode("latin-1"), "utf-8"),
+    ],
+)
+def test_list_of_a_file_that_is_no_utf8_is_one_sentence(jaxrep_says, tmp_path, content, sentence):
+    (tmp_path / "wrong.py").write_bytes(content)
+    status, _, err = jaxrep_says(f"list {tmp_path}")
+    assert status == 2 and f"{tmp_path}/wrong.py" in err and sentence in err and "Traceback" not in err
+
+
+def test_list_passes_over_folders_and_broken_links(jaxrep_says, toy):
+    Path("experiments/folder.py").mkdir()
+    Path("experiments/link.py").symlink_to("nowhere.py")
+    status, out, _ = jaxrep_says("list experiments")
+    assert status == 0 and "toy" in out and "folder" not in out and "link" not in out
+    assert jaxrep_says("list experiments/link.py")[0] == 2
 
 
 def test_list_shows_folders_presets_and_papers(jaxrep_says, toy):
