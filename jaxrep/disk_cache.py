@@ -95,6 +95,11 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise
 
 
+def no_follow(name: str, flags: int) -> int:
+    """Open a file for ``open(opener=...)``: a link in its place is refused, and not written through."""
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+
 @contextlib.contextmanager
 def explain_os_errors(path: Path) -> Iterator[None]:
     """Turn an OSError inside the context into a sentence about the cache. Raises UsageError."""

@@ -164,6 +164,8 @@ def from_run(run_dir: str | Path) -> LoadedExperiment:
         raise UsageError(f"{place}: {error}{older}") from None
     if type(recipe).__name__ != "Recipe":
         raise UsageError(f"{place} holds a {type(recipe).__name__}, not a Recipe")
+    if wrong := problems(recipe):
+        raise UsageError(f"{place} is damaged: {wrong[0]}")
     return LoadedExperiment(
         recipe, folder.resolve().name, folder, first_line(module.__doc__ if module else None), module
     )

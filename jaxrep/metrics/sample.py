@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import UsageError
 from jaxrep.storage import read_npz
 
@@ -54,10 +55,7 @@ def save(path: Path, metrics: Mapping[str, float]) -> None:
             arrays[f"{name}@median" if metric.statistic == "median" else name] = metric.values
             if metric.groups is not None:
                 arrays[f"{name}@groups"] = metric.groups
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    temporary.replace(path)
+    write_atomically(path, lambda file: np.savez_compressed(file, **arrays))
 
 
 def read(path: Path) -> dict[str, Sample]:

@@ -1,6 +1,5 @@
 """Read run directories (recipe, results, values per example, curves, unreadable examples) and group runs by seed."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +54,7 @@ def read_run(path: Path, name: str = "") -> RunFacts:
         UsageError: There is no run, or a file of the run is damaged.
     """
     loaded = from_run(path)
-    results, report = _json(path / layout.RESULTS, layout.read_results), _json(path / "bad_samples.json")
+    results = _read(layout.read_results, path / layout.RESULTS)
     kept = sample.read(path / layout.SAMPLES) if results and (path / layout.SAMPLES).exists() else {}
     if results is not None:
         results = {metric: math.nan if value is None else value for metric, value in results.items()}
@@ -65,9 +64,9 @@ def read_run(path: Path, name: str = "") -> RunFacts:
         recipe=loaded.recipe,
         results=results,
         samples={metric: values for metric, values in kept.items() if metric in (results or {})},
-        lines=_lines(path / layout.METRICS),
-        environment=_json(path / layout.ENVIRONMENT) or {},
-        bad_samples=EMPTY_REPORT if report is None else BadSampleReport.from_json(report),
+        lines=layout.read_metrics(path / layout.METRICS),
+        environment=_read(layout.read_environment, path / layout.ENVIRONMENT, {}),
+        bad_samples=_read(layout.read_bad_samples, path / "bad_samples.json", EMPTY_REPORT),
     )
 
 
@@ -88,21 +87,8 @@ def _name(location: PurePath, locations: Sequence[PurePath]) -> str:
     return str(location)
 
 
-def _json(path: Path, read: Callable[[Path], Any] = layout.read_json) -> Any:
-    return read(path) if path.exists() else None
-
-
-def _lines(path: Path) -> list[Line]:
-    """Read the logged lines. A last line that a killed run left incomplete is ignored, as in a resumed run."""
-    text = path.read_text(errors="replace").splitlines() if path.exists() else []
-    lines = []
-    for number, line in enumerate(text, 1):
-        try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number < len(text):
-                raise UsageError(f"{path}, line {number}: this is not JSON: {error.msg}") from error
-    return lines
+def _read(read: Callable[[Path], Any], path: Path, default: Any = None) -> Any:
+    return read(path) if path.exists() else default
 
 
 # Paper ---------------------------------------------------------------------------------------------------------------

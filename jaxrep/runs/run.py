@@ -1,7 +1,6 @@
 """Open a run: its recipe, metrics, results and model."""
 
 import functools
-import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -57,9 +56,7 @@ class Run:
 
         A metric that was not finite is None.
         """
-        path = self.path / layout.METRICS
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("}")]  # a killed run may cut its last line
+        return layout.read_metrics(self.path / layout.METRICS)
 
     def model(
         self, *, weights: Literal["auto", "raw", "ema"] = "auto", checkpoint: Literal["latest", "best"] = "latest"

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import jax
 from jaxrep import hosts
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.disk_cache import explain_os_errors
+from jaxrep.disk_cache import explain_os_errors, no_follow, write_atomically
 from jaxrep.errors import UsageError, without_secrets
 from jaxrep.experiment import LoadedExperiment, from_run, recipe_json
 from jaxrep.metrics import sample
@@ -126,13 +125,13 @@ class RunDir:
     def _keep(self, experiment: Path) -> str:
         """Copy the experiment file, in place of an earlier copy; return the copy's name."""
         copy, known = self.path / experiment.name, self.path / layout.ENVIRONMENT
-        before = (read_json(known).get("experiment") if known.exists() else None) or copy.name
+        before = (layout.read_environment(known).get("experiment") if known.exists() else None) or copy.name
         if not isinstance(before, str) or Path(before).name != before:
             raise UsageError(f"{known} is damaged: experiment is {before!r}, expected the name of a file in {self}")
         if (self.path / before).exists():
             os.replace(self.path / before, copy)  # there are never two
         if not (copy.exists() and copy.samefile(experiment)):
-            shutil.copyfile(experiment, copy)
+            write_atomically(copy, lambda file: file.write(experiment.read_bytes()))
         return copy.name
 
     def check(self, recipe: Recipe) -> None:
@@ -182,7 +181,7 @@ def lock_file(path: Path, option: str = "--run-dir", place: str = "") -> Iterato
     Raises:
         UsageError: another process holds the lock. A file system without locks lets every process in.
     """
-    with open(path, "a+", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o666)) as file:
+    with open(path, "a+", opener=no_follow) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -41,10 +41,9 @@ class JsonlWriter:
     """
 
     def __init__(self, path: Path, resumed_at: int):
-        if path.exists():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            kept = "".join(line + "\n" for line in text.splitlines() if _step_of(line) <= resumed_at)
-            write_atomically(path, lambda file: file.write(kept.encode()))
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        kept = "".join(line + "\n" for line in text.splitlines() if _step_of(line) <= resumed_at)
+        write_atomically(path, lambda file: file.write(kept.encode()))  # a link becomes a file
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -85,7 +84,7 @@ class WandbWriter:
 
         marker = run_dir / layout.WANDB_ID
         if not marker.exists():
-            marker.write_text(wandb.util.generate_id())
+            write_atomically(marker, lambda file: file.write(wandb.util.generate_id().encode()))
         config = json.loads(without_secrets(json.dumps(to_json(recipe))))
         self._run = wandb.init(project=project, id=marker.read_text(), resume="allow", dir=str(run_dir), config=config)
 
@@ -216,6 +215,6 @@ def device_memory() -> dict[str, float]:
 def _step_of(line: str) -> float:
     """Return the step of a line; a line that was cut off counts as after every step."""
     try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         return math.inf

@@ -7,14 +7,16 @@ import json
 import os
 import platform
 
+import jax
 import pytest
 
 from jaxrep.data.tokenizers.base import Bytes
-from jaxrep.errors import UsageError
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.recipe import Logging
 from jaxrep.runs.layout import write_json
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec import difference
+from jaxrep.training.loop import train
 from tests.helpers.harness import LOADED, RECIPE, logged
 
 
@@ -169,6 +171,15 @@ def test_lock_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         claimed(tmp_path / "run")
     assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["tiny.py", "metrics.jsonl", "samples.npz", "results.json", "tokenizer.json"])
+def test_link_in_place_of_a_file_is_not_written_through(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    with contextlib.suppress(JaxrepError):
+        train(RECIPE.replace(examples=8), tmp_path / "run", LOADED, devices=jax.devices()[:1])
+    assert not (tmp_path / "precious").exists()
 
 
 def test_link_in_place_of_a_temporary_file_is_not_followed(tmp_path):

@@ -34,7 +34,10 @@ def test_lines_after_the_step_that_is_restored_are_cut_and_a_half_written_one_is
     assert [file.name for file in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
-@pytest.mark.parametrize("tail", ('{"step": 2, "lo', "17", "{}", "null", '{"step": 2}{"step": 3}'))
+@pytest.mark.parametrize(
+    "tail",
+    ('{"step": 2, "lo', "17", "{}", "null", '{"step": 2}{"step": 3}', '{"step": "x"}', '{"step": [2]}', "[" * 9999),
+)
 def test_what_is_no_line_of_metrics_is_dropped_even_where_its_step_would_be_kept(tmp_path, tail):
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 1, "loss": 2.0}\n\xca\xff\n' + tail.encode())
