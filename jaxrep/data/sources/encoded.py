@@ -7,7 +7,7 @@ without a pass over the data.
 
 import abc
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -104,15 +104,13 @@ class EncodedExamples(Examples, abc.ABC):
         index %= len(self)
         return self.decoded(index, self.contents(index), key, into)
 
-    def contents(self, index: int) -> dict[str, bytes]:
-        """Read the bytes of every part of an example. Raises BadSample."""
-        return self._contents(index, self.source.parts())
-
-    def _contents(self, index: int, parts: Iterable[str]) -> dict[str, bytes]:
+    def contents(self, index: int, only: str = "") -> dict[str, bytes]:
+        """Read the bytes of every part of an example, or ``only`` of one. Raises BadSample."""
         contents = {}
-        for part in parts:
-            with self.explain_errors(index, part):
-                contents[part] = self.content(index, part)
+        for part in self.source.parts():
+            if part == (only or part):
+                with self.explain_errors(index, part):
+                    contents[part] = self.content(index, part)
         return contents
 
     def check(self, index: int, contents: Contents) -> None:
@@ -149,8 +147,7 @@ class EncodedExamples(Examples, abc.ABC):
 
     def field(self, index: int, name: str) -> Any:
         """Read one field of an example without the rest. Raises BadSample."""
-        parts = {name.removesuffix("_id")}.intersection(self.source.parts())  # captions are read without their images
-        return self._value(name, index, self._contents(index, parts))
+        return self._value(name, index, self.contents(index, name.removesuffix("_id")))
 
     def _value(self, name: str, index: int, contents: Contents, key: int | None = None, into: Any = None) -> Any:
         if name == "key":

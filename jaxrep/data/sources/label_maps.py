@@ -36,12 +36,13 @@ class LabelMapExamples(ImageFolderExamples):
         super().__init__(source, root, names)
         self._masks = local(source.masks).rstrip("/")
 
-    def contents(self, index: int) -> dict[str, bytes]:
+    def contents(self, index: int, only: str = "") -> dict[str, bytes]:
         """Read image and map. Raises BadSample, also if they differ in size."""
-        contents = super().contents(index)
-        image, mask = (self._size(index, part, content) for part, content in contents.items())
-        if image != mask:
-            raise BadSample(self.place(index, "mask"), f"the map has {mask} pixels, and its image {image}")
+        contents = super().contents(index, only)
+        sizes = {part: self._size(index, part, content) for part, content in contents.items()}
+        if len(set(sizes.values())) > 1:
+            what = f"the map has {sizes['mask']} pixels, and its image {sizes['image']}"
+            raise BadSample(self.place(index, "mask"), what)
         return contents
 
     def _size(self, index: int, part: str, content: bytes) -> str:

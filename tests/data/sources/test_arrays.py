@@ -78,3 +78,16 @@ def test_size_in_a_header_takes_no_memory(tmp_path, shape):
         np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": shape})
     with pytest.raises(ValueError):
         storage.read_npz(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("at", range(0, 700, 53))
+def test_flipped_bytes_are_reported(tmp_path, at):
+    """Check that damage anywhere, in compressed arrays and their headers, is an error of the shard."""
+    np.savez_compressed(tmp_path / "x.npz", x=np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32))
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    content[at % len(content)] ^= 0xFF
+    (tmp_path / "x.npz").write_bytes(content)
+    try:
+        assert ArrayShards(shards=f"{tmp_path}/x.npz", shapes={"x": (2,)}).open()[3]["x"].shape == (2,)
+    except (UsageError, BadShard) as error:
+        assert "x.npz" in str(error)
