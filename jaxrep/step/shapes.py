@@ -1,6 +1,8 @@
 """Trace a recipe by shape: what it builds and what its method emits, without a device or a data file."""
 
 import dataclasses
+import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +14,9 @@ from jaxrep.batch import Field, StepContext
 from jaxrep.data.class_texts import table_fields
 from jaxrep.data.fields import batch_fields
 from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.methods.heads import LogitBias
+from jaxrep.objectives.contrastive import Sigmoid
+from jaxrep.objectives.wrappers import EachView
 from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, Structure, split
 from jaxrep.paths import PathError
@@ -21,6 +26,8 @@ from jaxrep.spec import check, walk
 from jaxrep.step.flops import count_flops
 from jaxrep.step.gradients import Computation
 from jaxrep.user_modules import place_of
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +114,27 @@ def validate(recipe: Recipe) -> Shapes:
         UsageError: every mistake in the values, or the first mistake of shape.
     """
     check(recipe)
-    return trace_shapes(recipe)
+    shapes = trace_shapes(recipe)
+    warn_of_biases(recipe, shapes)
+    return shapes
+
+
+def warn_of_biases(recipe: Recipe, shapes: Shapes) -> None:
+    """Warn of a sigmoid loss that starts far from a random guess (Zhai et al. 2023, arXiv:2303.15343, section 3.2).
+
+    One of the B rows is a row's partner, so the guess is the logit -ln(B - 1). From a bias far away from it the loss
+    falls for many steps by learning the bias alone.
+    """
+    starts = {path: part.init for path, part in walk(recipe.method, "method") if isinstance(part, LogitBias)}
+    for name, top in recipe.objective.items():
+        parts = [part for _, part in walk(top)]
+        for term in (part for part in parts if isinstance(part, Sigmoid) and part.bias not in recipe.init):
+            shape = shapes.outputs[term.a].shape
+            rows = shape[0] if any(isinstance(part, EachView) for part in parts) else math.prod(shape[:-1])
+            for path, start in starts.items():
+                if path.endswith(f".{term.bias}") and rows > 1 and abs(start + math.log(rows - 1)) > 2:
+                    sentence = "%s.init is %g: among the %d rows that objective.%s compares a random guess needs %.2f"
+                    LOG.warning(sentence, path, start, rows, name, -math.log(rows - 1))
 
 
 def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:

@@ -1,6 +1,7 @@
 """The second stage of validation: mistakes that show in names and shapes are told before a device or a file is
 touched."""
 
+import dataclasses
 import math
 from typing import ClassVar
 
@@ -17,15 +18,18 @@ from jaxrep.evals.classification.classification import Classification
 from jaxrep.evals.classification.zero_shot import ZeroShot
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
+from jaxrep.methods.heads import LogitBias
 from jaxrep.objectives.base import Term
 from jaxrep.objectives.contrastive import Contrastive, Sigmoid
-from jaxrep.objectives.wrappers import Matryoshka
+from jaxrep.objectives.wrappers import EachView, Matryoshka
 from jaxrep.optim.optimizers import AdamW
 from jaxrep.optim.rules import Freeze
+from jaxrep.recipe import Pretrained
 from jaxrep.spec import problems, spec
-from jaxrep.step.shapes import model_summary, trace_shapes
+from jaxrep.step.shapes import model_summary, trace_shapes, validate
+from jaxrep.views.fields import CopyField
 from jaxrep.views.geometry import RandomSquareCrop
-from tests.helpers.harness import RECIPE, tiny, traced
+from tests.helpers.harness import RECIPE, logged, tiny, traced
 
 
 def told(recipe) -> str:
@@ -151,6 +155,36 @@ def test_mistakes_of_shape_inside_a_part_become_sentences_with_their_place():
     assert told(RECIPE.replace(method=swapped)).startswith(
         "method: text_id: a text encoder reads token ids of shape (L,)"
     )
+
+
+PAIR = Sigmoid("image", "text")
+THREE = {"views": (CopyField("image", out="image", count=3),)}
+
+
+@pytest.mark.parametrize(
+    ("bias", "batch", "changes", "needed"),
+    [
+        (-10.0, 8, {}, "-1.95"),
+        (-10.0, 256, {}, "-5.54"),
+        (-5.5, 256, {}, None),
+        (0.0, 256, {}, "-5.54"),
+        (-3.9, 8, {}, None),
+        (0.1, 8, {}, "-1.95"),
+        (-10.0, 32_768, {}, None),  # the paper's
+        (-10.0, 1, {}, None),  # without a negative
+        (-10.0, 8, {"init": {"bias": Pretrained("timm/somewhere")}}, None),
+        (-1.0, 8, {**THREE, "objective.pair": EachView(PAIR, field="image")}, None),
+        (-10.0, 8, {**THREE, "objective.pair": EachView(PAIR, field="image")}, "-1.95"),
+    ],
+)
+def test_a_bias_far_from_a_random_guess_is_warned_of(bias, batch, changes, needed):
+    method = dataclasses.replace(RECIPE.method, bias=LogitBias(init=bias))
+    changes = {"data.batch_size": batch, "method": method, "objective": {"pair": PAIR}, "examples": batch, **changes}
+    recipe = RECIPE.replace(changes)
+    with logged() as messages:
+        validate(recipe)
+    guess = f"method.bias.init is {bias:g}: among the {batch} rows that objective.pair compares a random guess needs "
+    assert messages == ([f"{guess}{needed}"] if needed else [])
 
 
 def test_heads_that_do_not_divide_the_width_are_a_static_mistake():
