@@ -81,7 +81,17 @@ def test_place_is_required(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["~no-such-user/x.tar", "tar:a\0b.tar", "folder:\0", "lines:~no-such-user", "\udce9.tar", "tar:{0..1", "x" * 9999],
+    [
+        "~no-such-user/x.tar",
+        "tar:a\0b.tar",
+        "folder:\0",
+        "lines:~no-such-user",
+        "lines:/dev/zero",
+        "csv:/dev/zero",
+        "\udce9.tar",
+        "tar:{0..1",
+        "x" * 9999,
+    ],
 )
 def test_odd_places_are_refused_in_one_sentence(text):
     with pytest.raises(UsageError) as raised:
