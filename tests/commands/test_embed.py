@@ -138,6 +138,17 @@ def test_formats_hold_equal_embeddings(embed, jaxrep_says, run_dir, pictures, tm
     assert (status, said) == (0, f"wrote 12 of 12 examples to {out.rpartition(':')[2]}\n")
 
 
+@pytest.mark.parametrize("out", ["a.npz", "a.parquet", "a.array_record"])
+def test_names_of_files_that_are_not_unicode_become_valid_keys(jaxrep_says, run_dir, pictures, tmp_path, out):
+    folder = os.fsencode(tmp_path / "pictures")
+    os.mkdir(folder)
+    for name in (b"\xe9.png", b"b.png"):
+        os.link(pictures / NAMES[0], folder + b"/" + name)
+    status, _, err = jaxrep_says("embed", run_dir, os.fsdecode(folder), "--out", tmp_path / out)
+    assert status == 0, err
+    assert columns(tmp_path / out)["key"].tolist() == ["b.png", "\\udce9.png"]
+
+
 def test_two_hosts_write_shares(jaxrep_says, run_dir, pictures, tmp_path, monkeypatch, embed):
     expected, _ = embed(pictures, "--per-shard", 4)
     command = ("embed", run_dir, pictures, "--per-shard", 4, "--out", f"npz:{tmp_path}/many")
@@ -236,4 +247,4 @@ def test_wrong_arguments_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_pa
     status, _, err = jaxrep_says("embed", run_dir, table, *out)
     assert status == 2 and "out.npz holds another embedding, by" in err and "name another --out" in err
     status, _, err = jaxrep_says("embed", tmp_path, pictures, *out)
-    assert status == 2 and "is not a run" in err
+    assert status == 2 and "is neither a run nor a public checkpoint" in err
