@@ -41,8 +41,7 @@ class ParseRegions(FieldTransform):
         rows = [[parse_region(line) for line in text] for text in lines]
         boxes = np.zeros((len(rows), self.count, 4), np.float32)
         for row, regions in enumerate(rows):
-            for place, (box, _) in enumerate(regions):
-                boxes[row, place] = box
+            boxes[row, : len(regions)] = np.reshape([box for box, _ in regions], (-1, 4))
         return {
             "region": [(*(text for _, text in row), *[""] * (self.count - len(row))) for row in rows],
             "region/present": np.arange(self.count) < np.array([[len(row)] for row in rows]),

@@ -78,13 +78,11 @@ class SubCaptions(FieldTransform):
         return {self.name: Field((1 + self.count,), "str")}
 
     def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        keys = None if keys is None else splitmix64(keys + np.uint64(SITE))
-        texts = zip(*(columns[name] for name in self.texts()), strict=True)
-        drawn = [self._draw(row, None if keys is None else keys[i]) for i, row in enumerate(texts)]
-        return {self.name: drawn}
+        draws = [None] * len(indices) if keys is None else splitmix64(keys + np.uint64(SITE))
+        texts = [columns[name] for name in self.texts()]
+        return {self.name: [self._draw(*row) for row in zip(draws, *texts, strict=True)]}
 
-    def _draw(self, texts: tuple[str, ...], key: Any) -> tuple[str, ...]:
-        caption, *longs = texts
+    def _draw(self, key: Any, caption: str, *longs: str) -> tuple[str, ...]:
         sentences = split_sentences(longs) or [caption]
         places = np.arange(len(sentences), dtype=np.uint64)
         order = places if key is None else np.argsort(splitmix64(key + places))

@@ -55,17 +55,11 @@ class Negative(NamedTuple):
     kind: str
 
 
-def lexicon(name: str = EXCLUSIVE) -> tuple[Group, ...]:
-    """Read a lexicon of the package."""
-    return parse(resources.files("jaxrep.data.transforms").joinpath(name).read_text(encoding="utf-8"), name)
-
-
-def read(path: str = "") -> tuple[Group, ...]:
-    """Read the lexicon in a file; without a path, the package's phrases that exclude one another. Raises UsageError."""
-    if not path:
-        return lexicon()
+def read(path: str = "", package: str = EXCLUSIVE) -> tuple[Group, ...]:
+    """Read the lexicon in a file; without a path, that of the package of this name. Raises UsageError."""
+    file = Path(path) if path else resources.files("jaxrep.data.transforms").joinpath(package)
     try:
-        return parse(Path(path).read_text(encoding="utf-8"), path)
+        return parse(file.read_text(encoding="utf-8"), path or package)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"the lexicon {path} cannot be read: {error}") from error
 
@@ -175,7 +169,7 @@ def tagger(model: str = "") -> Callable[[str], list[Span]]:
     Raises UsageError: spaCy or the model is not installed.
     """
     if not model:
-        return functools.partial(phrases, groups=lexicon(PARTS_OF_SPEECH))
+        return functools.partial(phrases, groups=read(package=PARTS_OF_SPEECH))
     try:
         import spacy  # pyright: ignore[reportMissingImports]
 

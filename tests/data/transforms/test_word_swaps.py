@@ -11,9 +11,9 @@ from jaxrep.data.transforms.word_swaps import (
     Span,
     draw,
     exchanges,
-    lexicon,
     parse,
     phrases,
+    read,
     reorderings,
     replacements,
     spacy_spans,
@@ -21,7 +21,7 @@ from jaxrep.data.transforms.word_swaps import (
 )
 from jaxrep.errors import UsageError
 
-GROUPS = lexicon()
+GROUPS = read()
 WORDS = parse("noun: horse | grass | cat\nadjective: brown | green\nverb: eats")
 CAPTION = "The brown horse eats green grass"
 
@@ -150,7 +150,7 @@ def test_missing_spacy_model_is_reported():
 
 def test_lexicons_contain_each_phrase_once():
     for name in ("swaps.txt", PARTS_OF_SPEECH):
-        present = [phrase.lower() for group in lexicon(name) for phrase in group.phrases]
+        present = [phrase.lower() for group in read(package=name) for phrase in group.phrases]
         assert len(present) == len(set(present))
     with pytest.raises(UsageError, match="mine, line 2: expected a kind and its phrases"):
         parse("a: b\nno kind", "mine")

@@ -1,7 +1,10 @@
 """Damaged and hostile tars end in bounded time and memory, and every loss is counted."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
 import tarfile
 import tracemalloc
 
@@ -114,6 +117,15 @@ def test_tar_may_end_without_zeros(tmp_path, count, blocks):
     path = write(tmp_path / "x.tar", pairs(range(count)))
     path.write_bytes(path.read_bytes()[: 2048 * count + 512 * blocks])
     assert read_all(path) == ([f"number {n}" for n in range(count)], [])
+
+
+@pytest.mark.parametrize("damage", [lambda b: b, lambda b: b[:40], lambda b: b[:20] + b"\xff" * 20 + b[40:]])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+def test_damaged_compressed_tars_are_refused_as_whole_ones(tmp_path, pack, damage):
+    content = write(tmp_path / "x.tar", pairs(range(3))).read_bytes()
+    (tmp_path / "x.tar").write_bytes(damage(pack(content)))
+    with pytest.raises(UsageError, match=r"x.tar is compressed by \w+, .*: decompress it"):
+        TarShards(shards=f"{tmp_path}/x.tar").open()
 
 
 # Links
