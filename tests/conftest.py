@@ -6,13 +6,17 @@ Nearly all of their time is compilation, so programs are compiled without LLVM's
 import contextlib
 import os
 import signal
+import sys
 import tempfile
+import types
 from importlib import metadata
+from pathlib import Path
 
 import fsspec
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from jaxrep import cli
 from jaxrep.signals import handle_signals
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -100,3 +104,58 @@ def signals_are_not_ignored():
     """Handle the signals of shells by default, also where the tests run under ``nohup``."""
     with handle_signals(signal.SIG_DFL, (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)):
         yield
+
+
+# The program ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jaxrep_says(capsys):
+    """Runs the program on words, or on a line of them; gives the exit status and what was printed on both streams."""
+
+    def run(*words):
+        try:
+            status = cli.main(words[0].split() if len(words) == 1 else [str(word) for word in words])
+        except SystemExit as leaves:
+            status = leaves.code
+        printed = capsys.readouterr()
+        return status, printed.out, printed.err
+
+    return run
+
+
+TOY = '''"""Toy CLIP: which caption goes with which picture."""
+from jaxrep import Data, From, Recipe, data, encoders, methods, objectives, optim, schedules, views
+
+recipe = Recipe(
+    data=Data(train=data.Csv(path="pairs.csv"), batch_size=64),
+    views=(views.RandomResizedCrop("image", size=32, scale=(0.5, 1)),),
+    method=methods.DualEncoder(
+        towers={"image": encoders.ViT.ti16(), "text": encoders.TextTransformer(width=64, depth=2, heads=4)}, dim=64
+    ),
+    objective={"contrastive": objectives.Contrastive("image", "text")},
+    optimizer=optim.AdamW(),
+    schedule=schedules.WarmupCosine(peak=1),
+    init={"image": From("runs/other")},
+    examples=128,
+)
+tiny = recipe.replace({"data.batch_size": 4})
+'''
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    Path("experiments").mkdir()
+    Path("experiments/toy.py").write_text(TOY)
+    return "experiments/toy.py"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """What the loop was called with, in place of a training."""
+    calls = []
+    loop = types.SimpleNamespace(train=lambda *args: calls.append(args) or 0)
+    monkeypatch.setitem(sys.modules, "jaxrep.training.loop", loop)
+    return calls

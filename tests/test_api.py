@@ -1,5 +1,6 @@
 """The front door: import jaxrep loads nothing; train, open_run, load, evaluate and embed work from Python."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -127,3 +128,61 @@ def test_train_refuses_parts_that_no_file_defines(monkeypatch, tmp_path):
     monkeypatch.setattr(sys.modules[tiny.Patches.__module__], "__file__", None)
     with pytest.raises(UsageError, match="a run keeps a copy of the one file that defines its parts"):
         jaxrep.train(RECIPE, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "use", [jaxrep.load, jaxrep.open_run, jaxrep.evaluate, lambda x: jaxrep.embed(x, tiny.Named())]
+)
+@pytest.mark.parametrize("given", [None, 5, b"run", ["a", "b"]])
+def test_what_is_no_path_is_one_sentence(use, given):
+    with pytest.raises(UsageError, match=f"expected the path of a run or .* got {type(given).__name__}"):
+        use(given)
+
+
+@pytest.mark.parametrize("use", [jaxrep.load, jaxrep.open_run, jaxrep.evaluate])
+def test_file_in_place_of_a_folder_is_one_sentence(use, tmp_path):
+    (tmp_path / "q.csv").write_text("image,text")
+    with pytest.raises(UsageError, match=r"q\.csv is a file, expected the folder of a run or of a public checkpoint"):
+        use(tmp_path / "q.csv")
+
+
+def test_repr_of_a_model_is_one_readable_line(run):
+    assert re.fullmatch(r"Model\(image \[.*\], text \[.*\]; [\d,]+ numbers\)", repr(jaxrep.load(run.path)))
+
+
+def test_best_checkpoint_of_a_recipe_without_a_metric_is_one_sentence(run):
+    with pytest.raises(UsageError, match=r"names no metric in checkpoint\.best: take the latest checkpoint"):
+        run.model(checkpoint="best")
+
+
+@pytest.mark.parametrize(
+    ("package", "name", "nearest"),
+    [
+        (jaxrep, "Recip", "jaxrep has no 'Recip'; did you mean Recipe?"),
+        (jaxrep, "opne_run", "did you mean open_run?"),
+        (jaxrep, "something_unknown", "jaxrep has no 'something_unknown'; there are: "),
+        (jaxrep.encoders, "VIT", "jaxrep.encoders has no 'VIT'; did you mean ViT?"),
+        (jaxrep.losses, "infonce", "did you mean info_nce?"),
+    ],
+)
+def test_unknown_export_gives_the_nearest(package, name, nearest):
+    with pytest.raises(AttributeError, match=re.escape(nearest)):
+        getattr(package, name)
+
+
+def test_placeholder_of_an_experiment_is_told_before_any_network_access(tmp_path):
+    with pytest.raises(UsageError, match=r"gs://YOUR-BUCKET/.* is a placeholder .* name your own data"):
+        jaxrep.data.TarShards(shards="gs://YOUR-BUCKET/a/{0..3}.tar").open()
+
+
+@pytest.mark.parametrize(
+    ("part", "fields", "nearest"),
+    [
+        (jaxrep.Data, {"batchsize": 8}, "Data has no field 'batchsize'; did you mean batch_size?"),
+        (jaxrep.encoders.ViT, {"widht": 8}, "ViT has no field 'widht'; did you mean width?"),
+        (jaxrep.optim.AdamW, {"coop": 8}, "AdamW has no field 'coop'; there are: "),
+    ],
+)
+def test_unknown_field_of_a_part_gives_the_nearest(part, fields, nearest):
+    with pytest.raises(UsageError, match=re.escape(nearest)):
+        part(**fields)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxrep import cli
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.evals.retrieval.retrieval import Retrieval
@@ -44,18 +43,3 @@ def run_dir(pictures, tmp_path_factory):
 def results(run_dir):
     """What training wrote at its end."""
     return json.loads((run_dir / "results.json").read_text())
-
-
-@pytest.fixture
-def jaxrep_says(capsys):
-    """Runs the program; gives the exit status and what was printed to the two streams."""
-
-    def run(*args):
-        try:
-            status = cli.main([str(arg) for arg in args])
-        except SystemExit as leaves:
-            status = leaves.code
-        printed = capsys.readouterr()
-        return status, printed.out, printed.err
-
-    return run

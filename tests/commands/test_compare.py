@@ -85,3 +85,20 @@ def test_wrong_arguments_are_one_sentence(runs, jaxrep_says, tmp_path, monkeypat
     status, _, err = jaxrep_says("compare", *arguments)
     assert status == 2
     assert err.startswith("jaxrep: error: ") and sentence in err
+
+
+HOSTILE = ["a[/bold]", "[link=x]b", "c\x1b[31m", "d\n\n| x |", "e|f`g`<script>", "\u202eh"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_escaped_on_a_terminal_and_in_markdown(jaxrep_says, tmp_path, name):
+    run = made.run(tmp_path / f"run {name.replace('/', '')}", {name: Sample(HITS > 0), "plain": 0.5})
+    file = tmp_path / "table.md"
+    status, out, err = jaxrep_says("compare", run, made.run(tmp_path / "b", {name: 0.1}), "--out", file)
+    assert status == 0 and "Traceback" not in err
+    assert not set("\x1b\u202e") & set(out + file.read_text())
+    shown = name.replace("\x1b", "\\u001b").replace("\u202e", "\\u202e").replace("\n", "\\n")
+    assert shown in out
+    lines = file.read_text().splitlines()
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 7 for line in lines)  # the borders of six columns
+    assert not re.search(r"(?<!\\)[<`]", "".join(line.split("|")[1] for line in lines))

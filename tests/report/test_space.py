@@ -1,13 +1,18 @@
 """What is found in a space: pictures and texts that belong together, hits and misses, classes taken for others."""
 
+import dataclasses
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxrep.metrics.ranking import best_ranks
 from jaxrep.report import figures
+from jaxrep.report.run_facts import RunFacts
 from jaxrep.report.space import Predictions, Space, _nearest_mean, matches, search
+from tests.helpers.harness import RECIPE
 
 
 def unit(x):
@@ -89,6 +94,20 @@ def test_maps_have_every_image(space):
 def test_text_cannot_end_its_script_element(space):
     assert "</script>" not in figures.gap_map(space, list(range(12)))
     assert "text 3</script>" in json.loads(figures.gap_map(space, list(range(12))))["data"][0]["customdata"][3]
+
+
+def test_names_are_text_for_plotly_which_reads_html(space):
+    """In names, labels and tooltips of figures, plotly takes <a> and <b> for links and styles."""
+    hostile = Predictions("kind", ("<b>", "<a href='x'>c</a>"), np.arange(12) % 2, np.zeros(12, int), "chance")
+    run = RunFacts(Path(), "<i>run", RECIPE, lines=[{"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}])
+    drawn = [
+        figures.confusion(hostile),
+        figures.neighbors_map(dataclasses.replace(space, nearest_mean=hostile, texts=["x"] * 12), list(range(12))),
+        figures.curve("loss", [run]),
+    ]
+    for figure in drawn:
+        assert not re.search("<[abi][ >]", figure.replace("\\u003c", "<").replace("<extra>", ""))
+    assert json.loads(drawn[0])["data"][0]["y"] == ["&lt;b&gt;", "&lt;a href=&#x27;x&#x27;&gt;c&lt;/a&gt;"]
 
 
 def test_long_curve_keeps_spikes():
