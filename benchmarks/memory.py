@@ -21,7 +21,7 @@ FORMS = ("plain", "linear", "plain, microbatches", "linear, microbatches")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", metavar="NAME[:PRESET]", help="a recipe whose only term is Contrastive")
+    parser.add_argument("recipe", metavar="EXPERIMENT", help="a recipe whose only term is Contrastive")
     parser.add_argument("--topology", default="v5e:16x16")
     parser.add_argument("--fsdp", type=int, default=16)
     parser.add_argument("--batches", type=int, nargs="+", default=[32_768, 131_072, 1_048_576])

@@ -13,15 +13,15 @@ from jaxrep.errors import UsageError
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep eval MODEL [--evals NAME ...] [--checkpoint C] [--weights W] [--out FILE]``."""
+    """Run ``jaxrep eval MODEL [--evals EXPERIMENT ...] [--checkpoint C] [--weights W] [--out FILE]``."""
     parser = argparse.ArgumentParser(prog="jaxrep eval", description=__doc__)
     add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
     parser.add_argument(
         "--evals",
-        metavar="FILE[:NAME]",
+        metavar="EXPERIMENT",
         nargs="+",
         default=[],
-        help="use the evaluations of a recipe (the default NAME), one evaluation, or a tuple of evaluations, in place "
+        help="use the evaluations of a recipe (the default preset), one evaluation, or a tuple of evaluations, in place "
         "of the run's own, as clip:tiny",
     )
     parser.add_argument(
