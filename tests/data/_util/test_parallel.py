@@ -1,6 +1,8 @@
 """Processes that work for another one end with it, even if it is killed."""
 
+import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -47,7 +49,6 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("program", [LOADER, MAP.format(seconds=600), WAITING], ids=["loader", "map", "waiting"])
 def test_no_process_stays_when_the_main_process_is_killed(tmp_path, program):
     (tmp_path / "program.py").write_text(program)
-    memory = set(Path("/dev/shm").iterdir())
     main = subprocess.Popen(
         [sys.executable, str(tmp_path / "program.py")],
         env={**os.environ, "PYTHONPATH": os.getcwd(), "JAX_PLATFORMS": "cpu"},
@@ -58,25 +59,27 @@ def test_no_process_stays_when_the_main_process_is_killed(tmp_path, program):
     )
     try:
         assert main.stdout and main.stdout.readline() == "started\n"
+        maps = "".join((folder / "maps").read_text() for folder in processes(main.pid))
+        shared = set(re.findall("/dev/shm/.*", maps))
+        assert len(processes(main.pid)) >= 3 and (shared or program is not LOADER)
         os.kill(main.pid, signal.SIGKILL)
         main.wait()
         stop = time.monotonic() + 60
-        while group_lives(main.pid) and time.monotonic() < stop:
+        while processes(main.pid) and time.monotonic() < stop:
             time.sleep(0.1)
-        assert not group_lives(main.pid)
-        assert set(Path("/dev/shm").iterdir()) <= memory
+        assert not processes(main.pid)
+        assert not [path for path in shared if os.path.exists(path)]
     finally:
-        if group_lives(main.pid):
+        if processes(main.pid):
             os.killpg(main.pid, signal.SIGKILL)
 
 
-def group_lives(group):
-    """Return whether a process of the group runs; one that ended and was not waited for does not."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, of, *_ = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(of) == group and state not in "ZX":
-            return True
-    return False
+def processes(group):
+    """Return the folders in /proc of the processes of a group; one that ended and was not waited for is none."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, of, *_ = (folder / "stat").read_text().rpartition(")")[2].split()
+            if int(of) == group and state not in "ZX":
+                found.append(folder)
+    return found
