@@ -2,7 +2,8 @@
 
 Each host runs the same command. A launcher sets ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
 ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or ``JAXREP_HOSTS=auto``, and JAX asks the cluster (SLURM, TPU pods,
-Kubernetes, Open MPI). Without either, a process trains alone.
+Kubernetes, Open MPI). Without either, a process trains alone. Process 0 listens at the coordinator's address only, or
+at ``JAX_COORDINATOR_BIND_ADDRESS``.
 """
 
 import base64
@@ -25,6 +26,7 @@ T = TypeVar("T")
 _meetings = itertools.count()  # a barrier is passed once: each meeting has a number of its own
 
 ADDRESS, COUNT, NUMBER, AUTO = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "JAXREP_HOSTS"
+LISTEN = "JAX_COORDINATOR_BIND_ADDRESS"
 PATIENCE = 900.0
 """Seconds for which processes wait for one another's set-up: data may be fetched or indexed meanwhile."""
 
@@ -46,7 +48,9 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
         raise UsageError(f"{', '.join(given)} is set, but not {', '.join(missing)}: several processes need all three")
     if not count.isdecimal() or not number.isdecimal() or int(number) >= int(count):
         raise UsageError(f"{COUNT}={count} and {NUMBER}={number}: processes are counted from 1 and numbered from 0")
-    jax.distributed.initialize(address, int(count), int(number))
+    # By default JAX's coordinator listens on all interfaces, and it asks nobody for a password.
+    listen = environment.get(LISTEN) or address
+    jax.distributed.initialize(address, int(count), int(number), coordinator_bind_address=listen)
 
 
 def client() -> Any:

@@ -248,6 +248,23 @@ def test_any_split_killed_and_resumed_on_another(reference, tmp_path, processes,
 
 
 @pytest.mark.parametrize(
+    ("more", "listens"),
+    (({}, "10.0.0.7:99"), ({hosts.LISTEN: "0.0.0.0:99"}, "0.0.0.0:99"), ({hosts.LISTEN: ""}, "10.0.0.7:99")),
+)
+def test_coordinator_listens_at_its_address_alone(monkeypatch, more, listens):
+    called = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *args, **named: called.append((args, named)))
+    hosts.initialize({hosts.ADDRESS: "10.0.0.7:99", hosts.COUNT: "2", hosts.NUMBER: "1", **more})
+    assert called == [(("10.0.0.7:99", 2, 1), {"coordinator_bind_address": listens})]
+
+
+@pytest.mark.parametrize("name", ("pickle", "cloudpickle", "dill", "marshal", "shelve"))
+def test_hosts_exchange_no_pickles(name):
+    text = (ROOT / "jaxrep" / "hosts.py").read_text()
+    assert f"import {name}" not in text and text.count("allow_pickle=False") == text.count("allow_pickle") == 2
+
+
+@pytest.mark.parametrize(
     ("given", "sentence"),
     (
         ({hosts.COUNT: "2"}, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"),

@@ -1,8 +1,13 @@
 """What does not fit is one sentence, before anything is compiled."""
 
+import dataclasses
+
+import jax
 import pytest
 
-from jaxrep.errors import UsageError
+from jaxrep.data.sources.csv_table import Csv
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Linear
@@ -10,8 +15,9 @@ from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.optim.rules import LearningRateSchedule
 from jaxrep.schedules import Ramp, Staircase, WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
+from jaxrep.training.loop import train
 from jaxrep.training.setup import warn_of_lengths
-from tests.helpers.harness import RECIPE, logged, tiny
+from tests.helpers.harness import LOADED, RECIPE, logged, tiny
 
 HEADS = {"image": Linear(features=4), "text": Linear(features=3)}
 TWO_WIDTHS = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, dim=4, heads=HEADS)
@@ -66,6 +72,39 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(changes, sentence):
         ),
     ],
 )
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"data.train": TarShards(shards="missing-{0..3}.tar")}, "missing-"),
+        ({"data.train": Csv(path="missing.csv")}, r"missing\.csv"),
+        (
+            {"data.batch_size": 64},
+            "data.batch_size is 64, and the training data hold 32 examples: take a smaller batch",
+        ),
+    ],
+)
+def test_data_that_cannot_be_trained_on_leave_no_run_directory(tmp_path, changes, sentence):
+    shown = {"image_size": 8} if "data.train" in changes else {}
+    changes = {path: dataclasses.replace(value, **shown) if shown else value for path, value in changes.items()}
+    with pytest.raises(JaxrepError, match=sentence):
+        train(RECIPE.replace(changes), tmp_path / "run", LOADED, devices=jax.devices()[:1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_little_memory_of_a_device_is_one_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore")
+
+    monkeypatch.setattr("jaxrep.training.loop.restore_or_initialize", full)
+    with pytest.raises(JaxrepError) as error:
+        train(RECIPE.replace(microbatch_size=4), tmp_path / "run", LOADED, devices=jax.devices()[:1])
+    assert str(error.value) == (
+        "the devices have too little memory for 4 rows at a time (RESOURCE_EXHAUSTED: Out of memory allocating 123 "
+        "bytes.): lower microbatch_size (it is 4) or data.batch_size (8), or split the parameters over more devices by "
+        "mesh.fsdp (1); `jaxrep plan` computes what a step needs"
+    )
+
+
 def test_lengths_that_exceed_the_training_are_warned_of(changes, field):
     recipe = RECIPE.replace(changes)
     with logged() as messages:
