@@ -12,6 +12,12 @@ from jaxrep.spec import Part, Range, spec
 
 DropRate = Annotated[float, Range(0, below=1)]
 """The probability that training drops something: 0 to below 1."""
+Width = Annotated[int, Range(1, 2**20)]
+"""A number of channels. The limit is far above those of known models, and a model at it can be traced by shape."""
+Depth = Annotated[int, Range(1, 1000)]
+"""A number of blocks; its limit is one as that of ``Width``."""
+WidthRatio = Annotated[float, Range(above=0, high=1024)]
+"""The width of a hidden layer over that of its input."""
 
 
 @jax.tree_util.register_dataclass

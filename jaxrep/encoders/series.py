@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import DropRate, Encoder, EncoderInputs, EncoderOutput
+from jaxrep.encoders.base import DropRate, Encoder, EncoderInputs, EncoderOutput, Width
 from jaxrep.encoders.layers import LayerNorm, dropout
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Count, spec
@@ -109,7 +109,7 @@ class SeriesConvolutions(Encoder):
 
     length: Count
     """Number of time steps L."""
-    channels: tuple[Count, ...] = (64, 64, 32, 32)
+    channels: tuple[Width, ...] = (64, 64, 32, 32)
     """Channels after each convolution."""
     kernel: Count = 3
     """Time steps that a convolution reads; there is no padding."""
@@ -166,7 +166,7 @@ class Perceptron(Encoder):
 
     rank: ClassVar[int] = 2
 
-    widths: tuple[Count, ...] = (512, 512)
+    widths: tuple[Width, ...] = (512, 512)
     """Width of each layer."""
     dropout: DropRate = 0.0
     """Share of the values that training drops after each layer."""

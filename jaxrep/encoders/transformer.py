@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxrep import mesh
 from jaxrep.batch import Array
-from jaxrep.encoders.base import DropRate, Encoder, EncoderInputs, EncoderOutput
+from jaxrep.encoders.base import Depth, DropRate, Encoder, EncoderInputs, EncoderOutput, Width, WidthRatio
 from jaxrep.encoders.blocks import Remat, run_blocks, stack_blocks
 from jaxrep.encoders.layers import (
     Activation,
@@ -24,20 +24,20 @@ from jaxrep.encoders.layers import (
     normal,
 )
 from jaxrep.encoders.pooling import POOLS, AttentionPool
-from jaxrep.spec import Count, NonNegative, Positive, execution, spec
+from jaxrep.spec import Count, NonNegative, execution, spec
 
 
 @spec
 class Transformer(Encoder):
     """Declare a transformer (abstract): the fields that all of them have."""
 
-    width: Count
+    width: Width
     """Width D of tokens and features."""
-    depth: Count
+    depth: Depth
     """Number of blocks."""
     heads: Count
     """Number of attention heads; it divides the width."""
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: WidthRatio = 4.0
     """Width of the MLP's hidden layer over the width D (rounded to a whole number)."""
     activation: Activation = "gelu"
     """Activation of the MLP; quick_gelu is x * sigmoid(1.702 x), as in CLIP's released weights."""

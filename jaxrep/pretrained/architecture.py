@@ -74,8 +74,8 @@ class Source:
         transform = self.transform or ImageTransform(height=side, width=side, shorter=shorter, pixels=default)
         if (transform.height, transform.width) != (side, side):
             raise UsageError(
-                f"{self.folder / 'preprocessor_config.json'} makes images of {transform.height} x {transform.width} "
-                f"pixels, and {self.config.file} asks for {side} x {side}"
+                f"the image processor in {self.folder} makes images of {transform.height} x {transform.width} pixels, "
+                f"and {self.config.file} asks for {side} x {side}"
             )
         return transform
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.tokenizers.subwords import TokenizerFile
 from jaxrep.encoders.text.bert import Bert
+from jaxrep.errors import UsageError
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.config import BASE
 from jaxrep.pretrained.mapping import Shape, Table, WeightMap, attention, blocks, mlp, norm
@@ -152,6 +153,12 @@ def read_tower(source: Source, pool: Pool = "mean") -> Tower:
         config.expect(relative_attention_num_buckets=variant.distances)  # the reference code ignores the file's value
     pad = int(config.number("pad_token_id"))
     offset = 1 + pad if variant.padded_positions else 0
+    length = config.whole("max_position_embeddings") - offset
+    if length < 1 or pad >= 2**31:
+        raise UsageError(
+            f"{config.file}: 'pad_token_id' is {pad}, expected a token id below 'max_position_embeddings' of "
+            f"{length + offset}"
+        )
     encoder = Bert(
         **config.size(),
         dropout=config.number("hidden_dropout_prob"),
@@ -160,7 +167,7 @@ def read_tower(source: Source, pool: Pool = "mean") -> Tower:
         pad=pad,
         pool=pool,
     )
-    field = Field((config.whole("max_position_embeddings") - offset,), "int32", config.whole("vocab_size"))
+    field = Field((length,), "int32", config.whole("vocab_size"))
     tensorflow_names = any(name.endswith("LayerNorm.gamma") for name in source.tensors.entries)
     maps = table(variant.blocks, offset, tensorflow_names=tensorflow_names)
     return Tower(encoder, field, maps, tokenizer=_tokenizer(source, field))

@@ -1,6 +1,7 @@
 """Values of config.json and similar files, checked one by one."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -38,8 +39,9 @@ class Config:
         return Config({**defaults, **nested}, self.file)
 
     def whole(self, name: str) -> int:
-        """Return a positive integer."""
-        return self._checked(name, lambda value: type(value) is int and value > 0, "a positive whole number")
+        """Return a positive integer of at most 32 bits."""
+        valid = lambda value: type(value) is int and 0 < value < 2**31  # noqa: E731
+        return self._checked(name, valid, "a positive whole number below 2**31")
 
     def side(self, name: str) -> int:
         """Return the side in pixels of a square, given as a number or as two equal ones."""
@@ -49,8 +51,8 @@ class Config:
         return self.whole(name)
 
     def number(self, name: str) -> float:
-        """Return a number of at least 0."""
-        valid = lambda value: type(value) in (int, float) and value >= 0  # noqa: E731
+        """Return a finite number of at least 0."""
+        valid = lambda value: type(value) in (int, float) and 0 <= value < math.inf  # noqa: E731
         return float(self._checked(name, valid, "a number, 0 or more"))
 
     def flag(self, name: str) -> bool:

@@ -111,7 +111,10 @@ def _exportable_tower(tower: Any, trained: Trained, path: str) -> Any:
         eos = trained.loaded.eos
         return dataclasses.replace(tower, **changes, end=tower.end if eos is None or tower.end == "never" else eos)
     if not isinstance(tower.stem, PatchStem):
-        raise UsageError(f"method.{path}.stem is a {type(tower.stem).__name__}, and not a PatchStem: {ALTERNATIVE}")
+        raise UsageError(
+            f"method.{path}.stem is a {type(tower.stem).__name__}, which transformers and open_clip do not have (they "
+            f"have a PatchStem): {ALTERNATIVE}"
+        )
     height, width, _ = trained.fields["image"].shape
     if height != width:
         raise UsageError(f"images are of {height} x {width} pixels, and public layouts have squares: {ALTERNATIVE}")

@@ -1,6 +1,8 @@
 """Image transforms of checkpoints, as preprocessor_config.json states them."""
 
 import math
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,11 @@ from jaxrep.spec import Count, Natural, spec
 Filter = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
 FILTERS: tuple[Filter, ...] = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """By the number that Pillow, and so preprocessor_config.json, gives them."""
+
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+
+MAX_SIDE = 2**14
+"""The largest side of an image in pixels that a file may ask for."""
 
 
 @spec
@@ -57,16 +64,35 @@ class ImageTransform:
 
 
 def read_transform(folder: Path) -> ImageTransform | None:
-    """Read preprocessor_config.json; None without that file.
+    """Read the image processor of a folder; None without one. Other processors are named on standard error.
+
+    As in transformers, the one in processor_config.json is valid, and else that of preprocessor_config.json.
 
     Raises:
         UsageError: the file does not state a size and a filter.
     """
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
-        return None
-    values = read_json(file)
-    values = values.get("image_processor", values)
+    _tell_unread(folder)
+    for name in PROCESSORS:
+        content = read_json(folder / name) if (folder / name).is_file() else {}
+        values = content.get("image_processor", content if name == PROCESSORS[-1] else {})
+        if not isinstance(values, dict):
+            raise UsageError(f"{folder / name}: 'image_processor' should be an object, and is {values!r}")
+        if values:
+            return _transform(values, folder / name)
+    return None
+
+
+def _tell_unread(folder: Path) -> None:
+    """Print which processors of a folder are not read."""
+    combined = folder / PROCESSORS[0]
+    parts = read_json(combined) if combined.is_file() else {}
+    unread = [f"{name} in {combined}" for name in parts if name != "image_processor" and isinstance(parts[name], dict)]
+    unread += [str(file) for file in sorted(folder.glob("*processor_config.json")) if file.name not in PROCESSORS]
+    if unread:
+        print(f"not read: {', '.join(unread)}", file=sys.stderr)
+
+
+def _transform(values: Mapping[str, Any], file: Path) -> ImageTransform:
     if values.get("do_normalize", True):
         pixels = Config(values, file).pixel_norm("image_mean", "image_std")
     else:
@@ -91,7 +117,9 @@ def read_transform(folder: Path) -> ImageTransform | None:
 def _sides(value: Any, file: Path) -> dict[str, int]:
     """Return lengths by name; a number is the side of a square."""
     if isinstance(value, int):
-        return {"height": value, "width": value}
-    if not isinstance(value, dict) or not all(isinstance(x, int) for x in value.values()):
-        raise UsageError(f"{file}: a size is a number of pixels or an object of them, and is {value!r}")
+        value = {"height": value, "width": value}
+    if not isinstance(value, dict) or not all(type(x) is int and 0 < x <= MAX_SIDE for x in value.values()):
+        raise UsageError(
+            f"{file}: a size is a number of pixels up to {MAX_SIDE} or an object of them, and is {value!r}"
+        )
     return value

@@ -1,6 +1,7 @@
 """Load the model of a public checkpoint folder."""
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from jaxrep.errors import UsageError
+from jaxrep.experiment import RECIPE
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import Structure, split
@@ -61,17 +63,49 @@ class Checkpoint:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Return whether a folder holds the file that describes a public checkpoint."""
-    return any((folder / name).is_file() for name in ("config.json", OPEN_CLIP, sentence.MODULES))
+    """Return whether a folder holds a public checkpoint, and not a run.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    if any((folder / name).is_file() for name in DESCRIPTIONS):
+        return True
+    if not (folder / RECIPE).exists():
+        raise UsageError(nothing_at(folder))
+    return False
+
+
+def nothing_at(folder: Path) -> str:
+    """Return a sentence on a path at which there is neither a public checkpoint nor a run."""
+    if (folder / RECIPE).exists():
+        return f"{folder} is a run, and no public checkpoint"
+    if snapshots := sorted(map(str, folder.glob("snapshots/*"))):
+        return f"{folder} is the cache of a hub: take its snapshot, {' or '.join(snapshots)}"
+    if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*|.*models--[\w.-]+", str(folder)):
+        download = f"download it (hf download {folder} --local-dir FOLDER) and give its folder"
+        return f"there is no folder {folder}: if it is the name of a model on a hub, {download}"
+    if not folder.is_dir():
+        file = f"{folder} is a file, expected the folder of a run or of a public checkpoint"
+        return file if folder.exists() else f"there is no folder {folder}"
+    return f"{folder} is neither a run nor a public checkpoint: it holds no {RECIPE}, {', '.join(DESCRIPTIONS)}"
 
 
 def read(folder: Path) -> Checkpoint:
     """Read the description of a checkpoint, and check it against the headers of its tensors.
 
+    modules.json adds to the other descriptions. Of these, the first one that can be read is valid.
+
     Raises:
         UsageError: the architecture is not supported, or a tensor does not fit.
     """
-    return read_source(*_open(folder))
+    found = [name for name in DESCRIPTIONS if (folder / name).is_file()]
+    reasons = []
+    for name in found[: 1 if sentence.MODULES in found else None]:
+        try:
+            return read_source(*DESCRIPTIONS[name](folder))
+        except UsageError as error:
+            reasons.append(str(error))
+    raise UsageError("; and ".join(reasons) or nothing_at(folder))
 
 
 def read_source(source: Source, reader: Reader) -> Checkpoint:
@@ -81,7 +115,7 @@ def read_source(source: Source, reader: Reader) -> Checkpoint:
         raise UsageError(f"{file} describes an invalid model: {wrong[0]}")
     try:
         module = nnx.eval_shape(lambda: architecture.model.build(nnx.Rngs(0), inputs=architecture.fields))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UsageError(f"{file} describes a model that cannot be built: {error}") from error
     structure, arrays = split(module)
     shapes = {path: leaf.shape for path, leaf in arrays.items()}
@@ -90,18 +124,24 @@ def read_source(source: Source, reader: Reader) -> Checkpoint:
     return Checkpoint(source, architecture, structure, shapes, maps, unused)
 
 
-def _open(folder: Path) -> tuple[Source, Reader]:
-    """Return the folder's source and the reader of its architecture."""
-    if (folder / sentence.MODULES).is_file():
-        return sentence.open_modules(folder)
-    if (file := folder / "config.json").is_file():
-        values = read_json(file)
-        reader = _reader(values, file)
-        return Source(folder, Config(values, file), open_folder(folder), read_transform(folder)), reader
-    if (file := folder / OPEN_CLIP).is_file():
-        config = Config(read_json(file), file)
-        return Source(folder, config, open_folder(folder, "open_clip_model"), None), open_clip.read
-    raise UsageError(f"{folder} holds neither config.json nor {OPEN_CLIP}, so its architecture is unknown")
+def _open_config(folder: Path) -> tuple[Source, Reader]:
+    """Return the source and the reader of a folder of transformers or timm."""
+    values = read_json(file := folder / "config.json")
+    reader = _reader(values, file)
+    return Source(folder, Config(values, file), open_folder(folder), read_transform(folder)), reader
+
+
+def _open_open_clip(folder: Path) -> tuple[Source, Reader]:
+    config = Config(read_json(folder / OPEN_CLIP), folder / OPEN_CLIP)
+    return Source(folder, config, open_folder(folder, "open_clip_model"), None), open_clip.read
+
+
+DESCRIPTIONS: Mapping[str, Callable[[Path], tuple[Source, Reader]]] = {
+    sentence.MODULES: sentence.open_modules,
+    "config.json": _open_config,
+    OPEN_CLIP: _open_open_clip,
+}
+"""How a folder is opened that holds a file of this name."""
 
 
 def _reader(values: Mapping[str, Any], file: Path) -> Reader:

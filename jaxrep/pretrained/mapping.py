@@ -248,7 +248,10 @@ def check(
         for names, parameters, _ in _slices(entry, shapes):
             expected |= {name: (shape, entry) for name, shape in zip(names, entry.shapes(parameters), strict=True)}
     if missing := [name for name in expected if name not in tensors.entries]:
-        raise UsageError(f"{tensors.where} lacks tensor {listed(missing)}, which its config.json asks for")
+        heads = (name.removesuffix(missing[0]) for name in tensors.entries if name.endswith(missing[0]))
+        below = next((head for head in heads if all(head + name in tensors.entries for name in missing)), "")
+        advice = f"; '{below}' stands before these names there: remove it from the file" if below else ""
+        raise UsageError(f"{tensors.where} lacks tensor {listed(missing)}, which its config.json asks for{advice}")
     for name, (shape, entry) in expected.items():
         header = tensors.entries[name]
         if header.shape != shape:

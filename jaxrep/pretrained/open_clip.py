@@ -1,6 +1,7 @@
 """CLIP in the layout of open_clip (Ilharco et al. 2021, doi:10.5281/zenodo.5143773): open_clip_config.json."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from jaxrep.encoders.image.stem import PixelNorm
@@ -9,6 +10,7 @@ from jaxrep.pretrained.architecture import Architecture, Source, Tower, dual, te
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import ImageTransform
 from jaxrep.pretrained.mapping import ClassPositions, Table, WeightMap, blocks, fused_attention, mlp, norm, patches
+from jaxrep.pretrained.tokenizers import find_open_clip_tokenizer
 
 TOWER = dict(mlp_ratio=4.0, layers=12, norm_kwargs=None, ls_init_value=None)
 VISION = dict(**TOWER, width=768, head_width=64, patch_size=16, image_size=224, no_ln_pre=False)
@@ -95,6 +97,7 @@ def _text(source: Source, model: Config) -> Tower:
         config,
         TEXT_TOWER,
         length="context_length",
+        find=functools.partial(find_open_clip_tokenizer, config=config),
         heads=config.whole("heads"),
         causal=not config.flag("no_causal_mask"),
         end=end,

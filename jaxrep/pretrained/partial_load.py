@@ -83,8 +83,6 @@ def partial_load(path: str, origin: Pretrained, method: Method, shapes: Shapes) 
     Raises:
         UsageError: there is no such checkpoint or part, or a shape differs and cannot be resized.
     """
-    if not Path(origin.path).is_dir():
-        raise UsageError(f"init.{path}: there is no folder {origin.path}")
     try:
         checkpoint = read(Path(origin.path))
     except UsageError as error:

@@ -4,7 +4,7 @@ SigLIP 2 of fixed resolution (Tschannen et al. 2025, arXiv:2502.14786) has the s
 """
 
 import dataclasses
-import math
+import sys
 
 from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.methods.heads import Linear, LogitScale
@@ -18,6 +18,8 @@ SIZE = dict(**BASE, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
 VISION = dict(**SIZE, image_size=224, patch_size=16, vision_use_head=True)
 TEXT = dict(**SIZE, vocab_size=32_000, max_position_embeddings=64, projection_size=None)
 """Defaults of config.json."""
+
+UNLIMITED = sys.float_info.max
 
 POOLING: Table = (
     WeightMap("probe", "probe", "1 1 d -> d"),
@@ -43,7 +45,7 @@ def read_dual(source: Source) -> Architecture:
     """Read model_type ``siglip``."""
     image = read_image_tower(source, source.config.part("vision_config", VISION))
     text = read_text_tower(source, source.config.part("text_config", TEXT), "text_model.")
-    scale, prefixes = LogitScale(init=10.0, max=math.inf), ("vision_model.", "text_model.")
+    scale, prefixes = LogitScale(init=10.0, max=UNLIMITED), ("vision_model.", "text_model.")
     return dual(source, image, text, prefixes, image.encoder.features, scale, IGNORED)
 
 

@@ -23,6 +23,8 @@ REFUSAL = (
     "a pickle runs code of its author while it is read, so it is refused: convert it to safetensors where you trust it"
 )
 INDEX = "{stem}.safetensors.index.json"
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and Lightning put before the name of every tensor."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Entry:
     shape: tuple[int, ...]
     dtype: str  # in the format's spelling: F32, BF16 …
     file: Path
+    name: str = ""  # in the file, if it is another one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Tensors:
         entry = self.entries[name]
         try:
             with safe_open(entry.file, "np", backend="pread") as file:
-                return file.get_tensor(name)
+                return file.get_tensor(entry.name or name)
         except (SafetensorError, OSError) as error:
             raise JaxrepError(f"tensor '{name}' of {entry.file} cannot be read: {error}") from error
 
@@ -58,17 +61,19 @@ class Tensors:
 def open_folder(folder: Path, stem: str = "model") -> Tensors:
     """Open ``<stem>.safetensors``, the shards of its index, or the only safetensors file of a folder.
 
+    A wrapper's prefix of all names is left out.
+
     Raises:
         UsageError: there is no such file or several, a pickle, a damaged header, or an index that does not fit its
             shards.
     """
     index = folder / INDEX.format(stem=stem)
     if index.is_file():
-        return open_shards(index)
+        return unwrapped(open_shards(index))
     single = folder / f"{stem}.safetensors"
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
-        return Tensors(open_file(files[0]), files[0])
+        return unwrapped(Tensors(open_file(files[0]), files[0]))
     if files:
         raise UsageError(
             f"{folder} holds {', '.join(file.name for file in files)} and no {index.name}: keep one of them, named "
@@ -77,6 +82,15 @@ def open_folder(folder: Path, stem: str = "model") -> Tensors:
     if pickles := sorted(file for file in folder.iterdir() if file.suffix in PICKLES):
         raise UsageError(f"{folder} holds {pickles[0].name} and no safetensors file: {REFUSAL}")
     raise UsageError(f"{folder} holds no safetensors file: {single.name} is expected")
+
+
+def unwrapped(tensors: Tensors) -> Tensors:
+    """Return tensors by their names without the prefixes of ``WRAPPERS`` that all of them have."""
+    entries = dict(tensors.entries)
+    while prefix := next((p for p in WRAPPERS if entries and all(name.startswith(p) for name in entries)), ""):
+        renamed = {name: dataclasses.replace(entry, name=entry.name or name) for name, entry in entries.items()}
+        entries = {name.removeprefix(prefix): entry for name, entry in renamed.items()}
+    return Tensors(entries, tensors.where)
 
 
 def open_file(file: Path) -> dict[str, Entry]:

@@ -15,7 +15,7 @@ from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.config import Config
-from jaxrep.pretrained.image_transform import Filter, ImageTransform
+from jaxrep.pretrained.image_transform import MAX_SIDE, Filter, ImageTransform
 from jaxrep.pretrained.mapping import Table, WeightMap, linear, under
 
 PRESETS = {name: getattr(EfficientNet, name) for name in ("b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7", "l2")}
@@ -130,7 +130,7 @@ def _transform(config: Config) -> ImageTransform:
     config = Config({**DEFAULTS, **values}, config.file)
     size, crop, mode = config.values["input_size"], config.number("crop_pct"), config.values["crop_mode"]
     side = size[-1] if isinstance(size, list) and size else None
-    if not isinstance(side, int) or side < 1 or size != [3, side, side]:
+    if type(side) is not int or not 0 < side <= MAX_SIDE or size != [3, side, side]:
         raise UsageError(f"{config.file}: 'input_size' should be [3, side, side], and is {size!r}")
     if not (crop == 1 if mode == "squash" else mode == "center" and 0 < crop <= 1):
         raise UsageError(

@@ -86,12 +86,17 @@ def _byte_pipeline() -> tokenizers.Tokenizer:
 
 def _cleaning(clean: Clean) -> list[normalizers.Normalizer]:
     """Return the text cleaning as normalizers."""
-    lower = normalizers.Lowercase()
-    if clean != "canonical":
-        return [lower] if clean == "lower" else []
-    punctuation = tokenizers.Regex(f"[{re.escape(string.punctuation)}]")
-    spaces = normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
-    return [lower, normalizers.Replace(punctuation, ""), spaces, normalizers.Strip()]
+    lower, spaces = normalizers.Lowercase(), normalizers.Replace(tokenizers.Regex(r"\s+"), " ")
+    punctuation = normalizers.Replace(tokenizers.Regex(f"[{re.escape(string.punctuation)}]"), "")
+    words, strip = normalizers.Replace("_", " "), normalizers.Strip()
+    return {
+        "none": [],
+        "lower": [lower],
+        "canonical": [lower, punctuation, spaces, strip],
+        "fix": [spaces, strip],
+        "fix_lower": [spaces, strip, lower],
+        "fix_canonical": [lower, words, punctuation, spaces, strip],
+    }[clean]
 
 
 def _padding(spec: Tokenizer, loaded: LoadedTokenizer, reads_padding: bool) -> int:

@@ -2,14 +2,26 @@
 
 import dataclasses
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxrep.batch import Field
-from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, Tokenizer
-from jaxrep.data.tokenizers.subwords import SPECIAL, ClipBpe, SentencePieceModel, SentencePieces, TokenizerFile
+from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, State, Tokenizer
+from jaxrep.data.tokenizers.subwords import (
+    CLEANERS,
+    SPECIAL,
+    Clean,
+    ClipBpe,
+    SentencePieceModel,
+    SentencePieces,
+    TokenizerFile,
+    clip_pipeline,
+)
 from jaxrep.errors import UsageError
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.tensors import read_json
+from jaxrep.spec import spec
 
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 PADS = ("[PAD]", "<pad>", SPECIAL[1], "</s>")
@@ -18,14 +30,14 @@ MAX_EXTRA = 8
 """With more tokens without a row than this and a hundredth of the rows, a tokenizer belongs to another checkpoint."""
 
 
-def find_tokenizer(folder: Path, field: Field) -> Tokenizer | None:
+def find_tokenizer(folder: Path, field: Field, clean: Clean = "none") -> Tokenizer | None:
     """Return the tokenizer for ids of ``field``, or None if the folder has no tokenizer."""
-    if tokenizer := find_tokenizer_json(folder, field):
+    if tokenizer := find_tokenizer_json(folder, field, clean=clean):
         return tokenizer
     if (merges := folder / "merges.txt").is_file() and (folder / "vocab.json").is_file():
         count = (field.classes or 0) - 2 * 256 - len(SPECIAL)
         return ClipBpe(vocabulary=str(merges), length=field.shape[0], merges=count)
-    return _find_sentencepiece(folder, field)
+    return _find_sentencepiece(folder, field, clean=clean)
 
 
 def load_tokenizer(tokenizer: Tokenizer) -> LoadedTokenizer:
@@ -45,6 +57,59 @@ def load_tokenizer(tokenizer: Tokenizer) -> LoadedTokenizer:
         raise UsageError(f"{wrong}: take the tokenizer of this checkpoint")
     print(f"{wrong}: texts are read without the other {extra}", file=sys.stderr)
     return dataclasses.replace(loaded, vocab_size=rows, pad=loaded.pad if loaded.pad < rows else 0)
+
+
+OPEN_CLIP_CLEAN: Mapping[str, Clean] = {"whitespace": "fix", "lower": "fix_lower", "canonicalize": "fix_canonical"}
+"""open_clip's name of a text cleaning -> jaxrep's."""
+OPEN_CLIP_SPECIAL = "<start_of_text>", "<end_of_text>"
+CLIP_MERGES = ("bpe_simple_vocab_16e6.txt.gz", "merges.txt", "tokenizer.json")
+
+
+@spec
+class OpenClipBpe(ClipBpe):
+    """Encode by CLIP's byte pairs as open_clip; its merges may be those of a tokenizer.json."""
+
+    clean: Clean = "fix_lower"
+    """Cleaning of a text."""
+
+    def read(self, texts: Iterable[str] = ()) -> State:
+        file = Path(self.vocabulary)
+        if file.suffix != ".json":
+            return super().read()
+        found = read_json(file).get("model") or {}
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in found.get("merges") or []]
+        if len(merges) != self.merges or found.get("end_of_word_suffix") != "</w>":
+            raise UsageError(
+                f"{file} does not hold CLIP's {self.merges} merges, by which open_clip reads texts: the checkpoint's "
+                "config names no hf_tokenizer_name"
+            )
+        return {"merges": merges}
+
+    def restore(self, state: State) -> LoadedTokenizer:
+        pieces = LibraryPieces(clip_pipeline(state["merges"], OPEN_CLIP_SPECIAL), CLEANERS[self.clean])
+        return dataclasses.replace(super().restore(state), pieces=pieces)
+
+
+def find_open_clip_tokenizer(folder: Path, field: Field, config: Config) -> Tokenizer | None:
+    """Return the tokenizer that open_clip takes for a ``text_cfg``, or None if the folder has no tokenizer.
+
+    It is CLIP's byte-pair encoding, whatever other files there are, or the folder's if the config has a
+    ``hf_tokenizer_name``. Either cleans texts.
+
+    Raises:
+        UsageError: the config changes the tokenizer in a way that is not supported.
+    """
+    config.expect(tokenizer_mode=None)
+    named = bool(config.values.get("hf_tokenizer_name"))
+    options = config.part("tokenizer_kwargs", {"clean": "whitespace" if named else "lower"})
+    plain = {"strip_sep_token": False, "reduction_mask": ""}
+    options.expect(**{name: plain.get(name) for name in options.values if name != "clean"})
+    clean = OPEN_CLIP_CLEAN[options.choice("clean", OPEN_CLIP_CLEAN)]
+    if named:
+        return find_tokenizer(folder, field, clean)
+    merges = next((folder / name for name in CLIP_MERGES if (folder / name).is_file()), None)
+    count = (field.classes or 0) - 2 * 256 - len(SPECIAL)
+    return OpenClipBpe(vocabulary=str(merges), length=field.shape[0], merges=count, clean=clean) if merges else None
 
 
 def find_siglip_tokenizer(folder: Path, field: Field) -> Tokenizer | None:

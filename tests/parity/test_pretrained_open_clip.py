@@ -6,8 +6,11 @@ import json
 import numpy as np
 import pytest
 
+from jaxrep.batch import Field
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.load import load_checkpoint
 from jaxrep.pretrained.tensors import write
+from jaxrep.pretrained.tokenizers import find_open_clip_tokenizer, load_tokenizer
 from tests.helpers.parity import RNG, assert_embeddings, assert_layers, perturbed, pictures
 
 torch = pytest.importorskip("torch", reason="parity with open_clip needs the extra 'parity' (torch)")
@@ -65,7 +68,7 @@ def test_every_open_clip_field_is_read_or_refused():
     """A field that is neither read nor refused would be a silent difference."""
     from jaxrep.pretrained.open_clip import ONE_WAY, TEXT, TEXT_ONE_WAY, VISION, VISION_ONE_WAY
 
-    elsewhere = {"patch_dropout", "tokenizer_mode", "tokenizer_kwargs"}  # in training, and by the tokenizer's own file
+    elsewhere = {"patch_dropout", "tokenizer_mode", "tokenizer_kwargs"}  # in training, and by the tokenizer
     without_effect = {"attn_pooler_queries", "attn_pooler_heads", "pad_id"}  # of what is refused
     for theirs, ours in (
         (open_clip.CLIPVisionCfg, VISION | VISION_ONE_WAY),
@@ -73,3 +76,55 @@ def test_every_open_clip_field_is_read_or_refused():
     ):
         names = {field.name for field in dataclasses.fields(theirs) if not field.name.startswith(("timm_", "hf_"))}
         assert names - elsewhere - without_effect <= set(ours) | set(ONE_WAY)
+
+
+TEXTS = [
+    "",
+    "a photo of a cat",
+    "Salt &amp; pepper, &lt;b&gt; &amp;amp; &quot;x&quot;",
+    "don\u2019t \u201cquote\u201d me \u2026",
+    "caf\u00c3\u00a9 and na\u00c3\u00afve \u00e2\u20ac\u2122 mojibake",
+    "\ufb01sh and \ufb02our, \uff21\uff22\uff23",
+    "snake_case, PUNCTUATION!!! (really?)",
+    "tabs\tand\nlines\u2003and  spaces ",
+    "<start_of_text> inside <end_of_text> and <|endoftext|>",
+    "\u7b11\u3044\u6ce3\u304d \U0001f469\U0001f3fd\u200d\U0001f680 1234 x\u00b2 \u0130stanbul e\u0301",
+    "word " * 100,
+]
+
+
+@pytest.fixture(scope="module")
+def hub_tokenizer(tmp_path_factory):
+    """Return a folder with the files of CLIP's tokenizer as repositories of hubs have them."""
+    transformers = pytest.importorskip("transformers", reason="its files are written by transformers")
+    theirs = open_clip.tokenizer.SimpleTokenizer()
+    tokens = [*list(theirs.encoder)[:-2], "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = transformers.CLIPTokenizer(
+        vocab={token: n for n, token in enumerate(tokens)}, merges=[*theirs.bpe_ranks], pad_token="<|endoftext|>"
+    )
+    folder = tmp_path_factory.mktemp("hub")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "text_cfg",
+    [
+        {},
+        {"tokenizer_kwargs": {"clean": "canonicalize"}},
+        {"tokenizer_kwargs": {"clean": "whitespace"}},
+        {"hf_tokenizer_name": "local"},
+        {"hf_tokenizer_name": "local", "tokenizer_kwargs": {"clean": "canonicalize"}},
+    ],
+)
+def test_texts_have_the_ids_of_open_clip(hub_tokenizer, text_cfg):
+    text_cfg = {"context_length": 40, "vocab_size": 49_408, **text_cfg}
+    file = hub_tokenizer / "open_clip_config.json"
+    file.write_text(json.dumps({"model_cfg": {"text_cfg": text_cfg}}))
+    theirs = open_clip.get_tokenizer(f"local-dir:{hub_tokenizer}")(TEXTS).numpy()
+    field = Field((40,), "int32", 49_408)
+    tokenizer = find_open_clip_tokenizer(hub_tokenizer, field, Config(text_cfg, file))
+    assert tokenizer is not None
+    ours = load_tokenizer(tokenizer)(TEXTS).ids
+    for text, mine, want in zip(TEXTS, ours, theirs, strict=True):
+        assert mine.tolist() == want.tolist(), text

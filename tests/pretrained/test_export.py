@@ -18,6 +18,12 @@ from tests.helpers.trained_model import CLIP, VIT, clip_tokenizer, finished
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
 
 
+CONV_STEM = (
+    "method.towers.image.stem is a ConvStem, which transformers and open_clip do not have (they have a PatchStem): "
+    "--to safetensors writes any model"
+)
+
+
 def changed(tower, **fields):
     return dataclasses.replace(CLIP, towers={**CLIP.towers, tower: dataclasses.replace(CLIP.towers[tower], **fields)})
 
@@ -46,7 +52,7 @@ def test_export_to_open_clip_and_safetensors(tmp_path):
     [
         (changed("text", causal=False), "method.towers.text.causal is False, and the layout of CLIP in transformers"),
         (changed("image", pool="mean"), "method.towers.image.pool is 'mean', and the layout of CLIP in transformers"),
-        (changed("image", stem=ConvStem(channels=(4,))), "method.towers.image.stem is a ConvStem, and not a PatchStem"),
+        (changed("image", stem=ConvStem(channels=(4,))), CONV_STEM),
         (
             dataclasses.replace(CLIP, towers={**CLIP.towers, "image": ResNet(depths=(1,), width=8, bottleneck=False)}),
             "method.towers.image is a ResNet, and a public layout has a ViT there: --to safetensors writes any model",
@@ -59,6 +65,13 @@ def test_model_that_a_layout_cannot_express_is_refused(tmp_path, capsys, method,
     assert main(["export", str(run), "--to", "transformers", "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["transformers", "open_clip"])
+def test_part_without_a_counterpart_is_named(tmp_path, capsys, layout):
+    run = finished(tmp_path / "run", changed("image", stem=ConvStem(channels=(4,))))
+    assert main(["export", str(run), "--to", layout, "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.strip() == f"jaxrep: error: {CONV_STEM}"
 
 
 def test_nonempty_folder_and_unknown_part_are_refused(tmp_path, capsys):

@@ -166,6 +166,41 @@ def test_old_and_new_preprocessor_configs(tmp_path, stated, transform):
     assert read_transform(tmp_path) == ImageTransform(**transform)
 
 
+PROCESSOR = dict(size={"height": 8, "width": 8}, resample=2, image_mean=[0.4] * 3, image_std=[0.2] * 3)
+
+
+@pytest.mark.parametrize(
+    ("files", "filter", "told"),
+    [
+        ({"processor_config.json": {"image_processor": PROCESSOR}}, "bilinear", ""),
+        (
+            {"processor_config.json": {"image_processor": PROCESSOR}, "preprocessor_config.json": {"resample": 1}},
+            "bilinear",
+            "",
+        ),
+        ({"preprocessor_config.json": PROCESSOR, "processor_config.json": {"processor_class": "X"}}, "bilinear", ""),
+        ({"preprocessor_config.json": {"image_processor": PROCESSOR}}, "bilinear", ""),
+        (
+            {"processor_config.json": {"video_processor": {"size": 9}, "image_processor": PROCESSOR}},
+            "bilinear",
+            "not read: video_processor in ",
+        ),
+        (
+            {"processor_config.json": {"video_processor": {}}, "video_preprocessor_config.json": {}},
+            "",
+            "video_preprocessor_config.json",
+        ),
+    ],
+)
+def test_processor_that_transformers_would_take_is_read(tmp_path, capsys, files, filter, told):
+    for name, content in files.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    found = read_transform(tmp_path)
+    assert (found.filter if found else "") == filter
+    err = capsys.readouterr().err
+    assert told in err if told else not err
+
+
 def test_transform_of_another_size_is_refused(tmp_path):
     folder(tmp_path)
     stated = dict(size=9, image_mean=[0.5] * 3, image_std=[0.5] * 3)

@@ -11,6 +11,7 @@ from safetensors.numpy import load_file, save_file
 import jaxrep
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.pretrained import load
+from jaxrep.pretrained.tensors import write
 from tests.helpers.checkpoint_folders import CONFIGS, folder, parameters
 
 QUERY = "vision_model.encoder.layers.1.self_attn.q_proj.weight"
@@ -53,6 +54,33 @@ def test_sharded_checkpoint(tmp_path):
     shard(tmp_path)
     for path, value in parameters(tmp_path).items():
         np.testing.assert_array_equal(value, written[path])
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "sharded"),
+    [
+        ("clip", "module.", False),
+        ("clip", "_orig_mod.", True),
+        ("siglip", "model.", False),
+        ("open_clip", "_orig_mod.module.", False),
+        ("bert", "model.model.", True),
+    ],
+)
+def test_prefixes_of_wrappers_are_left_out(tmp_path, name, prefix, sharded):
+    written, tensors = folder(tmp_path, name)
+    wrapped = {prefix + name: value for name, value in tensors.items()}
+    write(tmp_path, wrapped, "open_clip_model" if name == "open_clip" else "model")
+    if sharded:
+        shard(tmp_path)
+    for path, value in parameters(tmp_path).items():
+        np.testing.assert_array_equal(value, written[path])
+
+
+@pytest.mark.parametrize(("prefix", "others"), [("student.", {}), ("model.", {"loss.weight": np.ones(2, np.float32)})])
+def test_other_prefix_of_all_names_is_told(clip, prefix, others):
+    tensors = load_file(clip / "model.safetensors")
+    save_file({**{prefix + name: value for name, value in tensors.items()}, **others}, clip / "model.safetensors")
+    assert f"; '{prefix}' stands before these names there: remove it from the file" in error_of(clip)
 
 
 def test_missing_and_unexpected_tensors_are_named(clip):
@@ -154,7 +182,7 @@ def test_file_that_vanishes_while_reading_is_named(clip):
     [
         (dict(model_type="llama"), "the model_type 'llama' is not known; known are clip,"),
         (dict(model_type="siglip2"), "variable resolution"),
-        (dict(projection_dim="six"), "'projection_dim' should be a positive whole number, and is 'six'"),
+        (dict(projection_dim="six"), "'projection_dim' should be a positive whole number below 2**31, and is 'six'"),
         (dict(vision_config=[1]), "'vision_config' should be an object, and is [1]"),
         (
             dict(vision_config=dict(CONFIGS["clip"]["vision_config"], hidden_act="mish")),
@@ -184,7 +212,7 @@ def test_unsupported_option_is_refused(tmp_path):
 
 
 def test_folder_without_checkpoint_is_refused(tmp_path):
-    assert "holds neither config.json nor open_clip_config.json" in error_of(tmp_path)
+    assert "holds no recipe.json, modules.json, config.json, open_clip_config.json" in error_of(tmp_path)
     with pytest.raises(UsageError):
         jaxrep.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["vit"]))

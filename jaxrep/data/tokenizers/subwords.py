@@ -4,6 +4,7 @@ import base64
 import gzip
 import html
 import json
+import re
 import string
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,8 +19,8 @@ from jaxrep.spec import Count, Natural, Range, spec
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 
-PIECE = r"<\|startoftext\|>|<\|endoftext\|>|'(?i:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
-"""Parts that merges never cross: special tokens, English contractions, runs of letters, single digits, other runs."""
+PIECE = r"'(?i:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
+"""Parts that merges never cross, besides special tokens: English contractions, runs of letters, digits, other runs."""
 
 
 def require_file(path: str, content: str) -> Path:
@@ -73,29 +74,40 @@ class ClipBpe(Tokenizer):
         return LoadedTokenizer(pieces, state, self.length, self.vocab_size, 0, bos, eos)
 
 
-def clip_pipeline(merges: list[str]) -> tokenizers.Tokenizer:
-    """Return a pipeline with CLIP's splits and merges, for cleaned texts."""
+def clip_pipeline(merges: list[str], special: tuple[str, str] = SPECIAL) -> tokenizers.Tokenizer:
+    """Return a pipeline with CLIP's splits and merges, for cleaned texts. ``special``: the start and end of a text."""
     pairs = [(left, right) for left, right in (line.split(" ") for line in merges)]
     # The order of ids: characters that stand for bytes, the same at the end of a word, merges, special tokens.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *(left + right for left, right in pairs), *SPECIAL]
+    tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), *(left + right for left, right in pairs), *special]
     ids = {token: n for n, token in enumerate(tokens)}
     if missing := next((token for pair in pairs for token in pair if token not in ids), None):
         raise UsageError(f"these merges are not CLIP's: one joins {missing!r}, which none of them makes")
     pipeline = tokenizers.Tokenizer(models.BPE(ids, pairs, end_of_word_suffix="</w>"))
-    split = pre_tokenizers.Split(tokenizers.Regex(PIECE), "removed", invert=True)
+    piece = tokenizers.Regex("|".join([*map(re.escape, special), PIECE]))
+    split = pre_tokenizers.Split(piece, "removed", invert=True)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     pipeline.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     pipeline.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
-    pipeline.add_special_tokens(list(SPECIAL))
+    pipeline.add_special_tokens(list(special))
     return pipeline
+
+
+def fix(text: str) -> str:
+    """Repair a text by ftfy, unescape its HTML twice, and collapse its white space."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 def clip_clean(text: str) -> str:
     """Clean a text as CLIP's released code does."""
-    import ftfy
+    return fix(text).lower()
 
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split()).lower()
+
+def fix_canonical(text: str) -> str:
+    """Repair a text, and remove its punctuation and upper case (open_clip's ``canonicalize``)."""
+    return canonicalize(fix(text).replace("_", " "))
 
 
 def canonicalize(text: str) -> str:
@@ -103,8 +115,11 @@ def canonicalize(text: str) -> str:
     return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
 
 
-Clean = Literal["none", "lower", "canonical"]
-CLEANERS: dict[Clean, Callable[[str], str]] = {"none": str, "lower": str.lower, "canonical": canonicalize}
+Clean = Literal["none", "lower", "canonical", "fix", "fix_lower", "fix_canonical"]
+CLEANERS: dict[Clean, Callable[[str], str]] = {
+    "none": str, "lower": str.lower, "canonical": canonicalize,
+    "fix": fix, "fix_lower": clip_clean, "fix_canonical": fix_canonical,
+}  # fmt: skip
 """Name of a cleaning step -> its function."""
 
 

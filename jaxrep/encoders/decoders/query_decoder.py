@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from jaxrep import mesh
 from jaxrep.batch import INFERENCE, Array, StepContext
-from jaxrep.encoders.base import DropRate
+from jaxrep.encoders.base import Depth, DropRate, Width, WidthRatio
 from jaxrep.encoders.layers import MLP, Activation, Attention, Dense, LayerNorm, dropout, fold_keys, normal
 from jaxrep.encoders.transformer import head_problems
-from jaxrep.spec import Count, NonNegative, Part, Positive, spec
+from jaxrep.spec import Count, NonNegative, Part, spec
 
 
 class QueryDecoderOutput(NamedTuple):
@@ -30,13 +30,13 @@ class QueryDecoder(Part):
 
     queries: Count = 5
     """Number of queries for regions, Q."""
-    width: Count = 512
+    width: Width = 512
     """Width D of queries and blocks; tokens are projected to it."""
-    depth: Count = 6
+    depth: Depth = 6
     """Number of blocks."""
     heads: Count = 8
     """Number of attention heads; it divides the width."""
-    mlp_ratio: Positive = 4.0
+    mlp_ratio: WidthRatio = 4.0
     """Width of the MLP's hidden layer over the width D (rounded to a whole number)."""
     activation: Activation = "relu"
     """Activation of the MLP."""

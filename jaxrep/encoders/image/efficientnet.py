@@ -13,7 +13,7 @@ from jaxrep.encoders.base import DropRate, preset
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule, pooled
 from jaxrep.encoders.image.convolution import BatchNorm, Conv, ConvNorm, Norm, drop_branch
 from jaxrep.encoders.layers import Dense
-from jaxrep.spec import Positive, Range, spec
+from jaxrep.spec import Range, spec
 
 
 class Stage(NamedTuple):
@@ -39,6 +39,7 @@ STEM, HEAD = 32, 1280
 DIVISOR = 8
 SQUEEZE = 4
 """The squeezed width is a quarter of the width that enters a block."""
+ScaleFactor = Annotated[float, Range(above=0, high=100)]
 
 
 class BlockShape(NamedTuple):
@@ -55,9 +56,9 @@ class BlockShape(NamedTuple):
 class EfficientNet(ConvNet):
     """Encode images by EfficientNet. Presets take fields to change: ``EfficientNet.b3(head_conv=False)``."""
 
-    width_factor: Positive = 1.0
+    width_factor: ScaleFactor = 1.0
     """Factor of all widths, which are then rounded to a multiple of 8."""
-    depth_factor: Positive = 1.0
+    depth_factor: ScaleFactor = 1.0
     """Factor of the repeats of every stage, which are then rounded up."""
     stages: Annotated[int, Range(1, len(STAGES))] = len(STAGES)
     """Number of the seven stages that are used, from the first."""

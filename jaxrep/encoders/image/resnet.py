@@ -8,19 +8,19 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import preset
+from jaxrep.encoders.base import Depth, Width, preset
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule
 from jaxrep.encoders.image.convolution import Conv, ConvNorm, blur, drop_branch
-from jaxrep.spec import Count, spec
+from jaxrep.spec import spec
 
 
 @spec
 class ResNet(ConvNet):
     """Encode images by a ResNet. Presets take fields to change: ``ResNet.resnet18(stem="small")``."""
 
-    depths: tuple[Count, ...] = (3, 4, 6, 3)
+    depths: tuple[Depth, ...] = (3, 4, 6, 3)
     """Number of blocks per stage; every stage but the first halves the image and doubles the width."""
-    width: Count = 64
+    width: Width = 64
     """Width of the stem, and of the 3 x 3 convolutions of the first stage."""
     bottleneck: bool = True
     """Whether blocks have 1 x 1, 3 x 3 and 1 x 1 convolutions with four times the width outside, or two 3 x 3 ones."""

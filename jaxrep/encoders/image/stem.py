@@ -11,6 +11,7 @@ from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
+from jaxrep.encoders.base import Width
 from jaxrep.encoders.layers import ACTIVATIONS, Activation, Dense
 from jaxrep.spec import Count, Positive, spec
 
@@ -95,7 +96,7 @@ class PatchStem(Stem):
 class ConvStem(Stem):
     """Apply 3 x 3 convolutions of stride 2 before the patches (Xiao et al. 2021, arXiv:2106.14881, without norms)."""
 
-    channels: tuple[Count, ...] = (32, 64)
+    channels: tuple[Width, ...] = (32, 64)
     """Output channels of each convolution."""
     patch: Count = 4
     """Side of a patch, in pixels of the last convolution's output."""

@@ -15,7 +15,7 @@ from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import EncoderInputs, EncoderOutput, preset
 from jaxrep.encoders.layers import LayerNorm, normal
 from jaxrep.encoders.transformer import Transformer, TransformerModule
-from jaxrep.spec import Natural, NonNegative, spec
+from jaxrep.spec import Count, Natural, NonNegative, spec
 
 
 @spec
@@ -32,7 +32,7 @@ class TripleTransformer(Transformer):
     """What a block normalizes: the inputs of its branches (pre), or the sums (post)."""
     norm_epsilon: NonNegative = 1e-12
     """Added to the variance under the root of every norm, also of the one after the tokens' embeddings."""
-    tokens: int = 5
+    tokens: Count = 5
     """Tokens of a part that are read, special ones included; the rest is cut."""
     special: Natural = 2
     """Tokens of an empty text, such as start and end: a triple whose subject has no more does not exist."""
