@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrep.data.loading.readable import read_columns
-from jaxrep.data.source import Source
+from jaxrep.data.source import Source, as_captions
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
@@ -70,7 +70,7 @@ class EmbeddingSpace(Eval):
             if tower not in texts:  # reads the texts of the same rows: an unreadable example has no row
                 spaces[tower], columns = embed_images(model, examples, tower, texts)
         for tower, column in (columns or read_columns(examples, texts)).items():
-            spaces[tower] = embed_texts(model, [text if isinstance(text, str) else text[0] for text in column], tower)
+            spaces[tower] = embed_texts(model, [as_captions(value)[0] for value in column], tower)
         return spaces
 
 

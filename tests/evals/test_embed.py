@@ -1,5 +1,7 @@
 """An evaluation goes without what cannot be read, and measures the rest as if there were nothing else."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -11,6 +13,7 @@ from jaxrep.evals.embed import logit_scale
 from jaxrep.evals.embedding_space import EmbeddingSpace
 from jaxrep.evals.retrieval.layer_map import LayerMap
 from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.evals.text.sentence_pairs import SentenceSimilarity
 from tests.helpers.fake_model import TABLES, FakeModel, given, pictures, unit
 
 N = 40
@@ -98,6 +101,41 @@ class Texts(FakeModel):
 
     def outputs(self, batch, want):
         return {want[0]: np.stack([self.table[batch["text"][:, 0]]] * 2, axis=1)}
+
+
+def many(count=300, length=300_000):
+    """Texts of which one is long: an array of strings would take its length for each, 360 MB."""
+    texts = [f"text {number % N}" for number in range(count)]
+    texts[5] = "long " * (length // 5) + "5"
+    return texts
+
+
+def measured(name):
+    texts = many()
+    image, score = pictures(np.arange(len(texts)) % N), np.arange(len(texts)) % 5
+    match name:
+        case "sentences":
+            return SentenceSimilarity(data=given(text=texts, text_2=texts[::-1], score=score))
+        case "retrieval":
+            return Retrieval(data=given(image=image, text=texts, image_id=np.arange(len(texts)) % N))
+        case "vocabulary_free":
+            labels = [f"text {number % 3}" for number in range(len(texts))]
+            labels[5] = texts[5]
+            return VocabularyFree(data=given(image=image, label=labels), captions=given(text=texts), temperature=1.0)
+        case "geometry":
+            return EmbeddingSpace(data=given(text=texts), towers=("text",), examples=0)
+
+
+@pytest.mark.parametrize("name", ["sentences", "retrieval", "vocabulary_free", "geometry"])
+def test_one_long_text_takes_its_own_memory_alone(name):
+    evaluation = measured(name)
+    model = Texts(*(unit(np.random.default_rng(seed).normal(size=(N, 8))) for seed in (0, 1)))
+    tracemalloc.start()
+    try:
+        evaluation.run(model)
+        assert tracemalloc.get_traced_memory()[1] < 5e7
+    finally:
+        tracemalloc.stop()
 
 
 def test_no_readable_example_is_an_error():

@@ -59,7 +59,7 @@ class Given(Source):
 
     def _field(self, column):
         if isinstance(column, list):
-            return Field(np.shape(column)[1:], "str")
+            return Field((len(column[0]),) if column and isinstance(column[0], tuple) else (), "str")
         return Field(column.shape[1:], "int32", self.classes)
 
     def open(self):

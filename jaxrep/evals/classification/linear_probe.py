@@ -4,6 +4,7 @@ from typing import Annotated
 
 import numpy as np
 
+from jaxrep.data.source import ranked
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
@@ -29,7 +30,7 @@ class LinearProbe(FittedEval):
     validation: Annotated[float, Range(above=0, below=1)] = 0.2
     """Fraction of the training images that choose the penalty."""
     hold_out_by: Annotated[str, Reads(columns=("{}",), sources=("train",))] = ""
-    """Column of integers. Training images with one value, as the variants of a drawing, are held out or kept together.
+    """Column of training images. Those with one value, as the variants of a drawing, are held out or kept together.
     Empty: each image alone."""
     max_iterations: Count = 1000
     """Maximum number of L-BFGS steps per fit."""
@@ -40,7 +41,7 @@ class LinearProbe(FittedEval):
     def run(self, model: Model) -> dict[str, float]:
         train, data, classes = self.train_and_data(model, normalize=self.normalize)
         groups = train.columns.get(self.hold_out_by, range(len(train.labels)))
-        held_out, kept = self._held_out(np.unique(groups, return_inverse=True)[1])
+        held_out, kept = self._held_out(np.unique(ranked(groups), return_inverse=True)[1])
         logistic = LogisticRegression(train.features[kept], train.labels[kept], classes, self.max_iterations)
         l2 = search_l2(lambda l2: _accuracy(logistic.fit(l2), train.features[held_out], train.labels[held_out]))
         fitted = LogisticRegression(train.features, train.labels, classes, self.max_iterations).fit(l2)

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import numpy as np
 
 from jaxrep.data.loading.readable import read_columns
-from jaxrep.data.source import Source
+from jaxrep.data.source import Source, as_captions, ranked
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model, TowerColumn
 from jaxrep.evals.classification.clustering import matched
 from jaxrep.evals.classification.knn import most_similar
-from jaxrep.evals.embed import embed_each, embed_images, embed_texts, logit_scale, unique_texts
+from jaxrep.evals.embed import embed_each, embed_images, embed_texts, logit_scale
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import unit_rows
 from jaxrep.reads import Column, Output, Reads
@@ -71,7 +71,7 @@ class VocabularyFree(Eval):
         images, columns = embed_images(model, examples, self.image, [self.label])
         names = self._names(columns[self.label], examples.classes.get(self.label, ()))
         predicted = self.predict(model, images)
-        words, classes = (unique_texts(texts)[1] for texts in (predicted, names))
+        words, classes = (ranked(texts) for texts in (predicted, names))
         ious = np.array([word_iou(*pair) for pair in zip(predicted, names, strict=True)])
         return self.named({"iou": ious, "cluster_accuracy": matched(words, classes)})
 
@@ -101,7 +101,7 @@ class VocabularyFree(Eval):
 
     def _unique_captions(self) -> list[str]:
         column = read_columns(self.captions.open(), [self.caption])[self.caption]
-        texts = list(dict.fromkeys(text for row in column for text in ((row,) if isinstance(row, str) else row)))
+        texts = list(dict.fromkeys(text for value in column for text in as_captions(value)))
         if not texts:
             raise JaxrepError(f"{self.name}: captions holds no text")
         return texts

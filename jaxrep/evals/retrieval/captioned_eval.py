@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxrep.data.source import Source
+from jaxrep.data.source import Source, as_captions, ranked
 from jaxrep.evals.base import Eval, Model, TowerColumn
-from jaxrep.evals.embed import embed_images, embed_texts, unique_texts
+from jaxrep.evals.embed import embed_images, embed_texts
 from jaxrep.metrics.ranking import IndexPairs, equal_pairs
 from jaxrep.spec import spec
 
@@ -36,7 +36,7 @@ class CaptionedEval(Eval):
         id_columns = [image_id] if image_id in self.data.fields() else []
         embeddings, rows = embed_images(model, self.data.open(), self.image, [self.text, *id_columns, *columns])
         ids = np.asarray(rows[image_id]) if id_columns else np.arange(len(embeddings))
-        captions = [(text,) if isinstance(text, str) else tuple(text) for text in rows[self.text]]
+        captions = [as_captions(value) for value in rows[self.text]]
         return (embeddings, ids), captions, {name: rows[name] for name in columns}
 
     def directions(self, model: Model) -> Iterator[Direction]:
@@ -49,10 +49,7 @@ class CaptionedEval(Eval):
             model, (text_id,) if text_id in self.data.fields() else ()
         )
         strings = [caption for group in captions for caption in group]
-        if columns:
-            text_ids = np.concatenate([np.atleast_1d(value) for value in columns[text_id]])
-        else:
-            text_ids = unique_texts(strings)[1]
+        text_ids = np.concatenate([np.atleast_1d(value) for value in columns[text_id]]) if columns else ranked(strings)
         texts = embed_texts(model, strings, self.text)
         pairs = np.stack([np.repeat(image_ids, [len(group) for group in captions]), text_ids], 1)
         yield f"{self.image}_to_{self.text}", images, texts, positive_pairs(image_ids, text_ids, pairs)
