@@ -15,8 +15,8 @@ ROOT = Path(jaxrep.__file__).parent
 
 # The rooms from the ground up. A module imports from its own room and from lower floors only.
 FLOORS = (
-    ("errors", "lazy_exports", "paths", "reads", "signals"),
-    ("spec", "batch", "hosts", "disk_cache", "format_version"),
+    ("errors", "paths", "reads", "signals"),
+    ("spec", "batch", "hosts", "disk_cache", "format_version", "lazy_exports"),
     ("spec_json", "storage", "mesh", "params", "schedules"),
     ("data", "encoders", "losses", "optim", "views"),
     ("methods", "objectives", "metrics"),
