@@ -72,14 +72,12 @@ class Embedder:
             return {"key": str(name), "index": index} | {field: row[field] for field in self._fields}
         row, contents = {"key": examples.key(index), "index": index}, examples.contents(index)
         for field in self._fields:
-            try:
+            with examples.explain_errors(index, field):
                 row[field] = (
                     decode_text(contents[field])
                     if field == "text"
                     else open_image(contents[field], self._model.preprocess)
                 )
-            except ValueError as error:
-                raise BadSample(examples.place(index, field), str(error)) from error
         return row
 
     def _encode(self, rows: Sequence[Row]) -> Part:
