@@ -162,7 +162,11 @@ class RunDir:
         """Return the run's tokenizer; its vocabulary is inherited, learned from texts or read, once, and kept."""
         path = self.path / layout.TOKENIZER
         if path.exists():
-            return recipe.data.tokenizer.restore(read_json(path))
+            try:
+                return recipe.data.tokenizer.restore(read_json(path))
+            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+                kind = type(recipe.data.tokenizer).__name__
+                raise UsageError(f"{path} is damaged: it is no vocabulary of a {kind} tokenizer ({error!r})") from error
         loaded = inherited() or recipe.data.tokenizer.load(texts())
         if hosts.is_main():
             write_json(path, loaded.state)

@@ -128,6 +128,13 @@ def test_a_vocabulary_is_learned_once_and_kept(tmp_path):
     assert other.tokenizer(RECIPE.replace({"data.tokenizer": Bytes(length=6)}), tuple)(["ab"]).ids.shape == (1, 6)
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "5", "", '{"words": 3}', '{"words": [1, [2]]}', '{"words": null}'])
+def test_damaged_vocabulary_is_one_sentence(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UsageError, match=r"tokenizer\.json is damaged"):
+        RunDir(tmp_path).tokenizer(RECIPE, tuple)
+
+
 def test_a_damaged_file_is_one_sentence(tmp_path):
     (tmp_path / "results.json").write_text('{"r1": ')
     with pytest.raises(UsageError, match=r"results\.json is damaged, not JSON: Expecting value: line 1 column 8"):
