@@ -1,5 +1,6 @@
 """Use huge memory pages; without them a step on CPUs loses a quarter of its time to page faults."""
 
+import contextlib
 import os
 import sys
 
@@ -15,4 +16,5 @@ def with_large_pages() -> None:
     if sys.platform != "linux" or "GLIBC_TUNABLES" in os.environ or not sys.orig_argv:
         return
     os.environ["GLIBC_TUNABLES"] = TUNABLE
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):  # this user may not start the interpreter again: go on without
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
