@@ -192,7 +192,7 @@ def model_flops(recipe: Recipe) -> float:
     """Return the FLOPs of a step that computes nothing twice."""
     plain = recipe.replace({f"method.towers.{name}.remat": "none" for name in ("image", "text")})
     with tempfile.TemporaryDirectory() as folder:
-        return compile_recipe(plain, Path(folder) / "run")[2].max_flops
+        return max(compile_recipe(plain, Path(folder) / "run")[2].flops.values())
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from jaxrep.commands.models import add_trust
+from jaxrep.commands.models import add_trust, number
 from jaxrep.commands.recipes import EXPERIMENT, find, override, split
 from jaxrep.errors import UsageError
 from jaxrep.plan.topology import devices, memory_bytes, prepare
@@ -46,7 +46,7 @@ def _options() -> argparse.ArgumentParser:
         help="TPU chips, as v5e:16x16, v4:2x2x4, v5p:8x8x16 or v6e:16x16 (extra: tpu), or simulated, as cpu:256",
     )
     options.add_argument("--find-batch", action="store_true", help="find the largest data.batch-size that fits")
-    options.add_argument("--memory", metavar="GIB", type=float, help="memory per device, in place of the chip's own")
+    options.add_argument("--memory", metavar="GIB", type=number(1e-9), help="memory per device (default: the chip's)")
     options.add_argument("--layout", action="store_true", help="print how each array is sharded")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     return options

@@ -9,6 +9,9 @@ from jaxrep.errors import JaxrepError, UsageError
 MEMORY_GIB = {"TPU v4": 30.75, "TPU v5 lite": 15.75, "TPU v5": 95.74, "TPU v6 lite": 31.25}
 """Memory of a chip that a program may use, as the compiler states it when it refuses one."""
 
+MAX_SIMULATED = 65_536
+"""Simulated devices; each takes memory and threads of this machine."""
+
 _ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",  # a program for other devices is compiled, and never runs
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # beside a training, or beside another plan
@@ -22,7 +25,7 @@ def prepare(topology: str) -> None:
     """Set environment variables that JAX and libtpu read once, when they start."""
     os.environ.update(_ENVIRONMENT)
     kind, _, count = topology.partition(":")
-    if kind == "cpu" and count.isdigit():
+    if kind == "cpu" and count.isdecimal() and 1 <= int(count) <= MAX_SIMULATED:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}"
 
@@ -60,8 +63,10 @@ def devices(topology: str) -> list[Any]:
 def _simulated(topology: str, size: str) -> list[Any]:
     import jax
 
-    if not size.isdigit() or int(size) < 1:
-        raise UsageError(f"--topology {topology} should state the number of simulated devices, as cpu:256")
+    if not (size.isdecimal() and 1 <= int(size) <= MAX_SIMULATED):
+        raise UsageError(
+            f"--topology {topology} should state the number of simulated devices, as cpu:256, up to {MAX_SIMULATED:,}"
+        )
     started = jax.devices("cpu")
     if len(started) < int(size):
         raise JaxrepError(

@@ -51,7 +51,7 @@ def test_memory_parts_equal_the_real_state_and_batch(planned):
 def test_flops_equal_those_of_training(planned):
     setup = set_up(RECIPE, devices=2)
     with jax.set_mesh(setup.mesh):
-        assert planned.flops == compiled(setup).max_flops
+        assert planned.flops == max(compiled(setup).flops.values())
     assert planned.fits and planned.seconds is None
 
 
@@ -185,6 +185,8 @@ def test_step_that_does_not_fit_has_status_1(jaxrep_plans):
     [
         ("", "--topology is missing"),
         ("--topology cpu:none", "should state the number of simulated devices, as cpu:256"),
+        ("--topology cpu:0", "should state the number of simulated devices, as cpu:256"),
+        ("--topology cpu:999999999", "as cpu:256, up to 65,536"),
         ("--topology cpu:2 --find-batch", "--find-batch needs the memory of a device of cpu:2: give --memory"),
         ("--topology cpu:4 --mesh.fsdp 3", "does not fit 4 devices"),
         ("--topology cpu:8 --data.batch-size 12", "data.batch_size is 12, which 8 devices (data x fsdp) do not divide"),
@@ -195,6 +197,12 @@ def test_mistakes_are_one_sentence(jaxrep_plans, line, words):
     status, out, err = jaxrep_plans(line)
     assert (status, out) == (2, "")
     assert err.startswith("jaxrep: error: ") and words in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("memory", ["nan", "inf", "-1", "0", "1e30", "much"])
+def test_memory_out_of_range_is_a_usage_error(jaxrep_says, toy, memory):
+    status, _, err = jaxrep_says(f"plan {toy} --topology cpu:2 --memory={memory}")
+    assert status == 2 and "argument --memory: expected a number" in err
 
 
 def test_missing_tpu_compiler_names_the_extra(jaxrep_plans, monkeypatch):
