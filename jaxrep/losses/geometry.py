@@ -1,6 +1,7 @@
 """How features lie: alignment of pairs and uniformity on the sphere, and correlations over the batch.
 
-Both are losses (Wang & Isola 2020, arXiv:2005.10242; Fahim et al. 2024, arXiv:2405.18570) and measures, on any mesh.
+Alignment and uniformity are losses and measures, on any mesh (Wang & Isola 2020, arXiv:2005.10242; Fahim et al. 2024,
+arXiv:2405.18570).
 
 The losses of Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) and of its regularizer by mixed inputs (Bandara et
 al. 2023, arXiv:2312.02151) are on the correlations of features over a batch: the matrix is [D,D] for any number of
