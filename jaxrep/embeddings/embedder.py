@@ -1,5 +1,6 @@
 """Embed examples of any source: threads read ahead, and the model encodes block by block."""
 
+import contextlib
 import hashlib
 import itertools
 from collections.abc import Callable, Sequence
@@ -46,13 +47,13 @@ class Embedder:
         blocks: list[Part] = []
         report = BadSampleReport()
         size = self._model.block_size
-        read = (future.result() for future in thread_map(self._try_read, rows, BLOCKS_AHEAD * size))
-        while block := list(itertools.islice(read, size)):
-            good = [row for row in block if isinstance(row, dict)]
-            report += sum((row for row in block if isinstance(row, BadSampleReport)), BadSampleReport(len(good)))
-            if good:
-                blocks.append(self._encode(good))
-            advance(len(block))
+        with contextlib.closing(thread_map(self._try_read, rows, BLOCKS_AHEAD * size)) as futures:
+            while block := [future.result() for future in itertools.islice(futures, size)]:
+                good = [row for row in block if isinstance(row, dict)]
+                report += sum((row for row in block if isinstance(row, BadSampleReport)), BadSampleReport(len(good)))
+                if good:
+                    blocks.append(self._encode(good))
+                advance(len(block))
         if not blocks:
             return None, report
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, report

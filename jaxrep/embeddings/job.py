@@ -17,8 +17,10 @@ from typing import Any
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.embeddings.formats import FORMATS, NpzPart, Part
 from jaxrep.errors import UsageError
+from jaxrep.runs.layout import read_fields
 from jaxrep.runs.run_dir import lock_file
 from jaxrep.spec import difference, render_difference
+from jaxrep.spec_json import read_json
 from jaxrep.storage import check_out
 
 EmbedRows = Callable[[range], tuple[Part | None, BadSampleReport]]
@@ -117,9 +119,12 @@ class JobResult:
 
     @classmethod
     def read(cls, path: Path) -> "JobResult":
-        """Read a note or a summary."""
-        values = json.loads(path.read_text())
-        return cls(values["rows"], BadSampleReport.from_json(values["bad_samples"]))
+        """Read a note or a summary. Raises UsageError: it is damaged."""
+        values = read_fields(path, ["rows", "bad_samples"], rows=int, bad_samples=dict)
+        try:
+            return cls(values["rows"], BadSampleReport.from_json(values["bad_samples"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"{path} is damaged, no report of bad samples: remove it and run again") from error
 
 
 def run_job(job: Job, embed: EmbedRows, share: tuple[int, int] = (0, 1)) -> JobResult:
@@ -176,9 +181,8 @@ def _claim(job: Job) -> None:
 
 
 def _check_same(job: Job, path: Path) -> None:
-    existing = json.loads(path.read_text())
-    facts = json.loads(json.dumps(job.facts))
-    if changes := difference({name: existing.get(name) for name in facts}, facts):
+    existing = read_json(path)
+    if changes := difference({name: existing.get(name) for name in job.facts}, dict(job.facts)):
         first = render_difference(changes[:1])
         raise UsageError(f"{job.target.path} holds another embedding, by {path}: {first}; name another --out")
 

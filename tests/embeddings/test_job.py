@@ -182,3 +182,21 @@ def test_out_that_is_no_regular_file_is_refused(tmp_path, kind):
     with pytest.raises(UsageError, match=r"^--out .*e\.npz cannot be written: it is a "):
         parse_target(str(out))
     assert (tmp_path / "other.npz").read_bytes() == b"other"
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "5", "{}", '{"rows": "x", "bad_samples": {}}', '{"rows": 3, "bad_samples": {}}']
+)
+def test_damaged_files_of_a_job_are_one_sentence(tmp_path, content):
+    for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
+        run_job(job(out), Embed())
+    for path, out in (
+        (tmp_path / "e.npz.json", tmp_path / "e.npz"),
+        (tmp_path / "many/.jaxrep-embed/00001.json", f"npz:{tmp_path}/many"),
+        (tmp_path / "many/.jaxrep-embed/plan.json", f"npz:{tmp_path}/many"),
+    ):
+        whole = path.read_bytes()
+        path.write_text(content)
+        with pytest.raises(UsageError, match=r"is damaged|holds another embedding"):
+            run_job(job(out), Embed())
+        path.write_bytes(whole)

@@ -5,7 +5,7 @@ import itertools
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
@@ -48,10 +48,10 @@ def end_with_parent(*_: Any) -> None:
 
 def thread_map(
     work: Callable[[int], T], items: Iterable[int], ahead: int, threads: int | None = None
-) -> Iterator[Future[T]]:
+) -> Generator[Future[T], None, None]:
     """Yield the future of ``work(item)`` of each item, in their order. Threads are up to ``ahead`` items ahead.
 
-    ``threads``: one per core by default.
+    ``threads``: one per core by default. Close the generator if it is not read to its end.
     """
     items = iter(items)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:

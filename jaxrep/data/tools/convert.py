@@ -15,10 +15,11 @@ from typing import Any
 
 from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
-from jaxrep.data.tools.reading import Failures, opened, read_all
-from jaxrep.data.tools.resume import source_json, write_or_compare
+from jaxrep.data.tools.reading import Failures, opened
+from jaxrep.data.tools.resume import write_or_compare
 from jaxrep.data.tools.writers import FORMATS, read_row, write_table
 from jaxrep.errors import BadSample, UsageError
+from jaxrep.spec_json import read_json, to_json
 from jaxrep.storage import write_file
 
 NOTES = ".jaxrep-convert"
@@ -46,7 +47,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what a continued conversion has to share."""
         plan = {"kind": self.kind, "per_shard": self.per_shard, "length": self.length}
-        return {"source": source_json(self.source), **plan}
+        return {"source": to_json(self.source), **plan}
 
     def path(self, shard: int) -> Path:
         """Return the path of a shard."""
@@ -72,7 +73,7 @@ def convert(plan: Plan, workers: int = 0) -> dict[str, Any]:
         left = [shard for shard in plan.shards if not plan.note(shard).exists()]
         for _ in parallel_map(write_shard, plan, left, workers, "converting"):
             pass
-        notes = [json.loads(plan.note(shard).read_text()) for shard in plan.shards]
+        notes = [read_note(plan.note(shard)) for shard in plan.shards]
         if plan.kind == "csv":
             _join(plan, [shard for shard, note in zip(plan.shards, notes, strict=True) if note["written"]])
     except OSError as error:
@@ -83,12 +84,22 @@ def convert(plan: Plan, workers: int = 0) -> dict[str, Any]:
     return {"written": sum(note["written"] for note in notes), "bad": bad, "all": plan.length, "bad_examples": messages}
 
 
+def read_note(path: Path) -> dict[str, Any]:
+    """Read the note of a shard. Raises UsageError: it is damaged."""
+    note = read_json(path)
+    if [type(note.get(name)) for name in ("written", "bad", "bad_examples")] != [int, dict, list]:
+        raise UsageError(f"{path} is damaged: remove it and run the same command again")
+    return note
+
+
 def write_shard(plan: Plan, shard: int) -> None:
     """Write one shard, then its note. A shard without a readable example has a note and no file."""
-    examples, failures = opened(plan.source), Failures(MESSAGES)
-    indices = range(shard * plan.per_shard, min((shard + 1) * plan.per_shard, plan.length))
-    read = read_all(lambda index: read_row(examples, index), indices, "", failures, (BadSample,), threads=1)
-    rows = [row for _, row in read]
+    examples, rows, failures = opened(plan.source), [], Failures(MESSAGES)
+    for index in range(shard * plan.per_shard, min((shard + 1) * plan.per_shard, plan.length)):
+        try:
+            rows.append(read_row(examples, index))
+        except BadSample as error:
+            failures.add(error)
     path = plan.path(shard)
     temporary = path.with_name(f".{path.name}.part")
     for old in (temporary, path):  # of a process that was killed between the two steps

@@ -25,11 +25,12 @@ import numpy as np
 from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
 from jaxrep.data.tools.reading import Failures, opened, read_all, read_texts
-from jaxrep.data.tools.resume import exists, source_json, write_or_compare
+from jaxrep.data.tools.resume import exists, write_or_compare
 from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
+from jaxrep.spec_json import to_json
 from jaxrep.storage import FileVersion, file_version, read_bytes, read_npz, utf8, write_file
 
 THREADS = 8
@@ -81,7 +82,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what a continued curation has to share, for any t and seed."""
         plan = {"examples": self.length, "per_chunk": self.per_chunk, "metadata": self.digest}
-        return {"source": source_json(self.source), **plan}
+        return {"source": to_json(self.source), **plan}
 
 
 class ChunkResult(NamedTuple):
@@ -154,8 +155,12 @@ def _result(matches: Matches, kept: np.ndarray, bad: Counter[str]) -> ChunkResul
 
 
 def _matches(plan: Plan, chunk: int) -> tuple[Matches, Counter[str]]:
-    arrays = read_npz(io.BytesIO(read_bytes(f"{plan.folder}/matches/{chunk:05}.npz")))
-    return Matches(*(arrays[name] for name in Matches._fields)), Counter(json.loads(str(arrays["bad"])))
+    path = f"{plan.folder}/matches/{chunk:05}.npz"
+    try:
+        *matches, bad = read_npz(io.BytesIO(read_bytes(path)), (*Matches._fields, "bad")).values()
+        return Matches(*matches), Counter(json.loads(str(bad)))
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged ({error}): remove it and run the same command again") from error
 
 
 @functools.lru_cache(1)

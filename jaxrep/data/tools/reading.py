@@ -1,5 +1,6 @@
 """Read all examples of a source once, and count those that cannot be read."""
 
+import contextlib
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -46,13 +47,13 @@ def read_all(
 
     ``title``: of the progress bar on stderr; empty: there is none.
     """
-    futures = thread_map(read, indices, AHEAD, threads)
-    bar = track(futures, title, len(indices), console=Console(stderr=True), disable=not title)
-    for index, future in zip(indices, bar, strict=True):
-        try:
-            yield index, future.result()
-        except counted as error:
-            failures.add(error)
+    with contextlib.closing(thread_map(read, indices, AHEAD, threads)) as futures:
+        bar = track(futures, title, len(indices), console=Console(stderr=True)) if title else futures
+        for index, future in zip(indices, bar, strict=True):
+            try:
+                yield index, future.result()
+            except counted as error:
+                failures.add(error)
 
 
 def read_texts(examples: Examples, index: int) -> tuple[str, ...]:

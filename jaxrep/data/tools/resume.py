@@ -4,23 +4,17 @@ import json
 import os
 from typing import Any
 
-from jaxrep.data.source import Source
 from jaxrep.errors import UsageError
-from jaxrep.spec_json import to_json
 from jaxrep.storage import filesystem, is_remote, read_bytes, write_file
 
 
 def write_or_compare(path: str, plan: dict[str, Any], folder: str, work: str) -> None:
     """Write a plan, or compare it with the one that was written. Raises UsageError: they differ."""
+    content = json.dumps(plan, indent=1).encode()
     if not exists(path):
-        write_file(path, json.dumps(plan, indent=1).encode())
-    elif json.loads(read_bytes(path)) != plan:
+        write_file(path, content)
+    elif read_bytes(path) != content:
         raise UsageError(f"{folder} has another {work}, described in {path}: name another folder")
-
-
-def source_json(source: Source) -> Any:
-    """Return a source as it is read from JSON."""
-    return json.loads(json.dumps(to_json(source)))
 
 
 def exists(path: str) -> bool:

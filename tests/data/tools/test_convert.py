@@ -164,3 +164,17 @@ def test_masks_are_refused(tmp_path):
     source = LabelMaps(path=f"{tmp_path}/images", masks=f"{tmp_path}/masks", image_size=4, classes=9)
     with pytest.raises(UsageError, match="an example has a 'mask', and only images, texts and labels can be stored"):
         convert(_plan(source, "tar", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "5", "{}", '{"written": "x", "bad": {}, "bad_examples": []}'])
+def test_damaged_notes_are_one_sentence(tmp_path, source, content):
+    plan = _plan(source, "tar", tmp_path / "out")
+    convert(plan)
+    plan.note(1).write_text(content)
+    with pytest.raises(UsageError, match=r"00001\.json is damaged"):
+        convert(plan)
+    plan.note(1).unlink()
+    assert convert(plan)["written"] == 7
+    (tmp_path / "out/.jaxrep-convert/plan.json").write_text(content)
+    with pytest.raises(UsageError, match=r"has another conversion, described in .*plan\.json"):
+        convert(plan)

@@ -140,3 +140,14 @@ def test_beam_pipeline_writes_equal_files(tmp_path, lines, metadata):
     plan = _plan(lines, metadata, tmp_path / "beam")
     assert curate_beam.curate(plan, ["--runner=DirectRunner"]) == curate(_plan(lines, metadata, tmp_path / "here"))
     assert _files(tmp_path / "beam") == _files(tmp_path / "here")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04"])
+def test_damaged_matches_are_one_sentence(tmp_path, lines, metadata, content):
+    plan = _plan(lines, metadata, tmp_path / "out")
+    report = curate(plan)
+    (tmp_path / "out/matches/00001.npz").write_bytes(content)
+    with pytest.raises(UsageError, match=r"00001\.npz is damaged .*: remove it and run the same command again"):
+        curate(plan)
+    (tmp_path / "out/matches/00001.npz").unlink()
+    assert curate(plan) == report
