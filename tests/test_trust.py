@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import jaxrep
@@ -25,7 +26,7 @@ def foreign(tmp_path, monkeypatch):
     """A run of somebody else: its copy of the experiment file leaves a mark when it is executed."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    run = made.run(tmp_path / "foreign", {"r1": Sample([1.0, 0.0])})
+    run = made.run(tmp_path / "foreign", {"r1": Sample(np.array([1.0, 0.0]))})
     with (run / "tiny.py").open("a") as file:
         file.write(f"\nopen({str(tmp_path / 'executed')!r}, 'w').close()\n")
     return run
