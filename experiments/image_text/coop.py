@@ -15,13 +15,20 @@ TOWERS = ("image", "image_head", "text", "text_head", "scale")
 FROZEN = tuple(optim.Freeze(path=f"{part}/**") for part in TOWERS)
 """Only the context is learned (section 3.2)."""
 
-SHOTS, CLASSES, BATCH = 16, 1_000, 32  # the batch and the weight decay are the released code's
+SHOTS, CLASSES, BATCH = 16, 1_000, 32
 CLIP = "clip-vit-base-patch16"  # a public checkpoint, in a folder of this name
 
+# Batch, size, views, rate, warm-up and epochs were read in the released configuration (KaiyangZhou/CoOp,
+# configs/trainers/CoOp/vit_b16_ep50.yaml), momentum, weight decay and the crop of the whole picture in the library it
+# runs on (KaiyangZhou/Dassl.pytorch). There the rate changes once per epoch and the cosine starts anew after the first
+# one, without its last two steps; here it changes at every step. Crops are resized by cubic interpolation there.
 recipe = Recipe(
     data=Data(
         train=data.FewShot(
-            source=data.ImageFolder(path="imagenet/train", image_size=256, classes=CLASSES), count=SHOTS
+            source=data.ImageFolder(
+                path="imagenet/train", crop=data.HostRandomResizedCrop(scale=(0.08, 1.0)), classes=CLASSES
+            ),
+            count=SHOTS,
         ),
         batch_size=BATCH,
         tokenizer=data.ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),
@@ -30,7 +37,7 @@ recipe = Recipe(
             "classes": data.ClassTexts(template="{}.", reserved_tokens=16)
         },  # the name ends the prompt (section 3.2)
     ),
-    views=(views.RandomResizedCrop("image", size=224), views.RandomHorizontalFlip("image")),
+    views=(views.RandomHorizontalFlip("image"),),
     method=methods.PromptLearner(
         image=encoders.ViT.b16().as_clip(),  # one of the paper's four backbones; most of its tables have ResNet-50
         text=encoders.TextTransformer.clip_b(),

@@ -6,33 +6,38 @@ An image has several sub-captions, and each is grouped with its patches.
 image to text R@1 is 0.307 ± 0.079, CLIP's 0.410 ± 0.103 (three seeds; docs/recipes.md).
 """
 
+from dataclasses import replace
+
 from experiments import common
 from experiments.image_text import clip
-from jaxrep import data, encoders, methods, objectives, schedules, views
+from jaxrep import data, encoders, methods, objectives, schedules
 
 DESCRIBED = tuple(f"{model}_{kind}" for model in ("instructblip", "llava", "sharegpt4v") for kind in ("short", "long"))
 
-# The towers are the paper's. The other numbers are the defaults of the released code and could not be checked against
-# the paper's text, nor could the threshold of grouping (here one over the number of patches, as the code offers), the
-# batch size of 1,024, and how patches are projected (here by a matrix of their own: the code leaves it out).
-# As in the code, all other sub-captions of the batch are negatives of a sub-caption's patches. There the temperature of
-# grouping is a separate parameter.
+# The numbers are defaults of the released code (zyf0619sjtu/DreamLIP: training/params.py, open_clip/transform.py,
+# open_clip/loss.py), not read in the paper's text. The towers are open_clip's ViT-B-16: a norm before the blocks, no
+# bias in the patches, CLIP's pixels and GELU. The one configuration released there has quick GELU and a RoBERTa. Not
+# checked: the batch size, the threshold of grouping (0 by default there; here one over the number of patches, as the
+# code offers) and how patches are projected (here by a matrix of their own). As in the code, all other sub-captions of
+# the batch are negatives of a sub-caption's patches. There the temperature of grouping is not the contrast's.
 recipe = clip.recipe.replace(
     {
         # CC3M with short and long captions by three models: point this at shards of your own.
         "data.train": data.SubCaptions(
             source=data.TarShards(
-                shards="gs://YOUR-BUCKET/cc3m-long/{00000..00331}.tar", image_size=256, captions=DESCRIBED
+                shards="gs://YOUR-BUCKET/cc3m-long/{00000..00331}.tar",
+                crop=data.HostRandomResizedCrop(),
+                captions=DESCRIBED,
             ),
             long=DESCRIBED,
             count=6,
         ),
         "data.batch_size": 1_024,
-        "method.towers.image": encoders.ViT.b16(),
+        "method.towers.image": replace(encoders.ViT.b16().as_clip(), activation="gelu"),
         "method.towers.text.activation": "gelu",
         "method.grouping": methods.TokenGrouping(threshold=1 / 196),
     },
-    views=(views.RandomResizedCrop("image", size=224, scale=(0.9, 1.0)),),
+    views=(),
     objective={
         "multi_positive": objectives.EachView(objectives.Contrastive("image", "text")),
         "grouping": objectives.AllViews(objectives.Contrastive("image/grouped", "text")),

@@ -15,13 +15,15 @@ from experiments.image_text import clip
 from jaxrep import Data, From, Recipe, data, encoders, evals, methods, objectives, optim, schedules
 
 PAIRS, BATCH = 12_423_374, 16 * 128  # Conceptual 12M as it was published; 128 on each of 16 GPUs
-BOX = schedules.Constant(value=1.5)
+BOX = schedules.Constant(value=1.5)  # 1 by the command, over the 2 / 3 of model/box_utils.py
 
-# The sum of the losses for image and caption, boxes, and regions and descriptions is the paper's. All numbers are those
-# of the released code and its command and could not be checked against the paper's text. As in the code, regions are
-# matched to descriptions and not the reverse, and boxes of the last block only have a loss. There the image tower
-# normalizes queries and keys, the decoder reads the class token too, dropout acts inside attention and MLPs as well,
-# and negatives of a region are those of one GPU.
+# The numbers, the sum of the losses and the weights of their parts were read in the released code and its command
+# (shaunak27/grain-clip: README.md, train.py, model/, clip/custom_models.py), not in the paper's text. As there,
+# pictures are squashed and normalized by ImageNet's statistics, regions are matched to descriptions and not the
+# reverse, and boxes of the last block only have a loss. There the image tower normalizes queries and keys, the decoder
+# reads the class token too, its kernels are Xavier's (here those of each branch's last layer are smaller), dropout acts
+# inside attention and MLPs as well, pictures are resized by cubic interpolation, and negatives of a region are those of
+# one GPU.
 recipe = Recipe(
     data=Data(
         # With each picture and caption, a caption by a language model as .synthetic, and as .regions up to five lines
@@ -31,6 +33,7 @@ recipe = Recipe(
                 source=data.TarShards(
                     shards="gs://YOUR-BUCKET/cc12m/{00000..01242}.tar",
                     image_size=224,
+                    crop=data.HostResize(),  # boxes are shares of the whole picture
                     captions=("synthetic", "regions"),
                 ),
                 count=5,
@@ -42,7 +45,7 @@ recipe = Recipe(
         texts=("text", "region"),
     ),
     method=methods.GroundedDualEncoder(
-        image=encoders.ViT.b16(norm_epsilon=1e-6),
+        image=encoders.ViT.b16(norm_epsilon=1e-6, pixels=encoders.PixelNorm.imagenet()),
         text=encoders.TextTransformer.clip_b(),
         decoder=encoders.QueryDecoder(queries=5, width=512, depth=6, heads=8, dropout=0.1),
         dim=512,
@@ -79,8 +82,8 @@ tiny = recipe.replace(
     method=methods.GroundedDualEncoder(
         image=common.IMAGE,
         text=common.TEXT,
-        decoder=encoders.QueryDecoder(queries=4, width=128, depth=2, heads=4),
-        dim=128,
+        decoder=encoders.QueryDecoder(queries=4, width=96, depth=2, heads=4),
+        dim=96,
     ),
     schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=30),
     examples=400 * 64,

@@ -16,19 +16,25 @@ KERNELS = tuple(optim.WeightDecay(path=path, factor=0.0) for path in ("*/positio
 SCALE = methods.LogitScale(init=10.0, max=1_000.0)  # section 3.2, algorithm 1; no limit is stated
 BIAS = methods.LogitBias(init=-10.0)
 
-# Loss, start of scale and bias, batch size, b2 and towers are the paper's. Learning rate, weight decay, warm-up and
-# the number of examples could not be checked against the paper's text. The 64 tokens are those of the released models.
+# Loss, start of scale and bias, batch size and b2 are the paper's. The towers (tanh GELU, attention pooling, a head
+# with bias), squashed pictures, texts in lower case, padding by 1 and decay of kernels only were read in the released
+# code (google-research/big_vision: models/vit.py, models/proj/image_text/, pp/ops_text.py, optax.py), 64 tokens are
+# those of the released models. Learning rate, weight decay, warm-up and the number of examples could not be checked
+# against the paper's text. Initial values there are Xavier's for kernels; here the last kernel of a branch is smaller.
 recipe = clip.recipe.replace(
     {
         # The English pairs of WebLI. They are not public: point this at shards of your own.
-        "data.train": data.TarShards(shards="gs://YOUR-BUCKET/webli-en/{00000..89999}.tar", image_size=224),
-        "data.tokenizer": data.SentencePieceModel(path="c4-en-32k.model", length=64, entries=32_000, clean="canonical"),
+        "data.train": data.TarShards(shards="gs://YOUR-BUCKET/webli-en/{00000..89999}.tar", crop=data.HostResize()),
+        "data.tokenizer": data.SentencePieceModel(
+            path="c4-en-32k.model", length=64, entries=32_000, clean="lower", pad=1
+        ),
         "method": methods.DualEncoder(
             towers={
-                "image": encoders.ViT.b16(pool="attention", norm_epsilon=1e-6),
+                "image": encoders.ViT.b16(pool="attention", norm_epsilon=1e-6, activation="gelu_tanh"),
                 # Padding is read as text. The last position, padding or not, gives the features.
                 "text": encoders.TextTransformer(
-                    width=768, depth=12, heads=12, norm_epsilon=1e-6, causal=False, pool="eos", end="never"
+                    **dict(width=768, depth=12, heads=12, norm_epsilon=1e-6, activation="gelu_tanh"),
+                    **dict(causal=False, pool="eos", end="never"),
                 ),
             },
             heads={"image": methods.Identity(), "text": methods.Linear(features=768, bias=True)},

@@ -27,20 +27,25 @@ def terms(kind: Literal["contrastive", "multi_similarity", "proxy_anchor"], labe
     }
 
 
-# Embeddings of 512 dimensions and the weight of the mixed loss are the paper's. Rate, decay, length, five examples per
-# class and five epochs of the embedding alone are those of the authors' released code (billpsomas/Metrix_ICLR22). The
-# batch, 20 there, could not be checked. There batch norm keeps ImageNet's statistics, features are pooled by mean and
-# maximum and mixed before, gradients are clipped value by value, and mixtures are of all positives with hard negatives
-# of each anchor. Here each row is mixed with one other, and an anchor is compared with mixtures that contain its class.
+# Rate, decay, length, crops, weight of the mixed loss and five epochs of the embedding alone were read in the authors'
+# released code (billpsomas/Metrix_ICLR22: main.py, train.py, dataset/utils.py), which has the contrastive loss only.
+# The three constants of multi-similarity could not be checked. Embeddings of 512 dimensions are the paper's, 128 by
+# default there. A batch of CUB there is 20 random pictures; five per class are its sampler of SOP and In-Shop, and 100
+# pictures are this file's. There batch norm keeps ImageNet's statistics, features are pooled by mean and maximum and
+# mixed before, gradients are clipped value by value, and an anchor is compared with mixtures of its own, of all
+# positives or itself with hard negatives. Here each row is mixed with one other, and an anchor is compared with all
+# mixtures that contain its class. Evaluations read squares of 224 pixels; there these are the middle of 256.
 recipe = Recipe(
     data=Data(
         # The first 100 of CUB's 200 classes.
-        train=data.ImageFolder(path="cub200/train", image_size=256, classes=CLASSES),
+        train=data.ImageFolder(
+            path="cub200/train", crop=data.HostRandomResizedCrop(scale=(0.08, 1.0)), classes=CLASSES
+        ),
         batch_size=100,
         texts=(),
         order=data.Grouped(by="label", per_group=5),
     ),
-    views=(views.RandomResizedCrop("image", size=224), views.RandomHorizontalFlip("image")),
+    views=(views.RandomHorizontalFlip("image"),),
     method=methods.MixupEncoder(
         image=encoders.ResNet.resnet50(), head=methods.Linear(features=512, bias=True), level="embedding"
     ),
@@ -55,7 +60,7 @@ recipe = Recipe(
     schedule=schedules.Staircase(start=1e-4, every=10 * EPOCH),
     epochs=60,
     init={"image": Pretrained("resnet50")},  # of ImageNet, in timm's layout
-    evals=(evals.SameClass(data=data.ImageFolder(path="cub200/test", image_size=224, classes=CLASSES)),),
+    evals=(evals.SameClass(data=data.ImageFolder(path="cub200/test", classes=CLASSES)),),
 )
 
 feature = recipe.replace({"method.level": "feature"})

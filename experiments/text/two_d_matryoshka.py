@@ -18,14 +18,16 @@ TINY_WIDTHS = (4, 8, 16, 32, 64)
 SCALE = methods.LogitScale(init=20.0, trainable=False)
 
 
-def objective(width: int, widths: tuple[int, ...]) -> dict[str, objectives.Term]:
-    """Return the four losses of sections 3.2 to 3.4 and the alignment, all of weight 1.
+def objective(width: int, widths: tuple[int, ...], contrast: float = 1.0) -> dict[str, objectives.Term]:
+    """Return the four losses of sections 3.2 to 3.4, each of weight ``contrast``, and the alignment, of weight 1.
 
     The alignment is one mean over the rows of both sides.
     """
     half = schedules.Constant(value=0.5)
     nested = objectives.Matryoshka(
-        objectives.Contrastive("a", "b"), (width, *widths), weights=(1.0, *(1 / len(widths) for _ in widths))
+        objectives.Contrastive("a", "b"),
+        (width, *widths),
+        weights=(contrast, *(contrast / len(widths) for _ in widths)),
     )
     return {
         "last": nested,
@@ -35,10 +37,11 @@ def objective(width: int, widths: tuple[int, ...]) -> dict[str, objectives.Term]
     }
 
 
-# Of the data, MultiNLI and SNLI as in the paper, the entailed pairs. Batch size, rate, epochs, warm-up and length are
-# those of the reproduction by Wang et al. 2024 (ielab/2DMSE-Reproduce), temperature and pooling those of AnglE's code;
-# the paper's own could not be checked. The reproduction adds up the gradients of 128 such batches before an update, so
-# its rate and warm-up are of far larger, and fewer, updates.
+# Of the data, MultiNLI and SNLI as in the paper, the entailed pairs. Batch size, rate, epochs, warm-up, length, pooling
+# and the weight of the contrast were read in the reproduction by Wang et al. 2024 (ielab/2DMSE-Reproduce,
+# code/STS_V2_Angle/train_2dmse.sh), the temperature in its AngleLoss; the paper's own could not be checked. That
+# command trains all layers at two widths, with AnglE's angle loss and written negatives too, and adds up the gradients
+# of 128 batches before an update, so its rate and warm-up are of far larger, and fewer, updates.
 recipe = Recipe(
     data=Data(
         train=data.ParquetTable(files="all-nli/pair/train-*.parquet", image="", text="anchor", captions=("positive",)),
@@ -50,7 +53,7 @@ recipe = Recipe(
     ),
     views=(views.StackFields("text", others=("positive",)),),
     method=methods.SentenceEncoder(text=encoders.Bert.base(pool="cls"), scale=SCALE),
-    objective=objective(768, WIDTHS),
+    objective=objective(768, WIDTHS, contrast=30.0),
     optimizer=optim.AdamW(clip_norm=1.0),
     schedule=schedules.WarmupLinear(peak=5e-5, warmup_steps=50),
     epochs=10,

@@ -5,8 +5,9 @@ size, their pixels' mean and deviation, 40 pictures on each of 64 GPUs and the s
 released head is that of 65,536 prototypes of width 256. All else is as in DINOv2's released code
 (configs/ssl_default_config.yaml), with its balancing and separate heads; what the paper changes of it (crops, rates,
 length) could not be checked. Unlike there, the gradient is clipped as a whole and not by part, crops are resized
-bilinearly, each global crop is masked by chance and not every second one, KoLeo is over the whole batch, and there is
-no stochastic depth.
+bilinearly from pictures that are squashed to a square (so that boxes are of the whole picture), positions of local
+crops are resized with antialiasing, each global crop is masked by chance and not every second one, KoLeo is over the
+whole batch, and there is no stochastic depth.
 
 ``jaxrep train rad_dino:tiny`` takes about 6 minutes on two cores. Beside the tower before training, accuracy of 20
 nearest neighbors on concepts rises from 0.773 ± 0.013 to 0.879 ± 0.013 after 200 steps; raw pixels reach 0.887 (three
@@ -19,7 +20,7 @@ from experiments import common
 from jaxrep import Data, Pretrained, Recipe, data, encoders, evals, methods, objectives, optim, schedules, views
 
 BATCH, EPOCH = 40 * 64, 882_775 // (40 * 64)  # steps of an epoch of 882,775 pictures
-PICTURES = data.ImageFolder(path="chest-x-rays", image_size=518, labels_from_folders=False)
+PICTURES = data.ImageFolder(path="chest-x-rays", image_size=518, crop=data.HostResize(), labels_from_folders=False)
 FINDINGS = data.ImageFolder(path="findings/train", image_size=518, classes=2)  # point this at pictures of your own
 
 

@@ -1,11 +1,14 @@
 """Parse descriptions of image regions with their boxes from a text beside the image."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.transforms.base import FieldTransform
+from jaxrep.data.images.crop import HostResize
+from jaxrep.data.sources.encoded import EncodedSource
+from jaxrep.data.transforms.base import FieldTransform, WrappedSource
 from jaxrep.errors import JaxrepError
 from jaxrep.spec import Count, spec
 
@@ -13,6 +16,8 @@ from jaxrep.spec import Count, spec
 @spec
 class ParseRegions(FieldTransform):
     """Parse a text of lines ``x y width height description``: shares of the image's sides; x and y of the box center.
+
+    Shares are those of the whole image, so the source must not crop it (``HostResize``).
 
     Adds ``region`` (R descriptions; empty ones where there are fewer), ``region/present`` bool [R] and ``boxes``
     float32 [R,4]. The best region comes first; where there are more lines, the first R are read.
@@ -22,6 +27,17 @@ class ParseRegions(FieldTransform):
     """Field of the text; the text and its id are removed."""
     count: Count = 5
     """Regions per example, R."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        source = self.source
+        while isinstance(source, WrappedSource):
+            source = source.source
+        if isinstance(source, EncodedSource) and "image" in source.parts() and not isinstance(source.crop, HostResize):
+            yield (
+                f"boxes are shares of the whole image, and the source crops it by {type(source.crop).__name__}: "
+                "give the source crop = HostResize()"
+            )
 
     def texts(self) -> tuple[str, ...]:
         return (self.field,)

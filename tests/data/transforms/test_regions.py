@@ -5,11 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from jaxrep.data.images.crop import HostCenterCrop, HostRandomResizedCrop, HostResize
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.openmoji.scenes import INK, OpenMojiScenes
 from jaxrep.data.source import Columns, Source
+from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.transforms.base import TransformedExamples
 from jaxrep.data.transforms.regions import ParseRegions
+from jaxrep.data.transforms.subsets import Take
 from jaxrep.errors import JaxrepError
 from jaxrep.spec import problems, spec
 
@@ -97,3 +100,12 @@ def test_faulty_region_is_reported(line):
     actual = TransformedExamples(ParseRegions(source=Written()), Columns({"regions": [line]}))
     with pytest.raises(JaxrepError, match="x y width height"):
         actual.gather(np.arange(1))
+
+
+@pytest.mark.parametrize("crop", [HostCenterCrop(), HostRandomResizedCrop(), HostResize()])
+def test_source_that_crops_is_refused_since_boxes_are_shares_of_the_whole_image(crop):
+    pictures = TarShards(shards="a.tar", captions=("regions",), crop=crop)
+    for source in (pictures, Take(source=pictures, count=2)):
+        found = problems(ParseRegions(source=source))
+        assert [type(crop).__name__ in line and "crop = HostResize()" in line for line in found] == [True] * len(found)
+        assert len(found) == (not isinstance(crop, HostResize))
