@@ -21,7 +21,7 @@ from jaxrep.data.tokenizers.subwords import (
 from jaxrep.errors import UsageError
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.tensors import read_json
-from jaxrep.spec import spec
+from jaxrep.spec import problems, spec
 
 SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 PADS = ("[PAD]", "<pad>", SPECIAL[1], "</s>")
@@ -44,8 +44,11 @@ def load_tokenizer(tokenizer: Tokenizer) -> LoadedTokenizer:
     """Load the tokenizer of a checkpoint. Tokens without a row in its embeddings are left out of texts, and told.
 
     Raises:
-        UsageError: so many tokens have no row that the tokenizer belongs to another checkpoint.
+        UsageError: so many tokens have no row that the tokenizer belongs to another checkpoint, or its length or
+            number of merges is out of range.
     """
+    if wrong := problems(tokenizer):
+        raise UsageError(f"the config of the checkpoint leads to a tokenizer that cannot be: {wrong[0]}")
     if not isinstance(tokenizer, TokenizerFile | SentencePieceModel):
         return tokenizer.load()
     rows = tokenizer.entries

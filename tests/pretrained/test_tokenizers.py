@@ -85,6 +85,12 @@ def test_open_clip_cleans_texts_whatever_files_there_are(tmp_path, clean, named)
         assert (ids[~valid] == (513 if named else 0)).all()  # open_clip's own tokenizer pads with 0
 
 
+@pytest.mark.parametrize("name", ["merges.txt", "bpe_simple_vocab_16e6.txt.gz"])
+def test_vocabulary_that_is_smaller_than_the_bytes_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="merges: expected a number of at least 0, got -474"):
+        jaxrep.load(open_clip_folder(tmp_path, [name], vocab_size=40))
+
+
 @pytest.mark.parametrize(
     ("text_cfg", "sentence"),
     [
