@@ -103,3 +103,9 @@ def test_lines_of_metrics_are_read_but_for_a_last_one_that_was_cut(tmp_path):
     path.write_text('{"step": 1, "lo\n{"step": 2}\n')
     with pytest.raises(UsageError, match=r"metrics\.jsonl, line 1: this is not JSON"):
         layout.read_metrics(path)
+
+
+@pytest.mark.parametrize("name", ["\udce9.jpg", "é 猫", "\ud83d"])
+def test_names_that_are_not_unicode_are_written_and_read_back(tmp_path, name):
+    layout.write_json(tmp_path / "a.json", {"path": name})
+    assert layout.read_json(tmp_path / "a.json") == {"path": name}
