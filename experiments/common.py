@@ -13,16 +13,16 @@ SIZE = 32
 """Height and width of the pictures."""
 
 IMAGE = encoders.ViT(
-    width=128,
+    width=96,
     depth=2,
     heads=4,
     activation="relu",  # the fastest activation on CPUs
     pool="mean",
     positions="sincos",
-    stem=encoders.ConvStem(channels=(32, 64), patch=2),
+    stem=encoders.ConvStem(channels=(16, 32), patch=2),
 )
 """Image tower of 4 x 4 tokens."""
-TEXT = encoders.TextTransformer(width=128, depth=1, heads=4, activation="relu", causal=False, pool="mean")
+TEXT = encoders.TextTransformer(width=96, depth=1, heads=4, activation="relu", causal=False, pool="mean")
 """Text tower."""
 
 IDS = ("image_id", "text_id")

@@ -21,7 +21,8 @@ CUA = {
 FIXED = methods.LogitScale(init=100.0, trainable=False)  # a temperature of 0.01
 
 # The numbers are those of the authors' released configuration, the dimension that of its sweep. They could not be
-# checked against the paper's text. As there, the towers are pretrained and the projections are new.
+# checked against the paper's text. As there, the towers are pretrained and the projections are new. How captions that
+# a batch repeats are treated could not be checked; here they are negatives.
 recipe = clip.vit_b32.replace(
     {
         # The pictures of MS COCO, with the second caption of each: point this at shards of your own.

@@ -80,7 +80,7 @@ tiny = recipe.replace(
     method=methods.PromptLearner(
         image=common.IMAGE,
         text=common.TEXT,
-        dim=128,
+        dim=96,
         context=methods.Context(tokens=4, class_specific=True),
         after=0,
     ),

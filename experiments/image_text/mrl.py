@@ -32,7 +32,9 @@ recipe = align.recipe.replace(
 )
 
 tiny = clip.tiny.replace(
-    objective={"matryoshka": objectives.Matryoshka(term=clip.tiny.objective["contrastive"], dims=TINY_WIDTHS)},
+    objective={
+        "matryoshka": objectives.Matryoshka(term=clip.tiny.objective["contrastive"], dims=(*TINY_WIDTHS[:-1], 96))
+    },
 )
 
 # Widths, equal weights of the losses, label smoothing, the schedule's form and decayed biases of the classifiers were

@@ -90,7 +90,7 @@ tiny = clip.tiny.replace(
         dual=methods.DualEncoder(
             towers={"image": replace(common.IMAGE, any_size=True), "text": common.TEXT},
             shared_towers={"local": "image"},
-            dim=128,
+            dim=96,
         ),
         head=methods.PrototypeHead(prototypes=256, hidden=128, width=64),
         teacher=methods.Ema(of=("image", "head"), momentum=schedules.Constant(value=0.98)),

@@ -1,7 +1,9 @@
 """AstroM3: light curve, spectrum and metadata of a star in one space (Rizhko & Bloom 2024, arXiv:2411.08842).
 
-The numbers are those of the released configuration of pretraining (configs/config-clip-full.yaml), which comes from a
-search, to three digits. Its learning rate falls when the validation loss stands still; here it falls along a cosine.
+The numbers are those of the released configuration of pretraining (MeriDK/AstroM3, configs/config-clip-full.yaml),
+which comes from a search, to three digits. Its learning rate falls when the validation loss stands still; here it falls
+along a cosine. It draws 200 points in sequence from a longer light curve, anew each time; here they are those of the
+file.
 Its tower of light curves has dropout of 0.1 after the embedding, and dropout of attention and inside the MLPs too; here
 dropout acts on each branch's output.
 
