@@ -7,46 +7,54 @@ from experiments import common
 from experiments.image_text import clip, metaclip
 from experiments.multimodal import astrom3
 from experiments.vision import rad_dino
-from jaxrep import Recipe, data, evals, schedules
-from results.measure import Effect
+from jaxrep import Recipe, data, evals, methods, schedules
+from results.lab import STEPS
+from results.measure import MEAN_R1, Effect
 
-SCRATCH, TUNED = 150, 100
-"""Steps of training from scratch, and from a trained CLIP."""
+TUNED = 200
+"""Steps of training from a trained CLIP."""
 
 UNSEEN = common.emoji("test")
 
 RETRIEVAL = {
+    MEAN_R1: "R@1, mean of both directions",
     "retrieval/image_to_text/r1": "image to text R@1",
     "retrieval/text_to_image/r1": "text to image R@1",
 }
 COMPOSITION = {
+    "composition/exchange/skin_tone": "whose skin tone",
     "composition/replace/skin_tone": "right among skin tones",
     "composition/replace/gender": "right among genders",
-    "composition/exchange/skin_tone": "whose skin tone",
     "retrieval/image_to_text/r1": "image to text R@1",
 }
 SUBGROUPS = evals.LinearProbe(
-    train=common.half(False), data=common.half(True), label="subgroup", max_iterations=20, name="probe/subgroup"
+    train=common.half(False),
+    data=common.half(True),
+    label="subgroup",
+    hold_out_by="concept",
+    max_iterations=20,
+    name="probe/subgroup",
 )
+UNIFORMITY = "geometry/image/uniformity"
 SPACE = {
-    "geometry/image_text/modality_gap": "modality gap",
-    "geometry/image_text/alignment": "distance of pairs",
-    "geometry/image/uniformity": "uniformity of images",
+    "geometry/image_text/modality_gap": "modality gap (less is better)",
+    UNIFORMITY: "uniformity of images (less is better)",
+    "geometry/image_text/alignment": "distance of pairs (less is better)",
     "composed/gender/r1": "picture - man + woman R@1",
     "composed/skin_tone/r1": "picture - one skin tone + another R@1",
     "retrieval/image_to_text/r1": "image to text R@1",
 }
 FEATURES = {
+    "probe/concept/top1": "linear probe, concepts of new pictures",
     "probe/group/top1": "linear probe, 10 groups of new concepts",
     "knn/group/20/top1": "20 neighbors, groups",
-    "probe/concept/top1": "linear probe, concepts of new pictures",
     "knn/concept/20/top1": "20 neighbors, concepts",
 }
 
 
 def clip_alone(recipe: Recipe) -> Recipe:
-    """Return the tiny CLIP, of the same length."""
-    return clip.tiny.replace(examples=recipe.examples)
+    """Return the tiny CLIP."""
+    return clip.tiny
 
 
 def fine_tuned(recipe: Recipe) -> Recipe:
@@ -66,9 +74,18 @@ def untrained(recipe: Recipe) -> Recipe:
     return recipe.replace(examples=recipe.data.batch_size, schedule=schedules.WarmupConstant(peak=0.0))
 
 
-def features(
-    name: str, claim: str, steps: int, probes: tuple[evals.Eval, ...], metrics: Mapping[str, str]
-) -> dict[str, Effect]:
+def languages(claim: str, names: tuple[str, ...]) -> Effect:
+    """Return a row of RS-M-CLIP beside CLIP on English names, measured in some languages."""
+    return Effect(
+        claim=claim,
+        recipe="rs_m_clip:tiny",
+        without=clip_alone,
+        baseline="CLIP on English names",
+        metrics={f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in names},
+    )
+
+
+def features(name: str, claim: str, probes: tuple[evals.Eval, ...], metrics: Mapping[str, str]) -> dict[str, Effect]:
     """Return rows of a tower beside the same tower before training, and beside raw pixels."""
     beside = Effect(
         claim=claim,
@@ -76,7 +93,6 @@ def features(
         without=untrained,
         baseline="the tower before training",
         metrics=metrics,
-        steps=steps,
         evals=probes,
     )
     pixels = replace(
@@ -89,7 +105,20 @@ def features(
     return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
 
 
+def cold(recipe: Recipe) -> Recipe:
+    """Return the recipe with the temperature held at 1."""
+    return recipe.replace({"method.scale": methods.LogitScale(init=1.0, trainable=False)})
+
+
 EFFECTS: dict[str, Effect] = {
+    "temperature": Effect(
+        claim="a temperature held at 1 is as good as a learned one (no paper's claim: the row has to be reversed)",
+        recipe="clip:tiny",
+        without=clip_alone,
+        change=cold,
+        baseline="CLIP",
+        metrics=RETRIEVAL,
+    ),
     "siglip": Effect(
         claim="the sigmoid loss is as good as the softmax",
         recipe="siglip:tiny",
@@ -112,6 +141,7 @@ EFFECTS: dict[str, Effect] = {
         baseline="CLIP as it was fine-tuned from",
         metrics=COMPOSITION,
         steps=TUNED,
+        baseline_steps=STEPS,
     ),
     "structure_clip": Effect(
         claim="a margin to wrong captions and triples beside the text teach what words belong to (texts read alone)",
@@ -127,6 +157,8 @@ EFFECTS: dict[str, Effect] = {
         without=first_term,
         baseline="CLIP's loss, fine-tuned as long",
         metrics=SPACE,
+        better="lower",
+        resolution=0.01,
         steps=TUNED,
     ),
     "m2mix": Effect(
@@ -134,7 +166,9 @@ EFFECTS: dict[str, Effect] = {
         recipe="m2mix:tiny",
         without=first_term,
         baseline="CLIP's loss, fine-tuned as long",
-        metrics=SPACE,
+        metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
+        better="lower",
+        resolution=0.05,
         steps=TUNED,
     ),
     "long_clip": Effect(
@@ -143,8 +177,8 @@ EFFECTS: dict[str, Effect] = {
         without=first_term,
         baseline="long captions alone, as long",
         metrics={
-            "retrieval/image_to_text/r1": "image to long text R@1",
             "short/image_to_short/r1": "image to short text R@1",
+            "retrieval/image_to_text/r1": "image to long text R@1",
             "short/short_to_image/r1": "short text to image R@1",
         },
         steps=TUNED,
@@ -156,18 +190,11 @@ EFFECTS: dict[str, Effect] = {
         without=clip_alone,
         baseline="CLIP on one caption",
         metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
-        steps=SCRATCH,
     ),
-    "rs_m_clip": Effect(
-        claim="captions in ten languages and self-distillation help retrieval in each of them, English too",
-        recipe="rs_m_clip:tiny",
-        without=clip_alone,
-        baseline="CLIP on English names",
-        metrics={
-            f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in ("en", "es", "zh", "ru")
-        },
-        steps=SCRATCH,
+    "rs_m_clip": languages(
+        "captions in ten languages and self-distillation help retrieval in each", ("es", "zh", "ru")
     ),
+    "rs_m_clip_english": languages("and in English too", ("en",)),
     "astrom3": Effect(
         claim="a third modality makes a tower better that is used alone",
         recipe="astrom3:tiny",
@@ -177,7 +204,6 @@ EFFECTS: dict[str, Effect] = {
             "probe/subgroup/top1": "linear probe on images of new concepts, 100 subgroups",
             "retrieval/image_to_text/r1": "image to text R@1",
         },
-        steps=SCRATCH,
         evals=(SUBGROUPS,),
         baseline_evals=(evals.Retrieval(data=astrom3.emoji("test")), SUBGROUPS),  # it has no tower for German
     ),
@@ -187,6 +213,9 @@ EFFECTS: dict[str, Effect] = {
         without=lambda recipe: clip.tiny,
         baseline="CLIP, zero-shot with the names of the groups",
         metrics={"classification/top1": "accuracy, 10 groups"},
+        batch_size=32,
+        baseline_steps=STEPS,
+        why="the paper's batches and its epochs of 16 images per class",
         baseline_evals=(evals.ZeroShot(data=common.emoji("test", split="random"), label="group", name="groups"),),
         baseline_names={"classification/top1": "groups/top1"},
     ),
@@ -195,8 +224,7 @@ EFFECTS: dict[str, Effect] = {
         recipe="metaclip:tiny",
         without=lambda recipe: recipe.replace({"data.train": metaclip.pool}),
         baseline="CLIP on the heavy-tailed pool",
-        metrics={"retrieval/image_to_text/r1": "image to text R@1", "zeroshot/top1": "zero-shot, 10 groups"},
-        steps=SCRATCH,
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
     ),
     "two_d_matryoshka": Effect(
         claim="layers and widths that were trained are good alone, at little cost to the last",
@@ -209,7 +237,8 @@ EFFECTS: dict[str, Effect] = {
             "layers/4/8/r1": "last layer, width 8",
             "layers/4/128/r1": "last layer, full width",
         },
-        steps=60,
+        steps=100,
+        why="longer, both sides find nearly all pairs",
     ),
     "grain": Effect(
         claim="regions grounded in their descriptions help to recognize what is seen",
@@ -220,7 +249,8 @@ EFFECTS: dict[str, Effect] = {
             "recognition/image_to_text/r1": "single unseen pictures to names R@1",
             "retrieval/image_to_text/r1": "unseen scenes to captions R@1",
         },
-        steps=200,
+        batch_size=64,
+        why="scenes hold four pictures each",
     ),
     "metrix": Effect(
         claim="mixtures of embeddings teach more than the examples do, and use the space better",
@@ -228,23 +258,20 @@ EFFECTS: dict[str, Effect] = {
         without=first_term,
         baseline="the multi-similarity loss alone",
         metrics={"same_class/r1": "R@1 of concepts", "utilization": "utilization (less is better)", **FEATURES},
-        steps=SCRATCH,
         evals=common.probes(),
     ),
-    **features("metrix", "its features are better than simpler ones", SCRATCH, common.probes(), FEATURES),
+    **features("metrix", "its features are better than simpler ones", common.probes(), FEATURES),
     "mixed_barlow": Effect(
         claim="mixed inputs guard Barlow Twins against overfitting",
         recipe="mixed_barlow:tiny",
         without=first_term,
         baseline="Barlow Twins",
         metrics=FEATURES,
-        steps=SCRATCH,
     ),
-    **features("mixed_barlow", "its features are better than simpler ones", SCRATCH, common.probes(), FEATURES),
+    **features("mixed_barlow", "its features are better than simpler ones", common.probes(), FEATURES),
     **features(
         "rad_dino",
         "self-distillation without texts learns features of use, of patches too",
-        200,
         rad_dino.tiny.evals,
         {**FEATURES, "segmentation/mean_iou": "linear segmentation, mean IoU"},
     ),
