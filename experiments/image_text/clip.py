@@ -1,7 +1,7 @@
 """CLIP: Learning Transferable Visual Models From Natural Language Supervision (Radford et al. 2021, arXiv:2103.00020).
 
 ``jaxrep train clip:tiny`` takes about 2.5 minutes on two cores. Among 398 held-out pairs it finds the text of an image
-first in 88.2% to 90.0% of cases and the image of a text in 91.2% to 92.2% (R@1, seeds 0 to 2; chance is 0.25%).
+first in 88.2% to 89.9% of cases and the image of a text in 91.2% to 92.2% (R@1, seeds 0 to 2; chance is 0.25%).
 """
 
 from experiments import common

@@ -4,7 +4,7 @@ The authors are Fahim, Murphy and Fyshe. ``recipe`` is CUAXU, with uniformity ac
 
 ``jaxrep train contrastive_gap:tiny`` takes about 3 minutes on two cores, after the training of ``clip:tiny``
 that it starts from. Beside CLIP's loss for 100 steps, the modality gap falls from 0.118 ± 0.008 to 0.068 ± 0.007, and
-image to text R@1 stays (0.846 ± 0.019, 0.843 ± 0.028; three seeds; docs/recipes.md).
+image to text R@1 stays (0.846 ± 0.019, 0.843 ± 0.028; three seeds, version 0.1; docs/recipes.md).
 """
 
 from experiments import common

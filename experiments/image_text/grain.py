@@ -5,7 +5,7 @@ each of the others gives a region's embedding and its box. The boxes match queri
 
 ``jaxrep train grain:tiny`` takes about 5 minutes on two cores, after the training of ``clip:tiny`` that it starts from.
 Beside captions alone for 200 steps, R@1 of the names of single unseen pictures rises from 0.407 ± 0.039 to
-0.432 ± 0.037 (three seeds; docs/recipes.md).
+0.432 ± 0.037 (three seeds, version 0.1; docs/recipes.md).
 """
 
 from dataclasses import replace

@@ -5,7 +5,7 @@ and their first principal components with short ones.
 
 ``jaxrep train long_clip:tiny`` takes about 4 minutes on two cores, after the training of ``clip:tiny`` that it starts
 from. Beside long captions alone for 100 steps, image to short text R@1 rises from 0.317 ± 0.027 to 0.699 ± 0.023; image
-to long text R@1 falls from 0.857 ± 0.031 to 0.800 ± 0.025 (three seeds; docs/recipes.md).
+to long text R@1 falls from 0.857 ± 0.031 to 0.800 ± 0.025 (three seeds, version 0.1; docs/recipes.md).
 """
 
 from experiments import common

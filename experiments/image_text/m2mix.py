@@ -5,7 +5,7 @@ image and a text only.
 
 ``jaxrep train m2mix:tiny`` takes about 3 minutes on two cores, after the training of ``clip:tiny`` that it starts from.
 Beside CLIP's loss for 100 steps, the uniformity of images does not improve (-2.934 ± 0.061, -2.878 ± 0.011), and image
-to text R@1 stays (0.859 ± 0.030, 0.857 ± 0.020; three seeds; docs/recipes.md).
+to text R@1 stays (0.859 ± 0.030, 0.857 ± 0.020; three seeds, version 0.1; docs/recipes.md).
 """
 
 from typing import Literal

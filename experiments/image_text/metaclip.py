@@ -9,7 +9,7 @@ and titles of Wikipedia: table 1)::
 ``tiny`` does the same in memory: a heavy-tailed pool of OpenMoji, balanced over the words of its names.
 
 ``jaxrep train metaclip:tiny`` takes about 6 minutes on two cores. Beside the pool as it is for 150 steps, image to text
-R@1 is 0.338 ± 0.017 in place of 0.326 ± 0.028: no difference is seen (three seeds; docs/recipes.md).
+R@1 is 0.338 ± 0.017 in place of 0.326 ± 0.028: no difference is seen (three seeds, version 0.1; docs/recipes.md).
 """
 
 import numpy as np

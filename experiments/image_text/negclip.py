@@ -5,7 +5,7 @@ have changed places. Wrong captions are negatives of every image. Pictures that 
 
 ``jaxrep train negclip:tiny`` takes about 3 minutes on two cores, after the training of ``clip:tiny`` that it starts
 from. Beside CLIP's loss for 100 steps, accuracy among captions with replaced genders rises from 0.795 ± 0.006 to
-0.828 ± 0.017 (three seeds; docs/recipes.md).
+0.828 ± 0.017 (three seeds, version 0.1; docs/recipes.md).
 """
 
 from experiments import common

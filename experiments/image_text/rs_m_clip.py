@@ -4,7 +4,7 @@ The texts are in ten languages. The image tower also learns from its own moving 
 
 ``jaxrep train rs_m_clip:tiny`` takes about 15 minutes on two cores. Beside CLIP on English names for 150 steps, image
 to text R@1 rises in Spanish (0.010 ± 0.003 to 0.069 ± 0.010), Chinese and Russian, and falls in English
-(0.410 ± 0.103 to 0.075 ± 0.006; three seeds; docs/recipes.md).
+(0.410 ± 0.103 to 0.075 ± 0.006; three seeds, version 0.1; docs/recipes.md).
 """
 
 from dataclasses import replace

@@ -9,7 +9,7 @@ dropout acts on each branch's output.
 
 ``jaxrep train astrom3:tiny`` takes about 7 minutes on two cores. Beside CLIP on two modalities for 150 steps, accuracy
 of a linear probe on images of new concepts (100 subgroups) rises from 0.408 ± 0.024 to 0.444 ± 0.010, and image to text
-R@1 from 0.410 ± 0.103 to 0.482 ± 0.030 (three seeds; docs/recipes.md).
+R@1 from 0.410 ± 0.103 to 0.482 ± 0.030 (three seeds, version 0.1; docs/recipes.md).
 """
 
 from typing import Literal

@@ -11,7 +11,7 @@ whole batch, and there is no stochastic depth.
 
 ``jaxrep train rad_dino:tiny`` takes about 6 minutes on two cores. Beside the tower before training, accuracy of 20
 nearest neighbors on concepts rises from 0.773 ± 0.013 to 0.879 ± 0.013 after 200 steps; raw pixels reach 0.887 (three
-seeds; docs/recipes.md).
+seeds, version 0.1; docs/recipes.md).
 """
 
 from dataclasses import replace
