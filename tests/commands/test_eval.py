@@ -1,12 +1,13 @@
 """``jaxrep eval`` gives the metrics of the run's end, and names what is missing."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
 from jaxrep.metrics import sample
+from jaxrep.training.loop import train
+from tests.helpers.harness import LOADED, RECIPE
 
 
 def test_metrics_equal_the_results_of_the_run(jaxrep_says, run_dir, results, tmp_path):
@@ -78,7 +79,7 @@ def test_missing_tower_is_one_sentence(jaxrep_says, run_dir, others):
 
 def test_missing_run_out_or_weights_are_one_sentence(jaxrep_says, run_dir, tmp_path):
     for args, sentence in [
-        ((tmp_path,), f"{tmp_path} is not a run"),
+        ((tmp_path,), f"{tmp_path} is neither a run nor a public checkpoint"),
         ((run_dir, "--out", tmp_path / "no/where.json"), f"there is no folder {tmp_path}/no"),
         ((run_dir, "--out", tmp_path), "it is a folder"),
         ((run_dir, "--weights", "ema"), "keeps no average of its parameters"),
@@ -89,9 +90,7 @@ def test_missing_run_out_or_weights_are_one_sentence(jaxrep_says, run_dir, tmp_p
         assert sentence in err and "Traceback" not in err
 
 
-def test_recipe_without_evaluations_is_refused(jaxrep_says, run_dir, tmp_path):
-    bare = shutil.copytree(run_dir, tmp_path / "bare")
-    recipe = json.loads((bare / "recipe.json").read_text())
-    (bare / "recipe.json").write_text(json.dumps(recipe | {"evals": []}))
-    status, _, err = jaxrep_says("eval", bare)
+def test_recipe_without_evaluations_is_refused(jaxrep_says, tmp_path):
+    assert train(RECIPE.replace(examples=8, evals=()), tmp_path / "bare", LOADED) == 0
+    status, _, err = jaxrep_says("eval", tmp_path / "bare")
     assert status == 2 and "has no evaluation" in err
