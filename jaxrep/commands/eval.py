@@ -21,8 +21,8 @@ def main(args: list[str]) -> int:
         metavar="EXPERIMENT",
         nargs="+",
         default=[],
-        help="use the evaluations of a recipe (the default preset), one evaluation, or a tuple of evaluations, in place "
-        "of the run's own, as clip:tiny",
+        help="use the evaluations of a recipe (the default preset), one evaluation, or a tuple of evaluations, as "
+        "clip:tiny, in place of the run's own",
     )
     parser.add_argument(
         "--out",
