@@ -55,12 +55,14 @@ class RemoteMirror:
 
     @classmethod
     def of_training(cls, url: str) -> "RemoteMirror":
-        """Return the mirror in which this process trains. Raises UsageError: several processes need gs://."""
+        """Return the mirror in which this process trains. Raises UsageError: not in that store, or of that name."""
         if jax.process_count() > 1 and not _in_place(url):
             raise UsageError(
                 f"--run-dir {url}: checkpoints of several processes are written to gs:// or to a file system that all "
                 "of them see, and to no other store"
             )
+        if _in_place(url) and (signs := set(url) & set("*?[]")):
+            raise UsageError(f"--run-dir {url}: orbax takes {' '.join(sorted(signs))} for a pattern; name it otherwise")
         digest = hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
         return cls(url, disk_cache.cache_dir() / "spools" / f"{digest}-{jax.process_index()}")
 

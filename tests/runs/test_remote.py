@@ -235,6 +235,12 @@ def test_what_a_store_refuses_for_a_moment_is_tried_again_and_what_it_refuses_fo
     assert (spool.folder / "results.json").exists()
 
 
+@pytest.mark.parametrize("name", ["clip[seed=0]", "a*b", "what?"])
+def test_name_of_a_run_in_place_is_no_pattern(name):
+    with pytest.raises(UsageError, match=r"orbax takes .* for a pattern; name it otherwise"):
+        RemoteMirror.of_training(f"gs://bucket/{name}")
+
+
 def test_what_cannot_be_is_one_sentence(memory, monkeypatch):
     with pytest.raises(UsageError, match=r"memory://runs/none is not a run: it holds no recipe\.json"):
         fetch_run("memory://runs/none")
