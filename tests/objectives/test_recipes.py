@@ -117,11 +117,12 @@ def test_siglip_objective_equals_paper():
     )
 
 
-def test_two_d_matryoshka_objective_equals_paper():
+@pytest.mark.parametrize("weight", [1.0, 30.0])  # of the small recipe, and of the reproduction (ielab/2DMSE-Reproduce)
+def test_two_d_matryoshka_objective_equals_paper(weight):
     """Compute Li et al. 2024: nested widths for the last and the sampled layer, and their divergence.
 
-    The full width has weight 1, the others have 1 in total. The divergence is one mean over the rows of both sides
-    (AnglE's released code).
+    The full width has the weight of the contrast, the others have it in total. The divergence is one mean over the rows
+    of both sides (AnglE's released code) and has weight 1.
     """
     widths = (2, 4)
     outputs = {f"{side}/layers": RANDOM.normal(size=(B, DEPTH, D)) for side in "ab"}
@@ -138,7 +139,7 @@ def test_two_d_matryoshka_objective_equals_paper():
     last = np.concatenate([outputs["a"], outputs["b"]])
     inner = {side: outputs[f"{side}/layers"][:, layer] for side in "ab"}
     p, q = softmax(last), softmax(np.concatenate([inner["a"], inner["b"]]))
-    expected = contrast(outputs["a"], outputs["b"]) + contrast(inner["a"], inner["b"])
+    expected = weight * (contrast(outputs["a"], outputs["b"]) + contrast(inner["a"], inner["b"]))
     expected += np.mean(np.sum(p * np.log(p / q), axis=1))
-    got = objective_value(two_d_matryoshka.objective(D, widths), {**outputs, "scale": 20.0})
+    got = objective_value(two_d_matryoshka.objective(D, widths, weight), {**outputs, "scale": 20.0})
     np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -80,7 +80,8 @@ class VisionTransformer(TransformerModule):
         self.shape, self.grid, self.pixels = shape, spec.stem.grid(shape), spec.pixels
         self.stem = spec.stem.build(rngs, inputs=shape, width=spec.width)
         learned = spec.positions == "learned"
-        self.positions = normal(rngs, (self.grid[0] * self.grid[1], spec.width), 0.02) if learned else None
+        shape, std = (self.grid[0] * self.grid[1], spec.width), spec.width**-0.5  # CLIP's released code
+        self.positions = normal(rngs, shape, std) if learned else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
         """Return patches h [B,N,D], their positions [N,D], and None: every patch is real."""

@@ -1,0 +1,215 @@
+"""Numbers of the recipes, each with the place where it was read.
+
+A source is a file of the authors' released code, read for this table, or ``AS_STATED``: what the experiment's own
+comment says of it. A number that a recipe takes over from CLIP's is in CLIP's rows only.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrep.batch import Field
+from jaxrep.data import HostRandomResizedCrop, HostResize
+from jaxrep.encoders import PixelNorm, ViT
+from jaxrep.experiment import load
+from jaxrep.experiment_files import list_experiments
+from jaxrep.spec import walk
+
+AS_STATED = "as the experiment's comment states: "
+WHOLE = HostRandomResizedCrop(scale=(0.08, 1.0))
+"""torchvision's RandomResizedCrop with its defaults."""
+
+
+class Number(NamedTuple):
+    """A value of a recipe and where it was read."""
+
+    path: str
+    value: Any
+    source: str
+
+
+def numbers(source: str, **values: Any) -> list[Number]:
+    """Return rows of one source. In a name ``__`` stands for a dot."""
+    return [Number(name.replace("__", "."), value, source) for name, value in values.items()]
+
+
+CLIP, DREAMLIP = "openai/CLIP, clip/model.py", "zyf0619sjtu/DreamLIP, training/params.py"
+LIT = "google-research/big_vision, configs/proj/image_text/lit_coco.py"
+BIG_VISION = "google-research/big_vision, "
+GRAIN = "shaunak27/grain-clip, "
+METACLIP = "facebookresearch/MetaCLIP, configs/metaclip_v1.py"
+MIXED = "wgcban/mix-bt, main_imagenet.py"
+METRIX = "billpsomas/Metrix_ICLR22, "
+DINOV2 = "facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml"
+TWO_D = "ielab/2DMSE-Reproduce, code/STS_V2_Angle/"
+
+TABLE: Mapping[str, list[Number]] = {
+    "align:recipe": numbers(AS_STATED + "sections 4.1 and 5",
+        data__batch_size=16_384, data__tokenizer__length=64, data__tokenizer__entries=100_000, views__0__size=289,
+        objective__contrastive__label_smoothing=0.1, optimizer__weight_decay__value=1e-5, schedule__peak=1e-3,
+        schedule__warmup_steps=10_000),
+    "astrom3:recipe": numbers("MeriDK/AstroM3, configs/config-clip-full.yaml (to three digits)",
+        data__batch_size=512, method__towers__photometry__length=200, method__towers__photometry__width=128,
+        method__towers__photometry__depth=8, method__towers__photometry__heads=4,
+        method__towers__photometry__dropout=0.245, method__towers__spectrum__channels=(64, 64, 32, 32),
+        method__towers__spectrum__dropout=0.339, method__towers__metadata__widths=(512, 512),
+        method__towers__metadata__dropout=0.160, method__dim=512, optimizer__b1=0.926, optimizer__b2=0.999,
+        optimizer__weight_decay__value=4.67e-3, optimizer__clip_norm=45.0, schedule__peak=3.92e-3, epochs=100)
+    + numbers("MeriDK/AstroM3, src/dataset.py", method__towers__spectrum__length=2_575),
+    "clip:recipe": numbers(CLIP,
+        method__towers__image__width=768, method__towers__image__norm_epsilon=1e-5,
+        method__towers__image__embed_norm=True, method__towers__image__activation="quick_gelu",
+        method__towers__image__stem__bias=False, method__towers__text__activation="quick_gelu",
+        method__towers__text__causal=True, method__scale__init=1 / 0.07)
+    + numbers(AS_STATED + "tables 18 and 20",
+        data__batch_size=32_768, method__scale__max=100, optimizer__b2=0.98, optimizer__eps=1e-6,
+        optimizer__weight_decay__value=0.2, schedule__peak=5e-4, schedule__warmup_steps=2_000),
+    "contrastive_gap:recipe": numbers(AS_STATED + "the authors' released configuration",
+        data__batch_size=64, method__scale__init=100.0, method__scale__trainable=False,
+        objective__uniformity_image__weight__value=0.5, objective__uniformity_text__weight__value=0.5,
+        optimizer__b2=0.99, optimizer__weight_decay__value=0.1, schedule__peak=1e-6, epochs=9),
+    "coop:recipe": numbers("KaiyangZhou/CoOp, configs/trainers/CoOp/vit_b16_ep50.yaml",
+        data__batch_size=32, data__train__source__image_size=224, method__image__pixels=PixelNorm.clip(),
+        schedule__peak=2e-3, schedule__held=1e-5,
+        schedule__warmup_steps=500,  # one epoch
+        epochs=50)
+    + numbers("KaiyangZhou/Dassl.pytorch, dassl/config/defaults.py and dassl/data/transforms/transforms.py",
+        data__train__source__crop=WHOLE, optimizer__momentum=0.9, optimizer__weight_decay__value=5e-4),
+    "dreamlip:recipe": numbers(DREAMLIP,
+        data__train__count=6, data__tokenizer__length=77, optimizer__b2=0.98, optimizer__eps=1e-6,
+        optimizer__weight_decay__value=0.2, schedule__peak=5e-4, schedule__warmup_steps=10_000, epochs=32)
+    + numbers("zyf0619sjtu/DreamLIP, open_clip/model.py and open_clip/transform.py",
+        data__train__source__crop=HostRandomResizedCrop(scale=(0.9, 1.0)), method__towers__image__embed_norm=True,
+        method__towers__image__stem__bias=False, method__towers__image__pixels=PixelNorm.clip(),
+        method__towers__image__activation="gelu", method__towers__text__activation="gelu"),
+    "grain:recipe": numbers(GRAIN + "train.py and README.md",
+        data__batch_size=16 * 128, data__train__source__count=5, method__decoder__queries=5,
+        method__decoder__dropout=0.1, method__scale__max=100, optimizer__b2=0.98, optimizer__eps=1e-8,
+        optimizer__weight_decay__value=0.1, schedule__peak=1e-3, schedule__end=1e-5, epochs=35)
+    + numbers(GRAIN + "model/box_utils.py",
+        method__l1_cost=5, method__giou_cost=2, objective__l1__weight__value=1.5, objective__giou__weight__value=1.5)
+    + numbers(GRAIN + "model/tfm.py and clip/custom_models.py",
+        method__decoder__width=512, method__decoder__depth=6, method__decoder__heads=8,
+        method__decoder__activation="relu", method__image__norm_epsilon=1e-6, method__dim=512)
+    + numbers(GRAIN + "dataloaders/cub_annotated.py",
+        data__train__source__source__crop=HostResize(), method__image__pixels=PixelNorm.imagenet()),
+    "lit:recipe": numbers(LIT,
+        data__train__crop=HostResize(), data__tokenizer__length=16, method__heads__text__bias=True, method__dim=1_024,
+        method__scale__init=10.0, optimizer__clip_norm=1.0, schedule__peak=1e-3,
+        schedule__warmup_steps=1_800,  # 3% of the steps
+    )
+    + numbers(BIG_VISION + "optax.py",
+        optimizer__momentum=0.9, optimizer__decay_power=0.8, optimizer__min_factored=32, optimizer__clip_rms=0.0,
+        optimizer__eps=1e-30),
+    "long_clip:recipe": numbers(AS_STATED + "the released training guide",
+        data__batch_size=2_048, data__tokenizer__length=248, method__scale__init=100.0,
+        objective__long__label_smoothing=0.1, objective__short__count=32, optimizer__weight_decay__value=1e-2,
+        schedule__peak=1e-6, schedule__warmup_steps=200, epochs=6),
+    "m2mix:recipe": numbers(AS_STATED + "the authors' released scripts",
+        data__batch_size=128, method__scale__init=100.0, objective__m2_mix__weight__start=0.01,
+        objective__m2_mix__beta=0.2, objective__v_mix__weight__start=0.05, objective__l_mix__weight__start=0.05,
+        objective__vl_mix__weight__start=0.1, optimizer__weight_decay__value=0.2, schedule__peak=1e-5, epochs=9),
+    "metaclip:recipe": numbers(METACLIP,
+        data__batch_size=512 * 16 * 4, method__towers__image__activation="quick_gelu", schedule__peak=5e-4,
+        schedule__warmup_steps=2_000, examples=32 * 400_000_000)
+    + numbers("facebookresearch/MetaCLIP, src/mini_clip/transform.py",
+        data__train__source__crop=HostRandomResizedCrop(scale=(0.9, 1.0))),
+    "metaclip:vit_h14": numbers(METACLIP, data__batch_size=256 * 16 * 8, schedule__peak=4e-4),
+    "metrix:recipe": numbers(METRIX + "main.py",
+        optimizer__weight_decay__value=1e-4,
+        optimizer__rules__1__factor__after=5 * 58,  # epochs of the embedding alone
+        schedule__start=1e-4, schedule__factor=0.1, schedule__every=10 * 58, epochs=60)
+    + numbers(METRIX + "train.py", objective__mixed__weight__value=0.4)
+    + numbers(METRIX + "dataset/utils.py", data__train__image_size=224, data__train__crop=WHOLE),
+    "mixed_barlow:recipe": numbers(MIXED,
+        data__batch_size=1_024, method__projector__widths=(8_192, 8_192, 8_192), objective__twins__redundancy=0.0051,
+        objective__mixed__redundancy=0.0051, objective__mixed__weight__end=1.0,
+        objective__mixed__weight__steps=10 * 1_251, optimizer__momentum=0.9, optimizer__trust=0.001,
+        optimizer__weight_decay__value=1e-6, schedule__peak=0.2 * 4, schedule__end=0.2 * 4 * 0.001,
+        schedule__warmup_steps=10 * 1_251, epochs=300)
+    + numbers("facebookresearch/barlowtwins, main.py",
+        views__1__size=224, views__1__scale=(0.08, 1.0), views__3__brightness=0.4, views__3__contrast=0.4,
+        views__3__saturation=0.2, views__3__hue=0.1, views__3__p=0.8, views__4__p=0.2, views__5__p=1.0,
+        views__11__p=0.1, views__12__p=0.2),
+    "mrl:recipe": numbers(AS_STATED + "section 4.1 and appendix C",
+        data__batch_size=4_096, objective__matryoshka__dims=(12, 24, 48, 96, 192, 384, 768), schedule__peak=1e-3),
+    "mrl:imagenet": numbers("libffcv/ffcv-imagenet, rn50_configs/rn50_40_epochs.yaml",
+        data__train__image_size=160, data__batch_size=512, evals__0__data__image_size=256, method__encoder__blur=True,
+        objective__d8__label_smoothing=0.1, optimizer__momentum=0.9, optimizer__weight_decay__value=1e-4, epochs=40)
+    + numbers("RAIVNLab/MRL, train/train_imagenet.py",
+        data__train__crop=WHOLE, method__dims=(8, 16, 32, 64, 128, 256, 512, 1024, 2048),
+        optimizer__rules__0__path="classes*/bias", optimizer__rules__0__factor=1.0,
+        schedule__warmup_steps=2 * 1_281_167 // 512 + 1)
+    + numbers(AS_STATED + "appendix C", schedule__peak=0.475),
+    "negclip:recipe": numbers(AS_STATED + "the authors' released command and the fork of open_clip that it runs",
+        data__batch_size=2 * 256, data__order__k=3, schedule__peak=1e-6, schedule__warmup_steps=50, epochs=2 * 5),
+    "rad_dino:recipe": numbers(AS_STATED + "the model card",
+        data__batch_size=40 * 64, data__train__image_size=518,
+        method__image__pixels=PixelNorm(mean=(0.5307,) * 3, std=(0.2583,) * 3))
+    + numbers(DINOV2,
+        views__1__scale=(0.32, 1.0), views__10__count=8, views__11__scale=(0.05, 0.32), views__16__p=0.5,
+        views__16__share=(0.1, 0.5), method__head__prototypes=65_536, method__head__hidden=2_048,
+        method__head__width=256, method__teacher__momentum__start=0.992, method__teacher__momentum__end=1.0,
+        objective__dino__teacher_temperature__start=0.04, objective__dino__teacher_temperature__end=0.07,
+        objective__koleo__weight__value=0.1, optimizer__weight_decay__start=0.04, optimizer__weight_decay__end=0.4,
+        optimizer__clip_norm=3.0, optimizer__b2=0.999, optimizer__rules__2__factor=0.2,
+        optimizer__rules__3__factor=0.9, schedule__peak=0.004 * 2.5**0.5, schedule__end=1e-6)
+    + numbers("facebookresearch/dinov2, dinov2/data/augmentations.py",
+        views__4__p=1.0, views__9__p=0.1, views__14__p=0.5, views__15__p=0.2, views__3__brightness=0.4,
+        views__3__contrast=0.4, views__3__p=0.8),
+    "rs_m_clip:recipe": numbers(AS_STATED + "SILC's crops and momentum",
+        views__0__count=8, method__teacher__momentum__value=0.996),
+    "siglip:recipe": numbers(AS_STATED + "algorithm 1 and section 4",
+        data__batch_size=32_768, method__scale__init=10.0, method__bias__init=-10.0, optimizer__b2=0.95)
+    + numbers(BIG_VISION + "models/vit.py and models/proj/image_text/",
+        method__towers__image__norm_epsilon=1e-6, method__towers__image__pool="attention",
+        method__towers__image__activation="gelu_tanh", method__towers__text__activation="gelu_tanh",
+        method__towers__text__causal=False, method__towers__text__end="never", method__heads__text__bias=True)
+    + numbers(BIG_VISION + "pp/ops_text.py and configs/proj/image_text/siglip_lit_coco.py",
+        data__train__crop=HostResize(), data__tokenizer__clean="lower", data__tokenizer__pad=1,
+        data__tokenizer__entries=32_000),
+    "structure_clip:recipe": numbers(AS_STATED + "the released code and script",
+        data__batch_size=64, objective__contrastive__factor=0.2, objective__hinge__margin=0.1,
+        objective__hinge__weight__value=5.0, optimizer__weight_decay__value=0.1, schedule__value=5e-6, epochs=10),
+    "two_d_matryoshka:recipe": numbers(TWO_D + "train_2dmse.sh",
+        data__batch_size=128, data__tokenizer__length=128, method__text__pool="cls",
+        objective__last__weights=(30.0, *(30 / 7,) * 7), objective__sampled__term__weights=(30.0, *(30 / 7,) * 7),
+        schedule__peak=5e-5, schedule__warmup_steps=50, epochs=10)
+    + numbers(TWO_D + "angle_emb/angle.py", method__scale__init=20.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TABLE)
+def test_recipe_has_the_numbers_of_its_sources(target: str):
+    held = dict(walk(load(target).recipe))
+    wrong = {
+        number.path: (held.get(number.path, "no such path"), number)
+        for number in TABLE[target]
+        if number.path not in held or not equal(held[number.path], number.value)
+    }
+    assert not wrong
+    assert all(number.source for number in TABLE[target])
+
+
+def equal(held: Any, value: Any) -> bool:
+    """Compare numbers up to the rounding of a product."""
+    return np.allclose(held, value, rtol=1e-9) if isinstance(value, float) else held == value
+
+
+def test_every_experiment_has_numbers_with_their_sources():
+    files = list_experiments(Path(__file__).parents[1] / "experiments")
+    recipes = {file.name for file in files if file.folder != "evaluation"}
+    assert {target.partition(":")[0] for target in TABLE} == recipes
+
+
+def test_initial_values_of_the_image_tower_have_the_deviations_of_clip():
+    """Positions and the class token have width ** -0.5 in openai/CLIP, clip/model.py."""
+    spec = ViT(width=256, depth=1, heads=4).as_clip()
+    tower = jax.jit(lambda: nnx.state(spec.build(nnx.Rngs(0), inputs=Field((224, 224, 3), "uint8"))))()
+    for name, tolerance in (("positions", 0.02), ("class_token", 0.2)):
+        np.testing.assert_allclose(np.std(tower[name][...]), 256**-0.5, rtol=tolerance)
