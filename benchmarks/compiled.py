@@ -9,8 +9,8 @@ import jax
 from jaxrep.recipe import Recipe
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.run_dir import RunDir
-from jaxrep.step.train_step import CompiledStep, compile_step
 from jaxrep.step.train_state import TrainState, abstract_state
+from jaxrep.step.train_step import CompiledStep, compile_step
 from jaxrep.training.setup import Setup, prepare
 from jaxrep.training.warm_start import restore_or_initialize
 

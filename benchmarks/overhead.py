@@ -19,9 +19,8 @@ from jaxrep import Recipe, encoders, methods
 from jaxrep.experiment import load
 from jaxrep.mesh import ROWS
 from jaxrep.runs.run_dir import RunDir
-from jaxrep.step.train_step import compile_step
 from jaxrep.step.train_state import initial_state
-from jaxrep.step.train_step import make_step
+from jaxrep.step.train_step import compile_step, make_step
 from jaxrep.training.loop import train
 from jaxrep.training.setup import make_loader, prepare
 

@@ -26,7 +26,6 @@ from jaxrep.errors import UsageError
 from jaxrep.evals import LabeledEval, LinearProbe, run_evals
 from jaxrep.experiment import LoadedExperiment, load, load_evals
 from jaxrep.experiment_files import ExperimentFile, list_experiments
-from jaxrep.user_modules import load_module
 from jaxrep.paths import stack_of
 from jaxrep.recipe import From, Recipe
 from jaxrep.runs.exit_codes import ExitCode
@@ -39,6 +38,7 @@ from jaxrep.step.train_state import abstract_state
 from jaxrep.step.train_step import abstract_batch, trace_step
 from jaxrep.training.loop import train
 from jaxrep.training.setup import make_loader
+from jaxrep.user_modules import load_module
 from tests.helpers.kept_recipes import formatted, kept_forms
 
 ROOT = Path(__file__).parents[2]

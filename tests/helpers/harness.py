@@ -18,9 +18,8 @@ from jaxrep.mesh import ROWS, Mesh
 from jaxrep.recipe import Recipe
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.step import grad_cache
-from jaxrep.step.train_step import CompiledStep, compile_step
 from jaxrep.step.shapes import Shapes, trace_shapes
-from jaxrep.step.train_step import kept_outputs
+from jaxrep.step.train_step import CompiledStep, compile_step, kept_outputs
 from jaxrep.training.setup import Setup
 
 LOADED = load(str(Path(__file__).with_name("tiny.py")))

@@ -20,8 +20,8 @@ from jaxrep.objectives.distillation import Dino
 from jaxrep.objectives.wrappers import EachView
 from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
-from jaxrep.views.geometry import RandomResizedCrop
 from jaxrep.views.fields import CopyField
+from jaxrep.views.geometry import RandomResizedCrop
 from tests.helpers import harness
 from tests.helpers.harness import QUICK, RECIPE, batch, ctx, exact, tiny
 

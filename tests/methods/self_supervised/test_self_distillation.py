@@ -26,9 +26,8 @@ from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
 from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
-from jaxrep.views.geometry import RandomResizedCrop
 from jaxrep.views.fields import CopyField
-from jaxrep.views.geometry import RandomHorizontalFlip
+from jaxrep.views.geometry import RandomHorizontalFlip, RandomResizedCrop
 from jaxrep.views.mask import BlockMask
 from tests.helpers import harness
 from tests.helpers.harness import QUICK, RECIPE, batch
