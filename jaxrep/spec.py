@@ -256,6 +256,15 @@ def problems(obj: Any, path: str = "") -> list[str]:
     return found
 
 
+def misfits(obj: Any, path: str = "") -> list[str]:
+    """List the values of a tree that do not fit their annotations."""
+    found = [s for name, child in children(obj).items() for s in misfits(child, join_path(path, name))]
+    if not is_spec(obj):
+        return found
+    hints = _hints(type(obj))
+    return [s for n, v in children(obj).items() for s in _misfits(v, hints[n], join_path(path, n))] + found
+
+
 def check(obj: Any) -> None:
     """Raise UsageError with all mistakes in the values of a tree."""
     if wrong := problems(obj):

@@ -170,11 +170,12 @@ def _retry(path: str, read: Callable[[], T]) -> T:
     return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"))
 
 
-def read_npz(file: Any, names: Iterable[str] = (), limit: int = MAX_UNPACKED) -> dict[str, np.ndarray]:
+def read_npz(file: Any, names: Iterable[str] = (), limit: int | None = None) -> dict[str, np.ndarray]:
     """Read ``names`` of an .npz file, or all its arrays, from a path or an open file.
 
-    Raises ValueError: it is damaged, or its arrays take more than ``limit`` bytes; OSError: it cannot be read.
+    Raises ValueError: it is damaged, or its arrays take more than ``limit`` (2 GiB) bytes; OSError: it cannot be read.
     """
+    limit = MAX_UNPACKED if limit is None else limit
     try:
         with zipfile.ZipFile(file) as archive:
             members = [f"{name}.npy" for name in names] or archive.namelist()

@@ -15,7 +15,14 @@ from jaxrep.spec import children
 from tests.helpers.harness import RECIPE
 
 ROOT = Path(__file__).parents[1]
-OTHERS = {"--xla_force_host_platform_device_count", "--show-toplevel", "--verify", "--porcelain", "--untracked-files"}
+OTHERS = {
+    "--xla_force_host_platform_device_count",
+    "--show-toplevel",
+    "--verify",
+    "--porcelain",
+    "--untracked-files",
+    "--local-dir",
+}
 """Flags of other programs."""
 PLACEHOLDERS = {"--field.path"}
 

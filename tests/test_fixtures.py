@@ -31,8 +31,16 @@ def test_run_of_an_earlier_format_loads_and_evaluates(folder, monkeypatch):
     assert jaxrep.evaluate(run) == pytest.approx(dict(run.results), abs=1e-6)
 
 
+REFUSED_SINCE = {
+    "grain": ["data.train.source: boxes are shares of the whole image, and the source crops it by HostCenterCrop"]
+}
+"""Recipes that load, and that training refuses since a mistake in them was found."""
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parents[1].name}-{path.stem}")
 def test_recipe_of_an_earlier_format_loads_without_problems(path, tmp_path):
     shutil.copy(path, tmp_path / "recipe.json")
     recipe = from_run(tmp_path).recipe
-    assert problems(recipe) == [] and recipe.data.batch_size == json.loads(path.read_text())["data"]["batch_size"]
+    known = REFUSED_SINCE.get(path.stem, [])
+    assert [sentence.partition(": give")[0] for sentence in problems(recipe)] == known
+    assert recipe.data.batch_size == json.loads(path.read_text())["data"]["batch_size"]

@@ -69,7 +69,7 @@ def test_tutorial_first_run(reader):
     reader.command(compare)
     for block in python("docs/tutorial/first_run.md"):
         reader.read(block)
-    assert reader.module.model.encode_text(["red heart"]).shape == (1, 128)
+    assert reader.module.model.encode_text(["red heart"]).shape == (1, 96)
 
 
 def test_tutorial_own_data(reader):

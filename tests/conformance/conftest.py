@@ -43,7 +43,9 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
 
     def compiled(recipe: Recipe, traced: Any, updater: Any, total_steps: int, mesh: Any, like: Any) -> CompiledStep:
         step = compile_step(recipe, traced, updater, total_steps, mesh, like)
-        next(s for s in reversed(known.values()) if text(s.setup.recipe) == text(recipe)).step = step
+        for one in known.values():
+            if text(one.setup.recipe) == text(recipe):
+                one.step = step
         return step
 
     initialize = loop.restore_or_initialize

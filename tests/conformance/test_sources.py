@@ -129,7 +129,9 @@ BUILDERS = {
     "OpenMojiMasks": lambda folder: data.OpenMojiMasks(scenes=data.OpenMojiScenes(image_size=64, count=6)),
     "OpenMojiScenes": lambda folder: data.OpenMojiScenes(image_size=64, count=6),
     "ParquetTable": saved("x.parquet", formats.parquet, lambda path: data.ParquetTable(files=path, image_size=SIZE)),
-    "ParseRegions": around(data.ParseRegions, count=2),
+    "ParseRegions": lambda folder: data.ParseRegions(
+        source=dataclasses.replace(table(folder), crop=data.HostResize()), count=2
+    ),
     "ParseTriples": around(data.ParseTriples, count=2),
     "SampleCaption": around(data.SampleCaption, probabilities={"text": 1, "long": 2}),
     "SelectFields": around(data.SelectFields, names={"caption": "text", "image": "image", "label": "label"}),

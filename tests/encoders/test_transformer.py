@@ -173,7 +173,7 @@ def test_bfloat16_is_close_to_float32_and_features_are_float32():
 def test_wrong_values_are_named():
     wrong = TextTransformer(width=30, depth=0, heads=4, dropout=1.0)
     assert problems(wrong) == [
-        "depth: expected a number of at least 1, got 0",
+        "depth: expected a number of at least 1 and of at most 1000, got 0",
         "dropout: expected a number of at least 0 and below 1, got 1.0",
     ]
     assert problems(TextTransformer(width=30, depth=1, heads=4)) == [
