@@ -49,7 +49,7 @@ recipe = clip.vit_l14.replace(
 tiny = clip.tiny.replace(
     {
         "data.train": data.FirstSentence(source=common.emoji(), end=": "),
-        "data.tokenizer": data.Words(length=4 * 16 - 3 * 12),
+        "data.tokenizer": data.Words(length=4 * 13 - 3 * 9),
         "data.texts": ("text", "short"),
         "method.shared_towers": {"short": "text"},
     },
@@ -61,6 +61,6 @@ tiny = clip.tiny.replace(
     },
     schedule=schedules.WarmupCosine(peak=5e-4, warmup_steps=30),
     examples=300 * 256,
-    init={"text": From(clip.tiny, stretch_after=12), **{part: From(clip.tiny) for part in (*PARTS, "scale")}},
+    init={"text": From(clip.tiny, stretch_after=9), **{part: From(clip.tiny) for part in (*PARTS, "scale")}},
     seed=1,
 )

@@ -90,6 +90,8 @@ EXCEPTIONS = {
             *(f"decoder/blocks/attention/{x}" for x in ("query/*", "*/kernel")),
         ),
     ),
+    # The bias is that of 256 pairs, and a batch here has 8.
+    **dict.fromkeys(("siglip:tiny", "siglip:tiny_attention"), Exceptions(falls_by=0.4)),
     # Half of the loss is that of a teacher, as above.
     "rs_m_clip:tiny": Exceptions(falls_by=0.25),
     # Plain SGD takes longer steps than Adam.
