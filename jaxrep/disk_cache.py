@@ -75,11 +75,11 @@ def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
 def _warned(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
+    except (OSError, SystemError) as error:  # SystemError: Python 3.11's parser, by which np.load reads, in two threads
         LOG.warning(
             "%s cannot be used (%s): what it holds is made again; JAXREP_CACHE names another folder",
             path,
-            error.strerror,
+            getattr(error, "strerror", error),
         )
 
 
