@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxrep.errors import UsageError, hint
 from jaxrep.experiment_files import find_file, first_line
 from jaxrep.format_version import FORMAT, KEY, upgrade, version_of
-from jaxrep.spec import is_spec, misfits, problems, type_name, walk
+from jaxrep.spec import is_spec, problems, type_name, walk
 from jaxrep.spec_json import TYPE, from_json, read_json, to_json
 from jaxrep.trust import own_file, record
 from jaxrep.user_modules import load_module
@@ -164,7 +164,7 @@ def from_run(run_dir: str | Path) -> LoadedExperiment:
         raise UsageError(f"{place}: {error}{older}") from None
     if type(recipe).__name__ != "Recipe":
         raise UsageError(f"{place} holds a {type(recipe).__name__}, not a Recipe")
-    if wrong := misfits(recipe):
+    if wrong := problems(recipe, relations=False):
         raise UsageError(f"{place} is damaged: {wrong[0]}")
     return LoadedExperiment(
         recipe, folder.resolve().name, folder, first_line(module.__doc__ if module else None), module

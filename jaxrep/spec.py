@@ -242,27 +242,18 @@ def _stated(value: Any) -> Iterator[str]:
 # Problems ------------------------------------------------------------------------------------------------------------
 
 
-def problems(obj: Any, path: str = "") -> list[str]:
+def problems(obj: Any, path: str = "", relations: bool = True) -> list[str]:
     """List the mistakes in the values of a tree: values that do not fit their annotations, then each part's problems.
 
-    A part's own ``problems()`` run only if all its values fit their annotations.
+    A part's own ``problems()`` run only if all its values fit their annotations, and not without ``relations``.
     """
-    found = [s for name, child in children(obj).items() for s in problems(child, join_path(path, name))]
+    found = [s for name, child in children(obj).items() for s in problems(child, join_path(path, name), relations)]
     if is_spec(obj):
         hints = _hints(type(obj))
         found = [s for n, v in children(obj).items() for s in _misfits(v, hints[n], join_path(path, n))] + found
-        if not found and hasattr(obj, "problems"):
+        if relations and not found and hasattr(obj, "problems"):
             found = [f"{path}: {sentence}" if path else sentence for sentence in obj.problems()]
     return found
-
-
-def misfits(obj: Any, path: str = "") -> list[str]:
-    """List the values of a tree that do not fit their annotations."""
-    found = [s for name, child in children(obj).items() for s in misfits(child, join_path(path, name))]
-    if not is_spec(obj):
-        return found
-    hints = _hints(type(obj))
-    return [s for n, v in children(obj).items() for s in _misfits(v, hints[n], join_path(path, n))] + found
 
 
 def check(obj: Any) -> None:

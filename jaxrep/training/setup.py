@@ -53,7 +53,7 @@ class Setup:
 
     @functools.cached_property
     def record(self) -> dict[str, Any]:
-        """What checkpoints hold besides arrays and the position: a run that goes on must find it again."""
+        """Return what checkpoints hold besides arrays and the position. A run that resumes must find it again."""
         tables = {path: hashlib.sha256(values.tobytes()).hexdigest() for path, values in self.tables.items()}
         facts = {"data": self.examples.fingerprint(), "tables": tables, "total_steps": self.total_steps}
         return provenance.record(self.recipe, self.tokenizer, **facts)
