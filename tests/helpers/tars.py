@@ -5,6 +5,9 @@ import tarfile
 
 from PIL import Image
 
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.errors import BadSample
+
 
 def picture(level):
     """A PNG of 5 x 5 pixels of one red."""
@@ -28,3 +31,16 @@ def pairs(numbers):
     return [
         member for n in numbers for member in ((f"{n:04}.png", picture(n)), (f"{n:04}.txt", f"number {n}\n".encode()))
     ]
+
+
+def read_all(path):
+    """Return the readable texts of a tar, and the errors of the other examples."""
+    examples = TarShards(shards=str(path), image_size=4).open()
+    good, bad = [], []
+    for index in range(len(examples)):
+        try:
+            good.append(examples[index]["text"])
+        except BadSample as error:
+            bad.append(str(error))
+    assert len(good) + len(bad) == len(examples)
+    return good, bad

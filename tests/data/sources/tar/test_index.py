@@ -16,21 +16,9 @@ from jaxrep.data.sources.tar.manifest import index_shards
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.storage import FileVersion, file_version
-from tests.helpers.tars import pairs, picture, write
+from tests.helpers.tars import pairs, picture, read_all, write
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def read_all(path):
-    """Return the readable texts, and the errors of the others."""
-    examples = TarShards(shards=str(path), image_size=4).open()
-    good, bad = [], []
-    for index in range(len(examples)):
-        try:
-            good.append(examples[index]["text"])
-        except BadSample as error:
-            bad.append(str(error))
-    return good, bad
 
 
 def header(name="x.txt", size=0, **changes):

@@ -15,7 +15,7 @@ from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems
-from tests.helpers.tars import pairs, picture, write
+from tests.helpers.tars import pairs, picture, read_all, write
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -157,24 +157,11 @@ def test_truncated_or_missing_shard_is_reported(tmp_path, shards):
     assert examples[12]["text"] == "number 12"  # the others are read on
 
 
-def _seen(path):
-    """The readable texts, and the errors of the others."""
-    examples = TarShards(shards=str(path), image_size=4).open()
-    good, bad = [], []
-    for index in range(len(examples)):
-        try:
-            good.append(examples[index]["text"])
-        except BadSample as error:
-            bad.append(str(error))
-    assert len(good) + len(bad) == len(examples)
-    return good, bad
-
-
 @pytest.mark.parametrize("kept", range(2560, 6144, 256))
 def test_truncated_tar_gives_all_whole_examples(tmp_path, kept):
     path = write(tmp_path / "x.tar", pairs(range(3)))  # 4 blocks of 512 bytes a pair, then the end
     path.write_bytes(path.read_bytes()[:kept])
-    good, bad = _seen(path)
+    good, bad = read_all(path)
     whole = sum(2048 * n + 1536 + len(f"number {n}\n") <= kept for n in range(3))
     assert good == [f"number {n}" for n in range(whole)]
     told = any("the tar was cut short at byte" in reason or "no member can be read between" in reason for reason in bad)
@@ -186,7 +173,7 @@ def test_examples_after_damaged_header_are_read(tmp_path):
     content = bytearray(path.read_bytes())
     content[2048 : 2048 + 512] = b"x" * 512  # of 0001.png
     path.write_bytes(content)
-    good, bad = _seen(path)
+    good, bad = read_all(path)
     assert good == ["number 0", "number 2", "number 3"]
     assert "example '0001': it has no member .jpg or .jpeg or .png or .webp" in bad[0]
     assert "x.tar: no member can be read between the bytes 2048 and 3072 of the tar" in bad[1]
@@ -195,7 +182,7 @@ def test_examples_after_damaged_header_are_read(tmp_path):
 def test_concatenated_tars_are_read(tmp_path):
     one, two = (write(tmp_path / f"{n}.tar", pairs([n])).read_bytes() for n in range(2))
     (tmp_path / "x.tar").write_bytes(one + two)  # as `cat` joins them
-    assert _seen(tmp_path / "x.tar") == (["number 0", "number 1"], [])
+    assert read_all(tmp_path / "x.tar") == (["number 0", "number 1"], [])
 
 
 def test_other_files_and_compressed_tars_are_refused(tmp_path):
@@ -221,18 +208,18 @@ def test_empty_shard_is_one_bad_sample(tmp_path, shards):
 
 def test_duplicate_member_is_a_bad_sample(tmp_path):
     write(tmp_path / "x.tar", [*pairs([1]), ("0001.TXT", b"another"), *pairs([2])])
-    good, bad = _seen(tmp_path / "x.tar")
+    good, bad = read_all(tmp_path / "x.tar")
     assert good == ["number 2"] and "example '0001': the tar has two members of one name for its text" in bad[0]
 
 
 def test_keys_are_case_sensitive(tmp_path):
     write(tmp_path / "x.tar", [("a.png", picture(1)), ("A.png", picture(2)), ("A.txt", b"big"), ("a.txt", b"small")])
-    assert _seen(tmp_path / "x.tar") == (["small", "big"], [])
+    assert read_all(tmp_path / "x.tar") == (["small", "big"], [])
 
 
 def test_empty_member_is_reported(tmp_path):
     write(tmp_path / "x.tar", [("a.png", b""), ("a.txt", b"a"), *pairs([1])])
-    good, bad = _seen(tmp_path / "x.tar")
+    good, bad = read_all(tmp_path / "x.tar")
     assert good == ["number 1"] and "x.tar, member a.png: the image is empty" in bad[0]
 
 
