@@ -10,6 +10,7 @@ EXTRAS = {
     "gcs": "gcsfs",
     "s3": "s3fs",
     "http": "aiohttp",
+    "hub": "huggingface_hub",
     "parquet": "pyarrow",
     "tfds": "tensorflow_datasets",
     "report": "plotly",

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.tools.writers import write_examples
+from jaxrep.extras import import_extra
 from jaxrep.storage import read_npz
 
 Part = Mapping[str, np.ndarray]

@@ -10,10 +10,10 @@ import numpy as np
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import metadata_column
-from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.records import RecordExamples, Records, plain_value
 from jaxrep.errors import BadShard, UsageError, hint
+from jaxrep.extras import import_extra
 from jaxrep.spec import spec
 from jaxrep.storage import open_ranges
 

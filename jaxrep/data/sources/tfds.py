@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.sources.records import RecordExamples, Records
 from jaxrep.errors import UsageError
+from jaxrep.extras import import_extra
 from jaxrep.spec import spec
 
 

@@ -10,9 +10,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.tools.curate import Plan, add_up, match_chunk, sample_chunk, save_counts, save_report
 from jaxrep.data.tools.resume import write_or_compare
+from jaxrep.extras import import_extra
 from jaxrep.storage import read_bytes
 
 

@@ -16,9 +16,9 @@ from jaxrep.data.images.decode import open_image, upright
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
 from jaxrep.data.sources.encoded import EncodedExamples
-from jaxrep.data.sources.extras import import_extra
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
+from jaxrep.extras import import_extra
 from jaxrep.storage import utf8
 
 ROW_GROUP = 64
