@@ -46,21 +46,32 @@ def identity(obj: Any) -> Any:
 
 
 def fingerprint(obj: Any) -> str:
-    """Return twelve hexadecimal digits of the identity: equal if two recipes are the same run."""
-    text = json.dumps(identity(obj), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """Return twelve hexadecimal digits of the identity: equal if two recipes are the same run.
+
+    Fields at their defaults are left out, so that a part with a new field keeps its fingerprint.
+    """
+    text = json.dumps(_encode(obj, "", for_identity=True, defaults=False), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _encode(value: Any, path: str, *, for_identity: bool) -> Any:
+def default_values(cls: type) -> dict[str, Any]:
+    """Return the defaults of a spec's fields; fields without a default are left out."""
+    defaults = {
+        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        for f in dataclasses.fields(cls)
+    }
+    return {name: value for name, value in defaults.items() if value is not dataclasses.MISSING}
+
+
+def _encode(value: Any, path: str, *, for_identity: bool, defaults: bool = True) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return _encode_float(value, path, for_identity)
+    encode = functools.partial(_encode, for_identity=for_identity, defaults=defaults)
     left_out = execution_fields(value) if for_identity else frozenset()
     inner = {
-        name: _encode(child, join_path(path, name), for_identity=for_identity)
-        for name, child in children(value).items()
-        if name not in left_out
+        name: encode(child, join_path(path, name)) for name, child in children(value).items() if name not in left_out
     }
     if isinstance(value, tuple):
         return list(inner.values())
@@ -69,6 +80,9 @@ def _encode(value: Any, path: str, *, for_identity: bool) -> Any:
             raise UsageError(f"{path or 'mapping'}: the key {wrong[0]!r} cannot be written: keys are names without a $")
         return inner
     if _is_spec_class(type(value)):
+        if not defaults:
+            usual = {name: json.dumps(encode(default, path)) for name, default in default_values(type(value)).items()}
+            inner = {name: child for name, child in inner.items() if json.dumps(child) != usual.get(name)}
         return {TYPE: _checked_type_name(type(value), path), **inner}
     raise UsageError(
         f"{path or 'value'}: a {type(value).__name__} cannot be part of a recipe: it holds numbers, strings, None, "

@@ -172,6 +172,12 @@ def test_identity_leaves_execution_out_at_any_depth():
     assert "workers" not in identity(toy()) and "remat" not in identity(toy())["towers"]["image"]
 
 
+def test_fingerprint_leaves_defaults_out_at_any_depth():
+    explicit = toy(limit=Toy.__dataclass_fields__["limit"].default)
+    assert fingerprint(explicit) == fingerprint(toy())
+    assert fingerprint(toy(optimizer=Adam(b2=0.9))) != fingerprint(toy(optimizer=Adam()))
+
+
 def test_identity_differs_exactly_where_the_difference_is_of_identity():
     assert fingerprint(toy(limit=1)) == fingerprint(toy(limit=1.0))
     assert fingerprint(toy(limit=1)) != fingerprint(toy(limit=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxrep.recipe import Recipe
 from jaxrep.spec import Absent, difference, type_name
-from jaxrep.spec_json import fingerprint, to_json
+from jaxrep.spec_json import default_values, fingerprint, to_json
 
 WIDTH = 118
 
@@ -23,7 +23,9 @@ def compact_json(value: Any) -> Any:
         return {name: compact_json(child) for name, child in value.items()}
     if not dataclasses.is_dataclass(value):
         return to_json(value)
-    changed = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if not _is_default(value, f)}
+    defaults = default_values(type(value))
+    held = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    changed = {name: each for name, each in held.items() if name not in defaults or not _same(each, defaults[name])}
     inner = {
         name: {"$fingerprint": fingerprint(child)} if isinstance(child, Recipe) else compact_json(child)
         for name, child in changed.items()
@@ -31,26 +33,24 @@ def compact_json(value: Any) -> Any:
     return {"$type": type_name(type(value)), **inner}
 
 
-def _is_default(value: Any, field: dataclasses.Field[Any]) -> bool:
-    default = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
-    held = getattr(value, field.name)
+def _same(held: Any, default: Any) -> bool:
     return type(held) is type(default) and held == default
 
 
 def kept_forms(presets: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is kept of the presets of a file: fingerprints of the wholes with all defaults, and values.
+    """Return what is kept of the presets of a file.
 
     A preset has its short form, or the paths in which it differs from the first preset, whichever is shorter.
     """
     forms: dict[str, Any] = {}
     base = next(iter(presets))
     for name, value in presets.items():
-        whole = {"$fingerprint": fingerprint(value), "value": compact_json(value)}
+        whole = compact_json(value)
         changes = {
             change.path: "absent" if isinstance(change.b, Absent) else compact_json(change.b)
             for change in difference(presets[base], value)
         }
-        changed = {"$fingerprint": fingerprint(value), f"changes of {base}": changes}
+        changed = {f"changes of {base}": changes}
         forms[name] = changed if name != base and lines(changed) < lines(whole) else whole
     return forms
 
