@@ -10,6 +10,7 @@ import io
 import os
 import shutil
 import stat
+import threading
 import time
 import zipfile
 import zlib
@@ -21,6 +22,7 @@ import numpy as np
 
 from jaxrep.disk_cache import cache_dir, explain_os_errors, write_atomically
 from jaxrep.errors import BadShard, JaxrepError, UsageError
+from jaxrep.npy import read_npy
 
 T = TypeVar("T")
 
@@ -39,11 +41,60 @@ MAX_UNPACKED = 2 * GIB
 """Bytes that the arrays of one .npz file may take: a small file may unpack to a thousand times its size."""
 
 
+class Traffic(NamedTuple):
+    """Count the reads of this process since it started. The counts only grow; each worker process has its own."""
+
+    requests: int = 0
+    """Reads of files, each a request to a store or a read of a local disk, and questions for a file's version."""
+    bytes: int = 0
+    """Bytes that these returned."""
+    hits: int = 0
+    """Reads of remote files that took what was read ahead or copied before, without a request."""
+
+
+_traffic, _traffic_lock = Traffic(), threading.Lock()
+
+
+def traffic() -> Traffic:
+    """Return the reads of local and remote files by this process so far."""
+    return _traffic
+
+
+def _count(requests: int = 0, size: int = 0, hits: int = 0) -> None:
+    global _traffic
+    with _traffic_lock:
+        _traffic = Traffic(_traffic.requests + requests, _traffic.bytes + size, _traffic.hits + hits)
+
+
 class FileVersion(NamedTuple):
     """Identify one version of a file."""
 
     size: int
     stamp: str  # of the last change: a time, or the version id of the store
+
+
+class Traffic(NamedTuple):
+    """Count reads of files, local and remote."""
+
+    requests: int = 0
+    bytes: int = 0
+    hits: int = 0
+    """Reads of remote files that the cache answered."""
+
+
+_traffic, _counting = Traffic(), threading.Lock()
+
+
+def traffic() -> Traffic:
+    """Return what this process has read since it started."""
+    return _traffic
+
+
+def count_traffic(requests: int = 0, size: int = 0, hits: int = 0) -> None:
+    """Add reads of ``size`` bytes to the traffic of this process."""
+    global _traffic
+    with _counting:
+        _traffic = Traffic(_traffic.requests + requests, _traffic.bytes + size, _traffic.hits + hits)
 
 
 def is_remote(path: str) -> bool:
@@ -74,6 +125,7 @@ def _file_version(path: str) -> FileVersion:
         return FileVersion(state.st_size, str(state.st_mtime_ns))
     files, name = filesystem(path)
     files.invalidate_cache(name)  # ask the store, not the driver's cache
+    _count(requests=1)
     info = files.info(name)
     names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created")
     return FileVersion(int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), "")))
@@ -81,24 +133,29 @@ def _file_version(path: str) -> FileVersion:
 
 def read_bytes(path: str, offset: int = 0, size: int = -1) -> bytes:
     """Read ``size`` bytes from ``offset`` on (-1: all); fewer if the file ends before. Raises BadShard."""
-    return _retry(path, lambda: _read_bytes(path, offset, size))
+    content = _retry(path, lambda: _read_bytes(path, offset, size))
+    count_traffic(1, len(content))
+    return content
 
 
 def _read_bytes(path: str, offset: int, size: int) -> bytes:
     if is_remote(path):
         files, name = filesystem(path)
         # Keywords, since the second argument differs in stores that have versions of files.
-        return files.cat_file(name, start=offset or None, end=None if size < 0 else offset + size) if size else b""
-    with _open_regular(path) as file:
-        file.seek(offset)
-        return file.read(size)
+        content = files.cat_file(name, start=offset or None, end=None if size < 0 else offset + size) if size else b""
+    else:
+        with _open_regular(path) as file:
+            file.seek(offset)
+            content = file.read(size)
+    _count(requests=1, size=len(content))
+    return content
 
 
 def open_stream(path: str) -> IO[bytes]:
     """Open a file to read it from start to end, a remote one in large blocks. Raises BadShard, also later reads do."""
     if is_remote(path):
         return io.BufferedReader(_RemoteFile(path), BLOCK_SIZE)
-    return _retry(path, lambda: _open_regular(path))
+    return _retry(path, lambda: _open_regular(path, _CountedFile))
 
 
 def _open_at_once(path: str, flags: int) -> int:
@@ -106,10 +163,24 @@ def _open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _open_regular(path: str) -> IO[bytes]:
+class _CountedFile(io.FileIO):
+    """Count the reads of a local file."""
+
+    def readinto(self, buffer: Any) -> int:
+        size = super().readinto(buffer) or 0
+        count_traffic(1, size)
+        return size
+
+    def readall(self) -> bytes:
+        content = super().readall() or b""
+        count_traffic(1, len(content))
+        return content
+
+
+def _open_regular(path: str, kind: type[io.FileIO] = io.FileIO) -> IO[bytes]:
     """Open a local file. Raises BadShard: it is a device or a pipe, which may have no end or never begin."""
     with contextlib.ExitStack() as closing:
-        file = closing.enter_context(open(path, "rb", opener=_open_at_once))
+        file = closing.enter_context(io.BufferedReader(kind(path, opener=_open_at_once)))
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise BadShard(f"{path} cannot be read (it is no regular file)")
         closing.pop_all()
@@ -185,7 +256,7 @@ def read_npz(file: Any, names: Iterable[str] = (), limit: int | None = None) -> 
             arrays = {}
             for member in members:
                 with archive.open(member) as content:
-                    arrays[member.removesuffix(".npy")] = np.lib.format.read_array(content, allow_pickle=False)
+                    arrays[member.removesuffix(".npy")] = read_npy(content)
             return arrays
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError, RuntimeError) as error:
         raise ValueError(str(error) or type(error).__name__) from error
@@ -252,7 +323,9 @@ def local_copy(path: str) -> str:
     size, stamp = file_version(path)
     digest = hashlib.sha256(f"{path}\n{size}\n{stamp}".encode()).hexdigest()[:32]
     copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2]}"
-    if not copy.is_file():
+    if copy.is_file():
+        count_traffic(hits=1)
+    else:
         with explain_os_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
         _make_room(size, path)
