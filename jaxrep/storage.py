@@ -60,7 +60,8 @@ def traffic() -> Traffic:
     return _traffic
 
 
-def _count(requests: int = 0, size: int = 0, hits: int = 0) -> None:
+def count_traffic(requests: int = 0, size: int = 0, hits: int = 0) -> None:
+    """Add to the traffic of this process."""
     global _traffic
     with _traffic_lock:
         _traffic = Traffic(_traffic.requests + requests, _traffic.bytes + size, _traffic.hits + hits)
@@ -71,30 +72,6 @@ class FileVersion(NamedTuple):
 
     size: int
     stamp: str  # of the last change: a time, or the version id of the store
-
-
-class Traffic(NamedTuple):
-    """Count reads of files, local and remote."""
-
-    requests: int = 0
-    bytes: int = 0
-    hits: int = 0
-    """Reads of remote files that the cache answered."""
-
-
-_traffic, _counting = Traffic(), threading.Lock()
-
-
-def traffic() -> Traffic:
-    """Return what this process has read since it started."""
-    return _traffic
-
-
-def count_traffic(requests: int = 0, size: int = 0, hits: int = 0) -> None:
-    """Add reads of ``size`` bytes to the traffic of this process."""
-    global _traffic
-    with _counting:
-        _traffic = Traffic(_traffic.requests + requests, _traffic.bytes + size, _traffic.hits + hits)
 
 
 def is_remote(path: str) -> bool:
@@ -125,7 +102,7 @@ def _file_version(path: str) -> FileVersion:
         return FileVersion(state.st_size, str(state.st_mtime_ns))
     files, name = filesystem(path)
     files.invalidate_cache(name)  # ask the store, not the driver's cache
-    _count(requests=1)
+    count_traffic(requests=1)
     info = files.info(name)
     names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created")
     return FileVersion(int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), "")))
@@ -147,7 +124,7 @@ def _read_bytes(path: str, offset: int, size: int) -> bytes:
         with _open_regular(path) as file:
             file.seek(offset)
             content = file.read(size)
-    _count(requests=1, size=len(content))
+    count_traffic(requests=1, size=len(content))
     return content
 
 
