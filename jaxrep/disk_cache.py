@@ -18,6 +18,7 @@ from typing import IO
 import numpy as np
 
 from jaxrep.errors import UsageError
+from jaxrep.npy import read_npy
 
 LOG = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         if path.exists():
             content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() == content[:32]:
-                return np.load(io.BytesIO(content[32:]), allow_pickle=False)
+                return read_npy(io.BytesIO(content[32:]))
             LOG.warning("%s is damaged; making it again", path)
     array, body = make(), io.BytesIO()
     np.save(body, array, allow_pickle=False)
@@ -75,11 +76,11 @@ def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
 def _warned(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, SystemError) as error:  # SystemError: Python 3.11's parser, by which np.load reads, in two threads
+    except OSError as error:
         LOG.warning(
             "%s cannot be used (%s): what it holds is made again; JAXREP_CACHE names another folder",
             path,
-            getattr(error, "strerror", error),
+            error.strerror,
         )
 
 

@@ -21,6 +21,7 @@ from jax._src import distributed  # its key-value store: words between processes
 from jax.experimental import multihost_utils
 
 from jaxrep.errors import BadSample, JaxrepError, UsageError
+from jaxrep.npy import read_npy
 
 T = TypeVar("T")
 _meetings = itertools.count()  # a barrier is passed once: each meeting has a number of its own
@@ -144,7 +145,7 @@ def _decode(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if "$array" in value:
-        array = np.load(io.BytesIO(base64.b64decode(value["$array"])), allow_pickle=False)
+        array = read_npy(io.BytesIO(base64.b64decode(value["$array"])))
         return array[()] if value["scalar"] else array
     if "$bad" in value:
         return BadSample(*value["$bad"])

@@ -110,9 +110,7 @@ def _file_version(path: str) -> FileVersion:
 
 def read_bytes(path: str, offset: int = 0, size: int = -1) -> bytes:
     """Read ``size`` bytes from ``offset`` on (-1: all); fewer if the file ends before. Raises BadShard."""
-    content = _retry(path, lambda: _read_bytes(path, offset, size))
-    count_traffic(1, len(content))
-    return content
+    return _retry(path, lambda: _read_bytes(path, offset, size))
 
 
 def _read_bytes(path: str, offset: int, size: int) -> bytes:

@@ -111,14 +111,3 @@ def test_full_disk_costs_time_only_and_leaves_no_file(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(messages) == 1 and "a.npy cannot be used (File too large)" in messages[0]
     assert not list(folder.iterdir())
-
-
-def test_array_that_two_threads_cannot_parse_at_once_is_made_again(cache, monkeypatch):
-    """``ast.literal_eval`` of Python 3.11 raises SystemError where two threads parse at once (np.load calls it)."""
-    disk_cache.cached("a.npy", lambda: np.arange(3))
-
-    def load(*args, **kwargs):
-        raise SystemError("AST constructor recursion depth mismatch (before=36, after=33)")
-
-    monkeypatch.setattr(np, "load", load)
-    np.testing.assert_array_equal(disk_cache.cached("a.npy", lambda: np.arange(3)), np.arange(3))

@@ -13,6 +13,7 @@ from jaxrep.data.source import Examples, Source
 from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.data.sources.patterns import files
 from jaxrep.errors import BadShard, UsageError, hint
+from jaxrep.npy import read_npy_header
 from jaxrep.spec import spec
 from jaxrep.storage import open_ranges, read_npz
 
@@ -91,10 +92,7 @@ def _count(path: str, fields: Mapping[str, Field]) -> int:
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     """Read the shape of a .npy member from its header. Raises ValueError: it has no axis."""
     with archive.open(name) as file:
-        version = np.lib.format.read_magic(file)
-        formats = np.lib.format
-        read = formats.read_array_header_1_0 if version == (1, 0) else formats.read_array_header_2_0
-        shape = read(file)[0]
+        shape = read_npy_header(file).shape
     if not shape:
         raise ValueError(f"'{name}' has no rows")
     return shape

@@ -30,6 +30,7 @@ from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
+from jaxrep.npy import read_npy
 from jaxrep.spec_json import to_json
 from jaxrep.storage import FileVersion, file_version, read_bytes, read_npz, utf8, write_file
 
@@ -173,7 +174,7 @@ def _matcher(metadata: tuple[str, ...], digest: str) -> Matcher:
 
 @functools.lru_cache(1)
 def _probabilities(path: str, version: FileVersion, t: int) -> np.ndarray:
-    return probabilities(np.load(io.BytesIO(read_bytes(path))), t)
+    return probabilities(read_npy(io.BytesIO(read_bytes(path))), t)
 
 
 def save_counts(plan: Plan, matched: ChunkResult) -> None:

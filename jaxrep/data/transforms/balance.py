@@ -22,6 +22,7 @@ from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.data.transforms.entry_matcher import Matcher, read_entries, vocabulary
 from jaxrep.errors import UsageError
+from jaxrep.npy import read_npy
 from jaxrep.spec import Count, Range, spec
 from jaxrep.storage import read_bytes
 
@@ -133,5 +134,5 @@ class TakeCurated(SubsetSource):
         return rows
 
     def _rows(self, chunk: int, start: int) -> np.ndarray:
-        rows = np.load(io.BytesIO(read_bytes(f"{self.kept}/{chunk:05}.npy")))
+        rows = read_npy(io.BytesIO(read_bytes(f"{self.kept}/{chunk:05}.npy")))
         return rows + (np.uint32(start) if start + len(rows) < 2**31 else np.int64(start))

@@ -15,6 +15,7 @@ from jaxrep.evals.classification.zero_shot import PromptedEval
 from jaxrep.evals.embed import logit_scale
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import best_ranks, row_blocks
+from jaxrep.npy import read_npy
 from jaxrep.spec import Natural, spec
 
 
@@ -63,7 +64,8 @@ class FrechetMean(PromptedEval):
             squares = np.einsum("kd,kd->k", unit, unit)
             return np.sqrt(np.maximum(squares[:, None] + squares - 2 * unit @ unit.T, 0))
         try:
-            matrix = np.asarray(np.load(self.distances, allow_pickle=False), np.float64)
+            with open(self.distances, "rb") as file:
+                matrix = np.asarray(read_npy(file), np.float64)
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"{self.name}: the distances cannot be read: {error}") from error
         shape = (len(prototypes), len(prototypes))
