@@ -1,15 +1,16 @@
 """Terms bind losses to outputs by name; the objective is their weighted sum.
 
 A term never sees an encoder, and a loss never sees a name. The annotations of a term's fields (``Embedding``,
-``Output``, ``Column``, ``Columns``) declare which of them name arrays. A *separable* term is a weighted sum over rows
-whose weights depend on the batch's fields alone: it is computed per microbatch and divided once, by the weight of the
-whole batch.
+``Output``, ``Column``, ``Columns``) declare which of them name arrays. A name that no output has may be that of a float
+field of the batch, such as a stored embedding (``with_given``). A *separable* term is a weighted sum over rows whose
+weights depend on the batch's fields alone: it is computed per microbatch and divided once, by the weight of the whole
+batch.
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -25,6 +26,9 @@ from jaxrep.schedules import Constant, Schedule
 from jaxrep.spec import spec
 
 Metrics = dict[str, Array]
+
+MAX_GIVEN_AXES = 3
+"""Most axes of a given output, [B,V,D]. Pixels have more."""
 
 
 @spec
@@ -110,19 +114,36 @@ class Wrapper(Term):
         return self.term.embeddings + super().embeddings
 
 
+def given_fields(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a batch that may stand for outputs: floats [B], [B,D] or [B,V,D]."""
+    floats = {name: x for name, x in batch.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+    return {name: x for name, x in floats.items() if len(x.shape) <= MAX_GIVEN_AXES}
+
+
+def with_given(names: Iterable[str], outputs: Mapping[str, Any], batch: Mapping[str, Any]) -> Outputs:
+    """Return the outputs, with given fields of the batch for those of ``names`` that no output has.
+
+    A given field has no gradient. Its rows and its ``<name>/present`` are those of an output.
+    """
+    given = given_fields(batch)
+    return {**outputs, **{name: given[name] for name in names if name not in outputs and name in given}}
+
+
 def evaluate(objective: Mapping[str, Term], outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
     """Return the weighted sum of the terms, and ``loss/<term>`` with the metrics of each term.
 
-    Raises ValueError: a term reads an output or a field that is missing.
+    Raises ValueError: a term reads an output that neither the method nor the batch gives, or a field that is missing.
     """
     total = jnp.float32(0)
     metrics: Metrics = {}
     for name, term in objective.items():
-        for kind, wanted, arrays in (("output", term.reads, outputs), ("field", term.needs, batch)):
+        readable = with_given(term.reads, outputs, batch)
+        for kind, wanted, arrays in (("output", term.reads, readable), ("field", term.needs, batch)):
             if missing := [x for x in wanted if x not in arrays]:
+                known = sorted({*arrays, *given_fields(batch)})
                 what = f"objective.{name} reads the {kind} '{missing[0]}', which is missing"
-                raise ValueError(f"{what}: {hint(missing[0], sorted(arrays))}")
-        loss, term_metrics = term(outputs, batch, ctx)
+                raise ValueError(f"{what}: {hint(missing[0], known)}")
+        loss, term_metrics = term(readable, batch, ctx)
         total += term.weight(ctx) * loss
         metrics |= {f"loss/{name}": loss, **{f"loss/{name}/{key}": value for key, value in term_metrics.items()}}
     return total, metrics

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
-from jaxrep.objectives.base import SeparableTerm, evaluate
+from jaxrep.objectives.base import SeparableTerm, evaluate, with_given
 from jaxrep.params import Arrays
 from jaxrep.step.gradients import Computation, StepOutputs
 
@@ -113,13 +113,14 @@ class Passes:
         """Add the gradients through the encoders to ``start``; return them with the value of each separable term."""
         smooth, fixed = shared
         terms = self.separable
+        reads = [name for term in terms.values() for name in term.reads]
         totals = {name: jnp.maximum(jnp.sum(term.example_weights(fields)), 1e-12) for name, term in terms.items()}
 
         def surrogate(params: Arrays, shared: Outputs, rows: Rows, pull: Outputs):
             """Surrogate loss whose gradient equals the objective's for this microbatch (GradCache)."""
             outputs, seen, here = self.encode(params, rows)
             value = sum((jnp.vdot(pull[name], outputs[name].astype(pull[name].dtype)) for name in pull), jnp.float32(0))
-            readable = {**outputs, **fixed, **shared}
+            readable = with_given(reads, {**outputs, **fixed, **shared}, seen)
             sums = {
                 name: jnp.sum(term.per_example(readable, seen, here) * term.example_weights(seen)) / totals[name]
                 for name, term in terms.items()

@@ -172,8 +172,8 @@ def test_tower_without_field_is_named():
 
 
 def test_wrong_values_of_a_dual_encoder_are_named():
-    assert problems(DualEncoder(towers={"image": tiny.Patches()}, dim=4)) == [
-        "a DualEncoder needs two towers at least, got ['image']"
+    assert problems(DualEncoder(towers={}, dim=4)) == [
+        "a DualEncoder needs one tower at least, and two where no field of the batch is the other side"
     ]
     assert problems(DualEncoder(towers=TOWERS, dim=4, heads={"sound": Linear(features=4), "text": Identity()})) == [
         "heads.sound belongs to no tower; the towers are image, text",

@@ -62,6 +62,7 @@ class Groups(nnx.Module):
 class DualEncoder(Method):
     """Encode each field by its tower and project it to a shared width.
 
+    One tower is trained alone if the other side is a field of the batch, such as stored embeddings of width ``dim``.
     Emits per row ``<field>`` [B,D] (raw), ``<field>/pooled`` (before the projection), ``<field>/tokens`` and, with a
     grouping, ``<tokens>/grouped`` [B,V,D]. Emits per step ``scale`` and, with a bias, ``bias``.
     """
@@ -84,8 +85,8 @@ class DualEncoder(Method):
     """Pools the tokens of one tower by the embeddings of another, for losses on parts of an image."""
 
     def problems(self) -> Iterator[str]:
-        if len(self.towers) < 2:
-            yield f"a DualEncoder needs two towers at least, got {list(self.towers)}"
+        if not self.towers:
+            yield "a DualEncoder needs one tower at least, and two where no field of the batch is the other side"
         for name in self.scales:
             if not name.isidentifier() or name in ("scale", "bias", *self.towers):
                 yield f"scales has the name '{name}': expected a new identifier, such as scale_image_sound"
