@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from scipy.stats import truncnorm
 
+from jaxrep import params
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.recipe import Recipe
 from jaxrep.runs import restore
@@ -18,6 +20,7 @@ from jaxrep.step import shapes
 from jaxrep.step.train_state import TrainState
 from jaxrep.step.train_step import CompiledStep
 from jaxrep.training import loop, warm_start
+from jaxrep.training.compilation import run_jitted_once
 from jaxrep.training.setup import Setup
 
 
@@ -54,16 +57,56 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
         trace = shared(shapes.trace_shapes, lambda recipe, fields=None: (text(recipe), repr(fields)))
         patch.setattr(shapes, "trace_shapes", trace)
         patch.setattr(restore, "trace_shapes", trace)
-        patch.setattr(warm_start, "run_jitted_once", run_eagerly)
+        patch.setattr(warm_start, "run_jitted_once", run_with_host_draws)
+        patch.setattr(params, "_digest", digest_on_host)
         patch.setattr(loop, "restore_or_initialize", start)
         patch.setattr(loop, "compile_step", compiled)
         patch.setattr(OpenMoji, "open", shared(OpenMoji.open, lambda source: source))
         yield known
 
 
-def run_eagerly(function: Callable[[], Any], out_shardings: Any = None) -> Any:
-    """Initialize operation by operation: experiments share the programs of leaves of one shape."""
-    return jax.device_put(function(), out_shardings)
+# Programs that every experiment would compile for its own shapes -----------------------------------------------------
+
+
+def run_with_host_draws(function: Callable[[], Any], out_shardings: Any = None) -> Any:
+    """Run a function with NumPy's random numbers in place of JAX's, which are most of the time to compile it."""
+    with pytest.MonkeyPatch.context() as patch:
+        for draw in (normal, truncated_normal, uniform):
+            patch.setattr(jax.random, draw.__name__, draw)
+            patch.setattr(jax._src.random, draw.__name__, draw)  # what initializers call
+        return run_jitted_once(function, out_shardings)
+
+
+def normal(key, shape=(), dtype=float, **_):
+    return on_host(key, shape, dtype, lambda random: random.standard_normal(shape))
+
+
+def truncated_normal(key, lower, upper, shape=(), dtype=float, **_):
+    return on_host(key, shape, dtype, lambda random: truncnorm.rvs(lower, upper, size=shape, random_state=random))
+
+
+def uniform(key, shape=(), dtype=float, minval=0.0, maxval=1.0, **_):
+    return on_host(key, shape, dtype, lambda random: random.uniform(minval, maxval, shape))
+
+
+def on_host(key: Any, shape: tuple[int, ...], dtype: Any, draw: Callable[[np.random.Generator], Any]) -> Any:
+    """Draw on the host from a key, or from each of the keys of a ``vmap``, while a compiled function runs."""
+
+    def call(data: Any) -> np.ndarray:
+        keys = np.asarray(data).reshape(-1, data.shape[-1])
+        drawn = np.array([draw(np.random.default_rng(key)) for key in keys], dtype)
+        return drawn.reshape(*data.shape[:-1], *shape)
+
+    result = jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(dtype))
+    return jax.pure_callback(call, result, jax.random.key_data(key), vmap_method="expand_dims")
+
+
+def digest_on_host(array: Any) -> int:
+    """Return what ``params._digest`` does."""
+    words = np.ascontiguousarray(array).reshape(-1)
+    words = words.view(f"u{words.itemsize}").astype(np.uint32)
+    place = np.arange(1, len(words) + 1, dtype=np.uint32)
+    return int(np.sum(params._scramble(words + params._scramble(place)), dtype=np.uint32))
 
 
 def shared(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
