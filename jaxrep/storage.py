@@ -1,26 +1,24 @@
 """Read and write files on this machine's disks, or behind a URL that fsspec knows (gs://, s3://, https://, memory://).
 
-A path is a string. Operations that fail are retried, each time after a longer wait. A reader that needs a local file
-gets a copy in a cache of bounded size.
+A path is a string. Operations that fail are retried, each time after a longer wait.
 """
 
 import contextlib
-import hashlib
 import io
 import os
-import shutil
 import stat
 import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar, cast
+from typing import IO, Any, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 
-from jaxrep.disk_cache import cache_dir, explain_os_errors, write_atomically
+from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import BadShard, JaxrepError, UsageError
 from jaxrep.npy import read_npy
 
@@ -108,9 +106,39 @@ def _file_version(path: str) -> FileVersion:
     return FileVersion(int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), "")))
 
 
-def read_bytes(path: str, offset: int = 0, size: int = -1) -> bytes:
-    """Read ``size`` bytes from ``offset`` on (-1: all); fewer if the file ends before. Raises BadShard."""
-    return _retry(path, lambda: _read_bytes(path, offset, size))
+class ReadBefore(Protocol):
+    """Hold what was read of remote files before it is needed."""
+
+    def read(self, path: str, offset: int, size: int) -> bytes | None:
+        """Return what ``read_bytes`` would; None: it was not read before."""
+
+    def copy(self, path: str) -> str | None:
+        """Return a local file with the content of ``path``; None: there is none."""
+
+
+_read_before: ContextVar[ReadBefore | None] = ContextVar("read_before", default=None)
+
+
+@contextlib.contextmanager
+def reading_from(before: ReadBefore) -> Iterator[None]:
+    """Let this thread's reads of remote files inside the context take what ``before`` holds."""
+    token = _read_before.set(before)
+    try:
+        yield
+    finally:
+        _read_before.reset(token)
+
+
+def read_bytes(path: str, offset: int = 0, size: int = -1, pause: Callable[[float], object] = time.sleep) -> bytes:
+    """Read ``size`` bytes from ``offset`` on (-1: all); fewer if the file ends before. Raises BadShard.
+
+    ``pause`` waits so many seconds before a retry.
+    """
+    before = _read_before.get() if is_remote(path) else None
+    if before and (content := before.read(path, offset, size)) is not None:
+        count_traffic(hits=1)
+        return content
+    return _retry(path, lambda: _read_bytes(path, offset, size), pause)
 
 
 def _read_bytes(path: str, offset: int, size: int) -> bytes:
@@ -164,6 +192,10 @@ def _open_regular(path: str, kind: type[io.FileIO] = io.FileIO) -> IO[bytes]:
 
 def open_ranges(path: str) -> IO[bytes]:
     """Open a file to read single ranges, without read-ahead. Raises BadShard, as ``open_stream``."""
+    before = _read_before.get() if is_remote(path) else None
+    if before and (copy := before.copy(path)):
+        count_traffic(hits=1)
+        return open_stream(copy)
     return cast(IO[bytes], _RemoteFile(path)) if is_remote(path) else open_stream(path)
 
 
@@ -191,13 +223,19 @@ class _RemoteFile(io.RawIOBase):
         return len(content)
 
 
-def retry(action: Callable[[], T], waits: Iterable[float], fault: Callable[[str], JaxrepError]) -> T:
+def retry(
+    action: Callable[[], T],
+    waits: Iterable[float],
+    fault: Callable[[str], JaxrepError],
+    pause: Callable[[float], object] = time.sleep,
+) -> T:
     """Return ``action()``; call it again after each wait, unless the file is missing or access is denied.
 
     Args:
         action: reads or writes.
         waits: seconds before each further call.
         fault: returns the error to raise at last, given the reason in a few words.
+        pause: waits so many seconds, or raises to end the attempts.
     """
     waits = iter(waits)
     while True:
@@ -209,11 +247,11 @@ def retry(action: Callable[[], T], waits: Iterable[float], fault: Callable[[str]
             wait = next(waits, None)
             if wait is None or isinstance(error, PERMANENT_ERRORS):
                 raise fault(describe_error(error)) from error
-            time.sleep(wait)
+            pause(wait)
 
 
-def _retry(path: str, read: Callable[[], T]) -> T:
-    return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"))
+def _retry(path: str, read: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
+    return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"), pause)
 
 
 def read_npz(file: Any, names: Iterable[str] = (), limit: int | None = None) -> dict[str, np.ndarray]:
@@ -244,7 +282,7 @@ def describe_error(error: Exception) -> str:
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
 
 
-# Write and copy ------------------------------------------------------------------------------------------------------
+# Write ----------------------------------------------------------------------------------------------------------
 
 
 def check_out(path: Path | None, option: str = "--out") -> None:
@@ -281,45 +319,3 @@ def write_file(path: str, content: bytes) -> None:
         raise
     except Exception as error:  # the drivers of stores raise errors of their own types
         raise UsageError(f"{path} cannot be written ({describe_error(error)})") from error
-
-
-def local_copy(path: str) -> str:
-    """Return a local file with the content of ``path``: itself, or a copy in the cache.
-
-    ``$JAXREP_CACHE_GIB`` bounds the copies (100 by default); the oldest copies are removed first. A later copy may
-    remove this one, so open it now.
-
-    Raises:
-        UsageError: the file is larger than the bound, or the disk is full.
-        BadShard: ``path`` cannot be read.
-    """
-    if not is_remote(path):
-        return path
-    size, stamp = file_version(path)
-    digest = hashlib.sha256(f"{path}\n{size}\n{stamp}".encode()).hexdigest()[:32]
-    copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2]}"
-    if copy.is_file():
-        count_traffic(hits=1)
-    else:
-        with explain_os_errors(copy):
-            copy.parent.mkdir(parents=True, exist_ok=True)
-        _make_room(size, path)
-        with open_stream(path) as source, explain_os_errors(copy):
-            write_atomically(copy, lambda file: shutil.copyfileobj(source, file, BLOCK_SIZE))
-    os.utime(copy)  # the time of its last use
-    return str(copy)
-
-
-def _make_room(size: int, path: str) -> None:
-    limit = float(os.environ.get("JAXREP_CACHE_GIB") or 100) * GIB
-    if size > limit:
-        raise UsageError(
-            f"{path} is {size / GIB:.3g} GiB, and the cache holds {limit / GIB:.3g}: raise JAXREP_CACHE_GIB"
-        )
-    copies = {file: file.stat() for file in (cache_dir() / "files").glob("*/*") if file.is_file()}
-    used = sum(state.st_size for state in copies.values())
-    for file in sorted(copies, key=lambda file: copies[file].st_mtime):
-        if used + size <= limit:
-            return
-        file.unlink(missing_ok=True)
-        used -= copies[file].st_size

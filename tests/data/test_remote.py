@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from jaxrep import storage
+from jaxrep.data.local_copy import local_copy
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.sources.image_folder import ImageFolder
 from jaxrep.data.sources.tar.shards import TarShards
@@ -109,18 +110,18 @@ def test_local_copy_is_cached_and_evicts_the_oldest(cache, monkeypatch):
     for name in "abc":
         files.pipe(f"/fetch/{name}", name.encode() * 1000)
     monkeypatch.setenv("JAXREP_CACHE_GIB", str(2500 / 2**30))
-    a, b = (storage.local_copy(f"memory://fetch/{name}") for name in "ab")
+    a, b = (local_copy(f"memory://fetch/{name}") for name in "ab")
     os.utime(b, (1, 1))
-    assert storage.local_copy("memory://fetch/a") == a and Path(a).read_bytes() == b"a" * 1000
-    storage.local_copy("memory://fetch/c")
+    assert local_copy("memory://fetch/a") == a and Path(a).read_bytes() == b"a" * 1000
+    local_copy("memory://fetch/c")
     assert os.path.exists(a) and not os.path.exists(b)
     files.pipe("/fetch/a", b"new")
-    assert Path(storage.local_copy("memory://fetch/a")).read_bytes() == b"new"
+    assert Path(local_copy("memory://fetch/a")).read_bytes() == b"new"
     monkeypatch.setenv("JAXREP_CACHE_GIB", str(500 / 2**30))
     with pytest.raises(UsageError, match=r"memory://fetch/b is .* GiB, and the cache holds .*: raise JAXREP_CACHE_GIB"):
-        storage.local_copy("memory://fetch/b")
+        local_copy("memory://fetch/b")
     with pytest.raises(BadShard, match=r"memory://fetch/d cannot be read \(No such file"):
-        storage.local_copy("memory://fetch/d")
+        local_copy("memory://fetch/d")
 
 
 def test_full_cache_is_an_error(cache):
@@ -129,7 +130,7 @@ def test_full_cache_is_an_error(cache):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(UsageError, match=r"^the cache file .* cannot be written \(.*\): make room"):
-            storage.local_copy("memory://full/a")
+            local_copy("memory://full/a")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not [path for path in cache.rglob("*") if path.is_file()]
+    assert not [path for path in (cache / "files").rglob("*") if path.is_file()]

@@ -16,6 +16,7 @@ import pytest
 
 from jaxrep import storage
 from jaxrep.data.loading.loader import Loader
+from jaxrep.data.local_copy import local_copy
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import BadShard
@@ -127,4 +128,4 @@ def test_s3_shards_are_read_and_indexed_in_the_bucket(shards, bucket, tmp_path, 
     far = TarShards(shards="s3://pairs/*.tar", image_size=4)
     same(shards, far)
     storage.write_file("s3://pairs/note", b"whole")
-    assert storage.read_bytes("s3://pairs/note", 2, 2) == b"ol" and storage.local_copy("s3://pairs/note")
+    assert storage.read_bytes("s3://pairs/note", 2, 2) == b"ol" and local_copy("s3://pairs/note")

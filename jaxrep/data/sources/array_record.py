@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
+from jaxrep.data.local_copy import local_copy
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
 from jaxrep.data.sources.patterns import files
@@ -16,7 +17,7 @@ from jaxrep.data.sources.records import RecordExamples, Records
 from jaxrep.disk_cache import cached
 from jaxrep.errors import BadShard
 from jaxrep.spec import spec
-from jaxrep.storage import file_version, local_copy
+from jaxrep.storage import file_version
 
 CACHED_READERS = 64
 """Files that stay open."""
@@ -37,6 +38,8 @@ class ArrayRecords(Records):
 
 class ArrayRecordExamples(RecordExamples):
     """Read the records of ArrayRecord files."""
+
+    only_whole = True
 
     def __init__(self, source: ArrayRecords, shards: Sequence[str], counts: Sequence[int]):
         super().__init__(source, shards, counts)

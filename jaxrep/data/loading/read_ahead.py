@@ -1,0 +1,147 @@
+"""Read remote files before a loader needs them: its order is a function, so what comes next is known.
+
+Two things are read ahead, each in threads of its own:
+
+- ``CopiesAhead`` copies whole files to the disk: those of which a large part of the examples is read soon.
+- ``RangesAhead`` reads the ranges of single examples of the other files to memory, chunk by chunk.
+
+What is read ahead never decides what a loader returns. What is missing, or could not be read, is read when it is
+needed, and fails there.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from jaxrep.data.loading.copies_ahead import CopiesAhead
+from jaxrep.data.loading.ranges_ahead import Pieces, RangesAhead
+from jaxrep.data.orders.base import Indices
+from jaxrep.data.source import Examples
+from jaxrep.data.sources.encoded import ShardedExamples
+from jaxrep.storage import reading_from
+
+
+@dataclasses.dataclass(frozen=True)
+class ChunkRows:
+    """State which positions the chunks of a loader have: ``parts`` chunks of ``size`` rows per batch."""
+
+    position: int
+    """Position of the first batch."""
+    row: int
+    """First row of a batch that this host reads."""
+    batch_size: int
+    size: int
+    parts: int = 1
+
+    def start(self, chunk: int) -> tuple[int, int]:
+        """Return the position of the batch of a chunk, and the row there at which the chunk starts."""
+        step, part = divmod(chunk, self.parts)
+        return self.position + step * self.batch_size, self.row + part * self.size
+
+    def positions(self, first: int, count: int = 1) -> np.ndarray:
+        """Return the positions uint64 [count * size] of consecutive chunks."""
+        starts = np.array([sum(self.start(chunk)) for chunk in range(first, first + count)], np.uint64)
+        return (starts[:, None] + np.arange(self.size, dtype=np.uint64)).reshape(-1)
+
+
+class Closed(BaseException):
+    """The loader was closed: no exception that a reader would take for the fault of an example."""
+
+
+class ReadAhead:
+    """Read ahead for the chunks of a loader. It pickles: each process starts its own threads when it first reads."""
+
+    def __init__(self, examples: Examples, order: Indices, rows: ChunkRows, workers: int = 0):
+        """Take the examples, their order and the chunks.
+
+        ``workers``: processes among which the chunks are dealt out one by one; 0: this process reads all.
+        """
+        self._examples, self._order, self._rows, self._workers = examples, order, rows, workers
+        self._lock, self._active, self._last, self._closed = threading.Lock(), set[int](), -1, False
+
+    def __reduce__(self):
+        return type(self), (self._examples, self._order, self._rows, self._workers)
+
+    @functools.cached_property
+    def _remote(self) -> bool:
+        return any(leaf.is_remote() for leaf, _ in self._files(np.zeros(0, np.int64)))
+
+    def _files(self, indices: np.ndarray) -> Iterator[tuple[ShardedExamples, np.ndarray]]:
+        for leaf, rows in self._examples.origins(indices):
+            if isinstance(leaf, ShardedExamples):
+                yield leaf, rows
+
+    def _wanted(self, first: int, count: int) -> Iterator[tuple[ShardedExamples, np.ndarray]]:
+        return self._files(self._order(self._rows.positions(first, count)))
+
+    @functools.cached_property
+    def _threads(self) -> tuple[CopiesAhead, RangesAhead]:
+        length, processes = len(self._examples), max(self._workers, 1)
+        copies = CopiesAhead(self._wanted, self._rows.size, length, processes)
+        return copies, RangesAhead(lambda chunk: self._wanted(chunk, 1), copies.covers, processes)
+
+    @contextlib.contextmanager
+    def reading(self, chunk: int) -> Iterator[None]:
+        """Let this thread's reads inside the context, those of a chunk, take what was read ahead."""
+        if not self._remote:
+            yield
+            return
+        with self._lock:
+            if self._closed:
+                raise Closed
+            copies, ranges = self._threads
+            self._active.add(chunk)
+            self._last = max(self._last, chunk)
+        self._move()
+        try:
+            pieces = ranges.take(chunk)
+            with reading_from(_Found(pieces, copies, lambda: self._closed)):
+                yield
+        finally:
+            ranges.release(chunk)
+            with self._lock:
+                self._active.discard(chunk)
+            self._move()
+
+    def _move(self) -> None:
+        """Tell the threads which chunks are over."""
+        with self._lock:
+            passed = min(self._active, default=self._last + 1)
+            if self._closed:
+                return
+        for ahead in self._threads:
+            ahead.move(passed)
+
+    def close(self) -> None:
+        """Cancel what is read ahead, and return when no thread of it is left."""
+        with self._lock:
+            self._closed = True
+        for ahead in vars(self).get("_threads", ()):
+            ahead.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """Hold what was read for one chunk (``jaxrep.storage.ReadBefore``)."""
+
+    pieces: Pieces
+    copies: CopiesAhead
+    closed: Callable[[], bool]
+
+    def read(self, path: str, offset: int, size: int) -> bytes | None:
+        content = self.pieces.read(path, offset, size)
+        content = self.copies.read(path, offset, size) if content is None else content
+        self._check()
+        return content
+
+    def copy(self, path: str) -> str | None:
+        self._check()
+        return self.copies.copy(path)
+
+    def _check(self) -> None:
+        if self.closed():
+            raise Closed

@@ -1,0 +1,123 @@
+"""Copy remote files to a cache on a local disk, whose size is bounded: for readers of whole files, and to read ahead.
+
+Threads and processes that want a copy at the same time share one. A copy appears complete or not at all.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from jaxrep.disk_cache import cache_dir, explain_os_errors, write_atomically
+from jaxrep.errors import BadShard, UsageError
+from jaxrep.storage import GIB, FileVersion, file_version, is_remote, read_bytes
+
+REQUEST_BYTES = 8 * 2**20
+"""Bytes per request; as many are in memory per copy that is under way."""
+POLL_SECONDS = 0.05
+"""Seconds between two looks whether another thread or process has finished a copy."""
+LOCKS = 4096
+
+Pause = Callable[[float], object]
+"""Waits so many seconds, or raises to end the copy."""
+
+
+def cache_limit() -> int:
+    """Return the most bytes of all copies: ``$JAXREP_CACHE_GIB`` (100 by default)."""
+    return int(float(os.environ.get("JAXREP_CACHE_GIB") or 100) * GIB)
+
+
+def local_copy(path: str, version: FileVersion | None = None, pause: Pause = time.sleep) -> str:
+    """Return a local file with the content of ``path``: itself, or a copy in the cache.
+
+    The copies that were used least recently are removed first where the cache is full. A later copy may remove this
+    one, so open it now. ``version``: the version to copy; by default the one that is there.
+
+    Raises:
+        UsageError: the file is larger than the bound, or the disk is full.
+        BadShard: ``path`` cannot be read, or has another version.
+    """
+    if not is_remote(path):
+        return path
+    version = version or file_version(path)
+    digest = hashlib.sha256("\n".join([path, *map(str, version)]).encode()).hexdigest()[:32]
+    copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2][-100:]}"
+    if not copy.is_file():
+        with explain_os_errors(copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(f"{int(digest, 16) % LOCKS:03x}", pause):
+            if not copy.is_file():
+                _fetch(path, version, copy, pause)
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(copy)  # the time of its last use
+    return str(copy)
+
+
+def _fetch(path: str, version: FileVersion, copy: Path, pause: Pause) -> None:
+    if version.size > cache_limit():
+        sizes = f"{version.size / GIB:.3g} GiB, and the cache holds {cache_limit() / GIB:.3g}"
+        raise UsageError(f"{path} is {sizes}: raise JAXREP_CACHE_GIB")
+
+    def write(file: IO[bytes]) -> None:
+        with _alone("room", pause):
+            _make_room(version.size)
+            _reserve(file, version.size)
+        for start in range(0, version.size, REQUEST_BYTES):
+            pause(0)
+            file.write(read_bytes(path, start, min(REQUEST_BYTES, version.size - start), pause))
+        if file.tell() != version.size or file_version(path) != version:
+            raise BadShard(f"{path} has changed while it was copied")
+
+    with explain_os_errors(copy):
+        write_atomically(copy, write)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Take the room of a file from the disk, which is full now or never. Raises OSError."""
+    try:
+        if size:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except (AttributeError, OSError) as error:  # a system or a file system without it
+        if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        file.truncate(size)
+
+
+@contextlib.contextmanager
+def _alone(name: str, pause: Pause) -> Iterator[None]:
+    """Wait until no other thread or process is in the context of this name; a disk without locks waits for none."""
+    path = cache_dir() / "locks" / name
+    with explain_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                pause(POLL_SECONDS)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(lock)
+
+
+def _make_room(size: int) -> None:
+    """Remove the copies that were used least recently, until ``size`` bytes more are within the bound."""
+    copies: dict[Path, os.stat_result] = {}
+    for file in (cache_dir() / "files").glob("*/*"):
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
+            copies[file] = file.stat()
+    used = sum(state.st_size for state in copies.values())
+    for file in sorted(copies, key=lambda file: copies[file].st_mtime):
+        if used + size <= cache_limit():
+            return
+        file.unlink(missing_ok=True)
+        used -= copies[file].st_size
