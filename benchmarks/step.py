@@ -27,7 +27,7 @@ from jaxrep import Data, Recipe, data, encoders, methods, objectives, optim, sch
 from jaxrep.batch import Field
 from jaxrep.commands.memory import with_large_pages
 from jaxrep.spec import spec
-from jaxrep.training.metric_writers import peak_flops
+from jaxrep.step.flops import StepFlops
 from jaxrep.training.setup import make_loader
 
 PEER = "open_clip CLIP (torch)"
@@ -81,8 +81,8 @@ def recipe_of(size: argparse.Namespace) -> Recipe:
     )
 
 
-def jaxrep_step(recipe: Recipe, folder: Path) -> tuple[Callable[[], Any], dict[str, np.ndarray], int]:
-    """Return a function that makes one step and waits for it, its batch, and the number of parameters."""
+def jaxrep_step(recipe: Recipe, folder: Path) -> tuple[Callable[[], Any], dict[str, np.ndarray], int, StepFlops]:
+    """Return a function that makes one step and waits for it, its batch, the number of parameters, and the FLOPs."""
     setup, state, step = compile_recipe(recipe, folder)
     host = next(make_loader(setup, 0))
     with jax.set_mesh(setup.mesh):
@@ -95,7 +95,7 @@ def jaxrep_step(recipe: Recipe, folder: Path) -> tuple[Callable[[], Any], dict[s
             jax.block_until_ready(state)
 
     parameters = sum(int(np.prod(leaf.shape)) for leaf in state.params.values())
-    return run, host, parameters
+    return run, host, parameters, step.flops_of(batch)
 
 
 def torch_step(recipe: Recipe, batch: dict[str, np.ndarray], gpu: bool) -> Callable[[], Any] | None:
@@ -165,7 +165,7 @@ def main() -> None:
     given = parser.parse_args()
     recipe, gpu = recipe_of(given), jax.default_backend() == "gpu"
     with tempfile.TemporaryDirectory() as folder:
-        step, batch, parameters = jaxrep_step(recipe, Path(folder) / "run")
+        step, batch, parameters, flops = jaxrep_step(recipe, Path(folder) / "run")
         peer = torch_step(recipe, batch, gpu)
         times = seconds({"jaxrep": step, **({PEER: peer} if peer else {})}, given.rounds)
     measured = {
@@ -179,20 +179,12 @@ def main() -> None:
     }
     if peer:
         measured["ratio"] = median(times[PEER]) / median(times["jaxrep"])
-    if peak := peak_flops(kind):
-        flops = model_flops(recipe)
-        measured["flops_utilization"] = {name: flops / median(values) / peak for name, values in times.items()}
+    mfu = {name: flops.utilization(median(values), 1, kind).get("mfu") for name, values in times.items()}
+    measured["mfu"] = {name: value for name, value in mfu.items() if value}
     given.out.write_text(json.dumps(measured, indent=1))
     print(json.dumps({name: value for name, value in measured.items() if name != "seconds"}, indent=1))
     if given.plot:
         plot(measured, given.plot)
-
-
-def model_flops(recipe: Recipe) -> float:
-    """Return the FLOPs of a step that computes nothing twice."""
-    plain = recipe.replace({f"method.towers.{name}.remat": "none" for name in ("image", "text")})
-    with tempfile.TemporaryDirectory() as folder:
-        return max(compile_recipe(plain, Path(folder) / "run")[2].flops.values())
 
 
 def plot(measured: dict[str, Any], path: Path) -> None:

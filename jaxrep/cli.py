@@ -22,6 +22,7 @@ COMMANDS = {
     "export": "export the model of a run for transformers or open_clip",
     "data": "inspect, index, convert, benchmark and deduplicate data",
     "plan": "plan a training step without the devices: memory, FLOPs, collectives, time",
+    "bench": "measure a training step on synthetic batches: speed, utilization, memory",
     "list": "list the experiments and their presets",
     "show": "show a resolved recipe, its parameters and FLOPs",
     "diff": "show the differences of two recipes or runs",
@@ -116,7 +117,7 @@ def _cause(error: Exception) -> str:
 
 def _stopped_by(number: int, args: Sequence[str]) -> int:
     """Return the exit status of a command that a signal stopped."""
-    resumable = number != signal.SIGINT and args[:1] in (["train"], ["embed"])
+    resumable = number != signal.SIGINT and (args[:1] in (["train"], ["embed"]) or args[:2] == ["data", "score"])
     return PREEMPTED if resumable else 128 + number
 
 

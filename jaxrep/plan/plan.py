@@ -10,10 +10,10 @@ import jax
 
 from jaxrep.plan.collectives import TrafficByGroup, count_collectives
 from jaxrep.recipe import Recipe
-from jaxrep.step.flops import count_jaxpr_flops, peak_flops
+from jaxrep.step.flops import StepFlops, peak_flops
 from jaxrep.step.shapes import check_devices, validate
 from jaxrep.step.train_state import abstract_state
-from jaxrep.step.train_step import abstract_batch, trace_step
+from jaxrep.step.train_step import abstract_batch, step_flops, trace_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Plan:
     memory: Memory
     available: int | None  # bytes on one device; None: unknown
     refused: bool  # by the compiler, which then reports no more than the memory it needs
-    flops: float  # per step, over all devices
+    flops: StepFlops
     peak: float | None  # FLOP/s of one device; None: unknown
     traffic: TrafficByGroup | None  # None: the program has no text
     arrays: tuple[ArrayLayout, ...]
@@ -64,7 +64,7 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """Lower bound of the step time: all operations at the peak of the devices."""
-        return None if self.peak is None else self.flops / self.devices / self.peak
+        return None if self.peak is None else self.flops.executed / self.devices / self.peak
 
 
 def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -> Plan:
@@ -96,8 +96,8 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
         ),
         available=available,
         refused=refused,
-        flops=count_jaxpr_flops(traced.jaxpr.jaxpr),
-        peak=peak_flops(devices[0].device_kind),
+        flops=(flops := step_flops(recipe, shapes, traced)),
+        peak=peak_flops(devices[0].device_kind, flops.type),
         traffic=None if text is None else count_collectives(text),
         arrays=tuple(
             ArrayLayout(path, leaf.shape, str(leaf.sharding.spec), _bytes(leaf))

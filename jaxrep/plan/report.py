@@ -23,8 +23,9 @@ def as_json(plan: Plan, problem: str | None) -> dict[str, Any]:
         "problem": problem,
         "memory_per_device_bytes": dataclasses.asdict(plan.memory),
         "available_per_device_bytes": plan.available,
-        "flops_per_step": plan.flops,
-        "flops_per_example": plan.flops / plan.batch_size,
+        "flops_per_step": plan.flops.executed,
+        "flops_per_example": plan.flops.executed / plan.batch_size,
+        "model_flops_per_example": plan.flops.model / plan.batch_size,
         "peak_flops_per_device": plan.peak,
         "seconds_per_step_at_peak": plan.seconds,
         "collectives": None if plan.traffic is None else _collectives(plan.traffic),
@@ -53,7 +54,8 @@ def summary(plan: Plan) -> list[str]:
         *(f"  {name:<18} {format_bytes(size):>12}" for name, size in dataclasses.asdict(plan.memory).items()),
     ]
     lines[-1] += "" if plan.available is None else f" of {format_bytes(plan.available)}: {_fits(plan)}"
-    lines += ["", f"FLOPs: {plan.flops:.3g} per step, {plan.flops / plan.batch_size:.3g} per example"]
+    executed, model = plan.flops.executed, plan.flops.model / plan.batch_size
+    lines += ["", f"FLOPs: {executed:.3g} per step, {executed / plan.batch_size:.3g} per example (model: {model:.3g})"]
     if plan.seconds is not None and plan.peak is not None:
         lines.append(f"time: at least {plan.seconds:.3g} s per step, at a peak of {plan.peak:.3g} FLOP/s per device")
     return [*lines, "", *_traffic_table(plan)]

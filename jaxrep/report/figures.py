@@ -26,7 +26,7 @@ COLOR_SCALE = "Cividis"
 CURVES: Mapping[str, tuple[str, ...]] = {
     "Loss": ("loss", "loss/*"),
     "Optimization": ("scale", "bias", "learning_rate", "*_norm", "skipped"),
-    "Throughput and resources": ("*_per_second", "*_wait", "flops_utilization", "memory/*", "data/*"),
+    "Throughput and resources": ("*_per_second", "*_wait", "mfu", "hfu", "memory/*", "data/*"),
     "Embedding geometry during training": ("embeddings/*", "geometry/*"),
     "Evaluations during training": ("*/*",),
     "Other": ("*",),

@@ -155,7 +155,7 @@ def _time(run: RunFacts) -> dict[str, str]:
     batch = run.recipe.data.batch_size
     seconds = sum(batch * n / rate for n, rate in zip(counts, rates, strict=True) if rate)
     known = [rate for rate in rates if rate]
-    utilization = _last(run, "flops_utilization")
+    utilization = _last(run, "mfu")
     peak = _last(run, "memory/device_peak_bytes") or _last(run, "memory/process_peak_bytes")
     return {
         "steps": f"{run.step:,}",
@@ -164,7 +164,7 @@ def _time(run: RunFacts) -> dict[str, str]:
         "examples/s (median)": number(statistics.median(known)) if known else "—",
         "waiting for data": _mean_share(run, "data_wait"),
         "waiting for checkpoints": _mean_share(run, "checkpoint_wait"),
-        "FLOPs utilization": f"{utilization:.1%}" if utilization else "—",
+        "model FLOPs utilization": f"{utilization:.1%}" if utilization else "—",
         "peak memory": f"{peak / 2**30:.1f} GiB" if peak else "—",
     }
 

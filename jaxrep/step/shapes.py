@@ -15,6 +15,7 @@ from jaxrep.data.class_texts import table_fields
 from jaxrep.data.fields import batch_fields
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.methods.heads import LogitBias
+from jaxrep.objectives.base import given_fields, with_given
 from jaxrep.objectives.contrastive import Sigmoid
 from jaxrep.objectives.wrappers import EachView
 from jaxrep.optim.optimizers import Updater
@@ -23,7 +24,7 @@ from jaxrep.paths import PathError
 from jaxrep.recipe import Recipe
 from jaxrep.schedules import Schedule
 from jaxrep.spec import check, walk
-from jaxrep.step.flops import count_flops
+from jaxrep.step.flops import count_flops, count_jaxpr_flops
 from jaxrep.step.gradients import Computation
 from jaxrep.user_modules import place_of
 
@@ -42,6 +43,7 @@ class Shapes:
     outputs: Mapping[str, Any]  # of rows, join and shared
     rows: frozenset[str]  # names of the outputs that lead with B
     batch_stats: tuple[str, ...]  # paths of running statistics that ``rows`` returns
+    forward_flops: float  # of a batch, by the method
 
     @property
     def inputs(self) -> dict[str, Field]:
@@ -100,9 +102,9 @@ def trace_shapes(recipe: Recipe, fields: Mapping[str, Field] | None = None) -> S
         shared = computation.per_step(arrays, ctx)
         return computation.across_batch(arrays, {**outputs, **shared}, batch, ctx)[0], shared, batch_stats
 
-    outputs, shared, batch_stats = _traced("method", emit, arrays, seen, ctx)
-    rows = frozenset(outputs.keys() - shared.keys())
-    result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(batch_stats))
+    forward, (outputs, shared, batch_stats) = _traced("method", emit, arrays, seen, ctx, by=_jaxpr_and_shapes)
+    rows, flops = frozenset(outputs.keys() - shared.keys()), count_jaxpr_flops(forward.jaxpr)
+    result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(batch_stats), flops)
     _check(recipe, result, seen, ctx)
     return result
 
@@ -126,10 +128,11 @@ def warn_of_biases(recipe: Recipe, shapes: Shapes) -> None:
     falls for many steps by learning the bias alone.
     """
     starts = {path: part.init for path, part in walk(recipe.method, "method") if isinstance(part, LogitBias)}
+    batch = _batch_shapes(shapes.fields, recipe.data.batch_size)
     for name, top in recipe.objective.items():
         parts = [part for _, part in walk(top)]
         for term in (part for part in parts if isinstance(part, Sigmoid) and part.bias not in recipe.init):
-            shape = shapes.outputs[term.a].shape
+            shape = with_given((term.a,), shapes.outputs, batch)[term.a].shape
             rows = shape[0] if any(isinstance(part, EachView) for part in parts) else math.prod(shape[:-1])
             for path, start in starts.items():
                 if path.endswith(f".{term.bias}") and rows > 1 and abs(start + math.log(rows - 1)) > 2:
@@ -149,19 +152,20 @@ def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
 
 def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepContext) -> None:
     """Check that terms and evaluations find what they read, that losses and schedules are scalars, and microbatches."""
-    readers = [(f"objective.{name}", term.reads) for name, term in recipe.objective.items()]
-    readers += [(f"evals.{i}", each.reads) for i, each in enumerate(recipe.evals)]
-    for where, read in [(where, read) for where, reads in readers for read in reads]:
-        if read not in shapes.outputs:
+    emitted, given = shapes.outputs, given_fields(batch)
+    readers = [(f"objective.{name}", term.reads, {*emitted, *given}) for name, term in recipe.objective.items()]
+    readers += [(f"evals.{i}", each.reads, {*emitted}) for i, each in enumerate(recipe.evals)]
+    for where, read, known in [(where, read, known) for where, reads, known in readers for read in reads]:
+        if read not in known:
             raise UsageError(
                 f"{where} reads '{read}', which {type(recipe.method).__name__} does not emit: "
-                f"{hint(read, sorted(shapes.outputs))}"
+                f"{hint(read, sorted(known))}"
             )
     for name, term in recipe.objective.items():
         for need in term.needs:
             if need not in batch:
                 raise UsageError(f"objective.{name} needs the field '{need}' of the batch: {hint(need, sorted(batch))}")
-        loss, _ = _traced(f"objective.{name}", term, shapes.outputs, batch, ctx)
+        loss, _ = _traced(f"objective.{name}", term, with_given(term.reads, emitted, batch), batch, ctx)
         if loss.shape != ():
             raise UsageError(f"objective.{name} must be a scalar, and its shape is {loss.shape}")
     for where, part in walk(recipe):
@@ -176,6 +180,10 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
 
 def _batch_shapes(fields: Mapping[str, Field], size: int) -> dict[str, jax.ShapeDtypeStruct]:
     return {name: jax.ShapeDtypeStruct((size, *field.shape), field.dtype) for name, field in fields.items()}
+
+
+def _jaxpr_and_shapes(function: Any, *args: Any) -> tuple[Any, Any]:
+    return jax.make_jaxpr(function, return_shape=True)(*args)
 
 
 def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> Any:

@@ -13,13 +13,14 @@ from jaxrep.batch import Array, Batch, Outputs, StepContext, normalize
 from jaxrep.mesh import ROWS
 from jaxrep.methods.base import Method
 from jaxrep.methods.state import StatePart
+from jaxrep.objectives.base import with_given
 from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, apply_limits
 from jaxrep.recipe import Recipe
 from jaxrep.step import grad_cache
 from jaxrep.step.embedding_metrics import embedding_metrics
-from jaxrep.step.flops import count_jaxpr_flops
-from jaxrep.step.shapes import Shapes
+from jaxrep.step.flops import StepFlops, flops_by_type
+from jaxrep.step.shapes import Shapes, trace_shapes
 from jaxrep.step.train_state import TrainState, abstract_state
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
@@ -90,7 +91,9 @@ def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
 def pairwise_metrics(recipe: Recipe, shapes: Shapes, outputs: Outputs, batch: Batch, step: Array) -> dict[str, Array]:
     """Return ``embeddings/<a>-<b>/...`` of all pairs of embeddings [B,D] that terms compare; NaN on unlogged steps."""
     names = dict.fromkeys(name for term in recipe.objective.values() for name in term.embeddings)
-    tables = [name for name in names if name in shapes.rows and len(shapes.outputs[name].shape) == 2]
+    outputs = with_given(names, outputs, batch)
+    of_rows = (name for name in names if name in shapes.rows or name not in shapes.outputs)
+    tables = [name for name in of_rows if name in outputs and outputs[name].ndim == 2]
     pairs = list(combinations(tables, 2))
     if not recipe.log.embedding_metrics or not pairs:
         return {}
@@ -138,15 +141,15 @@ class CompiledStep:
 
     steps: Mapping[int, Step]
     """Compiled step by number of tokens per text."""
-    flops: Mapping[int, float]
-    """Floating-point operations of the step over all devices, by number of tokens per text."""
+    flops: Mapping[int, StepFlops]
+    """Floating-point operations of the step by number of tokens per text."""
     texts: Sequence[str]
     """Fields of tokens."""
 
     def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, dict[str, Any]]:
         return self.steps[self._tokens(batch)](state, batch)
 
-    def flops_of(self, batch: Any) -> float:
+    def flops_of(self, batch: Any) -> StepFlops:
         """Return the floating-point operations of the step on this batch."""
         return self.flops[self._tokens(batch)]
 
@@ -178,8 +181,17 @@ def compile_step(
     state = abstract_state(recipe, shapes, updater, mesh) if state is None else state
     data, whole = recipe.data, abstract_batch(shapes, mesh)
     steps: dict[int, Step] = {}
-    flops: dict[int, float] = {}
+    flops: dict[int, StepFlops] = {}
     for tokens in sorted({data.tokenizer.length, *(data.order.text_lengths if data.texts else ())}):
         traced = trace_step(recipe, shapes, updater, total_steps, state, with_tokens(whole, data.texts, tokens))
-        steps[tokens], flops[tokens] = traced.lower().compile(), count_jaxpr_flops(traced.jaxpr.jaxpr)
+        steps[tokens], flops[tokens] = traced.lower().compile(), step_flops(recipe, shapes, traced, tokens)
     return CompiledStep(steps, flops, data.texts)
+
+
+def step_flops(recipe: Recipe, shapes: Shapes, traced: jax.stages.Traced, tokens: int = 0) -> StepFlops:
+    """Count the floating-point operations of a traced step; ``tokens``: per text, 0: the length of the tokenizer."""
+    if tokens not in (0, recipe.data.tokenizer.length):
+        shapes = trace_shapes(recipe.replace({"data.tokenizer.length": tokens}))
+    executed = flops_by_type(traced.jaxpr.jaxpr)
+    main = max(executed, key=lambda kind: executed[kind], default="float32")
+    return StepFlops(3 * shapes.forward_flops, executed.total(), main)

@@ -21,7 +21,7 @@ from jaxrep.errors import UsageError, without_secrets
 from jaxrep.recipe import Logging, Recipe
 from jaxrep.runs import layout
 from jaxrep.spec_json import to_json
-from jaxrep.step.flops import peak_flops
+from jaxrep.step.flops import StepFlops
 
 LOG = logging.getLogger(__name__)
 
@@ -108,7 +108,8 @@ class MetricLogger:
         self.latest_step = resumed_at
         """The step of these metrics."""
         self._recipe, self._total_steps, self._first_step = recipe, total_steps, resumed_at
-        self._flops, self._waited, self._saved = 0.0, 0.0, 0.0
+        self._flops: StepFlops | None = None
+        self._waited = self._saved = 0.0
         self._writers = _writers(recipe, run_dir, resumed_at) if main else []
         self._pending: tuple[int, dict[str, Any], dict[str, float]] | None = None
         self._started = self._since = time.perf_counter()
@@ -128,10 +129,10 @@ class MetricLogger:
         self._task = self._progress.add_task("train", total=total_steps, completed=resumed_at, loss="-", rate="-")
         self._progress.start()
 
-    def advance(self, step: int, data_wait: float, flops: float) -> None:
+    def advance(self, step: int, data_wait: float, flops: StepFlops) -> None:
         """Count a step: the seconds that it waited for its batch, and its floating-point operations."""
         self._waited += data_wait
-        self._flops += flops
+        self._flops = flops if self._flops is None else self._flops + flops
         self._progress.update(self._task, completed=step)
 
     def log(self, step: int, metrics: dict[str, Any], host: dict[str, float]) -> None:
@@ -143,9 +144,9 @@ class MetricLogger:
             "data_wait": self._waited / seconds,
             "checkpoint_wait": self._saved / seconds,
         }
-        if peak := peak_flops():
-            speed["flops_utilization"] = self._flops / seconds / (peak * jax.device_count())
-        self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, 0.0
+        if self._flops:
+            speed |= self._flops.utilization(seconds, jax.device_count())
+        self._since, self._since_step, self._waited, self._saved, self._flops = now, step, 0.0, 0.0, None
         if step % self._recipe.log.every_steps:  # logged for an evaluation or as the last step: not measured
             metrics = {name: value for name, value in metrics.items() if not name.startswith("embeddings/")}
         self.flush()

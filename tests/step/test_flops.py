@@ -1,5 +1,8 @@
 """Operations counted by hand."""
 
+from dataclasses import replace
+from typing import Literal, cast
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,14 @@ import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxrep.step.flops import count_flops
+from jaxrep.encoders import PatchStem, ViT
+from jaxrep.methods import DualEncoder
+from jaxrep.recipe import Recipe
+from jaxrep.step.flops import StepFlops, count_flops, peak_flops
+from jaxrep.step.shapes import trace_shapes
+from jaxrep.step.train_state import abstract_state
+from jaxrep.step.train_step import abstract_batch, step_flops, trace_step
+from tests.helpers.harness import RECIPE
 
 X, W = jax.ShapeDtypeStruct((8, 16), jnp.float32), jax.ShapeDtypeStruct((16, 16), jnp.float32)
 ONE = 2 * 8 * 16 * 16
@@ -77,3 +87,62 @@ def test_a_piece_for_each_device_counts_for_all_of_them():
         lambda x, w: x @ w, mesh=mesh, in_specs=(P(("data", "fsdp")), P()), out_specs=P(("data", "fsdp"))
     )
     assert count_flops(split, X, W) == ONE
+
+
+# Utilization
+
+
+def step_flops_of(recipe: Recipe) -> StepFlops:
+    """The operations of a recipe's step, traced on one device."""
+    shapes = trace_shapes(recipe)
+    updater, mesh = shapes.updater(recipe), recipe.mesh.build(jax.devices()[:1])
+    with jax.set_mesh(mesh):
+        state = abstract_state(recipe, shapes, updater, mesh)
+        step = trace_step(recipe, shapes, updater, 10, state, abstract_batch(shapes, mesh))
+    return step_flops(recipe, shapes, step)
+
+
+TEXT = cast(DualEncoder, RECIPE.method).towers["text"]
+LINEAR = RECIPE.replace({"log.embedding_metrics": False})
+# Per image: four patches of 48 numbers through a matrix [48, 6], then the head [6, 4]. Per text: the weighted mean of
+# six embeddings of six numbers, then the head [6, 4].
+FORWARD = 8 * 2 * (4 * 48 * 6 + 6 * 4 + 6 * 6 + 6 * 4)
+
+
+def test_model_flops_are_three_forward_passes_counted_by_hand():
+    found = step_flops_of(LINEAR)
+    assert (found.model, found.type) == (3 * FORWARD, "float32")
+    assert step_flops_of(LINEAR.replace({"data.batch_size": 16, "examples": 160})).model == 2 * found.model
+
+
+def transformers(remat: Literal["none", "full"] = "none", patch_dropout: float = 0.0) -> Recipe:
+    image = ViT(width=16, depth=2, heads=2, stem=PatchStem(patch=2), remat=remat, patch_dropout=patch_dropout)
+    return LINEAR.replace(method=DualEncoder(towers={"image": image, "text": TEXT}, dim=4))
+
+
+def test_model_flops_do_not_depend_on_what_is_computed_again():
+    plain, again = step_flops_of(transformers()), step_flops_of(transformers("full"))
+    parts = step_flops_of(transformers().replace(microbatch_size=4))
+    assert plain.model == again.model == parts.model
+    assert plain.executed < again.executed and plain.executed < parts.executed
+
+
+def test_dropped_patches_are_not_counted():
+    assert step_flops_of(transformers(patch_dropout=0.5)).model < 0.7 * step_flops_of(transformers()).model
+
+
+def test_utilization_is_over_the_peak_of_all_devices_and_absent_where_it_is_unknown():
+    flops = StepFlops(model=3e12, executed=4e12, type="bfloat16")
+    found = flops.utilization(seconds=0.5, devices=4, kind="NVIDIA A100-SXM4-80GB")
+    assert found == {"mfu": 3e12 / 0.5 / 4 / 312e12, "hfu": 4e12 / 0.5 / 4 / 312e12}
+    assert replace(flops, type="float32").utilization(0.5, 4, "NVIDIA A100-SXM4-80GB")["mfu"] == 2 * found["mfu"]
+    assert flops.utilization(0.5, 4, "cpu") == {}
+    assert flops + flops == StepFlops(6e12, 8e12, "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "peak"),
+    [("TPU v5 lite", 197e12), ("TPU v5", 459e12), ("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12)],
+)
+def test_peak_is_that_of_the_longest_name(kind: str, peak: float):
+    assert peak_flops(kind) == peak

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrep.step.flops import peak_flops
 from jaxrep.training.metric_writers import JsonlWriter, MetricLogger, device_memory
 from tests.helpers.harness import RECIPE
 
@@ -81,18 +80,6 @@ def test_a_host_that_is_not_the_first_writes_nothing(tmp_path):
     reporter.close()
     assert [*tmp_path.iterdir()] == []
     assert reporter.latest == {"loss": 3.0}
-
-
-def test_the_peak_of_a_device_is_that_of_its_longest_name_and_none_where_it_is_unknown(monkeypatch):
-    class Device:
-        device_kind = "TPU v5 lite"
-
-    monkeypatch.setattr("jax.devices", lambda: [Device])
-    assert peak_flops() == 197e12
-    Device.device_kind = "NVIDIA H100 80GB HBM3"
-    assert peak_flops() == 989e12
-    Device.device_kind = "cpu"
-    assert peak_flops() is None
 
 
 def test_memory_is_in_bytes():
