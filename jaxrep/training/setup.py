@@ -4,8 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,14 +14,15 @@ from jax.sharding import NamedSharding
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.class_texts import read_tables
 from jaxrep.data.loading.loader import Loader, Tokenize
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, as_captions
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment
 from jaxrep.mesh import ROWS, local_rows
 from jaxrep.optim.optimizers import Updater
-from jaxrep.recipe import From, Recipe
+from jaxrep.recipe import From, Pretrained, Recipe
 from jaxrep.runs import provenance
+from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.schedules import Schedule
 from jaxrep.spec import join_path, walk
@@ -45,6 +45,13 @@ class Setup:
     tokenizer: LoadedTokenizer
     updater: Updater
     total_steps: int
+    origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Addresses on a hub that the run starts from, each with its commit."""
+
+    @property
+    def init(self) -> Mapping[str, From | Pretrained]:
+        """The ``init`` of the recipe, with addresses on a hub at their commits."""
+        return provenance.at_commits(self.recipe, self.origins).init
 
     @functools.cached_property
     def tables(self) -> dict[str, np.ndarray]:
@@ -56,25 +63,32 @@ class Setup:
         """Return what checkpoints hold besides arrays and the position. A run that resumes must find it again."""
         tables = {path: hashlib.sha256(values.tobytes()).hexdigest() for path, values in self.tables.items()}
         facts = {"data": self.examples.fingerprint(), "tables": tables, "total_steps": self.total_steps}
+        facts |= {"origins": dict(self.origins)} if self.origins else {}
         return provenance.record(self.recipe, self.tokenizer, **facts)
 
 
 def prepare(
-    recipe: Recipe, run: RunDir, experiment: LoadedExperiment | None, devices: Sequence[Any] | None = None
+    recipe: Recipe,
+    run: RunDir,
+    experiment: LoadedExperiment | None,
+    devices: Sequence[Any] | None = None,
+    origins: Mapping[str, str] = {},
 ) -> Setup:
     """Check a recipe, open its data, and claim its run directory.
+
+    ``origins``: those of the run (``RunDir.origins``).
 
     Raises:
         UsageError: the recipe, the devices, the origins of ``init``, the data or the run directory do not fit.
             Nothing is written before all checks have passed.
     """
-    shapes = validate(recipe)
+    shapes, fixed = validate(recipe), provenance.at_commits(recipe, origins)
     mesh = recipe.mesh.build(devices)
     check_devices(recipe, mesh)
     recipe.mesh.check(shapes.arrays)
     updater = shapes.updater(recipe)
     if not run.exists():  # a resumed run does not read its origins again
-        check_init(recipe, shapes)
+        check_init(fixed, shapes)
     check_writers(recipe.log)
     run.check(recipe)
     examples = recipe.data.train.open()
@@ -83,11 +97,11 @@ def prepare(
             f"data.batch_size is {recipe.data.batch_size}, and the training data hold {len(examples)} examples: take a "
             "smaller batch"
         )
-    run.claim(recipe, experiment)
-    tokenizer = run.tokenizer(recipe, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
+    run.claim(recipe, experiment, origins)
+    tokenizer = run.tokenizer(fixed, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
     total_steps = recipe.total_steps(len(examples))
     warn_of_lengths(recipe, total_steps)
-    return Setup(recipe, shapes, mesh, run, examples, tokenizer, updater, total_steps)
+    return Setup(recipe, shapes, mesh, run, examples, tokenizer, updater, total_steps, origins)
 
 
 def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:
@@ -108,11 +122,12 @@ def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REP
         report: bad samples that this process counted before.
     """
     data = setup.recipe.data
+    single = tuple(name for name in data.texts if not data.train.fields()[name].shape)
     return Loader(
         setup.examples,
         setup.examples.ordered_indices(data.order, data.batch_size),
         data.batch_size,
-        transform=Tokenize(setup.tokenizer, data.texts),
+        transform=Tokenize(setup.tokenizer, data.texts, single),
         position=position,
         bad_samples=report,
         seed=setup.recipe.seed,
@@ -133,7 +148,7 @@ def inherited_tokenizer(recipe: Recipe) -> LoadedTokenizer | None:
     for origin in recipe.init.values():
         if not isinstance(origin, From):
             continue
-        run = None if isinstance(origin.source, Recipe) else RunDir(Path(origin.source))
+        run = None if isinstance(origin.source, Recipe) else RunDir(fetch_run(origin.source))
         source = origin.source if run is None else run.recipe()
         if dataclasses.replace(source.data.tokenizer, length=declared.length) != declared:
             continue
@@ -147,7 +162,7 @@ def inherited_tokenizer(recipe: Recipe) -> LoadedTokenizer | None:
 
 
 def training_texts(recipe: Recipe, examples: Examples) -> Iterable[str]:
-    """Yield the texts of the training data, from which a tokenizer may learn its vocabulary."""
+    """Yield the texts of the training data that can be read, from which a tokenizer may learn its vocabulary."""
     for name in recipe.data.texts:
-        for text in examples.column(name):
-            yield from (text,) if isinstance(text, str) else text
+        for value in examples.column(name):
+            yield from (text for text in as_captions(value) if text)  # "" stands for what cannot be read

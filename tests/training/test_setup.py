@@ -14,8 +14,9 @@ from jaxrep.optim.rules import LearningRateSchedule
 from jaxrep.schedules import Ramp, Staircase, WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
 from jaxrep.training.loop import train
-from jaxrep.training.setup import warn_of_lengths
+from jaxrep.training.setup import training_texts, warn_of_lengths
 from tests.helpers.harness import LOADED, RECIPE, logged, tiny
+from tests.helpers.listed_source import Listed
 
 HEADS = {"image": Linear(features=4), "text": Linear(features=3)}
 TWO_WIDTHS = DualEncoder(towers={"image": tiny.Patches(), "text": tiny.Ids()}, dim=4, heads=HEADS)
@@ -109,3 +110,12 @@ def test_lengths_that_exceed_the_training_are_warned_of(changes, field):
     with logged() as messages:
         warn_of_lengths(recipe, 1_000)
     assert messages == []
+
+
+def test_vocabulary_is_learned_from_the_texts_that_can_be_read(tmp_path):
+    """A column holds "" for an unreadable text, also for one of several captions."""
+    (tmp_path / "texts.csv").write_text('text\na red square\n\n""\nblue\n')
+    read = Csv(path=str(tmp_path / "texts.csv"), image="", text="text").open()
+    assert [*training_texts(RECIPE, read)] == ["a red square", "blue"] and "" in read.column("text")
+    listed = Listed(3, text=[("a cat", ""), ("", ""), "a dog"])
+    assert [*training_texts(RECIPE, listed)] == ["a cat", "a dog"]

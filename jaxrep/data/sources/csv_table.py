@@ -1,5 +1,6 @@
 """Read a table of image paths, captions and labels."""
 
+import contextlib
 import csv
 import io
 import os
@@ -51,8 +52,9 @@ class Csv(Records):
         text = io.StringIO(read_utf8(path), newline="")
         table = csv.reader(text, delimiter=self.separator, quoting=quoting, strict=True)
         try:
-            header = next(table, [])
-            rows = [(table.line_num, row) for row in table if row]
+            with values_of_any_size():
+                header = next(table, [])
+                rows = [(table.line_num, row) for row in table if row]
         except csv.Error as error:
             place = f"{path}, line {table.line_num}"
             raise UsageError(
@@ -64,6 +66,16 @@ class Csv(Records):
             what = f"{len(swallowed)} values span lines that look like rows, the first in line {swallowed[0]}"
             print(f"{path}: {what}; {UNQUOTED}", file=sys.stderr)
         return CsvExamples(self, path, rows, header)
+
+
+@contextlib.contextmanager
+def values_of_any_size() -> Iterator[None]:
+    """Read values above Python's limit of 131,072 characters, within: a too long text is a mistake of its row alone."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _holds_rows(value: str, separators: str) -> bool:

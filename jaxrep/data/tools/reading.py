@@ -11,7 +11,7 @@ from rich.progress import track
 
 from jaxrep.data._util.parallel import thread_map
 from jaxrep.data.bad_samples import reason_kind
-from jaxrep.data.source import Examples, Source
+from jaxrep.data.source import Examples, Source, as_captions
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.errors import BadSample, BadShard
 
@@ -41,7 +41,7 @@ def read_all(
     title: str,
     failures: Failures,
     counted: tuple[type[Exception], ...] = (BadSample, BadShard),
-    threads: int | None = None,
+    threads: int = 0,
 ) -> Iterator[tuple[int, T]]:
     """Yield (index, ``read(index)``) in order, from threads; count the errors of types ``counted``, raise others.
 
@@ -59,7 +59,7 @@ def read_all(
 def read_texts(examples: Examples, index: int) -> tuple[str, ...]:
     """Read the texts of one example, without its image if possible. Raises BadSample, BadShard."""
     text = examples.field(index, "text") if isinstance(examples, EncodedExamples) else examples[index]["text"]
-    return (text,) if isinstance(text, str) else tuple(text)
+    return as_captions(text)
 
 
 @functools.lru_cache(1)

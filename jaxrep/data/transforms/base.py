@@ -1,7 +1,7 @@
 """Define sources made from another source: a transform states what it changes, and the rest passes through.
 
 - ``FieldTransform`` adds, changes or removes fields. It gives ``added`` (and ``removed``) and computes the values in
-  ``transform``.
+  ``transform``. ``FieldSource`` is one whose examples have a state of their own, which it opens.
 - ``SubsetSource`` keeps some of the examples. It gives their ``indices``.
 """
 
@@ -70,6 +70,9 @@ class WrappedExamples(Examples):
     def sizes(self, name: str) -> np.ndarray:
         return self.inner.sizes(name)
 
+    def origins(self, indices: np.ndarray) -> Iterator[tuple[Examples, np.ndarray]]:
+        return self.inner.origins(indices)
+
     @property
     def shard_ends(self) -> np.ndarray:
         return self.inner.shard_ends
@@ -85,8 +88,8 @@ class WrappedExamples(Examples):
 
 
 @spec
-class FieldTransform(WrappedSource):
-    """Declare a source whose examples have other fields than those of the inner source."""
+class FieldSource(WrappedSource):
+    """Declare a source whose examples have other fields than those of the inner source. ``open`` returns them."""
 
     @abc.abstractmethod
     def added(self) -> dict[str, Field]:
@@ -96,15 +99,8 @@ class FieldTransform(WrappedSource):
         """Return the names of inner fields to leave out; names that do not exist are allowed."""
         return ()
 
-    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        """Compute the added fields of the examples at ``indices`` [B] from the inner fields.
-
-        ``keys``: uint64 [B], from which random choices follow; None outside training.
-        """
-        raise NotImplementedError
-
     def read_column(self, examples: "TransformedExamples", name: str) -> Any:
-        """Read an added field of all examples; override it where it differs from ``transform`` without keys."""
+        """Read an added field of all examples; override it where it differs from ``compute`` without keys."""
         columns = {field: examples.inner.column(field) for field in self.reads()}
         return examples.compute(columns, np.arange(len(examples)), None)[name]
 
@@ -115,20 +111,32 @@ class FieldTransform(WrappedSource):
     def fields(self) -> dict[str, Field]:
         return {**_without(self.source.fields(), self.removed()), **self.added()}
 
+
+@spec
+class FieldTransform(FieldSource):
+    """Declare a source whose examples have other fields than those of the inner source, computed from these alone."""
+
+    @abc.abstractmethod
+    def transform(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        """Compute the added fields of the examples at ``indices`` [B] from the inner fields.
+
+        ``keys``: uint64 [B], from which random choices follow; None outside training.
+        """
+
     def open(self) -> Examples:
-        return TransformedExamples(self, self.source.open())
+        return ComputedExamples(self, self.source.open())
 
 
-class TransformedExamples(WrappedExamples):
-    """Apply a ``FieldTransform`` to examples. Override ``compute`` for a transform with state."""
+class TransformedExamples(WrappedExamples, abc.ABC):
+    """Give the fields of a ``FieldSource``. A subclass computes those that it adds."""
 
-    def __init__(self, transform: FieldTransform, inner: Examples):
+    def __init__(self, source: FieldSource, inner: Examples):
         super().__init__(inner)
-        self._transform, self._added, self._removed = transform, frozenset(transform.added()), transform.removed()
+        self._source, self._added, self._removed = source, frozenset(source.added()), source.removed()
 
+    @abc.abstractmethod
     def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
-        """Compute the added fields, as ``FieldTransform.transform`` does."""
-        return self._transform.transform(columns, indices, keys)
+        """Compute the added fields; the arguments are those of ``FieldTransform.transform``."""
 
     def gather(self, indices: np.ndarray, keys: Keys = None, substitute: Substitute | None = None) -> dict[str, Any]:
         read = indices.copy()
@@ -147,10 +155,21 @@ class TransformedExamples(WrappedExamples):
         return {name: stack([row[name][0] for row in rows]) for name in rows[0]}
 
     def column(self, name: str) -> Any:
-        return self._transform.read_column(self, name) if name in self._added else self.inner.column(name)
+        return self._source.read_column(self, name) if name in self._added else self.inner.column(name)
 
     def sizes(self, name: str) -> np.ndarray:
-        return self._transform.read_sizes(self, name) if name in self._added else self.inner.sizes(name)
+        return self._source.read_sizes(self, name) if name in self._added else self.inner.sizes(name)
+
+
+class ComputedExamples(TransformedExamples):
+    """Apply a ``FieldTransform`` to examples."""
+
+    def __init__(self, source: FieldTransform, inner: Examples):
+        super().__init__(source, inner)
+        self._transform = source.transform
+
+    def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
+        return self._transform(columns, indices, keys)
 
 
 def _without(fields: dict[str, Any], removed: tuple[str, ...]) -> dict[str, Any]:
@@ -213,6 +232,9 @@ class Subset(WrappedExamples):
 
     def sizes(self, name: str) -> np.ndarray:
         return self.inner.sizes(name)[self._indices]
+
+    def origins(self, indices: np.ndarray) -> Iterator[tuple[Examples, np.ndarray]]:
+        return self.inner.origins(self._indices[indices].astype(np.int64))
 
     @property
     def shard_ends(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 from ahocorasick_rs import AhoCorasick
 
+from jaxrep.data.source import as_captions
 from jaxrep.errors import UsageError
 from jaxrep.storage import read_bytes
 
@@ -34,7 +35,7 @@ class Matcher:
     def __call__(self, texts: str | Iterable[str]) -> list[int]:
         """Return the numbers of the entries in one text, or in any of several texts: each once, ascending."""
         matched: set[int] = set()
-        for text in (texts,) if isinstance(texts, str) else texts:
+        for text in as_captions(texts):
             hits = self._automaton.find_matches_as_indexes(spaced(text), overlapping=True)
             matched.update(entry for entry, _, _ in hits)
         return sorted(matched)

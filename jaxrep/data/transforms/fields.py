@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples, digest
-from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
+from jaxrep.data.transforms.base import FieldSource, FieldTransform, TransformedExamples
 from jaxrep.spec import spec
 
 
@@ -45,7 +45,7 @@ class SelectFields(FieldTransform):
 
 
 @spec
-class AddWeights(FieldTransform):
+class AddWeights(FieldSource):
     """Add a weight per example from a column of the metadata; it is held in memory, four bytes per example."""
 
     column: str

@@ -16,7 +16,7 @@ from jaxrep.data._util.hashing import content_id, splitmix64
 from jaxrep.data.decode import text_start
 from jaxrep.data.source import Examples, digest
 from jaxrep.data.transforms import word_swaps
-from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
+from jaxrep.data.transforms.base import FieldSource, TransformedExamples
 from jaxrep.data.transforms.triples import FORMS, Form, exchanges
 from jaxrep.spec import spec
 
@@ -29,7 +29,7 @@ _tagger = functools.lru_cache(4)(word_swaps.tagger)
 
 
 @spec
-class HardNegativeCaptions(FieldTransform):
+class HardNegativeCaptions(FieldSource):
     """Add a wrong caption to each caption, drawn anew each epoch: first its kind, then one caption of this kind.
 
     ``<name>/present`` tells whether there is one; where there is none the text is empty. ``<field>_id`` and

@@ -1,8 +1,11 @@
 """Tables give images, captions and classes, and an error names the line."""
 
+import csv
+
 import pytest
 from PIL import Image
 
+from jaxrep.data.decode import MAX_TEXT_BYTES
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.errors import BadSample, UsageError
@@ -121,3 +124,15 @@ def test_value_that_swallows_rows_is_told(tmp_path, capsys):
     path.write_text('first,second,score\na,b,1\nc,"a poem,\nof two lines",2\n')
     assert len(Csv(path=str(path), image="", text="first").open()) == 2
     assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_long_value_costs_its_row_at_most(tmp_path, separator):
+    """Python's reader refuses a table that holds a value of more than 128 KiB."""
+    texts = ["a cat", "b" * 200_000, "c" * (MAX_TEXT_BYTES + 1), "a dog"]
+    (tmp_path / "t.txt").write_text("\n".join(f"{n}{separator}{text}" for n, text in enumerate(["title", *texts])))
+    limit = csv.field_size_limit()
+    examples = Csv(path=str(tmp_path / "t.txt"), image="", separator=separator).open()
+    assert examples.column("text") == [*texts[:2], "", texts[3]] and csv.field_size_limit() == limit
+    with pytest.raises(BadSample, match=r"line 4, column 'title': the text has 1,048,577 bytes, more than the"):
+        examples[2]
