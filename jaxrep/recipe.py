@@ -46,6 +46,8 @@ class Data:
     """Order of the examples, a pure function of the seed and the position."""
     workers: Natural = execution(0)
     """Worker processes that decode; 0: threads of this process."""
+    threads: Natural = execution(0)
+    """Threads of each process that decodes; 0: one per core that the run may use, divided by the workers."""
     max_bad_fraction: Share = execution(0.01)
     """Fraction of examples that may be unreadable (others replace them) before the run stops."""
     skip_failed_shards: bool = execution(False)

@@ -5,6 +5,7 @@ import importlib
 import os
 
 from jaxrep.commands.models import number
+from jaxrep.data._util.parallel import usable_cores
 from jaxrep.data.source_string import FORMS
 from jaxrep.data.tools.writers import FORMATS
 from jaxrep.errors import JaxrepError, UsageError, hint
@@ -16,6 +17,7 @@ TOOLS = {
     "tokenizer": "train a BPE or WordPiece tokenizer on the captions",
     "bench": "measure the examples per second of each stage",
     "curate": "balance pairs over a list of concepts, as MetaCLIP does",
+    "score": "score pairs by a model, for filters",
     "dedup": "find equal and nearly equal images, also those that another data set has",
 }
 
@@ -61,7 +63,7 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
 
 def choose_workers(given: int | None, large: bool) -> int:
     """Return the number of processes: as given, or one per core for large data, else 0."""
-    return ((os.cpu_count() or 1) if large else 0) if given is None else given
+    return (usable_cores() if large else 0) if given is None else given
 
 
 def parse_target(target: str) -> tuple[str, str]:

@@ -3,13 +3,16 @@
 On several hosts, each host reads and decodes the images of its own devices, and gets the embeddings and columns of all.
 """
 
+import contextlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
 from jaxrep import hosts
-from jaxrep.data.loading.readable import Row, check_bad_share, read_rows, report_skipped
+from jaxrep.data.loading.readable import Row, check_bad_share, report_skipped, rows_ahead
 from jaxrep.data.source import Examples
 from jaxrep.errors import BadSample, JaxrepError, UsageError
 from jaxrep.evals.base import Model
@@ -63,29 +66,39 @@ def output_blocks(
     """
     model.require(image)
     bad: list[BadSample] = []
-    for start, count in model.blocks(len(examples)):
-        indices = np.arange(start, start + count)[model.layout.host_rows(count)]
-        task = f"reading of '{image}' from example {start} on"
-        images, rows_of_host = hosts.on_all_hosts(task, lambda: _read(model, examples, indices, image, columns))  # noqa: B023
-        block = _merge(hosts.all_gather_object(task, rows_of_host))
-        good = {index: row for index, row in block.items() if not isinstance(row, BadSample)}
-        bad += [row for row in block.values() if isinstance(row, BadSample)]
-        check_bad_share(bad, len(examples))
-        outputs = _outputs(model, image, images, count, want, normalize)
-        kept = np.array([*good], np.int64) - start
-        yield {name: x[kept] for name, x in outputs.items()}, {c: [row[c] for row in good.values()] for c in columns}
+    size = model.layout.max_rows
+    blocks = [np.arange(start, min(start + size, len(examples))) for start in range(0, max(len(examples), 1), size)]
+    of_host = [block[model.layout.host_rows(len(block))] for block in blocks]
+
+    def prepare(row: dict[str, Any]) -> dict[str, Any]:
+        return {column: row[column] for column in columns} | {PIXELS: model.preprocess(row[image], image)}
+
+    with contextlib.closing(rows_ahead(examples, itertools.chain(*of_host), size, prepare)) as rows:
+        for (start, count), indices in zip(model.blocks(len(examples)), of_host, strict=True):
+            task = f"reading of '{image}' from example {start} on"
+            images, rows_of_host = hosts.on_all_hosts(task, lambda: _read(model, rows, indices, image))  # noqa: B023
+            block = _merge(hosts.all_gather_object(task, rows_of_host))
+            good = {index: row for index, row in block.items() if not isinstance(row, BadSample)}
+            bad += [row for row in block.values() if isinstance(row, BadSample)]
+            check_bad_share(bad, len(examples))
+            outputs = _outputs(model, image, images, count, want, normalize)
+            kept = np.array([*good], np.int64) - start
+            yield (
+                {name: x[kept] for name, x in outputs.items()},
+                {c: [row[c] for row in good.values()] for c in columns},
+            )
     report_skipped(bad, len(examples), aloud=hosts.is_main())
 
 
 def _read(
-    model: Model, examples: Examples, indices: np.ndarray, image: str, columns: Sequence[str]
+    model: Model, rows: Iterator[Future[Row]], indices: np.ndarray, image: str
 ) -> tuple[np.ndarray, dict[int, Row]]:
     """Return images uint8 [n,H,W,3] at the model's input size, black if unreadable, and rows of the columns."""
     images, rows_by_index = np.zeros((len(indices), *model.image_shape(image)), np.uint8), {}
-    for i, row in enumerate(read_rows(examples, indices)):
+    for i, future in enumerate(itertools.islice(rows, len(indices))):
+        row = future.result()
         if not isinstance(row, BadSample):
-            images[i] = model.preprocess(row[image], image)
-            row = {column: row[column] for column in columns}
+            images[i] = row.pop(PIXELS)
         rows_by_index[int(indices[i])] = row
     return images, rows_by_index
 

@@ -136,6 +136,8 @@ def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REP
         single_host=jax.process_count() == 1,
         rows=local_rows(NamedSharding(setup.mesh, ROWS), data.batch_size),
         workers=data.workers,
+        threads=data.threads,
+        background=setup.mesh.devices.flat[0].platform != "cpu",
     )
 
 

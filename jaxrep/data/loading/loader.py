@@ -5,7 +5,9 @@ function of the position. So the order depends neither on workers nor on hosts, 
 ended.
 """
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,13 +15,15 @@ import absl.flags
 import grain
 import numpy as np
 
-from jaxrep.data._util.parallel import end_with_parent
+from jaxrep.data._util.parallel import decoding_threads, end_with_parent, go_to_background
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
+from jaxrep.data.loading.read_ahead import ChunkRows, ReadAhead
 from jaxrep.data.loading.reader import Reader
+from jaxrep.data.loading.usage import Usage, UsageMeter, process_usage
 from jaxrep.data.orders.base import Indices
 from jaxrep.data.source import Examples
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.errors import JaxrepError
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.spec import replace
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
@@ -28,11 +32,14 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 MAX_CHUNK_ROWS = 256
 """Largest number of rows per read: several threads read a large batch."""
 
+MAX_BYTES_AHEAD = 4 * 2**30
+"""Bytes of rows that are being read or wait for their batch, over all threads and worker processes."""
+
 DEAD_WORKER = "terminated unexpectedly"
 """Part of grain's message about a worker process that has ended."""
 
-BAD_SAMPLES = "/bad_samples"
-"""Key of the report of a read, next to its arrays. No field has such a name."""
+BAD_SAMPLES, USAGE = "/bad_samples", "/usage"
+"""Keys of the reports of a read, next to its arrays. No field has such a name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +49,18 @@ class Tokenize:
     tokenizer: LoadedTokenizer
     """Texts -> (ids [B,L], valid [B,L])."""
     names: tuple[str, ...] = ("text",)
+    single: tuple[str, ...] = ()
+    """Those that are declared as one text per example."""
 
     def __call__(self, columns: dict[str, Any]) -> dict[str, Any]:
         tokens = {}
         for name in self.names:
             texts = columns[name]
+            if name in self.single and (several := next((row for row in texts if not isinstance(row, str)), None)):
+                raise UsageError(
+                    f"'{name}' holds several captions of an example ({len(several)}, as {several[0][:40]!r}), and one "
+                    f"is trained on: draw one by SampleCaption(source=…, probabilities={{'{name}': 1}})"
+                )
             views = () if isinstance(texts[0], str) else (len(texts[0]),)
             ids, valid = self.tokenizer([text for row in texts for text in row] if views else texts)
             shape = (len(texts), *views, ids.shape[-1])
@@ -78,9 +92,10 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         single_host: bool = True,
         rows: slice = slice(None),
         workers: int = 0,
-        threads: int = 2,
+        threads: int = 0,
+        background: bool = False,
     ):
-        """Start to read ahead.
+        """Set up the reading, which starts with the first batch.
 
         Args:
             examples: the examples.
@@ -95,66 +110,110 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             single_host: whether too many bad examples raise here; several hosts check the sum of their reports instead.
             rows: rows of a batch that this host reads (``mesh.local_rows``).
             workers: processes that read, each with ``threads`` threads; 0: threads of this process.
-            threads: threads per process.
+            threads: threads per process; 0: one per core that this process may use, divided by ``workers``.
+            background: whether other threads have a core before the threads that read: those that feed a device. Where
+                the devices are the cores themselves, batches would wait for the steps to leave one.
         """
         first, stop, stride = rows.indices(batch_size)
         if stop <= first or stride != 1:
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
         self.position, self.bad_samples, self.order, self.batch_size = position, bad_samples, order, batch_size
         self._max_bad_fraction, self._single_host = max_bad_fraction, single_host
-        chunk = next(size for size in range(min(MAX_CHUNK_ROWS, stop - first), 0, -1) if (stop - first) % size == 0)
-        self._parts = (stop - first) // chunk
+        self._threads, self._workers = decoding_threads(threads, workers), workers
         reader = Reader(examples, order, seed, skip_failed_shards, single_host, set(bad_samples.skipped_shards))
-        chunks = _Chunks(reader, transform, position, first, batch_size, chunk, self._parts)
-        # Arrays from a worker lie in shared memory, which must not outlive the worker.
-        self._copies = workers > 0 or self._parts > 1
-        self._reads = _read_ahead(chunks, max(self._parts, 2 * threads), threads, workers)
+        self._chunks = _Chunks(reader, transform, position, first, batch_size, stop - first, background=background)
+        self._before, self._of_workers = process_usage(), np.zeros(len(Usage._fields), np.int64)
 
     def __next__(self) -> dict[str, np.ndarray]:
         """Return the next batch. Raises JaxrepError: more than ``max_bad_fraction`` of the examples so far were bad."""
-        parts = [self._part() for _ in range(self._parts)]
+        reads, count = self._reads
+        parts = [_next_part(reads) for _ in range(count)]
         self.position += self.batch_size
         for part in parts:
             self.bad_samples += BadSampleReport.from_array(part.pop(BAD_SAMPLES))
+            self._of_workers += part.pop(USAGE, 0)
         if self._single_host:  # several hosts stop at the same step, when a checkpoint is saved
             self.bad_samples.check(self._max_bad_fraction)
-        if not self._copies:
+        # Arrays from a worker lie in shared memory, which must not outlive the worker.
+        if count == 1 and not self._workers:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _part(self) -> dict[str, np.ndarray]:
-        try:
-            return dict(next(self._reads))
-        except RuntimeError as error:
-            if DEAD_WORKER not in str(error):
-                raise
-            raise JaxrepError(
-                f"a worker process that reads data was ended from outside, often for want of memory ({error.args[0]}): "
-                "take fewer data.workers, or none, and run the same command to go on"
-            ) from error
+    @functools.cached_property
+    def _reads(self) -> tuple[grain.DatasetIterator, int]:
+        """Start to read: the chunks in their order, and the number of chunks per batch."""
+        chunks, rows = self._chunks, self._chunks.size
+        row_bytes = sum(values.nbytes for values in chunks.read(self.position, chunks.row, 1).values())
+        size, ahead = chunks_ahead(rows, row_bytes, self._threads, self._workers)
+        meter = UsageMeter() if self._workers else None
+        places = ChunkRows(self.position, chunks.row, self.batch_size, size, rows // size)
+        self._ahead = ReadAhead(chunks.reader.examples, self.order, places, self._workers)
+        chunks = dataclasses.replace(chunks, size=size, parts=rows // size, meter=meter, ahead=self._ahead)
+        return _read_ahead(chunks, ahead, self._threads, self._workers), rows // size
+
+    @property
+    def usage(self) -> Usage:
+        """Return what this process (with all that it does) and the worker processes used since the loader was made."""
+        here = process_usage().since(self._before)
+        return Usage(*(np.array(here, np.int64) + self._of_workers).tolist())
 
     def close(self) -> None:
         """Stop the threads and worker processes."""
-        self._reads.close()
+        if "_reads" in vars(self):
+            self._reads[0].close()
+            self._ahead.close()
+
+
+def chunks_ahead(rows: int, row_bytes: int, threads: int, workers: int = 0) -> tuple[int, int]:
+    """Return the rows per chunk and the number of chunks to read ahead, within ``MAX_BYTES_AHEAD``.
+
+    A thread has one chunk in work and one that waits, so that finished chunks do not block it. Where so many large
+    chunks would not fit, chunks are smaller. The order of the rows does not depend on the chunks.
+
+    Args:
+        rows: rows of a batch; chunks divide them.
+        row_bytes: bytes of a row.
+        threads: threads per process.
+        workers: worker processes; 0: none.
+    """
+    twice = 2 * threads * max(workers, 1)
+    most = min(max(MAX_BYTES_AHEAD // (twice * max(row_bytes, 1)), 1), MAX_CHUNK_ROWS, rows)
+    size = next(size for size in range(most, 0, -1) if rows % size == 0)
+    return size, max(min(max(rows // size, twice), MAX_BYTES_AHEAD // max(size * row_bytes, 1)), 1)
 
 
 def _read_ahead(chunks: "_Chunks", ahead: int, threads: int, workers: int) -> grain.DatasetIterator:
-    """Read up to ``ahead`` chunks in advance, so that finished chunks that wait do not block a thread."""
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead)
+    """Read up to ``ahead`` chunks in advance; of several processes, each has its share, one half in shared memory."""
+    share = max(ahead // (2 * workers), 1) if workers else ahead
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=share)
     reads = grain.MapDataset.source(chunks).to_iter_dataset(options)
     if workers:
         # grain reads absl's flags, which a program with another command line never parses
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()
-        per_worker = -(-ahead // workers)
-        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=per_worker)
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=share)
         reads = reads.mp_prefetch(options, end_with_parent)
     return iter(reads)
 
 
+def _next_part(reads: grain.DatasetIterator) -> dict[str, np.ndarray]:
+    try:
+        return dict(next(reads))
+    except RuntimeError as error:
+        if DEAD_WORKER not in str(error):
+            raise
+        raise JaxrepError(
+            f"a worker process that reads data was ended from outside, often for want of memory ({error.args[0]}): "
+            "take fewer data.workers, or none, and run the same command to go on"
+        ) from error
+
+
 @dataclasses.dataclass(frozen=True)
 class _Chunks:
-    """Give random access to chunks of ``size`` rows, ``parts`` per batch; grain reads them in parallel, in order."""
+    """Give random access to chunks of ``size`` rows, ``parts`` per batch; grain reads them in parallel, in order.
+
+    ``meter``: adds to a chunk what its worker process used.
+    """
 
     reader: Reader
     transform: Transform | None
@@ -162,16 +221,25 @@ class _Chunks:
     row: int
     batch_size: int
     size: int
-    parts: int
+    parts: int = 1
+    meter: UsageMeter | None = None
+    ahead: ReadAhead | None = None
+    background: bool = False
 
     def __len__(self) -> int:
         return (2**62 - self.position) // self.batch_size * self.parts
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if self.background:
+            go_to_background()
         step, part = divmod(int(index), self.parts)
-        batch = self.position + step * self.batch_size
-        start = batch + self.row + part * self.size
-        positions = np.arange(start, start + self.size, dtype=np.uint64)
+        with self.ahead.reading(int(index)) if self.ahead else contextlib.nullcontext():
+            arrays = self.read(self.position + step * self.batch_size, self.row + part * self.size, self.size)
+        return arrays if self.meter is None else arrays | {USAGE: self.meter()}
+
+    def read(self, batch: int, row: int, count: int) -> dict[str, np.ndarray]:
+        """Read ``count`` rows from ``row`` on of the batch at position ``batch``."""
+        positions = np.arange(batch + row, batch + row + count, dtype=np.uint64)
         halves = np.stack([positions >> np.uint64(32), positions & np.uint64(0xFFFFFFFF)], axis=1).astype(np.uint32)
         columns, report = self.reader.read(positions)
         transform, tokens = self.transform, self.reader.order.text_length(batch)

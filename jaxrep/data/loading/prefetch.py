@@ -30,7 +30,7 @@ class Prefetch(Iterator[dict[str, jax.Array]], contextlib.AbstractContextManager
 
     def _start(self, loader: Loader) -> None:
         self.position, self.bad_samples = loader.position, loader.bad_samples
-        self._loader = loader
+        self._loader, self._logged = loader, loader.usage
         self._ready: queue.Queue[tuple[Any, int, BadSampleReport]] = queue.Queue()
         self._free = threading.Semaphore(self._ahead)
         self._closing = threading.Event()
@@ -57,9 +57,16 @@ class Prefetch(Iterator[dict[str, jax.Array]], contextlib.AbstractContextManager
         return batch
 
     def metrics(self) -> dict[str, float]:
-        """Return the share of each source of a mixture in the examples so far, and the number of bad examples."""
+        """Return metrics of the data.
+
+        They are the share of each source of a mixture in the examples so far, the number of bad examples, and the reads
+        of files, by this process and its workers, since the last call.
+        """
         counts = self._loader.order.source_counts(self.position)
-        return {f"data/share/{name}": n / self.position for name, n in counts.items()} | self.bad_samples.metrics()
+        shares = {f"data/share/{name}": n / self.position for name, n in counts.items()}
+        usage = self._loader.usage
+        reads, self._logged = usage.since(self._logged), usage
+        return shares | self.bad_samples.metrics() | reads.metrics()
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,16 +1,22 @@
 """Read examples for evaluations: unreadable examples are skipped and reported."""
 
 import contextlib
+import itertools
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from jaxrep import hosts
+from jaxrep.data._util.parallel import thread_map
 from jaxrep.data.source import Examples, is_unknown, stack, take
 from jaxrep.errors import BadSample, JaxrepError
+
+BLOCKS_AHEAD = 2
+"""Blocks of examples that threads read ahead."""
 
 MAX_BAD_SHARE = 0.01
 """Largest share of skipped examples (one is always allowed): with more, the metrics of two runs do not compare."""
@@ -31,13 +37,31 @@ def read_blocks(examples: Examples, size: int) -> Iterator[dict[str, Any]]:
         BadShard: a shard cannot be read.
     """
     bad: list[BadSample] = []
-    for start in range(0, len(examples), size):
-        rows = read_rows(examples, np.arange(start, min(start + size, len(examples))))
-        bad += [row for row in rows if isinstance(row, BadSample)]
-        check_bad_share(bad, len(examples))
-        if good := [row for row in rows if not isinstance(row, BadSample)]:
-            yield {name: stack([row[name] for row in good]) for name in good[0]}
+    with contextlib.closing(rows_ahead(examples, range(len(examples)), size)) as futures:
+        while rows := [future.result() for future in itertools.islice(futures, size)]:
+            bad += [row for row in rows if isinstance(row, BadSample)]
+            check_bad_share(bad, len(examples))
+            if good := [row for row in rows if not isinstance(row, BadSample)]:
+                yield {name: stack([row[name] for row in good]) for name in good[0]}
     report_skipped(bad, len(examples))
+
+
+def rows_ahead(
+    examples: Examples,
+    indices: Iterable[int],
+    block: int,
+    prepare: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
+) -> Generator[Future[Row], None, None]:
+    """Yield the future row of each example, in the order of ``indices``; threads read two blocks ahead.
+
+    The threads also call ``prepare`` on a row that can be read. Close the generator if it is not read to its end.
+    """
+
+    def read(index: int) -> Row:
+        (row,) = read_rows(examples, np.array([index]))
+        return row if isinstance(row, BadSample) else prepare(row)
+
+    return thread_map(read, indices, BLOCKS_AHEAD * block)
 
 
 def read_columns(examples: Examples, names: Sequence[str]) -> dict[str, Any]:

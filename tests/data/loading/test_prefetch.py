@@ -10,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.loading import prefetch
 from jaxrep.data.loading.prefetch import Prefetch
+from jaxrep.data.loading.usage import Usage
 from jaxrep.data.orders.base import ShuffledIndices
 from jaxrep.mesh import AXES, ROWS
 
@@ -19,6 +20,7 @@ class Counting:
 
     batch_size = 8
     order = ShuffledIndices(0, 48)
+    usage = Usage()
 
     @property
     def bad_samples(self):
