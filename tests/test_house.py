@@ -113,6 +113,28 @@ def test_files_and_functions_stay_small():
     assert len(long_functions) <= 5, long_functions
 
 
+ACROSS = frozenset(
+    """
+    data/orders/all_orders data/fingerprint data/remote data/restore data/stores encoders/sizes evals/documented_examples
+    objectives/hinge objectives/mixup objectives/primary_components objectives/recipes objectives/views
+    pretrained/folders runs/checkpoint_faults step/given step/gradient_matrix training/hosts training/resume
+    views/pinned_draws
+    """.split()
+)
+"""Tests of what several modules of a room do."""
+
+
+def test_tests_mirror_the_package():
+    """Test X.py by test_X.py in the same folder of tests/, or by several files in a folder X/."""
+    tests, strays = Path(__file__).parent, []
+    for path in tests.rglob("test_*.py"):
+        name = path.relative_to(tests).with_name(path.stem.removeprefix("test_"))
+        modules = (ROOT / f"{name}.py", (ROOT / name.parent).with_suffix(".py"))
+        if (ROOT / name.parts[0]).is_dir() and not any(module.exists() for module in modules):
+            strays.append(str(name))
+    assert sorted(strays) == sorted(ACROSS)
+
+
 ROOMS = [
     m.name for m in pkgutil.iter_modules([str(ROOT)]) if hasattr(importlib.import_module(f"jaxrep.{m.name}"), "__all__")
 ]
