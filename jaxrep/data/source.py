@@ -6,7 +6,7 @@ dictionary of ``image`` uint8 [H,W,C], ``text`` str, ids and labels int32), batc
 
 import abc
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -55,12 +55,23 @@ class Examples(abc.ABC):
         """Return one value of every example, in order: an array, or a list of strings."""
         return stack([self[index][name] for index in range(len(self))])
 
+    def column_parts(self, name: str) -> Iterator[Any]:
+        """Yield a column in consecutive parts, of one shard each where the format allows it: a pass holds one of them.
+
+        A part without any known value is an array of NaN, also where the others are strings.
+        """
+        yield self.column(name)
+
     def sizes(self, name: str) -> np.ndarray:
         """Return the bytes of every example's text (of its longest caption) [N]; a column of numbers as it is."""
         values = self.column(name)
         if isinstance(values, np.ndarray):
             return values
         return np.array([max(len(text.encode()) for text in as_captions(value)) for value in values], np.int64)
+
+    def origins(self, indices: np.ndarray) -> Iterator[tuple["Examples", np.ndarray]]:
+        """Yield all examples of which these are made, and the indices that reading the ones at ``indices`` needs."""
+        yield self, indices
 
     @property
     def shard_ends(self) -> np.ndarray:
@@ -177,6 +188,8 @@ def is_unknown(column: Any) -> np.ndarray:
 
 
 def stack(values: list[Any]) -> Any:
-    """Return the values of one field as an array; strings stay a list."""
+    """Return the values of one field as an array; strings, and several values per example, stay a list."""
     first = values[0] if values else None
+    if isinstance(first, np.generic | tuple) and any(isinstance(value, tuple) for value in values):
+        return [value if isinstance(value, tuple) else (value,) for value in values]
     return values if isinstance(first, str | bytes | tuple | list | None) else np.stack(values)

@@ -1,33 +1,39 @@
 """Decode examples that lie encoded in files, whatever the files' format.
 
 The parts of an example are ``image``, ``text``, ``label``, ``mask`` (the class of every pixel), and further captions
-under other names. Ids are hashes of the content (``content_id``), so that equal images and equal texts are known
-without a pass over the data.
+and numbers under other names. A text may be a list of captions: its field is a tuple. Ids are hashes of the content
+(``content_id``), so that equal images and equal texts are known without a pass over the data.
 """
 
 import abc
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import content_id, text_id
+from jaxrep.data._util.ranges import Range
 from jaxrep.data.decode import decode_label, decode_text
 from jaxrep.data.images.crop import HostCenterCrop, HostCrop
 from jaxrep.data.images.decode import MAX_BYTES, decode_image, decode_label_map
+from jaxrep.data.number_fields import Numbers
 from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, read_or_substitute, stack
 from jaxrep.data.sources.patterns import beside
 from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
 from jaxrep.spec import Count, Natural, spec
-from jaxrep.storage import file_version, read_bytes
+from jaxrep.storage import FileVersion, file_version, is_remote, read_bytes
 
 MAX_PATH = 1024
 """Most characters of a path or URL."""
-Contents = Mapping[str, bytes]
+Content = bytes | tuple[bytes, ...]
+"""The bytes of one part of an example; of each caption, where there are several."""
+Contents = Mapping[str, Content]
 """Part of an example -> its bytes."""
+RESERVED = frozenset(("key", "image", "text", "label", "mask"))
+"""Names that no further caption or number may have."""
 
 
 @spec
@@ -43,21 +49,32 @@ class EncodedSource(Source, abc.ABC):
 
     @abc.abstractmethod
     def parts(self) -> tuple[str, ...]:
-        """Return the parts of an example: image, text, label or mask, and the names of further captions."""
+        """Return the parts of an example: image, text, label or mask, and the names of further captions and numbers."""
+
+    def further_captions(self) -> tuple[str, ...]:
+        """Return the names of further captions."""
+        return ()
+
+    def number_parts(self) -> Mapping[str, Numbers]:
+        """Return the parts that are numbers, by name."""
+        return {}
 
     def problems(self) -> Iterator[str]:
-        if taken := sorted({"key", "image", "text", "label", "mask"}.intersection(getattr(self, "captions", ()))):
-            yield f"captions are fields by their names, and {taken[0]!r} is one already"
+        further = [*self.further_captions(), *self.number_parts()]
+        ids = {f"{part}_id" for part in self.parts() if part not in self.number_parts()}
+        if taken := sorted(name for name in further if name in RESERVED | ids or further.count(name) > 1):
+            yield f"captions and numbers are fields by their names, and {taken[0]!r} is one already"
         if not self.parts():
             yield "an example is empty: name an image, a text or a label"
 
     def fields(self) -> dict[str, Field]:
         size, number = self.image_size, Field((), "int32")
-        special = {
+        special: dict[str, dict[str, Field]] = {
             "image": {"image": Field((size, size, 3), "uint8"), "image_id": number},
             "label": {"label": Field((), "int32", self.classes or None)},
             "mask": {"mask": Field((size, size), "int32", self.classes or None)},
         }
+        special |= {name: {name: numbers.field()} for name, numbers in self.number_parts().items()}
         parts = (special.get(part) or {part: Field((), "str"), f"{part}_id": number} for part in self.parts())
         return {"key": Field((), "str")} | {name: field for fields in parts for name, field in fields.items()}
 
@@ -70,15 +87,15 @@ class EncodedExamples(Examples, abc.ABC):
 
     def __init__(self, source: EncodedSource):
         self.source = source
-        self._names = tuple(source.fields())
+        self._names, self._numbers = tuple(source.fields()), source.number_parts()
 
     @abc.abstractmethod
     def key(self, index: int) -> str:
         """Return the name of an example, which does not change when others are added."""
 
     @abc.abstractmethod
-    def content(self, index: int, part: str) -> bytes:
-        """Read the bytes of one part of an example. Raises BadSample."""
+    def content(self, index: int, part: str) -> Content:
+        """Read the bytes of one part of an example. Raises BadSample, or ValueError with the reason."""
 
     @abc.abstractmethod
     def place(self, index: int, part: str) -> str:
@@ -104,7 +121,7 @@ class EncodedExamples(Examples, abc.ABC):
         index %= len(self)
         return self.decoded(index, self.contents(index), key, into)
 
-    def contents(self, index: int, only: str = "") -> dict[str, bytes]:
+    def contents(self, index: int, only: str = "") -> dict[str, Any]:
         """Read the bytes of every part of an example, or ``only`` of one. Raises BadSample."""
         contents = {}
         for part in self.source.parts():
@@ -136,25 +153,43 @@ class EncodedExamples(Examples, abc.ABC):
         if name == "image":
             return stack([self.field(index, name) for index in rows])
         if name in self._names:
-            field = self.source.fields()[name]
-            texts = ("",) * field.shape[0] if field.shape else ""
-            unknown = texts if field.dtype == "str" else np.full(field.shape, -1, np.int32)
-            return stack([_or(unknown, self.field, index, name) for index in rows])
-        metadata = [_or({}, self.metadata, index) for index in rows]
+            return stack([value_or(self._unknown(name), self.field, index, name) for index in rows])
+        return join_column(list(self.column_parts(name)))
+
+    def column_parts(self, name: str) -> Iterator[Any]:
+        if name in self._names:
+            yield self.column(name)
+            return
+        metadata = [value_or({}, self.metadata, index) for index in range(len(self))]
         if not any(name in row for row in metadata):
             raise UsageError(f"the examples have no column '{name}'; {hint(name, {*self._names, *metadata[0]})}")
-        return metadata_column([row.get(name) for row in metadata])
+        yield metadata_column([row.get(name) for row in metadata])
+
+    def _unknown(self, name: str) -> Any:
+        """Return what a column holds for an example whose field cannot be read."""
+        field = self.source.fields()[name]
+        if field.dtype == "str":
+            return ("",) * field.shape[0] if field.shape else ""
+        return (
+            np.full(field.shape, np.nan, np.float32) if field.dtype == "float32" else np.full(field.shape, -1, np.int32)
+        )
 
     def field(self, index: int, name: str) -> Any:
         """Read one field of an example without the rest. Raises BadSample."""
-        return self._value(name, index, self.contents(index, name.removesuffix("_id")))
+        return self._value(name, index, self.contents(index, self._part(name)))
+
+    def _part(self, name: str) -> str:
+        """Return the part of an example from which a field follows: itself, or that of an id."""
+        return name if name in self._numbers else name.removesuffix("_id")
 
     def _value(self, name: str, index: int, contents: Contents, key: int | None = None, into: Any = None) -> Any:
         if name == "key":
             return self.key(index)
-        part, size = name.removesuffix("_id"), self.source.image_size
-        content = contents[part]
+        part, size = self._part(name), self.source.image_size
+        content: Any = contents[part]
         with self.explain_errors(index, part):
+            if name in self._numbers:
+                return self._numbers[name].decode(content)
             match name:
                 case "image":
                     return decode_image(content, size, size, self.source.crop, key, into)
@@ -164,7 +199,8 @@ class EncodedExamples(Examples, abc.ABC):
                     return decode_label(content, self.source.classes)
                 case "mask":
                     return decode_label_map(content, size, size, self.source.crop, key)
-            return decode_text(content) if name == part else text_id(content)
+            decode = decode_text if name == part else text_id
+            return tuple(map(decode, content)) if isinstance(content, tuple) else decode(content)
 
     def explain_errors(self, index: int, part: str) -> contextlib.AbstractContextManager[None]:
         """Return a context that turns any error into a BadSample that names the place of a part."""
@@ -191,6 +227,9 @@ class ListedExamples(EncodedExamples):
 class ShardedExamples(Examples):
     """Locate the examples of files (shards), one file after the other. A subclass reads them."""
 
+    only_whole: ClassVar[bool] = False
+    """Whether a remote file is read as a copy of the whole."""
+
     def __init__(self, shards: Sequence[str], counts: Sequence[int]):
         self._shards, self._ends = shards, np.cumsum(counts, dtype=np.int64)
 
@@ -209,6 +248,26 @@ class ShardedExamples(Examples):
     def shard(self, index: int) -> str:
         return self._shards[self.find(index)[0]]
 
+    @property
+    def paths(self) -> Sequence[str]:
+        """Return the paths of the files."""
+        return self._shards
+
+    def is_remote(self) -> bool:
+        """Return whether any of the files is behind a URL."""
+        return any(map(is_remote, self._shards))
+
+    def version(self, number: int) -> FileVersion:
+        """Return the version of a file that the examples are read from. Raises BadShard."""
+        return file_version(self._shards[number])
+
+    def ranges(self, number: int, rows: np.ndarray) -> list[Range]:
+        """Return the bytes of a file that reading some of its examples needs; none if that is known only to the format.
+
+        Raises BadShard.
+        """
+        return []
+
     def shard_facts(self) -> Sequence[Any]:
         """Return the bytes of each file, or what else tells one content from another without reading it."""
         with ThreadPoolExecutor(8) as pool:
@@ -220,7 +279,8 @@ class ShardedExamples(Examples):
         return super().fingerprint() | {"shards": len(names), "digest": digest(facts)}
 
 
-def _or(default: Any, read: Callable[..., Any], *args: Any) -> Any:
+def value_or(default: Any, read: Callable[..., Any], *args: Any) -> Any:
+    """Return ``read(*args)``, or the default where an example cannot be read."""
     try:
         with as_bad_sample(""):
             return read(*args)
@@ -233,6 +293,46 @@ def metadata_column(column: list[Any]) -> Any:
     if all(isinstance(value, int | float | None) for value in column):
         return np.array([np.nan if value is None else value for value in column], np.float64)
     return ["" if value is None else str(value) for value in column]
+
+
+def join_column(parts: list[Any]) -> Any:
+    """Join the parts of a column: to float64, unless one of them holds strings."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)
+    return [value if isinstance(value, str) else _written(value) for part in parts for value in part]
+
+
+def _written(number: float) -> str:
+    if np.isnan(number):
+        return ""
+    return str(int(number)) if number.is_integer() else str(float(number))
+
+
+def text_content(value: Any) -> Content:
+    """Return the bytes of a text, or of each in a list of several; a null in a list is left out.
+
+    Raises ValueError: it is null or empty, or neither a text nor a number.
+    """
+    if not (isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim)):
+        return one_text(value)
+    texts = [one_text(text) for text in value if not is_null(text)]
+    if not texts:
+        raise ValueError("it is null" if len(value) else "it is an empty list")
+    return tuple(texts) if len(texts) > 1 else texts[0]
+
+
+def one_text(value: Any) -> bytes:
+    """Return the bytes of one text, number or file. Raises ValueError: it is null, or another value."""
+    if is_null(value):
+        raise ValueError("it is null")
+    if not isinstance(value, bytes | str | int | float | np.generic):
+        raise ValueError(f"it is a {type(value).__name__}, and a text or a list of texts is read")
+    return value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
+
+
+def is_null(value: Any) -> bool:
+    """Return whether a value stands for none: None or NaN."""
+    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def read_beside(folder: str, path: str, place: str) -> bytes:

@@ -1,7 +1,7 @@
 """Read image-text pairs from Parquet tables: one row per example, images as bytes or as paths (extra: parquet)."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import metadata_column
+from jaxrep.data.sources.encoded import join_column, metadata_column
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.records import RecordExamples, Records, plain_value
 from jaxrep.errors import BadShard, UsageError, hint
@@ -98,15 +98,22 @@ class ParquetExamples(RecordExamples):
                 )
         return import_extra("pyarrow", "parquet").Table.from_batches(batches)
 
-    def column(self, name: str) -> Any:
-        """Read a column; one of the metadata is read without the other values of its rows."""
+    def column_parts(self, name: str) -> Iterator[Any]:
+        """Read a column of the metadata file by file, without the other values of its rows."""
         if name in self.source.fields():
-            return super().column(name)
-        values = []
+            yield from super().column_parts(name)
+            return
         for path in self._shards:
             file = open_parquet(path)
             if name not in file.schema_arrow.names:
                 raise UsageError(f"{path} has no column {name!r}; {hint(name, file.schema_arrow.names)}")
-            for batch in file.iter_batches(BATCH_ROWS, columns=[name]):
-                values += map(plain_value, batch.column(0).to_pylist())
-        return metadata_column(values)
+            batches = file.iter_batches(BATCH_ROWS, columns=[name])
+            yield join_column([arrow_column(batch.column(0)) for batch in batches] or [np.empty(0)])
+
+
+def arrow_column(values: Any) -> Any:
+    """Return values of Arrow as a column of metadata: float64 with NaN, or strings; nulls alone are NaN."""
+    types = import_extra("pyarrow", "parquet").types
+    if any(is_kind(values.type) for is_kind in (types.is_integer, types.is_floating, types.is_boolean)):
+        return values.cast("float64", safe=False).to_numpy(zero_copy_only=False)
+    return metadata_column([plain_value(value) for value in values.to_pylist()])

@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
-from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples, read_beside
+from jaxrep.data.sources.encoded import (
+    Content,
+    EncodedExamples,
+    EncodedSource,
+    ShardedExamples,
+    one_text,
+    read_beside,
+    text_content,
+)
 from jaxrep.data.sources.patterns import folder_of
 from jaxrep.errors import BadSample, UsageError, as_bad_sample, hint
 from jaxrep.spec import spec
@@ -23,7 +31,7 @@ class Records(EncodedSource):
     image: str = "image"
     """Name of the image: its bytes, or a path relative to the file's folder; empty: none."""
     text: str = "text"
-    """Name of the caption; empty: none."""
+    """Name of the caption, or of a list of captions; empty: none."""
     label: str = ""
     """Name of the class number; empty: none."""
     captions: tuple[str, ...] = ()
@@ -31,6 +39,9 @@ class Records(EncodedSource):
 
     def parts(self) -> tuple[str, ...]:
         return tuple(self.values())
+
+    def further_captions(self) -> tuple[str, ...]:
+        return self.captions
 
     def values(self) -> dict[str, str]:
         """Return the name of each part's value."""
@@ -65,18 +76,17 @@ class RecordExamples(ShardedExamples, EncodedExamples):
         number, row = self.find(index)
         return f"{self._shards[number].rpartition('/')[2]}/{row}"
 
-    def content(self, index: int, part: str) -> bytes:
+    def content(self, index: int, part: str) -> Content:
         name, values, place = self._value_names[part], self._read(index, self._cached_record), self.place(index, part)
         if name not in values:
             raise BadSample(place, f"it has no {name!r}; there are: {', '.join(values)}")
-        value = _single(values[name], place)
-        if value is None or (isinstance(value, float) and np.isnan(value)):
-            raise BadSample(place, "it is null")
-        if isinstance(value, bytes):
-            return value
+        value = values[name]
+        if part != "image" and part != "label":
+            return text_content(value)
+        value = _single(value)
         if part == "image" and isinstance(value, str):
             return read_beside(folder_of(self.shard(index)), value, place)
-        return str(value).encode()
+        return one_text(value)
 
     def place(self, index: int, part: str) -> str:
         number, row = self.find(index)
@@ -99,14 +109,14 @@ class RecordExamples(ShardedExamples, EncodedExamples):
             return read(number, row)
 
 
-def _single(value: Any, place: str) -> Any:
-    """Return the single value of a part. Raises BadSample: there are several or none."""
-    if isinstance(value, Mapping):  # an image of a Hugging Face data set: its bytes, or else its path
-        value = value.get("bytes") or value.get("path")
+def _single(value: Any) -> Any:
+    """Return the single value of an image or label. Raises ValueError: there are several or none."""
     if isinstance(value, list | tuple | np.ndarray) and np.ndim(value):
         if len(value) != 1:
-            raise BadSample(place, f"it has {len(value)} values, and one is read")
+            raise ValueError(f"it has {len(value)} values, and one is read")
         value = value[0]
+    if isinstance(value, Mapping):  # an image of a Hugging Face data set: its bytes, or else its path
+        value = value.get("bytes") or value.get("path")
     return value
 
 

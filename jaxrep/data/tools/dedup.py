@@ -10,7 +10,7 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -60,7 +60,7 @@ def fingerprint(examples: Examples, kind: Kind = "dhash") -> Fingerprints:
 def _hash(examples: Examples, index: int, hash_pixels: Callable[[np.ndarray], int]) -> tuple[int, int]:
     if isinstance(examples, EncodedExamples):
         with examples.explain_errors(index, "image"):
-            content = examples.content(index, "image")
+            content: Any = examples.content(index, "image")
             pixels = decode_image(content, SIDE, SIDE, HostResize())
     else:
         pixels = examples[index]["image"]

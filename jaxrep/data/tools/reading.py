@@ -1,6 +1,7 @@
 """Read all examples of a source once, and count those that cannot be read."""
 
 import contextlib
+import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from jaxrep.data.bad_samples import reason_kind
 from jaxrep.data.source import Examples, Source, as_captions
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.errors import BadSample, BadShard
+from jaxrep.spec_json import fingerprint
 
 T = TypeVar("T")
 AHEAD = 256
@@ -62,7 +64,19 @@ def read_texts(examples: Examples, index: int) -> tuple[str, ...]:
     return as_captions(text)
 
 
-@functools.lru_cache(1)
+@dataclasses.dataclass(frozen=True)
+class _Key:
+    """Identify a source, which has no hash of its own if it holds a mapping."""
+
+    fingerprint: str
+    source: Source = dataclasses.field(hash=False)
+
+
 def opened(source: Source) -> Examples:
     """Open a source once per process."""
-    return source.open()
+    return _open(_Key(fingerprint(source), source))
+
+
+@functools.lru_cache(1)
+def _open(key: _Key) -> Examples:
+    return key.source.open()

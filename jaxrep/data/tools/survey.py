@@ -57,7 +57,9 @@ def examine(examples: Examples, index: int, shown: bool) -> dict[str, Any]:
     if isinstance(examples, EncodedExamples):
         contents = examples.contents(index)
         row = examples.decoded(index, contents)
-        facts["bytes"] = sum(map(len, contents.values()))
+        facts["bytes"] = sum(
+            len(part) if isinstance(part, bytes) else sum(map(len, part)) for part in contents.values()
+        )
         if "image" in contents:
             width, height, facts["format"] = open_image(contents["image"], lambda image: (*image.size, image.format))
             facts |= {"width": width, "height": height}

@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.data.images.decode import open_image, upright
+from jaxrep.data.number_fields import Numbers
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
-from jaxrep.data.sources.encoded import EncodedExamples
+from jaxrep.data.sources.encoded import Content, EncodedExamples
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.extras import import_extra
@@ -55,7 +56,9 @@ def read_row(examples: Examples, index: int) -> Row:
         examples.check(index, parts)
         if "mask" in parts:
             raise UsageError("an example has a 'mask', and only images, texts and labels can be stored")
-        metadata |= {name: content.decode() for name, content in parts.items() if name not in PARTS}  # more captions
+        numbers = examples.source.number_parts()
+        stored = {name: _stored(name, content, numbers.get(name)) for name, content in parts.items()}
+        metadata |= {name: value for name, value in stored.items() if name not in PARTS}
         parts = {name: content for name, content in parts.items() if name in PARTS}
     else:
         parts, metadata = _plain(examples[index])
@@ -64,6 +67,15 @@ def read_row(examples: Examples, index: int) -> Row:
         parts["image"], extension = _with_extension(parts["image"], f"{examples.shard(index)}, example {index}")
     others = {_readable(name): _readable(value) for name, value in metadata.items() if name not in PARTS}
     return Row(index, parts, extension, others)
+
+
+def _stored(name: str, content: Content, numbers: Numbers | None) -> Any:
+    """Return a part as a table holds it. Raises UsageError: it has several values."""
+    value: Any = numbers.decode(content) if numbers and isinstance(content, bytes) else content
+    if isinstance(content, tuple) or np.ndim(value):
+        count = len(content) if isinstance(content, tuple) else value.size
+        raise UsageError(f"an example has {count} values of '{name}', and one is stored: choose one")
+    return value.item() if numbers else content if name in PARTS else content.decode()
 
 
 def _readable(value: Any) -> Any:

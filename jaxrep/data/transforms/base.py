@@ -157,6 +157,12 @@ class TransformedExamples(WrappedExamples, abc.ABC):
     def column(self, name: str) -> Any:
         return self._source.read_column(self, name) if name in self._added else self.inner.column(name)
 
+    def column_parts(self, name: str) -> Iterator[Any]:
+        if name in self._added:
+            yield self.column(name)
+        else:
+            yield from self.inner.column_parts(name)
+
     def sizes(self, name: str) -> np.ndarray:
         return self._source.read_sizes(self, name) if name in self._added else self.inner.sizes(name)
 
@@ -229,6 +235,13 @@ class Subset(WrappedExamples):
 
     def column(self, name: str) -> Any:
         return take(self.inner.column(name), self._indices)
+
+    def column_parts(self, name: str) -> Iterator[Any]:
+        start = 0
+        for part in self.inner.column_parts(name):
+            first, last = np.searchsorted(self._indices, (start, start + len(part)))
+            yield take(part, self._indices[first:last].astype(np.int64) - start)
+            start += len(part)
 
     def sizes(self, name: str) -> np.ndarray:
         return self.inner.sizes(name)[self._indices]

@@ -46,7 +46,12 @@ class Where:
         """Return which values meet the condition, bool [N]."""
         if self.among:
             return np.array([str(value) in self.among for value in values], bool)
-        numbers = np.asarray(values, np.float64)
+        try:
+            numbers = np.asarray(values, np.float64)
+        except ValueError as error:
+            word = next((value for value in values if value), "")
+            what = f"holds words, as {word[:40]!r}, and numbers are compared: give among=(…)"
+            raise UsageError(f"the column '{self.column}' {what}") from error
         return (numbers >= self.at_least) & (numbers <= self.at_most)
 
 
@@ -60,7 +65,7 @@ class Filter(SubsetSource):
     def indices(self, examples: Examples) -> np.ndarray:
         kept = np.ones(len(examples), bool)
         for condition in self.where:
-            kept &= condition(examples.column(condition.column))
+            kept &= np.concatenate([condition(part) for part in examples.column_parts(condition.column)])
         return np.flatnonzero(kept)
 
 
