@@ -51,7 +51,8 @@ class BadShard(JaxrepError):
 
 
 def without_secrets(text: str) -> str:
-    """Return a text with its URLs without user, password, query and fragment, which may hold a token."""
+    """Return a text without tokens of a hub, and its URLs without user, password, query and fragment."""
+    text = re.sub(r"\bhf_(?:[a-z]+_)?[A-Za-z0-9]{30,}[\w.-]*", "hf_…", text)
     text = re.sub(r"(?<=://)[^\s/'\"]*@", "", text)
     return re.sub(r"""(://[^\s?#'"<>]*)[?#].*?(?=[:.;,]?(?:[\s'"<>(),;]|$))""", r"\1?…", text)
 

@@ -144,14 +144,15 @@ def list_experiments(folder: str | Path | None = None) -> list[ExperimentFile]:
     for root in experiment_folders() if folder is None else [Path(folder)]:
         hidden = {file.name for file in files}
         for path in _files(root):
-            presets, paper = _declared(path)
+            presets, paper = declared(path)
             if presets and path.stem not in hidden:
                 field = "/".join(path.relative_to(root).parts[:-1])
                 files.append(ExperimentFile(_shown(path), path.stem, field, paper, tuple(presets)))
     return sorted(files, key=lambda file: (file.folder, file.name))
 
 
-def _declared(path: Path) -> tuple[list[str], str]:
+def declared(path: Path) -> tuple[list[str], str]:
+    """Return the presets of a file and the first line of its docstring. Raises UsageError: it is not Python."""
     try:
         tree = ast.parse(path.read_bytes(), path.name)
     except SyntaxError as error:

@@ -125,7 +125,7 @@ class Pretrained:
     """
 
     path: str
-    """Folder of the checkpoint, as ``jaxrep.load`` reads it."""
+    """Folder of the checkpoint, or its address on a hub (``hf://ORG/NAME@REVISION``), as ``jaxrep.load`` reads it."""
     _: KW_ONLY
     part: str = ""
     """Path of the part in the checkpoint, such as image or text/blocks; empty: the same path."""

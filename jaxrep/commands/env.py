@@ -12,6 +12,7 @@ EXTRAS = {
     "http": "aiohttp",
     "hub": "huggingface_hub",
     "parquet": "pyarrow",
+    "stablehlo": "flatbuffers",
     "tfds": "tensorflow_datasets",
     "report": "plotly",
     "mteb": "mteb",

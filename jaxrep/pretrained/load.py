@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
 
+from jaxrep import hub
 from jaxrep.errors import UsageError
 from jaxrep.experiment import RECIPE
 from jaxrep.mesh import Mesh
@@ -82,8 +83,8 @@ def nothing_at(folder: Path) -> str:
     if snapshots := sorted(map(str, folder.glob("snapshots/*"))):
         return f"{folder} is the cache of a hub: take its snapshot, {' or '.join(snapshots)}"
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*|.*models--[\w.-]+", str(folder)):
-        download = f"download it (hf download {folder} --local-dir FOLDER) and give its folder"
-        return f"there is no folder {folder}: if it is the name of a model on a hub, {download}"
+        name = re.sub(r".*models--([\w.-]+?)--", r"\1/", str(folder))
+        return f"there is no folder {folder}: if it is the name of a model on a hub, write {hub.PREFIX}{name}"
     if not folder.is_dir():
         file = f"{folder} is a file, expected the folder of a run or of a public checkpoint"
         return file if folder.exists() else f"there is no folder {folder}"

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.text.bert import Bert
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.errors import UsageError, hint
+from jaxrep.hub import local_path
 from jaxrep.methods.base import Method
 from jaxrep.pretrained import mapping
 from jaxrep.pretrained.load import Checkpoint, read
@@ -84,7 +84,7 @@ def partial_load(path: str, origin: Pretrained, method: Method, shapes: Shapes) 
         UsageError: there is no such checkpoint or part, or a shape differs and cannot be resized.
     """
     try:
-        checkpoint = read(Path(origin.path))
+        checkpoint = read(local_path(origin.path))
     except UsageError as error:
         raise UsageError(f"init.{path}: {error}") from error
     architecture, part = checkpoint.architecture, origin.part or path

@@ -10,6 +10,8 @@ from jaxrep.batch import Field
 from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, State, Tokenizer
 from jaxrep.data.tokenizers.subwords import (
     CLEANERS,
+    CLIP_MERGES,
+    SENTENCEPIECE,
     SPECIAL,
     Clean,
     ClipBpe,
@@ -23,7 +25,6 @@ from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.tensors import read_json
 from jaxrep.spec import problems, spec
 
-SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 PADS = ("[PAD]", "<pad>", SPECIAL[1], "</s>")
 """Padding tokens to look for if no file names one."""
 MAX_EXTRA = 8
@@ -65,7 +66,7 @@ def load_tokenizer(tokenizer: Tokenizer) -> LoadedTokenizer:
 OPEN_CLIP_CLEAN: Mapping[str, Clean] = {"whitespace": "fix", "lower": "fix_lower", "canonicalize": "fix_canonical"}
 """open_clip's name of a text cleaning -> jaxrep's."""
 OPEN_CLIP_SPECIAL = "<start_of_text>", "<end_of_text>"
-CLIP_MERGES = ("bpe_simple_vocab_16e6.txt.gz", "merges.txt", "tokenizer.json")
+OPEN_CLIP_MERGES = (*CLIP_MERGES, "tokenizer.json")
 
 
 @spec
@@ -110,7 +111,7 @@ def find_open_clip_tokenizer(folder: Path, field: Field, config: Config) -> Toke
     clean = OPEN_CLIP_CLEAN[options.choice("clean", OPEN_CLIP_CLEAN)]
     if named:
         return find_tokenizer(folder, field, clean)
-    merges = next((folder / name for name in CLIP_MERGES if (folder / name).is_file()), None)
+    merges = next((folder / name for name in OPEN_CLIP_MERGES if (folder / name).is_file()), None)
     count = (field.classes or 0) - 2 * 256 - len(SPECIAL)
     return OpenClipBpe(vocabulary=str(merges), length=field.shape[0], merges=count, clean=clean) if merges else None
 

@@ -1,7 +1,8 @@
 """Record in each checkpoint what decides a run's numbers besides its arrays, and compare it when the run goes on.
 
 A record holds the identity of the recipe, a digest of the vocabulary, a fingerprint of the training data, digests of
-the tables, and the number of steps. Checkpoints of earlier versions hold none, and there is nothing to compare.
+the tables, the number of steps, and the commits of what the run starts from on a hub. Checkpoints of earlier versions
+hold none, and there is nothing to compare.
 """
 
 import itertools
@@ -10,17 +11,43 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from jaxrep import hub
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import UsageError, without_secrets
 from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
-from jaxrep.spec import Change, difference, render_difference
+from jaxrep.spec import Change, difference, render_difference, walk
 from jaxrep.spec_json import TYPE, identity
 
 LOG = logging.getLogger(__name__)
 
-DATA = ("data", "tables", "total_steps")
-"""Entries that follow from the data."""
+DATA = ("data", "tables", "total_steps", "origins")
+"""Entries that follow from the data, and from what the run starts from."""
+
+
+def origins(recipe: Recipe) -> dict[str, str]:
+    """Return the addresses on a hub that a recipe starts from, each with the commit that it names now.
+
+    Raises:
+        UsageError: there is no such repository or revision, or access is denied.
+        JaxrepError: the hub cannot be reached.
+    """
+    return {value: hub.at_commit(value) for value in sorted({*_addresses(recipe).values()})}
+
+
+def at_commits(recipe: Recipe, origins: Mapping[str, str]) -> Recipe:
+    """Return a recipe with the addresses of ``origins`` at their commits."""
+    return recipe.replace({path: origins.get(value, value) for path, value in _addresses(recipe).items()})
+
+
+def _addresses(recipe: Recipe) -> dict[str, str]:
+    """Return the addresses of checkpoints, runs and tokenizers by dotted path; recipes within are runs of their own."""
+    found, nested = {}, []
+    for path, part in itertools.chain(walk(recipe.init, "init"), walk(recipe.data.tokenizer, "data.tokenizer")):
+        nested += [f"{path}."] if isinstance(part, Recipe) else []
+        if isinstance(part, str) and hub.is_hub(part) and not path.startswith(tuple(nested)):
+            found[path] = part
+    return found
 
 
 def record(recipe: Recipe, tokenizer: LoadedTokenizer, **data: Any) -> dict[str, Any]:

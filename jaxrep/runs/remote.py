@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import jax
 from etils import epath
 
-from jaxrep import disk_cache
+from jaxrep import disk_cache, hub
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.runs import layout
 from jaxrep.storage import filesystem, is_remote, retry
@@ -157,14 +157,16 @@ class RemoteMirror:
 
 
 def fetch_run(run: str | PathLike[str]) -> Path:
-    """Return the folder of a run for reading: its directory, or a temporary copy of a run behind a URL.
+    """Return the folder of a run for reading: its directory, or a copy of a run behind a URL.
+
+    An address on a hub may also be that of a public checkpoint.
 
     Raises:
         UsageError: there is no run behind the URL.
         JaxrepError: it cannot be read.
     """
-    if not is_remote(str(run)):
-        return Path(run)
+    if hub.is_hub(run) or not is_remote(str(run)):
+        return hub.local_path(run)
     url = str(run).rstrip("/")
     folder = Path(tempfile.mkdtemp(prefix="jaxrep-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -176,8 +178,8 @@ def fetch_run(run: str | PathLike[str]) -> Path:
 
 
 def url_of(folder: Path) -> str:
-    """Return the place of the run in a folder: the folder, or the URL that it mirrors."""
-    return (folder / URL).read_text() if (folder / URL).exists() else str(folder)
+    """Return the place of what a folder holds: the folder, or the URL that it mirrors."""
+    return (folder / URL).read_text() if (folder / URL).exists() else hub.address_of(folder) or str(folder)
 
 
 def checkpoints_of(folder: Path) -> Any:

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError
+from safetensors.flax import load_file
+
 from jaxrep.errors import UsageError
 from jaxrep.model import Model
 from jaxrep.params import Arrays
 from jaxrep.recipe import Recipe
+from jaxrep.runs import layout
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.provenance import check_files
 from jaxrep.runs.remote import fetch_run
@@ -42,6 +46,8 @@ def restore(run_dir: str | Path, weights: str = "auto", at: Literal["latest", "b
     """
     run = RunDir(fetch_run(run_dir))
     recipe = run.recipe()
+    if (run.path / layout.EXPORTED).exists() and not (run.path / layout.CHECKPOINTS).exists():
+        return _exported(run, recipe, weights, at)
     if at == "best" and not recipe.checkpoint.best:
         raise UsageError(f"the recipe of {run_dir} names no metric in checkpoint.best: take the latest checkpoint")
     checkpoints = Checkpoints(run.path, recipe.checkpoint)
@@ -69,6 +75,23 @@ def load_run(
     tokenizer = RunDir(folder).tokenizer(restored.recipe, tuple)
     check_files(restored.meta, restored.recipe, tokenizer, f"the checkpoint of step {restored.step} in {folder}")
     return Model(traced.structure, restored.arrays, traced.fields, tokenizer), restored.recipe
+
+
+def _exported(run: RunDir, recipe: Recipe, weights: str, at: str) -> Restored:
+    """Return the arrays of a run that was exported as safetensors, which are those of one checkpoint."""
+    file = run.path / layout.EXPORTED
+    if (weights, at) != ("auto", "latest"):
+        raise UsageError(f"{run} is an exported run, which has one set of weights: take the default ones")
+    try:
+        arrays = load_file(file)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{file} is not a complete safetensors file: {error}") from error
+    expected = {path: leaf.shape for path, leaf in trace_shapes(recipe).arrays.items()}
+    found = {path: array.shape for path, array in arrays.items()}
+    if wrong := sorted(path for path in {**expected, **found} if expected.get(path) != found.get(path)):
+        here, there = (shapes.get(wrong[0], "missing") for shapes in (found, expected))
+        raise UsageError(f"'{wrong[0]}' is {here} in {file}, and {there} in the recipe beside it: export the run again")
+    return Restored(recipe, arrays, 0, {})
 
 
 def _below(saved: Arrays, group: str) -> Arrays:

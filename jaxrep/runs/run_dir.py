@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -25,7 +25,7 @@ from jaxrep.errors import UsageError, without_secrets
 from jaxrep.experiment import LoadedExperiment, from_run, recipe_json
 from jaxrep.metrics import sample
 from jaxrep.recipe import Checkpointing, Recipe
-from jaxrep.runs import layout
+from jaxrep.runs import layout, provenance
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, read_results, write_json
@@ -96,8 +96,22 @@ class RunDir:
         sample.save(self.path / layout.SAMPLES, results)
         write_json(self.path / layout.RESULTS, results)
 
-    def claim(self, recipe: Recipe, experiment: LoadedExperiment | None) -> None:
+    def origins(self, recipe: Recipe) -> dict[str, str]:
+        """Return the addresses on a hub that the run starts from, each with its commit; a run keeps its commits.
+
+        Raises:
+            UsageError: an address names nothing.
+            JaxrepError: the hub cannot be reached.
+        """
+        path = self.path / layout.ORIGINS
+        if not path.exists():
+            return provenance.origins(recipe)
+        return {name: str(address) for name, address in read_json(path).items()}
+
+    def claim(self, recipe: Recipe, experiment: LoadedExperiment | None, origins: Mapping[str, str] = {}) -> None:
         """Claim the directory for a recipe, until ``close``: start a run, or resume one of the same identity.
+
+        ``origins``: what ``self.origins`` returned; a new run keeps them.
 
         Raises:
             UsageError: it holds a run of another identity, another process trains in it, or it cannot be written.
@@ -113,6 +127,8 @@ class RunDir:
                 return
             copy = self._keep(experiment.path) if experiment and experiment.path.is_file() else None
             write_json(self.path / layout.ENVIRONMENT, {**environment(), "experiment": copy})
+            if origins:
+                write_json(self.path / layout.ORIGINS, dict(origins))
             write_json(self.path / layout.RECIPE, recipe_json(recipe))
             if self.spool:  # a store that refuses it is known before the first step
                 self.spool.push()

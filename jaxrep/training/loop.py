@@ -61,7 +61,11 @@ def train(
         run = hosts.on_all_hosts(f"opening of {run_dir}", lambda: RunDir.at(run_dir))
         with contextlib.closing(run):
             hosts.assert_equal(f"recipe of {run_dir}", recipe_json(recipe))
-            setup = hosts.on_all_hosts(f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices))
+            found = hosts.on_all_hosts(f"origins of {run_dir}", lambda: run.origins(recipe))
+            origins = hosts.all_gather_object(f"origins of {run_dir}", found)[0]
+            setup = hosts.on_all_hosts(
+                f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices, origins)
+            )
             signals.check()
             if run.results() is not None:
                 LOG.info("%s is finished", run)
@@ -84,7 +88,7 @@ def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[st
 
     A run with a checkpoint needs none of them.
     """
-    origins = {path: origin for path, origin in setup.recipe.init.items() if isinstance(origin, From)}
+    origins = {path: origin for path, origin in setup.init.items() if isinstance(origin, From)}
     if not origins or setup.run.has_checkpoint():
         return {}
     folders = {}

@@ -68,7 +68,7 @@ def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -
     if not setup.recipe.init:
         return state
     arrays = dict(state.arrays)
-    for path, origin in setup.recipe.init.items():
+    for path, origin in setup.init.items():
         if isinstance(origin, Pretrained):
             loading = partial_load(path, origin, setup.recipe.method, setup.shapes)
             taken, account = loading.arrays(), loading.summary()

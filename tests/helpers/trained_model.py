@@ -5,7 +5,9 @@ import dataclasses
 
 import jax
 import numpy as np
+from PIL import Image
 
+from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.tokenizers.subwords import ClipBpe
 from jaxrep.encoders.image.stem import PatchStem, PixelNorm
 from jaxrep.encoders.image.vit import ViT
@@ -46,9 +48,19 @@ def clip_tokenizer(folder):
     return ClipBpe(vocabulary=str(folder / "merges.txt"), length=8, merges=2)
 
 
-def finished(folder, method, tokenizer=RECIPE.data.tokenizer):
-    """Write a run of the tiny recipe with this method; return its directory."""
-    recipe = RECIPE.replace({"method": method, "data.tokenizer": tokenizer, "log.embedding_metrics": False})
+def pairs(folder):
+    """Return a table of eight pictures with texts: a source whose class is jaxrep's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 8)).save(folder / "gray.png")
+    lines = [f"{folder / 'gray.png'},a red fox {row}" for row in range(8)]
+    (folder / "pairs.csv").write_text("\n".join(["filepath,title", *lines]) + "\n")
+    return Csv(path=str(folder / "pairs.csv"), separator=",", image_size=8)
+
+
+def finished(folder, method, tokenizer=RECIPE.data.tokenizer, **changes):
+    """Write a run of the tiny recipe with this method and other changes, by path; return its directory."""
+    changes = {"method": method, "data.tokenizer": tokenizer, "log.embedding_metrics": False, **changes}
+    recipe = RECIPE.replace(changes)
     setup, run = harness.set_up(recipe), RunDir(folder)
     params = jax.tree.map(lambda x: jax.numpy.asarray(0.3 * x), drawn(setup.shapes.arrays))
     state = TrainState(params, {}, setup.updater.init(params), {}, np.int32(0), np.int32(0), np.zeros(2, np.uint32))

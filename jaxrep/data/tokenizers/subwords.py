@@ -6,26 +6,38 @@ import html
 import json
 import re
 import string
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers
 
-from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, State, TextLength, Tokenizer
+from jaxrep.data.tokenizers.base import LibraryPieces, LoadedTokenizer, State, TextLength, Tokenizer, order_marks
 from jaxrep.errors import UsageError
+from jaxrep.hub import TOKENIZER_FILES, local_path
 from jaxrep.spec import Count, Natural, Range, spec
 
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+CLIP_MERGES = ("bpe_simple_vocab_16e6.txt.gz", "merges.txt")
+"""Names of the file of CLIP's merges."""
 
 PIECE = r"'(?i:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 """Parts that merges never cross, besides special tokens: English contractions, runs of letters, digits, other runs."""
 
 
-def require_file(path: str, content: str) -> Path:
-    """Return the path of an existing file. Raises UsageError."""
-    file = Path(path).expanduser()
+SENTENCEPIECE = ("spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
+"""Names of SentencePiece models in checkpoints."""
+
+
+def require_file(path: str, content: str, names: Sequence[str]) -> Path:
+    """Return the path of an existing file, or of the first of ``names`` in a folder; both may lie on a hub.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    file = local_path(path, TOKENIZER_FILES).expanduser()
+    file = next((file / name for name in names if (file / name).is_file()), file)
     if not file.is_file():
         raise UsageError(f"there is no file '{path}': it should hold {content}")
     return file
@@ -43,7 +55,9 @@ class ClipBpe(Tokenizer):
     length: TextLength = 77
     """Tokens per text, L, including the special ones; longer texts are cut."""
     vocabulary: str
-    """File of merges, one per line: bpe_simple_vocab_16e6.txt.gz of the released code, or a port's merges.txt."""
+    """File of merges, one per line: bpe_simple_vocab_16e6.txt.gz of the released code, or a port's merges.txt; or the
+    folder or address on a hub (``hf://ORG/NAME``) that holds it.
+    """
     merges: Natural = 49_152 - 256 - 2
     """Number of merges to use, from the start of the file; the released file has more."""
 
@@ -52,7 +66,7 @@ class ClipBpe(Tokenizer):
         return 2 * 256 + self.merges + len(SPECIAL)
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        file = require_file(self.vocabulary, "CLIP's byte-pair merges (bpe_simple_vocab_16e6.txt.gz)")
+        file = require_file(self.vocabulary, "CLIP's byte-pair merges (bpe_simple_vocab_16e6.txt.gz)", CLIP_MERGES)
         try:
             with gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else file.open(encoding="utf-8") as f:
                 lines = f.read().split("\n")
@@ -97,7 +111,7 @@ def fix(text: str) -> str:
     """Repair a text by ftfy, unescape its HTML twice, and collapse its white space."""
     import ftfy
 
-    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(order_marks(text)))).split())
 
 
 def clip_clean(text: str) -> str:
@@ -128,7 +142,7 @@ class TokenizerFile(Tokenizer):
     """Encode by any tokenizer.json of the tokenizers library, with the special tokens that the file adds."""
 
     path: str
-    """The file."""
+    """The file; or the folder or address on a hub (``hf://ORG/NAME@REVISION``) that holds a tokenizer.json."""
     entries: Count
     """Ids in the model's vocabulary: at least as many as the file has."""
     pad: str = "[PAD]"
@@ -141,7 +155,7 @@ class TokenizerFile(Tokenizer):
         return self.entries
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        file = require_file(self.path, "a tokenizer of the tokenizers library (tokenizer.json)")
+        file = require_file(self.path, "a tokenizer of the tokenizers library (tokenizer.json)", ("tokenizer.json",))
         try:
             tokenizers.Tokenizer.from_file(str(file))
             return json.loads(file.read_text(encoding="utf-8"))
@@ -170,7 +184,7 @@ class SentencePieceModel(Tokenizer):
     """Encode by a SentencePiece model (Kudo & Richardson 2018), between its BOS and EOS if it has them."""
 
     path: str
-    """The .model file."""
+    """The .model file; or the folder or address on a hub (``hf://ORG/NAME@REVISION``) that holds it."""
     entries: Count
     """Ids in the model's vocabulary: at least as many as the file has."""
     clean: Clean = "none"
@@ -183,7 +197,7 @@ class SentencePieceModel(Tokenizer):
         return self.entries
 
     def read(self, texts: Iterable[str] = ()) -> State:
-        file = require_file(self.path, "a SentencePiece model")
+        file = require_file(self.path, "a SentencePiece model", SENTENCEPIECE)
         return {"model": base64.b64encode(file.read_bytes()).decode()}
 
     def restore(self, state: State) -> LoadedTokenizer:
