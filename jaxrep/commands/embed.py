@@ -10,7 +10,8 @@ import os
 import re
 import sys
 from collections import Counter
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import Progress
@@ -21,7 +22,10 @@ from jaxrep.errors import UsageError
 
 if TYPE_CHECKING:
     from jaxrep.data.bad_samples import BadSampleReport
+    from jaxrep.embeddings.job import Compute, Job
     from jaxrep.model import Model
+
+    Declare = Callable[..., tuple[Job, Compute]]
 
 PRINTED_EXAMPLES = 10
 """Unreadable examples that are printed. The summary has more."""
@@ -37,6 +41,19 @@ def main(args: list[str]) -> int:
         help="a folder of images, tars (train-{00..09}.tar), a .parquet, a .csv, a .txt with one text per line, or any "
         "KIND:WHERE,field=value (see jaxrep data --help), as pairs.csv,image=file,text=caption",
     )
+    add_job_options(parser)
+    options = parser.parse_args(args)
+
+    def declare(model: "Model", **rest: Any) -> "tuple[Job, Compute]":
+        from jaxrep.embeddings.embed_source import embedding_job
+
+        return embedding_job(model, options.data, options.out, **rest)
+
+    return run(options, declare, "embedding", "wrote")
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Add --out, and how the work is divided."""
     parser.add_argument(
         "--out",
         metavar="PATH",
@@ -56,29 +73,34 @@ def main(args: list[str]) -> int:
         help="write only every N-th shard of the folder, from the I-th on, counted from 0: each of N hosts runs the "
         "same command with its own I, at the same time or not (default: JAX_PROCESS_ID and JAX_NUM_PROCESSES, or 0/1)",
     )
-    return embed(parser.parse_args(args))
 
 
-def embed(options: argparse.Namespace) -> int:
-    """Embed the data and print a report."""
-    from jaxrep.embeddings.embed_source import check_readable, embedding_job
+def run(options: argparse.Namespace, declare: "Declare", doing: str, done: str) -> int:
+    """Run a job over the examples of a source, and print a report.
+
+    Args:
+        options: Those of ``add_job_options`` and of the model.
+        declare: Returns the job, and what computes its rows.
+        doing: Name of the work, for the progress bar.
+        done: The same for the report.
+    """
+    from jaxrep.embeddings.embed_source import check_readable
     from jaxrep.embeddings.job import parse_target, run_job
     from jaxrep.runs.remote import url_of
 
     # Wrong options are found before the model is loaded.
     share = _share(options.share, parse_target(options.out).is_folder)
-    model = _model(options)
-    job, embedder = embedding_job(
-        model, options.data, options.out, per_shard=options.per_shard, model_path=url_of(options.run)
-    )
+    job, compute = declare(_model(options), per_shard=options.per_shard, model_path=url_of(options.run))
     with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("embedding", total=sum(len(job.rows(shard)) for shard in job.remaining(share)))
-        result = run_job(job, lambda rows: embedder(rows, lambda done: bar.advance(task, done)), share)
-    _print_unreadable(result.bad_samples)
+        task = bar.add_task(doing, total=sum(len(job.rows(shard)) for shard in job.remaining(share)))
+        result = run_job(job, lambda rows: compute(rows, lambda count: bar.advance(task, count)), share)
+    report = result.bad_samples
+    readable = report.rows - report.bad_rows
+    _print_unreadable(report)
     if result.complete:
-        check_readable(result.rows, result.bad_samples)
+        check_readable(readable, report)
     note = "" if result.complete else "; other shares are not done yet"
-    echo(f"wrote {result.rows:,} of {result.bad_samples.rows:,} examples to {job.target.path}{note}")
+    echo(f"{done} {readable:,} of {report.rows:,} examples to {job.target.path}{note}")
     return 0
 
 

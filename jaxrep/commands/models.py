@@ -31,9 +31,12 @@ def number(low: N, high: float = 2**31 - 1) -> Callable[[str], N]:
     return parse
 
 
-def add_arguments(parser: argparse.ArgumentParser, name: str = "RUN", help: str = "a run directory") -> None:
-    """Add RUN, --checkpoint, --weights and --trust, which ``load`` reads."""
-    parser.add_argument("run", metavar=name, type=folder, help=help)
+def add_arguments(
+    parser: argparse.ArgumentParser, name: str = "RUN", help: str = "a run directory", option: str = ""
+) -> None:
+    """Add RUN (or the required ``option``), --checkpoint, --weights and --trust, which ``load`` reads."""
+    place = {"dest": "run", "required": True} if option else {}
+    parser.add_argument(option or "run", metavar=name, type=folder, help=help, **place)
     parser.add_argument("--checkpoint", choices=("latest", "best"), default="latest", help="(default: latest)")
     parser.add_argument(
         "--weights",

@@ -4,6 +4,7 @@ from .images.crop import HostCenterCrop as HostCenterCrop
 from .images.crop import HostCrop as HostCrop
 from .images.crop import HostRandomResizedCrop as HostRandomResizedCrop
 from .images.crop import HostResize as HostResize
+from .number_fields import Numbers as Numbers
 from .openmoji.emoji import Language as Language
 from .openmoji.emoji import OpenMoji as OpenMoji
 from .openmoji.emoji import OpenMojiSource as OpenMojiSource
@@ -62,9 +63,11 @@ from .transforms.modalities import SplitCaptions as SplitCaptions
 from .transforms.regions import ParseRegions as ParseRegions
 from .transforms.sentences import FirstSentence as FirstSentence
 from .transforms.sentences import SubCaptions as SubCaptions
+from .transforms.stored import WithEmbeddings as WithEmbeddings
 from .transforms.subsets import FewShot as FewShot
 from .transforms.subsets import Filter as Filter
 from .transforms.subsets import Fraction as Fraction
 from .transforms.subsets import Take as Take
 from .transforms.subsets import Where as Where
 from .transforms.triples import ParseTriples as ParseTriples
+from .transforms.uids import KeepUids as KeepUids

@@ -7,6 +7,7 @@ from typing import Any
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.source import Source
 from jaxrep.data.source_string import parse_fields, parse_source
+from jaxrep.data.transforms.stored import fingerprint_of
 from jaxrep.embeddings.embedder import Embedder
 from jaxrep.embeddings.job import Job, parse_target, run_job
 from jaxrep.errors import JaxrepError, UsageError, hint
@@ -55,16 +56,28 @@ def embedding_job(
     out: str,
     *,
     fields: Sequence[str] = (),
+    parts: Sequence[str] = (),
     per_shard: int = PER_SHARD,
     model_path: str = "",
 ) -> tuple[Job, Embedder]:
-    """Declare the job of ``embed_source``, and what embeds its rows. ``model_path``: of the model, in the summary."""
+    """Declare the job of ``embed_source``, and what embeds its rows.
+
+    Args:
+        model: The model.
+        source: The data.
+        out: The output.
+        fields: Fields to embed, as in ``embed_source``.
+        parts: Columns of numbers that are written; by default the fields.
+        per_shard: Examples per shard.
+        model_path: Path of the model, for the summary.
+    """
     source, fields = choose_fields(model, source, fields)
     target, examples = parse_target(out), source.open()
     facts = {
         "model": {"path": model_path, "digest": model.digest()},
         "data": to_json(source),
-        "parts": list(fields),
+        "fingerprint": fingerprint_of(examples),
+        "parts": list(parts or fields),
         "length": len(examples),
         "per_shard": per_shard,
         "format": target.kind,

@@ -1,7 +1,6 @@
 """Embed examples of any source: threads read ahead, and the model encodes block by block."""
 
 import contextlib
-import hashlib
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,20 +12,16 @@ from jaxrep.data.bad_samples import BadSampleReport, reason_kind
 from jaxrep.data.decode import decode_text
 from jaxrep.data.images.decode import open_image
 from jaxrep.data.source import Examples
+from jaxrep.data.sources.embedding_files import short_key
 from jaxrep.data.sources.encoded import EncodedExamples
+from jaxrep.data.transforms.balance import key_of
+from jaxrep.data.transforms.stored import name_of
 from jaxrep.embeddings.formats import Part
 from jaxrep.errors import BadSample
 from jaxrep.model import Model
-from jaxrep.storage import utf8
 
 BLOCKS_AHEAD = 2
 """Blocks of examples that are read while one is encoded."""
-
-KEY_LENGTH = 255
-"""Largest number of characters of a key in embeddings, whose arrays of keys are as wide as the longest."""
-
-KEYS = ("key", "code")
-"""Fields that name an example. Without them its index is its name."""
 
 Row = dict[str, Any]
 
@@ -58,6 +53,10 @@ class Embedder:
             return None, report
         return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}, report
 
+    def key(self, index: int) -> str:
+        """Return the key of an example that is not read."""
+        return short_key(key_of(self._examples, index))
+
     def _try_read(self, index: int) -> Row | BadSampleReport:
         try:
             return self._read(index)
@@ -69,8 +68,9 @@ class Embedder:
         examples = self._examples
         if not (isinstance(examples, EncodedExamples) and self._model.transforms):
             row = examples[index]
-            name = next((row[key] for key in KEYS if key in row), index)
-            return {"key": str(name), "index": index} | {field: row[field] for field in self._fields}
+            name = name_of(row)
+            key = str(index if name is None else name)
+            return {"key": key, "index": index} | {field: row[field] for field in self._fields}
         row, contents = {"key": examples.key(index), "index": index}, examples.contents(index)
         for field in self._fields:
             with examples.explain_errors(index, field):
@@ -86,10 +86,3 @@ class Embedder:
         columns["index"] = np.array([row["index"] for row in rows])
         encoders = {"image": self._model.encode_image, "text": self._model.encode_text}
         return columns | {field: encoders[field]([row[field] for row in rows]) for field in self._fields}
-
-
-def short_key(key: str) -> str:
-    """Return a key as valid Unicode; a long one by its start and the first 64 bits of its SHA-256 digest."""
-    content = utf8(key)
-    key = content.decode()
-    return key if len(key) <= KEY_LENGTH else f"{key[: KEY_LENGTH - 17]}…{hashlib.sha256(content).hexdigest()[:16]}"

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxrep.data.bad_samples import BadSampleReport
+from jaxrep.data.source import digest
+from jaxrep.data.sources.embedding_files import SUMMARY
 from jaxrep.embeddings.formats import FORMATS, NpzPart, Part
 from jaxrep.errors import UsageError
 from jaxrep.runs.layout import read_fields
@@ -24,6 +26,8 @@ from jaxrep.spec_json import read_json
 from jaxrep.storage import check_out
 
 EmbedRows = Callable[[range], tuple[Part | None, BadSampleReport]]
+Compute = Callable[[range, Callable[[int], None]], tuple[Part | None, BadSampleReport]]
+"""Computes rows, and tells how many are done."""
 WORK = ".jaxrep-embed"
 
 
@@ -44,7 +48,7 @@ class Target:
     @property
     def summary(self) -> Path:
         """Return the file that describes the finished embeddings and the unreadable examples."""
-        return self.path / "embedding.json" if self.is_folder else self.path.with_name(f"{self.path.name}.json")
+        return self.path / SUMMARY if self.is_folder else self.path.with_name(f"{self.path.name}.json")
 
 
 def parse_target(out: str) -> Target:
@@ -109,20 +113,22 @@ class JobResult:
 
     rows: int
     bad_samples: BadSampleReport
+    digest: str
+    """Digest of all values."""
     complete: bool = True
     """Whether the shards of all shares are done."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the contents of a note and of the summary."""
         report = {name: value for name, value in self.bad_samples.to_json().items() if name != "repeats"}
-        return {"rows": self.rows, "bad_samples": report}
+        return {"rows": self.rows, "bad_samples": report, "digest": self.digest}
 
     @classmethod
     def read(cls, path: Path) -> "JobResult":
         """Read a note or a summary. Raises UsageError: it is damaged."""
-        values = read_fields(path, ["rows", "bad_samples"], rows=int, bad_samples=dict)
+        values = read_fields(path, ["rows", "bad_samples", "digest"], rows=int, bad_samples=dict, digest=str)
         try:
-            return cls(values["rows"], BadSampleReport.from_json(values["bad_samples"]))
+            return cls(values["rows"], BadSampleReport.from_json(values["bad_samples"]), values["digest"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{path} is damaged, no report of bad samples: remove it and run again") from error
 
@@ -193,7 +199,9 @@ def _write_shard(job: Job, shard: int, part: Part | None, report: BadSampleRepor
     if part is not None:
         write = FORMATS[job.target.kind if job.target.is_folder else "npz"][1]
         _write_atomically(job, path, lambda temporary: write(temporary, [part]))
-    note = json.dumps(JobResult(0 if part is None else len(part["key"]), report).to_json())
+    rows, columns = (0, {}) if part is None else (len(part["key"]), part)
+    values = digest(value for column in columns.items() for value in column)
+    note = json.dumps(JobResult(rows, report, values).to_json())
     _write_atomically(job, job.note(shard), lambda temporary: temporary.write_text(note))
 
 
@@ -206,16 +214,25 @@ def _finish(job: Job, share: tuple[int, int]) -> JobResult:
         paths = [job.shard(shard) for shard in job.shards]
         parts = [NpzPart(path) for path in paths if path.exists()]
         _write_atomically(job, target.path, lambda temporary: FORMATS[target.kind][1](temporary, parts))
-    summary = json.dumps({**job.facts, **result.to_json()}, indent=1)
+    summary = json.dumps({**job.facts, **result.to_json(), "files": _files(job, result)}, indent=1)
     _write_atomically(job, target.summary, lambda temporary: temporary.write_text(summary), str(share[0]))
     if not target.is_folder:
         shutil.rmtree(target.work)
     return result
 
 
+def _files(job: Job, result: JobResult) -> dict[str, dict[str, int]]:
+    """Return the rows and the bytes of each file, by which a reader knows that it has all of them."""
+    rows = {job.target.path: result.rows}
+    if job.target.is_folder:
+        rows = {job.shard(shard): JobResult.read(job.note(shard)).rows for shard in job.shards}
+    return {path.name: {"rows": count, "bytes": path.stat().st_size} for path, count in rows.items() if count}
+
+
 def _sum_notes(job: Job, shards: range) -> JobResult:
     notes = [JobResult.read(job.note(shard)) for shard in shards]
-    return JobResult(sum(note.rows for note in notes), sum((note.bad_samples for note in notes), BadSampleReport()))
+    report = sum((note.bad_samples for note in notes), BadSampleReport())
+    return JobResult(sum(note.rows for note in notes), report, digest(note.digest for note in notes))
 
 
 def _write_atomically(job: Job, path: Path, write: Callable[[Path], Any], process: str = "") -> None:

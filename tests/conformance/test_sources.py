@@ -9,7 +9,6 @@ import dataclasses
 import inspect
 import json
 import pickle
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +16,17 @@ import pytest
 from tyro._docstrings import get_field_docstring
 
 from jaxrep import data
+from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.tools.curate import Plan, curate
+from jaxrep.data.transforms.stored import fingerprint_of
+from jaxrep.embeddings.job import Job, parse_target, run_job
 from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems, replace
 from jaxrep.spec_json import from_json, to_json
 from tests.helpers import data_formats as formats
-from tests.helpers.tars import picture
+from tests.helpers import img2dataset
+from tests.helpers.opened_files import opened_files
+from tests.helpers.tars import npy, picture
 
 COUNT, SIZE = 9, 8
 LONG = "A dog runs in {}. It is red.\nThe book is blue"
@@ -76,6 +80,24 @@ def karpathy(folder):
     return data.Karpathy(path=f"{folder}/karpathy.json", images=images, captions_per_image=2, image_size=SIZE)
 
 
+def tars(folder):
+    """Tars of img2dataset, with what papers add to them: texts and numbers in JSON, and arrays."""
+    if not (folder / "00000.tar").exists():
+        rows = [img2dataset.row(n, 0) for n in range(COUNT)]
+        vectors = {f"{row['key']}.vector.npy": npy(np.arange(6, dtype=np.float16).reshape(2, 3)) for row in rows}
+        img2dataset.shard(folder, 0, rows, more=vectors)
+    vector = data.Numbers(at="vector.npy", shape=(2, 3))
+    numbers = {"score": "json:clip.similarity", "width": data.Numbers(at="json:width", dtype="int32"), "vector": vector}
+    return data.TarShards(
+        shards=f"{folder}/0*.tar", text="json:caption", captions=("txt",), numbers=numbers, image_size=8
+    )
+
+
+def uids(folder):
+    (folder / "uids.txt").write_text("".join(f"{img2dataset.uid(n)}\n" for n in (1, 4, 6)))
+    return data.KeepUids(source=tars(folder), path=f"{folder}/uids.txt")
+
+
 def label_maps(folder):
     table(folder)
     (folder / "maps").mkdir(exist_ok=True)
@@ -90,6 +112,17 @@ def curated(folder):
     plan = Plan.of(table(folder), (str(entries),), f"{folder}/curated", 5, 0, 4)
     curate(plan)
     return data.TakeCurated(source=table(folder), kept=plan.result)
+
+
+def embedded(folder):
+    """The table with stored embeddings of all examples."""
+    source, target = table(folder), parse_target(f"{folder}/embeddings.npz")
+    examples = source.open()
+    parts = {"key": np.array(examples.column("key")), "index": np.arange(COUNT), "image": np.ones((COUNT, 3), "f")}
+    facts = {"model": {"digest": "m"}, "fingerprint": fingerprint_of(examples), "parts": ["image"]}
+    job = Job(target, facts | {"length": COUNT, "per_shard": COUNT}, COUNT, COUNT)
+    run_job(job, lambda rows: (parts, BadSampleReport(COUNT)))
+    return data.WithEmbeddings(source=source, folder=str(target.path), names={"image_stored": "image"}, width=3)
 
 
 def image_folder(path, rows):
@@ -123,6 +156,7 @@ BUILDERS = {
     "HardNegativeCaptions": around(data.HardNegativeCaptions, ways=("replace",)),
     "ImageFolder": saved("images", image_folder, lambda path: data.ImageFolder(path=path, image_size=SIZE)),
     "Karpathy": karpathy,
+    "KeepUids": uids,
     "LabelMaps": label_maps,
     "Mixture": lambda folder: data.Mixture(sources={"a": table(folder), "b": data.Take(source=table(folder), count=4)}),
     "OpenMoji": lambda folder: data.OpenMoji(image_size=24),
@@ -139,7 +173,7 @@ BUILDERS = {
     "SubCaptions": around(data.SubCaptions, long=("long",), count=2),
     "Take": around(data.Take, count=4),
     "TakeCurated": curated,
-    "TarShards": saved("x.tar", formats.tar, lambda path: data.TarShards(shards=path, image_size=SIZE)),
+    "TarShards": tars,
     "TextLines": saved(
         "x.txt",
         lambda path, rows: path.write_text("\n".join(row["text"] for row in rows)),
@@ -150,6 +184,7 @@ BUILDERS = {
         lambda path, rows: (path.mkdir(), formats.tfds(path, rows)),
         lambda path: data.Tfds(name="tiny", data_dir=path, text="caption", label="label", image_size=SIZE),
     ),
+    "WithEmbeddings": embedded,
 }
 
 
@@ -205,25 +240,10 @@ def test_json_round_trip_and_help(name, source):
     assert not missing, f"{name}: write a docstring below {missing}"
 
 
-OPENED = None
-
-
-def _record_opened(event, args):
-    if OPENED is not None and event in ("open", "os.listdir", "os.scandir"):
-        OPENED.append(args[0])
-
-
-sys.addaudithook(_record_opened)
-
-
 @every_source
 def test_fields_are_known_without_files(source):
-    global OPENED
-    OPENED = []
-    try:
+    with opened_files() as opened:
         fields = source.fields()
-    finally:
-        opened, OPENED = OPENED, None
     assert fields and not opened
 
 

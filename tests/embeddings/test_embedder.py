@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from jaxrep.data.source import Examples
+from jaxrep.data.sources.embedding_files import KEY_LENGTH, short_key
 from jaxrep.data.sources.text_lines import TextLines
 from jaxrep.embeddings.embed_source import embed_source
-from jaxrep.embeddings.embedder import KEY_LENGTH, Embedder, short_key
+from jaxrep.embeddings.embedder import Embedder
 from jaxrep.errors import BadSample, BadShard
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
