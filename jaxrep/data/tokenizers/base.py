@@ -33,6 +33,9 @@ CHARACTERS_PER_TOKEN = 256
 """A text is read up to this many characters per token of the length, so that its cleaning is short. The cut is far
 behind the tokens that are kept: their ids are those of the whole text."""
 
+SHORT_RUN = 30
+"""Combining marks in a row that text in any language may have (Unicode Standard Annex 15, section 13)."""
+
 TextLength = Annotated[int, Range(3)]
 """Tokens per text: at least one between the start and the end."""
 
@@ -179,7 +182,23 @@ def word_pipeline(ids: dict[str, int]) -> tokenizers.Tokenizer:
 
 def normalize_lower(text: str) -> str:
     """Return the text in lower case and in Unicode's form NFC: a letter and its accents are one character."""
-    return unicodedata.normalize("NFC", text).lower()
+    return unicodedata.normalize("NFC", order_marks(text)).lower()
+
+
+def order_marks(text: str) -> str:
+    """Return the text with long runs of combining marks in canonical order, which Unicode counts as the same text.
+
+    Python sorts such a run by insertion when it normalizes it, in a time quadratic in the length.
+    """
+    if len(text) <= SHORT_RUN or text.isascii():
+        return text
+    runs = ("".join(run) for _, run in itertools.groupby(text, lambda character: unicodedata.combining(character) > 0))
+    return "".join(
+        "".join(sorted(run, key=unicodedata.combining))
+        if len(run) > SHORT_RUN and unicodedata.combining(run[0])
+        else run
+        for run in runs
+    )
 
 
 class LibraryPieces:

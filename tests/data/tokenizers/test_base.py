@@ -1,12 +1,29 @@
 import dataclasses
+import itertools
 import json
 import pickle
 import random
+import unicodedata
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from jaxrep.data.tokenizers.base import BOS, CHARACTERS_PER_TOKEN, EOS, PAD, UNKNOWN, Bytes, Words, text_start
+from jaxrep.data.tokenizers.base import (
+    BOS,
+    CHARACTERS_PER_TOKEN,
+    EOS,
+    PAD,
+    SHORT_RUN,
+    UNKNOWN,
+    Bytes,
+    Words,
+    normalize_lower,
+    order_marks,
+    text_start,
+)
+from jaxrep.data.tokenizers.subwords import fix
 from jaxrep.errors import UsageError
 from jaxrep.spec import problems
 
@@ -155,3 +172,22 @@ class CountedPieces:
 def test_half_of_a_surrogate_pair_is_replaced(tokenizer):
     tokenizer = tokenizer.load(["a cat"])
     np.testing.assert_array_equal(tokenizer(["a \ud800 cat \udce9"]).ids, tokenizer(["a ? cat ?"]).ids)
+
+
+@given(st.text(st.sampled_from("a\u0928é\u0301\u0323\u0302\u0344\u05bc\u05b0\u093c"), max_size=200))
+def test_order_of_long_runs_of_marks_changes_no_text(text):
+    """Python's normalization sorts by insertion: what is ordered before costs it one step a mark."""
+    ordered = order_marks(text)
+    assert unicodedata.normalize("NFC", ordered) == unicodedata.normalize("NFC", text)
+    classes = [unicodedata.combining(character) for character in ordered]
+    for marked, run in itertools.groupby(classes, bool):
+        run = [*run]
+        assert not marked or len(run) <= SHORT_RUN or run == sorted(run)
+
+
+@pytest.mark.parametrize("clean", [normalize_lower, fix])
+def test_normalization_of_marks_alone_is_given_them_in_order(clean, monkeypatch):
+    seen, normalize = [], unicodedata.normalize
+    monkeypatch.setattr(unicodedata, "normalize", lambda form, text: seen.append(text) or normalize(form, text))
+    clean("\u0301\u0323" * 100)
+    assert seen[-1] == "\u0323" * 100 + "\u0301" * 100
