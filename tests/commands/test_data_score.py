@@ -74,7 +74,7 @@ def test_a_command_that_is_killed_at_random_points_comes_to_the_same_bytes(jaxre
     for _ in range(2):
         with subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             while len(list(work.glob("0*.json"))) <= done:
-                assert process.poll() is None, process.stderr.read()
+                assert process.poll() is None, process.communicate()
                 time.sleep(0.001)
             time.sleep(rng.random() / 50)
             os.kill(process.pid, signal.SIGKILL)

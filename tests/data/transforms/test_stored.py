@@ -12,12 +12,15 @@ import pytest
 from jaxrep.batch import Field
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.source import Columns, Source
+from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.transforms.fields import AddWeights, SelectFields
 from jaxrep.data.transforms.stored import WithEmbeddings, fingerprint_of
 from jaxrep.data.transforms.subsets import Filter, Take, Where
 from jaxrep.embeddings.job import Job, parse_target, run_job
 from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems, spec
+from tests.helpers import data_formats
+from tests.helpers.tars import picture
 
 COUNT, WIDTH = 23, 5
 BAD = (0, 7, 8, 9, 10, 11, 12, 13, 22)
@@ -240,3 +243,15 @@ def test_embeddings_behind_a_url(tmp_path, monkeypatch, kind):
     store.put(f"{tmp_path}/many", "/stored/many", recursive=True)
     found = stored("memory://stored/many").open().gather(GOOD)["image_stored"]
     np.testing.assert_array_equal(found, IMAGE[GOOD])
+
+
+def test_embeddings_of_images_belong_to_tars_whose_texts_are_read(tmp_path):
+    def pictures(**fields):
+        return TarShards(shards=f"{tmp_path}/a.tar", image_size=8, **fields)
+
+    data_formats.tar(tmp_path / "a.tar", [{"image": picture(n), "text": f"text {n}"} for n in range(COUNT)])
+    folder = write(f"npz:{tmp_path}/many", source=pictures())
+    examples = stored(folder, source=pictures(image=())).open()
+    found = examples.gather(GOOD)
+    assert found.keys() == {"key", "text", "text_id", "image_stored"}
+    np.testing.assert_array_equal(found["image_stored"], IMAGE[GOOD])
