@@ -190,6 +190,6 @@ def is_unknown(column: Any) -> np.ndarray:
 def stack(values: list[Any]) -> Any:
     """Return the values of one field as an array; strings, and several values per example, stay a list."""
     first = values[0] if values else None
-    if isinstance(first, np.generic | tuple) and any(isinstance(value, tuple) for value in values):
+    if isinstance(first, np.generic | str | tuple) and any(isinstance(value, tuple) for value in values):
         return [value if isinstance(value, tuple) else (value,) for value in values]
     return values if isinstance(first, str | bytes | tuple | list | None) else np.stack(values)

@@ -2,13 +2,13 @@
 
 ::
 
-    tar:gs://bucket/pairs/{00000..41455}.tar,text=caption,image=jpg+png
+    tar:gs://bucket/pairs/{00000..41455}.tar,text=json:caption,image=jpg+png,numbers=score:json:similarity
     parquet:table-*.parquet,text=caption        arrayrecord:train-*.array_record,text=caption
     csv:pairs.csv,image=path,text=title         folder:images           lines:names.txt
     tfds:coco_captions/train[:10%],text=        openmoji                openmoji:test,image_size=32
 
 The kind is optional if it follows from the path's ending. Fields are those of the source's spec; ``+`` joins the values
-of a tuple.
+of a tuple, or the NAME:VALUE of a mapping.
 """
 
 import dataclasses
@@ -80,7 +80,7 @@ def parse_fields(text: str) -> tuple[type[Source], dict[str, Any]]:
         raise UsageError(f"{text!r} does not say where the data are; a source is {FORMS}")
     if unknown := next((name for name in values if name not in declared), None):
         raise UsageError(f"{text}: {cls.__name__} has no field '{unknown}'; {hint(unknown, declared)}")
-    fields = {name: _parse_value(annotations[name], value) for name, value in values.items()}
+    fields = {name: _parse_value(name, annotations[name], value) for name, value in values.items()}
     if kind == "tfds":
         name, slash, fields["split"] = place.rpartition("/")
         if not slash:
@@ -135,9 +135,14 @@ def split_kind(where: str) -> tuple[str, str]:
     )
 
 
-def _parse_value(kind: Any, value: str) -> Any:
+def _parse_value(field: str, kind: Any, value: str) -> Any:
     if typing.get_origin(kind) is tuple:
         return tuple(part for part in value.split("+") if part)
+    if typing.get_origin(kind) is Mapping:
+        parts = [part.partition(":") for part in value.split("+") if part]
+        if wrong := [name for name, colon, _ in parts if not colon]:
+            raise UsageError(f"{field}: a part is NAME:WHERE, as score:json:similarity, not {wrong[0]!r}")
+        return {name: where for name, _, where in parts}
     if bool in (kind, *typing.get_args(kind)) and value.lower() in ("true", "false"):
         return value.lower() == "true"
     if kind is int and re.fullmatch(r"-?\d+", value):

@@ -3,6 +3,7 @@
 import io
 import tarfile
 
+import numpy as np
 from PIL import Image
 
 from jaxrep.data.sources.tar.shards import TarShards
@@ -13,6 +14,13 @@ def picture(level):
     """A PNG of 5 x 5 pixels of one red."""
     file = io.BytesIO()
     Image.new("RGB", (5, 5), (level, 0, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
+def npy(array):
+    """An array in NumPy's format."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
     return file.getvalue()
 
 

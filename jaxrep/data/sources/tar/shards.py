@@ -83,7 +83,8 @@ class TarShards(EncodedSource):
         )
         single |= {name: numbers.at for name, numbers in self.number_parts().items()}
         image = {"image": Member(self.image)} if self.image else {}
-        return image | {part: Member.parse(where) for part, where in single.items() if where}
+        named = {part: Member.parse(where) for part, where in single.items() if where or part in self.numbers}
+        return image | named
 
     def further_captions(self) -> tuple[str, ...]:
         return tuple(where.rpartition(":")[2].rpartition(".")[2] if ":" in where else where for where in self.captions)
