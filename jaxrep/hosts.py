@@ -2,26 +2,32 @@
 
 Each host runs the same command. A launcher sets ``JAX_COORDINATOR_ADDRESS`` (host:port of process 0),
 ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``; or ``JAXREP_HOSTS=auto``, and JAX asks the cluster (SLURM, TPU pods,
-Kubernetes, Open MPI). Without either, a process trains alone. Process 0 listens at the coordinator's address only, or
-at ``JAX_COORDINATOR_BIND_ADDRESS``.
+Kubernetes, Open MPI). Without either, a process trains alone. In both ways process 0 listens at the coordinator's
+address only, or at ``JAX_COORDINATOR_BIND_ADDRESS``.
 """
 
 import base64
+import contextlib
 import io
+import ipaddress
 import itertools
 import json
+import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from jax._src import distributed  # its key-value store: words between processes without a collective
+from jax._src import clusters, distributed  # the address of a cluster; words between processes without a collective
 from jax.experimental import multihost_utils
 
 from jaxrep.errors import BadSample, JaxrepError, UsageError
 from jaxrep.npy import read_npy
+
+LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _meetings = itertools.count()  # a barrier is passed once: each meeting has a number of its own
@@ -41,7 +47,7 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     address, count, number = (environment.get(name) for name in (ADDRESS, COUNT, NUMBER))
     if not count and not number:  # jax reads an address alone in its own ways
         if environment.get(AUTO) == "auto":
-            jax.distributed.initialize()
+            _join_cluster(environment)
         return
     if not (address and count and number):
         given = [name for name in (ADDRESS, COUNT, NUMBER) if environment.get(name)]
@@ -52,6 +58,44 @@ def initialize(environment: Mapping[str, str] = os.environ) -> None:
     # By default JAX's coordinator listens on all interfaces, and it asks nobody for a password.
     listen = environment.get(LISTEN) or address
     jax.distributed.initialize(address, int(count), int(number), coordinator_bind_address=listen)
+
+
+def _join_cluster(environment: Mapping[str, str]) -> None:
+    """Join the processes that JAX finds in the environment of a cluster. Raises UsageError: it finds none."""
+    find = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    address, count, number, devices = find(environment.get(ADDRESS), None, None, None, None, int(PATIENCE))
+    if address is None or count is None or number is None:
+        raise UsageError(
+            f"{AUTO}=auto, and JAX finds no cluster here (SLURM, TPU pods, Kubernetes, Open MPI): set {ADDRESS}, "
+            f"{COUNT} and {NUMBER}, or unset {AUTO} to train alone"
+        )
+    listen = environment.get(LISTEN) or (own_address(address) if number == 0 else None)
+    if number == 0 and listen is None:
+        LOG.warning(
+            "the coordinator's address %s is none of this machine's: it listens on all interfaces; set %s to an "
+            "address of the hosts' own network",
+            *(address, LISTEN),
+        )
+    jax.distributed.initialize(address, count, number, devices, coordinator_bind_address=listen)
+
+
+def own_address(address: str) -> str | None:
+    """Return the address of this machine for the host:port of the coordinator; None if other hosts name another one.
+
+    A machine may know its own name as a loopback address (Debian's 127.0.1.1), which no other host reaches.
+    """
+    name, _, port = address.rpartition(":")
+    try:
+        found = socket.getaddrinfo(name.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, ValueError):
+        return None
+    for family, _, _, _, (ip, *_) in found:
+        if ipaddress.ip_address(str(ip).partition("%")[0]).is_loopback and name.strip("[]") not in (ip, "localhost"):
+            continue
+        with contextlib.suppress(OSError), socket.socket(family) as probe:
+            probe.bind((ip, 0))
+            return f"[{ip}]:{port}" if family == socket.AF_INET6 else f"{ip}:{port}"
+    return None
 
 
 def client() -> Any:

@@ -258,6 +258,64 @@ def test_coordinator_listens_at_its_address_alone(monkeypatch, more, listens):
     assert called == [(("10.0.0.7:99", 2, 1), {"coordinator_bind_address": listens})]
 
 
+@pytest.mark.parametrize(
+    ("address", "own"),
+    [
+        ("127.0.0.1:99", "127.0.0.1:99"),
+        ("[::1]:99", "[::1]:99"),
+        ("mine:99", "192.168.7.7:99"),
+        ("debian:99", None),  # the name of the machine itself, as it alone resolves it
+        ("elsewhere:99", None),
+        ("nowhere:99", None),
+    ],
+)
+def test_coordinator_of_a_cluster_listens_at_an_address_of_its_machine(monkeypatch, address, own):
+    names = {"mine": "192.168.7.7", "debian": "127.0.1.1", "elsewhere": "192.0.2.1", "127.0.0.1": "127.0.0.1"}
+
+    def resolve(name, port, **named):
+        if name == "::1":
+            return [(socket.AF_INET6, 1, 6, "", ("::1", port, 0, 0))]
+        if name not in names:
+            raise socket.gaierror(f"{name} is not known")
+        return [(socket.AF_INET, 1, 6, "", (names[name], port))]
+
+    def bind(self, place):
+        if place[0] == "192.0.2.1":
+            raise OSError("cannot assign the address")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "socket", type("Socket", (socket.socket,), {"bind": bind}))
+    assert hosts.own_address(address) == own
+
+
+CLUSTER = """
+import os, socket
+from jaxrep import hosts
+hosts.initialize()
+port = hosts.distributed.global_state.coordinator_address.rpartition(":")[2]
+for address in ("127.0.0.1", "127.0.0.2"):
+    with socket.socket() as other:
+        print(address, other.connect_ex((address, int(port))) == 0)
+"""
+
+
+@pytest.mark.parametrize(("more", "open_to_all"), [({}, False), ({hosts.LISTEN: "[::]:{port}"}, True)])
+def test_coordinator_of_slurm_does_not_listen_on_all_interfaces(more, open_to_all):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    slurm = {"JOB_ID": "1", "STEP_NODELIST": "127.0.0.1", "NTASKS": "1", "PROCID": "0", "LOCALID": "0"}
+    env = {f"SLURM_{name}": value for name, value in slurm.items()} | {"JAX_COORDINATOR_PORT": str(port)}
+    env |= {hosts.AUTO: "auto", **{name: value.format(port=port) for name, value in more.items()}}
+    done = subprocess.run([sys.executable, "-c", CLUSTER], env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["127.0.0.1 True", f"127.0.0.2 {open_to_all}"], done.stderr
+
+
+def test_auto_without_a_cluster_is_one_sentence():
+    with pytest.raises(UsageError, match="JAXREP_HOSTS=auto, and JAX finds no cluster here"):
+        hosts.initialize({hosts.AUTO: "auto"})
+
+
 @pytest.mark.parametrize("name", ("pickle", "cloudpickle", "dill", "marshal", "shelve"))
 def test_hosts_exchange_no_pickles(name):
     text = (ROOT / "jaxrep" / "hosts.py").read_text()
