@@ -6,7 +6,6 @@ threshold are computed again in float64, so that the counts are those of the def
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from threadpoolctl import threadpool_limits
 
+from jaxrep.data._util.parallel import usable_cores
 from jaxrep.errors import JaxrepError
 
 TIE = 1e-12
@@ -113,7 +113,7 @@ def count_at_least(
     """Count the candidates of each query with a similarity of at least its threshold, in float64 sums."""
     counts = np.zeros(len(queries), np.int64)
     # One thread per core, each with its own block: products and comparisons use all cores.
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(usable_cores()) as pool:
         for rows in row_blocks(len(queries), block_size):
             block = functools.partial(_count, queries[rows], thresholds=thresholds[rows])
             for block_counts in pool.map(block, (gallery[part] for part in row_blocks(len(gallery), block_size))):

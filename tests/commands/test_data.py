@@ -224,6 +224,7 @@ WHOLE, POSITIVE = ("-1", "0", "2.5", "x", "nan", str(2**70)), ("-1", "0", "nan",
         ("bench", "--threads", (*WHOLE, "100000")),
         ("bench", "--workers", ("-1", "x", "1e3", "100000")),
         ("bench", "--seconds", POSITIVE),
+        ("bench", "--need", WHOLE),
         ("convert", "--per-shard", WHOLE),
         ("convert", "--workers", ("-1", "100000")),
         ("curate", "--t", WHOLE),
@@ -263,8 +264,30 @@ def test_bench_gives_rate_per_stage(data, tmp_path):
     write(tmp_path / "x.tar", [*pairs(range(9)), ("x.png", b""), ("x.txt", b"empty picture")])
     args = ("--seconds", "0.05", "--batch-size", "4")
     rates = json.loads(data("bench", f"{tmp_path}/x.tar,image_size=8", *args, "--json")[0])
-    assert list(rates) == ["read", "decode", "tokenize", "loader"] and min(rates.values()) > 0
+    stages, costs = dict(list(rates.items())[:4]), dict(list(rates.items())[4:])
+    assert list(stages) == ["read", "decode", "tokenize", "loader"] and min(stages.values()) > 0
+    names = ["cores", "cpu_microseconds_per_example", "requests_per_example", "bytes_per_example"]
+    assert list(costs) == names and min(costs.values()) > 0
     assert data("bench", f"{tmp_path}/x.tar,text=,image_size=8", *args)[0].count("examples/s") == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bench_counts_the_reads_and_what_a_rate_would_take(data, tmp_path, workers):
+    """An example without metadata lies together in its tar: its bytes are those of its members, and tar's headers."""
+    members = pairs(range(9))
+    write(tmp_path / "x.tar", members)
+    args = (f"{tmp_path}/x.tar,image_size=8", "--seconds", "0.5", "--batch-size", "9", "--need", "5000")
+    found = json.loads(data("bench", *args, "--workers", workers, "--order", "windowed", "--json")[0])
+    content, padding = sum(len(content) for _, content in members) / 9, 2 * 1024
+    assert 0.5 <= found["requests_per_example"] <= 2.5
+    assert content * 0.5 < found["bytes_per_example"] < (content + padding) * 1.5
+    needed = found["needed"]
+    assert needed["examples_per_second"] == 5000
+    assert needed["requests_per_second"] == pytest.approx(5000 * found["requests_per_example"], rel=1e-2)
+    assert needed["bytes_per_second"] == pytest.approx(5000 * found["bytes_per_example"], rel=1e-2)
+    assert needed["cores"] == pytest.approx(5e-3 * found["cpu_microseconds_per_example"], abs=0.01)
+    told = data("bench", *args, "--threads", "2")[0]
+    assert "the loader has 2 threads; an example takes" in told and "5,000 examples/s are" in told
 
 
 def test_dedup_reports_copies_and_shared_images(data, tmp_path):

@@ -143,7 +143,8 @@ class Loader(Iterator[dict[str, np.ndarray]]):
     def _reads(self) -> tuple[grain.DatasetIterator, int]:
         """Start to read: the chunks in their order, and the number of chunks per batch."""
         chunks, rows = self._chunks, self._chunks.size
-        row_bytes = sum(values.nbytes for values in chunks.read(self.position, chunks.row, 1).values())
+        row = chunks.read(self.position, chunks.row, 1)
+        row_bytes = sum(values.nbytes for name, values in row.items() if name != BAD_SAMPLES)
         size, ahead = chunks_ahead(rows, row_bytes, self._threads, self._workers)
         meter = UsageMeter() if self._workers else None
         places = ChunkRows(self.position, chunks.row, self.batch_size, size, rows // size)

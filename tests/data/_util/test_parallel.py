@@ -1,4 +1,4 @@
-"""Processes that work for another one end with it, even if it is killed."""
+"""Processes that work for another one end with it, even if it is killed; as many threads read as may run at once."""
 
 import contextlib
 import os
@@ -6,10 +6,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
+
+from jaxrep.data._util import parallel
+from jaxrep.data._util.parallel import decoding_threads, thread_map, usable_cores
 
 LOADER = """
 import numpy as np
@@ -83,3 +87,52 @@ def processes(group):
             if int(of) == group and state not in "ZX":
                 found.append(folder)
     return found
+
+
+def test_cores_are_those_of_the_affinity(monkeypatch, tmp_path):
+    monkeypatch.setattr(parallel, "CGROUPS", tmp_path)
+    cores = os.sched_getaffinity(0)
+    assert usable_cores() == len(cores)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert usable_cores() == 7
+
+
+@pytest.mark.parametrize(
+    "own, limits, expected",
+    [
+        ("0::/\n", {"": "max 100000"}, 16),
+        ("0::/\n", {"": "250000 100000"}, 2),
+        ("0::/\n", {"": "50000 100000"}, 1),
+        ("0::/a/b\n", {"a": "400000 100000", "a/b": "max 100000"}, 4),
+        ("12:cpu:/x\n0::/a/b\n", {"a": "400000 100000", "a/b": "300000 100000"}, 3),
+        ("0::/a\n", {"a": "not a limit"}, 16),
+        ("1:cpu:/old\n", {}, 16),
+        (None, {}, 16),
+    ],
+)
+def test_cores_follow_the_quota_of_the_control_group(monkeypatch, tmp_path, own, limits, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr(parallel, "CGROUPS", tmp_path)
+    monkeypatch.setattr(parallel, "OWN_CGROUP", tmp_path / "own")
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    for group, limit in limits.items():
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "cpu.max").write_text(limit + "\n")
+    assert usable_cores() == expected
+
+
+def test_threads_are_divided_among_workers(monkeypatch):
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 6)
+    threads = [decoding_threads(0, workers) for workers in (0, 1, 2, 4, 6, 7)]
+    assert threads == [6, 6, 3, 1, 1, 1] and decoding_threads(5, 3) == 5
+    seen = set()
+    for future in thread_map(lambda _: (seen.add(threading.get_ident()), time.sleep(0.02)), range(30), 30):
+        future.result()
+    assert len(seen) == 6

@@ -1,17 +1,23 @@
 """Batches depend on the position alone, not on workers, threads, hosts or resuming."""
 
 import multiprocessing
+import os
+import threading
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrep.data.loading.loader import Loader, Tokenize, to_arrays
+from jaxrep.data._util import parallel
+from jaxrep.data.loading import loader as loading
+from jaxrep.data.loading.loader import Loader, Tokenize, chunks_ahead, to_arrays
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.source import Columns, Examples
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.storage import read_bytes
 
 N = 37
 
@@ -158,3 +164,94 @@ def test_invalid_columns():
         Columns({"a": np.zeros(3), "b": np.zeros(4)})
     with pytest.raises(UsageError, match="there are: image, text, label"):
         IN_MEMORY.column("caption")
+
+
+class Watched(Squares):
+    """Take a while to read an example, and note the threads that read, their niceness, and how many read at once."""
+
+    def __init__(self):
+        self.threads, self.niceness, self.read, self.reading, self.most = set(), set(), [], 0, 0
+
+    def __getitem__(self, index):
+        self.threads.add(threading.get_ident())
+        self.read.append(index)
+        self.niceness.add(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        self.reading += 1
+        self.most = max(self.most, self.reading)
+        time.sleep(0.002)
+        self.reading -= 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("threads, expected", [(0, 3), (1, 1), (5, 5)])
+def test_as_many_threads_read_as_there_are_cores(unbroken, monkeypatch, threads, expected):
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 3)
+    examples = Watched()
+    _assert_equal(_take(12, examples=examples, threads=threads)[0], unbroken)
+    assert examples.most == expected and len(examples.threads - {threading.get_ident()}) == expected
+
+
+def test_threads_of_the_background_yield_to_others(unbroken):
+    here = os.getpriority(os.PRIO_PROCESS, 0)
+    for background, expected in ((False, {here}), (True, {min(here + parallel.NICENESS, 19), here})):
+        examples = Watched()
+        _assert_equal(_take(12, examples=examples, background=background)[0], unbroken)
+        assert examples.niceness == expected  # the first row is read by the thread that asks
+    assert os.getpriority(os.PRIO_PROCESS, 0) == here
+
+
+@given(
+    rows=st.integers(1, 5000),
+    row_bytes=st.integers(0, 2**33),
+    threads=st.integers(1, 256),
+    workers=st.integers(0, 64),
+)
+def test_chunks_ahead_fit_the_bound(rows, row_bytes, threads, workers):
+    size, ahead = chunks_ahead(rows, row_bytes, threads, workers)
+    assert 1 <= size <= min(rows, loading.MAX_CHUNK_ROWS) and rows % size == 0 and ahead >= 1
+    assert ahead == 1 or ahead * size * row_bytes <= loading.MAX_BYTES_AHEAD
+    if 2 * threads * max(workers, 1) * loading.MAX_CHUNK_ROWS * row_bytes <= loading.MAX_BYTES_AHEAD:
+        assert ahead >= 2 * threads * max(workers, 1)  # small rows: every thread has a chunk, and one waits
+
+
+def test_large_rows_are_read_ahead_within_the_bound(unbroken, monkeypatch):
+    row_bytes = sum(values.nbytes for values in unbroken[0].values()) // 8
+    for ahead in (0, 1, 3, 20):
+        monkeypatch.setattr(loading, "MAX_BYTES_AHEAD", ahead * row_bytes)
+        examples = Watched()
+        loader = Loader(examples, ORDER, 8, transform=TOKENS, threads=4)
+        try:
+            batches = []
+            for taken in range(1, 5):
+                batches.append(next(loader))
+                time.sleep(0.05)
+                assert 1 + 8 * taken <= len(examples.read) <= 1 + 8 * taken + max(ahead, 1)
+        finally:
+            loader.close()
+        _assert_equal(batches, unbroken[:4])
+
+
+class Files(Squares):
+    """Read four bytes of a file per example."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __getitem__(self, index):
+        read_bytes(self.path, index, 4)
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reads_of_all_processes_are_counted(unbroken, tmp_path, workers):
+    (tmp_path / "a").write_bytes(bytes(100))
+    loader = Loader(Files(tmp_path / "a"), ORDER, 8, transform=TOKENS, workers=workers, threads=1)
+    try:
+        _assert_equal([next(loader) for _ in range(6)], unbroken[:6])
+        usage = loader.usage
+        assert 49 <= usage.requests <= 49 + 8 * 8  # one row first, then 6 batches, and what is read ahead
+        assert usage.bytes == 4 * usage.requests and not usage.hits and usage.cpu_ns > 0
+        next(loader)
+        assert loader.usage.since(usage).requests >= 0
+    finally:
+        loader.close()

@@ -58,6 +58,18 @@ def test_prefetch_keeps_order_and_positions(sharding):
     assert batches.position == 48 and loader.closed
 
 
+def test_metrics_have_the_reads_since_the_last_metrics(sharding):
+    loader = Counting()
+    with Prefetch(loader, sharding) as batches:
+        next(batches)
+        for total, expected in (((7, 100, 3), (7, 100, 3)), ((9, 130, 3), (2, 30, 0))):
+            loader.usage = Usage(*total, cpu_ns=5)
+            metrics = batches.metrics()
+            names = ("data/requests", "data/bytes_read", "data/cache_hits")
+            assert tuple(metrics[name] for name in names) == expected
+        assert "data/requests" not in batches.metrics()
+
+
 def test_prefetch_reads_at_most_ahead_batches(sharding):
     loader = Counting()
     with Prefetch(loader, sharding, ahead=3) as batches:

@@ -1,10 +1,15 @@
 """Evaluations skip and report unreadable examples; too many are an error."""
 
+import contextlib
+import threading
+import time
+
 import numpy as np
 import pytest
 
+from jaxrep.data._util import parallel
 from jaxrep.data.loading import readable
-from jaxrep.data.loading.readable import collect_skipped, read_blocks, read_columns
+from jaxrep.data.loading.readable import collect_skipped, read_blocks, read_columns, rows_ahead
 from jaxrep.data.source import Columns, Examples
 from jaxrep.errors import BadSample, JaxrepError
 
@@ -32,6 +37,29 @@ def test_readable_examples_keep_order_and_skipped_ones_are_reported(capsys, size
     assert [text for columns in found for text in columns["text"]] == [f"number {index}" for index in expected]
     said = "3 examples cannot be read (the first: a.tar, member 0.jpg: the image is empty) of 300: the evaluation"
     assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_threads_read_ahead_within_two_blocks_in_order(monkeypatch, prepared):
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 4)
+    threads, read = set(), []
+
+    class Slow(Faulty):
+        def __getitem__(self, index):
+            threads.add(threading.get_ident())
+            read.append(index)
+            time.sleep(0.001 * (index % 3))
+            return super().__getitem__(index)
+
+    prepare = (lambda row: row | {"text": row["text"].upper()}) if prepared else (lambda row: row)
+    with contextlib.closing(rows_ahead(Slow(11, 40), range(5, 105), 10, prepare)) as futures:
+        rows = [next(futures).result() for _ in range(60)]
+        assert len(read) <= 60 + 2 * 10 + 1
+    assert len(threads) == 4 and threading.get_ident() not in threads
+    assert [index for index, row in enumerate(rows, 5) if isinstance(row, BadSample)] == [11, 40]
+    texts = [f"number {index}" for index in range(5, 65) if index not in (11, 40)]
+    texts = [text.upper() for text in texts] if prepared else texts
+    assert [row["text"] for row in rows if not isinstance(row, BadSample)] == texts
 
 
 def test_collect_skipped():
