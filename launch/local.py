@@ -4,10 +4,11 @@
 
 Process 0 writes to this terminal, the others to ``process-<i>.log`` in the run directory. Signals are forwarded to all
 processes. The first process that fails ends the others, which JAX alone would do after 100 s at best; the launcher
-returns its exit status.
+returns its exit status. If the launcher itself is killed, a keeper ends all processes.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -18,8 +19,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
+from typing import TextIO
 
 PREEMPTED = os.EX_TEMPFAIL
 """Exit status of a process that has saved after a signal; its peers are about to do the same."""
@@ -55,7 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
     received: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: received.append(number))
-    return watch(start(options), received, options.grace)
+    with start_keeper(options.grace) as keeper:
+        return watch(start(options, keeper), received, options.grace, keeper)
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -89,14 +91,54 @@ def log_folder(command: Sequence[str]) -> Path:
     return Path(run_dir)
 
 
-def start(options: argparse.Namespace) -> list[Peer]:
+def start_keeper(grace: float) -> TextIO:
+    """Fork a process that ends the others once the launcher ended, also by SIGKILL; return the file that it reads.
+
+    A line is the number of a process that started, or its negative when it ended.
+    """
+    read, write = os.pipe()
+    if os.fork():
+        os.close(read)
+        return os.fdopen(write, "w", buffering=1)
+    os.close(write)
+    os.setsid()  # signals of the terminal are the launcher's
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nowhere, number)
+    with open(read) as lines:
+        told = [int(line) for line in lines]
+    end_groups([number for number in told if number > 0 and -number not in told], grace)
+    os._exit(0)
+
+
+def end_groups(groups: Sequence[int], grace: float) -> None:
+    """End process groups: by SIGTERM, after which a run saves, and those that are left by SIGKILL."""
+    deadline = time.monotonic() + grace
+    left = signaled(groups, signal.SIGTERM)
+    while left and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        left = signaled(left, 0)
+    signaled(left, signal.SIGKILL)
+
+
+def signaled(groups: Sequence[int], number: int) -> list[int]:
+    """Send a signal to process groups, and return those that exist."""
+    found = []
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, number)
+            found.append(group)
+    return found
+
+
+def start(options: argparse.Namespace, keeper: TextIO) -> list[Peer]:
     """Start all processes, each in its own process group, so that Ctrl-C reaches it once, through the launcher."""
     folder = log_folder(options.command) if options.processes > 1 else Path()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port, peers = server.getsockname()[1], []  # a free port
     for index in range(options.processes):
         file = folder / f"process-{index}.log" if index else None
-        with open(file, "ab") if file else nullcontext() as output:
+        with open(file, "ab") if file else contextlib.nullcontext() as output:
             process = subprocess.Popen(
                 [*options.program, *options.command],
                 env=environment(index, options.processes, options.devices, port),
@@ -105,6 +147,7 @@ def start(options: argparse.Namespace) -> list[Peer]:
                 stderr=output,
                 process_group=0,
             )
+        print(process.pid, file=keeper)
         peers.append(Peer(index, process, file))
     if options.processes > 1:
         log(f"process 0 writes here, the others to {folder}/process-*.log")
@@ -124,14 +167,18 @@ def environment(index: int, processes: int, devices: int, port: int) -> dict[str
     }
 
 
-def watch(peers: Sequence[Peer], received: list[int], grace: float) -> int:
+def watch(peers: Sequence[Peer], received: list[int], grace: float, keeper: TextIO) -> int:
     """Wait for all processes, and return the status of the first that fails, or 0; it ends the others.
 
     Received signals are forwarded.
     """
-    first, due = 0, []
+    first, due, before = 0, [], peers
     while True:
-        running = [peer for peer in peers if peer.status is None]
+        running = [peer for peer in before if peer.status is None]
+        for peer in before:
+            if peer not in running:
+                print(-peer.process.pid, file=keeper)
+        before = running
         if not first and (failed := [peer for peer in peers if peer.status]):
             first, due = failed[0].status or 0, end_others(failed, grace)
         if not running:

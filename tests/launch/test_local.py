@@ -145,6 +145,33 @@ def test_signal_reaches_every_process_once(tmp_path, number):
     assert (run_dir / "process-1.log").read_text() == f"[{int(number)}]\n"
 
 
+def test_killed_launcher_leaves_no_process(tmp_path):
+    """A run saves after SIGTERM; what ignores it is killed, and so are processes that a process started."""
+    saves = ("import signal, time", "signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('saved', flush=True)))")
+    starts = "import subprocess\nprint(os.getpid(), subprocess.Popen(['sleep', '3600']).pid, flush=True)"
+    run_dir = tmp_path / "run"
+    programs = ((saves[0], f"{saves[1]}\ntime.sleep(3600)"), (starts, HANGS))
+    options = ("--grace", "2")
+    arguments = ("train", "--run-dir", str(run_dir))
+    with launched(tmp_path, *programs, options=options, arguments=arguments) as (process, output):
+        while not (told := (run_dir / "process-1.log").read_text()).endswith("\n"):
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        assert output.read() == "saved\n"
+    deadline = time.monotonic() + 30
+    while any(map(runs, told.split())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(runs, told.split()))
+
+
+def runs(number):
+    """Return whether a process runs: those that ended may wait for their new parent to notice."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 def test_second_ctrl_c_is_forwarded(tmp_path):
     leaves = (
         "import signal, time\nseen = []\n"
