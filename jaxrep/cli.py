@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from jaxrep import __version__, signals
 from jaxrep.commands.memory import with_large_pages
-from jaxrep.errors import JaxrepError, UsageError, hint, printable
+from jaxrep.errors import JaxrepError, UsageError, hint, memory_fault, printable
 
 COMMANDS = {
     "train": "train a recipe, or resume its run",
@@ -100,6 +100,8 @@ def _run_and_report(args: list[str]) -> int:
         if isinstance(error, OSError) and _output_failed(error):
             _discard_output()
             print(f"jaxrep: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        elif words := memory_fault(error):
+            print(f"jaxrep: error: the devices have too little memory: {printable(words)}", file=sys.stderr)
         else:
             print(printable(traceback.format_exc()), file=sys.stderr, end="")
             print(f"jaxrep: {_cause(error)}", file=sys.stderr)

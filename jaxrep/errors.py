@@ -88,6 +88,12 @@ def disk_fault(error: BaseException) -> str:
     return next((words for words in map(os.strerror, DISK_ERRNOS) if words in str(error)), "")  # a library's words
 
 
+def memory_fault(error: BaseException) -> str:
+    """Return what an error of JAX says of full devices, in a few words; empty if it is about something else."""
+    full = type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error)
+    return str(error).splitlines()[0][:200] if full else ""
+
+
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that command a terminal or turn the direction of text, and halves of characters."""
 

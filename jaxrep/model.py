@@ -21,7 +21,7 @@ from jaxrep.block_layout import BlockLayout
 from jaxrep.data.class_texts import select_tables
 from jaxrep.data.images.decode import fit_image, open_image
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.errors import JaxrepError, UsageError, hint, memory_fault
 from jaxrep.mesh import Mesh, shardings
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
@@ -218,11 +218,22 @@ class Model:
             rows: number of rows in the block.
             want: names of outputs.
             normalize: whether rows are scaled to unit length.
+
+        Raises:
+            JaxrepError: the devices have too little memory.
         """
         layout = self.layout
         block, slots = layout.scatter(host_arrays, rows)
-        outputs = _encode(self._structure, self._arrays, block, tuple(want), normalize, layout.replicated)
-        return {name: np.asarray(x)[slots] for name, x in outputs.items()}
+        try:
+            outputs = _encode(self._structure, self._arrays, block, tuple(want), normalize, layout.replicated)
+            return {name: np.asarray(x)[slots] for name, x in outputs.items()}
+        except jax.errors.JaxRuntimeError as error:
+            if not (words := memory_fault(error)):
+                raise
+            raise JaxrepError(
+                f"the devices have too little memory to encode {rows} rows at a time ({words}): lower the model's "
+                f"block_size ({self.block_size}; the option --batch-size), or spread the model over more devices"
+            ) from error
 
     def _encode_blocks(
         self, n: int, read: Callable[[slice], Mapping[str, Any]], want: Sequence[str], normalize: bool

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import jaxrep
@@ -60,6 +61,16 @@ def test_broken_pipe_is_quiet(toy):
         process.stdout.close()  # pyright: ignore[reportOptionalMemberAccess]
         assert process.stderr.read() == ""  # pyright: ignore[reportOptionalMemberAccess]
     assert process.returncode == cli.UNREAD
+
+
+def test_too_little_memory_of_a_device_is_one_sentence(monkeypatch, capsys):
+    def full(_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore")
+
+    monkeypatch.setattr(cli, "run", full)
+    assert cli.main(["plan"]) == 1
+    told = "the devices have too little memory: RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes."
+    assert capsys.readouterr().err == f"jaxrep: error: {told}\n"
 
 
 def test_bug_keeps_its_traceback_and_asks_for_a_report(monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -310,3 +311,19 @@ def test_token_ids_are_rows_of_integers():
     for wrong in ([[1, 2], [3]], np.zeros(3, np.int32), [["a"], ["b"]]):
         with pytest.raises(UsageError, match="token ids are one array of integers"):
             token_ids(wrong)
+
+
+def test_too_little_memory_of_a_device_is_one_sentence(monkeypatch):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123 bytes.\nmore")
+
+    monkeypatch.setattr("jaxrep.model._encode", full)
+    with pytest.raises(JaxrepError) as error:
+        MODEL.encode(BATCH, BOTH)
+    assert str(error.value) == (
+        "the devices have too little memory to encode 4 rows at a time (RESOURCE_EXHAUSTED: Out of memory allocating "
+        "123 bytes.): lower the model's block_size (4; the option --batch-size), or spread the model over more devices"
+    )
+    monkeypatch.setattr("jaxrep.model._encode", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        MODEL.encode(BATCH, BOTH)

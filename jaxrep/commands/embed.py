@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress
 
-from jaxrep.commands.models import add_arguments, load, number
+from jaxrep.commands.models import add_arguments, add_batch_size, load, number
 from jaxrep.commands.output import echo
 from jaxrep.errors import UsageError
 
@@ -63,10 +63,10 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     )
     for option, default, description in (
         ("--per-shard", 10_000, "examples per shard; an interrupted command loses at most one shard (default: 10,000)"),
-        ("--batch-size", None, "examples per batch (default: 256, for public checkpoints 64)"),
         ("--fsdp", 1, "devices over which large parameters are split; rows are split over all devices (default: 1)"),
     ):
         parser.add_argument(option, type=number(1), metavar="N", default=default, help=description)
+    add_batch_size(parser)
     parser.add_argument(
         "--share",
         metavar="I/N",

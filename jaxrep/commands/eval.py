@@ -7,13 +7,13 @@ It is required for a public checkpoint, which has no recipe.
 import argparse
 from pathlib import Path
 
-from jaxrep.commands.models import add_arguments, check_out, load
+from jaxrep.commands.models import add_arguments, add_batch_size, check_out, load
 from jaxrep.commands.output import echo
 from jaxrep.errors import UsageError
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep eval MODEL [--evals EXPERIMENT ...] [--checkpoint C] [--weights W] [--out FILE]``."""
+    """Run ``jaxrep eval MODEL [--evals EXPERIMENT ...] [--checkpoint C] [--weights W] [--batch-size N] ...``."""
     parser = argparse.ArgumentParser(prog="jaxrep eval", description=__doc__)
     add_arguments(parser, "MODEL", "a run directory, or the folder of a public checkpoint")
     parser.add_argument(
@@ -24,6 +24,7 @@ def main(args: list[str]) -> int:
         help="use the evaluations of a recipe (the default preset), one evaluation, or a tuple of evaluations, as "
         "clip:tiny, in place of the run's own",
     )
+    add_batch_size(parser)
     parser.add_argument(
         "--out",
         metavar="FILE",
@@ -40,6 +41,7 @@ def main(args: list[str]) -> int:
     if not others and is_checkpoint(options.run):
         raise UsageError(f"{options.run} is a public checkpoint, which has no evaluations: give --evals")
     model, recipe = load(options)
+    model.block_size = options.batch_size or model.block_size
     if not (evals := others or (recipe.evals if recipe else ())):
         raise UsageError(f"the recipe of {options.run} has no evaluation (its field evals is empty): give --evals")
     if conflict := next(name_conflicts(evals), None):

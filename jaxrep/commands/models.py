@@ -47,6 +47,12 @@ def add_arguments(
     add_trust(parser)
 
 
+def add_batch_size(parser: argparse.ArgumentParser) -> None:
+    """Add --batch-size."""
+    what = "examples that are encoded at a time (default: 256, for public checkpoints 64)"
+    parser.add_argument("--batch-size", type=number(1), metavar="N", help=what)
+
+
 def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add --trust."""
     parser.add_argument("--trust", action="store_true", help="execute the code that came with a run of somebody else")

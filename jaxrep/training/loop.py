@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jaxrep import hosts, signals
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.loading.prefetch import Prefetch
-from jaxrep.errors import DISK_ERRNOS, JaxrepError
+from jaxrep.errors import DISK_ERRNOS, JaxrepError, memory_fault
 from jaxrep.experiment import LoadedExperiment, recipe_json
 from jaxrep.mesh import ROWS
 from jaxrep.recipe import From, Recipe
@@ -78,9 +78,9 @@ def train(
             f"{run_dir} cannot be written: {error.strerror}; make room and run the same command to resume"
         ) from error
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not (words := memory_fault(error)):
             raise
-        raise JaxrepError(_too_large(recipe, str(error).splitlines()[0])) from error
+        raise JaxrepError(_too_large(recipe, words)) from error
 
 
 def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[str, Path]:
@@ -234,7 +234,7 @@ def _diverged(checkpoints: Checkpoints, logger: MetricLogger, setup: Setup) -> E
 def _too_large(recipe: Recipe, words: str) -> str:
     rows = recipe.microbatch_size or recipe.data.batch_size
     return (
-        f"the devices have too little memory for {rows} rows at a time ({words[:200]}): lower microbatch_size (it is "
+        f"the devices have too little memory for {rows} rows at a time ({words}): lower microbatch_size (it is "
         f"{recipe.microbatch_size or 'the whole batch'}) or data.batch_size ({recipe.data.batch_size}), or split the "
         f"parameters over more devices by mesh.fsdp ({recipe.mesh.fsdp}); `jaxrep plan` computes what a step needs"
     )

@@ -92,7 +92,11 @@ def _plain(example: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]
             if np.ndim(value):
                 raise UsageError(f"an example has {len(value)} values of '{name}', and one is stored: choose one")
             parts[name] = utf8(str(value))
-        elif isinstance(value, str | int | float | np.number):
+        elif np.ndim(value):
+            raise UsageError(
+                f"an example has {np.size(value)} values of '{name}', and one is stored: leave it out by SelectFields"
+            )
+        else:
             metadata[name] = value if isinstance(value, str) else np.asarray(value).item()
     return parts, metadata
 

@@ -14,6 +14,7 @@ from jaxrep.data.sources.label_maps import LabelMaps
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tools import convert as module
 from jaxrep.data.tools.convert import Plan, convert
+from jaxrep.data.tools.writers import read_row
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
 from tests.helpers.tars import pairs, picture, write
@@ -77,6 +78,18 @@ def test_source_in_memory_is_stored_without_loss(tmp_path):
     for name in ("text", "code"):
         assert actual.column(name) == expected.column(name)
     assert actual.column("group").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_arrays_in_memory_are_refused(tmp_path):
+    """One value per example and column can be stored, so nothing is left out without a word."""
+    regions = Columns({"text": ["a", "b"], "boxes": np.zeros((2, 3, 4), np.float32)})
+    with pytest.raises(UsageError, match="an example has 12 values of 'boxes', and one is stored: leave it out"):
+        read_row(regions, 0)
+    views = Columns({"text": ["a"], "other": [("b", "c")]})
+    with pytest.raises(UsageError, match="an example has 2 values of 'other', and one is stored"):
+        read_row(views, 0)
+    plain = Columns({"text": ["a"], "seen": np.ones(1, bool), "share": np.ones(1, np.float32)})
+    assert read_row(plain, 0).metadata == {"seen": True, "share": 1.0}
 
 
 @pytest.mark.parametrize("kind", READ)
