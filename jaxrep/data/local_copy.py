@@ -50,7 +50,7 @@ def local_copy(path: str, version: FileVersion | None = None, pause: Pause = tim
     if not copy.is_file():
         with explain_os_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(f"{int(digest, 16) % LOCKS:03x}", pause):
+        with alone(f"{int(digest, 16) % LOCKS:03x}", pause):
             if not copy.is_file():
                 _fetch(path, version, copy, pause)
     with contextlib.suppress(FileNotFoundError):
@@ -64,7 +64,7 @@ def _fetch(path: str, version: FileVersion, copy: Path, pause: Pause) -> None:
         raise UsageError(f"{path} is {sizes}: raise JAXREP_CACHE_GIB")
 
     def write(file: IO[bytes]) -> None:
-        with _alone("room", pause):
+        with alone("room", pause):
             _make_room(version.size)
             _reserve(file, version.size)
         for start in range(0, version.size, REQUEST_BYTES):
@@ -89,7 +89,7 @@ def _reserve(file: IO[bytes], size: int) -> None:
 
 
 @contextlib.contextmanager
-def _alone(name: str, pause: Pause) -> Iterator[None]:
+def alone(name: str, pause: Pause) -> Iterator[None]:
     """Wait until no other thread or process is in the context of this name; a disk without locks waits for none."""
     path = cache_dir() / "locks" / name
     with explain_os_errors(path):

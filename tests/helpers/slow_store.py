@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 from fsspec.spec import AbstractFileSystem
@@ -24,8 +25,8 @@ class SlowStore(AbstractFileSystem):
     bandwidth = 500e6
     fault: Callable[[str, int], None] = staticmethod(lambda path, start: None)
     """Called in every request, with the path and the first byte; it may raise."""
-    requests: list[tuple[str, int, int]] = []
-    """The path, first byte and number of bytes of each answer of this process; a question for a version has -1 bytes."""
+    requests: ClassVar[list[tuple[str, int, int]]] = []
+    """The path, first byte and bytes of each answer of this process; a question for a version has -1 bytes."""
     active = most_active = 0
     _free_at, _lock = 0.0, threading.Lock()
 
@@ -66,8 +67,8 @@ class SlowStore(AbstractFileSystem):
             with store._lock:
                 store.active -= 1
 
-    def _path(self, path):
-        return "/" + self._strip_protocol(path).lstrip("/")
+    def _path(self, path) -> str:
+        return "/" + str(self._strip_protocol(path)).lstrip("/")
 
     def info(self, path, **_):
         path = self._path(path)
@@ -91,7 +92,7 @@ class SlowStore(AbstractFileSystem):
         target.write_bytes(value)
 
     def glob(self, path, **_):
-        return sorted(map(str, Path("/").glob(self._path(path).lstrip("/"))))
+        return sorted(map(str, Path("/").glob(self._path(path)[1:])))
 
 
 fsspec.register_implementation("slow", SlowStore, clobber=True)

@@ -1,18 +1,17 @@
 """Copy remote files to the disk before a loader needs them: those of which many examples are read soon.
 
 A thread follows the order far ahead of the loader and counts the examples per file. A file with a large share of its
-examples among them is copied as a whole, in the order of need, within the bound of the cache. The others are not:
-their copies would be removed before most of their examples are read.
+examples among them is copied as a whole. Others are not: their copies would be removed before most of their examples
+are read. The cache holds the files that are needed next, as far as it has room.
 """
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -34,49 +33,27 @@ SCAN = 4096
 SHARE = 0.25
 """Share of a file's examples from which on the file is copied, if they are read within the horizon."""
 DISK_SHARE = 0.9
-"""Share of the cache that the copies take that are needed at one time."""
+"""Share of the cache for the files that are needed next."""
 WARM_UP = 8192
 """Examples before the first one of a file from which on the file's copy is awaited. The first files of a run are needed
 before they can be there: their examples are read by ranges until then."""
+
+SOON = 4
+"""Counts of examples within which the next need of all files is alike, so that copies do not displace one another."""
 
 Wanted = Callable[[int, int], Iterable[tuple[ShardedExamples, np.ndarray]]]
 """First chunk, number of chunks -> the files of their examples, and their indices there."""
 
 
-@dataclasses.dataclass(eq=False)
-class _File:
-    """Describe a file with examples between the loader and the end of what is counted."""
-
-    path: str
-    leaf: ShardedExamples
-    number: int
-    first: int
-    """The first chunk that needs it."""
-    total: int
-    """Examples of the file."""
-    needed: int = 0
-    """Examples of it that are counted and not yet read."""
-    version: FileVersion | None = None
-    copy: Future[str] | None = None
-    awaited: bool = False
-    """Whether a read waits for the copy."""
-
-    def is_dense(self) -> bool:
-        return self.needed >= SHARE * self.total or (self.leaf.only_whole and self.needed > 0)
-
-    def has_copy(self) -> bool:
-        done = self.copy is not None and self.copy.done() and not self.copy.cancelled()
-        return done and self.copy is not None and self.copy.exception() is None
-
-
 class CopiesAhead:
-    """Copy the files that a loader needs soon."""
+    """Copy the files that a loader needs next."""
 
-    def __init__(self, wanted: Wanted, chunk_size: int, length: int, processes: int):
+    def __init__(self, leaves: Sequence[ShardedExamples], wanted: Wanted, chunk_size: int, length: int, processes: int):
         """Start a thread that counts, and those that copy.
 
         Args:
-            wanted: states the examples of some chunks.
+            leaves: all examples in files.
+            wanted: states the examples of some chunks, one after the other of ``leaves``.
             chunk_size: examples per chunk.
             length: examples of an epoch.
             processes: processes that copy files for the same loader.
@@ -84,25 +61,42 @@ class CopiesAhead:
         self._wanted, self._step = wanted, max(SCAN // chunk_size, 1)
         self._horizon, self._warm_up = min(HORIZON, 2 * length) // chunk_size + 1, -(-WARM_UP // chunk_size)
         self._limit = int(cache_limit() * DISK_SHARE)
-        self._files: dict[str, _File] = {}
-        self._counted: deque[tuple[int, dict[str, int]]] = deque()  # last chunk -> examples by file
+        self._list_files(leaves)
+        self._needed, self._next = np.zeros((2, len(self._paths)), np.int64)
+        self._counted: deque[tuple[int, np.ndarray, np.ndarray]] = deque()  # last chunk, files, their examples
         self._end, self._passed, self._closed = -1, -1, False
-        self._fetchers = Fetchers(max(COPIES // processes, 1), "copies-ahead")
-        self._changed = threading.Condition()
+        self._versions: dict[int, FileVersion | None] = {}
+        self._copies: dict[int, Future[str]] = {}
+        self._awaited: set[int] = set()
+        self._fetchers, self._changed = Fetchers(max(COPIES // processes, 1), "copies-ahead"), threading.Condition()
         self._thread = threading.Thread(target=self._work, name="copies-ahead", daemon=True)
         self._thread.start()
 
+    def _list_files(self, leaves: Sequence[ShardedExamples]) -> None:
+        """List the files of all leaves; a file that several read has one number."""
+        self._files = [(leaf, number) for leaf in leaves for number in range(len(leaf.paths))]
+        self._paths = [leaf.paths[number] for leaf, number in self._files]
+        self._numbers: dict[str, int] = {}
+        for number, path in enumerate(self._paths):
+            self._numbers.setdefault(path, number)
+        self._same = np.array([self._numbers[path] for path in self._paths], np.int64)
+        self._starts = np.cumsum([0, *(len(leaf.paths) for leaf in leaves)])
+        totals = np.concatenate([np.diff(leaf.shard_ends, prepend=0) for leaf in leaves])
+        least = np.where([leaf.only_whole for leaf, _ in self._files], 1, np.maximum(np.ceil(SHARE * totals), 1))
+        self._least = np.where([is_remote(path) for path in self._paths], least, np.inf)
+
     def copy(self, path: str) -> str | None:
         """Return the copy of a file, which may be waited for; None: there is none, or it is not awaited."""
-        file = self._files.get(path)
-        if file is None or file.copy is None or not (file.awaited or file.copy.done()):
+        number = self._numbers.get(path, -1)
+        copy = self._copies.get(number)
+        if copy is None or not (number in self._awaited or copy.done()):
             return None
-        with contextlib.suppress(Exception):  # whoever reads the file meets the same error, or another way
-            return file.copy.result()
+        with contextlib.suppress(Exception):  # whoever reads the file meets the same error, or reads ranges
+            return name if os.path.exists(name := copy.result()) else None
         return None
 
     def read(self, path: str, offset: int, size: int) -> bytes | None:
-        """Return bytes of the copy of a file; None: there is none, or it was removed."""
+        """Return bytes of the copy of a file; None: there is none."""
         if (copy := self.copy(path)) is None:
             return None
         with contextlib.suppress(FileNotFoundError), open(copy, "rb") as file:
@@ -112,8 +106,11 @@ class CopiesAhead:
 
     def covers(self, path: str) -> bool:
         """Return whether the reads of a file take its copy."""
-        file = self._files.get(path)
-        return file is not None and (file.has_copy() or (file.awaited and not (file.copy and file.copy.done())))
+        number = self._numbers.get(path, -1)
+        copy = self._copies.get(number)
+        if copy is None or copy.done():
+            return self.copy(path) is not None
+        return number in self._awaited
 
     def move(self, passed: int) -> None:
         """Note that all chunks before ``passed`` are over."""
@@ -150,60 +147,78 @@ class CopiesAhead:
 
     def _count(self) -> None:
         """Count the examples of the next chunks by file."""
-        counts: dict[str, int] = {}
-        for leaf, indices in self._wanted(self._end, self._step):
-            numbers, sizes = np.unique(np.searchsorted(leaf.shard_ends, indices, side="right"), return_counts=True)
-            totals = np.diff(leaf.shard_ends, prepend=0)[numbers]
-            for number, size, total in zip(numbers.tolist(), sizes.tolist(), totals.tolist(), strict=True):
-                path = leaf.paths[int(number)]
-                if is_remote(path):
-                    file = self._files.setdefault(path, _File(path, leaf, number, self._end, total))
-                    file.needed += size
-                    counts[path] = counts.get(path, 0) + size
+        numbers = [
+            self._same[start + np.searchsorted(leaf.shard_ends, indices, side="right")]
+            for start, (leaf, indices) in zip(self._starts, self._wanted(self._end, self._step), strict=False)
+        ]
+        files, counts = np.unique(np.concatenate(numbers), return_counts=True)
+        self._next[files] = np.where(self._needed[files] == 0, self._end, self._next[files])
+        self._needed[files] += counts
         self._end += self._step
-        self._counted.append((self._end, counts))
+        self._counted.append((self._end, files, counts))
 
     def _forget(self) -> None:
-        """Take off the examples that were read, and the files of which no example is left."""
-        while self._can_forget():
-            for path, count in self._counted.popleft()[1].items():
-                file = self._files[path]
-                file.needed -= count
-                if not file.needed:
-                    del self._files[path]
-                    if file.copy:
-                        file.copy.cancel()
+        """Take off the examples that were read, and find the next need of their files."""
+        _, files, counts = self._counted.popleft()
+        self._needed[files] -= counts
+        files = files[self._needed[files] > 0]
+        for end, later, _ in self._counted:
+            if not len(files):
+                break
+            found = np.isin(files, later)
+            self._next[files[found]] = end - self._step
+            files = files[~found]
 
     def _start(self) -> None:
-        """Start the copies for which the cache has room, in the order of need."""
-        files = sorted((file for file in self._files.values() if file.copy or file.is_dense()), key=lambda x: x.first)
-        used = sum(file.version.size for file in files if file.copy and file.version)
-        for file in files:
-            if file.copy:
+        """Start the copies of the files that are needed next, as far as the cache has room for them."""
+        dense = np.flatnonzero(self._needed >= self._least)
+        soon = np.maximum(self._next[dense], self._passed + SOON * self._step)
+        missing = np.array([self._copy_of(number) is None for number in dense.tolist()], bool)
+        used, kept = 0, []
+        for number in dense[np.lexsort((missing, soon))].tolist():
+            version = self._version(number)
+            if version is None or version.size > self._limit:
                 continue
-            try:
-                file.version = file.version or file.leaf.version(file.number)
-                if file.version.size > self._limit:
-                    raise UsageError(f"{file.path} is larger than the cache")
-            except JaxrepError as error:  # whoever reads the file meets it, or reads ranges
-                file.copy = Future()
-                file.copy.set_exception(error)
-                continue
-            if used + file.version.size > self._limit:
-                return
-            used += file.version.size
-            self._keep()
-            file.awaited = file.first >= self._passed + self._warm_up
-            read = functools.partial(local_copy, file.path, file.version, self._fetchers.pause)
-            file.copy = self._fetchers.submit(file.first, read)
-            file.copy.add_done_callback(self._note)
+            used += version.size
+            if used > self._limit:
+                break
+            kept.append((number, version))
+        for number, version in kept:
+            if self._copy_of(number) is None and not self._closed:
+                self._keep([number for number, _ in kept])
+                self._submit(number, version)
 
-    def _keep(self) -> None:
-        """Mark the copies that are needed as used, so that no other copy takes their room."""
-        for file in list(self._files.values()):
-            if file.has_copy() and file.copy:
-                with contextlib.suppress(OSError):
-                    os.utime(file.copy.result())
+    def _submit(self, number: int, version: FileVersion) -> None:
+        first = int(self._next[number])
+        if first >= self._passed + self._warm_up:
+            self._awaited.add(number)
+        else:
+            self._awaited.discard(number)
+        read = functools.partial(local_copy, self._paths[number], version, self._fetchers.pause)
+        self._copies[number] = self._fetchers.submit(first, read)
+        self._copies[number].add_done_callback(self._note)
+
+    def _copy_of(self, number: int) -> Future[str] | None:
+        """Return the copy of a file that is there, under way, or failed; None: it is to be made."""
+        copy = self._copies.get(number)
+        if copy is None or (copy.done() and not copy.exception() and not os.path.exists(copy.result())):
+            return None
+        return copy
+
+    def _version(self, number: int) -> FileVersion | None:
+        """Return the version of a file to copy; None: it cannot be known, which whoever reads the file meets."""
+        if number not in self._versions:
+            leaf, place = self._files[number]
+            with contextlib.suppress(JaxrepError):
+                self._versions[number] = leaf.version(place)
+        return self._versions.setdefault(number, None)
+
+    def _keep(self, numbers: Sequence[int]) -> None:
+        """Mark copies as used, the one that is needed first as the last one: others make room before them."""
+        for number in reversed(numbers):
+            with contextlib.suppress(Exception):
+                if (copy := self._copies.get(number)) and copy.done():
+                    os.utime(copy.result())
 
     def _note(self, copy: Future[str]) -> None:
         if not copy.cancelled() and isinstance(error := copy.exception(), UsageError) and self._limit:

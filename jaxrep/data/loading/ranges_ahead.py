@@ -119,7 +119,8 @@ class RangesAhead:
                     return
                 chunk = self._next
                 self._next += self._stride
-            self._plan(chunk)
+            if chunk >= self._passed:
+                self._plan(chunk)
 
     def _has_room(self) -> bool:
         used = sum(pieces.size for pieces in self._chunks.values())

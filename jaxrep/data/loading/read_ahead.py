@@ -81,7 +81,8 @@ class ReadAhead:
     @functools.cached_property
     def _threads(self) -> tuple[CopiesAhead, RangesAhead]:
         length, processes = len(self._examples), max(self._workers, 1)
-        copies = CopiesAhead(self._wanted, self._rows.size, length, processes)
+        leaves = [leaf for leaf, _ in self._files(np.zeros(0, np.int64))]
+        copies = CopiesAhead(leaves, self._wanted, self._rows.size, length, processes)
         return copies, RangesAhead(lambda chunk: self._wanted(chunk, 1), copies.covers, processes)
 
     @contextlib.contextmanager
