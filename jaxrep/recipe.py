@@ -56,8 +56,7 @@ class Data:
     """Whether a run may go on with data that changed since its checkpoint; otherwise it is refused."""
 
     def problems(self) -> Iterator[str]:
-        if (block := self.order.block_size(self.batch_size)) > 0 and self.batch_size % block:
-            yield f"batch_size is {self.batch_size}, which cuts groups of {block}: take a multiple of it"
+        yield from self.order.batch_problems(self.batch_size)
         if (tokens := max(self.order.text_lengths, default=0)) > self.tokenizer.length:
             yield f"order gives texts {tokens} tokens, and the tokenizer cuts them to {self.tokenizer.length}"
 

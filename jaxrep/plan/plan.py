@@ -161,7 +161,7 @@ def largest_batch(
     ``on_plan`` is called with every plan that is tried.
     """
     mesh = recipe.mesh.build(devices)
-    unit = math.lcm(mesh.shape["data"] * mesh.shape["fsdp"], recipe.microbatch_size or 1)
+    unit = math.lcm(mesh.shape["data"] * mesh.shape["fsdp"], recipe.microbatch_size or 1, recipe.data.order.batch_unit)
     plans: dict[int, Plan] = {}
 
     def fits(size: int) -> bool:

@@ -11,16 +11,18 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from jaxrep import hosts
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.class_texts import read_tables
 from jaxrep.data.loading.loader import Loader, Tokenize
+from jaxrep.data.orders.base import Indices
 from jaxrep.data.source import Examples, as_captions
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment
 from jaxrep.mesh import ROWS, local_rows
 from jaxrep.optim.optimizers import Updater
-from jaxrep.recipe import From, Pretrained, Recipe
+from jaxrep.recipe import Data, From, Pretrained, Recipe
 from jaxrep.runs import provenance
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
@@ -42,6 +44,7 @@ class Setup:
     mesh: jax.sharding.Mesh
     run: RunDir
     examples: Examples
+    order: Indices
     tokenizer: LoadedTokenizer
     updater: Updater
     total_steps: int
@@ -97,11 +100,13 @@ def prepare(
             f"data.batch_size is {recipe.data.batch_size}, and the training data hold {len(examples)} examples: take a "
             "smaller batch"
         )
+    order = examples.ordered_indices(recipe.data.order, recipe.data.batch_size)
     run.claim(recipe, experiment, origins)
     tokenizer = run.tokenizer(fixed, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
     total_steps = recipe.total_steps(len(examples))
     warn_of_lengths(recipe, total_steps)
-    return Setup(recipe, shapes, mesh, run, examples, tokenizer, updater, total_steps, origins)
+    warn_of_shared_shards(recipe.data, local_rows(NamedSharding(mesh, ROWS), recipe.data.batch_size))
+    return Setup(recipe, shapes, mesh, run, examples, order, tokenizer, updater, total_steps, origins)
 
 
 def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:
@@ -111,6 +116,17 @@ def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:
         for name in lengths if isinstance(part, Schedule) else ():
             if (steps := getattr(part, name, 0)) > total_steps:
                 LOG.warning("%s is %d steps, and the training has %d", join_path(path, name), steps, total_steps)
+
+
+def warn_of_shared_shards(data: Data, rows: slice) -> None:
+    """Say that hosts read the same shards, where the ``rows`` of this one are not whole lanes of the order."""
+    lane = data.order.rows_per_lane(data.batch_size)
+    if hosts.is_main() and lane and (rows.start % lane or rows.stop % lane):
+        LOG.warning(
+            "hosts share shards: this host reads the rows %d to %d of a batch, and a lane of data.order has %d rows; "
+            "the batches are the same, and hosts whose number divides data.order.lanes (%d) share none",
+            rows.start, rows.stop - 1, lane, data.batch_size // lane,
+        )  # fmt: skip
 
 
 def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REPORT) -> Loader:
@@ -125,7 +141,7 @@ def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REP
     single = tuple(name for name in data.texts if not data.train.fields()[name].shape)
     return Loader(
         setup.examples,
-        setup.examples.ordered_indices(data.order, data.batch_size),
+        setup.order,
         data.batch_size,
         transform=Tokenize(setup.tokenizer, data.texts, single),
         position=position,

@@ -43,6 +43,7 @@ def set_up(recipe: Recipe, folder: Path = Path(), devices: int = 1) -> Setup:
         mesh=recipe.mesh.build(jax.devices()[:devices]),
         run=RunDir(folder),
         examples=examples,
+        order=examples.ordered_indices(recipe.data.order, recipe.data.batch_size),
         tokenizer=recipe.data.tokenizer.load(examples.column("text")),
         updater=found.updater(recipe),
         total_steps=recipe.total_steps(len(examples)),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxrep import cli
+from jaxrep.data.orders.windows import Windowed
 from jaxrep.encoders.layers import compute_dtype
 from jaxrep.experiment import load
 from jaxrep.mesh import Mesh, platform
@@ -84,6 +85,8 @@ def test_largest_batch_is_a_multiple_of_microbatch_and_devices(monkeypatch):
     assert result.batch_size == 96 and result.fits  # a multiple of 4 and of 6
     assert result in plans_tried and all(part.batch_size % 12 == 0 for part in plans_tried)
     assert not largest_batch(RECIPE.replace(microbatch_size=4), jax.devices()[:6], 11).fits
+    lanes = RECIPE.replace({"data.order": Windowed(lanes=5)}, microbatch_size=4)
+    assert largest_batch(lanes, jax.devices()[:6], 179).batch_size == 120
 
 
 def test_memory_problem_has_sizes_and_flags(planned):

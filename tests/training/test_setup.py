@@ -1,8 +1,15 @@
 """What does not fit is one sentence, before anything is compiled."""
 
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
 import jax
+import numpy as np
 import pytest
 
+from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.orders.windows import Windowed
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import JaxrepError, UsageError
@@ -11,11 +18,12 @@ from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Linear
 from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.optim.rules import LearningRateSchedule
+from jaxrep.recipe import Data
 from jaxrep.schedules import Ramp, Staircase, WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
 from jaxrep.training.loop import train
-from jaxrep.training.setup import training_texts, warn_of_lengths
-from tests.helpers.harness import LOADED, RECIPE, logged, tiny
+from jaxrep.training.setup import make_loader, training_texts, warn_of_lengths, warn_of_shared_shards
+from tests.helpers.harness import LOADED, RECIPE, logged, set_up, tiny
 from tests.helpers.listed_source import Listed
 
 HEADS = {"image": Linear(features=4), "text": Linear(features=3)}
@@ -66,12 +74,38 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(changes, sentence):
             {"data.batch_size": 64},
             "data.batch_size is 64, and the training data hold 32 examples: take a smaller batch",
         ),
+        ({"data.order": Windowed(lanes=4)}, "the order has 4 lanes, and the data have 1 shard with examples"),
     ],
 )
 def test_data_that_cannot_be_trained_on_leave_no_run_directory(tmp_path, changes, sentence):
     with pytest.raises(JaxrepError, match=sentence):
         train(RECIPE.replace(changes), tmp_path / "run", LOADED, devices=jax.devices()[:1])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("order", "hosts", "shared"),
+    [
+        (Windowed(lanes=8), 8, 0),
+        (Windowed(lanes=8), 2, 0),
+        (Windowed(lanes=8), 1, 0),
+        (Windowed(), 1, 0),
+        (Shuffle(), 2, 0),
+        (Windowed(lanes=8), 16, 8),
+        (Windowed(lanes=8), 3, 8),
+        (Windowed(), 2, 1),
+    ],
+)
+def test_hosts_that_read_the_same_shards_are_told(order, hosts, shared):
+    rows = slice(0, 48 // hosts)
+    with logged() as messages:
+        warn_of_shared_shards(Data(train=RECIPE.data.train, batch_size=48, order=order), rows)
+    sentence = (
+        f"hosts share shards: this host reads the rows 0 to {rows.stop - 1} of a batch, and a lane of data.order has "
+        f"{48 // max(shared, 1)} rows; the batches are the same, and hosts whose number divides data.order.lanes "
+        f"({shared}) share none"
+    )
+    assert messages == [sentence] * bool(shared)
 
 
 def test_too_little_memory_of_a_device_is_one_sentence(tmp_path, monkeypatch):
@@ -119,3 +153,14 @@ def test_vocabulary_is_learned_from_the_texts_that_can_be_read(tmp_path):
     assert [*training_texts(RECIPE, read)] == ["a red square", "blue"] and "" in read.column("text")
     listed = Listed(3, text=[("a cat", ""), ("", ""), "a dog"])
     assert [*training_texts(RECIPE, listed)] == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize("platform, background", [("cpu", False), ("gpu", True)])
+def test_loader_has_the_threads_of_the_recipe(monkeypatch, platform, background):
+    setup = set_up(RECIPE.replace({"data.threads": 3, "data.workers": 2}))
+    mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    monkeypatch.setattr("jaxrep.training.setup.local_rows", lambda *_: slice(None))
+    monkeypatch.setattr("jaxrep.training.setup.NamedSharding", lambda *_: None)
+    monkeypatch.setattr("jaxrep.training.setup.Loader", lambda *_, **options: options)
+    options: Any = make_loader(dataclasses.replace(setup, mesh=mesh), 0)  # pyright: ignore[reportArgumentType]
+    assert (options["threads"], options["workers"], options["background"]) == (3, 2, background)

@@ -7,6 +7,7 @@ billion examples takes as much memory as that of ten.
 import abc
 import dataclasses
 import zlib
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Generic, TypeVar
 
 import numpy as np
@@ -29,6 +30,9 @@ Plan = TypeVar("Plan")
 class Indices(abc.ABC):
     """Map positions uint64 [B] to indices of examples int64 [B]. Indices pickle, for loader workers."""
 
+    reach: int = SUBSTITUTE_DISTANCE
+    """Distance within which the first substitutes lie; every eighth attempt doubles it, up to SUBSTITUTE_DISTANCE."""
+
     @abc.abstractmethod
     def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
         """Return the indices of the examples at ``positions``."""
@@ -39,7 +43,8 @@ class Indices(abc.ABC):
         It depends on the position and the attempt alone, so that a resumed run makes the same choice.
         """
         position_key = splitmix64(np.array([position], np.uint64))
-        distance = splitmix64(position_key + np.uint64(attempt)) % np.uint64(SUBSTITUTE_DISTANCE)
+        reach = min(self.reach << attempt // 8, SUBSTITUTE_DISTANCE)
+        distance = splitmix64(position_key + np.uint64(attempt)) % np.uint64(reach)
         return int(self(np.uint64(position + 1) + distance)[0])
 
     def text_length(self, position: int) -> int:
@@ -63,13 +68,32 @@ class Order(abc.ABC):
         """Numbers of tokens per text that a batch may have, besides the length of the tokenizer."""
         return ()
 
+    @property
+    def batch_unit(self) -> int:
+        """Number of examples of which a batch must be a multiple."""
+        return 1
+
     def block_size(self, batch_size: int) -> int:
         """Return the number of consecutive examples that neither a mixture nor the end of a batch separates."""
         return 1
 
+    def rows_per_lane(self, batch_size: int) -> int:
+        """Return how many consecutive rows of a batch read shards that no other rows read; 0: any row may read any."""
+        return 0
+
+    def batch_problems(self, batch_size: int) -> Iterator[str]:
+        """Yield a sentence on each reason why batches of this size do not fit the order."""
+        if self.batch_unit > 0 and batch_size % self.batch_unit:
+            yield f"batch_size is {batch_size}, which cuts groups of {self.batch_unit}: take a multiple of it"
+
     @abc.abstractmethod
     def indices(self, examples: Examples, batch_size: int) -> Indices:
-        """Return the indices of ``examples`` in this order. Raises ValueError: there are no examples."""
+        """Return the indices of ``examples`` in this order.
+
+        Raises:
+            ValueError: there are no examples.
+            UsageError: the examples do not fit the order.
+        """
 
     def for_source(self, name: str) -> "Order":
         """Return the same order with another seed, for one source of a mixture."""
@@ -121,6 +145,41 @@ class PlannedIndices(Indices, Generic[Plan]):
             plan = self._plans.get(int(epoch), lambda epoch=epoch: self.plan(epoch_keys(self._seed, epoch[None])[0]))
             indices[rows] = self.read_plan(plan, places[rows])
         return indices
+
+
+class JoinedIndices(Indices):
+    """Take the example at each position from one of several orders.
+
+    A subclass gives ``places``: the order of each position, and the position in that order.
+    """
+
+    def __init__(self, parts: Sequence[Indices], starts: Sequence[int] | Int[np.ndarray, "P"]):
+        """Join ``parts``, the first examples of which have the indices ``starts``."""
+        self.parts, self._starts = tuple(parts), np.asarray(starts, np.int64)
+
+    @abc.abstractmethod
+    def places(self, positions: UInt64[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "B"], UInt64[np.ndarray, "B"]]:
+        """Return the number of the part of each position, and the position in the order of that part."""
+
+    def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
+        parts, places = self.places(np.asarray(positions, np.uint64))
+        indices = np.empty(places.shape, np.int64)
+        for part in np.unique(parts):
+            rows = parts == part
+            indices[rows] = self._starts[part] + self.parts[part](places[rows])
+        return indices
+
+    def _place(self, position: int) -> tuple[int, int]:
+        (part,), (place,) = self.places(np.array([position], np.uint64))
+        return int(part), int(place)
+
+    def substitute(self, position: int, attempt: int) -> int:
+        part, place = self._place(position)
+        return int(self._starts[part]) + self.parts[part].substitute(place, attempt)
+
+    def text_length(self, position: int) -> int:
+        part, place = self._place(position)
+        return self.parts[part].text_length(place)
 
 
 def require_examples(examples: Examples) -> int:

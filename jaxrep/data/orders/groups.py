@@ -24,6 +24,10 @@ class Grouped(Order):
     per_group: Count = 4
     """Examples per group."""
 
+    @property
+    def batch_unit(self) -> int:
+        return self.per_group
+
     def block_size(self, batch_size: int) -> int:
         return self.per_group
 

@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Int, UInt64
 
 from jaxrep.batch import Field
-from jaxrep.data.orders.base import Indices, Order
+from jaxrep.data.orders.base import Indices, JoinedIndices, Order
+from jaxrep.data.orders.lanes import joined, lanes_of
 from jaxrep.data.source import Examples, Keys, Source, Substitute
 from jaxrep.data.sources.encoded import ShardedExamples
-from jaxrep.data.transforms.shares import Shares
+from jaxrep.data.transforms.shares import UNIT, Shares
 from jaxrep.errors import UsageError, hint
 from jaxrep.spec import Count, Natural, NonNegative, spec
 
@@ -139,14 +140,27 @@ class MixedExamples(ShardedExamples):
         parts = zip(self._shards, self._parts, strict=True)
         return {"examples": len(self), "sources": {name: part.fingerprint() for name, part in parts}}
 
+    def origins(self, indices: np.ndarray) -> Iterator[tuple[Examples, np.ndarray]]:
+        which = np.searchsorted(self._ends, indices, side="right")
+        for number, part in enumerate(self._parts):
+            yield from part.origins(indices[which == number] - self._starts[number])
+
     def ordered_indices(self, order: Order, batch_size: int) -> Indices:
         named = zip(self._shards, self._parts, strict=True)
-        parts = {name: part.ordered_indices(order.for_source(name), batch_size) for name, part in named}
-        block = batch_size if self._mixture.one_source_per_batch else order.block_size(batch_size)
-        return MixedOrder(parts, self._starts, self._shares(block), block)
+        parts = {name: _ordered(name, part, order, batch_size) for name, part in named}
+        by_lane = list(zip(*map(lanes_of, parts.values()), strict=True))
+        whole = self._mixture.one_source_per_batch
+        block = batch_size // len(by_lane) if whole else order.block_size(batch_size)
+        lanes = []
+        for lane, own in enumerate(by_lane):
+            # Lanes round at different places, so that a rare source is not drawn by all of them in the same batch.
+            rounding = UNIT // 2 if whole else UNIT * (2 * lane + 1) // (2 * len(by_lane))
+            shares = self._shares(block * len(by_lane), rounding)
+            lanes.append(MixedOrder(dict(zip(parts, own, strict=True)), self._starts, shares, block))
+        return joined(lanes, batch_size)
 
-    def _shares(self, block: int) -> Shares:
-        """Return the shares during training, counted in blocks."""
+    def _shares(self, block: int, rounding: int) -> Shares:
+        """Return the shares during training, counted in blocks of so many examples."""
         mixture, lengths = self._mixture, np.diff(self._ends, prepend=0)
         now = self._normal(mixture.weights) if mixture.weights else lengths / lengths.sum()
         starts, shares = [0], [now]
@@ -157,49 +171,42 @@ class MixedExamples(ShardedExamples):
                 starts.append(-(-(change.at + change.ramp * (step - 1) // steps) // block))
                 shares.append(now + (goal - now) * (step / steps))
             now = goal
-        return Shares(starts, np.stack(shares))
+        return Shares(starts, np.stack(shares), rounding)
 
     def _normal(self, weights: Mapping[str, float]) -> np.ndarray:
         given = np.array([weights.get(name, 0.0) for name in self._shards], np.float64)
         return given / given.sum()
 
 
-class MixedOrder(Indices):
+class MixedOrder(JoinedIndices):
     """Order positions by blocks: each block has one source, and continues this source's order after its last block."""
 
     def __init__(self, parts: Mapping[str, Indices], starts: Int[np.ndarray, "S"], shares: Shares, block: int):
-        self._parts, self._starts, self._shares, self._block = dict(parts), starts, shares, np.uint64(block)
+        super().__init__(list(parts.values()), starts)
+        self._names, self._shares, self._block = tuple(parts), shares, np.uint64(block)
 
-    def _places(self, positions: UInt64[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "B"], UInt64[np.ndarray, "B"]]:
-        blocks, within = np.divmod(np.asarray(positions, np.uint64), self._block)
+    def places(self, positions: UInt64[np.ndarray, "B"]) -> tuple[Int[np.ndarray, "B"], UInt64[np.ndarray, "B"]]:
+        blocks, within = np.divmod(positions, self._block)
         source, number = self._shares(blocks)
         return source, number * self._block + within
-
-    def __call__(self, positions: UInt64[np.ndarray, "B"]) -> Int[np.ndarray, "B"]:
-        sources, places = self._places(positions)
-        indices = np.empty(places.shape, np.int64)
-        for i, order in enumerate(self._parts.values()):
-            if (rows := sources == i).any():
-                indices[rows] = self._starts[i] + order(places[rows])
-        return indices
-
-    def substitute(self, position: int, attempt: int) -> int:
-        (source,), (place,) = self._places(np.array([position], np.uint64))
-        return int(self._starts[source]) + list(self._parts.values())[source].substitute(int(place), attempt)
-
-    def text_length(self, position: int) -> int:
-        (source,), (place,) = self._places(np.array([position], np.uint64))
-        return list(self._parts.values())[source].text_length(int(place))
 
     def source_counts(self, position: int) -> dict[str, int]:
         blocks, rest = divmod(position, int(self._block))
         numbers = [int(number) * int(self._block) for number in self._shares.counts(blocks)]
         numbers[int(self._shares(np.array([blocks], np.uint64))[0][0])] += rest
         counts = {}
-        for (name, order), number in zip(self._parts.items(), numbers, strict=True):
+        for name, order, number in zip(self._names, self.parts, numbers, strict=True):
             inner = {f"{name}/{below}": count for below, count in order.source_counts(number).items()}
             counts |= {name: number} | inner
         return counts
+
+
+def _ordered(name: str, part: Examples, order: Order, batch_size: int) -> Indices:
+    """Return the indices of one source's examples. Raises UsageError: they do not fit the order."""
+    try:
+        return part.ordered_indices(order.for_source(name), batch_size)
+    except UsageError as error:
+        raise UsageError(f"the source '{name}' of the mixture: {error}") from error
 
 
 def _inside(substitute: Substitute, rows: np.ndarray, start: int, length: int) -> Substitute:
