@@ -25,6 +25,17 @@ IMAGE = encoders.ViT(
 TEXT = encoders.TextTransformer(width=96, depth=1, heads=4, activation="relu", causal=False, pool="mean")
 """Text tower."""
 
+
+def lanes(count: int) -> data.Windowed:
+    """Return the order of shards in an object store: up to ``count`` hosts share none, if their number divides it.
+
+    Papers state no such order; the numbers are ours. The windows of all lanes hold 64 shards, as many as those of one
+    lane by default, so that their indices fit in the memory of one host. A recipe has at most 32 lanes (the hosts of
+    256 GPUs), and so few that a lane has 25 shards or more, and its examples come at most 1% more often than others'.
+    """
+    return data.Windowed(shards=64 // count, lanes=count)
+
+
 IDS = ("image_id", "text_id")
 """Fields that show identical pictures and identical names in a batch. They are not negatives of each other."""
 

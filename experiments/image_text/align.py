@@ -16,6 +16,7 @@ recipe = Recipe(
         ),
         batch_size=BATCH,
         tokenizer=data.TokenizerFile(path="wordpiece-100k.json", length=64, entries=100_000),  # sections 4.1 and 5
+        order=common.lanes(32),
     ),
     views=(views.RandomSquareCrop("image", size=289), views.RandomHorizontalFlip("image")),  # section 5
     method=methods.DualEncoder(

@@ -23,6 +23,7 @@ recipe = Recipe(
         train=pairs(256),  # the paper does not give the size before the crop
         batch_size=32_768,  # table 18
         tokenizer=data.ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),  # 49,408 ids
+        order=common.lanes(32),
     ),
     views=(views.RandomSquareCrop("image", size=224),),  # section 2.3: the only augmentation
     method=methods.DualEncoder(

@@ -28,6 +28,7 @@ recipe = clip.vit_b32.replace(
         # The pictures of MS COCO, with the second caption of each: point this at shards of your own.
         "data.train": data.TarShards(shards="gs://YOUR-BUCKET/coco-train2017/{00000..00118}.tar", image_size=224),
         "data.batch_size": 64,
+        "data.order": common.lanes(2),
         "method.scale": FIXED,
     },
     views=(),

@@ -33,6 +33,7 @@ recipe = clip.recipe.replace(
             count=6,
         ),
         "data.batch_size": 1_024,
+        "data.order": common.lanes(4),
         "method.towers.image": replace(encoders.ViT.b16().as_clip(), activation="gelu"),
         "method.towers.text.activation": "gelu",
         "method.grouping": methods.TokenGrouping(threshold=1 / 196),

@@ -43,6 +43,7 @@ recipe = Recipe(
         batch_size=BATCH,
         tokenizer=data.ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=77),
         texts=("text", "region"),
+        order=common.lanes(8),
     ),
     method=methods.GroundedDualEncoder(
         image=encoders.ViT.b16(norm_epsilon=1e-6, pixels=encoders.PixelNorm.imagenet()),

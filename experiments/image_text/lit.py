@@ -4,6 +4,7 @@
 Its effect was not measured.
 """
 
+from experiments import common
 from experiments.image_text import clip
 from jaxrep import Data, From, Pretrained, Recipe, data, encoders, methods, objectives, optim, schedules, views
 
@@ -28,6 +29,7 @@ recipe = Recipe(
         tokenizer=data.TokenizerFile(
             path="bert-large-uncased/tokenizer.json", length=16, entries=30_522, clean="lower"
         ),
+        order=common.lanes(32),
     ),
     views=(views.RandomHorizontalFlip("image"),),
     method=methods.DualEncoder(

@@ -26,6 +26,7 @@ recipe = clip.vit_l14.replace(
         "data.batch_size": 2_048,
         "data.tokenizer": data.ClipBpe(vocabulary="bpe_simple_vocab_16e6.txt.gz", length=4 * 77 - 3 * KEPT),
         "data.texts": ("text", "short"),
+        "data.order": common.lanes(8),
         "method.shared_towers": {"short": "text"},
         "method.scale": methods.LogitScale(init=100.0, max=1_000.0),  # starts anew at 100; no limit is stated
     },

@@ -40,6 +40,7 @@ recipe = clip.vit_b32.replace(
         # Flickr30k with one caption per picture: point this at shards of your own.
         "data.train": data.TarShards(shards="gs://YOUR-BUCKET/flickr30k-train/{00000..00028}.tar", image_size=224),
         "data.batch_size": 128,
+        "data.order": common.lanes(1),  # two would hold 15 and 14 of the shards
         "method.scale": FIXED,
     },
     views=(),

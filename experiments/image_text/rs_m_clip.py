@@ -50,6 +50,7 @@ recipe = clip.vit_b32.replace(
             probabilities=dict.fromkeys(LANGUAGES, 1.0),
         ),
         "data.batch_size": 512,
+        "data.order": common.lanes(4),
         "data.tokenizer": data.TokenizerFile(
             path="xlm-roberta-base/tokenizer.json", length=77, entries=250_002, pad="<pad>"
         ),

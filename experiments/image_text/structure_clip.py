@@ -37,6 +37,7 @@ recipe = clip.vit_b32.replace(
             ),
         ),
         "data.batch_size": 64,
+        "data.order": common.lanes(4),
         "data.texts": TEXTS,
         "method.towers": {
             **clip.vit_b32.method.towers,  # pyright: ignore[reportAttributeAccessIssue]
