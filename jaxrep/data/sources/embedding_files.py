@@ -5,13 +5,13 @@ D or one per example. The summary beside the files names the data and the model,
 """
 
 import abc
-import bisect
 import dataclasses
 import hashlib
 import itertools
 import json
 import mmap
 import operator
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,7 +196,7 @@ class EmbeddingFiles:
     def __init__(self, path: str):
         """Read the summary, and compare the sizes of the files with it. Raises UsageError, BadShard."""
         ending = PurePath(path).suffix
-        self.path, self._is_folder = path, ending not in FORMATS
+        self.path, self._is_folder = path, ending not in FORMATS or os.path.isdir(path)
         self.summary = Summary.read(f"{path}/{SUMMARY}" if self._is_folder else f"{path}.json")
         self._ending = PurePath(next(iter(self.summary.files))).suffix if self._is_folder else ending
         self._per_file = self.summary.per_shard if self._is_folder else self.summary.length
@@ -229,8 +229,7 @@ class EmbeddingFiles:
         numbers = indices // self._per_file
         for number in np.unique(numbers).tolist():
             at = np.flatnonzero(numbers == number)
-            rows = np.array([self._find(number, index) for index in indices[at].tolist()])
-            found = self._read(number, rows, ["index", *names])
+            found = self._read(number, self._find(number, indices[at]), ["index", *names])
             if not np.array_equal(found.pop("index")[:, 0], indices[at]):
                 raise UsageError(
                     f"{self._path(self._name(number))} has other rows than its summary says: write it again"
@@ -266,20 +265,26 @@ class EmbeddingFiles:
     def _path(self, name: str) -> str:
         return f"{self.path}/{name}" if self._is_folder else self.path
 
-    def _find(self, number: int, index: int) -> int:
-        """Return the row of an example in its file. Indices ascend, and some are left out. Raises BadSample."""
-        rows, place = self._rows(number), index - number * self._per_file
+    def _find(self, number: int, indices: np.ndarray) -> np.ndarray:
+        """Return the rows of examples in their file, [B]. Indices ascend, and some are left out. Raises BadSample."""
+        rows, places = self._rows(number), indices - number * self._per_file
         missing = self._examples(number) - rows
         if not missing:
-            return place
-        low, high = max(place - missing, 0), min(place + 1, rows)
-        row = bisect.bisect_left(range(rows), index, low, high, key=lambda row: self._index(number, row))
-        if row < high and self._index(number, row) == index:
-            return row
-        raise BadSample(f"{self.path}, example {index}", "it has no embedding, since it could not be read")
+            return places
+        low, high = np.maximum(places - missing, 0), np.minimum(places + 1, rows)
+        while (open_ := low < high).any():  # a binary search of all at once
+            middle = (low + high) // 2
+            smaller = self._indices(number, np.minimum(middle, rows - 1)) < indices
+            low, high = np.where(open_ & smaller, middle + 1, low), np.where(open_ & ~smaller, middle, high)
+        found = low < rows
+        found[found] = self._indices(number, low[found]) == indices[found]
+        if not found.all():
+            place = f"{self.path}, example {indices[np.argmin(found)]}"
+            raise BadSample(place, "it has no embedding, since it could not be read")
+        return low
 
-    def _index(self, number: int, row: int) -> int:
-        return int(self._read(number, np.array([row]), ["index"])["index"][0, 0])
+    def _indices(self, number: int, rows: np.ndarray) -> np.ndarray:
+        return self._read(number, rows, ["index"])["index"][:, 0] if len(rows) else rows
 
     def _read(self, number: int, rows: np.ndarray, names: Sequence[str]) -> Rows:
         path = self._path(self._name(number))

@@ -88,7 +88,7 @@ class StoredExamples(TransformedExamples):
         names = self._declared.names
         found = self._files.read(indices, ["key", *dict.fromkeys(names.values())])
         for index, name, stored in zip(indices, name_of(columns) or (), found["key"], strict=False):
-            if short_key(name) != stored:
+            if short_key(str(name)) != stored:
                 folder = self._declared.folder
                 raise UsageError(f"{folder} is of other data: its example {index} is '{stored}' and not '{name}'")
         shape = (len(indices), *self._declared.added()[next(iter(names))].shape)

@@ -94,6 +94,19 @@ def test_fields_are_the_embeddings_of_their_examples(tmp_path, out):
     assert examples.column("number").tolist() == list(range(COUNT))
 
 
+def test_rows_are_found_whatever_is_missing(tmp_path):
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        bad = set(np.flatnonzero(rng.random(COUNT) < rng.random()).tolist()) - {5}
+        for out in (f"{tmp_path}/{seed}.npz", f"npz:{tmp_path}/many.npz/{seed}.npz"):  # a folder may have any name
+            examples = stored(write(out, bad, per_shard=int(rng.integers(1, 30)))).open()
+            good = np.array([row for row in rng.permutation(COUNT) if row not in bad])
+            np.testing.assert_array_equal(examples.gather(good)["image_stored"], IMAGE[good])
+            for row in bad:
+                with pytest.raises(BadSample, match=f"example {row}: it has no embedding"):
+                    examples[row]
+
+
 def test_another_example_stands_for_one_without_an_embedding(tmp_path):
     examples, asked = stored(write(OUTS[3].format(tmp_path))).open(), []
 
