@@ -23,7 +23,7 @@ from jaxrep.training import loop
 from jaxrep.training.compilation import enable_compilation_cache
 
 AnyModel = Model | Run | str | PathLike[str]
-"""A model, a run, or the path of a run or a public checkpoint."""
+"""A model, a run, or the path, URL or address on a hub of a run or a public checkpoint."""
 
 
 def train(
@@ -79,10 +79,11 @@ def open_run(path: str | PathLike[str], *, trust: bool = False) -> Run:
 def load(path: str | PathLike[str], *, trust: bool = False) -> Model:
     """Load the model of a public checkpoint's folder, or of a run's latest checkpoint.
 
-    A run's model has the weights that its evaluations use. A run may lie behind a URL (``gs://bucket/run``).
+    A run's model has the weights that its evaluations use. A run may lie behind a URL (``gs://bucket/run``), and both
+    on a hub (``hf://ORG/NAME@REVISION``, extra ``hub``).
 
     Args:
-        path: the folder or the URL.
+        path: the folder, the URL or the address.
         trust: as for ``open_run``.
 
     Raises:

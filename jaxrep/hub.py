@@ -117,7 +117,7 @@ def _explained(place: str, verb: str) -> Iterator[None]:
     errors = import_extra("huggingface_hub.errors", "hub")
     try:
         yield
-    except (errors.HTTPError, OSError, ValueError, errors.RevisionResolutionError) as error:
+    except Exception as error:  # what is no hub is answered by errors of many types
         # A fallback to the cache hides the answer of the hub. Causes are cut off, since they may quote the token.
         answer = error.__cause__ if isinstance(error.__cause__, errors.HfHubHTTPError) else error
         raise _sentence(answer, place, verb) from None

@@ -229,7 +229,7 @@ def test_run_keeps_the_commit_that_it_started_from(hub, client, tmp_path):
     assert meta["origins"] == {"hf://org/moving": at}
     # The branch moves. A run that was killed before its first checkpoint starts from the same weights.
     weights = load_file(tmp_path / "clip" / "model.safetensors")
-    save_file({name: 2 * value for name, value in weights.items()}, tmp_path / "clip" / "model.safetensors")
+    save_file({name: np.asarray(2 * value) for name, value in weights.items()}, tmp_path / "clip" / "model.safetensors")
     second = hub.push(tmp_path / "clip", "org/moving")
     copied = shutil.copytree(tmp_path / "run", tmp_path / "killed")
     shutil.rmtree(copied / "checkpoints")

@@ -2,6 +2,11 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax
 import pytest
@@ -9,9 +14,13 @@ import pytest
 from jaxrep import cli
 from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.sources.tar.shards import TarShards
-from jaxrep.errors import BadSample, JaxrepError, UsageError, printable, without_secrets
+from jaxrep.data.tools import convert, curate
+from jaxrep.errors import BadSample, JaxrepError, UsageError, printable, secret_in, without_secrets
+from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.recipe import From
 from jaxrep.runs import provenance
 from jaxrep.runs.environment import environment
+from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec import difference, render_difference
 from jaxrep.training.loop import train
@@ -36,10 +45,90 @@ def clean(text):
         ("gs://bucket/a-*.tar and s3://key:p@ss@host/b", "gs://bucket/a-*.tar and s3://host/b"),
         ("simplecache::https://a:b@host/c?sig=d", "simplecache::https://host/c?…"),
         ("what? a@b.c: no URL; a://b", "what? a@b.c: no URL; a://b"),
+        (f"HF_TOKEN=hf_{'aB3' * 11}x, 'hf_oauth_{'aB3' * 11}.x-y'", "HF_TOKEN=hf_…, 'hf_…'"),
+        ("hf://org/name@main/hf_folder and hf_hub_download", "hf://org/name@main/hf_folder and hf_hub_download"),
     ],
 )
 def test_url_loses_its_secrets_alone(text, expected):
     assert without_secrets(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (URL, "a password"),
+        ("https://token@host/a.tar", "a password"),
+        ("simplecache::s3://key:p@ss@host/b", "a password"),
+        ("https://host/a.tar?X-Amz-Signature=1", "a query"),
+        (f"hf://org/name@hf_{'aB3' * 11}", "a token of a hub"),
+        *((text, "") for text in ("gs://bucket/a-0?.tar", "sftp://user@host/a", "hf://org/name@main", "a {}?", "")),
+    ],
+)
+def test_secrets_are_found(text, found):
+    assert secret_in(text) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.train", TarShards(shards=URL)),
+        ("init", {"text": From(URL)}),
+        ("evals", (Retrieval(data=TarShards(shards=(URL, "a.tar"))),)),
+    ],
+)
+def test_recipe_with_a_secret_is_refused_before_anything_is_written(tmp_path, path, value):
+    """``recipe.json`` keeps a recipe whole, so that a run can be repeated."""
+    with pytest.raises(
+        UsageError, match=rf"{path}.* with a password, and a run keeps its recipe .*FSSPEC_HTTPS"
+    ) as told:
+        train(RECIPE.replace({path: value}), tmp_path / "run", LOADED, devices=jax.devices()[:1])
+    assert clean(str(told.value)) and not (tmp_path / "run").exists()
+
+
+def test_run_behind_a_url_with_a_secret_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXREP_CACHE", str(tmp_path))
+    for use in (fetch_run, RunDir.at):
+        with pytest.raises(UsageError, match="is given with a password, which would be kept on disk") as told:
+            use("https://user:hunter2@127.0.0.1:9/run")
+        assert clean(str(told.value))
+    assert all(clean(path.read_text()) for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_plans_of_jobs_hold_no_secret(tmp_path):
+    source = TarShards(shards=URL)
+    kept = [
+        convert.Plan(source, "tar", tmp_path, per_shard=1, length=1).to_json(),
+        curate.Plan(source, (), "", t=1, seed=0, per_chunk=1, length=1, entries=1, digest="").to_json(),
+    ]
+    for plan in kept:
+        assert clean(json.dumps(plan)) and "127.0.0.1" in json.dumps(plan)
+
+
+GUARDED = """
+from jaxrep.storage import read_bytes
+print(read_bytes({url!r}).decode())
+"""
+
+
+def test_variable_of_the_sentence_gives_a_driver_its_credentials():
+    """``FSSPEC_HTTPS`` holds the settings of https:// as JSON, ``FSSPEC_HTTP`` those of http://."""
+    pytest.importorskip("aiohttp")
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_GET(self):
+            known = self.headers["Authorization"] == "Bearer sesame"
+            self.send_response(200 if known else 401)
+            self.end_headers()
+            self.wfile.write(b"pairs" if known else b"")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        code = GUARDED.format(url=f"http://127.0.0.1:{server.server_port}/a.txt")
+        settings = json.dumps({"client_kwargs": {"headers": {"Authorization": "Bearer sesame"}}})
+        env = {**os.environ, "FSSPEC_HTTP": settings}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+        server.shutdown()
+    assert done.stdout == "pairs\n", done.stderr
 
 
 def test_errors_messages_and_differences_show_no_secret():

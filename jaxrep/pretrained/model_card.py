@@ -96,7 +96,7 @@ class Card:
     def _title(self) -> Iterator[str]:
         kind, count = type(self.method).__name__, sum(value.size for value in self.arrays.values())
         yield from ("", f"# {self.name.rpartition('/')[2]}", "")
-        yield f"A `{kind}` with {count:,} parameters, trained by jaxrep." if self.recipe else f"A `{kind}`."
+        yield f"A `{kind}` with {count:,} parameters{', trained by jaxrep' if self.recipe else ''}."
         yield from self._table(("encoder", "input", "parameters", "architecture"), self._towers())
 
     def _towers(self) -> Iterator[tuple[str, ...]]:

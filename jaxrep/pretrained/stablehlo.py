@@ -2,7 +2,7 @@
 
 A program takes its weights as an argument, so that it stays small and compiles without them::
 
-    program = jax.export.deserialize(Path("image.stablehlo").read_bytes())
+    program = jax.export.deserialize(open("image.stablehlo", "rb").read())
     embeddings = program.call(dict(np.load("image.npz")), images)
 
 Both ends need the package flatbuffers (extra ``stablehlo``), by which jax.export writes. ``stablehlo.json`` states the inputs and outputs of each program.

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -41,7 +42,7 @@ class Repository:
 
 
 class Refusal(Exception):
-    """An answer that is an error: a code of ``ERRORS`` or a status."""
+    """An answer that is an error: a code of ``ERRORS`` or a status; and the name of a repository that exists."""
 
 
 class Hub:
@@ -54,6 +55,8 @@ class Hub:
         """A status with which each request is answered; 0: none."""
         self.requests: list[tuple[str, str, str]] = []
         """Method, path and authorization of each request."""
+        self.sent = 0
+        """Bytes of the contents that were sent."""
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -91,7 +94,7 @@ class Hub:
     def create(self, body: dict) -> dict:
         name = f"{body['organization']}/{body['name']}"
         if name in self.models:
-            raise Refusal(409)
+            raise Refusal(409, name)
         self.models[name] = Repository()
         self.models[name].commit({})
         return {"url": f"{self.url}/{name}", "id": name, "name": name}
@@ -135,10 +138,16 @@ class _Handler(BaseHTTPRequestHandler):
                 raise Refusal(self.hub.status)
             path = urllib.parse.urlparse(self.path).path
             status, content, headers = 200, *self._content([*map(urllib.parse.unquote, path.split("/")[1:])], body)
+            if found := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+                first, last = int(found[1]), min(int(found[2] or len(content)), len(content) - 1)
+                headers |= {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+                status, content = 206, content[first : last + 1]
+            self.hub.sent += len(content) if self.command == "GET" else 0
         except Refusal as refusal:
-            (code,) = refusal.args
+            code, *name = refusal.args
             status = ERRORS.get(code, code)
-            content, headers = b'{"error": "refused"}', {"X-Error-Code": str(code)} if code in ERRORS else {}
+            said = {"error": "refused", **({"url": f"{self.hub.url}/{name[0]}"} if name else {})}
+            content, headers = json.dumps(said).encode(), {"X-Error-Code": str(code)} if code in ERRORS else {}
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **headers}.items():
             self.send_header(name, value)
@@ -182,7 +191,14 @@ class _Handler(BaseHTTPRequestHandler):
             case ["tree", revision, *below]:
                 _, files = self.hub.at(repository, revision)
                 start = "".join(f"{part}/" for part in below)
-                return [_entry(path, content) for path, content in files.items() if path.startswith(start)]
+                inside = {path: content for path, content in files.items() if path.startswith(start)}
+                if not inside:
+                    raise Refusal("EntryNotFound")
+                if "recursive=false" not in self.path:
+                    return [_entry(path, content) for path, content in inside.items()]
+                folders = {start + path[len(start) :].partition("/")[0] for path in inside} - inside.keys()
+                children = [_entry(path, content) for path, content in inside.items() if "/" not in path[len(start) :]]
+                return [*children, *({"type": "directory", "path": path, "size": 0, "oid": "0"} for path in folders)]
             case ["paths-info", revision]:
                 _, files = self.hub.at(repository, revision)
                 asked = urllib.parse.parse_qs(body.decode()).get("paths") or json.loads(body)["paths"]

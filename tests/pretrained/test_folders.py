@@ -48,10 +48,13 @@ def test_each_description_that_cannot_be_read_is_named_with_its_reason(tmp_path)
         ("runs/../nowhere", "there is no folder runs/../nowhere"),
         (
             "openai/clip-vit-base-patch32",
-            "there is no folder openai/clip-vit-base-patch32: if it is the name of a model on a hub, download it "
-            "(hf download openai/clip-vit-base-patch32 --local-dir FOLDER) and give its folder",
+            "there is no folder openai/clip-vit-base-patch32: if it is the name of a model on a hub, write "
+            "hf://openai/clip-vit-base-patch32",
         ),
-        ("models--openai--clip", "there is no folder models--openai--clip: if it is the name of a model on a hub"),
+        (
+            "models--openai--clip",
+            "there is no folder models--openai--clip: if it is the name of a model on a hub, write hf://openai/clip",
+        ),
         (
             "cache/models--a--b",
             "cache/models--a--b is the cache of a hub: take its snapshot, cache/models--a--b/snapsho",
