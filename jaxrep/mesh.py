@@ -176,6 +176,16 @@ def local_rows(sharding: jax.sharding.Sharding, count: int) -> slice:
     return slice(first, stop)
 
 
+def shared_parts(sharding: jax.sharding.Sharding, count: int, parts: int) -> int:
+    """Return how many of ``parts`` equal parts of ``count`` rows lie on the devices of several processes."""
+    processes: list[set[int]] = [set() for _ in range(parts)]
+    for device, (rows,) in sharding.devices_indices_map((count,)).items():
+        first, stop, _ = rows.indices(count)
+        for held in processes[first * parts // count : -(-stop * parts // count)]:
+            held.add(device.process_index)
+    return sum(len(held) > 1 for held in processes)
+
+
 def put_batch(batch: Mapping[str, np.ndarray], sharding: jax.sharding.Sharding, count: int) -> dict[str, jax.Array]:
     """Return global arrays [count,...] with ``sharding``, made of each process's ``local_rows``."""
     if jax.process_count() == 1:  # all fields in one call, several times as fast

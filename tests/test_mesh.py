@@ -2,7 +2,7 @@
 device."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.losses.pairwise import reduce
-from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, put_batch, shardings
+from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, put_batch, shardings, shared_parts
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitBias
 from jaxrep.objectives.contrastive import Sigmoid
@@ -138,6 +138,34 @@ def test_a_process_reads_the_rows_that_its_devices_hold(devices, expected):
     else:
         with pytest.raises(ValueError, match=r"separate ranges of rows, \[\(0, 2\), \(4, 6\)\]"):
             local_rows(OfAPod(), 8)
+
+
+class Device(NamedTuple):
+    process_index: int
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("hosts", "parts", "shared"),
+    [(1, 8, 0), (2, 8, 0), (4, 8, 0), (8, 8, 0), (3, 8, 2), (6, 8, 4), (16, 8, 8), (2, 1, 1), (1, 1, 0), (4, 0, 0)],
+)
+def test_parts_of_a_batch_that_several_hosts_read_are_counted(hosts, parts, shared):
+    class OfAPod:
+        def devices_indices_map(self, shape):
+            """Two devices per host, each with its rows; and one more per host with the rows of the first."""
+            rows = shape[0] // (2 * hosts)
+            own = {Device(n // 2, n): (slice(n * rows, (n + 1) * rows),) for n in range(2 * hosts)}
+            return own | {Device(n, -1 - n): own[Device(n, 2 * n)] for n in range(hosts)}
+
+    assert shared_parts(OfAPod(), 96, parts) == shared
+
+
+def test_hosts_with_the_same_rows_share_all_parts():
+    class OfATensorAxis:
+        def devices_indices_map(self, shape):
+            return {Device(n, n): (slice(None),) for n in range(2)}
+
+    assert shared_parts(OfATensorAxis(), 96, 8) == 8
 
 
 def test_put_lays_out_every_array_by_rows():

@@ -20,7 +20,7 @@ from jaxrep.data.source import Examples, as_captions
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import UsageError
 from jaxrep.experiment import LoadedExperiment
-from jaxrep.mesh import ROWS, local_rows
+from jaxrep.mesh import ROWS, local_rows, shared_parts
 from jaxrep.optim.optimizers import Updater
 from jaxrep.recipe import Data, From, Pretrained, Recipe
 from jaxrep.runs import provenance
@@ -105,7 +105,7 @@ def prepare(
     tokenizer = run.tokenizer(fixed, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
     total_steps = recipe.total_steps(len(examples))
     warn_of_lengths(recipe, total_steps)
-    warn_of_shared_shards(recipe.data, local_rows(NamedSharding(mesh, ROWS), recipe.data.batch_size))
+    warn_of_shared_shards(recipe.data, mesh)
     return Setup(recipe, shapes, mesh, run, examples, order, tokenizer, updater, total_steps, origins)
 
 
@@ -118,15 +118,16 @@ def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:
                 LOG.warning("%s is %d steps, and the training has %d", join_path(path, name), steps, total_steps)
 
 
-def warn_of_shared_shards(data: Data, rows: slice) -> None:
-    """Say that hosts read the same shards, where the ``rows`` of this one are not whole lanes of the order."""
-    lane = data.order.rows_per_lane(data.batch_size)
-    if hosts.is_main() and lane and (rows.start % lane or rows.stop % lane):
+def warn_of_shared_shards(data: Data, mesh: jax.sharding.Mesh) -> None:
+    """Say that several hosts read the same shards, where they are no whole lanes of the order."""
+    lanes = data.order.shard_lanes
+    if hosts.is_main() and (shared := shared_parts(NamedSharding(mesh, ROWS), data.batch_size, lanes)):
         LOG.warning(
-            "hosts share shards: this host reads the rows %d to %d of a batch, and a lane of data.order has %d rows; "
-            "the batches are the same, and hosts whose number divides data.order.lanes (%d) share none",
-            rows.start, rows.stop - 1, lane, data.batch_size // lane,
-        )  # fmt: skip
+            "hosts share shards: those of %d of the %d lanes of data.order are read by several hosts; the batches are "
+            "the same, and hosts whose number divides data.order.lanes share none",
+            shared,
+            lanes,
+        )
 
 
 def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REPORT) -> Loader:

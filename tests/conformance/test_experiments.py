@@ -20,9 +20,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.data import Fraction, Source, Take, Windowed
-from jaxrep.data.orders.lanes import deal
-from jaxrep.data.sources.patterns import braces
+from jaxrep.data import Fraction, Source, Take
 from jaxrep.encoders import Transformer
 from jaxrep.errors import UsageError
 from jaxrep.evals import LabeledEval, LinearProbe, run_evals
@@ -33,7 +31,7 @@ from jaxrep.recipe import From, Recipe
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.restore import load_run
 from jaxrep.schedules import Constant
-from jaxrep.spec import problems, walk
+from jaxrep.spec import problems
 from jaxrep.spec_json import from_json, to_json
 from jaxrep.step.shapes import validate
 from jaxrep.step.train_state import abstract_state
@@ -174,28 +172,6 @@ def declared(file: ExperimentFile, preset: str) -> Any:
 @pytest.mark.parametrize("target", slow_unless_always(presets(RECIPES)))
 def test_preset_is_valid(target: str):
     validate(load(target).recipe)
-
-
-# Their order belongs to the method: pictures that look alike are in one batch.
-OWN_ORDERS = ("negclip:recipe",)
-
-
-def test_recipes_of_remote_shards_read_them_in_lanes():
-    found = {}
-    for target in presets(RECIPES):
-        data = load(target).recipe.data
-        texts = [value for _, value in walk(data.train) if isinstance(value, str) and "://" in value]
-        if shards := [path for text in texts for path in braces(text) if "{" in text]:
-            found[target] = data.order, len(shards)
-    assert len(found) > 15 and {*OWN_ORDERS} <= {*found}
-    for target, (order, shards) in found.items():
-        if target in OWN_ORDERS:
-            continue
-        assert isinstance(order, Windowed), f"{target} reads {shards} remote shards: give it experiments.common.lanes"
-        held = [len(lane) for lane in deal(np.ones(shards, int), order.lanes)]
-        assert min(held) >= 25 and max(held) - min(held) <= 0.02 * min(held), f"{target}: its lanes would drift apart"
-        # Two lanes of 29 shards would; a set of that size is read whole by every host.
-        assert order.lanes > 1 or shards < 30, f"{target} has too few lanes"
 
 
 # Training

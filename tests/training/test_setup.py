@@ -21,6 +21,7 @@ from jaxrep.optim.rules import LearningRateSchedule
 from jaxrep.recipe import Data
 from jaxrep.schedules import Ramp, Staircase, WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
+from jaxrep.training import setup
 from jaxrep.training.loop import train
 from jaxrep.training.setup import make_loader, training_texts, warn_of_lengths, warn_of_shared_shards
 from tests.helpers.harness import LOADED, RECIPE, logged, set_up, tiny
@@ -83,29 +84,23 @@ def test_data_that_cannot_be_trained_on_leave_no_run_directory(tmp_path, changes
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("order", "hosts", "shared"),
-    [
-        (Windowed(lanes=8), 8, 0),
-        (Windowed(lanes=8), 2, 0),
-        (Windowed(lanes=8), 1, 0),
-        (Windowed(), 1, 0),
-        (Shuffle(), 2, 0),
-        (Windowed(lanes=8), 16, 8),
-        (Windowed(lanes=8), 3, 8),
-        (Windowed(), 2, 1),
-    ],
-)
-def test_hosts_that_read_the_same_shards_are_told(order, hosts, shared):
-    rows = slice(0, 48 // hosts)
-    with logged() as messages:
-        warn_of_shared_shards(Data(train=RECIPE.data.train, batch_size=48, order=order), rows)
+def test_hosts_that_read_the_same_shards_are_told(monkeypatch):
+    mesh, sentences = Mesh().build(), []
+    for order in (Windowed(lanes=8), Windowed(), Shuffle()):
+        data = Data(train=RECIPE.data.train, batch_size=48, order=order)
+        with logged() as messages:
+            warn_of_shared_shards(data, mesh)  # one process reads all
+        assert not messages
+        monkeypatch.setattr(setup, "shared_parts", lambda sharding, count, parts: parts // 2 + parts % 2)
+        with logged() as messages:
+            warn_of_shared_shards(data, mesh)
+        sentences.append(messages)
+        monkeypatch.undo()
     sentence = (
-        f"hosts share shards: this host reads the rows 0 to {rows.stop - 1} of a batch, and a lane of data.order has "
-        f"{48 // max(shared, 1)} rows; the batches are the same, and hosts whose number divides data.order.lanes "
-        f"({shared}) share none"
+        "hosts share shards: those of {} of the {} lanes of data.order are read by several hosts; the batches are the "
+        "same, and hosts whose number divides data.order.lanes share none"
     )
-    assert messages == [sentence] * bool(shared)
+    assert sentences == [[sentence.format(4, 8)], [sentence.format(1, 1)], []]
 
 
 def test_too_little_memory_of_a_device_is_one_sentence(tmp_path, monkeypatch):
@@ -156,11 +151,13 @@ def test_vocabulary_is_learned_from_the_texts_that_can_be_read(tmp_path):
 
 
 @pytest.mark.parametrize("platform, background", [("cpu", False), ("gpu", True)])
-def test_loader_has_the_threads_of_the_recipe(monkeypatch, platform, background):
-    setup = set_up(RECIPE.replace({"data.threads": 3, "data.workers": 2}))
+@pytest.mark.parametrize("threads, expected", [(0, 4), (3, 3)])
+def test_loader_has_the_threads_of_the_recipe_or_one_per_core(monkeypatch, platform, background, threads, expected):
+    setup = set_up(RECIPE.replace({"data.threads": threads, "data.workers": 2}))
     mesh = SimpleNamespace(devices=np.array([SimpleNamespace(platform=platform)]))
+    monkeypatch.setattr("jaxrep.data._util.parallel.usable_cores", lambda: 9)
     monkeypatch.setattr("jaxrep.training.setup.local_rows", lambda *_: slice(None))
     monkeypatch.setattr("jaxrep.training.setup.NamedSharding", lambda *_: None)
     monkeypatch.setattr("jaxrep.training.setup.Loader", lambda *_, **options: options)
     options: Any = make_loader(dataclasses.replace(setup, mesh=mesh), 0)  # pyright: ignore[reportArgumentType]
-    assert (options["threads"], options["workers"], options["background"]) == (3, 2, background)
+    assert (options["threads"], options["workers"], options["background"]) == (expected, 2, background)

@@ -77,8 +77,9 @@ class Order(abc.ABC):
         """Return the number of consecutive examples that neither a mixture nor the end of a batch separates."""
         return 1
 
-    def rows_per_lane(self, batch_size: int) -> int:
-        """Return how many consecutive rows of a batch read shards that no other rows read; 0: any row may read any."""
+    @property
+    def shard_lanes(self) -> int:
+        """Number of equal parts of a batch, each of which reads shards of its own; 0: the order knows no shards."""
         return 0
 
     def batch_problems(self, batch_size: int) -> Iterator[str]:

@@ -43,8 +43,9 @@ class Windowed(Order):
     def batch_unit(self) -> int:
         return self.lanes
 
-    def rows_per_lane(self, batch_size: int) -> int:
-        return batch_size // self.lanes
+    @property
+    def shard_lanes(self) -> int:
+        return self.lanes
 
     def batch_problems(self, batch_size: int) -> Iterator[str]:
         if self.lanes > 0 and batch_size % self.lanes:
