@@ -166,7 +166,7 @@ def measure_loader(examples: Examples, transform: Tokenize | None, given: argpar
         given.batch_size,
         transform=transform,
         workers=given.workers,
-        threads=given.threads,
+        threads=decoding_threads(given.threads, given.workers),
         max_bad_fraction=1.0,
     )
     with contextlib.closing(batches):

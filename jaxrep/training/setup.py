@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from jaxrep import hosts
+from jaxrep.data._util.parallel import decoding_threads
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.class_texts import read_tables
 from jaxrep.data.loading.loader import Loader, Tokenize
@@ -153,7 +154,7 @@ def make_loader(setup: Setup, position: int, report: BadSampleReport = EMPTY_REP
         single_host=jax.process_count() == 1,
         rows=local_rows(NamedSharding(setup.mesh, ROWS), data.batch_size),
         workers=data.workers,
-        threads=data.threads,
+        threads=decoding_threads(data.threads, data.workers),
         background=setup.mesh.devices.flat[0].platform != "cpu",
     )
 

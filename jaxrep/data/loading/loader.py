@@ -15,7 +15,7 @@ import absl.flags
 import grain
 import numpy as np
 
-from jaxrep.data._util.parallel import decoding_threads, end_with_parent, go_to_background
+from jaxrep.data._util.parallel import end_with_parent, go_to_background
 from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading.read_ahead import ChunkRows, ReadAhead
 from jaxrep.data.loading.reader import Reader
@@ -92,7 +92,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
         single_host: bool = True,
         rows: slice = slice(None),
         workers: int = 0,
-        threads: int = 0,
+        threads: int = 2,
         background: bool = False,
     ):
         """Set up the reading, which starts with the first batch.
@@ -110,7 +110,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             single_host: whether too many bad examples raise here; several hosts check the sum of their reports instead.
             rows: rows of a batch that this host reads (``mesh.local_rows``).
             workers: processes that read, each with ``threads`` threads; 0: threads of this process.
-            threads: threads per process; 0: one per core that this process may use, divided by ``workers``.
+            threads: threads per process (see ``decoding_threads``); 0: the thread that asks for a batch.
             background: whether other threads have a core before the threads that read: those that feed a device. Where
                 the devices are the cores themselves, batches would wait for the steps to leave one.
         """
@@ -119,7 +119,7 @@ class Loader(Iterator[dict[str, np.ndarray]]):
             raise ValueError(f"rows {rows} of a batch of {batch_size} are not a range of rows")
         self.position, self.bad_samples, self.order, self.batch_size = position, bad_samples, order, batch_size
         self._max_bad_fraction, self._single_host = max_bad_fraction, single_host
-        self._threads, self._workers = decoding_threads(threads, workers), workers
+        self._threads, self._workers = threads, workers
         reader = Reader(examples, order, seed, skip_failed_shards, single_host, set(bad_samples.skipped_shards))
         self._chunks = _Chunks(reader, transform, position, first, batch_size, stop - first, background=background)
         self._before, self._of_workers = process_usage(), np.zeros(len(Usage._fields), np.int64)
@@ -177,7 +177,7 @@ def chunks_ahead(rows: int, row_bytes: int, threads: int, workers: int = 0) -> t
         threads: threads per process.
         workers: worker processes; 0: none.
     """
-    twice = 2 * threads * max(workers, 1)
+    twice = 2 * max(threads, 1) * max(workers, 1)
     most = min(max(MAX_BYTES_AHEAD // (twice * max(row_bytes, 1)), 1), MAX_CHUNK_ROWS, rows)
     size = next(size for size in range(most, 0, -1) if rows % size == 0)
     return size, max(min(max(rows // size, twice), MAX_BYTES_AHEAD // max(size * row_bytes, 1)), 1)
