@@ -6,6 +6,7 @@ A path is a string. Operations that fail are retried, each time after a longer w
 import contextlib
 import io
 import os
+import re
 import stat
 import threading
 import time
@@ -32,6 +33,12 @@ PERMANENT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotAD
 
 BLOCK_SIZE = 16 * 2**20
 """Bytes per request when a remote file is read from start to end."""
+
+CREDENTIALS = (
+    "give credentials to the driver of the store, by its own variables (AWS_ACCESS_KEY_ID, "
+    "GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN) or by fsspec's (FSSPEC_HTTPS; docs/data.md)"
+)
+"""The end of a sentence on a URL with a password or a token."""
 
 GIB = 2**30
 
@@ -99,10 +106,11 @@ def _file_version(path: str) -> FileVersion:
         state = os.stat(path)
         return FileVersion(state.st_size, str(state.st_mtime_ns))
     files, name = filesystem(path)
-    files.invalidate_cache(name)  # ask the store, not the driver's cache
+    # Ask the store, not the driver's cache; that of hf:// would list the file's folder again for each file.
+    options = {"expand_info": True} if path.startswith("hf://") else files.invalidate_cache(name) or {}
     count_traffic(requests=1)
-    info = files.info(name)
-    names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created")
+    info = files.info(name, **options)
+    names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created", "blob_id")
     return FileVersion(int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), "")))
 
 
@@ -145,7 +153,9 @@ def _read_bytes(path: str, offset: int, size: int) -> bytes:
     if is_remote(path):
         files, name = filesystem(path)
         # Keywords, since the second argument differs in stores that have versions of files.
-        content = files.cat_file(name, start=offset or None, end=None if size < 0 else offset + size) if size else b""
+        ahead = {"cache_type": "none"} if path.startswith("hf://") else {}  # or each read fetches megabytes more
+        end = None if size < 0 else offset + size
+        content = files.cat_file(name, start=offset or None, end=end, **ahead) if size else b""
     else:
         with _open_regular(path) as file:
             file.seek(offset)
@@ -278,7 +288,8 @@ def read_npz(file: Any, names: Iterable[str] = (), limit: int | None = None) -> 
 def describe_error(error: Exception) -> str:
     """Return an error in a few words."""
     if isinstance(error, FileNotFoundError):
-        return "No such file"
+        of_hub = re.search(r"\((repository|revision) not found\)", str(error))
+        return f"{of_hub[1]} not found, or private and read without a token" if of_hub else "No such file"
     return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
 
 

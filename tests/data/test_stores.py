@@ -1,6 +1,8 @@
-"""Sources read from a web server by ranges, and from S3 as moto emulates it."""
+"""Sources read from a web server by ranges, from S3 as moto emulates it, and from a small hub of Hugging Face."""
 
 import functools
+import json
+import os
 import re
 import subprocess
 import sys
@@ -14,13 +16,17 @@ import fsspec.config
 import numpy as np
 import pytest
 
+import jaxrep
 from jaxrep import storage
 from jaxrep.data.loading.loader import Loader
 from jaxrep.data.local_copy import local_copy
 from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import BadShard
-from tests.helpers.tars import pairs, write
+from tests.helpers import data_formats as formats
+from tests.helpers import img2dataset
+from tests.helpers.tars import pairs, picture, write
+from tests.helpers.tiny_hub import Client, Hub, Repository
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -129,3 +135,106 @@ def test_s3_shards_are_read_and_indexed_in_the_bucket(shards, bucket, tmp_path, 
     same(shards, far)
     storage.write_file("s3://pairs/note", b"whole")
     assert storage.read_bytes("s3://pairs/note", 2, 2) == b"ol" and local_copy("s3://pairs/note")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """A folder in img2dataset's layout and a table of Hugging Face's datasets, beside a hub that holds both."""
+    folder = img2dataset.folder(tmp_path_factory.mktemp("dataset"))
+    rows = [
+        {"image": {"bytes": picture(n), "path": f"{n}.png"}, "captions": [f"a {n}", None, f"b {n}"], "score": n / 4}
+        for n in range(6)
+    ]
+    formats.parquet(folder / "train-00000-of-00001.parquet", [*rows, {"image": None, "captions": ["c"], "score": None}])
+    np.save(folder / "uids.npy", img2dataset.uid_array(3, 20))
+    hub = Hub()
+    hub.datasets["org/set"] = Repository()
+    commit = hub.datasets["org/set"].commit({f"data/{path.name}": path.read_bytes() for path in folder.iterdir()})
+    home = tmp_path_factory.mktemp("home")
+    client = Client(hub, home, JAXREP_CACHE=f"{home}/cache")
+    yield folder, hub, client, commit
+    client.close()
+    hub.close()
+
+
+READ = """[
+    (row["key"], row["text"], int(row["image_id"]), row["image"].tolist())
+    for examples in [{}.open()] for index in range(len(examples)) for row in [examples[index]]
+]""".replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "jaxrep.data.parse_source('ROOT/0*.tar,text=json:caption,image_size=4')",
+        "jaxrep.data.parse_source('ROOT/{00000..00002}.tar,image_size=4')",
+        "jaxrep.data.Take(source=jaxrep.data.parse_source('ROOT/train-*.parquet,text=captions,image_size=4'), count=6)",
+        "jaxrep.data.KeepUids(source=jaxrep.data.parse_source('ROOT/0*.tar,image_size=4'), path='ROOT/uids.npy')",
+    ],
+)
+def test_hub_datasets_are_read_by_their_own_driver(dataset, source):
+    """huggingface_hub's HfFileSystem reads a hub on loopback as the local files are read, at a branch and a commit."""
+    folder, _, client, commit = dataset
+    expected = repr(eval(READ.format(source.replace("ROOT", str(folder))), {"jaxrep": jaxrep}))
+    assert len(expected) > 100
+    for address in ("hf://datasets/org/set/data", f"hf://datasets/org/set@{commit}/data"):
+        assert client(READ.format(source.replace("ROOT", address))) == expected
+
+
+def test_hub_datasets_are_read_in_ranges(dataset):
+    _, hub, client, _ = dataset
+    client("globals().update(e=jaxrep.data.parse_source('hf://datasets/org/set/data/0*.tar,image_size=4').open())")
+    hub.requests.clear()
+    hub.sent = 0
+    assert client("e[9]['text']") == "'number 9'"
+    read = [path for method, path, _ in hub.requests if "/resolve/" in path]
+    assert 1 <= len(read) <= 2 and hub.sent < 5000  # of a tar of 33 kB
+    assert client("e.column('similarity')[9]") == repr(np.float64(9 / 16))
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("org/none/x.tar", "cannot be read (repository not found, or private and read without a token)"),
+        ("org/none/*.tar", "cannot be listed (repository not found, or private and read without a token)"),
+        ("org/set@dev/data/00000.tar", "cannot be read (revision not found, or private and read without a token)"),
+        ("org/set/data/none.tar", "cannot be read (No such file)"),
+    ],
+)
+def test_missing_hub_datasets_are_one_sentence(dataset, address, message):
+    assert client_error(dataset, address) == message
+
+
+def client_error(dataset, address):
+    """Return what an address's error says behind its URL."""
+    url = f"hf://datasets/{address}"
+    answer = dataset[2](f"jaxrep.data.parse_source('{url}').open()")
+    assert url in answer and len(answer.splitlines()) == 1
+    return answer.partition(f"{url} ")[2]
+
+
+class Guarded(SimpleHTTPRequestHandler):
+    """Serve one text to whoever shows a token."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        known = self.headers["Authorization"] == "Bearer sesame"
+        self.send_response(200 if known else 401)
+        self.end_headers()
+        self.wfile.write(b"pairs" if known else b"")
+
+
+def test_variables_of_fsspec_hold_the_token_that_a_recipe_must_not():
+    """``FSSPEC_HTTPS`` has the settings of https:// as JSON, ``FSSPEC_HTTP`` those of http://."""
+    pytest.importorskip("aiohttp", reason="https:// is read by aiohttp: pip install 'jaxrep[http]'")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/a.txt"
+        code = f"from jaxrep.storage import read_bytes; print(read_bytes({url!r}).decode())"
+        settings = json.dumps({"client_kwargs": {"headers": {"Authorization": "Bearer sesame"}}})
+        for given, status in (({"FSSPEC_HTTP": settings}, 0), ({}, 1)):
+            env = {**os.environ, **given}
+            assert subprocess.run([sys.executable, "-c", code], env=env, capture_output=True).returncode == status
+        server.shutdown()

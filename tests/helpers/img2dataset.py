@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tests.helpers import data_formats as formats
 from tests.helpers.tars import picture, write
 
@@ -12,6 +14,14 @@ from tests.helpers.tars import picture, write
 def uid(number: int) -> str:
     """Return the uid of a pair, 32 hexadecimal digits as DataComp has them."""
     return f"{(number * 0x9E3779B97F4A7C15F39CC0605CEDC835) % 2**128:032x}"
+
+
+def uid_array(*numbers: int) -> np.ndarray:
+    """Return a sorted array of uids, as DataComp's baselines save it."""
+    texts = [uid(number) for number in numbers]
+    array = np.array([(int(text[:16], 16), int(text[16:32], 16)) for text in texts], np.dtype("u8,u8"))
+    array.sort()
+    return array
 
 
 def row(number: int, shard: int, **changes: Any) -> dict[str, Any]:

@@ -20,13 +20,6 @@ from tests.helpers.opened_files import opened_files
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def pairs(texts):
-    """Uids as DataComp's own code makes them (baselines/utils.py), sorted."""
-    array = np.array([(int(text[:16], 16), int(text[16:32], 16)) for text in texts], np.dtype("u8,u8"))
-    array.sort()
-    return array
-
-
 def kept(folder, array=None, text=None, source=None, column="uid"):
     path = folder / ("uids.npy" if text is None else "uids.txt")
     if text is None:
@@ -58,14 +51,22 @@ def test_examples_of_a_file_are_kept(tmp_path):
     img2dataset.folder(tmp_path)
     wanted, others = (3, 8, 15, 16, 23), range(100, 150)
     texts = [img2dataset.uid(n) for n in (*wanted, *others)]
+    array = img2dataset.uid_array(*wanted, *others)
     expected = [f"{n // 8:05}.tar/{n // 8:05}{n:04}" for n in wanted]
-    for source in (kept(tmp_path, pairs(texts)), kept(tmp_path, text="\n".join(texts).upper() + "\n\n")):
+    for source in (
+        kept(tmp_path, array),
+        kept(tmp_path, text="\n".join(texts).upper() + "\n\n"),
+    ):
         examples = source.open()
         assert examples.column("key") == expected and examples[1]["image"][0, 0, 0] == 8
         assert examples.shard_ends.tolist() == [1, 3, 5]
     table = ParquetTable(files=f"{tmp_path}/*.parquet", image="", text="caption")
-    assert kept(tmp_path, pairs(texts), source=table).open().column("text") == ["number 3", "number 8", "number 15"]
-    whole = kept(tmp_path, pairs(texts), source=Take(source=examples_of(tmp_path), count=9)).open()
+    assert kept(tmp_path, array, source=table).open().column("text") == [
+        "number 3",
+        "number 8",
+        "number 15",
+    ]
+    whole = kept(tmp_path, array, source=Take(source=examples_of(tmp_path), count=9)).open()
     assert whole.column("uid") == [img2dataset.uid(3), img2dataset.uid(8)]
 
 
@@ -75,7 +76,7 @@ def examples_of(folder):
 
 def test_no_tar_is_opened(tmp_path):
     img2dataset.shard(tmp_path, 0, [img2dataset.row(n, 0) for n in range(8)])
-    source = kept(tmp_path, pairs([img2dataset.uid(5)]))
+    source = kept(tmp_path, img2dataset.uid_array(5))
     source.open()  # makes the index
     with opened_files() as opened:
         assert len(source.open()) == 1
@@ -85,7 +86,7 @@ def test_no_tar_is_opened(tmp_path):
 def test_repeated_uids_repeat_their_examples(tmp_path):
     """As DataComp's resharder writes an example once for each time that the file has it."""
     img2dataset.folder(tmp_path)
-    source = kept(tmp_path, pairs([img2dataset.uid(n) for n in (7, 7, 7, 9)]))
+    source = kept(tmp_path, img2dataset.uid_array(7, 7, 7, 9))
     examples = source.open()
     assert examples.column("similarity").tolist() == [7 / 16] * 3 + [9 / 16]
     assert examples.shard_ends.tolist() == [3, 4, 4] and examples[2]["key"] == "00000.tar/000000007"
@@ -127,7 +128,7 @@ def test_other_files_are_refused(tmp_path, array, text, message):
 
 def test_other_files_and_columns_are_one_sentence(tmp_path, capsys):
     img2dataset.folder(tmp_path)
-    array = pairs([img2dataset.uid(n) for n in range(4)])
+    array = img2dataset.uid_array(*range(4))
     with pytest.raises(UsageError, match=r"column 'similarity' holds numbers, as 0, and uids are texts of 32 hex"):
         kept(tmp_path, array, column="similarity").open()
     with pytest.raises(UsageError, match=r"none of the uids in the column 'caption' of 24 examples: none of them"):
@@ -176,7 +177,7 @@ def test_memory_is_that_of_a_part(tmp_path, monkeypatch):
     draw = np.random.default_rng(0)
     array = np.zeros(2_000_000, UID)
     array["f0"], array["f1"] = draw.integers(0, 2**63, (2, len(array))).astype("u8")
-    array[:5000] = pairs([img2dataset.uid(n) for n in range(0, 100_000, 20)])
+    array[:5000] = img2dataset.uid_array(*range(0, 100_000, 20))
     array = array[np.lexsort((array["f1"], array["f0"]))]
     path = tmp_path / "uids.npy"
     np.save(path, array)
