@@ -119,11 +119,11 @@ def _explained(place: str, verb: str) -> Iterator[None]:
         yield
     except Exception as error:  # what is no hub is answered by errors of many types
         # A fallback to the cache hides the answer of the hub. Causes are cut off, since they may quote the token.
-        answer = error.__cause__ if isinstance(error.__cause__, errors.HfHubHTTPError) else error
-        raise _sentence(answer, place, verb) from None
+        cause = error.__cause__
+        raise _sentence(cause if isinstance(cause, errors.HfHubHTTPError) else error, place, verb) from None
 
 
-def _sentence(error: BaseException | None, place: str, verb: str) -> JaxrepError:
+def _sentence(error: Exception, place: str, verb: str) -> JaxrepError:
     errors, constants = (import_extra(f"huggingface_hub.{name}", "hub") for name in ("errors", "constants"))
     hub, status = constants.ENDPOINT, getattr(getattr(error, "response", None), "status_code", 0)
     page = "/".join([hub, *place.removeprefix(PREFIX).partition("@")[0].split("/")[:2]])

@@ -251,6 +251,10 @@ def test_run_keeps_the_commit_that_it_started_from(hub, client, tmp_path):
     assert client(f"trained({str(copied)!r})").startswith(
         f"UsageError: init.image: hf://org/moving@{'0' * 40} names a revision that does not exist"
     )
+    for content in ("{}", "[]", '{"hf://org/moving": 3}', "{"):
+        (copied / "origins.json").write_text(content)
+        said = client(f"trained({str(copied)!r})")
+        assert said.startswith("UsageError: ") and "origins.json" in said and "\n" not in said
 
 
 def test_pushed_run_loads_from_the_hub_with_its_card(hub, client, tmp_path):
@@ -282,7 +286,20 @@ def test_pushed_run_loads_from_the_hub_with_its_card(hub, client, tmp_path):
     ids = [[1, 5, 6, 2, 0, 0]]
     found = client(f"jaxrep.load('hf://org/mine').encode_text(__import__('numpy').array({ids})).tolist()")
     np.testing.assert_array_equal(json.loads(found), load_run(run)[0].encode_text(np.array(ids)))
+    starts = (
+        "train(RECIPE.replace({'method': CLIP, 'init': {'image': From('hf://org/mine')}}, examples=8), {!r}, LOADED)"
+    )
+    client(f"exec({TRAIN + 'from jaxrep.recipe import From'!r}, globals())")
+    assert client(starts) == "<ExitCode.DONE: 0>"
+    assert json.loads((tmp_path / "next" / "origins.json").read_text()) == {"hf://org/mine": f"hf://org/mine@{commit}"}
     table = tmp_path / "texts.txt"
     table.write_text("red fox\n")
     assert client.command("embed", "hf://org/mine", table, "--out", tmp_path / "e.npz")[0] == "0"
     assert f"hf://org/mine@{commit}" in (tmp_path / "e.npz.json").read_text()
+
+
+def test_data_sets_of_a_hub_are_read_by_the_client_as_well(hub, client):
+    hub.datasets["org/pairs"] = Repository()
+    hub.datasets["org/pairs"].commit({"a/b.txt": b"red fox"})
+    for address in ("hf://datasets/org/pairs/a/b.txt", "hf://datasets/org/pairs@main/a/b.txt"):
+        assert client(f"__import__('jaxrep.storage').storage.read_bytes({address!r})") == "b'red fox'"

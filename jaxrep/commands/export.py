@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxrep import hub
-from jaxrep.commands.models import add_arguments, trust_runs
+from jaxrep.commands.models import add_arguments, refuse_run_options, trust_runs
 from jaxrep.commands.output import echo
 from jaxrep.errors import JaxrepError, UsageError, without_secrets
 
@@ -111,6 +111,7 @@ def _export_checkpoint(given: argparse.Namespace) -> None:
 
     if given.to != "stablehlo":
         raise UsageError(f"{given.run} is a public checkpoint already: it exports --to stablehlo")
+    refuse_run_options(given)
     checkpoint = read(given.run)
     arrays = {path: np.asarray(value) for path, value in checkpoint.arrays().items()}
     method, fields = checkpoint.architecture.model, checkpoint.architecture.fields

@@ -89,9 +89,14 @@ def load(given: argparse.Namespace, mesh: "Mesh | None" = None) -> "tuple[Model,
     from jaxrep.runs.restore import load_run
 
     if is_checkpoint(given.run):
-        if (given.checkpoint, given.weights) != ("latest", "auto"):
-            raise UsageError(f"--checkpoint and --weights apply to a run, and {given.run} is a public checkpoint")
+        refuse_run_options(given)
         return load_checkpoint(given.run, mesh), None
     trust_runs(given, [given.run])
     model, recipe = load_run(given.run, given.weights, given.checkpoint)
     return model.shard(mesh) if mesh else model, recipe
+
+
+def refuse_run_options(given: argparse.Namespace) -> None:
+    """Raise UsageError if options of a run are given for a public checkpoint."""
+    if (given.checkpoint, given.weights) != ("latest", "auto"):
+        raise UsageError(f"--checkpoint and --weights apply to a run, and {given.run} is a public checkpoint")

@@ -5,7 +5,8 @@ A program takes its weights as an argument, so that it stays small and compiles 
     program = jax.export.deserialize(open("image.stablehlo", "rb").read())
     embeddings = program.call(dict(np.load("image.npz")), images)
 
-Both ends need the package flatbuffers (extra ``stablehlo``), by which jax.export writes. ``stablehlo.json`` states the inputs and outputs of each program.
+Both ends need the package flatbuffers (extra ``stablehlo``), by which jax.export writes. ``stablehlo.json`` states the
+inputs and outputs of each program.
 """
 
 import dataclasses

@@ -6,7 +6,6 @@ hold none, and there is nothing to compare.
 """
 
 import itertools
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from jaxrep.errors import UsageError, without_secrets
 from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
 from jaxrep.spec import Change, difference, render_difference, walk
-from jaxrep.spec_json import TYPE, identity
+from jaxrep.spec_json import TYPE, identity, redacted
 
 LOG = logging.getLogger(__name__)
 
@@ -32,15 +31,15 @@ def origins(recipe: Recipe) -> dict[str, str]:
         UsageError: there is no such repository or revision, or access is denied.
         JaxrepError: the hub cannot be reached.
     """
-    return {value: hub.at_commit(value) for value in sorted({*_addresses(recipe).values()})}
+    return {address: hub.at_commit(address) for address in sorted({*addresses(recipe).values()})}
 
 
 def at_commits(recipe: Recipe, origins: Mapping[str, str]) -> Recipe:
     """Return a recipe with the addresses of ``origins`` at their commits."""
-    return recipe.replace({path: origins.get(value, value) for path, value in _addresses(recipe).items()})
+    return recipe.replace({path: origins.get(value, value) for path, value in addresses(recipe).items()})
 
 
-def _addresses(recipe: Recipe) -> dict[str, str]:
+def addresses(recipe: Recipe) -> dict[str, str]:
     """Return the addresses of checkpoints, runs and tokenizers by dotted path; recipes within are runs of their own."""
     found, nested = {}, []
     for path, part in itertools.chain(walk(recipe.init, "init"), walk(recipe.data.tokenizer, "data.tokenizer")):

@@ -8,12 +8,12 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
-import json
 import logging
 import os
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -31,7 +31,7 @@ from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, read_results, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
-from jaxrep.spec_json import fingerprint
+from jaxrep.spec_json import fingerprint, redacted
 from jaxrep.storage import is_remote
 from jaxrep.trust import record
 
@@ -100,13 +100,13 @@ class RunDir:
         """Return the addresses on a hub that the run starts from, each with its commit; a run keeps its commits.
 
         Raises:
-            UsageError: an address names nothing.
+            UsageError: an address names nothing, or the file of a run is damaged.
             JaxrepError: the hub cannot be reached.
         """
-        path = self.path / layout.ORIGINS
-        if not path.exists():
+        if not (path := self.path / layout.ORIGINS).exists():
             return provenance.origins(recipe)
-        return {name: str(address) for name, address in read_json(path).items()}
+        known = sorted({*provenance.addresses(recipe).values()})
+        return layout.read_fields(path, known, **dict.fromkeys(known, str))
 
     def claim(self, recipe: Recipe, experiment: LoadedExperiment | None, origins: Mapping[str, str] = {}) -> None:
         """Claim the directory for a recipe, until ``close``: start a run, or resume one of the same identity.

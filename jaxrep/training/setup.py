@@ -92,6 +92,7 @@ def prepare(
     recipe.mesh.check(shapes.arrays)
     updater = shapes.updater(recipe)
     if not run.exists():  # a resumed run does not read its origins again
+    started = recipe.replace(init=fixed.init)  # the tokenizer as declared, for comparisons
         check_init(fixed, shapes)
     check_writers(recipe.log)
     run.check(recipe)
@@ -103,7 +104,7 @@ def prepare(
         )
     order = examples.ordered_indices(recipe.data.order, recipe.data.batch_size)
     run.claim(recipe, experiment, origins)
-    tokenizer = run.tokenizer(fixed, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(recipe))
+    tokenizer = run.tokenizer(fixed, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(started))
     total_steps = recipe.total_steps(len(examples))
     warn_of_lengths(recipe, total_steps)
     warn_of_shared_shards(recipe.data, mesh)

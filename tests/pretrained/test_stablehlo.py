@@ -73,9 +73,20 @@ def test_programs_of_a_run_compute_its_embeddings_without_jaxrep(tmp_path, metho
         assert {path.split("/")[0] for path in np.load(out / f"{name}.npz")} <= {name, f"{name}_head"}, other
 
 
-def test_one_tower_of_a_public_checkpoint(tmp_path):
+def test_convolutions_and_running_statistics(tmp_path):
+    folder(tmp_path / "resnet", "resnet")
+    assert main(["export", str(tmp_path / "resnet"), "--to", "stablehlo", "--out", str(tmp_path / "out")]) == 0
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
+    found = alone(tmp_path / "out", {"image": images}, tmp_path)
+    expected = jaxrep.load(tmp_path / "resnet").encode_image(images)
+    np.testing.assert_allclose(found["image-5"], expected, atol=1e-5)
+
+
+def test_one_tower_of_a_public_checkpoint(tmp_path, capsys):
     folder(tmp_path / "bert", "bert")
     out = tmp_path / "out"
+    args = ["export", str(tmp_path / "bert"), "--to", "stablehlo", "--weights", "ema", "--out", str(out)]
+    assert main(args) == 2 and "apply to a run" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "bert"), "--to", "stablehlo", "--part", "text", "--out", str(out)]) == 0
     ids = np.random.default_rng(0).integers(1, 40, (5, 19), np.int32)
     ids = np.pad(ids, ((0, 0), (0, 1)))
