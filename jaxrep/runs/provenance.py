@@ -16,7 +16,7 @@ from jaxrep.errors import UsageError, without_secrets
 from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
 from jaxrep.spec import Change, difference, render_difference, walk
-from jaxrep.spec_json import TYPE, identity, redacted
+from jaxrep.spec_json import TYPE, identity
 
 LOG = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, read_results, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
-from jaxrep.spec_json import fingerprint, redacted
+from jaxrep.spec_json import fingerprint
 from jaxrep.storage import is_remote
 from jaxrep.trust import record
 
