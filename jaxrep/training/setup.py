@@ -91,8 +91,8 @@ def prepare(
     check_devices(recipe, mesh)
     recipe.mesh.check(shapes.arrays)
     updater = shapes.updater(recipe)
-    if not run.exists():  # a resumed run does not read its origins again
     started = recipe.replace(init=fixed.init)  # the tokenizer as declared, for comparisons
+    if not run.exists():  # a resumed run does not read its origins again
         check_init(fixed, shapes)
     check_writers(recipe.log)
     run.check(recipe)
