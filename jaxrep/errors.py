@@ -50,11 +50,23 @@ class BadShard(JaxrepError):
     """A shard cannot be read as a whole, now or for good: it vanished, or its server does not answer."""
 
 
+_HUB_TOKEN = r"\bhf_(?:[a-z]+_)?[A-Za-z0-9]{30,}[\w.-]*"
+
+
 def without_secrets(text: str) -> str:
     """Return a text without tokens of a hub, and its URLs without user, password, query and fragment."""
-    text = re.sub(r"\bhf_(?:[a-z]+_)?[A-Za-z0-9]{30,}[\w.-]*", "hf_…", text)
+    text = re.sub(_HUB_TOKEN, "hf_…", text)
     text = re.sub(r"(?<=://)[^\s/'\"]*@", "", text)
     return re.sub(r"""(://[^\s?#'"<>]*)[?#].*?(?=[:.;,]?(?:[\s'"<>(),;]|$))""", r"\1?…", text)
+
+
+def secret_in(text: str) -> str:
+    """Return what in a text a file should not hold, in a few words; empty: nothing. A ``?`` in gs:// is a pattern."""
+    if re.search(r"""://[^\s/'"@]*:[^\s/'"]*@|\bhttps?://[^\s/'"]*@""", text):
+        return "a password"
+    if re.search(r"""\bhttps?://[^\s?'"]*\?""", text):
+        return "a query"
+    return "a token of a hub" if re.search(_HUB_TOKEN, text) else ""
 
 
 def bounded(text: str) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeGuard
 
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError, hint, without_secrets
 from jaxrep.spec import children, execution_fields, join_path, type_name
 
 TYPE, FLOAT = "$type", "$float"
@@ -38,6 +38,11 @@ def read_json(path: Path, kind: type = dict) -> Any:
 def to_json(obj: Any) -> Any:
     """Return the tree as values for ``json.dumps``; ``from_json`` returns an equal tree."""
     return _encode(obj, "", for_identity=False)
+
+
+def redacted(values: Any) -> Any:
+    """Return JSON values without the secrets in their URLs, and without tokens."""
+    return json.loads(without_secrets(json.dumps(values)))
 
 
 def identity(obj: Any) -> Any:

@@ -2,11 +2,6 @@
 
 import json
 import logging
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax
 import pytest
@@ -102,33 +97,6 @@ def test_plans_of_jobs_hold_no_secret(tmp_path):
     ]
     for plan in kept:
         assert clean(json.dumps(plan)) and "127.0.0.1" in json.dumps(plan)
-
-
-GUARDED = """
-from jaxrep.storage import read_bytes
-print(read_bytes({url!r}).decode())
-"""
-
-
-def test_variable_of_the_sentence_gives_a_driver_its_credentials():
-    """``FSSPEC_HTTPS`` holds the settings of https:// as JSON, ``FSSPEC_HTTP`` those of http://."""
-    pytest.importorskip("aiohttp")
-
-    class Guard(BaseHTTPRequestHandler):
-        def do_GET(self):
-            known = self.headers["Authorization"] == "Bearer sesame"
-            self.send_response(200 if known else 401)
-            self.end_headers()
-            self.wfile.write(b"pairs" if known else b"")
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        code = GUARDED.format(url=f"http://127.0.0.1:{server.server_port}/a.txt")
-        settings = json.dumps({"client_kwargs": {"headers": {"Authorization": "Bearer sesame"}}})
-        env = {**os.environ, "FSSPEC_HTTP": settings}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-        server.shutdown()
-    assert done.stdout == "pairs\n", done.stderr
 
 
 def test_errors_messages_and_differences_show_no_secret():

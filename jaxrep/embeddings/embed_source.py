@@ -12,7 +12,7 @@ from jaxrep.embeddings.embedder import Embedder
 from jaxrep.embeddings.job import Job, parse_target, run_job
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.model import Model
-from jaxrep.spec_json import to_json
+from jaxrep.spec_json import redacted, to_json
 
 FIELDS = ("image", "text")
 """Fields that can be embedded."""
@@ -75,7 +75,7 @@ def embedding_job(
     target, examples = parse_target(out), source.open()
     facts = {
         "model": {"path": model_path, "digest": model.digest()},
-        "data": to_json(source),
+        "data": redacted(to_json(source)),
         "fingerprint": fingerprint_of(examples),
         "parts": list(parts or fields),
         "length": len(examples),

@@ -12,11 +12,11 @@ from typing import Any
 
 from jaxrep import hub
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.errors import UsageError, without_secrets
+from jaxrep.errors import UsageError
 from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
 from jaxrep.spec import Change, difference, render_difference, walk
-from jaxrep.spec_json import TYPE, identity
+from jaxrep.spec_json import TYPE, identity, redacted
 
 LOG = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def check_data(saved: Mapping[str, Any], now: Mapping[str, Any], checkpoint: str
 
 def _named(recipe: Recipe) -> Any:
     """Return the identity of a recipe; another password or token is no other recipe."""
-    return json.loads(without_secrets(json.dumps(identity(recipe))))
+    return redacted(identity(recipe))
 
 
 def _in_a_line(changes: list[Change]) -> str:

@@ -21,9 +21,9 @@ import jax
 from etils import epath
 
 from jaxrep import disk_cache, hub
-from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.errors import JaxrepError, UsageError, secret_in
 from jaxrep.runs import layout
-from jaxrep.storage import filesystem, is_remote, retry
+from jaxrep.storage import CREDENTIALS, filesystem, is_remote, retry
 
 T = TypeVar("T")
 
@@ -46,6 +46,8 @@ class RemoteMirror:
     """Mirror a run behind a URL in a local folder of one process."""
 
     def __init__(self, url: str, folder: Path):
+        if found := secret_in(url):
+            raise UsageError(f"{url} is given with {found}, which would be kept on disk: {CREDENTIALS}")
         self.url, self.folder = url.rstrip("/"), folder
         self._files, self._root = filesystem(self.url)
         self._there: dict[str, Stamp] = {}  # what the store has of this folder, as it was here

@@ -31,7 +31,7 @@ from jaxrep.runs.environment import environment
 from jaxrep.runs.layout import read_json, read_results, write_json
 from jaxrep.runs.remote import RemoteMirror, url_of
 from jaxrep.spec import difference, render_difference
-from jaxrep.spec_json import fingerprint
+from jaxrep.spec_json import fingerprint, redacted
 from jaxrep.storage import is_remote
 from jaxrep.trust import record
 
@@ -91,8 +91,9 @@ class RunDir:
         path = self.path / layout.RESULTS
         return read_results(path) if path.exists() else None
 
-    def keep_results(self, results: dict[str, float]) -> None:
-        """Write the values per example of the final metrics, then the metrics, which mark the end of the run."""
+    def keep_results(self, results: dict[str, float], eval_data: Mapping[str, Any]) -> None:
+        """Write the final metrics' values per example and data, then the metrics, which mark the end of the run."""
+        write_json(self.path / layout.EVAL_DATA, eval_data)
         sample.save(self.path / layout.SAMPLES, results)
         write_json(self.path / layout.RESULTS, results)
 
@@ -167,7 +168,7 @@ class RunDir:
     def write_bad_samples(self, report: BadSampleReport, of_all: bool = False) -> None:
         """Write the bad-sample report of this process, or that ``of_all`` processes."""
         host = "" if of_all or jax.process_count() == 1 else f"-{jax.process_index()}"
-        write_json(self.path / f"bad_samples{host}.json", json.loads(without_secrets(json.dumps(report.to_json()))))
+        write_json(self.path / f"bad_samples{host}.json", redacted(report.to_json()))
 
     def tokenizer(
         self,

@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from jaxrep.disk_cache import write_atomically
-from jaxrep.errors import UsageError, without_secrets
+from jaxrep.errors import UsageError
 from jaxrep.recipe import Logging, Recipe
 from jaxrep.runs import layout
-from jaxrep.spec_json import to_json
+from jaxrep.spec_json import redacted, to_json
 from jaxrep.step.flops import StepFlops
 
 LOG = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class WandbWriter:
         marker = run_dir / layout.WANDB_ID
         if not marker.exists():
             write_atomically(marker, lambda file: file.write(wandb.util.generate_id().encode()))
-        config = json.loads(without_secrets(json.dumps(to_json(recipe))))
+        config = redacted(to_json(recipe))
         self._run = wandb.init(project=project, id=marker.read_text(), resume="allow", dir=str(run_dir), config=config)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

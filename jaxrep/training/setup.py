@@ -19,7 +19,8 @@ from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.base import Indices
 from jaxrep.data.source import Examples, as_captions
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.errors import UsageError
+from jaxrep.errors import UsageError, secret_in
+from jaxrep.evals.base import open_data
 from jaxrep.experiment import LoadedExperiment
 from jaxrep.mesh import ROWS, local_rows, shared_parts
 from jaxrep.optim.optimizers import Updater
@@ -30,6 +31,7 @@ from jaxrep.runs.run_dir import RunDir
 from jaxrep.schedules import Schedule
 from jaxrep.spec import join_path, walk
 from jaxrep.step.shapes import Shapes, check_devices, validate
+from jaxrep.storage import CREDENTIALS
 from jaxrep.training.metric_writers import check_writers
 from jaxrep.training.warm_start import check_init
 
@@ -51,6 +53,8 @@ class Setup:
     total_steps: int
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Addresses on a hub that the run starts from, each with its commit."""
+    eval_data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """Fingerprints of the data of the evaluations, by evaluation and field."""
 
     @property
     def init(self) -> Mapping[str, From | Pretrained]:
@@ -86,12 +90,13 @@ def prepare(
         UsageError: the recipe, the devices, the origins of ``init``, the data or the run directory do not fit.
             Nothing is written before all checks have passed.
     """
+    check_secrets(recipe)
     shapes, fixed = validate(recipe), provenance.at_commits(recipe, origins)
+    started = recipe.replace(init=fixed.init)  # the tokenizer as declared, for comparisons
     mesh = recipe.mesh.build(devices)
     check_devices(recipe, mesh)
     recipe.mesh.check(shapes.arrays)
     updater = shapes.updater(recipe)
-    started = recipe.replace(init=fixed.init)  # the tokenizer as declared, for comparisons
     if not run.exists():  # a resumed run does not read its origins again
         check_init(fixed, shapes)
     check_writers(recipe.log)
@@ -103,12 +108,20 @@ def prepare(
             "smaller batch"
         )
     order = examples.ordered_indices(recipe.data.order, recipe.data.batch_size)
+    eval_data = {} if run.results() is not None else open_data(recipe.evals)
     run.claim(recipe, experiment, origins)
     tokenizer = run.tokenizer(fixed, lambda: training_texts(recipe, examples), lambda: inherited_tokenizer(started))
     total_steps = recipe.total_steps(len(examples))
     warn_of_lengths(recipe, total_steps)
     warn_of_shared_shards(recipe.data, mesh)
-    return Setup(recipe, shapes, mesh, run, examples, order, tokenizer, updater, total_steps, origins)
+    return Setup(recipe, shapes, mesh, run, examples, order, tokenizer, updater, total_steps, origins, eval_data)
+
+
+def check_secrets(recipe: Recipe) -> None:
+    """Check that no text of a recipe holds a password or a token. Raises UsageError: a run keeps its recipe on disk."""
+    for path, value in walk(recipe):
+        if isinstance(value, str) and (found := secret_in(value)):
+            raise UsageError(f"{path} is {value} with {found}, and a run keeps its recipe on disk: {CREDENTIALS}")
 
 
 def warn_of_lengths(recipe: Recipe, total_steps: int) -> None:

@@ -19,7 +19,7 @@ from jaxrep.data.tools.reading import Failures, opened
 from jaxrep.data.tools.resume import write_or_compare
 from jaxrep.data.tools.writers import FORMATS, read_row, write_table
 from jaxrep.errors import BadSample, UsageError
-from jaxrep.spec_json import read_json, to_json
+from jaxrep.spec_json import read_json, redacted, to_json
 from jaxrep.storage import write_file
 
 NOTES = ".jaxrep-convert"
@@ -47,7 +47,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what a continued conversion has to share."""
         plan = {"kind": self.kind, "per_shard": self.per_shard, "length": self.length}
-        return {"source": to_json(self.source), **plan}
+        return {"source": redacted(to_json(self.source)), **plan}
 
     def path(self, shard: int) -> Path:
         """Return the path of a shard."""

@@ -31,7 +31,7 @@ from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.npy import read_npy
-from jaxrep.spec_json import to_json
+from jaxrep.spec_json import redacted, to_json
 from jaxrep.storage import FileVersion, file_version, read_bytes, read_npz, utf8, write_file
 
 THREADS = 8
@@ -83,7 +83,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return what a continued curation has to share, for any t and seed."""
         plan = {"examples": self.length, "per_chunk": self.per_chunk, "metadata": self.digest}
-        return {"source": to_json(self.source), **plan}
+        return {"source": redacted(to_json(self.source)), **plan}
 
 
 class ChunkResult(NamedTuple):
