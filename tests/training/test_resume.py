@@ -21,8 +21,9 @@ from jaxrep.training.loop import train
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
-CLOCKS = {"examples_per_second", "data_wait", "checkpoint_wait", "memory/process_peak_bytes"}
-"""What a clock or the operating system says; all other metrics are exact."""
+READS = {"data/requests", "data/bytes_read", "data/cache_hits"}
+CLOCKS = {"examples_per_second", "data_wait", "checkpoint_wait", "memory/process_peak_bytes"} | READS
+"""What a clock or the operating system says, and what was read ahead by then; all other metrics are exact."""
 
 
 def command(run_dir: Path) -> list[str]:
@@ -161,6 +162,9 @@ def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp
     assert reports[0] == reports[1] and reports[0]["seen"] + reports[0]["bad"] == reports[0]["all"] == 3_200
     kinds = {reason for shard in reports[0]["shards"].values() for reason in shard}
     assert len(reports[0]["shards"]) == 4 and "it has no member .txt" in kinds and len(kinds) == 2
+    for run in runs:  # the second reads in a worker process at last
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert lines[-1].keys() >= READS and sum(line["data/bytes_read"] for line in lines) > 0
     last = metrics(runs[0])[-1]
     assert last["data/bad"] == reports[0]["bad"] and last["data/share/a"] + last["data/share/b"] == 1
 
