@@ -67,12 +67,17 @@ def print_table(groups: "Sequence[Group]", rows: "Sequence[Row]", console: Conso
 
 def notes(groups: "Sequence[Group]", rows: "Sequence[Row]") -> list[str]:
     """Return the differences between the groups, the tests, and the reasons for missing tests."""
+    from jaxrep.report.run_facts import other_eval_data
     from jaxrep.report.table import OVER_EXAMPLES
 
     lines, first = [], groups[0]
     for group in groups[1:]:
         changes = [c for c in difference(first.recipe, group.recipe) if not c.execution and c.path != "seed"]
         lines += [f"\n{first.name} -> {group.name}:", render_difference(changes)]
+    one = first.runs[0]
+    for run in (run for group in groups for run in group.runs):
+        if changes := other_eval_data(one, run):
+            lines += [f"\n{run.name} is measured on other data than {one.name}:", render_difference(changes)]
     tests = dict.fromkeys(row.test for row in rows if row.p is not None)
     lines += [f"\np: paired {', '.join(tests)}; not corrected for the number of tests"] if tests else []
     if OVER_EXAMPLES in tests and any(difference(first.recipe.evals, group.recipe.evals) for group in groups[1:]):

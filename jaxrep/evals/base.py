@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 
 from jaxrep.data.loading.readable import collect_skipped
-from jaxrep.data.source import Source
-from jaxrep.errors import UsageError, hint
+from jaxrep.data.source import Examples, Source
+from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Reads, read_names
 from jaxrep.spec import Natural, children, problems, spec
@@ -50,15 +50,22 @@ class Eval(abc.ABC):
         for field in dataclasses.fields(self):
             if getattr(self, field.name) == () != field.default:
                 yield f"{field.name} is empty: give at least one value"
-        for name, source in children(self).items():
-            if isinstance(source, Source):
-                yield from self._missing_columns(name, source)
+        for name, source in self.sources().items():
+            yield from self._missing_columns(name, source)
 
     def _missing_columns(self, name: str, source: Source) -> Iterator[str]:
         columns, kind = source.fields(), type(source).__name__
         for column in read_names(self, lambda reads: reads.columns if name in reads.sources else ()):
             if column not in columns:
                 yield f"{name} ({kind}) has no column '{column}'; {hint(column, columns)}"
+
+    def sources(self) -> dict[str, Source]:
+        """Return the data of the evaluation by the names of their fields."""
+        return {name: source for name, source in children(self).items() if isinstance(source, Source)}
+
+    def data_problems(self, data: Mapping[str, Examples]) -> Iterator[str]:
+        """Yield a sentence per mistake that is known of the opened ``sources`` without reading examples."""
+        yield from ()
 
     @abc.abstractmethod
     def run(self, model: Model) -> dict[str, float]:
@@ -78,6 +85,30 @@ def name_conflicts(evals: Iterable[Eval]) -> Iterator[str]:
     for name, count in Counter(map(_name, evals)).items():
         if count > 1:
             yield f"{count} evaluations have the name '{name}', so their metrics would conflict: give different names"
+
+
+def open_data(evals: Iterable[Eval]) -> dict[str, dict[str, Any]]:
+    """Open and check the data of evaluations before a training; return their fingerprints by evaluation and field.
+
+    Raises:
+        JaxrepError: Data cannot be opened, or an evaluation cannot use them.
+    """
+    opened: list[tuple[Source, Examples, dict[str, Any]]] = []
+
+    def open_once(source: Source) -> tuple[Source, Examples, dict[str, Any]]:
+        if (found := next((entry for entry in opened if entry[0] == source), None)) is None:
+            examples = source.open()
+            opened.append(found := (source, examples, examples.fingerprint()))
+        return found
+
+    fingerprints: dict[str, dict[str, Any]] = {}
+    for evaluation in evals:
+        data = {name: open_once(source) for name, source in evaluation.sources().items()}
+        named = dataclasses.replace(evaluation, name=_name(evaluation))
+        for problem in named.data_problems({name: examples for name, (_, examples, _) in data.items()}):
+            raise JaxrepError(problem)
+        fingerprints[named.name] = {name: fingerprint for name, (_, _, fingerprint) in data.items()}
+    return fingerprints
 
 
 def run_evals(evals: Iterable[Eval], model: Model) -> dict[str, float]:

@@ -17,7 +17,7 @@ from jaxrep.data.source import Source
 from jaxrep.errors import without_secrets
 from jaxrep.metrics.sample import Sample
 from jaxrep.report import figures
-from jaxrep.report.run_facts import RunFacts, group_by_seed, paper_difference
+from jaxrep.report.run_facts import RunFacts, group_by_seed, other_eval_data, paper_difference
 from jaxrep.report.space import Space, search
 from jaxrep.report.table import Row, cells, number, rows
 from jaxrep.report.thumbnails import thumbnail_uri
@@ -139,7 +139,10 @@ def _run(run: RunFacts, first: RunFacts, colors: dict[str, str]) -> dict[str, An
             "started": run.environment.get("started", "—").replace("T", " ")[:16],
         },
         "paper": paper_difference(run),
-        "from_first": [c for c in difference(first.recipe, run.recipe) if not c.execution],
+        "from_first": [
+            *(c for c in difference(first.recipe, run.recipe) if not c.execution),
+            *other_eval_data(first, run),
+        ],
         "recipe": without_secrets(json.dumps(to_json(run.recipe), indent=1, ensure_ascii=False)),
         "time": _time(run),
         "faults": faults[:MAX_FAULTS],

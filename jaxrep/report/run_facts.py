@@ -15,6 +15,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
 from jaxrep.runs.remote import url_of
 from jaxrep.spec import Change, difference
+from jaxrep.spec_json import read_json
 from jaxrep.trust import own_file
 
 Line = Mapping[str, float | None]
@@ -35,6 +36,8 @@ class RunFacts:
     """Lines of metrics.jsonl, by step. A value that is not finite is None."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     bad_samples: BadSampleReport = EMPTY_REPORT
+    eval_data: Mapping[str, Any] = field(default_factory=dict)
+    """Fingerprints of the data of the final metrics, by evaluation. Empty: the run has no such file."""
 
     @property
     def step(self) -> int:
@@ -67,6 +70,7 @@ def read_run(path: Path, name: str = "") -> RunFacts:
         lines=layout.read_metrics(path / layout.METRICS),
         environment=_read(layout.read_environment, path / layout.ENVIRONMENT, {}),
         bad_samples=_read(layout.read_bad_samples, path / "bad_samples.json", EMPTY_REPORT),
+        eval_data=_read(read_json, path / layout.EVAL_DATA, {}),
     )
 
 
@@ -89,6 +93,13 @@ def _name(location: PurePath, locations: Sequence[PurePath]) -> str:
 
 def _read(read: Callable[[Path], Any], path: Path, default: Any = None) -> Any:
     return read(path) if path.exists() else default
+
+
+def other_eval_data(a: RunFacts, b: RunFacts) -> list[Change]:
+    """Return how the data differ on which two runs measured evaluations of one name, where both runs tell."""
+    shared = [name for name in a.eval_data if name in b.eval_data]
+    one, other = ({name: run.eval_data[name] for name in shared} for run in (a, b))
+    return difference({"evaluation_data": one}, {"evaluation_data": other})
 
 
 # Paper ---------------------------------------------------------------------------------------------------------------

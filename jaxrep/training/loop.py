@@ -163,7 +163,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         checkpoints.wait()
         results = results if first < setup.total_steps else evaluate(first, state)
         if hosts.is_main():
-            run.keep_results(results)
+            run.keep_results(results, setup.eval_data)
         return ExitCode.DONE
 
 

@@ -30,6 +30,20 @@ def test_prints_rows_and_recipe_difference(runs, jaxrep_says):
     assert "p: paired permutation over examples; not corrected for the number of tests" in out
 
 
+def test_runs_that_measure_other_data_are_told_apart(runs, jaxrep_says):
+    for run, digest in zip(runs, ("one", "two"), strict=True):
+        data = {"retrieval": {"data": {"examples": 60, "digest": digest}}, run.name: {"data": {"examples": 1}}}
+        (run / "evaluation_data.json").write_text(json.dumps(data))
+    _, out, _ = jaxrep_says("compare", *runs)
+    told = "b is measured on other data than a:\nevaluation_data.retrieval.data.digest: 'one' -> 'two'\n"
+    assert told in out
+    (runs[1] / "evaluation_data.json").write_text((runs[0] / "evaluation_data.json").read_text())
+    assert "other data" not in jaxrep_says("compare", *runs)[1]
+    (runs[1] / "evaluation_data.json").write_text("[")
+    status, _, err = jaxrep_says("compare", *runs)
+    assert status == 2 and "evaluation_data.json is damaged" in err
+
+
 def test_one_run_has_intervals(runs, jaxrep_says):
     _, out, _ = jaxrep_says("compare", runs[0])
     assert out.splitlines()[0].split() == ["metric", "mean", "95%", "interval", "or", "±", "SD"]

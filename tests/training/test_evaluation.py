@@ -6,11 +6,16 @@ import jax
 import pytest
 
 from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.transforms.subsets import FewShot, Filter, Where
 from jaxrep.errors import JaxrepError
+from jaxrep.evals.classification.zero_shot import ZeroShot
 from jaxrep.evals.retrieval.retrieval import Retrieval
+from jaxrep.report.run_facts import read_run
 from jaxrep.runs.exit_codes import ExitCode
+from jaxrep.training import loop
 from jaxrep.training.loop import train
-from tests.helpers.harness import LOADED, RECIPE, logged
+from jaxrep.training.setup import make_loader
+from tests.helpers.harness import LOADED, RECIPE, logged, tiny
 from tests.helpers.tars import pairs, write
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -54,9 +59,42 @@ def test_one_bad_example_ends_no_run_and_is_counted_among_the_metrics(run, tmp_p
     assert "member 0003.png: the image cannot be decoded" in capsys.readouterr().err
 
 
-def test_a_shard_of_an_evaluation_that_is_gone_is_named(run, tmp_path):
+def test_a_shard_of_an_evaluation_that_vanishes_is_named(run, tmp_path, monkeypatch):
     go_on, said = run
+    shard(tmp_path / "x.tar")
+
+    def begin(*args):
+        (tmp_path / "x.tar").unlink(missing_ok=True)
+        return make_loader(*args)
+
+    monkeypatch.setattr(loop, "make_loader", begin)
     with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
         go_on()
     assert any("step 3 is saved; to resume, run the same command" in text for text in said)
     assert (tmp_path / "run" / "checkpoints" / "3").is_dir()
+
+
+def test_data_of_evaluations_are_opened_before_the_training(run, tmp_path):
+    go_on, said = run
+    with pytest.raises(JaxrepError, match=r"there is no file .*x.tar"):
+        go_on()
+    assert not said and not (tmp_path / "run").exists()
+
+
+def test_labels_of_one_class_are_told_before_the_training(tmp_path):
+    source = FewShot(source=Filter(source=tiny.Named(), where=(Where(column="label", at_most=0.0),)), count=5)
+    recipe = RECIPE.replace(evals=(ZeroShot(data=source, name="zero"),), examples=16)
+    with pytest.raises(
+        JaxrepError, match=r"^zero: all 5 images of data \(FewShot\) have the 'label' 0, and two classes"
+    ):
+        train(recipe, tmp_path / "run", LOADED)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_keeps_the_fingerprints_of_the_data_of_its_results(run, tmp_path):
+    shard(tmp_path / "x.tar")
+    go_on, _ = run
+    assert go_on() is ExitCode.DONE
+    expected = TarShards(shards=f"{tmp_path}/x.tar", image_size=8).open().fingerprint()
+    assert json.loads((tmp_path / "run" / "evaluation_data.json").read_text()) == {"retrieval": {"data": expected}}
+    assert read_run(tmp_path / "run").eval_data["retrieval"]["data"]["examples"] == 24

@@ -6,13 +6,22 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.source import Source
+from jaxrep.data.source import Columns, Examples, Source
+from jaxrep.data.sources.image_folder import ImageFolderExamples
+from jaxrep.data.transforms.base import WrappedExamples
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
 from jaxrep.evals.embed import PIXELS, embed_images
 from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Column, Output, read_names
 from jaxrep.spec import Count, spec
+
+
+def labels_are_known(examples: Examples) -> bool:
+    """Return whether the labels of examples are in memory, or follow from the names of their files."""
+    while isinstance(examples, WrappedExamples):
+        examples = examples.inner
+    return isinstance(examples, Columns | ImageFolderExamples)
 
 
 class LabeledFeatures(NamedTuple):
@@ -47,6 +56,26 @@ class LabeledEval(Eval):
         image = () if self.output == PIXELS else (self.output or self.image,)
         return *image, *super().reads
 
+    def data_problems(self, data: Mapping[str, Examples]) -> Iterator[str]:
+        yield from super().data_problems(data)
+        for part, examples in data.items():
+            if self.label in self._columns(part) and labels_are_known(examples):
+                labels = np.asarray(examples.column(self.label))
+                yield from self._class_problems(part, labels, examples.classes.get(self.label, ()))
+
+    def _columns(self, part: str) -> tuple[str, ...]:
+        """Return the columns that are read of a source."""
+        return read_names(self, lambda reads: reads.columns if part in reads.sources else ())
+
+    def _class_problems(self, part: str, labels: np.ndarray, names: Sequence[str]) -> Iterator[str]:
+        if self.needs_classes and len(np.unique(labels)) == 1:
+            name = f", {names[labels[0]]!r}" if 0 <= labels[0] < len(names) else ""
+            yield (
+                f"{self.name}: all {len(labels)} images of {part} ({type(getattr(self, part)).__name__}) have the "
+                f"'{self.label}' {labels[0]}{name}, and two classes or more are expected: choose another split or part "
+                "of the source, or another label"
+            )
+
     def embed(
         self, model: Model, part: str = "data", names: Sequence[str] = (), *, normalize: bool = True
     ) -> LabeledFeatures:
@@ -65,8 +94,7 @@ class LabeledEval(Eval):
         names = tuple(names or examples.classes.get(self.label, ()))
         if not len(examples):
             raise JaxrepError(f"{self.name}: {part} holds no example")
-        read = read_names(self, lambda reads: reads.columns if part in reads.sources else ())
-        columns = [column for column in read if column != self.image]
+        columns = [column for column in self._columns(part) if column != self.image]
         features, values = embed_images(model, examples, self.image, columns, output=self.output, normalize=normalize)
         labels = np.array(values[self.label], np.int64)
         classes = len(names) or source.fields()[self.label].classes or int(labels.max()) + 1
@@ -76,13 +104,8 @@ class LabeledEval(Eval):
                 f"{self.name}: '{self.label}' of example {unknown[0]} is {labels[unknown[0]]}, and there are "
                 f"{classes} {'names' if names else 'classes'}"
             )
-        if self.needs_classes and len(np.unique(labels)) < 2:
-            name = f", {names[labels[0]]!r}" if names else ""
-            raise JaxrepError(
-                f"{self.name}: all {len(labels)} images of {part} ({type(source).__name__}) have the '{self.label}' "
-                f"{labels[0]}{name}, and two classes or more are expected: choose another split or part of the source, "
-                "or another label"
-            )
+        for problem in self._class_problems(part, labels, names):
+            raise JaxrepError(problem)
         return LabeledFeatures(features, labels, names, values)
 
     def accuracies(self, ranks: np.ndarray, labels: np.ndarray, name: str = "") -> dict[str, float]:
