@@ -54,14 +54,15 @@ class SlowStore(AbstractFileSystem):
         try:
             store.fault(path, start)
             content = read()
+            size = -1 if content is None else len(content)
             with store._lock:
-                store._free_at = max(time.monotonic(), store._free_at) + len(content or b"") / store.bandwidth
+                store._free_at = max(time.monotonic(), store._free_at) + max(size, 0) / store.bandwidth
                 wait = store._free_at - time.monotonic()
-                store.requests.append((path, start, -1 if content is None else len(content)))
+                store.requests.append((path, start, size))
             time.sleep(max(wait, store.delay))
             if log := os.environ.get(LOG_VARIABLE):
                 with open(log, "a") as file:
-                    file.write(f"{os.getpid()} {path} {start} {store.requests[-1][2]}\n")
+                    file.write(f"{os.getpid()} {path} {start} {size}\n")
             return content
         finally:
             with store._lock:

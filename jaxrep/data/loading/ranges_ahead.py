@@ -17,10 +17,10 @@ from jaxrep.storage import is_remote, read_bytes
 
 REQUESTS = 64
 """Requests at the same time, over all worker processes."""
-MAX_BYTES = 512 * 2**20
+MAX_BYTES = 256 * 2**20
 """Bytes of ranges in memory, over all worker processes; a chunk that is read has at least a quarter of it."""
-MAX_CHUNKS = 64
-"""Most chunks ahead of the one that is read."""
+MAX_CHUNKS = 8
+"""Most chunks ahead of the one that is read: enough for all requests, and no ranges of files that are copied soon."""
 
 Wanted = Callable[[int], Iterable[tuple[ShardedExamples, np.ndarray]]]
 """Chunk -> the files of its examples, and their indices there."""
