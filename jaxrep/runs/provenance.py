@@ -6,7 +6,6 @@ hold none, and there is nothing to compare.
 """
 
 import itertools
-import json
 import logging
 from collections.abc import Mapping
 from typing import Any
