@@ -286,9 +286,8 @@ def test_pushed_run_loads_from_the_hub_with_its_card(hub, client, tmp_path):
     ids = [[1, 5, 6, 2, 0, 0]]
     found = client(f"jaxrep.load('hf://org/mine').encode_text(__import__('numpy').array({ids})).tolist()")
     np.testing.assert_array_equal(json.loads(found), load_run(run)[0].encode_text(np.array(ids)))
-    starts = (
-        "train(RECIPE.replace({'method': CLIP, 'init': {'image': From('hf://org/mine')}}, examples=8), {!r}, LOADED)"
-    )
+    changes = "{'method': CLIP, 'init': {'image': From('hf://org/mine')}}"
+    starts = f"train(RECIPE.replace({changes}, examples=8), {str(tmp_path / 'next')!r}, LOADED)"
     client(f"exec({TRAIN + 'from jaxrep.recipe import From'!r}, globals())")
     assert client(starts) == "<ExitCode.DONE: 0>"
     assert json.loads((tmp_path / "next" / "origins.json").read_text()) == {"hf://org/mine": f"hf://org/mine@{commit}"}
