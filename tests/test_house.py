@@ -132,7 +132,9 @@ ACROSS = frozenset(
         "step/given",
         "step/gradient_matrix",
         "training/hosts",
+        "training/img2dataset",
         "training/resume",
+        "training/stored_embeddings",
         "views/pinned_draws",
     ]
 )

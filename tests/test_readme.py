@@ -72,12 +72,13 @@ def test_tutorial_first_run(reader):
     assert reader.module.model.encode_text(["red heart"]).shape == (1, 96)
 
 
-def test_tutorial_own_data(reader):
+def test_tutorial_own_data(reader, capsys):
     for block in blocks("docs/tutorial/own_data.md"):
         reader.read(block)
         for line in block.commands:
             reader.command(line, *(("--epochs", "0", "--examples", "64") if " train " in line else ()))
     assert "retrieval/image_to_text/r1" in jaxrep.open_run("runs/shapes-recipe").results
+    assert jaxrep.open_run("runs/kept").results and capsys.readouterr().out.count("96 48 36\n") == 1
 
 
 def test_tutorial_own_recipe(reader):

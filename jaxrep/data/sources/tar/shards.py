@@ -8,6 +8,7 @@ shard is in memory while it is used: memory does not grow with the number of exa
 
 import contextlib
 import dataclasses
+import functools
 import operator
 import posixpath
 import sys
@@ -171,7 +172,6 @@ class TarExamples(ShardedExamples, EncodedExamples):
         self._members = {**source.members(), "metadata": Member((source.metadata,))}
         self._extensions = {part: member.extensions for part, member in self._members.items()}
         self._columns = {part: column for column, part in enumerate(self._extensions)}
-        self._told: set[str] = set()
         self._cached: LruCache[Locations] = LruCache(CACHED_BYTES, operator.attrgetter("nbytes"))
 
     def shard_facts(self) -> Sequence[Any]:
@@ -324,10 +324,8 @@ class TarExamples(ShardedExamples, EncodedExamples):
         if not known:
             names = [*self._names, *tables.column_names(self._shards[0]), *value_or({}, self.metadata, 0)]
             raise UsageError(f"the examples have no column '{name}'; {hint(name, dict.fromkeys(names))}")
-        sentence = differences.sentence(len(shards))
-        if sentence and sentence not in self._told:
-            self._told.add(sentence)
-            print(f"column '{name}' of {self._shards[0]} and {len(shards) - 1} more: {sentence}", file=sys.stderr)
+        if sentence := differences.sentence(len(shards)):
+            _tell_once(f"the metadata of {self._shards[0]} and {len(shards) - 1} other shards: {sentence}")
 
     def _shard_column(self, number: int, name: str) -> tables.ShardColumn:
         locations = self._locations(number)
@@ -337,3 +335,9 @@ class TarExamples(ShardedExamples, EncodedExamples):
             self._shards[number], name, keys, lambda row: value_or({}, self.metadata, start + row)
         )
         return column.with_unknown(len(locations.damage))
+
+
+@functools.lru_cache(1000)
+def _tell_once(sentence: str) -> None:
+    """Print what is told once in a process, however often the data are opened."""
+    print(sentence, file=sys.stderr)
