@@ -21,6 +21,7 @@ from jaxrep.spec import problems
 from jaxrep.spec_json import fingerprint
 from jaxrep.training import loop
 from jaxrep.training.compilation import enable_compilation_cache
+from jaxrep.training.warm_start import trust_code
 
 AnyModel = Model | Run | str | PathLike[str]
 """A model, a run, or the path, URL or address on a hub of a run or a public checkpoint."""
@@ -32,6 +33,7 @@ def train(
     *,
     changes: Mapping[str, Any] | None = None,
     devices: Sequence[Any] | None = None,
+    trust: bool = False,
 ) -> Run:
     """Train a recipe, or resume its run in the run directory.
 
@@ -41,6 +43,7 @@ def train(
             ``runs/recipe-FINGERPRINT``.
         changes: fields to change, by dotted path: ``{"data.batch_size": 64}``.
         devices: devices to use; all by default.
+        trust: as for ``open_run``: for a run that is resumed, and for those from which its parts start.
 
     Returns:
         The run. ``run.status`` says how training ended; it is ``ExitCode.DONE`` at the end of the recipe.
@@ -60,6 +63,8 @@ def train(
         raise UsageError(f"train takes a Recipe or the name of an experiment, got {type(recipe).__name__}")
     place = str(run_dir) if run_dir is not None else str(Path("runs") / name)
     enable_compilation_cache()
+    if trust:
+        trust_code(declared, place)
     return Run(place, loop.train(declared, place, experiment, devices=devices))
 
 
@@ -104,13 +109,16 @@ def _folder(path: Any, trust: bool = False) -> Path:
     return folder
 
 
-def evaluate(model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None) -> dict[str, float]:
+def evaluate(
+    model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None, *, trust: bool = False
+) -> dict[str, float]:
     """Evaluate a model.
 
     Args:
         model: a model, a run, or the path of a run or a public checkpoint.
         evals: evaluations, or the name of an experiment that declares them (``clip:tiny``); None takes those of the
             recipe of a run.
+        trust: as for ``open_run``.
 
     Returns:
         Metrics by name, ``retrieval/image_to_text/r1``.
@@ -121,14 +129,15 @@ def evaluate(model: AnyModel, evals: Eval | Sequence[Eval] | str | None = None) 
     if evals is None:
         if isinstance(model, Model) or (not isinstance(model, Run) and is_checkpoint(_folder(model))):
             raise UsageError("evaluate needs evals for a model that is not a run's: a public checkpoint has none")
-        evals = (model if isinstance(model, Run) else open_run(model)).recipe.evals
+        model = model if isinstance(model, Run) else open_run(model, trust=trust)
+        evals = model.recipe.evals
     _require(evals, (str, Eval, Iterable), "evals", "evaluations or the name of an experiment")
     chosen = load_evals(evals) if isinstance(evals, str) else (evals,) if isinstance(evals, Eval) else tuple(evals)
     for number, evaluation in enumerate(chosen):
         _require(evaluation, Eval, f"evals[{number}]", "an evaluation")
     for wrong in (*problems(chosen, "evals"), *name_conflicts(chosen)):
         raise UsageError(wrong)
-    return run_evals(chosen, _model(model))
+    return run_evals(chosen, _model(model, trust))
 
 
 def embed(
@@ -137,6 +146,7 @@ def embed(
     out: str | PathLike[str] | None = None,
     *,
     fields: Sequence[str] = (),
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Embed the images and texts of a data set.
 
@@ -146,6 +156,7 @@ def embed(
         out: where the embeddings are written: a file that ends in .npz, .parquet or .array_record, or a folder of
             shards (``parquet:FOLDER``). An interrupted job resumes. None returns the embeddings.
         fields: fields to embed; by default all that the model reads and the data holds.
+        trust: as for ``open_run``.
 
     Returns:
         Without ``out``: ``key`` [N], ``index`` [N] and per field float32 [N, D], rows of unit length. With ``out``: a
@@ -158,7 +169,7 @@ def embed(
     if isinstance(fields, str):
         raise UsageError(f"fields is one string, expected a list of names: write [{fields!r}]")
     source = source if isinstance(source, Source) else fspath(source)
-    return embed_source(_model(model), source, None if out is None else str(out), fields=tuple(fields))
+    return embed_source(_model(model, trust), source, None if out is None else str(out), fields=tuple(fields))
 
 
 def _require(value: Any, kinds: Any, name: str, expected: str) -> None:
@@ -166,7 +177,7 @@ def _require(value: Any, kinds: Any, name: str, expected: str) -> None:
         raise UsageError(f"{name} is a {type(value).__name__}, expected {expected}")
 
 
-def _model(model: AnyModel) -> Model:
+def _model(model: AnyModel, trust: bool) -> Model:
     if isinstance(model, Run):
         return model.model()
-    return model if isinstance(model, Model) else load(model)
+    return model if isinstance(model, Model) else load(model, trust=trust)

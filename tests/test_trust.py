@@ -1,5 +1,7 @@
 """Code that came with a run of somebody else is executed only with --trust; a user's own runs need none."""
 
+import contextlib
+import inspect
 import json
 import shutil
 import sys
@@ -10,15 +12,18 @@ import pytest
 
 import jaxrep
 from jaxrep import cli, trust
-from jaxrep.errors import UsageError
+from jaxrep.errors import JaxrepError, UsageError
+from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.experiment import from_run, recipe_json
 from jaxrep.experiment_files import bundled_folder
 from jaxrep.metrics.sample import Sample
+from jaxrep.recipe import From
 from jaxrep.report.run_facts import paper_difference, read_run
 from jaxrep.spec_json import to_json
 from jaxrep.user_modules import load_module
 from tests.helpers import made_runs as made
 from tests.helpers.harness import LOADED, RECIPE
+from tests.helpers.processes import TEST
 
 
 @pytest.fixture
@@ -61,6 +66,8 @@ COMMANDS = [
     "compare RUN",
     "report RUN --out page.html",
     f"train {LOADED.path} --run-dir RUN",
+    "bench RUN --steps 1",
+    "data score pairs.csv --model RUN --out x.npz",
 ]
 
 
@@ -79,15 +86,48 @@ def test_functions_refuse_foreign_code(foreign, executed, use):
     assert not executed()
 
 
-@pytest.mark.parametrize("line", ["show RUN --json", "diff RUN RUN", "compare RUN"])
+@pytest.mark.parametrize(
+    "line", ["show RUN --json", "diff RUN RUN", "compare RUN", f"train {LOADED.path} --run-dir RUN"]
+)
 def test_trust_executes_foreign_code_and_is_remembered(foreign, executed, says, line):
     words = line.replace("RUN", str(foreign)).split()
     assert says(*words, "--trust")[0] == 0 and executed()
     assert says(*words)[0] == 0
 
 
-def test_trust_in_python(foreign, executed):
-    assert to_json(jaxrep.open_run(foreign, trust=True).recipe) == to_json(RECIPE) and executed()
+EVALS = Retrieval(data=TEST)
+FUNCTIONS = {
+    "open_run": lambda run, **trust: jaxrep.open_run(run, **trust).recipe,
+    "load": jaxrep.load,
+    "evaluate": jaxrep.evaluate,
+    "evaluate with evals": lambda run, **trust: jaxrep.evaluate(run, EVALS, **trust),
+    "embed": lambda run, **trust: jaxrep.embed(run, TEST, **trust),
+    "train, resumed": lambda run, **trust: jaxrep.train(RECIPE.replace(examples=8), run, **trust),
+    "train, from it": lambda run, **trust: jaxrep.train(
+        RECIPE.replace(init={"image": From(str(run))}), run.parent / "new", **trust
+    ),
+}
+
+
+def test_all_functions_that_read_runs_are_here():
+    """A function takes ``trust`` if it takes the path of a run, and here is one call of it at least."""
+    taking = {name for name in dir(jaxrep) if takes_trust(getattr(jaxrep, name))}
+    assert taking == {name.split()[0].strip(",") for name in FUNCTIONS}
+
+
+def takes_trust(function):
+    return inspect.isfunction(function) and "trust" in inspect.signature(function).parameters
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_trust_in_python(foreign, executed, name):
+    """Without trust one sentence; with it the code is executed, whatever else the run lacks."""
+    with pytest.raises(UsageError, match=r"tiny\.py, which came with the run.* trust=True"):
+        FUNCTIONS[name](foreign)
+    assert not executed()
+    with pytest.raises(JaxrepError) if name != "open_run" else contextlib.nullcontext():
+        FUNCTIONS[name](foreign, trust=True)  # this run has no checkpoint, and another recipe
+    assert executed()
 
 
 def test_trust_belongs_to_the_content_of_a_file(foreign, executed, tmp_path):

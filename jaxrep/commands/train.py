@@ -4,7 +4,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from jaxrep.commands.models import add_trust, trust_runs
+from jaxrep.commands.models import add_trust
 from jaxrep.commands.output import echo
 from jaxrep.commands.recipes import EXPERIMENT, override, split
 from jaxrep.errors import UsageError
@@ -22,9 +22,6 @@ def main(args: list[str]) -> int:
     place = given.run_dir or default_run_dir(loaded)
     loaded = override(loaded, fields, f"jaxrep train {target}", f"--run-dir DIR: {where} (default: {place})")
 
-    origins = (getattr(origin, "source", "") for origin in loaded.recipe.init.values())
-    trust_runs(given, [run for run in (place, *origins) if isinstance(run, str | Path) and Path(run).is_dir()])
-
     from jaxrep import hosts
     from jaxrep.evals.base import format_results
     from jaxrep.runs.exit_codes import ExitCode
@@ -32,11 +29,14 @@ def main(args: list[str]) -> int:
     from jaxrep.training.compilation import enable_compilation_cache
     from jaxrep.training.failures import propagate_failures
     from jaxrep.training.loop import train
+    from jaxrep.training.warm_start import trust_code
 
     hosts.initialize()
     enable_compilation_cache()
     if not hosts.is_main():
         logging.getLogger("jaxrep").setLevel(logging.WARNING)
+    if given.trust:
+        trust_code(loaded.recipe, place)
     with propagate_failures():
         status = train(loaded.recipe, place, loaded)
     if status is ExitCode.DONE and hosts.is_main():

@@ -12,7 +12,8 @@ import numpy as np
 from flax import nnx
 
 from jaxrep.data.bad_samples import EMPTY_REPORT
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import JaxrepError, UsageError, hint
+from jaxrep.experiment import trust_run
 from jaxrep.methods.base import SELF
 from jaxrep.params import Arrays, split
 from jaxrep.pretrained.partial_load import partial_load
@@ -23,6 +24,7 @@ from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.restore import restore
 from jaxrep.runs.run_dir import RunDir
+from jaxrep.spec import walk
 from jaxrep.spec_json import fingerprint
 from jaxrep.step.shapes import Shapes
 from jaxrep.step.train_state import TrainState, initial_state
@@ -61,6 +63,20 @@ def restore_or_initialize(
     placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in setup.tables.items()}
     state = dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})
     return state, {"position": 0, "bad_samples": EMPTY_REPORT.to_json()}
+
+
+def trust_code(recipe: Recipe, run_dir: str | Path) -> None:
+    """Record that this user trusts the code of a run that is resumed, and of the runs from which its parts start.
+
+    Raises UsageError: it cannot be recorded. Runs that are not there are left to the training.
+    """
+    origins = (part.source for _, part in walk(recipe) if isinstance(part, From))
+    for place in (run_dir, *(place for place in origins if not isinstance(place, Recipe))):
+        try:
+            folder = fetch_run(place)
+        except JaxrepError:
+            continue
+        trust_run(folder)
 
 
 def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -> TrainState:
