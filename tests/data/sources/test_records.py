@@ -132,6 +132,41 @@ def test_images_may_be_paths_or_structures(tmp_path):
             examples[index]
 
 
+def test_lists_of_captions_and_nulls(tmp_path):
+    """As Hugging Face's datasets writes them: structures of images, lists of captions, and nulls in any of them."""
+    rows = [
+        {"image": {"bytes": picture(1), "path": None}, "captions": ["a", "b"], "alt": "x", "label": 3},
+        {"image": {"bytes": picture(2), "path": "none.png"}, "captions": ["c", None], "alt": None, "label": None},
+        {"image": {"bytes": None, "path": None}, "captions": None, "alt": "z", "label": 1},
+        {"image": None, "captions": [None], "alt": "z", "label": 1},
+        {"image": {"bytes": picture(5), "path": None}, "captions": [], "alt": "w", "label": 2},
+    ]
+    formats.parquet(tmp_path / "x.parquet", rows)
+    source = ParquetTable(
+        files=f"{tmp_path}/x.parquet", text="captions", captions=("alt",), label="label", image_size=SIZE
+    )
+    examples = source.open()
+    assert examples[0]["text"] == ("a", "b") and len(examples[0]["text_id"]) == 2 and examples[0]["label"] == 3
+    assert examples.column("text") == [("a", "b"), ("c",), ("",), ("",), ("",)]
+    assert examples.column("alt") == ["x", "", "z", "z", "w"] and examples.column("label").tolist() == [3, -1, 1, 1, 2]
+    for index, message in (
+        (1, "record 1, 'label': it is null"),
+        (2, "record 2, 'image': it is null"),
+        (3, "record 3, 'image': it is null"),
+        (4, "record 4, 'captions': it is an empty list"),
+    ):
+        with pytest.raises(BadSample, match=message):
+            examples[index]
+    texts = ParquetTable(files=source.files, image="", text="captions").open()
+    for index in (2, 3):
+        with pytest.raises(BadSample, match=f"record {index}, 'captions': it is null"):
+            texts[index]
+    two = [{"image": [picture(1), picture(2)], "text": "a"}]
+    formats.parquet(tmp_path / "y.parquet", two)
+    with pytest.raises(BadSample, match=r"record 0, 'image': it has 2 values, and one is read"):
+        ParquetTable(files=f"{tmp_path}/y.parquet").open()[0]
+
+
 def test_row_group_is_read_once_for_its_rows(tmp_path, monkeypatch):
     formats.parquet(tmp_path / "x", _rows(range(6)), group=3)
     examples = ParquetTable(files=f"{tmp_path}/x", image_size=SIZE).open()
