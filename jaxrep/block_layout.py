@@ -4,14 +4,16 @@ A block of n rows is split evenly over the devices. Each device's rows are padde
 that few shapes are compiled. The *slot* of a row is its place in the padded block.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jaxrep.errors import JaxrepError, memory_fault
 from jaxrep.mesh import ROWS, local_rows, put_batch
 from jaxrep.params import Arrays
 
@@ -93,3 +95,17 @@ def _pad(rows: np.ndarray, slots: np.ndarray, size: int) -> np.ndarray:
     block = np.repeat(rows[:1] if len(rows) else np.zeros((1, *rows.shape[1:]), rows.dtype), size, axis=0)
     block[slots] = rows
     return block
+
+
+@contextlib.contextmanager
+def explain_full_devices(rows: int, block_size: int) -> Iterator[None]:
+    """Turn an error for want of memory, while ``rows`` are encoded, into a sentence. Raises JaxrepError."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not (words := memory_fault(error)):
+            raise
+        raise JaxrepError(
+            f"the devices have too little memory to encode {rows} rows at a time ({words}): lower the model's "
+            f"block_size ({block_size}; the option --batch-size), or spread the model over more devices"
+        ) from error

@@ -17,11 +17,11 @@ from rich.console import Console
 from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field, normalize
-from jaxrep.block_layout import BlockLayout
+from jaxrep.block_layout import BlockLayout, explain_full_devices
 from jaxrep.data.class_texts import select_tables
 from jaxrep.data.images.decode import fit_image, open_image
 from jaxrep.data.tokenizers.base import LoadedTokenizer
-from jaxrep.errors import JaxrepError, UsageError, hint, memory_fault
+from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import Mesh, shardings
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
@@ -224,16 +224,9 @@ class Model:
         """
         layout = self.layout
         block, slots = layout.scatter(host_arrays, rows)
-        try:
+        with explain_full_devices(rows, self.block_size):
             outputs = _encode(self._structure, self._arrays, block, tuple(want), normalize, layout.replicated)
             return {name: np.asarray(x)[slots] for name, x in outputs.items()}
-        except jax.errors.JaxRuntimeError as error:
-            if not (words := memory_fault(error)):
-                raise
-            raise JaxrepError(
-                f"the devices have too little memory to encode {rows} rows at a time ({words}): lower the model's "
-                f"block_size ({self.block_size}; the option --batch-size), or spread the model over more devices"
-            ) from error
 
     def _encode_blocks(
         self, n: int, read: Callable[[slice], Mapping[str, Any]], want: Sequence[str], normalize: bool

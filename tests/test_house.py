@@ -152,6 +152,17 @@ def test_tests_mirror_the_package():
     assert sorted(strays) == sorted(ACROSS)
 
 
+def test_benchmarks_write_no_file_unless_asked():
+    flags = [
+        (path.name, node)
+        for path in (ROOT.parent / "benchmarks").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and any(ast.unparse(arg) in ("'--out'", "'--plot'") for arg in node.args)
+    ]
+    assert len(flags) > 5
+    assert [name for name, node in flags if any(word.arg in ("default", "required") for word in node.keywords)] == []
+
+
 ROOMS = [
     m.name for m in pkgutil.iter_modules([str(ROOT)]) if hasattr(importlib.import_module(f"jaxrep.{m.name}"), "__all__")
 ]
