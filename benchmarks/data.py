@@ -3,7 +3,8 @@
     python -m benchmarks.data --case crops --out data.json
 
 The tars hold 2,000 photographs (``tests/helpers/photos.py``) at quality 90. Each loader has two
-workers, shuffles alike, runs without end and gives batches of 64; the first four batches do not count. The loaders take
+workers (and jaxrep one as well), shuffles alike, runs without end and gives batches of 64; the first four batches do
+not count. The loaders take
 turns of equal length, and the best turn counts, so that other load on the machine disturbs all alike.
 
 The peers do to a picture what torchvision's transforms do to one from Pillow, in open_clip's order: decode, crop,
@@ -13,6 +14,7 @@ does on the device.
 
 import argparse
 import functools
+import importlib.util
 import io
 import itertools
 import json
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("--quality", type=int, default=90)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where tars are kept for the next run (default: nowhere)")
-    parser.add_argument("--out", default="data.json")
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     if not absl.flags.FLAGS.is_parsed():  # grain reads them
         absl.flags.FLAGS.mark_as_parsed()
@@ -71,7 +73,8 @@ def main() -> None:
             stages = jaxrep_stages(pattern, scale) | pillow_stages(pattern, scale)
             results += [{"case": case, "stage": name, "microseconds": time} for name, time in stages.items()]
             print("\n".join(f"  {name:<40} {value:7.0f} us" for name, value in stages.items()))
-    Path(arguments.out).write_text(json.dumps({"cores": os.cpu_count(), "rows": results}, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"cores": os.cpu_count(), "rows": results}, indent=1))
 
 
 def tars(folder: Path, count: int, width: int, height: int, quality: int) -> str:
@@ -90,15 +93,21 @@ def tars(folder: Path, count: int, width: int, height: int, quality: int) -> str
 
 
 def loaders(pattern: str, scale: Scale) -> dict[str, Callable[[], Iterator[Any]]]:
-    """Return a function per loader that starts it. All have two workers."""
-    return {
+    """Return a function per loader that starts it; those of packages that are not installed are left out."""
+    functions = {
         "webdataset, Pillow": functools.partial(webdataset, pattern, scale, floats=False),
         "webdataset, Pillow, floats": functools.partial(webdataset, pattern, scale, floats=True),
         "grain processes, Pillow": functools.partial(pillow_in_grain, pattern, scale, processes=True),
         "grain threads, Pillow": functools.partial(pillow_in_grain, pattern, scale, processes=False),
+        "jaxrep, 1 thread": functools.partial(jaxrep, pattern, scale, workers=0, threads=1),
         "jaxrep, 2 threads": functools.partial(jaxrep, pattern, scale, workers=0, threads=WORKERS),
+        "jaxrep, 1 process": functools.partial(jaxrep, pattern, scale, workers=1, threads=1),
         "jaxrep, 2 processes": functools.partial(jaxrep, pattern, scale, workers=WORKERS, threads=1),
     }
+    if any(importlib.util.find_spec(package) is None for package in ("torch", "webdataset")):
+        print("webdataset or torch is not installed (extra bench): it is left out")
+        functions = {name: start for name, start in functions.items() if not name.startswith("webdataset")}
+    return functions
 
 
 def best_rates(starts: dict[str, Callable[[], Iterator[Any]]], seconds: float, repeats: int) -> dict[str, float]:

@@ -40,12 +40,13 @@ def main() -> None:
     parser.add_argument("--block-size", type=int, help="rows of logits at a time (default: chosen)")
     parser.add_argument("--timed-to", type=int, default=16384, help="measure only the memory of larger batches")
     parser.add_argument("--plain-gib", type=float, default=8, help="do not run plain losses that need more")
-    parser.add_argument("--out", type=Path, default=Path("loss.json"))
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path, help="an image of memory and time (matplotlib, extra: bench)")
     args = parser.parse_args()
     rows = [row for loss in args.losses for batch in args.batches for row in measure(loss, batch, args)]
     machine = {"device": jax.devices()[0].device_kind, "threads": os.cpu_count(), "jax": jax.__version__}
-    args.out.write_text(json.dumps({**machine, "rows": rows}, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps({**machine, "rows": rows}, indent=1))
     print_table(rows)
     if args.plot:
         plot(rows, args.plot)

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[32_768, 131_072, 1_048_576])
     parser.add_argument("--microbatch", type=int, default=32_768)
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS)
-    parser.add_argument("--out", type=Path, default=Path("memory.json"))
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     prepare(given.topology)
     rows = []
@@ -40,7 +40,8 @@ def main() -> None:
             print(
                 "| {batch:,} | {form} | {temporaries} | {total} | {fits} |".format_map(in_table(rows[-1])), flush=True
             )
-            given.out.write_text(json.dumps(rows, indent=1))
+            if given.out:
+                given.out.write_text(json.dumps(rows, indent=1))
 
 
 def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:

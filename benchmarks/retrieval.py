@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=4.0, help="length of what is added to a unit candidate")
     parser.add_argument("--searches", type=int, default=2, help="searches in one turn")
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("retrieval.json"))
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)  # given to the processes
     arguments = parser.parse_args()
     if arguments.engine:
@@ -46,7 +46,8 @@ def main() -> None:
         print(f"{engine:<8}{measured}")
     ratio = best["faiss"]["seconds"] / best["jaxrep"]["seconds"]
     print(f"jaxrep finds {ratio:.2f} times as many per second as faiss")
-    arguments.out.write_text(json.dumps({"turns": turns, "ratio": ratio}, indent=1))
+    if arguments.out:
+        arguments.out.write_text(json.dumps({"turns": turns, "ratio": ratio}, indent=1))
 
 
 def turn(engine: str) -> dict[str, float]:

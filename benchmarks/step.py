@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=6)
     parser.add_argument("--image-size", type=int, default=112)
     parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=Path("step.json"))
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--plot", type=Path, help="an image of the examples per second (matplotlib, extra: bench)")
     given = parser.parse_args()
     recipe, gpu = recipe_of(given), jax.default_backend() == "gpu"
@@ -181,7 +181,8 @@ def main() -> None:
         measured["ratio"] = median(times[PEER]) / median(times["jaxrep"])
     mfu = {name: flops.utilization(median(values), 1, kind).get("mfu") for name, values in times.items()}
     measured["mfu"] = {name: value for name, value in mfu.items() if value}
-    given.out.write_text(json.dumps(measured, indent=1))
+    if given.out:
+        given.out.write_text(json.dumps(measured, indent=1))
     print(json.dumps({name: value for name, value in measured.items() if name != "seconds"}, indent=1))
     if given.plot:
         plot(measured, given.plot)
