@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +29,15 @@ Pause = Callable[[float], object]
 
 
 def cache_limit() -> int:
-    """Return the most bytes of all copies: ``$JAXREP_CACHE_GIB`` (100 by default)."""
-    return int(float(os.environ.get("JAXREP_CACHE_GIB") or 100) * GIB)
+    """Return the most bytes of all copies: ``$JAXREP_CACHE_GIB`` (100 by default). Raises UsageError: it is no size."""
+    given = os.environ.get("JAXREP_CACHE_GIB") or "100"
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < 2**30:
+        raise UsageError(f"the environment variable JAXREP_CACHE_GIB is {given!r}, and not a number of GiB from 0 on")
+    return int(limit * GIB)
 
 
 def local_copy(path: str, version: FileVersion | None = None, pause: Pause = time.sleep) -> str:

@@ -3,11 +3,14 @@
 import itertools
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+CLOSE_SECONDS = 10.0
+"""Longest wait for a store that does not answer, when all is to end."""
 
 
 class Fetchers:
@@ -37,13 +40,14 @@ class Fetchers:
             raise CancelledError
 
     def close(self) -> None:
-        """Cancel the reads that wait, and return when those under way have ended."""
+        """Cancel the reads that wait, and return when those under way have ended, or after ``CLOSE_SECONDS``."""
         with self._lock:
             self._closed.set()
             for _ in self._threads:
                 self._queue.put((float("inf"), next(self._numbers), None, lambda: None))
+        end = time.monotonic() + CLOSE_SECONDS
         for thread in self._threads:
-            thread.join()
+            thread.join(max(end - time.monotonic(), 0.0))
 
     def _work(self) -> None:
         while True:

@@ -201,9 +201,9 @@ class CopiesAhead:
     def _copy_of(self, number: int) -> Future[str] | None:
         """Return the copy of a file that is there, under way, or failed; None: it is to be made."""
         copy = self._copies.get(number)
-        if copy is None or (copy.done() and not copy.exception() and not os.path.exists(copy.result())):
-            return None
-        return copy
+        if copy is None or copy.cancelled() or not copy.done() or copy.exception():
+            return copy
+        return copy if os.path.exists(copy.result()) else None
 
     def _version(self, number: int) -> FileVersion | None:
         """Return the version of a file to copy; None: it cannot be known, which whoever reads the file meets."""

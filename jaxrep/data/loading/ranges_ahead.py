@@ -88,17 +88,10 @@ class RangesAhead:
             self._changed.notify_all()
         return pieces
 
-    def release(self, chunk: int) -> None:
-        """Forget a chunk."""
-        with self._changed:
-            if pieces := self._chunks.pop(chunk, None):
-                pieces.cancel()
-            self._changed.notify_all()
-
     def move(self, passed: int) -> None:
         """Note that all chunks before ``passed`` are over."""
         with self._changed:
-            self._passed = passed
+            self._passed = max(self._passed, passed)
             for chunk in [chunk for chunk in self._chunks if chunk < passed]:
                 self._chunks.pop(chunk).cancel()
             self._changed.notify_all()

@@ -13,13 +13,13 @@ import contextlib
 import dataclasses
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from jaxrep.data.loading.copies_ahead import CopiesAhead
 from jaxrep.data.loading.ranges_ahead import Pieces, RangesAhead
-from jaxrep.data.orders.base import Indices
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.storage import reading_from
@@ -55,13 +55,15 @@ class Closed(BaseException):
 class ReadAhead:
     """Read ahead for the chunks of a loader. It pickles: each process starts its own threads when it first reads."""
 
-    def __init__(self, examples: Examples, order: Indices, rows: ChunkRows, workers: int = 0):
-        """Take the examples, their order and the chunks.
+    def __init__(
+        self, examples: Examples, order: Callable[[np.ndarray], np.ndarray], rows: ChunkRows, workers: int = 0
+    ):
+        """Take the examples, their order (fewer indices than positions at its end) and the chunks.
 
         ``workers``: processes among which the chunks are dealt out one by one; 0: this process reads all.
         """
         self._examples, self._order, self._rows, self._workers = examples, order, rows, workers
-        self._lock, self._active, self._last, self._closed = threading.Lock(), set[int](), -1, False
+        self._lock, self._active, self._last, self._closed = threading.Lock(), Counter[int](), 0, False
 
     def __reduce__(self):
         return type(self), (self._examples, self._order, self._rows, self._workers)
@@ -87,7 +89,7 @@ class ReadAhead:
 
     @contextlib.contextmanager
     def reading(self, chunk: int) -> Iterator[None]:
-        """Let this thread's reads inside the context, those of a chunk, take what was read ahead."""
+        """Let this thread's reads inside the context, those of a chunk or of a part of it, take what was read ahead."""
         if not self._remote:
             yield
             return
@@ -95,23 +97,21 @@ class ReadAhead:
             if self._closed:
                 raise Closed
             copies, ranges = self._threads
-            self._active.add(chunk)
+            self._active[chunk] += 1
             self._last = max(self._last, chunk)
         self._move()
         try:
-            pieces = ranges.take(chunk)
-            with reading_from(_Found(pieces, copies, lambda: self._closed)):
+            with reading_from(_Found(ranges.take(chunk), copies, lambda: self._closed)):
                 yield
         finally:
-            ranges.release(chunk)
             with self._lock:
-                self._active.discard(chunk)
+                self._active -= Counter([chunk])
             self._move()
 
     def _move(self) -> None:
-        """Tell the threads which chunks are over."""
+        """Tell the threads which chunks are over: those before all that are read, and before the last one."""
         with self._lock:
-            passed = min(self._active, default=self._last + 1)
+            passed = min(self._active, default=self._last)
             if self._closed:
                 return
         for ahead in self._threads:

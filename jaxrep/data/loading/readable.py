@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxrep import hosts
 from jaxrep.data._util.parallel import thread_map
+from jaxrep.data.loading.read_ahead import ChunkRows, ReadAhead
 from jaxrep.data.source import Examples, is_unknown, stack, take
 from jaxrep.errors import BadSample, JaxrepError
 
@@ -56,12 +57,16 @@ def rows_ahead(
 
     The threads also call ``prepare`` on a row that can be read. Close the generator if it is not read to its end.
     """
+    order = np.fromiter(indices, np.int64)
+    ahead = ReadAhead(examples, lambda places: order[places[places < len(order)]], ChunkRows(0, 0, block, block))
 
-    def read(index: int) -> Row:
-        (row,) = read_rows(examples, np.array([index]))
+    def read(place: int) -> Row:
+        with ahead.reading(place // block):
+            (row,) = read_rows(examples, order[[place]])
         return row if isinstance(row, BadSample) else prepare(row)
 
-    return thread_map(read, indices, BLOCKS_AHEAD * block)
+    with contextlib.closing(ahead):
+        yield from thread_map(read, range(len(order)), BLOCKS_AHEAD * block)
 
 
 def read_columns(examples: Examples, names: Sequence[str]) -> dict[str, Any]:

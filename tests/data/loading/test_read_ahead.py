@@ -5,6 +5,9 @@ import io
 import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -18,6 +21,7 @@ from jaxrep import storage
 from jaxrep.data.loading import copies_ahead, ranges_ahead
 from jaxrep.data.loading.loader import Loader
 from jaxrep.data.loading.read_ahead import ChunkRows, ReadAhead
+from jaxrep.data.loading.readable import read_blocks
 from jaxrep.data.loading.reader import Reader
 from jaxrep.data.local_copy import alone, local_copy
 from jaxrep.data.orders.base import Order, Shuffle
@@ -33,6 +37,7 @@ from tests.helpers import data_formats, slow_store
 from tests.helpers.slow_store import SlowStore
 from tests.helpers.tars import pairs, picture, write
 
+ROOT = Path(__file__).parents[3]
 SHARDS, PER_SHARD, BATCH = 6, 300, 12
 ORDER = Windowed(seed=3, shards=2)
 
@@ -375,6 +380,56 @@ def test_closing_cancels_requests_and_ends_threads(sources):
     sent = SlowStore.count()
     time.sleep(0.2)
     assert SlowStore.count() == sent and not SlowStore.active
+
+
+PROGRAM = """
+import sys
+from tests.helpers.slow_store import SlowStore
+from jaxrep.data.loading.loader import Loader
+from jaxrep.data.orders.windows import Windowed
+from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.signals import Stopped, stop_on_signals
+
+SlowStore.delay = float(sys.argv[2])
+examples = TarShards(shards=f"slow://{sys.argv[1]}/{{0..5}}.tar", image_size=4).open()
+loader = Loader(examples, Windowed(shards=2).indices(examples, 12), 12, threads=2)
+try:
+    with stop_on_signals():
+        print(next(loader)["position"][0, 1], flush=True)
+        while True:
+            next(loader)
+except Stopped:
+    loader.close()
+    print("closed", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_request_goes_on_after_a_signal(sources, folder, cache, tmp_path, number):
+    near, _ = sources
+    environment = os.environ | {slow_store.LOG_VARIABLE: str(tmp_path / "log"), "JAXREP_CACHE": str(cache)}
+    command = [sys.executable, "-c", PROGRAM, str(folder), "0.02"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as program:
+        assert program.stdout is not None and program.stdout.readline() == "0\n"
+        program.send_signal(number)
+        start = time.monotonic()
+        said = program.stdout.read()
+        assert program.wait(20) == (0 if said else -number) and time.monotonic() - start < 10
+    if number == signal.SIGTERM:
+        assert said == "closed\n"
+    lines = (tmp_path / "log").read_text()
+    time.sleep(0.2)
+    assert (tmp_path / "log").read_text() == lines
+    far = TarShards(shards=f"slow://{folder}/{{0..5}}.tar", image_size=4)  # with what the program left in the cache
+    _same(_read(near, 60)[0], _read(far, 60)[0])
+
+
+def test_evaluations_read_ahead_too(sources):
+    near, far = sources
+    SlowStore.reset(delay=0.01)
+    blocks = [list(read_blocks(source.open(), 100)) for source in (near, far)]
+    _same(*blocks)
+    assert len(_copies()) == SHARDS and SlowStore.count(".tar") <= 0.25 * SHARDS * PER_SHARD
 
 
 def test_readers_of_one_copy_wait_for_one_request(sources, folder):
