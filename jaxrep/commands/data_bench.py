@@ -18,7 +18,7 @@ import numpy as np
 
 from jaxrep.commands.data import MAX_WORKERS, tool_parser
 from jaxrep.commands.models import number
-from jaxrep.data._util.parallel import decoding_threads
+from jaxrep.data._util.parallel import decoding_threads, usable_cores
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.loading.usage import Usage, process_usage
 from jaxrep.data.orders.base import Shuffle
@@ -72,8 +72,10 @@ def describe(rate: "Rate", given: argparse.Namespace) -> str:
     """Return sentences on the loader: its threads, and what the rate that is needed would take."""
     threads, costs = decoding_threads(given.threads, given.workers), rate.costs(given.need)
     processes = f" in each of {given.workers} processes" if given.workers else ""
-    text = f"the loader has {threads} thread{'s' * (threads != 1)}{processes}; an example takes "
-    text += f"{costs['requests_per_example']:.3g} requests and {costs['bytes_per_example']:,.0f} bytes of files"
+    text = (
+        f"the loader has {threads} thread{'s' * (threads != 1)}{processes}, of {usable_cores()} usable cores; "
+        f"an example takes {costs['requests_per_example']:.3g} requests and {costs['bytes_per_example']:,.0f} bytes"
+    )
     if given.need:
         needed = costs["needed"]
         text += (

@@ -23,6 +23,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows control groups (version 2), which bound the cores of a container."""
 OWN_CGROUP = Path("/proc/self/cgroup")
 
+MAX_THREADS = 16
+"""Most threads that are chosen for a process. More of them wait for Python's lock, and so does the thread that feeds
+the device (measured in docs/data.md); further cores are used by worker processes.
+"""
+
 NICENESS = 10
 """Niceness of threads in the background, which get a tenth of a core that another thread wants as well."""
 
@@ -42,8 +47,11 @@ def usable_cores() -> int:
 
 
 def decoding_threads(threads: int = 0, workers: int = 0) -> int:
-    """Return the threads of each process that reads: as given, or (0) the usable cores, divided by ``workers``."""
-    return threads or max(usable_cores() // max(workers, 1), 1)
+    """Return the threads of each process that reads: as given, or for 0 one per usable core.
+
+    The cores are divided by ``workers``; a process gets at most ``MAX_THREADS``.
+    """
+    return threads or min(max(usable_cores() // max(workers, 1), 1), MAX_THREADS)
 
 
 def parallel_map(work: Callable[[P, int], T], plan: P, numbers: Sequence[int], workers: int, title: str) -> Iterator[T]:

@@ -132,6 +132,9 @@ def test_threads_are_divided_among_workers(monkeypatch):
     monkeypatch.setattr(parallel, "usable_cores", lambda: 6)
     threads = [decoding_threads(0, workers) for workers in (0, 1, 2, 4, 6, 7)]
     assert threads == [6, 6, 3, 1, 1, 1] and decoding_threads(5, 3) == 5
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 96)
+    assert [decoding_threads(0, workers) for workers in (0, 4, 12)] == [16, 16, 8] and decoding_threads(96) == 96
+    monkeypatch.setattr(parallel, "usable_cores", lambda: 6)
     seen = set()
     for future in thread_map(lambda _: (seen.add(threading.get_ident()), time.sleep(0.02)), range(30), 30):
         future.result()
