@@ -47,7 +47,7 @@ class Data:
     workers: Natural = execution(0)
     """Worker processes that decode; 0: threads of this process."""
     threads: Natural = execution(0)
-    """Threads of each process that decodes; 0: one per core that the run may use, divided by the workers."""
+    """Threads of each process that decodes; 0: one per usable core, divided by the workers, at most 16."""
     max_bad_fraction: Share = execution(0.01)
     """Fraction of examples that may be unreadable (others replace them) before the run stops."""
     skip_failed_shards: bool = execution(False)
