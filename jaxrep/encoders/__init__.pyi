@@ -14,11 +14,17 @@ from .image.stem import PatchStem as PatchStem
 from .image.stem import PixelNorm as PixelNorm
 from .image.stem import Stem as Stem
 from .image.vit import ViT as ViT
+from .positions import AxialRotary as AxialRotary
+from .positions import Rotary as Rotary
+from .positions import SequenceRotary as SequenceRotary
 from .series import Perceptron as Perceptron
 from .series import SeriesConvolutions as SeriesConvolutions
 from .series import SeriesTransformer as SeriesTransformer
 from .text.bert import Bert as Bert
+from .text.marks import MarkTable as MarkTable
+from .text.text_encoder import TextEncoder as TextEncoder
 from .text.text_transformer import TextTransformer as TextTransformer
 from .text.triple_transformer import TripleTransformer as TripleTransformer
+from .transformer import LocalAttention as LocalAttention
 from .transformer import Transformer as Transformer
 from .transformer import TransformerModule as TransformerModule

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import jax
@@ -31,6 +32,16 @@ class EncoderInputs:
     ctx: StepContext = INFERENCE
     intermediates: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
     """Blocks, counted from 0, after which features are returned too."""
+    intermediate_tokens: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+    """Blocks after which tokens are returned too."""
+    keep: Any = None  # int32 [B,n], rising: only these tokens are read, at their own positions
+    marks: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # integers [B,N], or numbers [B,N,k]
+    memory: Any = None  # [B,M,C]: tokens for cross-attention; without them its branches are skipped
+    memory_valid: Any = None  # bool [B,M]: tokens of the memory that are real
+    causal: bool | None = dataclasses.field(default=None, metadata={"static": True})
+    """Whether a token attends to itself and earlier tokens only; None: as the encoder's spec says."""
+    grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})
+    """How many tokens lie along each axis; None: as in the input from which the encoder was built."""
 
     def keys(self, site: str, rate: float) -> Array | None:
         """Return the keys [B] of a site that drops at ``rate``, or None if nothing is dropped."""
@@ -38,7 +49,8 @@ class EncoderInputs:
 
     def check_intermediates(self, depth: int) -> None:
         """Check that ``intermediates`` are blocks of an encoder that has ``depth`` of them. Raises ValueError."""
-        if wrong := [block for block in self.intermediates if not 0 <= block < depth]:
+        asked = (*self.intermediates, *self.intermediate_tokens)
+        if wrong := [block for block in asked if not 0 <= block < depth]:
             raise ValueError(f"intermediates {wrong} are not blocks of this encoder, which are 0 to {depth - 1}")
 
 
@@ -52,6 +64,8 @@ class EncoderOutput:
     valid: Any = None  # bool [B,N]: tokens that are real
     kept: Any = None  # int32 [B,N]: the indices of the kept tokens, if some were dropped
     intermediates: dict[int, Array] = dataclasses.field(default_factory=dict)  # block -> pooled [B,D] after it
+    intermediate_tokens: dict[int, Array] = dataclasses.field(default_factory=dict)  # block -> tokens [B,N,D] after it
+    grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})  # of all N tokens
     batch_stats: Any = None  # new values of the running statistics (batch norm), as an nnx.State of the module
 
 
@@ -81,6 +95,14 @@ class Encoder(Part, abc.ABC):
     @abc.abstractmethod
     def features(self) -> int:
         """Return the width D of the pooled output."""
+
+    @property
+    def marks(self) -> Mapping[str, int | None]:
+        """Return the fields that the encoder reads beside its input: ``<name>/<mark>`` of the batch, for each mark.
+
+        The value is the number of integers that a mark [B,N] may hold, or None for a mark of numbers [B,N,k].
+        """
+        return {}
 
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> nnx.Module:

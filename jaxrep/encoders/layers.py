@@ -37,6 +37,8 @@ ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Shape = tuple[int, ...]
+Rotation = tuple[Array, Array]
+"""Cosines and sines of the angles by which a token's channels are turned, float32 [1 or B,N,d/2] each."""
 
 
 def compute_dtype(precision: Precision) -> jnp.dtype:
@@ -74,27 +76,70 @@ class Dense(nnx.Module):
 class LayerNorm(nnx.Module):
     """Normalize over the last axis (Ba et al. 2016, layer normalization), with statistics in float32."""
 
-    def __init__(self, width: int, epsilon: float):
+    def __init__(self, width: int, epsilon: float, *, bias: bool = True):
         self.epsilon = epsilon
         self.scale = nnx.Param(jnp.ones(width, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32)) if bias else None
 
     def __call__(self, x: Array) -> Array:
         y = x.astype(jnp.float32)
         y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        return (y * self.scale[...] + self.bias[...]).astype(x.dtype)
+        y = y * self.scale[...]
+        return (y if self.bias is None else y + self.bias[...]).astype(x.dtype)
+
+
+class RMSNorm(nnx.Module):
+    """Divide by the root mean square over the last axis (Zhang & Sennrich 2019, arXiv:1910.07467), in float32."""
+
+    def __init__(self, width: int, epsilon: float):
+        self.epsilon = epsilon
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+
+    def __call__(self, x: Array) -> Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
+        return (y * self.scale[...]).astype(x.dtype)
 
 
 class Attention(nnx.Module):
-    """Apply multi-head attention (Vaswani et al. 2017, section 3.2). ``out_std``: initial std of the last kernel."""
+    """Apply multi-head attention (Vaswani et al. 2017, section 3.2).
 
-    def __init__(self, rngs: nnx.Rngs, width: int, heads: int, *, out_std: float, qkv_bias: bool = True):
-        split = (heads, width // heads)
+    Args:
+        rngs: for the initial kernels.
+        width: of queries and outputs.
+        heads: number of heads of the queries.
+        out_std: initial standard deviation of the last kernel.
+        qkv_bias: whether queries, keys and values have biases.
+        key_bias: whether keys have one too.
+        out_bias: whether the last layer has one.
+        kv_heads: heads of keys and values, which divide ``heads`` (Ainslie et al. 2023, arXiv:2305.13245); 0: as many.
+        context: width of what keys and values are made of; 0: ``width``.
+        norm: makes the norms of each head's queries and keys from their width (Dehghani et al. 2023, arXiv:2302.05442).
+    """
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        width: int,
+        heads: int,
+        *,
+        out_std: float,
+        qkv_bias: bool = True,
+        key_bias: bool = True,
+        out_bias: bool = True,
+        kv_heads: int = 0,
+        context: int = 0,
+        norm: Callable[[int], nnx.Module] | None = None,
+    ):
+        head = width // heads
+        split, shared, context = (heads, head), (kv_heads or heads, head), context or width
         self.query = Dense(rngs, (width,), split, bias=qkv_bias)
-        self.key = Dense(rngs, (width,), split, bias=qkv_bias)
-        self.value = Dense(rngs, (width,), split, bias=qkv_bias)
-        self.out = Dense(rngs, split, (width,), std=out_std)
+        self.key = Dense(rngs, (context,), shared, bias=qkv_bias and key_bias)
+        self.value = Dense(rngs, (context,), shared, bias=qkv_bias)
+        self.out = Dense(rngs, split, (width,), std=out_std, bias=out_bias)
+        self.query_norm = None if norm is None else norm(head)
+        self.key_norm = None if norm is None else norm(head)
 
     def __call__(
         self,
@@ -104,13 +149,19 @@ class Attention(nnx.Module):
         bias: Array | None = None,
         *,
         values: Array | None = None,
+        rotation: Rotation | None = None,
     ) -> Array:
         """Map queries from x [B,N,D] and keys from ``context`` [B,M,D] to [B,N,D].
 
         Values come from ``values`` [B,M,D], by default the context. ``mask`` (bool, True where attention is allowed)
-        and ``bias`` (added to the logits) broadcast to [B,H,N,M].
+        and ``bias`` (added to the logits) broadcast to [B,H,N,M]. ``rotation`` turns queries and keys by their
+        positions.
         """
         query, key, value = self.query(x), self.key(context), self.value(context if values is None else values)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key = self.query_norm(query), self.key_norm(key)
+        if rotation is not None:
+            query, key = rotate(query, rotation), rotate(key, rotation)
         return self.out(jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask))
 
 
@@ -130,11 +181,12 @@ class MLP(nnx.Module):
         up_std: float,
         down_std: float,
         gated: bool = False,
+        bias: bool = True,
     ):
         self.activation = activation
-        self.up = Dense(rngs, (width,), (hidden,), std=up_std)
-        self.down = Dense(rngs, (hidden,), (width,), std=down_std)
-        self.gate = Dense(rngs, (width,), (hidden,), std=up_std) if gated else None
+        self.up = Dense(rngs, (width,), (hidden,), std=up_std, bias=bias)
+        self.down = Dense(rngs, (hidden,), (width,), std=down_std, bias=bias)
+        self.gate = Dense(rngs, (width,), (hidden,), std=up_std, bias=bias) if gated else None
 
     def __call__(self, x: Array) -> Array:
         activate = ACTIVATIONS[self.activation]
@@ -147,6 +199,27 @@ def dropout(x: Array, rate: float, keys: Array | None) -> Array:
         return x
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def drop_branch(x: Array, rate: float | Array, keys: Array | None) -> Array:
+    """Apply stochastic depth: zero rows of x [B,...] at ``rate`` and scale up the others (Huang et al. 2016).
+
+    ``keys`` [B], one per row; None: nothing is dropped.
+    """
+    if keys is None or (not isinstance(rate, Array) and rate == 0):
+        return x
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
+    return jnp.where(keep.reshape(-1, *[1] * (x.ndim - 1)), x / (1 - rate), 0).astype(x.dtype)
+
+
+def rotate(x: Array, rotation: Rotation) -> Array:
+    """Turn pairs of channels of x [B,N,H,d], i and i + d/2, by the angles of their token (Su et al. 2021, RoFormer).
+
+    ``rotation``: cosines and sines, float32 [1 or B,N,d/2]. The turn is computed in float32.
+    """
+    cos, sin = (part[:, :, None] for part in rotation)
+    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 def fold_keys(keys: Array | None, at: Array | int) -> Array | None:

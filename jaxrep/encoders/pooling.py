@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array
-from jaxrep.encoders.layers import MLP, Attention, LayerNorm, attention_mask, normal
+from jaxrep.encoders.layers import MLP, Attention, attention_mask, normal
 
 if TYPE_CHECKING:
     from jaxrep.encoders.transformer import Transformer
@@ -45,7 +45,7 @@ class AttentionPool(nnx.Module):
         width, std = spec.width, spec.width**-0.5
         self.probe = normal(rngs, (width,), std)
         self.attention = Attention(rngs, width, spec.heads, out_std=std)
-        self.norm = LayerNorm(width, spec.norm_epsilon)
+        self.norm = spec.build_norm(width)
         up_std, down_std = (2 * width) ** -0.5, spec.hidden**-0.5
         self.mlp = MLP(rngs, width, spec.hidden, activation=spec.activation, up_std=up_std, down_std=down_std)
 

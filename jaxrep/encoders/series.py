@@ -11,7 +11,8 @@ from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import DropRate, Encoder, EncoderInputs, EncoderOutput, Width
-from jaxrep.encoders.layers import LayerNorm, dropout
+from jaxrep.encoders.layers import dropout
+from jaxrep.encoders.positions import sines
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Count, spec
 
@@ -62,7 +63,7 @@ class SeriesModule(TransformerModule):
         super().__init__(spec, rngs, pool="mean")
         shape = (spec.kernel, inputs.shape[1], spec.width)
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), shape) * (2 / (spec.kernel * inputs.shape[1])) ** 0.5)
-        self.last = LayerNorm(spec.width, spec.norm_epsilon) if spec.norm == "post" else None
+        self.last = spec.build_norm(spec.width) if spec.norm == "post" else None
         if spec.pool == "flatten":
             self.pool = flatten
 
@@ -86,16 +87,6 @@ def flatten(tokens: Array, valid: Array | None) -> Array:
     """Concatenate tokens, [B,N,D] -> [B,N*D], with zeros where a token is not valid [B,N]."""
     tokens = tokens if valid is None else tokens * valid[..., None].astype(tokens.dtype)
     return tokens.reshape(len(tokens), -1)
-
-
-def sines(length: int, width: int) -> Array:
-    """Return positions [L,D]: alternating sine and cosine, of wavelengths from 2 pi to 10,000 times that.
-
-    Vaswani et al. 2017, section 3.5.
-    """
-    rate = jnp.exp(jnp.arange(0, width, 2) * -(jnp.log(10_000.0) / width))
-    angle = jnp.arange(length)[:, None] * rate
-    return jnp.stack([jnp.sin(angle), jnp.cos(angle)], axis=2).reshape(length, -1)[:, :width]
 
 
 @spec

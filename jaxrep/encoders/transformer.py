@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +12,13 @@ from flax import nnx
 from jaxrep import mesh
 from jaxrep.batch import Array
 from jaxrep.encoders.base import Depth, DropRate, Encoder, EncoderInputs, EncoderOutput, Width, WidthRatio
-from jaxrep.encoders.blocks import Remat, run_blocks, stack_blocks
+from jaxrep.encoders.blocks import BlockInputs, Remat, Sight, run_blocks, stack_blocks
 from jaxrep.encoders.layers import (
+    MLP,
     Activation,
     LayerNorm,
     Precision,
+    RMSNorm,
     attention_mask,
     compute_dtype,
     dropout,
@@ -24,7 +26,23 @@ from jaxrep.encoders.layers import (
     normal,
 )
 from jaxrep.encoders.pooling import POOLS, AttentionPool
-from jaxrep.spec import Count, NonNegative, execution, spec
+from jaxrep.encoders.positions import Grid, Rotary, of_kept, places, relative_bias
+from jaxrep.spec import Count, Natural, NonNegative, execution, spec
+
+
+@spec
+class LocalAttention:
+    """Limit attention to near tokens in all blocks but every ``global_every``-th, from the first on (ModernBERT).
+
+    Warner et al. 2024, arXiv:2412.13663, section 2.1. Learned tokens before the others see all and are seen by all.
+    """
+
+    window: Count = 64
+    """Largest distance, along each axis, of a token that a token sees."""
+    global_every: Count = 3
+    """Blocks from one that sees all tokens to the next."""
+    rotary: Rotary | None = None
+    """Rotary positions of the local blocks; None: those of the others."""
 
 
 @spec
@@ -45,16 +63,40 @@ class Transformer(Encoder):
     """Whether the activation of a third layer of the MLP multiplies the first (SwiGLU: with silu; Shazeer 2020)."""
     norm: Literal["pre", "post"] = "pre"
     """What a block normalizes: the inputs of its branches (pre; also once after all blocks), or the sums (post)."""
+    norm_type: Literal["layer", "rms"] = "layer"
+    """How norms normalize: by mean and variance, or by the root mean square alone (Zhang & Sennrich 2019)."""
+    norm_bias: bool = True
+    """Whether layer norms have a bias; norms by the root mean square have none."""
     norm_epsilon: NonNegative = 1e-5
     """Added to the variance under the root of every norm."""
+    first_norm: bool = True
+    """Whether the first block normalizes the input of its attention (not in ModernBERT: the embedding's norm did)."""
     embed_norm: bool = False
     """Whether a norm follows the embedding (CLIP's image tower, BERT)."""
     qkv_bias: bool = True
     """Whether query, key and value have biases."""
+    key_bias: bool = True
+    """Whether the key has a bias, if query and value have one (not in DINOv3)."""
+    out_bias: bool = True
+    """Whether the last layer of attention has a bias."""
+    mlp_bias: bool = True
+    """Whether the layers of the MLP have biases."""
+    qk_norm: bool = False
+    """Whether a norm follows each head's query and key (Dehghani et al. 2023, arXiv:2302.05442, section 2)."""
+    kv_heads: Natural = 0
+    """Heads of keys and values, each of which serves a group of query heads (Ainslie et al. 2023); 0: as many."""
+    rotary: Rotary | None = None
+    """Rotary positions of attention, besides those of the embedding; learned tokens before others are not turned."""
+    local: LocalAttention | None = None
+    """Which blocks see near tokens only; None: all blocks see all tokens."""
+    memory: Natural = 0
+    """Width of the tokens that each block's cross-attention reads, if a call has some; 0: no cross-attention."""
     layer_scale: NonNegative = 0.0
     """Initial value of a learned factor per channel on each branch (Touvron et al. 2021, CaiT); 0: no such factor."""
     dropout: DropRate = 0.0
     """Share of the values of the embedding and of each branch's output that training drops."""
+    stochastic_depth: DropRate = 0.0
+    """Probability that training drops a row's branch of the last block; it rises linearly from 0 at the first block."""
     mask_token: bool = False
     """Whether a learned token replaces masked tokens."""
     dtype: Precision = "auto"
@@ -73,8 +115,27 @@ class Transformer(Encoder):
         """Return the width of the MLP's hidden layer."""
         return round(self.width * self.mlp_ratio)
 
+    def build_norm(self, width: int) -> LayerNorm | RMSNorm:
+        """Return a norm over ``width`` channels."""
+        if self.norm_type == "rms":
+            return RMSNorm(width, self.norm_epsilon)
+        return LayerNorm(width, self.norm_epsilon, bias=self.norm_bias)
+
+    def build_mlp(self, rngs: nnx.Rngs, *, down_std: float) -> MLP:
+        """Return the MLP of a block; ``down_std``: initial standard deviation of its last kernel."""
+        kind: Any = dict(activation=self.activation, gated=self.gated, bias=self.mlp_bias)
+        return MLP(rngs, self.width, self.hidden, up_std=(2 * self.width) ** -0.5, down_std=down_std, **kind)
+
     def problems(self) -> Iterator[str]:
         yield from head_problems(self.heads, self.width)
+        if self.kv_heads and self.heads % self.kv_heads:
+            yield f"kv_heads = {self.kv_heads} do not divide heads = {self.heads}: take a number that does"
+        if self.rotary is not None and self.width % self.heads == 0 and (head := self.width // self.heads) % 2:
+            yield f"rotary positions turn pairs of channels, and a head has {head}: change width or heads"
+        if self.rotary is None and self.local is not None and self.local.rotary is not None:
+            yield "local.rotary needs rotary: set the rotary positions of the other blocks too"
+        if not self.first_norm and self.norm == "post":
+            yield 'first_norm = False needs norm = "pre": with "post" every block normalizes its sums'
 
 
 def head_problems(heads: int, width: int) -> Iterator[str]:
@@ -103,53 +164,103 @@ class TransformerModule(nnx.Module, abc.ABC):
     ):
         width, std = spec.width, spec.width**-0.5
         self.spec, self.causal, self.drop = spec, causal, drop
+        self.grid: Grid | None = None  # of the input from which the encoder is built; None: tokens lie in a row
         self.class_token = normal(rngs, (width,), std) if class_token else None
         self.registers = normal(rngs, (registers, width), std) if registers else None
         self.mask_token = normal(rngs, (width,), std) if spec.mask_token else None
-        self.embed_norm = LayerNorm(width, spec.norm_epsilon) if spec.embed_norm else None
+        self.embed_norm = spec.build_norm(width) if spec.embed_norm else None
         self.blocks = stack_blocks(spec, rngs)
-        self.norm = LayerNorm(width, spec.norm_epsilon) if spec.norm == "pre" else None
+        self.norm = spec.build_norm(width) if spec.norm == "pre" else None
         self.pool = AttentionPool(spec, rngs) if pool == "attention" else POOLS[pool]
 
     @abc.abstractmethod
     def embed(self, x: Array) -> tuple[Array, Array, Array | None]:
         """Return tokens h [B,N,D] without positions, positions [N,D], and the real tokens (bool [B,N]; None: all)."""
 
+    def embed_inputs(self, inputs: EncoderInputs) -> tuple[Array, Array, Array | None, Grid | None]:
+        """Return what ``embed`` returns for ``inputs.x`` with its marks, and the grid of the tokens (None: a row)."""
+        return *self.embed(inputs.x), self.grid
+
     def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
-        h, positions, valid = self.embed(inputs.x)
-        inputs = dataclasses.replace(inputs, valid=valid) if inputs.valid is None else inputs
-        return self.encode(h, positions, inputs)
+        h, positions, valid, grid = self.embed_inputs(inputs)
+        valid = valid if inputs.valid is None else inputs.valid
+        return self.encode(h, positions, dataclasses.replace(inputs, valid=valid, grid=grid))
 
     def encode(self, h: Array, positions: Array, inputs: EncoderInputs) -> EncoderOutput:
         """Map tokens h [B,N,D] and positions [N,D], as ``embed`` returns them, to features. Pooled ones are float32.
 
-        ``inputs.x`` is not read. Raises ValueError: tokens are masked and the encoder has no mask token, or an
-        intermediate is not a block.
+        ``inputs.x`` and ``inputs.marks`` are not read. Raises ValueError: tokens are masked and the encoder has no mask
+        token, there is a memory and no cross-attention, or an intermediate is not a block.
         """
         spec = self.spec
         inputs.check_intermediates(spec.depth)
         h = (self._mask(h, inputs.masked) + positions).astype(compute_dtype(spec.dtype))
+        grid = inputs.grid or self.grid or (h.shape[1],)
         h, valid, kept = self._drop(h, inputs)
         h, prefix_and_valid = self._prepend(h, valid)
         h = h if self.embed_norm is None else self.embed_norm(h)
-        keys = inputs.keys("dropout", spec.dropout)
-        h, intermediates = run_blocks(
+        read = self._block_inputs(inputs, grid, kept, prefix_and_valid, h)
+        h, intermediates, tokens = run_blocks(
             self.blocks,
-            mesh.constrain(dropout(h, spec.dropout, fold_keys(keys, 0))),
+            mesh.constrain(dropout(h, spec.dropout, fold_keys(inputs.keys("dropout", spec.dropout), 0))),
             spec=spec,
-            mask=attention_mask(prefix_and_valid, h.shape[1], causal=self.causal),
-            bias=self.attention_bias(h.shape[1]),
-            keys=fold_keys(keys, 1),
+            read=read,
             readout=lambda h: self._pooled(self._normed(h), valid),
             intermediates=inputs.intermediates,
+            tokens=inputs.intermediate_tokens,
         )
         h = self._normed(h)
-        tokens = h[:, self._prefix :]
-        return EncoderOutput(self._pooled(h, valid), tokens, valid, kept, intermediates)
+        after = {block: self._normed(h)[:, self._prefix :] for block, h in tokens.items()}
+        return EncoderOutput(self._pooled(h, valid), h[:, self._prefix :], valid, kept, intermediates, after, grid=grid)
 
-    def attention_bias(self, length: int) -> Array | None:
-        """Return what is added to the attention logits of every block among N tokens, [1,H,N,N], or None."""
+    def relative_table(self, grid: Grid) -> tuple[Array, Any] | None:
+        """Return a table [rows,H] of attention biases and its row for each query and key, int [N,N], or None.
+
+        The N tokens are those of the grid behind the learned ones.
+        """
         return None
+
+    def _block_inputs(
+        self, inputs: EncoderInputs, grid: Grid, kept: Array | None, valid: Array | None, h: Array
+    ) -> BlockInputs:
+        """Return what all blocks read, for tokens h [B,N,D], learned ones included; ``valid`` [B,N]: real ones."""
+        spec, prefix = self.spec, self._prefix
+        mask = attention_mask(valid, h.shape[1], causal=self.causal if inputs.causal is None else inputs.causal)
+        sight = Sight(mask, self._rotation(spec.rotary, inputs, grid, kept))
+        local = None
+        if spec.local is not None:
+            near = _near(grid, kept, spec.local.window, prefix)
+            rotary = self._rotation(spec.local.rotary, inputs, grid, kept) if spec.local.rotary else sight.rotation
+            local = Sight(near if mask is None else near & mask, rotary)
+            sight = dataclasses.replace(sight, mask=jnp.ones_like(near) if mask is None else mask)
+        table, all_kept = self.relative_table(grid), kept
+        if kept is not None and table is not None:
+            all_kept = jnp.pad(kept + prefix, ((0, 0), (prefix, 0)))
+            all_kept = all_kept.at[:, :prefix].set(jnp.arange(prefix))
+        return BlockInputs(
+            sight,
+            local,
+            None if table is None else relative_bias(*table, all_kept),
+            self._memory(inputs, h),
+            None if inputs.memory_valid is None else inputs.memory_valid[:, None, None, :],
+            fold_keys(inputs.keys("dropout", spec.dropout), 1),
+            inputs.keys("stochastic_depth", spec.stochastic_depth),
+        )
+
+    def _rotation(self, rotary: Rotary | None, inputs: EncoderInputs, grid: Grid, kept: Array | None) -> Any:
+        """Return the rotation of all tokens, learned ones included, or None."""
+        if rotary is None:
+            return None
+        rotation = rotary.rotation(grid, self.spec.width // self.spec.heads, inputs.keys("rotary", rotary.draws))
+        return of_kept(rotation, kept, self._prefix)
+
+    def _memory(self, inputs: EncoderInputs, h: Array) -> Array | None:
+        """Check and return the memory in the type of the tokens."""
+        memory, width = inputs.memory, self.spec.memory
+        if memory is not None and memory.shape[-1] != width:
+            has = f"reads a memory of width {width}" if width else "has no cross-attention"
+            raise ValueError(f"the encoder {has}, and the memory's width is {memory.shape[-1]}: set memory in its spec")
+        return None if memory is None else memory.astype(h.dtype)
 
     @property
     def _prefix(self) -> int:
@@ -164,15 +275,24 @@ class TransformerModule(nnx.Module, abc.ABC):
         return jnp.where(masked[..., None], self.mask_token[...].astype(h.dtype), h)
 
     def _drop(self, h: Array, inputs: EncoderInputs) -> tuple[Array, Array | None, Array | None]:
-        """Keep a static number of tokens, drawn per row; also return ``valid`` and the kept indices, int32 [B,N']."""
-        keys, valid = inputs.keys("patch_dropout", self.drop), inputs.valid
-        if keys is None:
+        """Keep the tokens ``inputs.keep``, or a static number drawn per row.
+
+        Returns the tokens, which of them are real, and the kept indices, int32 [B,N'], or None for all.
+        """
+        kept, valid = inputs.keep, inputs.valid
+        if kept is None:
+            kept = self._drawn(h.shape[1], inputs)
+        if kept is None:
             return h, valid, None
-        n = h.shape[1]
-        count = max(1, round(n * (1 - self.drop)))
-        kept = jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, n)[:count]))(keys)
         h = jnp.take_along_axis(h, kept[..., None], axis=1)
         return h, None if valid is None else jnp.take_along_axis(valid, kept, axis=1), kept
+
+    def _drawn(self, n: int, inputs: EncoderInputs) -> Array | None:
+        keys = inputs.keys("patch_dropout", self.drop)
+        if keys is None:
+            return None
+        count = max(1, round(n * (1 - self.drop)))
+        return jax.vmap(lambda key: jnp.sort(jax.random.permutation(key, n)[:count]))(keys)
 
     def _prepend(self, h: Array, valid: Array | None) -> tuple[Array, Array | None]:
         """Put class token and registers before h, and return which of all these tokens are real."""
@@ -189,3 +309,11 @@ class TransformerModule(nnx.Module, abc.ABC):
     def _pooled(self, h: Array, valid: Array | None) -> Array:
         h = h if self.class_token is not None else h[:, self._prefix :]
         return self.pool(h, valid).astype(jnp.float32)
+
+
+def _near(grid: Grid, kept: Array | None, window: int, prefix: int) -> Array:
+    """Return which tokens lie within ``window`` along each axis, bool [1 or B,1,N,N]; the ``prefix`` sees all."""
+    place = jnp.asarray(places(grid))
+    place = place[None] if kept is None else place[kept]
+    near = (jnp.abs(place[:, :, None] - place[:, None]) <= window).all(axis=-1)
+    return jnp.pad(near, ((0, 0), (prefix, 0), (prefix, 0)), constant_values=True)[:, None]

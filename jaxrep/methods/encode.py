@@ -1,11 +1,12 @@
 """Encoding of a field of the batch by its tower and head, and merging of outputs."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import jax
 
-from jaxrep.batch import Batch, Field, Outputs, StepContext, fold, unfold
+from jaxrep.batch import Array, Batch, Field, Outputs, StepContext, fold, require_fields, unfold
 from jaxrep.encoders.base import Encoder, EncoderInputs, EncoderOutput
 from jaxrep.methods.base import BATCH_STATS, name_errors
 
@@ -43,20 +44,49 @@ def encode_field(
     tower: str = "",
     intermediates: tuple[int, ...] = (),
 ) -> tuple[EncoderOutput, int | None]:
-    """Encode a field [B,...] or [B,V,...] with its ``<name>/valid`` and ``<name>/masked``.
+    """Encode a field [B,...] or [B,V,...] with its ``<name>/valid``, ``<name>/masked`` and marks.
 
     Arguments are those of ``encode_and_project``. Returns the features of the B * V rows, and V or None.
     """
     x, views = fold(batch[name], encoder.rank)
     valid, masked = (fold(batch[f], 2)[0] if f in batch else None for f in (f"{name}/valid", f"{name}/masked"))
     with name_errors(name):
-        inputs = EncoderInputs(x, valid, masked, ctx.at(name).repeat(views), intermediates)
+        marks = read_marks(batch, name, encoder, views)
+        inputs = EncoderInputs(x, valid, masked, ctx.at(name).repeat(views), intermediates, marks=marks)
         return getattr(module, tower or name)(inputs), views
 
 
-def one_view(field: Field, encoder: Encoder) -> Field:
-    """Return a field as its encoder sees it: without a second axis [B,V,...]."""
-    return replace(field, shape=field.shape[-(encoder.rank - 1) :])
+def read_marks(batch: Batch, name: str, encoder: Encoder, views: int | None) -> dict[str, Array]:
+    """Return the fields that an encoder reads beside ``name``, with views folded as those of ``name``.
+
+    Raises:
+        ValueError: the batch lacks one, or it has other views.
+    """
+    marks = {}
+    for mark, classes in encoder.marks.items():
+        field = f"{name}/{mark}"
+        require_fields(batch, "the encoder", field)
+        marks[mark], own = fold(batch[field], 3 if classes is None else 2)
+        if own != views:
+            raise ValueError(f"'{field}' has {own or 1} views, and '{name}' has {views or 1}: they have to be as many")
+    return marks
+
+
+def input_field(fields: Mapping[str, Field], name: str, encoder: Encoder) -> Field:
+    """Return a field as its encoder sees it: without a second axis [B,V,...].
+
+    Raises:
+        ValueError: a mark may hold integers for which the encoder has no vector.
+    """
+    for mark, classes in encoder.marks.items():
+        field = f"{name}/{mark}"
+        held = fields[field].classes if field in fields else None
+        if held is not None and classes is not None and held > classes:
+            raise ValueError(
+                f"'{field}' holds integers below {held}, and the encoder's table of this mark has {classes} rows: set "
+                f"classes = {held}"
+            )
+    return replace(fields[name], shape=fields[name].shape[-(encoder.rank - 1) :])
 
 
 def batch_stats_output(part: str, encoded: EncoderOutput) -> Outputs:

@@ -9,7 +9,7 @@ from jaxrep.batch import Batch, Field, Outputs, StepContext, require_fields, unf
 from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.transformer import Transformer
 from jaxrep.methods.base import Method
-from jaxrep.methods.encode import encode_and_project, encode_field, one_view
+from jaxrep.methods.encode import encode_and_project, encode_field, input_field
 from jaxrep.methods.heads import Head, Identity, LogitScale
 from jaxrep.spec import spec
 
@@ -34,7 +34,7 @@ class SingleEncoder(Method):
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         require_fields(inputs, "SingleEncoder", self.name)
-        read = one_view(inputs[self.name], self.encoder)
+        read = input_field(inputs, self.name, self.encoder)
         return {self.name: (self.encoder, read), f"{self.name}_head": (self.head, self.encoder.features)}
 
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
@@ -57,7 +57,7 @@ class SentenceEncoder(Method):
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         require_fields(inputs, "SentenceEncoder", "text")
-        return {"text": (self.text, one_view(inputs["text"], self.text)), "scale": (self.scale, None)}
+        return {"text": (self.text, input_field(inputs, "text", self.text)), "scale": (self.scale, None)}
 
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         text = self.spec.text

@@ -23,11 +23,25 @@ from tests.helpers.exported_specs import assert_examples_are_complete, assert_va
 from tests.helpers.harness import QUICK
 
 SMALL: dict[str, Any] = dict(width=8, depth=2, heads=2, mlp_ratio=2.0, dropout=0.3)
+MODERN: dict[str, Any] = {
+    **dict(SMALL, width=16, heads=4, dropout=0.0, stochastic_depth=0.5, positions="none", norm_type="rms"),
+    **dict(qk_norm=True, kv_heads=2, gated=True, activation="silu", out_bias=False, mlp_bias=False),
+}
+PATCHES: dict[str, Any] = dict(stem=encoders.PatchStem(patch=4), registers=2)
 GROUPS = encoders.GroupNorm(groups=2)
 EXAMPLES: Mapping[str, Any] = {
     "bert": encoders.Bert(**SMALL, distances=8, pool="tanh"),
     "efficientnet": encoders.EfficientNet(width_factor=0.25, stages=2, norm=GROUPS, stochastic_depth=0.5),
     "perceptron": encoders.Perceptron(widths=(8, 6), dropout=0.3),
+    "modern text": encoders.TextTransformer(
+        **MODERN,
+        causal=False,
+        rotary=encoders.SequenceRotary(),
+        local=encoders.LocalAttention(window=1, global_every=2),
+    ),
+    "modern vit": encoders.ViT(
+        **MODERN, **PATCHES, patch_dropout=0.3, rotary=encoders.AxialRotary(shift=0.5, jitter=1.2, rescale=1.2)
+    ),
     "resnet": encoders.ResNet(depths=(1, 1), width=4, stem="small", norm=GROUPS, stochastic_depth=0.5),
     "resnet with batch norm": encoders.ResNet(depths=(1,), width=4, stem="small", bottleneck=False),
     "series convolutions": encoders.SeriesConvolutions(length=6, channels=(4, 4), kernel=2, pool=2, dropout=0.3),
@@ -35,11 +49,16 @@ EXAMPLES: Mapping[str, Any] = {
     "text": encoders.TextTransformer(**SMALL),
     "text with attention pool": encoders.TextTransformer(**SMALL, causal=False, pool="attention"),
     "triples": encoders.TripleTransformer(**SMALL, tokens=3),
-    "vit": encoders.ViT(**SMALL, stem=encoders.PatchStem(patch=4), registers=2, patch_dropout=0.3),
+    "vit": encoders.ViT(**SMALL, **PATCHES, patch_dropout=0.3),
+    "vit with relative positions": encoders.ViT(**SMALL, **PATCHES, positions="relative", patch_dropout=0.3),
     # Parts of encoders, and the decoder, which reads tokens.
     "query decoder": encoders.QueryDecoder(queries=2, width=8, depth=1, heads=2),
+    "axial rotary positions": encoders.AxialRotary(),
     "batch norm": encoders.BatchNorm(),
     "group norm": encoders.GroupNorm(),
+    "local attention": encoders.LocalAttention(),
+    "mark table": encoders.MarkTable(mark="speaker", classes=2),
+    "rotary positions of sequences": encoders.SequenceRotary(),
     "conv stem": encoders.ConvStem(),
     "patch stem": encoders.PatchStem(),
     "pixels": encoders.PixelNorm(),

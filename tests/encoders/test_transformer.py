@@ -12,7 +12,7 @@ from flax import nnx
 
 from jaxrep.batch import Field, StepContext
 from jaxrep.encoders.base import EncoderInputs
-from jaxrep.encoders.blocks import Block
+from jaxrep.encoders.blocks import Block, BlockInputs, Sight
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.spec import problems
 
@@ -98,7 +98,9 @@ def test_block_equals_its_equations(norm, changes):
     weights = {"/".join(path): np.asarray(leaf[...], np.float64) for path, leaf in nnx.to_flat_state(nnx.state(block))}
     x = np.random.default_rng(2).normal(size=(2, 5, 8))
     mask = np.tril(np.ones((5, 5), bool))
-    ours = jax.jit(lambda x: block(x, jnp.asarray(mask)[None, None]))(jnp.asarray(x, jnp.float32))
+    ours = jax.jit(lambda x: block(x, BlockInputs(Sight(jnp.asarray(mask)[None, None])), 1))(
+        jnp.asarray(x, jnp.float32)
+    )
     expected = np.stack([oracle_block(weights, row, 2, mask, norm == "post") for row in x])
     np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=1e-5)  # float32 against float64
 

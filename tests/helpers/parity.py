@@ -25,7 +25,7 @@ def perturbed(model, torch):
     with torch.no_grad():
         for value in model.parameters():
             wide = value.shape[1:].numel() if value.ndim > 1 else 1
-            value += 0.1 * min(1, (32 / wide) ** 0.5) * torch.randn(value.shape, generator=generator)
+            value += 0.1 * min(1, (32 / max(1, wide)) ** 0.5) * torch.randn(value.shape, generator=generator)
         for name, value in model.named_buffers():
             if name.endswith(("running_mean", "running_var")):
                 value += 0.1 * torch.rand(value.shape, generator=generator)
@@ -42,9 +42,9 @@ def layers(model, name, x):
     seen = {}
 
     def recording(stack, h, *, readout, intermediates, **kwargs):
-        last, read = run_blocks(stack, h, readout=lambda h: h, intermediates=tuple(range(depth)), **kwargs)
+        last, read, _ = run_blocks(stack, h, readout=lambda h: h, intermediates=tuple(range(depth)), **kwargs)
         seen.update({-1: h, **read})
-        return last, {}
+        return last, {}, {}
 
     def outputs(arrays, x):
         encoded = getattr(structure.merge(arrays), name)(EncoderInputs(x))

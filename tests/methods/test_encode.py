@@ -17,7 +17,7 @@ def tower(inputs):
     return EncoderOutput(pooled=inputs.x, batch_stats={"sum": inputs.x.sum()})
 
 
-ENCODER: Any = SimpleNamespace(rank=2)
+ENCODER: Any = SimpleNamespace(rank=2, marks={})
 MODULE = SimpleNamespace(image=tower, image_head=lambda x: 2 * x, text=tower, text_head=lambda x: -x)
 BATCH = {"image": ROWS, "again": 10 * ROWS, "text": ROWS[:, 0]}
 

@@ -149,14 +149,3 @@ def blur(x: Array) -> Array:
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     x = (x[:, :-2] + 2 * x[:, 1:-1] + x[:, 2:]) / 4
     return (x[:, :, :-2] + 2 * x[:, :, 1:-1] + x[:, :, 2:]) / 4
-
-
-def drop_branch(x: Array, rate: float, keys: Array | None) -> Array:
-    """Apply stochastic depth: zero rows of x [B,...] at ``rate`` and scale up the others (Huang et al. 2016).
-
-    ``keys`` [B], one per row; None: nothing is dropped.
-    """
-    if keys is None or rate == 0:
-        return x
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate))(keys)
-    return jnp.where(keep.reshape(-1, *[1] * (x.ndim - 1)), x / (1 - rate), 0).astype(x.dtype)

@@ -11,8 +11,8 @@ from flax import nnx
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import DropRate, preset
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule, pooled
-from jaxrep.encoders.image.convolution import BatchNorm, Conv, ConvNorm, Norm, drop_branch
-from jaxrep.encoders.layers import Dense
+from jaxrep.encoders.image.convolution import BatchNorm, Conv, ConvNorm, Norm
+from jaxrep.encoders.layers import Dense, drop_branch
 from jaxrep.spec import Range, spec
 
 

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import Depth, Width, preset
 from jaxrep.encoders.image.convnet import ConvNet, ConvNetModule
-from jaxrep.encoders.image.convolution import Conv, ConvNorm, blur, drop_branch
+from jaxrep.encoders.image.convolution import Conv, ConvNorm, blur
+from jaxrep.encoders.layers import drop_branch
 from jaxrep.spec import spec
 
 

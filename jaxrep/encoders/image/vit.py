@@ -4,17 +4,33 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, ClassVar, Literal, Self
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jaxrep.batch import Array, Field
-from jaxrep.encoders.base import DropRate, preset
+from jaxrep.encoders.base import DropRate, EncoderInputs, preset
 from jaxrep.encoders.image.stem import PatchStem, PixelNorm, Stem, check_image
 from jaxrep.encoders.layers import compute_dtype, normal
+from jaxrep.encoders.positions import (
+    AxialRotary,
+    Grid,
+    relative_index,
+    relative_rows,
+    resize_grid,
+    sincos_positions,
+)
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Natural, spec
+
+DINOV3: dict[str, Any] = dict(
+    positions="none",
+    rotary=AxialRotary(rescale=2.0),
+    registers=4,
+    key_bias=False,
+    layer_scale=1e-5,
+    pixels=PixelNorm.imagenet(),
+)
+"""What all vision transformers of DINOv3 share (Simeoni et al. 2025, arXiv:2508.10104, section 3.2, released code)."""
 
 
 @spec
@@ -27,8 +43,9 @@ class ViT(Transformer):
     """How pixels become tokens."""
     pool: Literal["cls", "mean", "attention"] = "cls"
     """The class token (only ``cls`` adds one), the mean of the patches, or a learned query that attends to them."""
-    positions: Literal["learned", "sincos"] = "learned"
-    """Learned positions, or fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3)."""
+    positions: Literal["learned", "sincos", "relative", "none"] = "learned"
+    """Learned positions, fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3), learned biases of the
+    attention logits by the offset of two patches, which all blocks share (Bao et al. 2022, BEiT), or none."""
     any_size: bool = False
     """Whether images of other sizes are read too: learned positions are resized to their grid (bicubic)."""
     registers: Natural = 0
@@ -52,6 +69,13 @@ class ViT(Transformer):
         "ViT-g/14 (Zhai et al. 2022, Scaling Vision Transformers, table 2): 1.0 G parameters",
         **dict(width=1408, depth=40, heads=16, mlp_ratio=6144 / 1408, stem=PatchStem(patch=14)),
     )
+    dinov3_s16 = preset("DINOv3's ViT-S/16: 21 M parameters", width=384, depth=12, heads=6, **DINOV3)
+    dinov3_b16 = preset("DINOv3's ViT-B/16: 86 M parameters", width=768, depth=12, heads=12, **DINOV3)
+    dinov3_l16 = preset("DINOv3's ViT-L/16: 303 M parameters", width=1024, depth=24, heads=16, **DINOV3)
+    dinov3_h16plus = preset(
+        "DINOv3's ViT-H+/16: 840 M parameters",
+        **dict(DINOV3, width=1280, depth=32, heads=20, gated=True, activation="silu"),
+    )
 
     def as_clip(self) -> Self:
         """Return the same size with the details of CLIP's code: a norm before the blocks, quick GELU, CLIP's pixels."""
@@ -62,6 +86,8 @@ class ViT(Transformer):
         yield from super().problems()
         if self.positions == "sincos" and self.width % 4:
             yield f"width = {self.width} is not a multiple of 4, which sin-cos positions need"
+        if self.positions == "relative" and self.any_size:
+            yield 'positions = "relative" are those of one grid: they cannot have any_size = True'
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "VisionTransformer":
         return VisionTransformer(self, rngs, inputs)
@@ -77,11 +103,14 @@ class VisionTransformer(TransformerModule):
         shape: Any = inputs.shape
         cls, drop = spec.pool == "cls", spec.patch_dropout
         super().__init__(spec, rngs, pool=spec.pool, class_token=cls, registers=spec.registers, drop=drop)
-        self.shape, self.grid, self.pixels = shape, spec.stem.grid(shape), spec.pixels
+        self.shape, self.pixels = shape, spec.pixels
+        self.grid = rows, columns = spec.stem.grid(shape)
         self.stem = spec.stem.build(rngs, inputs=shape, width=spec.width)
         learned = spec.positions == "learned"
-        shape, std = (self.grid[0] * self.grid[1], spec.width), spec.width**-0.5  # CLIP's released code
+        shape, std = (rows * columns, spec.width), spec.width**-0.5  # CLIP's released code
         self.positions = normal(rngs, shape, std) if learned else None
+        relative = spec.positions == "relative"
+        self.relative = normal(rngs, (relative_rows((rows, columns)), spec.heads), 0.02) if relative else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
         """Return patches h [B,N,D], their positions [N,D], and None: every patch is real."""
@@ -89,24 +118,19 @@ class VisionTransformer(TransformerModule):
         if shape != self.shape and not self.spec.any_size:
             raise ValueError(f"the encoder was built for images of shape {self.shape}, got {shape}")
         h = self.stem(self.pixels(x).astype(compute_dtype(self.spec.dtype)))
-        grid = self.spec.stem.grid(shape) if self.spec.any_size else self.grid
-        if self.positions is None:
-            return h, jnp.asarray(sincos_positions(*grid, h.shape[-1])), None
-        return h, resize_grid(self.positions[...], self.grid, grid), None
+        grid = self._grid_of(x)
+        if self.positions is not None:
+            return h, resize_grid(self.positions[...], self.spec.stem.grid(self.shape), grid), None
+        sincos = self.spec.positions == "sincos"
+        return h, jnp.asarray(sincos_positions(grid, h.shape[-1])) if sincos else jnp.zeros(()), None
 
+    def embed_inputs(self, inputs: EncoderInputs) -> tuple[Array, Array, Array | None, Grid | None]:
+        return *self.embed(inputs.x), self._grid_of(inputs.x)
 
-def resize_grid(positions: Array, grid: tuple[int, int], to: tuple[int, int]) -> Array:
-    """Resize positions [h*w,D] of a grid (h,w) to [H*W,D] of the grid ``to``, by antialiased cubic convolution."""
-    if grid == to:
-        return positions
-    return jax.image.resize(positions.reshape(*grid, -1), (*to, positions.shape[1]), "cubic").reshape(to[0] * to[1], -1)
+    def relative_table(self, grid: Grid) -> tuple[Array, Any] | None:
+        return None if self.relative is None else (self.relative[...], relative_index(grid, self._prefix))
 
-
-def sincos_positions(rows: int, columns: int, width: int) -> np.ndarray:
-    """Return fixed positions, float32 [rows * columns, width]: sine and cosine of column and row, width / 4 each.
-
-    Frequencies fall from 1 to 1/10000 (Chen et al. 2021, MoCo v3, arXiv:2104.02057).
-    """
-    frequency = 10_000.0 ** -np.linspace(0, 1, width // 4)
-    y, x = (place.reshape(-1, 1) * frequency for place in np.mgrid[:rows, :columns])
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
+    def _grid_of(self, x: Array) -> tuple[int, int]:
+        """Return the rows and columns of patches of images [B,H,W,C]."""
+        shape: Any = x.shape[1:] if self.spec.any_size else self.shape
+        return self.spec.stem.grid(shape)

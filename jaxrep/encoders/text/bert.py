@@ -1,25 +1,41 @@
 """BERT's encoder (Devlin et al. 2019, arXiv:1810.04805): bidirectional, normalized after each residual sum."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import DropRate, preset
 from jaxrep.encoders.layers import Dense, normal
-from jaxrep.encoders.text.text_transformer import check_length, check_token_ids
-from jaxrep.encoders.transformer import Transformer, TransformerModule
+from jaxrep.encoders.positions import Grid, SequenceRotary
+from jaxrep.encoders.text.text_encoder import TextEncoder, TextEncoderModule
+from jaxrep.encoders.transformer import LocalAttention
 from jaxrep.spec import Natural, NonNegative, spec
+
+MODERN: dict[str, Any] = dict(
+    norm="pre",
+    norm_epsilon=1e-5,
+    norm_bias=False,
+    first_norm=False,
+    gated=True,
+    qkv_bias=False,
+    out_bias=False,
+    mlp_bias=False,
+    dropout=0.0,
+    segments=0,
+    positions="none",
+    rotary=SequenceRotary(base=160_000.0),
+    local=LocalAttention(window=64, global_every=3, rotary=SequenceRotary(base=10_000.0)),
+    pad=50_283,
+)
+"""What both sizes of ModernBERT share (Warner et al. 2024, arXiv:2412.13663, section 2, released code)."""
 
 
 @spec
-class Bert(Transformer):
+class Bert(TextEncoder):
     """Encode token ids by BERT. Presets take fields to change: ``Bert.base(pool="mean")``. Attention has no dropout."""
-
-    rank: ClassVar[int] = 2
 
     norm: Literal["pre", "post"] = "post"
     """What a block normalizes: the inputs of its branches (pre; also once after all blocks), or the sums (post)."""
@@ -44,6 +60,14 @@ class Bert(Transformer):
     )
     base = preset("BERT-Base: 85 M parameters in its blocks", width=768, depth=12, heads=12)
     large = preset("BERT-Large: 302 M parameters in its blocks", width=1024, depth=24, heads=16)
+    modern_base = preset(
+        "ModernBERT-base: 110 M parameters in its blocks",
+        **dict(MODERN, width=768, depth=22, heads=12, mlp_ratio=1152 / 768),
+    )
+    modern_large = preset(
+        "ModernBERT-large: 343 M parameters in its blocks",
+        **dict(MODERN, width=1024, depth=28, heads=16, mlp_ratio=2624 / 1024),
+    )
 
     def problems(self):
         yield from super().problems()
@@ -54,21 +78,19 @@ class Bert(Transformer):
         return BertModule(self, rngs, inputs)
 
 
-class BertModule(TransformerModule):
+class BertModule(TextEncoderModule):
     """Map token ids int32 [B,L], padded at the end, to features."""
 
     spec: Bert
     inert_padding: ClassVar[bool] = True  # the features of a text do not depend on the amount of padding
 
     def __init__(self, spec: Bert, rngs: nnx.Rngs, inputs: Field):
-        check_token_ids(inputs)
-        super().__init__(spec, rngs, pool="mean" if spec.pool == "mean" else "cls")
-        self.embedding = normal(rngs, (inputs.classes or 0, spec.width), 0.02)
-        self.positions = normal(rngs, (inputs.shape[0], spec.width), 0.02)
+        super().__init__(spec, rngs, inputs, position_std=0.02, pool="mean" if spec.pool == "mean" else "cls")
         self.segments = normal(rngs, (spec.segments, spec.width), 0.02) if spec.segments else None
         self.distances = normal(rngs, (spec.distances, spec.heads), 0.02) if spec.distances else None
         if spec.pool == "tanh":
             self.pool = nnx.data(TanhPool(rngs, spec.width))
+        self.add_marks(rngs)
 
     def embed(self, x: Array, segments: Array | None = None) -> tuple[Array, Array, Array]:
         """Return tokens h [B,L,D], positions [L,D], and which tokens are real: all up to the last one without padding.
@@ -76,19 +98,18 @@ class BertModule(TransformerModule):
         ``segments`` int [B,L]: the type of each token, by default 0. A caller that has segments calls ``embed`` and
         ``encode``.
         """
-        check_length(x, self.positions.shape[0])
+        positions = self.placed(x.shape[1])
         h = self.embedding[...][x]
         if self.segments is not None:
             h = h + self.segments[...][0 if segments is None else segments]
         filled = jnp.where(x != self.spec.pad, jnp.arange(x.shape[1]), -1).max(axis=1, keepdims=True)
-        return h, self.positions[: x.shape[1]], jnp.arange(x.shape[1]) <= filled
+        return h, positions, jnp.arange(x.shape[1]) <= filled
 
-    def attention_bias(self, length: int) -> Array | None:
+    def relative_table(self, grid: Grid) -> tuple[Array, Any] | None:
         if self.distances is None:
             return None
-        place = np.arange(length)
-        bucket = distance_buckets(place - place[:, None], self.distances.shape[0])
-        return rearrange(self.distances[...][bucket], "n m h -> 1 h n m")
+        place = np.arange(grid[0])
+        return self.distances[...], distance_buckets(place - place[:, None], self.distances.shape[0])
 
 
 def distance_buckets(offset: np.ndarray, buckets: int, far: int = 128) -> np.ndarray:

@@ -1,29 +1,26 @@
 """CLIP's text transformer (Radford et al. 2021, arXiv:2103.00020, section 2.4), causal or bidirectional."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import EncoderInputs, EncoderOutput, preset
-from jaxrep.encoders.layers import normal
-from jaxrep.encoders.transformer import Transformer, TransformerModule
-from jaxrep.spec import spec
+from jaxrep.encoders.text.text_encoder import TextEncoder, TextEncoderModule
+from jaxrep.spec import Natural, spec
 
 
 @spec
-class TextTransformer(Transformer):
+class TextTransformer(TextEncoder):
     """Encode token ids by a transformer. Presets take fields to change: ``TextTransformer.clip_b(pool="mean")``."""
-
-    rank: ClassVar[int] = 2
 
     causal: bool = True
     """Whether a token attends to itself and earlier tokens only, or to all."""
     pool: Literal["eos", "cls", "mean", "attention"] = "eos"
     """The last real token, the first token, the mean of the real tokens, or a learned query that attends to them."""
-    end: int | Literal["zeros", "highest", "never"] = "zeros"
+    end: Natural | Literal["zeros", "highest", "never"] = "zeros"
     """The last real token of a text, if the batch does not say: the last id other than 0 (zeros), the highest id
     (CLIP's released code) or the first of this id. never: padding is read as text, whatever the batch says (SigLIP)."""
 
@@ -34,31 +31,14 @@ class TextTransformer(Transformer):
         return TextTransformerModule(self, rngs, inputs)
 
 
-def check_token_ids(inputs: Field) -> None:
-    """Check that a text encoder can read this field. Raises ValueError."""
-    if len(inputs.shape) != 1 or inputs.classes is None:
-        raise ValueError(
-            "a text encoder reads token ids of shape (L,) with a known number of classes (the vocabulary), and its "
-            f"input has shape {inputs.shape} and classes {inputs.classes}"
-        )
-
-
-def check_length(x: Array, length: int) -> None:
-    """Check that texts [B,L] are no longer than the encoder's positions. Raises ValueError."""
-    if x.shape[1] > length:
-        raise ValueError(f"the encoder was built for texts of {length} tokens, got {x.shape[1]}")
-
-
-class TextTransformerModule(TransformerModule):
+class TextTransformerModule(TextEncoderModule):
     """Map token ids int32 [B,L], padded at the end, to features."""
 
     spec: TextTransformer
 
     def __init__(self, spec: TextTransformer, rngs: nnx.Rngs, inputs: Field):
-        check_token_ids(inputs)
-        super().__init__(spec, rngs, pool=spec.pool, causal=spec.causal)
-        self.embedding = normal(rngs, (inputs.classes or 0, spec.width), 0.02)
-        self.positions = normal(rngs, (inputs.shape[0], spec.width), 0.01)
+        super().__init__(spec, rngs, inputs, position_std=0.01, pool=spec.pool, causal=spec.causal)
+        self.add_marks(rngs)
 
     def embed(self, x: Array) -> tuple[Array, Array, Array]:
         """Return tokens h [B,L,D], positions [L,D], and which tokens are real: those up to the ``end``.
@@ -66,7 +46,7 @@ class TextTransformerModule(TransformerModule):
         So an id of 0 inside a text counts ("!" in CLIP's vocabulary), and with CLIP's padding of zeros the last real
         token is the end-of-text token. Give the encoder ``valid`` if padding has another id.
         """
-        check_length(x, self.positions.shape[0])
+        positions = self.placed(x.shape[1])
         end, place = self.spec.end, jnp.arange(x.shape[1])
         if end == "zeros":
             last = jnp.where(x != 0, place, -1).max(axis=1, keepdims=True)
@@ -74,7 +54,7 @@ class TextTransformerModule(TransformerModule):
             last = jnp.full((x.shape[0], 1), x.shape[1])
         else:  # argmax takes the first of equal ones
             last = jnp.argmax(x if end == "highest" else x == end, axis=1, keepdims=True)
-        return self.embedding[...][x], self.positions[: x.shape[1]], place <= last
+        return self.embedding[...][x], positions, place <= last
 
     def encode(self, h: Array, positions: Array, inputs: EncoderInputs) -> EncoderOutput:
         """Encode as every transformer does; with ``end="never"`` all tokens are real."""

@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import EncoderInputs, EncoderOutput, preset
-from jaxrep.encoders.layers import LayerNorm, normal
+from jaxrep.encoders.layers import normal
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Count, Natural, NonNegative, spec
 
@@ -62,7 +62,7 @@ class TripleModule(TransformerModule):
         super().__init__(spec, rngs, pool="cls")
         self.embedding = normal(rngs, (inputs.classes, spec.width), 0.02)
         self.positions = normal(rngs, (min(spec.tokens, inputs.shape[1]), spec.width), 0.02)
-        self.token_norm = LayerNorm(spec.width, spec.norm_epsilon)
+        self.token_norm = spec.build_norm(spec.width)
 
     def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
         """Encode triples. ``inputs.valid``: real tokens, shaped as x or [B*3T,L]; by default all ids but 0."""

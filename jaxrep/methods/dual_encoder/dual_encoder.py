@@ -11,7 +11,7 @@ from jaxrep.batch import Batch, Field, Outputs, StepContext, normalize, require_
 from jaxrep.encoders.base import Encoder
 from jaxrep.losses.token_grouping import group_tokens
 from jaxrep.methods.base import Method
-from jaxrep.methods.encode import encode_and_project, merge_outputs, one_view
+from jaxrep.methods.encode import encode_and_project, input_field, merge_outputs
 from jaxrep.methods.heads import Head, Linear, LogitBias, LogitScale, NoBias
 from jaxrep.spec import Count, Part, Range, spec
 
@@ -116,7 +116,7 @@ class DualEncoder(Method):
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         for name, tower in self.encoded.items():
             require_fields(inputs, f"tower '{tower}'", name)
-        parts: dict[str, Any] = {name: (tower, one_view(inputs[name], tower)) for name, tower in self.towers.items()}
+        parts: dict[str, Any] = {name: (tower, input_field(inputs, name, tower)) for name, tower in self.towers.items()}
         parts |= {f"{name}_head": (self.head(name), tower.features) for name, tower in self.towers.items()}
         parts |= {name: (scale, None) for name, scale in {"scale": self.scale, **self.scales}.items()}
         if not isinstance(self.grouping, NoTokenGrouping):

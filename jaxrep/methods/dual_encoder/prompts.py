@@ -1,7 +1,7 @@
 """Prompt learning: a classifier whose classes are texts with learned vectors in them (Zhou et al. 2022, CoOp)."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Any, ClassVar, cast
 
@@ -73,6 +73,10 @@ class PromptLearner(Method):
     after: Natural = 1
     """Tokens of a text before the learned vectors: 1 if texts begin with a start token."""
 
+    def problems(self) -> Iterator[str]:
+        if self.text.marks:
+            yield f"text.mark_tables: class texts have no marks, and the tower reads {', '.join(self.text.marks)}"
+
     text_head: ClassVar[Any]  # a part of the built method
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
@@ -112,4 +116,4 @@ class PromptLearner(Method):
         h = jnp.concatenate([h[:, :after], context.astype(h.dtype), h[:, after:]], axis=1)
         valid = jnp.pad(valid, ((0, 0), (context.shape[1], 0)), constant_values=True)
         inputs = EncoderInputs(ids, valid, ctx=ctx.at("classes"))
-        return text.encode(h, text.positions[...][: h.shape[1]], inputs).pooled
+        return text.encode(h, text.placed(h.shape[1]), inputs).pooled

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxrep.encoders.image.convolution import BatchNorm, Conv, GroupNorm, blur, drop_branch
+from jaxrep.encoders.image.convolution import BatchNorm, Conv, GroupNorm, blur
+from jaxrep.encoders.layers import drop_branch
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(3, 2, (4, 5, 6, 8))

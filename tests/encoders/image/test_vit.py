@@ -11,7 +11,8 @@ from flax import nnx
 from jaxrep.batch import Field, StepContext
 from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.image.stem import ConvStem, PatchStem, PixelNorm
-from jaxrep.encoders.image.vit import ViT, sincos_positions
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.positions import sincos_positions
 from jaxrep.pretrained.resize import resize_positions
 
 FIELD = Field((16, 12, 3), "uint8")
@@ -68,13 +69,13 @@ def test_pixels_are_normalized_as_uint8_and_float():
 
 def test_sincos_positions_are_those_of_moco():
     """Entry by entry: width 8 has two frequencies, 1 and 1/10000."""
-    positions = sincos_positions(2, 3, 8)
+    positions = sincos_positions((2, 3), 8)
     row, column = 1, 2
     expected = [np.sin(2), np.sin(2e-4), np.cos(2), np.cos(2e-4), np.sin(1), np.sin(1e-4), np.cos(1), np.cos(1e-4)]
     np.testing.assert_allclose(positions[row * 3 + column], expected, rtol=1e-6)
     module = built(positions="sincos", pool="mean")
     assert "positions" not in nnx.state(module)
-    np.testing.assert_array_equal(module.embed(IMAGES)[1], sincos_positions(4, 3, 8))
+    np.testing.assert_array_equal(module.embed(IMAGES)[1], sincos_positions((4, 3), 8))
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean", "attention"])
@@ -168,7 +169,7 @@ def test_any_size_resizes_positions(size):
     np.testing.assert_allclose(positions, expected, **SAME)
     np.testing.assert_array_equal(module.embed(IMAGES)[1], module.positions[...])
     fixed = built(any_size=True, positions="sincos")
-    np.testing.assert_array_equal(fixed.embed(images)[1], sincos_positions(size[0] // 4, size[1] // 4, 8))
+    np.testing.assert_array_equal(fixed.embed(images)[1], sincos_positions((size[0] // 4, size[1] // 4), 8))
     assert encode(module, images).tokens.shape == (2, size[0] * size[1] // 16, 8)
 
 
