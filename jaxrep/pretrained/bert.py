@@ -170,7 +170,7 @@ def read_tower(source: Source, pool: Pool = "mean") -> Tower:
     field = Field((length,), "int32", config.whole("vocab_size"))
     tensorflow_names = any(name.endswith("LayerNorm.gamma") for name in source.tensors.entries)
     maps = table(variant.blocks, offset, tensorflow_names=tensorflow_names)
-    return Tower(encoder, field, maps, tokenizer=_tokenizer(source, field))
+    return Tower(encoder, field, maps, tokenizer=tokenizer_of(source, field))
 
 
 def read(source: Source) -> Architecture:
@@ -178,7 +178,7 @@ def read(source: Source) -> Architecture:
     return single("text", read_tower(source), source.prefix(*PREFIXES), IGNORED)
 
 
-def _tokenizer(source: Source, field: Field) -> TokenizerFile | None:
+def tokenizer_of(source: Source, field: Field) -> TokenizerFile | None:
     """Return the tokenizer of a tokenizer.json only: RoBERTa's and XLM-R's other files do not hold the ids in use."""
     tokenizer, file = find_tokenizer_json(source.folder, field), source.folder / "tokenizer_config.json"
     length = read_json(file).get("model_max_length") if tokenizer and file.is_file() else None

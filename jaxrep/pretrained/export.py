@@ -105,7 +105,12 @@ def _exportable_tower(tower: Any, trained: Trained, path: str) -> Any:
         raise UsageError(
             f"method.{path} is a {type(tower).__name__}, and a public layout has a {kind.__name__} there: {ALTERNATIVE}"
         )
-    changes: dict[str, Any] = {"dropout": 0.0, "dtype": "auto", "mlp_ratio": tower.hidden / tower.width}
+    changes: dict[str, Any] = {
+        "dropout": 0.0,
+        "stochastic_depth": 0.0,
+        "dtype": "auto",
+        "mlp_ratio": tower.hidden / tower.width,
+    }
     if isinstance(tower, TextTransformer):
         # The batch marks the end of a text: at its tokenizer's end token, if there is one.
         eos = trained.loaded.eos

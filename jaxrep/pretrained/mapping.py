@@ -42,6 +42,7 @@ class WeightMap:
     parameter: str | tuple[str, ...]
     axes: str = ""  # einops, from the tensor to the parameter; empty: unchanged
     sizes: tuple[tuple[str, int], ...] = ()  # of axes that do not follow from the shapes, such as those of a patch
+    first: int = 0  # the first layer that has the tensor; layers before it get ones
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -228,7 +229,7 @@ def _slices(entry: WeightMap, shapes: Mapping[str, Shape]) -> Iterator[tuple[lis
     if LAYER not in entry.tensor:
         yield list(entry.tensors), parameters, ...
         return
-    for layer in range(parameters[0][0]):
+    for layer in range(entry.first, parameters[0][0]):
         names = [name.replace(LAYER, str(layer)) for name in entry.tensors]
         yield names, [shape[1:] for shape in parameters], layer
 
@@ -284,6 +285,8 @@ def load(
     loaded = {}
     for entry in sorted(maps, key=lambda entry: -sum(math.prod(shapes[path]) for path in entry.parameters)):
         values = [aligned(shapes[path]) for path in entry.parameters]
+        for value in values:
+            value[: entry.first] = 1
         for names, parameters, index in _slices(entry, shapes):
             for out, value in zip(values, entry.load([tensors.read(name) for name in names], parameters), strict=True):
                 out[index] = value

@@ -13,7 +13,7 @@ from typing import Any
 from jaxrep.data.tokenizers.subwords import TokenizerFile
 from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, Tanh
-from jaxrep.pretrained import bert
+from jaxrep.pretrained import bert, modernbert
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.mapping import linear
@@ -21,6 +21,9 @@ from jaxrep.pretrained.tensors import Tensors, open_folder, read_json
 
 MODULES = "modules.json"
 ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
+
+FAMILIES = {**dict.fromkeys(bert.VARIANTS, bert), "modernbert": modernbert}
+"""Modules that read an encoder of sentences, by the ``model_type`` of its config.json."""
 
 IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
 
@@ -58,17 +61,18 @@ def _modules(file: Path) -> dict[str, Path]:
 def read(source: Source, modules: Mapping[str, Path]) -> Architecture:
     """Read the encoder by its own layout, with the changes of the other modules."""
     kind = str(source.config.values.get("model_type"))
-    if kind not in bert.VARIANTS:
+    if kind not in FAMILIES:
         raise UsageError(
             f"{source.config.file}: sentences are encoded by the model_type '{kind}', expected one of "
-            f"{', '.join(bert.VARIANTS)}"
+            f"{', '.join(FAMILIES)}"
         )
+    family = FAMILIES[kind]
     _refuse_prompt(modules["Pooling"].parent / "config_sentence_transformers.json")
-    tower = bert.read_tower(source, _pool(modules["Pooling"] / "config.json"))
+    tower = family.read_tower(source, _pool(modules["Pooling"] / "config.json"))
     tower = dataclasses.replace(tower, tokenizer=_tokenizer(source.folder, tower))
     if "Dense" in modules:
         tower = _with_dense(tower, modules["Dense"] / "config.json")
-    return single("text", tower, source.prefix(*bert.PREFIXES), bert.IGNORED)
+    return single("text", tower, source.prefix(*family.PREFIXES), family.IGNORED)
 
 
 def _pool(file: Path) -> bert.Pool:
