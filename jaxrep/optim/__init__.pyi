@@ -2,8 +2,10 @@ from .ema import NoEma as NoEma
 from .ema import ParameterAverage as ParameterAverage
 from .ema import ParameterEma as ParameterEma
 from .ema import moving_average as moving_average
+from .muon import Muon as Muon
 from .optimizers import Adafactor as Adafactor
 from .optimizers import Adam as Adam
+from .optimizers import AdamMoments as AdamMoments
 from .optimizers import AdamW as AdamW
 from .optimizers import Lamb as Lamb
 from .optimizers import Lars as Lars

@@ -49,8 +49,8 @@ class Optimizer(abc.ABC):
 
 
 @spec
-class _AdamMoments(Optimizer):
-    """Declare the decays of Adam's moments."""
+class AdamMoments(Optimizer):
+    """Declare the decays of Adam's moments (abstract)."""
 
     b1: Decay = 0.9
     """Decay of the mean of gradients."""
@@ -61,15 +61,20 @@ class _AdamMoments(Optimizer):
 
 
 @spec
-class AdamW(_AdamMoments):
+class AdamW(AdamMoments):
     """Update by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
 
+    clip_updates: bool = False
+    """Whether an array's step is shorter where its gradient is larger than its own history says: StableAdamW (Wortsman
+    et al. 2023, arXiv:2304.13013, algorithm 2). It prevents spikes of the loss when b2 is high."""
+
     def direction(self) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(optax.scale_by_adam(self.b1, self.b2, self.eps), add_decay())
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
+        return stable(adam, self.b2, self.eps) if self.clip_updates else optax.chain(adam, add_decay())
 
 
 @spec
-class Adam(_AdamMoments):
+class Adam(AdamMoments):
     """Update by Adam with weight decay as an L2 penalty, before the moments (Kingma & Ba 2015, arXiv:1412.6980)."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
@@ -90,7 +95,7 @@ class Sgd(Optimizer):
 
 
 @spec
-class Lamb(_AdamMoments):
+class Lamb(AdamMoments):
     """Update by Adam with steps proportional to the norm of each array's weights (You et al. 2020, arXiv:1904.00962).
 
     Steps of vectors, numbers and biases are those of Adam (released code).
@@ -152,6 +157,25 @@ class Adafactor(Optimizer):
             optax.ema(self.momentum, debias=False) if self.momentum else optax.identity(),
             add_decay(),
         )
+
+
+def stable(adam: optax.GradientTransformation, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """Divide Adam's direction, with its weight decay, by the root mean square of gradients over their history.
+
+    It is that of an array's g**2 / max(v, eps**2), with v the second moment after this gradient, without bias; it is
+    never less than 1 (Wortsman et al. 2023, arXiv:2304.13013, algorithm 2).
+    """
+    decayed = optax.chain(adam, add_decay())
+
+    def update(updates, state, params=None, **extra):
+        directions, new = decayed.update(updates, state, params, **extra)
+        chained: Any = new
+        moments = chained[0]
+        history = optax.tree.bias_correction(moments.nu, b2, moments.count)
+        rms = jax.tree.map(lambda g, v: jnp.sqrt(jnp.mean(g * g / jnp.maximum(v, eps**2))), updates, history)
+        return jax.tree.map(lambda d, r: d / jnp.maximum(1, r), directions, rms), new
+
+    return optax.GradientTransformationExtraArgs(decayed.init, update)
 
 
 def add_decay() -> optax.GradientTransformationExtraArgs:

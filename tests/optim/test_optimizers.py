@@ -11,6 +11,7 @@ import pytest
 
 from jaxrep.batch import StepContext
 from jaxrep.experiment import load
+from jaxrep.optim.muon import Muon
 from jaxrep.optim.optimizers import Adafactor, Adam, AdamW, Lamb, Lars, Optimizer, Sgd
 from jaxrep.optim.rules import Freeze, LayerDecay, LearningRate, LearningRateSchedule, WeightDecay
 from jaxrep.schedules import Constant, Linear
@@ -27,6 +28,8 @@ SHAPES = {
 }
 OPTIMIZERS = {
     "adamw": AdamW(b2=0.98, eps=1e-6, weight_decay=Constant(value=DECAY)),
+    "stable adamw": AdamW(b2=0.98, eps=1e-6, weight_decay=Constant(value=DECAY), clip_updates=True),
+    "muon": Muon(matrices=("**/kernel",), weight_decay=Constant(value=DECAY), b2=0.98),
     "adam": Adam(b1=0.8, weight_decay=Constant(value=DECAY)),
     "sgd": Sgd(weight_decay=Constant(value=DECAY), nesterov=True),
     "lamb": Lamb(weight_decay=Constant(value=DECAY)),
@@ -43,9 +46,68 @@ def _adafactor(matrix: bool) -> optax.GradientTransformation:
     )
 
 
+def stable_adamw() -> optax.GradientTransformation:
+    """Algorithm 2 of Wortsman et al. 2023, array by array, with its decays that change with the step."""
+
+    def update(grads, state, params):
+        step, first, second = state
+        step, new, updates = step + 1, ({}, {}), {}
+        b1, b2 = (b * (1 - b ** (step - 1)) / (1 - b**step) for b in (0.9, 0.98))
+        for path, g in grads.items():
+            v, u = b1 * first[path] + (1 - b1) * g, b2 * second[path] + (1 - b2) * g**2
+            new[0][path], new[1][path] = v, u
+            rms = jnp.sqrt(jnp.mean(g**2 / jnp.maximum(u, 1e-12)))
+            rate, decay = RATE / jnp.maximum(1, rms), DECAY * MATRICES[path]
+            updates[path] = -rate * (decay * params[path] + v / (jnp.sqrt(u) + 1e-6))
+        return updates, (step, *new)
+
+    def init(params):
+        zeros = {path: jnp.zeros_like(p) for path, p in params.items()}
+        return jnp.zeros(()), zeros, zeros
+
+    return optax.GradientTransformation(init, update)
+
+
+def muon() -> optax.GradientTransformation:
+    """Muon of Jordan et al. 2024 on matrices, with steps of the size of AdamW's, and AdamW on the rest."""
+    inputs = {"image/patch/kernel": 1, "image/blocks/mlp/up/kernel": 2, "text/blocks/query/kernel": 1}
+
+    def orthogonal(m, axes):
+        x = m.reshape(int(np.prod(m.shape[:axes])), -1)
+        size = max(x.shape) ** 0.5 * 0.2
+        x = x / jnp.linalg.norm(x)
+        for _ in range(5):
+            square = x @ x.T
+            x = 3.4445 * x - 4.7750 * square @ x + 2.0315 * square @ square @ x
+        return size * x.reshape(m.shape)
+
+    def update(grads, state, params):
+        step, first, second = state
+        step, new, updates = step + 1, ({}, {}), {}
+        for path, g in grads.items():
+            beta = 0.95 if MATRICES[path] else 0.9
+            m = new[0][path] = beta * first[path] + (1 - beta) * g
+            v = new[1][path] = 0.98 * second[path] + 0.02 * g**2
+            if MATRICES[path]:
+                ahead = beta * m / (1 - beta ** (step + 1)) + (1 - beta) * g / (1 - beta**step)
+                direction = orthogonal(ahead, inputs[path]) + DECAY * params[path]
+            else:
+                direction = m / (1 - beta**step) / (jnp.sqrt(v / (1 - 0.98**step)) + 1e-8)
+            updates[path] = -RATE * direction
+        return updates, (step, *new)
+
+    def init(params):
+        zeros = {path: jnp.zeros_like(p) for path, p in params.items()}
+        return jnp.zeros(()), zeros, zeros
+
+    return optax.GradientTransformation(init, update)
+
+
 MATRICES = {path: path.endswith("kernel") for path in SHAPES}
 OPTAX = {
     "adamw": optax.adamw(RATE, b2=0.98, eps=1e-6, weight_decay=DECAY, mask=MATRICES),
+    "stable adamw": stable_adamw(),
+    "muon": muon(),
     "adam": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.adam(RATE, b1=0.8)),
     "sgd": optax.chain(optax.add_decayed_weights(DECAY, MATRICES), optax.sgd(RATE, 0.9, nesterov=True)),
     "lamb": optax.partition({True: optax.lamb(RATE, weight_decay=DECAY), False: optax.adam(RATE, eps=1e-6)}, MATRICES),
