@@ -1,6 +1,6 @@
 """Measure how late the thread that feeds a device comes to its work while the threads of a loader decode.
 
-    python -m benchmarks.feed --threads 1 2 4 8 16 32 64 --sleep --out feed.json
+    python -m benchmarks.feed --threads 1 2 4 8 16 32 64 --sleep
 
 The main thread does what a training loop does: it takes a batch, computes in Python for a millisecond, and sleeps as
 long as the device would work. ``late``: milliseconds by which it awakes too late, for want of a core or of Python's
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--sleep", action="store_true", help="sleep instead of decoding")
     parser.add_argument("--background", action="store_true", help="threads of lower priority")
     parser.add_argument("--folder", type=Path, help="where tars are kept for the next run (default: nowhere)")
-    parser.add_argument("--out", default="feed.json")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     blank = np.zeros((300, 400, 3), np.uint8)
     decode: Any = (lambda *_, **__: (time.sleep(DECODE_SECONDS), blank)[1]) if given.sleep else simplejpeg.decode_jpeg
@@ -52,7 +52,8 @@ def main() -> None:
         pattern = tars((given.folder or Path(temporary)) / "400x300-q90", given.images, width, height, 90)
         examples = source(pattern, scale).open()
         rows = [measure(examples, threads, given) for threads in given.threads]
-    Path(given.out).write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1))
+    if given.out:
+        given.out.write_text(json.dumps({"cores": os.cpu_count(), "rows": rows}, indent=1))
 
 
 def measure(examples: Any, threads: int, given: argparse.Namespace) -> dict[str, float]:
