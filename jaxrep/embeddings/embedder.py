@@ -74,6 +74,8 @@ class Embedder:
         row, contents = {"key": examples.key(index), "index": index}, examples.contents(index)
         for field in self._fields:
             with examples.explain_errors(index, field):
+                if isinstance(contents[field], tuple):
+                    raise ValueError(f"it has {len(contents[field])} captions, and one is embedded")
                 row[field] = (
                     decode_text(contents[field])
                     if field == "text"

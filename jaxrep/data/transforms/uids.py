@@ -5,6 +5,7 @@ uid of 32 hexadecimal digits per line (Gadre et al. 2023, DataComp, arXiv:2304.1
 is searched where it lies, so that memory does not grow with it.
 """
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -72,12 +73,23 @@ class KeepUids(SubsetSource):
                 what = f"numbers, as {numbers[0]:g}, and uids are texts of {DIGITS} hexadecimal digits"
                 raise UsageError(f"the column '{self.column}' holds {what}")
             return np.zeros(0, UID), np.zeros(len(values), bool)
+        if (uids := _parse_all(values)) is not None:
+            return uids, np.ones(len(values), bool)
         known = np.array([_is_uid(value) for value in values], bool)
         return _parse([value for value, is_uid in zip(values, known, strict=True) if is_uid]), known
 
 
 def _is_uid(value: str) -> bool:
     return len(value) == DIGITS and value.isascii() and all(digit in "0123456789abcdefABCDEF" for digit in value)
+
+
+def _parse_all(values: Sequence[str]) -> np.ndarray | None:
+    """Return values as UID [N], much faster than one by one; None where one of them is no uid."""
+    with contextlib.suppress(ValueError, TypeError):
+        if all(len(value) == DIGITS for value in values):
+            uids = _parse(values)
+            return uids if len(uids) == len(values) else None  # white space is skipped
+    return None
 
 
 def _parse(uids: Sequence[str]) -> np.ndarray:

@@ -315,7 +315,9 @@ class TarExamples(ShardedExamples, EncodedExamples):
             return
         differences, known = Differences(), False
         shards = range(len(self._indexed))
-        with contextlib.closing(thread_map(lambda shard: self._shard_column(shard, name), shards, AHEAD)) as columns:
+        with contextlib.closing(
+            thread_map(lambda shard: self._shard_column(shard, name), shards, AHEAD, THREADS)
+        ) as columns:
             for shard, future in zip(shards, columns, strict=True):
                 column = future.result()
                 differences.add(self._shards[shard], column.facts)
