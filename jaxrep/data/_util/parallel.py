@@ -82,7 +82,8 @@ def go_to_background() -> None:
     if sys.platform == "linux" and not getattr(_this_thread, "in_background", False):
         _this_thread.in_background = True
         thread = threading.get_native_id()  # which Linux schedules as a process
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
+        with contextlib.suppress(OSError):  # a container may forbid it
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + NICENESS)
 
 
 def end_with_parent(*_: Any) -> None:
