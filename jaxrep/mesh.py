@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 from jaxrep.batch import Array
 from jaxrep.errors import UsageError
 from jaxrep.paths import PathError, match, parse, select, stack_of
-from jaxrep.spec import spec
+from jaxrep.spec import Count, Natural, Range, spec
 
 __all__ = ["Mesh", "Shard"]
 
@@ -61,22 +61,20 @@ attention and after the MLP (Shoeybi et al. 2019, arXiv:1909.08053, section 3)."
 class Mesh:
     """Arrange devices along three axes: examples, examples and parameters, and the width of layers."""
 
-    data: int = -1
+    data: Annotated[int, Range(-1)] = -1
     """Devices over which only examples are split; -1: all that remain."""
-    fsdp: int = 1
+    fsdp: Count = 1
     """Devices over which examples and parameters are split."""
-    tensor: int = 1
+    tensor: Count = 1
     """Devices over which heads and hidden widths are split."""
-    min_shard_size: int = 2**16
+    min_shard_size: Natural = 2**16
     """Parameters with fewer numbers than this are whole on every device, unless a rule names them."""
     rules: tuple[Shard, ...] = ()
     """Layouts of parameters by pattern; the first rule that names a parameter decides."""
 
     def problems(self) -> Iterator[str]:
-        for name in AXES:
-            size = getattr(self, name)
-            if size < 1 and not (name == "data" and size == -1):
-                yield f"{name} counts devices: at least 1{' or -1 for the rest' if name == 'data' else ''}, got {size}"
+        if not self.data:
+            yield "data counts devices: at least 1 or -1 for the rest, got 0"
 
     def shape(self, devices: int) -> tuple[int, int, int]:
         """Return the sizes of the axes for a number of devices."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from jaxrep import methods, objectives, optim, schedules, views
+from jaxrep import data, encoders, evals, mesh, methods, objectives, optim, recipe, schedules, views
 from jaxrep.errors import UsageError
 from jaxrep.schedules import (
     Constant,
@@ -24,12 +24,24 @@ from jaxrep.spec import Range, problems
 from jaxrep.step.shapes import validate
 from tests.helpers.harness import RECIPE
 
+ROOMS = (data, encoders, evals, mesh, methods, objectives, optim, recipe, schedules, views)
+
+
+def declares(cls: Any) -> bool:
+    """Whether a class is a part of a recipe (``spec`` wraps the ``__init__`` of its classes), and no computed value."""
+    made = inspect.isclass(cls) and dataclasses.is_dataclass(cls)
+    return made and (hasattr(cls.__init__, "__wrapped__") or cls in (recipe.From, recipe.Pretrained))
+
+
 SPECS = {
     f"{room.__name__.removeprefix('jaxrep.')}.{name}": cls
-    for room in (methods, objectives, optim, schedules, views)
+    for room in ROOMS
     for name in room.__all__
-    if inspect.isclass(cls := getattr(room, name)) and dataclasses.is_dataclass(cls)
+    if declares(cls := getattr(room, name))
 }
+
+# A limit that is infinite is none. ``problems`` refuses limits that no number meets.
+UNLIMITED = {"data.Where": ["at_least", "at_most"]}
 
 
 def without_range(annotation: Any, ranged: bool = False) -> bool:
@@ -47,7 +59,14 @@ def without_range(annotation: Any, ranged: bool = False) -> bool:
 @pytest.mark.parametrize("name", SPECS)
 def test_every_number_has_a_range(name: str):
     hints = typing.get_type_hints(SPECS[name], include_extras=True)
-    assert [field.name for field in dataclasses.fields(SPECS[name]) if without_range(hints[field.name])] == []
+    found = [field.name for field in dataclasses.fields(SPECS[name]) if without_range(hints[field.name])]
+    assert found == UNLIMITED.get(name, [])
+
+
+def test_specs_of_all_rooms_are_looked_at():
+    rooms = {name.partition(".")[0] for name in SPECS}
+    assert rooms == {room.__name__.removeprefix("jaxrep.") for room in ROOMS}
+    assert {"data.Where", "encoders.PixelNorm", "evals.Segmentation", "mesh.Mesh", "recipe.Recipe"} <= {*SPECS}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +92,22 @@ def test_every_number_has_a_range(name: str):
             objectives.Dino(iterations=10**9),
             "iterations: expected a number of at least 0 and of at most 1000, got 1000000000",
         ),
+        (
+            data.AddWeights(source=data.OpenMoji(), column="x", default=-1.0),
+            "default: expected a number of at least 0, got -1.0",
+        ),
+        (data.ByLength(buckets=((0, 16),)), "buckets.0.0: expected a number of at least 1, got 0"),
+        (data.Fraction(source=data.OpenMoji(), share=0.5, seed=-1), "seed: expected a number of at least 0, got -1"),
+        (data.HostRandomResizedCrop(scale=(0.0, 1.0)), "scale.0: expected a number above 0 and of at most 1, got 0.0"),
+        (data.HostRandomResizedCrop(scale=(0.9, 0.5)), "scale is a range (low, high), and not (0.9, 0.5)"),
+        (data.HostRandomResizedCrop(ratio=(1.0, math.inf)), "ratio.1: expected a number above 0, got inf"),
+        (data.Where(column="x", at_least=math.inf), "no number is at least inf and at most inf"),
+        (data.Windowed(lanes=0), "lanes: expected a number of at least 1, got 0"),
+        (encoders.PixelNorm(mean=(math.inf, 0.5, 0.5)), "mean.0: expected a finite number, got inf"),
+        (evals.ComposedQueries(data=data.OpenMoji(), weight=math.inf), "weight: expected a finite number, got inf"),
+        (mesh.Mesh(data=0), "data counts devices: at least 1 or -1 for the rest, got 0"),
+        (mesh.Mesh(fsdp=0), "fsdp: expected a number of at least 1, got 0"),
+        (mesh.Mesh(min_shard_size=-1), "min_shard_size: expected a number of at least 0, got -1"),
         (views.GaussianBlur(radius=0), "radius: expected a number of at least 1 and of at most 1000, got 0"),
         (views.Solarize(threshold=1.5), "threshold: expected a number of at least 0 and of at most 1, got 1.5"),
         (views.RandomTranslate(pixels=-1), "pixels: expected a number of at least 0, got -1"),

@@ -7,11 +7,14 @@ import abc
 import math
 import random
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from jaxrep.spec import spec
+from jaxrep.spec import Positive, Range, spec
 
 ATTEMPTS = 10
+
+AreaShare = Annotated[float, Range(above=0, high=1)]
+"""A share of an area, of which there is some."""
 
 
 class Box(NamedTuple):
@@ -49,10 +52,16 @@ class HostResize(HostCrop):
 
 @spec
 class HostCenterCrop(HostCrop):
-    """Take the largest box of the right aspect ratio, from the middle."""
+    """Take a box of the right aspect ratio from the middle, the largest by default."""
+
+    side: Annotated[float, Range(above=0, high=1)] = 1.0
+    """Share of the sides of the largest box; 224 / 256 for the middle 224 pixels of pictures resized to 256."""
 
     def box(self, width: int, height: int, aspect_ratio: float, key: int | None) -> Box:
-        return center_box(width, height, aspect_ratio, aspect_ratio)
+        left, top, right, bottom = center_box(width, height, aspect_ratio, aspect_ratio)
+        w, h = (max(1, round(self.side * full)) for full in (right - left, bottom - top))
+        left, top = (width - w) // 2, (height - h) // 2
+        return Box(left, top, left + w, top + h)
 
 
 @spec
@@ -63,16 +72,16 @@ class HostRandomResizedCrop(HostCrop):
     largest central box of an allowed aspect ratio. If nothing is random (evaluations), it is ``HostCenterCrop``.
     """
 
-    scale: tuple[float, float] = (0.9, 1.0)
+    scale: tuple[AreaShare, AreaShare] = (0.9, 1.0)
     """Range of the box's area as a share of the image's area; the default is open_clip's."""
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
     """Range of the box's width over its height, drawn uniformly in the logarithm."""
 
     def problems(self) -> Iterator[str]:
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
-            yield f"scale is a range (low, high) of shares above 0 and up to 1, and not {self.scale}"
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            yield f"ratio is a range (low, high) of positive numbers, and not {self.ratio}"
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if low > high:
+                yield f"{name} is a range (low, high), and not {(low, high)}"
 
     def box(self, width: int, height: int, aspect_ratio: float, key: int | None) -> Box:
         if key is None:

@@ -13,7 +13,7 @@ from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import Indices, Order, require_examples
 from jaxrep.data.orders.permutation import epoch_keys, permute
 from jaxrep.data.source import Examples
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
 
 
 @spec
@@ -24,7 +24,7 @@ class ByLength(Order):
     has the length of the longest texts. In a mixture every batch has one source.
     """
 
-    buckets: tuple[tuple[int, int], ...] = ((48, 16), (112, 32))
+    buckets: tuple[tuple[Count, Count], ...] = ((48, 16), (112, 32))
     """(bytes, tokens): texts of at most this many bytes get this many tokens; longer texts get the tokenizer's length.
     A text that needs more tokens than its bucket has is cut."""
     column: str = "text"

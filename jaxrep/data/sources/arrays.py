@@ -14,7 +14,7 @@ from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.data.sources.patterns import files
 from jaxrep.errors import BadShard, UsageError, hint
 from jaxrep.npy import read_npy_header
-from jaxrep.spec import spec
+from jaxrep.spec import Count, spec
 from jaxrep.storage import open_ranges, read_npz
 
 CACHED_SHARDS = 4
@@ -27,7 +27,7 @@ class ArrayShards(Source):
 
     shards: str
     """The files: train-{00..09}.npz, or a glob."""
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[Count, ...]]
     """Shape of each array of one example; () is a number. Other arrays of the files are ignored."""
     kinds: Mapping[str, Literal["float32", "int32", "bool"]] = field(default_factory=dict)
     """Type of an array; the default is float32."""

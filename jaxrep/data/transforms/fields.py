@@ -8,7 +8,7 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples, digest
 from jaxrep.data.transforms.base import FieldSource, FieldTransform, TransformedExamples
-from jaxrep.spec import spec
+from jaxrep.spec import NonNegative, spec
 
 
 @spec
@@ -52,7 +52,7 @@ class AddWeights(FieldSource):
     """The column."""
     name: str = "weight"
     """Field of a batch, float32 [B], which a term names as its weights."""
-    default: float = 1.0
+    default: NonNegative = 1.0
     """Weight of an example that has no value in the column."""
 
     def added(self) -> dict[str, Field]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxrep.batch import Field
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.transforms.base import FieldTransform, TransformedExamples
-from jaxrep.spec import Share, spec
+from jaxrep.spec import Natural, Share, spec
 
 SITE = np.uint64(zlib.crc32(b"partial"))
 
@@ -57,7 +57,7 @@ class DropModalities(FieldTransform):
     """The modalities."""
     share: Share
     """Share of the examples that lack one of them."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the draw."""
 
     def reads(self) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples, is_unknown, ranked
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.errors import UsageError
-from jaxrep.spec import Count, Range, spec
+from jaxrep.spec import Count, Natural, Range, spec
 
 
 @spec
@@ -39,7 +39,7 @@ class Where:
     def problems(self) -> Iterator[str]:
         if self.among and (self.at_least > float("-inf") or self.at_most < float("inf")):
             yield "a column holds numbers or words: give at_least and at_most, or among"
-        if self.at_least > self.at_most:
+        if self.at_least > self.at_most or self.at_least == float("inf") or self.at_most == float("-inf"):
             yield f"no number is at least {self.at_least} and at most {self.at_most}"
 
     def __call__(self, values: Any) -> np.ndarray:
@@ -77,7 +77,7 @@ class FewShot(SubsetSource):
     """Examples per class."""
     label: str = "label"
     """Field of the classes; an example with a negative or unknown class is left out."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the draw; a larger count includes the examples of a smaller one."""
 
     def reads(self) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ class Fraction(SubsetSource):
     """Keep the other examples instead."""
     by: str = ""
     """Column of integers; examples of one value are drawn as a group, as those of a class. Empty: each one alone."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the draw."""
 
     def reads(self) -> tuple[str, ...]:

@@ -13,14 +13,14 @@ from flax import nnx
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import Width
 from jaxrep.encoders.layers import ACTIVATIONS, Activation, Dense
-from jaxrep.spec import Count, Positive, spec
+from jaxrep.spec import Count, Finite, Positive, spec
 
 
 @spec
 class PixelNorm:
     """Normalize each channel: (pixel - mean) / std, with pixels in [0,1]."""
 
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    mean: tuple[Finite, ...] = (0.5, 0.5, 0.5)
     """Mean of each channel."""
     std: tuple[Positive, ...] = (0.5, 0.5, 0.5)
     """Standard deviation of each channel."""

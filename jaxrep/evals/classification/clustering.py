@@ -37,7 +37,7 @@ class Clustering(LabeledEval):
     """Maximum number of steps per start."""
     normalize: bool = True
     """Whether to scale features to unit length first."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the starts."""
     name: str = "clustering"
 

@@ -7,7 +7,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import LogisticRegression
-from jaxrep.spec import Count, Positive, spec
+from jaxrep.spec import Count, Natural, Positive, spec
 
 
 @spec
@@ -30,7 +30,7 @@ class FewShot(FittedEval):
     """Whether to scale features to unit length first."""
     max_iterations: Count = 1000
     """Maximum number of L-BFGS steps per fit."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the draws."""
     name: str = "few_shot"
 

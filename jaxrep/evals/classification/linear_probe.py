@@ -11,7 +11,7 @@ from jaxrep.evals.classification.classification import linear_ranks
 from jaxrep.evals.classification.labeled_eval import FittedEval
 from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegression, search_l2
 from jaxrep.reads import Reads
-from jaxrep.spec import Count, Range, spec
+from jaxrep.spec import Count, Natural, Range, spec
 
 
 @spec
@@ -34,7 +34,7 @@ class LinearProbe(FittedEval):
     Empty: each image alone."""
     max_iterations: Count = 1000
     """Maximum number of L-BFGS steps per fit."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the choice of held-out images."""
     name: str = "probe"
 

@@ -5,6 +5,7 @@ Oquab et al. 2023, DINOv2 (arXiv:2304.07193, section 7.4); Pérez-García et al.
 
 import math
 from collections.abc import Iterator
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegress
 from jaxrep.metrics.ranking import require_finite
 from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Column
-from jaxrep.spec import Count, Positive, spec
+from jaxrep.spec import Count, Natural, Positive, Range, spec
 
 BLOCK_SIZE = 64
 """Images per block."""
@@ -53,7 +54,7 @@ class Segmentation(Eval):
     output: str = ""
     """Name of the model output, one token per patch, [B,N,D]. Empty: <image>/tokens. pixels: the pixels of each
     patch."""
-    ignored: int = 255
+    ignored: Annotated[int, Range(-(2**31), 2**31 - 1)] = 255
     """Value in a class map that stands for no class. Such pixels are ignored."""
     background: bool = True
     """Whether class 0 counts in means over classes."""
@@ -63,7 +64,7 @@ class Segmentation(Eval):
     """Maximum number of patches for the fit, equally many per image, drawn at random."""
     max_iterations: Count = 1000
     """Maximum number of L-BFGS steps."""
-    seed: int = 0
+    seed: Natural = 0
     """Seed of the choice of patches."""
     name: str = "segmentation"
 

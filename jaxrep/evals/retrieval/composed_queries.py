@@ -17,7 +17,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.embed import embed_each
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import IndexPairs, graded_ranks, unit_rows
-from jaxrep.spec import Count, spec
+from jaxrep.spec import Count, Finite, spec
 
 Rows = Float[np.ndarray, "N D"]
 
@@ -56,7 +56,7 @@ class ComposedQueries(CaptionedEval):
     """A file of phrases that exclude one another, as ``jaxrep/data/transforms/swaps.txt``. Empty: that file."""
     ks: tuple[Count, ...] = (1, 5)
     """Numbers k of first images."""
-    weight: float = 1.0
+    weight: Finite = 1.0
     """Weight of the text relative to the image (ALIGN: 1)."""
     name: str = "composed"
 

@@ -17,7 +17,7 @@ from jaxrep.evals.base import Model
 from jaxrep.evals.embed import embed_each
 from jaxrep.evals.retrieval.captioned_eval import CaptionedEval
 from jaxrep.metrics.ranking import TIE
-from jaxrep.spec import spec
+from jaxrep.spec import Natural, spec
 
 
 class CaptionTest(NamedTuple):
@@ -47,7 +47,7 @@ class Composition(CaptionedEval):
     """A file of phrases that exclude one another, as ``jaxrep/data/transforms/swaps.txt``. Empty: that file."""
     spacy: str = ""
     """The spaCy model that finds parts of speech, as en_core_web_sm. Empty: the words of the package's lexicon."""
-    key: int = 0
+    key: Natural = 0
     """Seed of the orders of words."""
     name: str = "composition"
 
