@@ -119,7 +119,7 @@ def _explained(place: str, verb: str) -> Iterator[None]:
         yield
     except Exception as error:  # what is no hub is answered by errors of many types
         # A fallback to the cache hides the answer of the hub. Causes are cut off, since they may quote the token.
-        cause = error.__cause__
+        cause: Any = error.__cause__
         raise _sentence(cause if isinstance(cause, errors.HfHubHTTPError) else error, place, verb) from None
 
 
@@ -141,7 +141,8 @@ def _sentence(error: Exception, place: str, verb: str) -> JaxrepError:
     if status:
         return JaxrepError(f"{hub} answered {status}, and {undone}: try again later")
     if constants.HF_HUB_OFFLINE:
-        return UsageError(f"{undone}: HF_HUB_OFFLINE is set, and the cache {constants.HF_HUB_CACHE} does not hold it")
+        absent = f", and the cache {constants.HF_HUB_CACHE} does not hold it" if verb == "read" else ""
+        return UsageError(f"{undone}: HF_HUB_OFFLINE is set{absent}")
     if isinstance(error, errors.HTTPError | errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
         return JaxrepError(f"{hub} cannot be reached, and {undone}: try again when there is a network")
     if fault := disk_fault(error):

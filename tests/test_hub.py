@@ -64,7 +64,8 @@ def test_address_loads_as_its_folder_and_fetches_no_pickle_and_no_code(hub, clie
 
 def test_revision_is_a_tag_or_a_commit(hub, client, clip):
     commit = hub.models["org/clip"].refs["v1"]
-    for revision in ("v1", commit):
+    hub.models["org/clip"].refs |= {"refs/pr/1": commit, "of/me": commit}
+    for revision in ("v1", commit, "refs/pr/1", "of%2Fme"):
         assert client(f"str(jaxrep.hub.local_path('hf://org/clip@{revision}'))").endswith(f"snapshots/{commit}'")
     assert client("jaxrep.hub.at_commit('hf://org/clip@v1')") == f"'hf://org/clip@{commit}'"
     path = f"jaxrep.hub.local_path('hf://org/clip@{commit}')"
@@ -151,14 +152,24 @@ def test_answers_of_a_hub_in_trouble_are_one_sentence(hub, client, clip, home):
 def test_without_a_network_the_cache_is_read_and_what_is_not_there_is_said(hub, client, clip, home):
     client("jaxrep.load('hf://org/clip')")
     nowhere = "http://127.0.0.1:9"
-    for environment, sentence in (
-        ({"HF_ENDPOINT": nowhere}, f"JaxrepError: {nowhere} cannot be reached, and hf://org/other was not read: try"),
-        ({"HF_HUB_OFFLINE": "1"}, "UsageError: hf://org/other was not read: HF_HUB_OFFLINE is set, and the cache"),
+    for environment, sentence, unwritten in (
+        (
+            {"HF_ENDPOINT": nowhere},
+            f"JaxrepError: {nowhere} cannot be reached, and hf://org/other was not read: try",
+            f"JaxrepError: {nowhere} cannot be reached",
+        ),
+        (
+            {"HF_HUB_OFFLINE": "1"},
+            "UsageError: hf://org/other was not read: HF_HUB_OFFLINE is set, and the cache",
+            "UsageError: org/mine was not written: HF_HUB_OFFLINE is set",
+        ),
     ):
         alone = Client(hub, home, **environment)
         try:
             assert alone("jaxrep.load('hf://org/clip')").startswith("Model(")
             assert alone("jaxrep.load('hf://org/other')").startswith(sentence)
+            said = alone(f"jaxrep.hub.upload(__import__('pathlib').Path({str(clip)!r}), 'org/mine')")
+            assert said == unwritten or said.startswith(f"{unwritten}, and org/mine was not written: try again")
         finally:
             alone.close()
 

@@ -223,7 +223,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 LOOP = """
 import contextlib, io, json, sys
-import jaxrep
+import jaxrep.hub
 from jaxrep import cli
 for line in sys.stdin:
     words = io.StringIO()
