@@ -285,7 +285,7 @@ def load(
     loaded = {}
     for entry in sorted(maps, key=lambda entry: -sum(math.prod(shapes[path]) for path in entry.parameters)):
         values = [aligned(shapes[path]) for path in entry.parameters]
-        for value in values:
+        for value in values if entry.first else ():  # scalars have no first layer
             value[: entry.first] = 1
         for names, parameters, index in _slices(entry, shapes):
             for out, value in zip(values, entry.load([tensors.read(name) for name in names], parameters), strict=True):
