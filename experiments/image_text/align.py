@@ -1,6 +1,8 @@
 """ALIGN: a dual encoder on noisy alt-texts, with little cleaning (Jia et al. 2021, arXiv:2102.05918).
 
-``jaxrep train align:tiny`` takes about 20 minutes on two cores. Its effect was not measured.
+``jaxrep train align:tiny`` takes about 20 minutes on two cores. A run of a fifth of its length (``--examples 30720``)
+takes the loss from 11.5 to 6.1, and finds first 1.3% and 1.8% of 398 held-out pairs (R@1 of either way, seed 0; chance
+is 0.25%). The whole run, and the effect, were not measured.
 """
 
 from experiments import common

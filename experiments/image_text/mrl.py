@@ -42,7 +42,7 @@ tiny = clip.tiny.replace(
 # configuration that it runs (libffcv/ffcv-imagenet, rn50_configs/rn50_40_epochs.yaml). Its README has a rate of 0.425
 # in place of 0.475. There pictures grow from 160 to 192 pixels from epoch 29 to 34 and are resized by cubic
 # interpolation, and norms of shortcuts are decayed too. An evaluation there takes the mean over a picture and its
-# mirror image, each the middle 7/8 of a square; here it reads the square.
+# mirror image; here it reads the picture.
 imagenet = Recipe(
     data=Data(
         train=data.ImageFolder(
@@ -63,7 +63,10 @@ imagenet = Recipe(
     epochs=40,
     evals=(
         evals.Classification(
-            data=data.ImageFolder(path="imagenet/val", image_size=256, classes=1_000), dims=RESNET_WIDTHS
+            data=data.ImageFolder(
+                path="imagenet/val", image_size=256, crop=data.HostCenterCrop(side=224 / 256), classes=1_000
+            ),
+            dims=RESNET_WIDTHS,
         ),
     ),
 )

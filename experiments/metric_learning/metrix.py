@@ -34,7 +34,7 @@ def terms(kind: Literal["contrastive", "multi_similarity", "proxy_anchor"], labe
 # pictures are this file's. There batch norm keeps ImageNet's statistics, features are pooled by mean and maximum and
 # mixed before, gradients are clipped value by value, and an anchor is compared with mixtures of its own, of all
 # positives or itself with hard negatives. Here each row is mixed with one other, and an anchor is compared with all
-# mixtures that contain its class. Evaluations read squares of 224 pixels; there these are the middle of 256.
+# mixtures that contain its class.
 recipe = Recipe(
     data=Data(
         # The first 100 of CUB's 200 classes.
@@ -60,7 +60,11 @@ recipe = Recipe(
     schedule=schedules.Staircase(start=1e-4, every=10 * EPOCH),
     epochs=60,
     init={"image": Pretrained("resnet50")},  # of ImageNet, in timm's layout
-    evals=(evals.SameClass(data=data.ImageFolder(path="cub200/test", classes=CLASSES)),),
+    evals=(
+        evals.SameClass(
+            data=data.ImageFolder(path="cub200/test", crop=data.HostCenterCrop(side=224 / 256), classes=CLASSES)
+        ),
+    ),
 )
 
 feature = recipe.replace({"method.level": "feature"})

@@ -21,6 +21,17 @@ def test_center_crop_matches_pillow():
     assert HostResize().box(30, 20, 1.0, None) == Box(0, 0, 30, 20)
 
 
+@pytest.mark.parametrize(("width", "height"), [(256, 256), (300, 256), (256, 411)])
+def test_center_crop_of_a_share_is_the_middle_of_a_resized_picture(width, height):
+    """Pictures whose short side is 256 pixels, of which ImageNet's usual evaluation reads the middle 224."""
+    box = HostCenterCrop(side=224 / 256).box(width, height, 1, None)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    assert box == (left, top, left + 224, top + 224)
+    left, top, right, bottom = HostCenterCrop(side=0.001).box(width, height, 1, 7)
+    assert (right - left, bottom - top) == (1, 1)
+    assert [*problems(HostCenterCrop(side=0.0))] and [*problems(HostCenterCrop(side=1.5))]
+
+
 def test_random_boxes_cover_the_declared_ranges():
     crop, width, height = HostRandomResizedCrop(scale=(0.2, 0.5)), 400, 300
     boxes = np.array([crop.box(width, height, 1.0, key) for key in range(4000)])
