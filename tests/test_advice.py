@@ -1,7 +1,9 @@
 """What sentences advise exists: flags, commands, fields of a recipe, functions, extras."""
 
 import ast
+import contextlib
 import functools
+import io
 import re
 import tomllib
 from collections.abc import Iterator
@@ -10,9 +12,12 @@ from pathlib import Path
 import pytest
 
 import jaxrep
+from jaxrep import cli
 from jaxrep.cli import COMMANDS
+from jaxrep.commands.data import TOOLS
+from jaxrep.commands.recipes import override
 from jaxrep.spec import children
-from tests.helpers.harness import RECIPE
+from tests.helpers.harness import LOADED, RECIPE
 
 ROOT = Path(__file__).parents[1]
 OTHERS = {
@@ -55,12 +60,86 @@ def is_field(path: str) -> bool:
     return True
 
 
-def test_flags_that_sentences_name_exist():
-    declared = {text for _, text in strings() if re.fullmatch(r"--[a-z][a-z-]*", text)}
-    named = {(file, flag) for file, text in strings() for flag in re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", text)}
-    assert {"--run-dir", "--data.allow-changed", "--data.skip-failed-shards"} <= {flag for _, flag in named}
-    known = declared | OTHERS | PLACEHOLDERS
-    assert [(file, flag) for file, flag in sorted(named) if flag not in known and not is_field(flag[2:])] == []
+FLAG = r"(?<![\w-])(--[a-z][\w.-]*\w)(?: (True|False))?"
+
+
+def advised() -> list[tuple[str, str, str]]:
+    """Return (file, flag, value) of all flags in sentences; the value is that of a switch, or empty."""
+    found = {(file, *match) for file, text in strings() for match in re.findall(FLAG, text) if text != match[0]}
+    return sorted(found - {(file, flag, value) for file, flag, value in found if flag in OTHERS | PLACEHOLDERS})
+
+
+@pytest.fixture(scope="module")
+def flags_of_commands() -> dict[str, set[str]]:
+    """Return the flags that each command's own parser lists, those of the tools of ``jaxrep data`` apart."""
+    lines = [[name, "--help"] for name in COMMANDS] + [["data", tool, "--help"] for tool in TOOLS]
+    found = {}
+    for line in lines:
+        with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+            cli.main(line)
+        found["_".join(line[:-1])] = {*re.findall(r"--[a-z][a-z-]*", printed.getvalue())} | {"--help"}
+    return found
+
+
+def test_flags_of_commands_that_sentences_name_are_those_of_their_parsers(flags_of_commands):
+    """A sentence in a command's file names a flag of this command; another one, a flag of any command."""
+    every = set().union(*flags_of_commands.values())
+    assert {"--run-dir", "--trust", "--evals", "--topology", "--part"} <= every
+    wrong = [
+        (file, flag)
+        for file, flag, _ in advised()
+        if not is_field(flag[2:]) and flag not in flags_of_commands.get(Path(file).stem, every)
+    ]
+    assert wrong == []
+
+
+def test_flags_of_fields_that_sentences_advise_are_taken_as_they_are_advised(flags_of_commands):
+    """A switch as the sentence writes it, alone or with True; another field with its value after it."""
+    switches, others, own = {}, {}, set().union(*flags_of_commands.values())
+    for _, flag, value in advised():
+        if is_field(flag[2:]) and flag not in own | {"--data.train"}:
+            path = flag[2:].replace("-", "_")
+            now = functools.reduce(lambda part, name: children(part)[name], path.split("."), RECIPE)
+            (switches if isinstance(now, bool) else others)[path] = (flag, value, now)
+    assert {"data.allow_changed", "data.skip_failed_shards"} <= switches.keys() and others
+    words = [word for flag, value, _ in switches.values() for word in (flag, value) if word]
+    words += [word for flag, _, now in others.values() for word in (flag, str(now))]
+    recipe = override(LOADED, words, "jaxrep train").recipe
+    assert recipe == RECIPE.replace({path: value != "False" for path, (_, value, _) in switches.items()})
+
+
+LINES = {
+    "jaxrep env": "env",
+    "jaxrep list": "list",
+    "jaxrep plan": "plan tests/helpers/tiny.py --topology cpu:8",
+    "jaxrep data --help": "data --help",
+    "jaxrep data TOOL --help": "data convert --help",
+    "jaxrep train EXPERIMENT --help": "train clip:tiny --help",
+    "jaxrep eval RUN --evals": "eval tests/fixtures/format_1/run --evals few.py",
+    "jaxrep show RUN --trust": "show tests/fixtures/format_1/run --trust",
+}
+"""What sentences advise to run, and a line of that form."""
+
+PROTOCOL = """
+from jaxrep import data, evals
+pairs = data.TarShards(shards="tests/fixtures/format_1/pairs.tar", image_size=8)
+evals = (evals.Retrieval(data=pairs),)
+"""
+
+
+def test_all_lines_that_sentences_advise_are_run_below():
+    pattern = r"(?:`|see |by )(jaxrep (?:data (?:TOOL )?|train EXPERIMENT )?(?:--help|[a-z]+(?: RUN)?(?: --[a-z]+)?))"
+    named = {line.strip() for _, text in strings() for line in re.findall(pattern, text)}
+    assert len(named) > 3
+    assert sorted(named - LINES.keys() - {"jaxrep --help"}) == []
+
+
+@pytest.mark.parametrize("line", LINES.values())
+def test_line_that_a_sentence_advises_runs(line, tmp_path, monkeypatch, jaxrep_says):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "few.py").write_text(PROTOCOL)
+    status, out, err = jaxrep_says(line.replace("few.py", str(tmp_path / "few.py")))
+    assert status == 0 and out, err
 
 
 def test_commands_that_sentences_name_exist():
