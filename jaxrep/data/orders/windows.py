@@ -4,12 +4,14 @@ The memory is a few numbers per shard, for any number of examples. Examples that
 the shards of one window, so that few indices and files are in use at a time. Lanes give hosts shards of their own.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt64
 
+from jaxrep import hosts
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.orders.base import SUBSTITUTE_DISTANCE, Indices, Order, PlannedIndices, require_examples
 from jaxrep.data.orders.lanes import Lanes, deal
@@ -17,6 +19,11 @@ from jaxrep.data.orders.permutation import epoch_keys, permute
 from jaxrep.data.source import Examples
 from jaxrep.errors import UsageError
 from jaxrep.spec import Count, spec
+
+LOG = logging.getLogger(__name__)
+
+MAX_DRIFT = 0.05
+"""How much more examples than the smallest lane the largest may hold without a word."""
 
 
 @spec
@@ -66,9 +73,26 @@ class Windowed(Order):
             )
         seeds = epoch_keys(self.seed, np.arange(self.lanes, dtype=np.uint64)).tolist()
         reach = max(SUBSTITUTE_DISTANCE // self.lanes, 1)
-        lanes = zip(seeds, deal(sizes, self.lanes), strict=True)
-        return Lanes(
-            [ShuffledWindows(key, starts[own], sizes[own], self.shards, reach) for key, own in lanes], batch_size
+        dealt = deal(sizes, self.lanes)
+        warn_of_drift([int(sizes[own].sum()) for own in dealt])
+        lanes = [
+            ShuffledWindows(seed, starts[own], sizes[own], self.shards, reach)
+            for seed, own in zip(seeds, dealt, strict=True)
+        ]
+        return Lanes(lanes, batch_size)
+
+
+def warn_of_drift(sizes: Sequence[int]) -> None:
+    """Say that lanes of these numbers of examples drift apart by more than ``MAX_DRIFT``."""
+    least, most = min(sizes), max(sizes)
+    if hosts.is_main() and most > (1 + MAX_DRIFT) * least:
+        LOG.warning(
+            "the %d lanes of the order hold %d to %d examples, so that those of the smallest come %.0f%% more often "
+            "than those of the largest: fewer lanes (data.order.lanes) or smaller shards even this out",
+            len(sizes),
+            least,
+            most,
+            100 * (most / least - 1),
         )
 
 

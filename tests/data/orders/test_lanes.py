@@ -18,6 +18,7 @@ from jaxrep.data.transforms.subsets import Filter, Take, Where
 from jaxrep.errors import UsageError
 from jaxrep.recipe import Data
 from jaxrep.spec import problems, spec
+from tests.helpers.harness import logged
 from tests.helpers.listed_source import Listed, positions
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -290,3 +291,18 @@ def test_lanes_that_do_not_fit_are_one_sentence():
         Windowed(lanes=4).indices(Listed(8, range(1, 9)), 10)
     with pytest.raises(ValueError, match="no examples"):
         Windowed(lanes=4).indices(Listed(0, [0, 0, 0, 0]), 8)
+
+
+def test_lanes_that_drift_apart_are_told():
+    ends = np.arange(100, 10_001, 100)
+    with logged() as messages:
+        Windowed(lanes=4).indices(Listed(10_000, ends), 8)
+        Windowed(lanes=16).indices(Listed(10_000, ends[:96]), 16)
+        Windowed().indices(Listed(10_000, ends), 8)
+    assert not messages
+    with logged() as messages:
+        Windowed(lanes=32).indices(Listed(10_000, ends), 32)
+    assert messages == [
+        "the 32 lanes of the order hold 300 to 400 examples, so that those of the smallest come 33% more often than "
+        "those of the largest: fewer lanes (data.order.lanes) or smaller shards even this out"
+    ]
