@@ -4,7 +4,6 @@ from .images.crop import HostCenterCrop as HostCenterCrop
 from .images.crop import HostCrop as HostCrop
 from .images.crop import HostRandomResizedCrop as HostRandomResizedCrop
 from .images.crop import HostResize as HostResize
-from .number_fields import Numbers as Numbers
 from .openmoji.emoji import Language as Language
 from .openmoji.emoji import OpenMoji as OpenMoji
 from .openmoji.emoji import OpenMojiSource as OpenMojiSource
@@ -30,6 +29,7 @@ from .sources.encoded import EncodedSource as EncodedSource
 from .sources.image_folder import ImageFolder as ImageFolder
 from .sources.karpathy import Karpathy as Karpathy
 from .sources.label_maps import LabelMaps as LabelMaps
+from .sources.numbers import Numbers as Numbers
 from .sources.parquet import ParquetTable as ParquetTable
 from .sources.records import Records as Records
 from .sources.tar.shards import TarShards as TarShards

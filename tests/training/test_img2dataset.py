@@ -8,8 +8,8 @@ import pytest
 
 import jaxrep
 from jaxrep.data.loading.loader import Loader
-from jaxrep.data.number_fields import Numbers
 from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.sources.numbers import Numbers
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.transforms.captions import SampleCaption
 from jaxrep.data.transforms.subsets import Filter, Where

@@ -19,17 +19,16 @@ from jaxrep.data._util.ranges import Range
 from jaxrep.data.decode import decode_label, decode_text
 from jaxrep.data.images.crop import HostCenterCrop, HostCrop
 from jaxrep.data.images.decode import MAX_BYTES, decode_image, decode_label_map
-from jaxrep.data.number_fields import Numbers
 from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, read_or_substitute, stack
+from jaxrep.data.sources.numbers import Numbers
 from jaxrep.data.sources.patterns import beside
+from jaxrep.data.sources.values import Content, join_column, metadata_column
 from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
 from jaxrep.spec import Count, Natural, spec
 from jaxrep.storage import FileVersion, file_version, is_remote, read_bytes
 
 MAX_PATH = 1024
 """Most characters of a path or URL."""
-Content = bytes | tuple[bytes, ...]
-"""The bytes of one part of an example; of each caption, where there are several."""
 Contents = Mapping[str, Content]
 """Part of an example -> its bytes."""
 RESERVED = frozenset(("key", "image", "text", "label", "mask"))
@@ -286,53 +285,6 @@ def value_or(default: Any, read: Callable[..., Any], *args: Any) -> Any:
             return read(*args)
     except BadSample:
         return default
-
-
-def metadata_column(column: list[Any]) -> Any:
-    """Return a column of metadata: numbers as float64, with NaN for None; else strings, with "" for None."""
-    if all(isinstance(value, int | float | None) for value in column):
-        return np.array([np.nan if value is None else value for value in column], np.float64)
-    return ["" if value is None else str(value) for value in column]
-
-
-def join_column(parts: list[Any]) -> Any:
-    """Join the parts of a column: to float64, unless one of them holds strings."""
-    if all(isinstance(part, np.ndarray) for part in parts):
-        return np.concatenate(parts)
-    return [value if isinstance(value, str) else _written(value) for part in parts for value in part]
-
-
-def _written(number: float) -> str:
-    if np.isnan(number):
-        return ""
-    return str(int(number)) if number.is_integer() else str(float(number))
-
-
-def text_content(value: Any) -> Content:
-    """Return the bytes of a text, or of each in a list of several; a null in a list is left out.
-
-    Raises ValueError: it is null or empty, or neither a text nor a number.
-    """
-    if not (isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim)):
-        return one_text(value)
-    texts = [one_text(text) for text in value if not is_null(text)]
-    if not texts:
-        raise ValueError("it is null" if len(value) else "it is an empty list")
-    return tuple(texts) if len(texts) > 1 else texts[0]
-
-
-def one_text(value: Any) -> bytes:
-    """Return the bytes of one text, number or file. Raises ValueError: it is null, or another value."""
-    if is_null(value):
-        raise ValueError("it is null")
-    if not isinstance(value, bytes | str | int | float | np.generic):
-        raise ValueError(f"it is a {type(value).__name__}, and a text or a list of texts is read")
-    return value if isinstance(value, bytes) else str(value).encode(errors="surrogatepass")
-
-
-def is_null(value: Any) -> bool:
-    """Return whether a value stands for none: None or NaN."""
-    return value is None or (isinstance(value, float) and np.isnan(value))
 
 
 def read_beside(folder: str, path: str, place: str) -> bytes:

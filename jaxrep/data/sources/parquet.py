@@ -9,9 +9,9 @@ import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data.source import Examples
-from jaxrep.data.sources.encoded import join_column, metadata_column
 from jaxrep.data.sources.patterns import files
-from jaxrep.data.sources.records import RecordExamples, Records, plain_value
+from jaxrep.data.sources.records import RecordExamples, Records
+from jaxrep.data.sources.values import join_column, metadata_column, plain_value
 from jaxrep.errors import BadShard, UsageError, hint
 from jaxrep.extras import import_extra
 from jaxrep.spec import spec

@@ -7,16 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data._util.lru_cache import LruCache
-from jaxrep.data.sources.encoded import (
-    Content,
-    EncodedExamples,
-    EncodedSource,
-    ShardedExamples,
-    one_text,
-    read_beside,
-    text_content,
-)
+from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples, read_beside
 from jaxrep.data.sources.patterns import folder_of
+from jaxrep.data.sources.values import Content, one_text, plain_value, text_content
 from jaxrep.errors import BadSample, UsageError, as_bad_sample, hint
 from jaxrep.spec import spec
 
@@ -118,15 +111,3 @@ def _single(value: Any) -> Any:
     if isinstance(value, Mapping):  # an image of a Hugging Face data set: its bytes, or else its path
         value = value.get("bytes") or value.get("path")
     return value
-
-
-def plain_value(value: Any) -> Any:
-    """Return a value as metadata: the value of a list of one, text for bytes in UTF-8, and Python numbers."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, bytes):
-        try:
-            return value.decode()
-        except UnicodeDecodeError:
-            return value
-    return value.item() if isinstance(value, np.generic) else value

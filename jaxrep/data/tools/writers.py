@@ -13,10 +13,11 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.data.images.decode import open_image, upright
-from jaxrep.data.number_fields import Numbers
 from jaxrep.data.source import Examples
 from jaxrep.data.sources import tf_example
-from jaxrep.data.sources.encoded import Content, EncodedExamples
+from jaxrep.data.sources.encoded import EncodedExamples
+from jaxrep.data.sources.numbers import Numbers
+from jaxrep.data.sources.values import Content
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import BadSample, UsageError
 from jaxrep.extras import import_extra

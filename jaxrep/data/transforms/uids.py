@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from jaxrep.data.local_copy import local_copy
-from jaxrep.data.number_fields import MAGIC
 from jaxrep.data.source import Examples
+from jaxrep.data.sources.numbers import MAGIC
 from jaxrep.data.sources.patterns import local
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.errors import UsageError

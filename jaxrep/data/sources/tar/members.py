@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from jaxrep.data.sources.encoded import Content, text_content
 from jaxrep.data.sources.json_path import ABSENT, describe_absent, find_value
+from jaxrep.data.sources.values import Content, text_content
 from jaxrep.errors import UsageError
 
 

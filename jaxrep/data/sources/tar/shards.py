@@ -22,15 +22,14 @@ import numpy as np
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data._util.parallel import thread_map
 from jaxrep.data._util.ranges import Range, join_ranges
-from jaxrep.data.number_fields import Numbers
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import (
-    Content,
     EncodedExamples,
     EncodedSource,
     ShardedExamples,
     value_or,
 )
+from jaxrep.data.sources.numbers import Numbers
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.tar import index as tar_index
 from jaxrep.data.sources.tar import tables
@@ -38,6 +37,7 @@ from jaxrep.data.sources.tar.index import Extensions, Locations
 from jaxrep.data.sources.tar.manifest import THREADS, Shard, index_shards
 from jaxrep.data.sources.tar.members import Member, json_content, read_json
 from jaxrep.data.sources.tar.tables import Differences
+from jaxrep.data.sources.values import Content
 from jaxrep.errors import BadSample, BadShard, JaxrepError, UsageError, hint
 from jaxrep.spec import spec
 from jaxrep.storage import FileVersion, read_bytes

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrep.data.sources.encoded import is_null, metadata_column
 from jaxrep.data.sources.json_path import ABSENT, find_value
 from jaxrep.data.sources.parquet import arrow_column, open_parquet
+from jaxrep.data.sources.values import is_null, metadata_column
 from jaxrep.errors import BadShard, JaxrepError
 from jaxrep.extras import import_extra
 from jaxrep.storage import file_version

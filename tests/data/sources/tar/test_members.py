@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jaxrep.data.loading.loader import Tokenize
-from jaxrep.data.number_fields import Numbers
 from jaxrep.data.source_string import parse_source
 from jaxrep.data.sources.json_path import ABSENT, find_value
+from jaxrep.data.sources.numbers import Numbers
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.data.tools.convert import Plan, convert

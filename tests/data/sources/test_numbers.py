@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import Field
-from jaxrep.data.number_fields import Numbers
+from jaxrep.data.sources.numbers import Numbers
 from jaxrep.spec import problems
 from tests.helpers.tars import npy
 
