@@ -43,10 +43,18 @@ class Shard:
 
 
 TENSOR = (
-    Shard(path="**/attention/out/kernel", axes=("tensor", "", "fsdp")),
-    Shard(path="**/attention/out/bias", axes=()),
-    Shard(path="**/attention/*/kernel", axes=("fsdp", "tensor", "")),
-    Shard(path="**/attention/*/bias", axes=("tensor", "")),
+    *(
+        Shard(path=f"**/{attention}/{leaf}", axes=axes)
+        for attention in ("attention", "cross_attention")
+        for leaf, axes in (
+            ("query_norm/*", ()),
+            ("key_norm/*", ()),
+            ("out/kernel", ("tensor", "", "fsdp")),
+            ("out/bias", ()),
+            ("*/kernel", ("fsdp", "tensor", "")),
+            ("*/bias", ("tensor", "")),
+        )
+    ),
     Shard(path="**/mlp/up/kernel", axes=("fsdp", "tensor")),
     Shard(path="**/mlp/gate/kernel", axes=("fsdp", "tensor")),
     Shard(path="**/mlp/up/bias", axes=("tensor",)),
