@@ -54,7 +54,7 @@ def local_copy(path: str, version: FileVersion | None = None, pause: Pause = tim
         return path
     version = version or file_version(path)
     digest = hashlib.sha256("\n".join([path, *map(str, version)]).encode()).hexdigest()[:32]
-    copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2][-100:]}"
+    copy = cache_dir() / "files" / digest[:2] / f"{digest}-{path.rpartition('/')[2][-50:]}"
     if not copy.is_file():
         with explain_os_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)

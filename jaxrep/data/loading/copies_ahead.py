@@ -27,7 +27,7 @@ LOG = logging.getLogger(__name__)
 COPIES = 8
 """Files that are copied at the same time, over all worker processes."""
 HORIZON = 2**20
-"""Most examples that are counted ahead of the loader."""
+"""Most examples that are counted ahead of the loader, and at most half an epoch."""
 SCAN = 4096
 """Examples that are counted at once."""
 SHARE = 0.25
@@ -59,7 +59,8 @@ class CopiesAhead:
             processes: processes that copy files for the same loader.
         """
         self._wanted, self._step = wanted, max(SCAN // chunk_size, 1)
-        self._horizon, self._warm_up = min(HORIZON, 2 * length) // chunk_size + 1, -(-WARM_UP // chunk_size)
+        # Orders hold the plans of two epochs, so no third one may be asked for at the same time.
+        self._horizon, self._warm_up = min(HORIZON, length // 2) // chunk_size + 1, -(-WARM_UP // chunk_size)
         self._limit = int(cache_limit() * DISK_SHARE)
         self._list_files(leaves)
         self._needed, self._next = np.zeros((2, len(self._paths)), np.int64)
