@@ -1,6 +1,7 @@
 """Columns of a tar source come from the table beside each shard; what differs between the two is counted and told."""
 
 import json
+import sys
 
 import numpy as np
 import pyarrow
@@ -156,6 +157,15 @@ def test_unreadable_tables_are_one_sentence(tmp_path):
     invalid = pyarrow.table({"key": [b"\xff\xfe"], "similarity": [1.0]})
     parquet.write_table(invalid, table)
     with pytest.raises(BadShard, match=r"00000.parquet cannot be joined with its tar by 'key'"):
+        examples.column("similarity")
+
+
+def test_tables_need_the_extra(tmp_path, monkeypatch):
+    shard(tmp_path, 0, ROWS)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    examples = tars(tmp_path).open()
+    assert examples[0]["text"] == "number 0"
+    with pytest.raises(UsageError, match=r"needs pyarrow, which is not installed: pip install 'jaxrep\[parquet\]'"):
         examples.column("similarity")
 
 
