@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from jaxrep.batch import Field, StepContext
 from jaxrep.encoders import (
@@ -24,6 +25,7 @@ from jaxrep.encoders import (
 )
 from jaxrep.encoders.blocks import BlockInputs
 from jaxrep.encoders.layers import drop_branch
+from jaxrep.mesh import ROWS, Mesh
 from jaxrep.params import split
 from jaxrep.spec import problems
 from tests.helpers.harness import QUICK
@@ -247,6 +249,16 @@ def test_draws_of_a_row_do_not_depend_on_the_batch_or_on_scanning():
     np.testing.assert_allclose(part, whole[1:], **CLOSE)
     np.testing.assert_allclose(run(dataclasses.replace(spec, scan=False), ctx=context()).pooled, whole, **CLOSE)
     assert np.abs(run(spec, x=IMAGES, ctx=context(range(5, 8))).pooled - whole).max() > 1e-2
+
+
+def test_draws_are_equal_on_a_mesh_and_when_a_step_is_done_again():
+    spec = dataclasses.replace(PICTURES, stochastic_depth=0.6, positions="none", rotary=AxialRotary(shift=0.3))
+    alone = run(spec, x=IMAGES[:2], ctx=context(range(2)))
+    np.testing.assert_array_equal(run(spec, x=IMAGES[:2], ctx=context(range(2))).pooled, alone.pooled)
+    mesh = Mesh(data=2).build(jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        spread = run(spec, x=jax.device_put(IMAGES[:2], NamedSharding(mesh, ROWS)), ctx=context(range(2)))
+    np.testing.assert_allclose(spread.pooled, alone.pooled, **CLOSE)
 
 
 # Marks ----------------------------------------------------------------------------------------------------------------
