@@ -249,6 +249,8 @@ def test_every_source_of_a_mixture_has_its_lanes(seed, lanes, rows, weights, at,
         position = at // batch_size * batch_size + lane * rows + at % rows
         substitutes = np.array([order.substitute(position, attempt) for attempt in (1, 2, 50)])
         assert shards_of(substitutes, ENDS).isdisjoint(set().union(*read[:lane], *read[lane + 1 :]))
+        own_source = np.digitize(order(positions(position, 1)), [30, 80]) == 0
+        assert ((np.digitize(substitutes, [30, 80]) == 0) == own_source).all()
 
 
 @pytest.mark.parametrize("lanes", [1, 4, 32])
@@ -264,6 +266,13 @@ def test_lanes_of_a_mixture_have_the_shares_of_its_weights(lanes):
             assert abs(counts[name] - weight * 256 * steps) < (2 if lanes == 1 else lanes / 4)
     rare = (order(positions(0, 256 * 400)) >= 160_000).reshape(400, 256).sum(1)
     assert rare.max() <= (1 if lanes < 32 else 2)  # not one in every lane at a time
+
+
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_weights_change_where_they_are_declared(lanes):
+    change = Reweight(at=160, weights={"inner": 1})
+    indices = mixed(lanes, 16, weights={"a": 1}, changes=(change,))(positions(0, 480)).reshape(30, 16)
+    assert (indices[:10] < 30).all() and (indices[10:] >= 30).all()
 
 
 # Mistakes
