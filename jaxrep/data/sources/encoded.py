@@ -62,7 +62,8 @@ class EncodedSource(Source, abc.ABC):
         further = [*self.further_captions(), *self.number_parts()]
         ids = {f"{part}_id" for part in self.parts() if part not in self.number_parts()}
         if taken := sorted(name for name in further if name in RESERVED | ids or further.count(name) > 1):
-            yield f"captions and numbers are fields by their names, and {taken[0]!r} is one already"
+            place = f": give its place as {taken[0]}=" if taken[0] in ("image", "text", "label") else ""
+            yield f"captions and numbers are fields by their names, and {taken[0]!r} is one already{place}"
         if not self.parts():
             yield "an example is empty: name an image, a text or a label"
 

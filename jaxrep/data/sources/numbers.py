@@ -47,6 +47,11 @@ class Numbers:
         return numbers[()]  # a single number is no array
 
 
+def label_digits(content: bytes) -> bytes:
+    """Return a class number in NumPy's format as decimal digits; other contents as they are. Raises ValueError."""
+    return str(Numbers(at="npy", dtype="int32").decode(content)).encode() if content.startswith(MAGIC) else content
+
+
 def _read_json(content: bytes) -> np.ndarray:
     try:
         value = json.loads(content)

@@ -29,7 +29,7 @@ from jaxrep.data.sources.encoded import (
     ShardedExamples,
     value_or,
 )
-from jaxrep.data.sources.numbers import Numbers
+from jaxrep.data.sources.numbers import Numbers, label_digits
 from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.tar import index as tar_index
 from jaxrep.data.sources.tar import tables
@@ -212,7 +212,7 @@ class TarExamples(ShardedExamples, EncodedExamples):
         """Return a part in the bytes of its member. Raises ValueError: its JSON lacks it."""
         path = self._members[part].path
         if path is None:
-            return content
+            return label_digits(content) if part == "label" else content
         return json_content(read_json(content), path, texts=part != "label" and part not in self._numbers)
 
     def contents(self, index: int, only: str = "") -> dict[str, Any]:

@@ -79,6 +79,20 @@ def test_texts_labels_and_numbers_are_read(tmp_path):
     assert examples.sizes("text").tolist() == [3] * 4  # of the text, not of its member
 
 
+def test_labels_may_be_arrays(tmp_path):
+    """A class number in NumPy's format, as tar, and as what a conversion of it holds."""
+    labels = [npy(np.array(n, dtype)) for n, dtype in ((3, "u1"), (1, ">i8"), (2, "f4"), (-1, "i4"), ([1], "i4"))]
+    path = tar(tmp_path, [{}] * 5, npy=labels)
+    examples = read(path, label="npy", classes=4).open()
+    assert examples.column("label").tolist() == [3, 1, 2, -1, -1]
+    assert [examples[n]["label"] for n in range(3)] == [3, 1, 2]
+    for index, message in ((3, "the label is a whole number below 4, not '-1'"), (4, r"have the shape \(1,\)")):
+        with pytest.raises(BadSample, match=message):
+            examples[index]
+    convert(Plan(read(path, label="npy"), "tar", tmp_path / "out", 10, 5))
+    assert read(f"{tmp_path}/out/*.tar", label="cls").open().column("label").tolist() == [3, 1, 2]
+
+
 def test_lists_are_several_captions(tmp_path):
     captions = [["a", "b", None], ["c"], "d", ["e", "f", "g"]]
     path = tar(tmp_path, [{"captions": value, "short": f"s{n}"} for n, value in enumerate(captions)])
@@ -190,7 +204,7 @@ def test_wrong_paths_are_refused_at_once(tmp_path, fields, message):
             {"captions": ("alt", "json:x.alt")},
             "captions and numbers are fields by their names, and 'alt' is one already",
         ),
-        ({"numbers": {"label": "npy"}}, "'label' is one already"),
+        ({"numbers": {"label": "npy"}}, "'label' is one already: give its place as label="),
         ({"captions": ("alt",), "numbers": {"alt_id": "npy"}}, "'alt_id' is one already"),
         ({"image": ("json:image",)}, "an image is a member of its own, and json:image is a path in JSON"),
         ({"text": "json:"}, "text is an extension, or EXTENSION:PATH as json:caption, not .json:"),
