@@ -1,5 +1,6 @@
 """Run reads in threads of their own, the most urgent one first, and end them at any time."""
 
+import abc
 import itertools
 import queue
 import threading
@@ -61,3 +62,54 @@ class Fetchers:
                     future.set_result(read())
                 except BaseException as error:  # raised again where the result is requested
                     future.set_exception(error)
+
+
+class Planner(abc.ABC):
+    """Follow what is read in a thread of its own, and let fetchers read what comes next. A subclass plans.
+
+    A subclass calls ``start`` when it is set up, and changes what ``has_work`` looks at while it holds ``changed``.
+    """
+
+    def __init__(self, threads: int, name: str):
+        self.fetchers, self.changed = Fetchers(threads, name), threading.Condition()
+        self.passed, self.closed = -1, False  # the first chunk that is not over; -1: none has been read
+        self._thread = threading.Thread(target=self._follow, name=name, daemon=True)
+
+    @abc.abstractmethod
+    def has_work(self) -> bool:
+        """Return whether ``work`` would plan anything."""
+
+    @abc.abstractmethod
+    def work(self) -> None:
+        """Plan one piece."""
+
+    @abc.abstractmethod
+    def forget(self) -> None:
+        """Drop what is over; the thread that reads calls this, with ``changed`` held."""
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def move(self, passed: int) -> None:
+        """Note that all chunks before ``passed`` are over."""
+        with self.changed:
+            self.passed = max(self.passed, passed)
+            self.forget()
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Cancel all, and return when no thread is left, or after ``CLOSE_SECONDS``."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+        self.fetchers.close()
+        self._thread.join(CLOSE_SECONDS)
+
+    def _follow(self) -> None:
+        while True:
+            with self.changed:
+                self.changed.wait_for(lambda: self.closed or self.has_work())
+                if self.closed:
+                    return
+            self.work()

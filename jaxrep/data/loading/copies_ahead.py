@@ -9,14 +9,13 @@ import contextlib
 import functools
 import logging
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 
 import numpy as np
 
-from jaxrep.data._util.fetchers import Fetchers
+from jaxrep.data._util.fetchers import Planner
 from jaxrep.data.local_copy import cache_limit, local_copy
 from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.errors import JaxrepError, UsageError
@@ -45,7 +44,7 @@ Wanted = Callable[[int, int], Iterable[tuple[ShardedExamples, np.ndarray]]]
 """First chunk, number of chunks -> the files of their examples, and their indices there."""
 
 
-class CopiesAhead:
+class CopiesAhead(Planner):
     """Copy the files that a loader needs next."""
 
     def __init__(self, leaves: Sequence[ShardedExamples], wanted: Wanted, chunk_size: int, length: int, processes: int):
@@ -58,20 +57,19 @@ class CopiesAhead:
             length: examples of an epoch.
             processes: processes that copy files for the same loader.
         """
+        self._limit = int(cache_limit() * DISK_SHARE)
+        super().__init__(max(COPIES // processes, 1), "copies-ahead")
         self._wanted, self._step = wanted, max(SCAN // chunk_size, 1)
         # Orders hold the plans of two epochs, so no third one may be asked for at the same time.
         self._horizon, self._warm_up = min(HORIZON, length // 2) // chunk_size + 1, -(-WARM_UP // chunk_size)
-        self._limit = int(cache_limit() * DISK_SHARE)
         self._list_files(leaves)
         self._needed, self._next = np.zeros((2, len(self._paths)), np.int64)
         self._counted: deque[tuple[int, np.ndarray, np.ndarray]] = deque()  # last chunk, files, their examples
-        self._end, self._passed, self._closed = -1, -1, False
+        self._end = -1
         self._versions: dict[int, FileVersion | None] = {}
         self._copies: dict[int, Future[str]] = {}
         self._awaited: set[int] = set()
-        self._fetchers, self._changed = Fetchers(max(COPIES // processes, 1), "copies-ahead"), threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="copies-ahead", daemon=True)
-        self._thread.start()
+        self.start()
 
     def _list_files(self, leaves: Sequence[ShardedExamples]) -> None:
         """List the files of all leaves; a file that several read has one number."""
@@ -113,38 +111,25 @@ class CopiesAhead:
             return self.copy(path) is not None
         return number in self._awaited
 
-    def move(self, passed: int) -> None:
-        """Note that all chunks before ``passed`` are over."""
-        with self._changed:
-            self._passed = max(self._passed, passed)
-            self._changed.notify_all()
+    def forget(self) -> None:
+        """Leave it to ``work``: to find the next need of a file takes time."""
 
-    def close(self) -> None:
-        """Cancel all, and return when no thread is left."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._fetchers.close()
-        self._thread.join()
+    def has_work(self) -> bool:
+        return self._can_count() or self._can_forget()
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._can_count() or self._can_forget())
-                if self._closed:
-                    return
-                self._end = max(self._end, self._passed)
-            if self._can_forget():
-                self._forget()
-            if self._can_count():
-                self._count()
-            self._start()
+    def work(self) -> None:
+        self._end = max(self._end, self.passed)
+        if self._can_forget():
+            self._take_off()
+        if self._can_count():
+            self._count()
+        self._start_copies()
 
     def _can_count(self) -> bool:
-        return self._passed >= 0 and self._end < self._passed + self._horizon
+        return self.passed >= 0 and self._end < self.passed + self._horizon
 
     def _can_forget(self) -> bool:
-        return bool(self._counted) and self._counted[0][0] <= self._passed
+        return bool(self._counted) and self._counted[0][0] <= self.passed
 
     def _count(self) -> None:
         """Count the examples of the next chunks by file."""
@@ -158,7 +143,7 @@ class CopiesAhead:
         self._end += self._step
         self._counted.append((self._end, files, counts))
 
-    def _forget(self) -> None:
+    def _take_off(self) -> None:
         """Take off the examples that were read, and find the next need of their files."""
         _, files, counts = self._counted.popleft()
         self._needed[files] -= counts
@@ -170,10 +155,10 @@ class CopiesAhead:
             self._next[files[found]] = end - self._step
             files = files[~found]
 
-    def _start(self) -> None:
+    def _start_copies(self) -> None:
         """Start the copies of the files that are needed next, as far as the cache has room for them."""
         dense = np.flatnonzero(self._needed >= self._least)
-        soon = np.maximum(self._next[dense], self._passed + SOON * self._step)
+        soon = np.maximum(self._next[dense], self.passed + SOON * self._step)
         missing = np.array([self._copy_of(number) is None for number in dense.tolist()], bool)
         used, kept = 0, []
         for number in dense[np.lexsort((missing, soon))].tolist():
@@ -185,18 +170,18 @@ class CopiesAhead:
                 break
             kept.append((number, version))
         for number, version in kept:
-            if self._copy_of(number) is None and not self._closed:
+            if self._copy_of(number) is None and not self.closed:
                 self._keep([number for number, _ in kept])
                 self._submit(number, version)
 
     def _submit(self, number: int, version: FileVersion) -> None:
         first = int(self._next[number])
-        if first >= self._passed + self._warm_up:
+        if first >= self.passed + self._warm_up:
             self._awaited.add(number)
         else:
             self._awaited.discard(number)
-        read = functools.partial(local_copy, self._paths[number], version, self._fetchers.pause)
-        self._copies[number] = self._fetchers.submit(first, read)
+        read = functools.partial(local_copy, self._paths[number], version, self.fetchers.pause)
+        self._copies[number] = self.fetchers.submit(first, read)
         self._copies[number].add_done_callback(self._note)
 
     def _copy_of(self, number: int) -> Future[str] | None:

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 
 import numpy as np
 
-from jaxrep.data._util.fetchers import Fetchers
+from jaxrep.data._util.fetchers import Planner
 from jaxrep.data._util.ranges import Range, join_ranges
 from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.errors import JaxrepError
@@ -59,7 +59,7 @@ class Pieces:
                 future.cancel()
 
 
-class RangesAhead:
+class RangesAhead(Planner):
     """Read the ranges of the next chunks that this process reads."""
 
     def __init__(self, wanted: Wanted, covered: Callable[[str], bool], processes: int):
@@ -70,54 +70,36 @@ class RangesAhead:
             covered: whether a file is read otherwise.
             processes: processes that read; every ``processes``-th chunk is read by this one.
         """
+        super().__init__(max(REQUESTS // processes, 1), "ranges-ahead")
         self._wanted, self._covered, self._stride = wanted, covered, processes
-        self._capacity = MAX_BYTES // processes
-        self._fetchers = Fetchers(max(REQUESTS // processes, 1), "ranges-ahead")
+        self._capacity, self._next = MAX_BYTES // processes, -1
         self._chunks: dict[int, Pieces] = {}
         self._failed: set[tuple[int, int]] = set()  # files whose ranges cannot be found
-        self._passed, self._next, self._closed = 0, -1, False
-        self._changed, self._planning = threading.Condition(), threading.Lock()
-        self._thread = threading.Thread(target=self._work, name="ranges-ahead", daemon=True)
-        self._thread.start()
+        self._planning = threading.Lock()
+        self.start()
 
     def take(self, chunk: int) -> Pieces:
         """Return the ranges of a chunk, and start to read them if that has not begun."""
         pieces = self._plan(chunk)
-        with self._changed:
+        with self.changed:
             self._next = max(self._next, chunk + self._stride)
-            self._changed.notify_all()
+            self.changed.notify_all()
         return pieces
 
-    def move(self, passed: int) -> None:
-        """Note that all chunks before ``passed`` are over."""
-        with self._changed:
-            self._passed = max(self._passed, passed)
-            for chunk in [chunk for chunk in self._chunks if chunk < passed]:
-                self._chunks.pop(chunk).cancel()
-            self._changed.notify_all()
+    def forget(self) -> None:
+        for chunk in [chunk for chunk in self._chunks if chunk < self.passed]:
+            self._chunks.pop(chunk).cancel()
 
-    def close(self) -> None:
-        """Cancel all, and return when no thread is left."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._fetchers.close()
-        self._thread.join()
+    def work(self) -> None:
+        with self.changed:
+            chunk = self._next
+            self._next += self._stride
+        if chunk >= self.passed:
+            self._plan(chunk)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._has_room())
-                if self._closed:
-                    return
-                chunk = self._next
-                self._next += self._stride
-            if chunk >= self._passed:
-                self._plan(chunk)
-
-    def _has_room(self) -> bool:
+    def has_work(self) -> bool:
         used = sum(pieces.size for pieces in self._chunks.values())
-        near = self._next <= self._passed + MAX_CHUNKS * self._stride
+        near = self._next <= self.passed + MAX_CHUNKS * self._stride
         return self._next >= 0 and near and used < self._capacity * 3 // 4
 
     def _plan(self, chunk: int) -> Pieces:
@@ -126,8 +108,8 @@ class RangesAhead:
                 return self._chunks[chunk]
             pieces = Pieces(self._capacity // 4)
             for path, ranges in self._ranges(chunk):
-                pieces.add(path, join_ranges(ranges), functools.partial(self._fetchers.submit, chunk))
-            with self._changed:
+                pieces.add(path, join_ranges(ranges), functools.partial(self.fetchers.submit, chunk))
+            with self.changed:
                 self._chunks[chunk] = pieces
         return pieces
 
@@ -141,7 +123,7 @@ class RangesAhead:
                 if is_remote(path) and place not in self._failed and not self._covered(path):
                     rows = indices[numbers == number] - starts[number]
                     read = functools.partial(leaf.ranges, number, rows)
-                    found.append((path, place, self._fetchers.submit(chunk, read)))
+                    found.append((path, place, self.fetchers.submit(chunk, read)))
         for path, place, future in found:
             try:
                 yield path, future.result()
