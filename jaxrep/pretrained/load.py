@@ -17,7 +17,7 @@ from jaxrep.experiment import RECIPE
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import Structure, split
-from jaxrep.pretrained import bert, clip, dinov3, mapping, modernbert, open_clip, sentence, siglip, timm, vit
+from jaxrep.pretrained import bert, clip, dinov3, mapping, modernbert, nomic, open_clip, sentence, siglip, timm, vit
 from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import read_transform
@@ -39,6 +39,7 @@ READERS: Mapping[str, Reader] = {
     "dinov2_with_registers": vit.read_dinov2,
     "dinov3_vit": dinov3.read,
     "modernbert": modernbert.read,
+    "nomic_bert": nomic.read,
     **dict.fromkeys(bert.VARIANTS, bert.read),
 }
 """By the ``model_type`` of config.json."""

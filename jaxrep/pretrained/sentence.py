@@ -13,7 +13,7 @@ from typing import Any
 from jaxrep.data.tokenizers.subwords import TokenizerFile
 from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, Tanh
-from jaxrep.pretrained import bert, modernbert
+from jaxrep.pretrained import bert, modernbert, nomic
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.mapping import linear
@@ -22,7 +22,7 @@ from jaxrep.pretrained.tensors import Tensors, open_folder, read_json
 MODULES = "modules.json"
 ORDER = ("Transformer", "Pooling", "Dense", "Normalize")
 
-FAMILIES = {**dict.fromkeys(bert.VARIANTS, bert), "modernbert": modernbert}
+FAMILIES = {**dict.fromkeys(bert.VARIANTS, bert), "modernbert": modernbert, "nomic_bert": nomic}
 """Modules that read an encoder of sentences, by the ``model_type`` of its config.json."""
 
 IDENTITY, TANH = "torch.nn.modules.linear.Identity", "torch.nn.modules.activation.Tanh"
