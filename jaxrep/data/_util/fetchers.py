@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 4.0
 """Longest wait for a store that does not answer, when all is to end."""
 
 
