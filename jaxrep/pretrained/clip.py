@@ -23,6 +23,9 @@ TEXT = VISION | dict(
 LEGACY_EOS = 2
 """A wrong eos_token_id in old files; with it the token of the highest id ends a text."""
 
+METACLIP_2 = "metaclip_2"
+"""The model_type of MetaCLIP 2 (Chuang et al. 2025, arXiv:2507.22062), in whose vocabulary 2 does end a text."""
+
 IGNORED = ("*position_ids",)
 
 BLOCKS = blocks(
@@ -90,7 +93,8 @@ def read_image_tower(source: Source, config: Config, dim: int = 0) -> Tower:
 def read_text_tower(source: Source, config: Config, dim: int = 0) -> Tower:
     """Read the text tower; ``dim`` as for the image tower."""
     end = config.whole("eos_token_id")
-    tower = text_tower(source, config, TEXT_TOWER, end="highest" if end == LEGACY_EOS else end, **config.size())
+    legacy = end == LEGACY_EOS and not str(source.config.values.get("model_type")).startswith(METACLIP_2)
+    tower = text_tower(source, config, TEXT_TOWER, end="highest" if legacy else end, **config.size())
     return _with_projection(source, config, tower, "text_projection", dim)
 
 

@@ -99,9 +99,10 @@ def read_tower(source: Source, pool: Pool = "mean") -> Tower:
     rotary.expect(rope_type="default")
     size = config.size()
     config.expect(head_dim=size["width"] // size["heads"])
+    kind: dict[str, Any] = dict(gated=True, qkv_bias=False, out_bias=False, mlp_bias=False, positions="none")
     encoder = Bert(
         **size,
-        **dict(gated=True, qkv_bias=False, out_bias=False, mlp_bias=False, positions="none"),
+        **kind,
         dropout=config.number("hidden_dropout_prob"),
         segments=config.whole("type_vocab_size"),
         rotary=SequenceRotary(base=rotary.number("rope_theta")),

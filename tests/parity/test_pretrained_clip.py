@@ -45,6 +45,22 @@ def test_clip(tmp_path, end, act):
     check(transformers.CLIPModel(config(vision, text, eos_token_id=end)), tmp_path, end)
 
 
+def test_metaclip_2_ends_a_text_at_its_token_of_id_2(tmp_path):
+    parts = [dict(part, hidden_act="gelu") for part in TINY]
+    text = dict(parts[1], bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    model = transformers.MetaClip2Model(
+        transformers.MetaClip2Config(vision_config=parts[0], text_config=text, projection_dim=24)
+    )
+    ours = saved(model, tmp_path, torch)
+    x, _ = pictures(ours, 2, torch)
+    ids = RNG.integers(3, ours.fields["text"].classes, (2, ours.fields["text"].shape[0]))
+    ids[:, 4] = 2
+    with torch.no_grad():
+        image, text = model.vision_model(x).pooler_output, model.text_model(torch.tensor(ids)).pooler_output
+        assert_embeddings(ours.encode_image(x.numpy()), model.visual_projection(image))
+        assert_embeddings(ours.encode_text(ids), model.text_projection(text))
+
+
 @pytest.mark.slow
 def test_full_size_clip(tmp_path):
     check(transformers.CLIPModel(config(*FULL, eos_token_id=2)), tmp_path, 2, n=2)
