@@ -1,6 +1,8 @@
 """Share what is traced, compiled and initialized between the tests of one session."""
 
+import contextlib
 import dataclasses
+import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,7 +55,8 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
 
     initialize = loop.restore_or_initialize
     compile_step = shared(loop.compile_step, lambda recipe, *args: (text(recipe), args[2], tuple(args[3].devices.flat)))
-    with pytest.MonkeyPatch.context() as patch, compilation_cache(tmp_path_factory.mktemp("compiled")):
+    compiled_here = compilation_cache(tmp_path_factory.mktemp("compiled"))
+    with pytest.MonkeyPatch.context() as patch, compiled_here, rare_collections():
         trace = shared(shapes.trace_shapes, lambda recipe, fields=None: (text(recipe), repr(fields)))
         patch.setattr(shapes, "trace_shapes", trace)
         patch.setattr(restore, "trace_shapes", trace)
@@ -107,6 +110,20 @@ def digest_on_host(array: Any) -> int:
     words = words.view(f"u{words.itemsize}").astype(np.uint32)
     place = np.arange(1, len(words) + 1, dtype=np.uint32)
     return int(np.sum(params._scramble(words + params._scramble(place)), dtype=np.uint32))
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """Look for garbage rarely: tracing makes many objects, which are kept for the tests that follow."""
+    before = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def shared(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:
