@@ -44,6 +44,7 @@ from .tokenizers.subwords import SentencePieceModel as SentencePieceModel
 from .tokenizers.subwords import TokenizerFile as TokenizerFile
 from .transforms.balance import BalanceConcepts as BalanceConcepts
 from .transforms.balance import TakeCurated as TakeCurated
+from .transforms.base import FieldSource as FieldSource
 from .transforms.base import FieldTransform as FieldTransform
 from .transforms.base import Subset as Subset
 from .transforms.base import SubsetSource as SubsetSource
