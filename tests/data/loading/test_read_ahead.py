@@ -38,7 +38,7 @@ from tests.helpers.slow_store import SlowStore
 from tests.helpers.tars import pairs, picture, write
 
 ROOT = Path(__file__).parents[3]
-SHARDS, PER_SHARD, BATCH = 6, 300, 12
+SHARDS, PER_SHARD, BATCH = 6, 200, 12
 ORDER = Windowed(seed=3, shards=2)
 
 
@@ -334,7 +334,11 @@ def test_a_file_shorter_than_its_index_gives_bad_samples(changed, monkeypatch):
     os.truncate(path, state.st_size // 2)
     batches, loader = _read(source, EPOCH, max_bad_fraction=0.5)
     short = [sentence for sentence in loader.bad_samples.examples if "the tar ends after" in sentence]
-    assert len(batches) == EPOCH and short and 140 <= sum(loader.bad_samples.bad.values()) <= 152
+    assert (
+        len(batches) == EPOCH
+        and short
+        and PER_SHARD // 2 - 10 <= sum(loader.bad_samples.bad.values()) <= PER_SHARD // 2 + 2
+    )
 
 
 def test_a_full_disk_is_told_once_and_ranges_are_read(sources, monkeypatch, caplog):
