@@ -19,6 +19,7 @@ from jaxrep.spec import Count, Natural, Range, spec
 __all__ = ["Mesh", "Shard"]
 
 AXES = ("data", "fsdp", "tensor")
+Axis = Literal["fsdp", "tensor", ""]
 ROWS = P(("data", "fsdp"))
 """Rows of a batch lie over both axes that split the work on examples."""
 
@@ -29,7 +30,7 @@ class Shard:
 
     path: str
     """Pattern of the parameters: image/**, **/mlp/up/kernel."""
-    axes: tuple[Literal["fsdp", "tensor", ""], ...]
+    axes: tuple[Axis, ...]
     """Mesh axis over which each of the last axes of an array is split; empty: not split."""
 
     def problems(self) -> Iterator[str]:
@@ -42,18 +43,19 @@ class Shard:
             yield f"axes names one axis of the mesh twice: {', '.join(split)}"
 
 
+_ATTENTION: tuple[tuple[str, tuple[Axis, ...]], ...] = (
+    ("query_norm/*", ()),
+    ("key_norm/*", ()),
+    ("out/kernel", ("tensor", "", "fsdp")),
+    ("out/bias", ()),
+    ("*/kernel", ("fsdp", "tensor", "")),
+    ("*/bias", ("tensor", "")),
+)
 TENSOR = (
     *(
-        Shard(path=f"**/{attention}/{leaf}", axes=axes)
-        for attention in ("attention", "cross_attention")
-        for leaf, axes in (
-            ("query_norm/*", ()),
-            ("key_norm/*", ()),
-            ("out/kernel", ("tensor", "", "fsdp")),
-            ("out/bias", ()),
-            ("*/kernel", ("fsdp", "tensor", "")),
-            ("*/bias", ("tensor", "")),
-        )
+        Shard(path=f"**/{kind}/{leaf}", axes=axes)
+        for kind in ("attention", "cross_attention")
+        for leaf, axes in _ATTENTION
     ),
     Shard(path="**/mlp/up/kernel", axes=("fsdp", "tensor")),
     Shard(path="**/mlp/gate/kernel", axes=("fsdp", "tensor")),
