@@ -140,6 +140,13 @@ def test_file_states_paper_command_and_time_and_imports_rooms(file: ExperimentFi
     assert deep == [], "parts come from rooms: `from jaxrep import encoders`"
 
 
+@pytest.mark.parametrize("file", FILES, **by_name)
+def test_measured_figures_of_a_docstring_are_those_of_the_table(file: ExperimentFile):
+    doc = " ".join((ast.get_docstring(ast.parse((ROOT / file.path).read_text())) or "").split())
+    table = (ROOT / "docs" / "recipes.md").read_text()
+    assert [figure for figure in re.findall(r"\d\.\d+ ± \d\.\d+", doc) if figure not in table] == []
+
+
 def test_all_names_are_known_and_kept_presets_exist():
     assert {*ALWAYS, *EXCEPTIONS} <= {*TINIES}
     assert len({file.name for file in FILES}) == len(FILES)
