@@ -72,6 +72,7 @@ def test_example_of_extending_runs(number, tmp_path, monkeypatch):
         reader.command(f"jaxrep show {Path(example.file).stem}:tiny")
 
 
+@pytest.mark.slow  # .ci/run builds the site in a stage of its own
 def test_site_builds_without_warnings(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs the extra docs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]

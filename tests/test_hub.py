@@ -228,6 +228,7 @@ def trained(folder):
 """
 
 
+@pytest.mark.slow
 def test_run_keeps_the_commit_that_it_started_from(hub, client, tmp_path):
     folder(tmp_path / "clip")
     first = hub.push(tmp_path / "clip", "org/moving")
@@ -268,6 +269,7 @@ def test_run_keeps_the_commit_that_it_started_from(hub, client, tmp_path):
         assert said.startswith("UsageError: ") and "origins.json" in said and "\n" not in said
 
 
+@pytest.mark.slow
 def test_pushed_run_loads_from_the_hub_with_its_card(hub, client, tmp_path):
     run = finished(tmp_path / "run", CLIP, **{"data.train": pairs(tmp_path / "pairs")})
     refused = client.command("export", run, "--to", "safetensors", "--push", "org/mine")

@@ -1,4 +1,4 @@
-"""Share what is traced, compiled and initialized between the tests of one session."""
+"""Share what is traced, compiled and initialized between the tests of this folder, and undo it after them."""
 
 import contextlib
 import dataclasses
@@ -36,9 +36,9 @@ class Start:
     step: CompiledStep | None = None
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Start]]:
-    """The starts of the runs of this session by directory; each recipe is traced and compiled once."""
+    """The starts of the runs of these tests by directory; each recipe is traced and compiled once."""
     known: dict[Path, Start] = {}
 
     def start(setup: Setup, *args: Any) -> Any:

@@ -10,7 +10,7 @@ from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.openmoji.scenes import INK, OpenMojiScenes
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.sources.tar.shards import TarShards
-from jaxrep.data.transforms.base import TransformedExamples
+from jaxrep.data.transforms.base import ComputedExamples
 from jaxrep.data.transforms.regions import ParseRegions
 from jaxrep.data.transforms.subsets import Take
 from jaxrep.errors import JaxrepError
@@ -85,7 +85,7 @@ class Written(Source):
 
 def test_regions_are_parsed_in_order_and_padded():
     texts = ["0.5 0.5 0.2 0.4 a red dot\n0.1 0.2 0.1 0.1 sky\n0.3 0.3 0.1 0.1 too many", ""]
-    actual = TransformedExamples(
+    actual = ComputedExamples(
         ParseRegions(source=Written(), count=2), Columns({"regions": texts, "regions_id": np.arange(2)})
     )
     columns = actual.gather(np.arange(2))
@@ -97,7 +97,7 @@ def test_regions_are_parsed_in_order_and_padded():
 
 @pytest.mark.parametrize("line", ["a dot", "0.5 0.5 0.2 wide dot", "0.5 0.5 2 0.1 dot", "0.5 0.5 0.2 nan dot"])
 def test_faulty_region_is_reported(line):
-    actual = TransformedExamples(ParseRegions(source=Written()), Columns({"regions": [line]}))
+    actual = ComputedExamples(ParseRegions(source=Written()), Columns({"regions": [line]}))
     with pytest.raises(JaxrepError, match="x y width height"):
         actual.gather(np.arange(1))
 
