@@ -72,9 +72,7 @@ def test_combination_that_fails_ends_no_other(monkeypatch, tmp_path, capsys):
     out = tmp_path / "steps.jsonl"
     assert main(["bench", TINY, "--vary", "data.batch-size=64,16", "--out", str(out)]) == 1
     printed = capsys.readouterr().out
-    assert (
-        "--data.batch-size 64 cannot be measured: RESOURCE_EXHAUSTED: out of memory" in printed and "16.0" in printed
-    )
+    assert "--data.batch-size 64 cannot be measured: RESOURCE_EXHAUSTED: out of memory" in printed and "16.0" in printed
     assert len(out.read_text().splitlines()) == 1
 
 
