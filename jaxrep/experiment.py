@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from jaxrep.errors import UsageError, hint
+from jaxrep.errors import UsageError, hint, nearest
 from jaxrep.experiment_files import find_file, first_line
 from jaxrep.format_version import FORMAT, KEY, upgrade, version_of
 from jaxrep.spec import is_spec, problems, type_name, walk
@@ -152,7 +152,7 @@ def from_run(run_dir: str | Path) -> LoadedExperiment:
     folder = Path(run_dir)
     place = folder / RECIPE
     if not place.exists():
-        raise UsageError(f"{folder} is not a run: it holds no {RECIPE}")
+        raise UsageError(f"{folder} is not a run: it holds no {RECIPE}{folder_meant(folder)}")
     data = read_json(place)
     version = version_of(data, str(place))
     try:
@@ -169,6 +169,14 @@ def from_run(run_dir: str | Path) -> LoadedExperiment:
     return LoadedExperiment(
         recipe, folder.resolve().name, folder, first_line(module.__doc__ if module else None), module
     )
+
+
+def folder_meant(folder: Path) -> str:
+    """Return the end of a sentence on a folder that is not there: the folder beside it of the most similar name."""
+    if folder.exists() or not folder.parent.is_dir():
+        return ""
+    near = nearest(folder.name, sorted(path.name for path in folder.parent.iterdir() if path.is_dir()))
+    return f"; did you mean {folder.with_name(near[0])}?" if near else ""
 
 
 def _types_of_experiment(data: Any) -> Iterator[bool]:

@@ -248,7 +248,22 @@ class Model:
             UsageError: no tower does.
         """
         if name not in self.fields:
-            raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, self.fields)}")
+            raise UsageError(f"the model has no tower that reads '{name}'; {hint(name, self.towers())}")
+
+    def towers(self) -> list[str]:
+        """Return the fields that the model encodes, each by itself."""
+        return [name for name in self.fields if "/" not in name and self._encodes(name)]
+
+    def _encodes(self, name: str) -> bool:
+        """Return whether the method, given one field, emits an output of its name; it is traced by shape."""
+        given = {key: self.fields[key] for key in (name, f"{name}/valid") if key in self.fields}
+        batch = {key: jax.ShapeDtypeStruct((1, *field.shape), field.dtype) for key, field in given.items()}
+        try:
+            encode = functools.partial(_encode, self._structure, want=(name,), unit=False, replicated=None)
+            jax.eval_shape(lambda arrays: encode(arrays, batch=batch), self._arrays)
+        except Exception:  # a method says in its own way that it needs other fields
+            return False
+        return True
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Return ``{"text": int32 [n,L], "text/valid": bool [n,L]}``.

@@ -221,7 +221,7 @@ def render_difference(changes: list[Change]) -> str:
 def short_repr(value: Any, limit: int = 100) -> str:
     """Return a value in a few words: for a part, its type and its non-default fields, cut to ``limit``."""
     if is_spec(value):
-        text = f"{type(value).__name__}({', '.join(_stated(value))})"
+        text = f"{type(value).__name__}({', '.join(stated(value))})"
     elif isinstance(value, Mapping):
         text = "{" + ", ".join(f"{key}: {short_repr(child)}" for key, child in value.items()) + "}"
     elif isinstance(value, tuple):
@@ -231,7 +231,8 @@ def short_repr(value: Any, limit: int = 100) -> str:
     return text if len(text) <= limit else f"{text[: limit - 2]}…{text[-1]}"
 
 
-def _stated(value: Any) -> Iterator[str]:
+def stated(value: Any) -> Iterator[str]:
+    """Yield ``name=value`` for each field of a part that is not at its default."""
     for field in dataclasses.fields(value):
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         held = getattr(value, field.name)
@@ -288,7 +289,18 @@ def _misfits(value: Any, expected: Any, path: str) -> Iterator[str]:
             yield from _misfits(child, annotation, join_path(path, str(i)))
     elif not _fits(value, expected, origin, args, path):
         names = "a number below 2**63" if isinstance(value, int) and abs(value) >= 2**63 else _written(expected)
-        yield f"{path}: expected {names}, got {type(value).__name__}{'' if is_spec(value) else ' ' + short_repr(value)}"
+        got = f"{type(value).__name__}{'' if is_spec(value) else ' ' + short_repr(value)}"
+        yield f"{path}: expected {names}, got {got}{_tuple_meant(value, expected)}"
+
+
+def _tuple_meant(value: Any, expected: Any) -> str:
+    """Return the end of a sentence on a list, or on a single value, in place of a tuple; else nothing."""
+    if isinstance(value, tuple):
+        return ""
+    meant = tuple(value) if isinstance(value, list) else (value,)
+    if list(_misfits(meant, expected, "")):
+        return ""
+    return f"; {'write a tuple' if isinstance(value, list) else 'add a comma'}: {short_repr(meant)}"
 
 
 def _only_out_of_range(value: Any, arm: Any) -> bool:

@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any, TypeGuard
 
 from jaxrep.errors import UsageError, hint, without_secrets
-from jaxrep.spec import children, execution_fields, join_path, type_name
+from jaxrep.spec import children, execution_fields, join_path, short_repr, type_name
 
 TYPE, FLOAT = "$type", "$float"
 _ROOM = re.compile(r"jaxrep\.[a-z][a-z0-9_]*")
@@ -89,6 +89,8 @@ def _encode(value: Any, path: str, *, for_identity: bool, defaults: bool = True)
             usual = {name: json.dumps(encode(default, path)) for name, default in default_values(type(value)).items()}
             inner = {name: child for name, child in inner.items() if json.dumps(child) != usual.get(name)}
         return {TYPE: _checked_type_name(type(value), path), **inner}
+    if isinstance(value, list):
+        raise UsageError(f"{path or 'value'}: a list cannot be part of a recipe: write {short_repr(tuple(value))}")
     raise UsageError(
         f"{path or 'value'}: a {type(value).__name__} cannot be part of a recipe: it holds numbers, strings, None, "
         "tuples, mappings, and specs defined at the top of a module"

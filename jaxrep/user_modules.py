@@ -55,7 +55,9 @@ def load_module(target: str | Path) -> ModuleType:
     path = find_file(str(target))
     if path.suffix != ".py" or not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py"))
-        known = f"in {path.parent} {hint(path.name, near)}" if near else f"{path.parent} holds no Python file"
+        here = path.parent == Path()
+        known = f"{'' if here else f'in {path.parent} '}{hint(path.name, near)}"
+        known = known if near else f"{'this folder' if here else path.parent} holds no Python file"
         wrong = "is not a Python file" if path.exists() else "does not exist"
         raise UsageError(f"{path} {wrong}; {known}")
     file = path.resolve()

@@ -113,6 +113,15 @@ def test_classes_of_an_experiment_pickle(folder):
     assert (written["$type"], written["size"]) == ("experiment:Toy", 3)
 
 
+def test_missing_file_of_the_current_folder_is_named_plainly(folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    with pytest.raises(UsageError, match=r"^clpi.py does not exist; did you mean clip.py\? there are: "):
+        load("clpi.py")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"^clpi.py does not exist; this folder holds no Python file$"):
+        load("clpi.py")
+
+
 def test_loading_does_not_shadow_sys_path(folder):
     before = list(sys.path)
     load(f"{folder}/clip.py")

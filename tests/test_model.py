@@ -179,6 +179,15 @@ def test_unreadable_image_and_unknown_tower_errors(tmp_path):
         MODEL.encode_text(np.zeros((1, 6), np.int32), "caption")
 
 
+def test_an_unknown_tower_is_told_with_the_towers_alone():
+    text = {name: TRACED.fields[name] for name in ("text", "text/valid")}
+    other = {"position": TRACED.fields["label"], "text_id": TRACED.fields["label"]}
+    model = Model(TRACED.structure, drawn(TRACED.arrays), other | text, TOKENIZER)
+    with pytest.raises(UsageError, match=r"the model has no tower that reads 'image'; there are: text$"):
+        model.encode_image([np.zeros((8, 8, 3), np.uint8)])
+    assert MODEL.towers() == ["image", "text"]
+
+
 NAMES = ("red", "green", "blue")
 
 

@@ -328,6 +328,12 @@ def test_a_value_that_does_not_fit_is_named_by_path(path, value, sentence):
 
 def test_a_list_is_not_a_tuple_and_a_key_is_a_name():
     assert problems(toy(views=[View()]))[0].startswith("views: expected tuple")
+    assert problems(toy(views=[View()]))[0].endswith("got list [View(ratio=0.5)]; write a tuple: (View(),)")
+    assert problems(toy(views=[]))[0].endswith("; write a tuple: ()") and ";" not in problems(toy(views=[3]))[0]
+    assert problems(toy(views=View()))[0].endswith("got View; add a comma: (View(),)")
+    assert problems(toy(size=[1, 2]))[0].endswith("; write a tuple: (1, 2)")
+    with pytest.raises(UsageError, match=r"views: a list cannot be part of a recipe: write \(View\(\),\)$"):
+        to_json(toy(views=[View()]))
     assert problems(toy(towers={1: Tower()})) == ["towers (the key 1): expected str, got int 1"]
 
 

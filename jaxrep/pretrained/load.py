@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 
 from jaxrep import hub
 from jaxrep.errors import UsageError
-from jaxrep.experiment import RECIPE
+from jaxrep.experiment import RECIPE, folder_meant
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import Structure, split
@@ -88,6 +88,8 @@ def nothing_at(folder: Path) -> str:
         return f"{folder} is a run, and no public checkpoint"
     if snapshots := sorted(map(str, folder.glob("snapshots/*"))):
         return f"{folder} is the cache of a hub: take its snapshot, {' or '.join(snapshots)}"
+    if near := folder_meant(folder):
+        return f"there is no folder {folder}{near}"
     if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*|.*models--[\w.-]+", str(folder)):
         name = re.sub(r".*models--([\w.-]+?)--", r"\1/", str(folder))
         return f"there is no folder {folder}: if it is the name of a model on a hub, write {hub.PREFIX}{name}"

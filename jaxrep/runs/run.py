@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxrep.errors import UsageError
+from jaxrep.experiment import folder_meant
 from jaxrep.model import Model
 from jaxrep.recipe import Recipe
 from jaxrep.runs import layout
@@ -35,7 +36,7 @@ class Run:
         """How training ended in this process; None if the run was opened."""
         self._directory = RunDir(self.path)
         if not self._directory.exists():
-            raise UsageError(f"{path} is not a run: it holds no {layout.RECIPE}")
+            raise UsageError(f"{path} is not a run: it holds no {layout.RECIPE}{folder_meant(self.path)}")
 
     def __repr__(self) -> str:
         state = "finished" if self._directory.results() is not None else "unfinished"

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import platform
@@ -109,6 +110,51 @@ class RunDir:
         known = sorted({*provenance.addresses(recipe).values()})
         return layout.read_fields(path, known, **dict.fromkeys(known, str))
 
+    def set_aside_unstarted(self, recipe: Recipe, experiment: LoadedExperiment | None) -> None:
+        """Move what a command of another recipe left here, if it trained nothing, into a folder of the run directory.
+
+        So a set-up that failed does not block the corrected command. A run behind a URL is left as it is.
+
+        Raises:
+            UsageError: another process holds the directory, it cannot be written, or its recipe cannot be read.
+        """
+        if self.spool or not hosts.is_main() or not self._holds_unstarted_other(recipe):
+            return
+        with self._explain_os_errors(), lock_file(self.path / layout.LOCK):
+            if not self._holds_unstarted_other(recipe):  # it trained, or another command was faster
+                return
+            places = (self.path / layout.UNSTARTED / str(number) for number in itertools.count(1))
+            aside = next(place for place in places if not place.exists())
+            aside.mkdir(parents=True)
+            for file in self._files_of_start(experiment):
+                os.replace(file, aside / file.name)
+        LOG.info("%s held another recipe, of a command that trained nothing: its files are now in %s", self, aside)
+
+    def _holds_unstarted_other(self, recipe: Recipe) -> bool:
+        """Return whether here is another recipe, and nothing that training, evaluation or export wrote."""
+        if not self.exists():
+            return False
+        written = (layout.RESULTS, layout.SAMPLES, layout.EVAL_DATA, layout.EXPORTED)
+        folders = [self.path / name for name in (layout.CHECKPOINTS, layout.DAMAGED, layout.PROFILE)]
+        metrics = self.path / layout.METRICS
+        trained = (
+            any(os.path.lexists(self.path / name) for name in written)
+            or any(os.path.lexists(each) and (not each.is_dir() or any(each.iterdir())) for each in folders)
+            or (metrics.exists() and metrics.stat().st_size > 0)
+        )
+        return not trained and fingerprint(self.recipe()) != fingerprint(recipe)
+
+    def _files_of_start(self, experiment: LoadedExperiment | None) -> list[Path]:
+        """Return the files that the start of a run writes, the recipe last, which says that there is a run."""
+        known = self.path / layout.ENVIRONMENT
+        copy = self.path / (self._copy_named(known) or layout.ENVIRONMENT)
+        source = experiment.path if experiment else None
+        own = source and source.exists() and copy.exists() and copy.samefile(source)  # the user's file, in use
+        names = (layout.TOKENIZER, layout.ORIGINS, layout.METRICS, layout.TENSORBOARD, layout.WANDB_ID)
+        files = [self.path / name for name in names] + sorted(self.path.glob("bad_samples*.json"))
+        files += [] if own or copy == known else [copy]
+        return [file for file in (*files, known, self.path / layout.RECIPE) if file.exists()]
+
     def claim(self, recipe: Recipe, experiment: LoadedExperiment | None, origins: Mapping[str, str] = {}) -> None:
         """Claim the directory for a recipe, until ``close``: start a run, or resume one of the same identity.
 
@@ -117,7 +163,7 @@ class RunDir:
         Raises:
             UsageError: it holds a run of another identity, another process trains in it, or it cannot be written.
         """
-        try:
+        with self._explain_os_errors():
             self.path.mkdir(parents=True, exist_ok=True)
             if hosts.is_main():  # the processes of one run share its directory
                 self._held.enter_context(lock_file(self.path / layout.LOCK))
@@ -134,6 +180,11 @@ class RunDir:
             if self.spool:  # a store that refuses it is known before the first step
                 self.spool.push()
                 self.spool.uploaded()
+
+    @contextlib.contextmanager
+    def _explain_os_errors(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UsageError(
                 f"the run directory {self} cannot be written: {error.strerror or error}; choose another by --run-dir"
@@ -142,14 +193,19 @@ class RunDir:
     def _keep(self, experiment: Path) -> str:
         """Copy the experiment file, in place of an earlier copy; return the copy's name."""
         copy, known = self.path / experiment.name, self.path / layout.ENVIRONMENT
-        before = (layout.read_environment(known).get("experiment") if known.exists() else None) or copy.name
-        if not isinstance(before, str) or Path(before).name != before:
-            raise UsageError(f"{known} is damaged: experiment is {before!r}, expected the name of a file in {self}")
+        before = self._copy_named(known) or copy.name
         if (self.path / before).exists():
             os.replace(self.path / before, copy)  # there are never two
         if not (copy.exists() and copy.samefile(experiment)):
             write_atomically(copy, lambda file: file.write(experiment.read_bytes()))
         return copy.name
+
+    def _copy_named(self, known: Path) -> str | None:
+        """Return the name of the copy of the experiment file that an environment states. Raises UsageError."""
+        name = (layout.read_environment(known).get("experiment") if known.exists() else None) or None
+        if name is not None and (not isinstance(name, str) or Path(name).name != name):
+            raise UsageError(f"{known} is damaged: experiment is {name!r}, expected the name of a file in {self}")
+        return name
 
     def check(self, recipe: Recipe) -> None:
         """Check that the directory holds no run, or one of the recipe. Raises UsageError."""
@@ -176,7 +232,7 @@ class RunDir:
         texts: Callable[[], Iterable[str]],
         inherited: Callable[[], LoadedTokenizer | None] = lambda: None,
     ) -> LoadedTokenizer:
-        """Return the run's tokenizer; its vocabulary is inherited, learned from texts or read, once, and kept."""
+        """Return the run's tokenizer; its vocabulary is the one that the run keeps, or inherited, learned or read."""
         path = self.path / layout.TOKENIZER
         if path.exists():
             try:
@@ -184,10 +240,13 @@ class RunDir:
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                 kind = type(recipe.data.tokenizer).__name__
                 raise UsageError(f"{path} is damaged: it is no vocabulary of a {kind} tokenizer ({error!r})") from error
-        loaded = inherited() or recipe.data.tokenizer.load(texts())
-        if hosts.is_main():
-            write_json(path, loaded.state)
-        return loaded
+        return inherited() or recipe.data.tokenizer.load(texts())
+
+    def keep_tokenizer(self, tokenizer: LoadedTokenizer) -> None:
+        """Write the vocabulary of a run that has none yet."""
+        path = self.path / layout.TOKENIZER
+        if hosts.is_main() and not path.exists():
+            write_json(path, tokenizer.state)
 
 
 @contextlib.contextmanager

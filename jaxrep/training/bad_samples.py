@@ -6,6 +6,7 @@ are bad, and skip the same shards.
 """
 
 import dataclasses
+import logging
 from collections.abc import Callable
 
 from jaxrep import hosts
@@ -13,6 +14,8 @@ from jaxrep.data.bad_samples import EMPTY_REPORT, BadSampleReport
 from jaxrep.data.loading.loader import Loader
 from jaxrep.data.loading.prefetch import Prefetch
 from jaxrep.runs.run_dir import RunDir
+
+LOG = logging.getLogger(__name__)
 
 
 def of_this_host(total: BadSampleReport) -> BadSampleReport:
@@ -47,3 +50,16 @@ def merge_hosts(
     if hosts.is_main():
         run.write_bad_samples(total, of_all=True)
     return total
+
+
+def tell(total: BadSampleReport, run: RunDir) -> None:
+    """Warn of the examples that a run could not read so far, if there are any."""
+    if total.bad_rows and hosts.is_main():
+        LOG.warning(
+            "%d of the %d examples (%.2g%%) could not be read, and others took their places: %s/bad_samples.json "
+            "counts them by file and reason",
+            total.bad_rows,
+            total.rows,
+            100 * total.bad_rows / total.rows,
+            run,
+        )

@@ -61,6 +61,7 @@ def train(
         run = hosts.on_all_hosts(f"opening of {run_dir}", lambda: RunDir.at(run_dir))
         with contextlib.closing(run):
             hosts.assert_equal(f"recipe of {run_dir}", recipe_json(recipe))
+            hosts.on_all_hosts(f"clearing of {run_dir}", lambda: run.set_aside_unstarted(recipe, experiment))
             found = hosts.on_all_hosts(f"origins of {run_dir}", lambda: run.origins(recipe))
             origins = hosts.all_gather_object(f"origins of {run_dir}", found)[0]
             setup = hosts.on_all_hosts(
@@ -157,7 +158,10 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
                 if last or step % recipe.checkpoint.every_steps == 0 or results or leave:
                     logger.flush()  # the metrics of a step are on disk before its checkpoint
                     with logger.saving():
-                        save(step, state, results).check(recipe.data.max_bad_fraction)
+                        report = save(step, state, results)
+                    report.check(recipe.data.max_bad_fraction)
+                    if last or leave:
+                        bad_samples.tell(report, run)
                 if leave and not last:
                     return _preempted(step, checkpoints, setup)
         checkpoints.wait()

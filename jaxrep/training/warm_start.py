@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxrep.data.bad_samples import EMPTY_REPORT
 from jaxrep.errors import JaxrepError, UsageError, hint
-from jaxrep.experiment import trust_run
+from jaxrep.experiment import folder_meant, trust_run
 from jaxrep.methods.base import SELF
 from jaxrep.params import Arrays, split
 from jaxrep.pretrained.partial_load import partial_load
@@ -113,8 +113,9 @@ def check_init(recipe: Recipe, shapes: Shapes) -> None:
             raise UsageError(f"init names the part '{path}', which the model does not have; {hint(path, parts)}")
         if isinstance(origin, Pretrained):
             partial_load(path, origin, recipe.method, shapes)
-        elif not isinstance(origin.source, Recipe) and not RunDir(fetch_run(origin.source)).exists():
-            raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json")
+        elif not isinstance(origin.source, Recipe) and not (run := RunDir(fetch_run(origin.source))).exists():
+            near = folder_meant(run.path)
+            raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json{near}")
 
 
 def take_arrays(

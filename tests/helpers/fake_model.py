@@ -15,6 +15,9 @@ class FakeModel(Model):
         super().__init__(None, {}, fields | dict.fromkeys(("text", "title"), Field((8,), "int32", 100)))
         self.images, self.texts, self.tables = images, texts, tables
 
+    def towers(self):
+        return list(self.fields)
+
     def preprocess(self, image, name="image"):
         return image
 

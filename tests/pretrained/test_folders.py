@@ -45,6 +45,7 @@ def test_each_description_that_cannot_be_read_is_named_with_its_reason(tmp_path)
     ("place", "sentence"),
     [
         ("nowhere", "there is no folder nowhere"),
+        ("cache/models--a-b", "there is no folder cache/models--a-b; did you mean cache/models--a--b?"),
         ("runs/../nowhere", "there is no folder runs/../nowhere"),
         (
             "openai/clip-vit-base-patch32",

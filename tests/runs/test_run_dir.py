@@ -76,6 +76,76 @@ def test_another_identity_is_refused_with_the_difference_and_nothing_is_written(
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+OTHER = RECIPE.replace(seed=3)
+
+
+def files_in(folder):
+    """Return the content of all files by path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_start_that_trained_nothing_is_set_aside_for_another_recipe(tmp_path):
+    for number in (1, 2):
+        claimed(tmp_path)
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        for name in ("tokenizer.json", "metrics.jsonl", "origins.json", "mine.txt"):
+            (tmp_path / name).write_text("" if name == "metrics.jsonl" else name)
+        before = files_in(tmp_path)
+        run = RunDir(tmp_path)
+        with logged() as messages:
+            run.set_aside_unstarted(RECIPE, LOADED)
+        assert messages == [] and files_in(tmp_path) == before
+        with logged() as messages:
+            run.set_aside_unstarted(OTHER, LOADED)
+        aside = tmp_path / "unstarted" / str(number)
+        assert messages == [
+            f"{tmp_path} held another recipe, of a command that trained nothing: its files are now in {aside}"
+        ]
+        moved = files_in(aside)
+        assert {"recipe.json", "environment.json", "tiny.py", "tokenizer.json", "origins.json"} < set(moved)
+        assert all(before[name] == content for name, content in moved.items())
+        after = files_in(tmp_path)
+        left = {name for name in after if not name.startswith("unstarted/")}
+        assert left == {"lock", "mine.txt"} and not run.exists()
+        assert claimed(tmp_path, OTHER) == []
+        (tmp_path / "recipe.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("results.json", "samples.npz", "evaluation_data.json", "model.safetensors", "metrics.jsonl"),
+        *("checkpoints/5/state", "checkpoints", "damaged/5/state", "profile/trace"),
+    ],
+)
+def test_what_training_wrote_is_never_set_aside(tmp_path, name):
+    claimed(tmp_path)
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("something")
+    before = files_in(tmp_path)
+    RunDir(tmp_path).set_aside_unstarted(OTHER, LOADED)
+    with pytest.raises(UsageError, match="holds a run of another recipe"):
+        claimed(tmp_path, OTHER)
+    assert {**files_in(tmp_path), "lock": b""} == {**before, "lock": b""}
+
+
+def test_a_run_that_another_process_starts_is_not_set_aside(tmp_path):
+    with contextlib.closing(RunDir(tmp_path)) as run:
+        run.claim(RECIPE, LOADED)
+        with pytest.raises(UsageError, match=f"{tmp_path} is in use by process {os.getpid()}"):
+            RunDir(tmp_path).set_aside_unstarted(OTHER, LOADED)
+    assert not (tmp_path / "unstarted").exists()
+
+
+def test_an_experiment_file_in_its_own_run_directory_stays(tmp_path):
+    own = tmp_path / "mine.py"
+    own.write_text(LOADED.path.read_text())
+    loaded = dataclasses.replace(LOADED, path=own)
+    claimed(tmp_path, RECIPE, loaded)
+    RunDir(tmp_path).set_aside_unstarted(OTHER, loaded)
+    assert own.read_text() == LOADED.path.read_text() and (tmp_path / "unstarted/1/recipe.json").exists()
+
+
 def test_a_directory_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"the run directory .*file cannot be written: File exists; choose another"):
@@ -115,6 +185,7 @@ def test_a_vocabulary_is_learned_once_and_kept(tmp_path):
     run = RunDir(tmp_path)
     texts = RECIPE.data.train.open().column("text")
     learned = run.tokenizer(RECIPE, lambda: texts)
+    run.keep_tokenizer(learned)
 
     def never():
         raise AssertionError("the texts are read a second time")

@@ -24,6 +24,7 @@ from jaxrep.errors import BadShard, JaxrepError
 from jaxrep.mesh import local_rows
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.training import bad_samples
+from tests.helpers.harness import logged
 
 BATCH, STEPS = 16, 5
 GONE = "4.tar"
@@ -143,6 +144,17 @@ def test_the_first_process_counts_on_from_a_checkpoint_and_the_sum_stays(monkeyp
         monkeypatch.setattr(jax, "process_index", lambda number=number: number)
         parts.append(bad_samples.of_this_host(total))
     assert sum(parts, EMPTY_REPORT) == total and all(part.skipped_shards == (GONE,) for part in parts)
+
+
+def test_bad_samples_are_told_in_one_line(tmp_path):
+    report = BadSampleReport(rows=64, bad={("a.tar", "no image"): 2, ("b.tar", "no image"): 1})
+    with logged() as messages:
+        bad_samples.tell(report, RunDir(tmp_path))
+        bad_samples.tell(BadSampleReport(rows=64), RunDir(tmp_path))
+    assert messages == [
+        "3 of the 64 examples (4.7%) could not be read, and others took their places: "
+        f"{tmp_path}/bad_samples.json counts them by file and reason"
+    ]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from jaxrep.data.orders.base import Shuffle
 from jaxrep.data.orders.windows import Windowed
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tokenizers.subwords import TokenizerFile
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
@@ -19,6 +20,7 @@ from jaxrep.methods.heads import Linear
 from jaxrep.objectives.contrastive import Contrastive
 from jaxrep.optim.rules import LearningRateSchedule
 from jaxrep.recipe import Data
+from jaxrep.runs.run_dir import RunDir
 from jaxrep.schedules import Ramp, Staircase, WarmupCosine
 from jaxrep.step.shapes import check_devices, validate
 from jaxrep.training import setup
@@ -75,6 +77,7 @@ def test_a_batch_that_the_devices_do_not_divide_is_told(changes, sentence):
             {"data.batch_size": 64},
             "data.batch_size is 64, and the training data hold 32 examples: take a smaller batch",
         ),
+        ({"data.tokenizer": TokenizerFile(path="none.json", length=6, entries=9)}, "none.json"),
         ({"data.order": Windowed(lanes=4)}, "the order has 4 lanes, and the data have 1 shard with examples"),
     ],
 )
@@ -161,3 +164,18 @@ def test_loader_has_the_threads_of_the_recipe_or_one_per_core(monkeypatch, platf
     monkeypatch.setattr("jaxrep.training.setup.Loader", lambda *_, **options: options)
     options: Any = make_loader(dataclasses.replace(setup, mesh=mesh), 0)  # pyright: ignore[reportArgumentType]
     assert (options["threads"], options["workers"], options["background"]) == (expected, 2, background)
+
+
+def test_a_start_that_fails_after_the_claim_does_not_block_the_mended_recipe(tmp_path, monkeypatch):
+    def fails(*_):
+        raise UsageError("init.image: 'kernel' has another shape")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxrep.training.loop.restore_or_initialize", fails)
+        with pytest.raises(UsageError, match="another shape"):
+            train(RECIPE, tmp_path / "run", LOADED, devices=jax.devices()[:1])
+        assert (tmp_path / "run" / "recipe.json").exists()
+        with logged() as messages, pytest.raises(UsageError, match="another shape"):
+            train(RECIPE.replace(seed=1), tmp_path / "run", LOADED, devices=jax.devices()[:1])
+    assert sum("held another recipe" in each for each in messages) == 1
+    assert RunDir(tmp_path / "run").recipe().seed == 1
