@@ -3,12 +3,15 @@
 import argparse
 import dataclasses
 import re
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxrep.commands.models import folder, trust_runs
+from jaxrep.errors import UsageError, hint, nearest
 from jaxrep.experiment import LoadedExperiment, from_run, load
-from jaxrep.spec import check, children, replace, walk
+from jaxrep.spec import check, children, is_spec, join_path, replace, walk
 
 if TYPE_CHECKING:
     from jaxrep.recipe import Recipe
@@ -69,6 +72,8 @@ def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "
         from jaxrep.recipe import Recipe
 
         source = "--data.train SOURCE: another source, as tar:pairs-{00..99}.tar,text=caption (see jaxrep data --help)"
+        _check_parts_have(args, recipe, loaded.path)
+        recipe = _with_floats(recipe)
         description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
         changed = tyro.cli(
             Recipe, args=_as_tyro_writes(args, recipe), default=recipe, prog=prog, description=description
@@ -76,6 +81,42 @@ def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "
         recipe = _with_one_length(changed, recipe)
     check(recipe)
     return dataclasses.replace(loaded, recipe=recipe)
+
+
+def _check_parts_have(args: list[str], recipe: "Recipe", file: Path) -> None:
+    """Check that flags name fields of the recipe's parts; tyro tells of mistyped fields, and of what is no field.
+
+    Raises:
+        UsageError: a part has no such field, nor one of a similar name: the flag is for another part.
+    """
+    known = {path.replace("-", "_"): part for path, part in walk(recipe)}
+    if any(word.partition(":")[0].replace("-", "_") in known for word in args if ":" in word):
+        return  # words of tyro that choose a part
+    for word in args:
+        place, _, name = word.partition("=")[0].removeprefix("--").replace("-", "_").rpartition(".")
+        part = known.get(place) if word.startswith("--") and place else None
+        names = children(part)
+        if is_spec(part) and name not in names and not nearest(name.removeprefix("no_"), names):
+            raise UsageError(
+                f"{place} is {type(part).__name__}, which has no field {name!r}; {hint(name, names)}. Flags change the "
+                f"fields of a part; another part is declared in an experiment file: copy {file}"
+            )
+
+
+def _with_floats(recipe: "Recipe") -> "Recipe":
+    """Return the recipe with mappings of floats that hold no integer: tyro reads a flag as the type of the value."""
+    changes = {}
+    for path, part in walk(recipe):
+        hints = typing.get_type_hints(type(part)) if is_spec(part) else {}
+        for name, annotation in hints.items():
+            value = getattr(part, name, None)
+            if (
+                typing.get_args(annotation)[1:] == (float,)
+                and isinstance(value, Mapping)
+                and int in map(type, value.values())
+            ):
+                changes[join_path(path, name)] = {key: float(number) for key, number in value.items()}
+    return replace(recipe, changes)
 
 
 def _as_tyro_writes(args: list[str], recipe: "Recipe") -> list[str]:

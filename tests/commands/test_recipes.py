@@ -105,6 +105,26 @@ def test_wrong_command_line_is_status_2_and_trains_nothing(jaxrep_says, toy, tra
     assert "Traceback" not in err
 
 
+def test_flag_of_another_part_names_the_part_and_the_file(jaxrep_says, toy, trained):
+    for flag, sentence in (
+        ("--data.order.lanes 2", "data.order is Shuffle, which has no field 'lanes'; there are: seed. Flags change"),
+        ("--data.order.lanes=2", f"another part is declared in an experiment file: copy {toy}"),
+    ):
+        status, _, err = jaxrep_says(f"train {toy} {flag}")
+        assert status == 2 and not trained and sentence in err and "Unrecognized" not in err
+
+
+def test_flag_of_a_mapping_of_floats_is_a_float_whatever_the_file_writes(jaxrep_says, toy, trained):
+    with open(toy, "a") as file:
+        file.write(
+            "drawn = recipe.replace({'data.train': data.SampleCaption(source=recipe.data.train, "
+            "probabilities={'text': 5})})\n"
+        )
+    status, _, err = jaxrep_says(f"train {toy}:drawn --data.train.probabilities.text 0.5")
+    assert (status, err) == (0, "")
+    assert trained[0][0].data.train.probabilities == {"text": 0.5}
+
+
 def test_length_flag_replaces_the_files_length(jaxrep_says, toy):
     recipe = load(toy).recipe
     assert recipe.examples and not recipe.epochs
