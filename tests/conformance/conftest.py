@@ -1,4 +1,4 @@
-"""Share what is traced, compiled and initialized between the tests of this folder, and undo it after them."""
+"""Share what is traced, compiled and initialized between the tests of experiments, and undo it after them."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ class Start:
     step: CompiledStep | None = None
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Start]]:
     """The starts of the runs of these tests by directory; each recipe is traced and compiled once."""
     known: dict[Path, Start] = {}
