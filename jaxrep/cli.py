@@ -118,9 +118,12 @@ def _cause(error: Exception) -> str:
 
 
 def _stopped_by(number: int, args: Sequence[str]) -> int:
-    """Return the exit status of a command that a signal stopped."""
-    resumable = number != signal.SIGINT and (args[:1] in (["train"], ["embed"]) or args[:2] == ["data", "score"])
-    return PREEMPTED if resumable else 128 + number
+    """Return the exit status of a command that a signal stopped; say so if the same command goes on."""
+    resumable = args[:1] in (["train"], ["embed"]) or args[:2] == ["data", "score"]
+    if resumable:
+        words = "stopped; what is saved is kept, and the same command goes on from there"
+        print(f"jaxrep: {signal.Signals(number).name}: {words}", file=sys.stderr)
+    return PREEMPTED if resumable and number != signal.SIGINT else 128 + number
 
 
 def _output_failed(error: OSError) -> bool:

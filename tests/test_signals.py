@@ -69,9 +69,11 @@ def test_other_threads_handle_nothing():
         (["eval"], signal.SIGINT, 130),
     ],
 )
-def test_exit_status_after_a_signal(args, number, status, monkeypatch):
+def test_exit_status_after_a_signal(args, number, status, monkeypatch, capsys):
     monkeypatch.setattr(cli, "run", lambda args: signal.raise_signal(number))
     assert cli.main(args) == status
+    words = f"jaxrep: {number.name}: stopped; what is saved is kept, and the same command goes on from there\n"
+    assert capsys.readouterr().err == (words if args != ["eval"] else "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
