@@ -5,7 +5,9 @@ dictionary of ``image`` uint8 [H,W,C], ``text`` str, ids and labels int32), batc
 """
 
 import abc
+import functools
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
-from jaxrep.spec import spec
+from jaxrep.spec import problems, spec
 
 if TYPE_CHECKING:
     from jaxrep.data.orders.base import Indices, Order
@@ -61,6 +63,14 @@ class Examples(abc.ABC):
         A part without any known value is an array of NaN, also where the others are strings.
         """
         yield self.column(name)
+
+    def column_names(self) -> Sequence[str]:
+        """Return the names of the columns, also of metadata, as far as the first example tells them."""
+        return ()
+
+    def read_from(self, name: str) -> str:
+        """Return of what a field is read, as ``.txt`` or ``'caption'``, the same for equal contents; empty: unknown."""
+        return ""
 
     def sizes(self, name: str) -> np.ndarray:
         """Return the bytes of every example's text (of its longest caption) [N]; a column of numbers as it is."""
@@ -129,13 +139,39 @@ class Source(abc.ABC):
     attribution: ClassVar[str] = ""
     """License and authors, which reports that show or evaluate the data must name."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "open" in vars(cls):
+            cls.open = _checked(cls.open)
+
     @abc.abstractmethod
     def open(self) -> Examples:
-        """Return the examples; the first call may take time (download, index, cache)."""
+        """Return the examples; the first call may take time (download, index, cache).
+
+        Raises UsageError: a value does not fit, as in a recipe; it is checked before the method of a subclass runs.
+        """
 
     @abc.abstractmethod
     def fields(self) -> dict[str, Field]:
         """Return the fields of an example, without reading a file; the type of a string is ``str``."""
+
+
+def _checked(open_: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a source's ``open`` with a check of all its values before it."""
+
+    @functools.wraps(open_)
+    def checked_open(self: Source) -> Any:
+        if wrong := problems(self):
+            raise UsageError(f"{type(self).__name__} cannot be opened: {'; '.join(wrong)}")
+        return open_(self)
+
+    return checked_open
+
+
+@functools.lru_cache(1000)
+def tell_once(sentence: str) -> None:
+    """Print what is told once in a process, however often the data are opened."""
+    print(sentence, file=sys.stderr)
 
 
 def read_or_substitute(read: Callable[[int, int], T], indices: np.ndarray, substitute: Substitute | None) -> list[T]:

@@ -9,7 +9,7 @@ from jaxrep.data.source import Source
 from jaxrep.data.source_string import parse_fields, parse_source
 from jaxrep.data.transforms.stored import fingerprint_of
 from jaxrep.embeddings.embedder import Embedder
-from jaxrep.embeddings.job import Job, parse_target, run_job
+from jaxrep.embeddings.job import READS, Job, parse_target, run_job
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.model import Model
 from jaxrep.spec_json import redacted, to_json
@@ -77,6 +77,7 @@ def embedding_job(
         "model": {"path": model_path, "digest": model.digest()},
         "data": redacted(to_json(source)),
         "fingerprint": fingerprint_of(examples),
+        READS: {name: examples.read_from(name) for name in fields},
         "parts": list(parts or fields),
         "length": len(examples),
         "per_shard": per_shard,

@@ -29,6 +29,8 @@ EmbedRows = Callable[[range], tuple[Part | None, BadSampleReport]]
 Compute = Callable[[range, Callable[[int], None]], tuple[Part | None, BadSampleReport]]
 """Computes rows, and tells how many are done."""
 WORK = ".jaxrep-embed"
+READS = "reads"
+"""Fact that earlier versions did not write: of what each field is read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,9 +190,10 @@ def _claim(job: Job) -> None:
 
 def _check_same(job: Job, path: Path) -> None:
     existing = read_json(path)
-    if changes := difference({name: existing.get(name) for name in job.facts}, dict(job.facts)):
+    facts = {name: fact for name, fact in job.facts.items() if name in existing or name != READS}
+    if changes := difference({name: existing.get(name) for name in facts}, facts):
         first = render_difference(changes[:1])
-        raise UsageError(f"{job.target.path} holds another embedding, by {path}: {first}; name another --out")
+        raise UsageError(f"{job.target.path} holds other embeddings or scores, by {path}: {first}; name another --out")
 
 
 def _write_shard(job: Job, shard: int, part: Part | None, report: BadSampleReport) -> None:

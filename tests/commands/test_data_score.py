@@ -56,6 +56,9 @@ def test_scores_are_the_similarity_of_each_pair(jaxrep_says, run_dir, pictures, 
     source = data.WithEmbeddings(
         source=data.Csv(path=str(damaged), image_size=8), folder=place, names={"similarity": "similarity"}, width=0
     )
+    other = data.Csv(path=str(damaged), image_size=8, text="filepath")
+    with pytest.raises(UsageError, match="was read from 'title', and this Csv reads the text from 'filepath'"):
+        data.WithEmbeddings(source=other, folder=place, names={"s": "similarity"}, width=0).open()
     least = float(np.median(scores[good]))
     kept = data.Filter(source=source, where=(data.Where(column="similarity", at_least=least),)).open()
     assert kept.column("key") == [NAMES[n] for n in good if scores[n] >= np.float32(least)]
@@ -116,4 +119,4 @@ def test_wrong_arguments_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_pa
         assert (found, told in err) == (status, True), err
     assert jaxrep_says("data", "score", table, "--model", run_dir, "--out", tmp_path / "t.npz")[0] == 0
     status, _, err = jaxrep_says("embed", run_dir, table, "--out", tmp_path / "t.npz")
-    assert status == 2 and "holds another embedding" in err and "parts" in err
+    assert status == 2 and "holds other embeddings or scores" in err and "parts" in err

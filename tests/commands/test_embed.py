@@ -245,6 +245,6 @@ def test_wrong_arguments_are_one_sentence(jaxrep_says, run_dir, pictures, tmp_pa
     assert jaxrep_says("embed", run_dir, pictures)[0] == 2  # --out is required
     assert jaxrep_says("embed", run_dir, pictures, *out)[0] == 0
     status, _, err = jaxrep_says("embed", run_dir, table, *out)
-    assert status == 2 and "out.npz holds another embedding, by" in err and "name another --out" in err
+    assert status == 2 and "out.npz holds other embeddings or scores, by" in err and "name another --out" in err
     status, _, err = jaxrep_says("embed", tmp_path, pictures, *out)
     assert status == 2 and "is neither a run nor a public checkpoint" in err

@@ -136,7 +136,9 @@ def test_shares_complete_the_job_in_any_order(tmp_path):
 def test_other_job_is_refused_with_the_difference(tmp_path):
     for out in (tmp_path / "e.npz", f"npz:{tmp_path}/many"):
         run_job(job(out), Embed())
-        with pytest.raises(UsageError, match=r"holds another embedding, by .*json: data\.path: 'x' -> 'y'; name anot"):
+        with pytest.raises(
+            UsageError, match=r"holds other embeddings or scores, by .*json: data\.path: 'x' -> 'y'; name"
+        ):
             run_job(job(out, data={"path": "y"}), Embed())
     (tmp_path / "e.npz").unlink()  # then the name is free
     assert run_job(job(tmp_path / "e.npz", data={"path": "y"}), Embed()).rows == 10
@@ -197,6 +199,6 @@ def test_damaged_files_of_a_job_are_one_sentence(tmp_path, content):
     ):
         whole = path.read_bytes()
         path.write_text(content)
-        with pytest.raises(UsageError, match=r"is damaged|holds another embedding"):
+        with pytest.raises(UsageError, match=r"is damaged|holds other embeddings or scores"):
             run_job(job(out), Embed())
         path.write_bytes(whole)

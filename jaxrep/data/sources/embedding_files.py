@@ -165,6 +165,8 @@ class Summary:
     """Digest of all values."""
     files: Mapping[str, tuple[int, int]]
     """Rows and bytes of each file, by its name. A file without rows does not exist."""
+    reads: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Field of the data that was embedded -> of what it was read. Earlier versions wrote none."""
 
     @classmethod
     def read(cls, path: str) -> "Summary":
@@ -172,8 +174,9 @@ class Summary:
         try:
             found = json.loads(read_bytes(path))
             files = {name: (int(file["rows"]), int(file["bytes"])) for name, file in found["files"].items()}
+            reads = {name: str(place) for name, place in found.get("reads", {}).items()}
             digests = found["model"]["digest"], found["fingerprint"], found["parts"]
-            summary = cls(*digests, int(found["length"]), int(found["per_shard"]), found["digest"], files)
+            summary = cls(*digests, int(found["length"]), int(found["per_shard"]), found["digest"], files, reads)
         except BadShard as error:
             raise UsageError(
                 f"{error}: name what jaxrep embed or jaxrep data score wrote, when it is finished"

@@ -58,6 +58,10 @@ class EncodedSource(Source, abc.ABC):
         """Return the parts that are numbers, by name."""
         return {}
 
+    def places(self) -> Mapping[str, str]:
+        """Return of what each part is read, in words; parts that have one place only may be left out."""
+        return {}
+
     def problems(self) -> Iterator[str]:
         further = [*self.further_captions(), *self.number_parts()]
         ids = {f"{part}_id" for part in self.parts() if part not in self.number_parts()}
@@ -156,6 +160,12 @@ class EncodedExamples(Examples, abc.ABC):
             return stack([value_or(self._unknown(name), self.field, index, name) for index in rows])
         return join_column(list(self.column_parts(name)))
 
+    def column_names(self) -> Sequence[str]:
+        return tuple(dict.fromkeys([*self._names, *(value_or({}, self.metadata, 0) if len(self) else ())]))
+
+    def read_from(self, name: str) -> str:
+        return self.source.places().get(name, "")
+
     def column_parts(self, name: str) -> Iterator[Any]:
         if name in self._names:
             yield self.column(name)
@@ -189,7 +199,7 @@ class EncodedExamples(Examples, abc.ABC):
         content: Any = contents[part]
         with self.explain_errors(index, part):
             if name in self._numbers:
-                return self._numbers[name].decode(content)
+                return self._numbers[name].decode(content, name)
             match name:
                 case "image":
                     return decode_image(content, size, size, self.source.crop, key, into)

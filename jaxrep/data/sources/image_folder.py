@@ -7,13 +7,15 @@ from pathlib import Path
 
 from jaxrep.data.source import Examples
 from jaxrep.data.sources.encoded import EncodedSource, ListedExamples, read_beside
-from jaxrep.data.sources.patterns import list_remote, local
+from jaxrep.data.sources.patterns import in_folder, list_remote, local
 from jaxrep.errors import UsageError
 from jaxrep.spec import spec
 from jaxrep.storage import is_remote
 
 EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"))
 """Extensions of image files."""
+SHARDS = (".tar", ".parquet", ".array_record", ".arrayrecord")
+"""Extensions of files of many examples, which are no images."""
 
 
 @spec
@@ -52,6 +54,8 @@ def list_images(root: str) -> list[str]:
         return images
     others = ", ".join(f"{count:,} in {ending or 'nothing'}" for ending, count in Counter(endings).most_common(5))
     found = f"; its files end {others}" if others else "; it has no visible file"
+    shards = [name for name in names if name.endswith(SHARDS)]
+    found += f"; to read the shards, name them, as '{in_folder(root, shards)}'" if shards else ""
     raise UsageError(f"{root} has no image: no file that ends in {', '.join(sorted(EXTENSIONS))}{found}")
 
 

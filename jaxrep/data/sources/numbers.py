@@ -30,8 +30,19 @@ class Numbers:
         """Return the field of a batch."""
         return Field(tuple(self.shape), self.dtype)
 
-    def decode(self, content: bytes) -> np.ndarray:
-        """Decode an array in NumPy's format, or numbers in JSON. Raises ValueError: it is none, or another array."""
+    def decode(self, content: bytes, name: str = "") -> np.ndarray:
+        """Decode an array in NumPy's format, or numbers in JSON.
+
+        ``name``: the field, which messages name beside a path. Raises ValueError: it is none, or another array.
+        """
+        try:
+            return self._decode(content)
+        except ValueError as error:
+            raise ValueError(
+                f"the numbers {name!r} at {self.at!r}: {error}" if name and ":" in self.at else str(error)
+            ) from error
+
+    def _decode(self, content: bytes) -> np.ndarray:
         array = read_npy(io.BytesIO(content)) if content.startswith(MAGIC) else _read_json(content)
         if array.dtype.kind not in "biuf":
             raise ValueError(f"it holds {array.dtype}, and numbers are read")

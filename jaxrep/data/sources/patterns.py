@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,9 +109,17 @@ def _remote_matches(path: str) -> list[str]:
 def _matches(path: str, pattern: str) -> list[str]:
     if os.path.isfile(path):  # a file whose name has a bracket means itself
         return [path]
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder, and files are read: name them, as '{in_folder(path, os.listdir(path))}'")
     if not glob.has_magic(path):
         raise UsageError(f"there is no file {path}" + (f", from the pattern {pattern!r}" if path != pattern else ""))
     return [match for match in sorted(glob.glob(_with_literal_folders(path), recursive=True)) if os.path.isfile(match)]
+
+
+def in_folder(folder: str, names: Sequence[str]) -> str:
+    """Return a pattern of the files in a folder, by the ending that most of their names have."""
+    endings = Counter(ending for name in names if (ending := os.path.splitext(name)[1]))
+    return f"{folder.rstrip('/')}/*{max(endings, key=endings.__getitem__, default='')}"
 
 
 def _with_literal_folders(path: str) -> str:

@@ -41,6 +41,9 @@ class Records(EncodedSource):
         named = {"image": self.image, "text": self.text, "label": self.label} | {name: name for name in self.captions}
         return {part: name for part, name in named.items() if name}
 
+    def places(self) -> Mapping[str, str]:
+        return {part: repr(name) for part, name in self.values().items()}
+
     def check(self, path: str, names: Collection[str]) -> None:
         """Check that a file with values of these names has all parts. Raises UsageError."""
         for name in self.values().values():

@@ -6,7 +6,7 @@
 """
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from jaxrep.batch import Field
 from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, read_or_substitute, stack, take
 from jaxrep.data.transforms.mixture import Mixture
 from jaxrep.errors import BadSample, UsageError, as_bad_sample, hint
-from jaxrep.spec import spec
+from jaxrep.spec import spec, stated
 
 
 @spec
@@ -67,6 +67,12 @@ class WrappedExamples(Examples):
     def column(self, name: str) -> Any:
         return self.inner.column(name)
 
+    def column_names(self) -> Sequence[str]:
+        return self.inner.column_names()
+
+    def read_from(self, name: str) -> str:
+        return self.inner.read_from(name)
+
     def sizes(self, name: str) -> np.ndarray:
         return self.inner.sizes(name)
 
@@ -99,6 +105,12 @@ class FieldSource(WrappedSource):
         """Return the names of inner fields to leave out; names that do not exist are allowed."""
         return ()
 
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        replaced = {*self.reads(), *(f"{name}_id" for name in self.reads()), *self.removed()}
+        for name in [name for name in self.added() if name in self.source.fields() and name not in replaced]:
+            yield f"the source has a field '{name}' already, which would be lost: give the new field another name"
+
     def read_column(self, examples: "TransformedExamples", name: str) -> Any:
         """Read an added field of all examples; override it where it differs from ``compute`` without keys."""
         columns = {field: examples.inner.column(field) for field in self.reads()}
@@ -107,6 +119,12 @@ class FieldSource(WrappedSource):
     def read_sizes(self, examples: "TransformedExamples", name: str) -> np.ndarray:
         """Return the sizes of an added field, as ``Examples.sizes``."""
         return Examples.sizes(examples, name)
+
+    def read_from(self, examples: "TransformedExamples", name: str) -> str:
+        """Return of what an added field is made, as ``Examples.read_from``; not which source holds it."""
+        values = ", ".join(value for value in stated(self) if not value.startswith("source="))
+        inner = ", ".join(filter(None, map(examples.inner.read_from, self.reads())))
+        return f"{type(self).__name__}({values})" + (f" of {inner}" if inner else "")
 
     def fields(self) -> dict[str, Field]:
         return {**_without(self.source.fields(), self.removed()), **self.added()}
@@ -156,6 +174,12 @@ class TransformedExamples(WrappedExamples, abc.ABC):
 
     def column(self, name: str) -> Any:
         return self._source.read_column(self, name) if name in self._added else self.inner.column(name)
+
+    def column_names(self) -> Sequence[str]:
+        return tuple(dict.fromkeys([*self.inner.column_names(), *self._added]))
+
+    def read_from(self, name: str) -> str:
+        return self._source.read_from(self, name) if name in self._added else self.inner.read_from(name)
 
     def column_parts(self, name: str) -> Iterator[Any]:
         if name in self._added:

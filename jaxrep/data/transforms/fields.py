@@ -37,6 +37,9 @@ class SelectFields(FieldTransform):
     def read_sizes(self, examples: TransformedExamples, name: str) -> np.ndarray:
         return examples.inner.sizes(self.names[name])
 
+    def read_from(self, examples: TransformedExamples, name: str) -> str:
+        return examples.inner.read_from(self.names[name])
+
     def open(self) -> Examples:
         examples = super().open()
         classes = examples.classes

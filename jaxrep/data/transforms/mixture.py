@@ -7,7 +7,7 @@ epoch by epoch. So any position maps to (source, example) without history.
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,6 +127,12 @@ class MixedExamples(ShardedExamples):
         if isinstance(columns[0], np.ndarray):
             return np.concatenate(columns)
         return [value for column in columns for value in column]
+
+    def column_names(self) -> Sequence[str]:
+        return self._parts[0].column_names()
+
+    def read_from(self, name: str) -> str:
+        return " and ".join(dict.fromkeys(filter(None, (part.read_from(name) for part in self._parts))))
 
     @property
     def shard_ends(self) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, tell_once
 from jaxrep.data.sources.embedding_files import EmbeddingFiles, short_key
 from jaxrep.data.sources.patterns import local
 from jaxrep.data.transforms.base import FieldSource, TransformedExamples
@@ -78,11 +78,30 @@ class StoredExamples(TransformedExamples):
                 f"{render_difference(changes[:1])}; embed these data, or put WithEmbeddings around the source that was "
                 "embedded"
             )
+        self._check_reads()
+        if known := sorted({*inner.column_names()} & source.names.keys()):
+            tell_once(
+                f"{source.folder} adds '{known[0]}', and the data have a column of this name, which Filter and others "
+                f"cannot read then: give another name, as names={{'stored_{known[0]}': '{source.names[known[0]]}'}}"
+            )
         if source.model and source.model != summary.model:
             raise UsageError(f"{source.folder} is of the model {summary.model}, and model names {source.model}")
         for column in source.names.values():
             if (width := self._files.width(column)) != max(source.width, 1):
                 raise UsageError(f"{source.folder}: '{column}' is {width} wide, and width is {source.width}")
+
+    def _check_reads(self) -> None:
+        """Check that what was embedded is what the inner source reads. Raises UsageError."""
+        source, reads = self._declared, self._files.summary.reads
+        for column in source.names.values():
+            for field in [column] if column in reads else reads:  # a score is of all fields
+                before, now = reads[field], self.inner.read_from(field)
+                if field in source.source.fields() and before and now and before != now:
+                    raise UsageError(
+                        f"{source.folder} has the '{column}' of a {field} that was read from {before}, and this "
+                        f"{type(source.source).__name__} reads the {field} from {now}: read the same, or write the "
+                        "files again from these data"
+                    )
 
     def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:
         names = self._declared.names

@@ -37,6 +37,8 @@ class Where:
     """Words that meet the condition; empty: the column holds numbers."""
 
     def problems(self) -> Iterator[str]:
+        if self == Where(column=self.column):
+            yield "it has no condition: give at_least, at_most or among"
         if self.among and (self.at_least > float("-inf") or self.at_most < float("inf")):
             yield "a column holds numbers or words: give at_least and at_most, or among"
         if self.at_least > self.at_most or self.at_least == float("inf") or self.at_most == float("-inf"):
@@ -46,13 +48,16 @@ class Where:
         """Return which values meet the condition, bool [N]."""
         if self.among:
             return np.array([str(value) in self.among for value in values], bool)
-        try:
-            numbers = np.asarray(values, np.float64)
-        except ValueError as error:
-            word = next((value for value in values if value), "")
-            what = f"holds words, as {word[:40]!r}, and numbers are compared: give among=(…)"
-            raise UsageError(f"the column '{self.column}' {what}") from error
+        numbers = np.asarray(values if isinstance(values, np.ndarray) else [self._number(x) for x in values])
         return (numbers >= self.at_least) & (numbers <= self.at_most)
+
+    def _number(self, value: Any) -> float:
+        """Return a number that is stored as text; NaN for none."""
+        try:
+            return float(value) if value != "" else np.nan
+        except (TypeError, ValueError) as error:
+            what = f"holds words, as {str(value)[:40]!r}, and numbers are compared: give among=(…), or remove the words"
+            raise UsageError(f"the column '{self.column}' {what}") from error
 
 
 @spec

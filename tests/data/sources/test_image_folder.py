@@ -51,6 +51,13 @@ def test_missing_or_empty_folder_is_reported(tmp_path):
         ImageFolder(path=str(tmp_path)).open()
 
 
+def test_folder_of_shards_says_how_they_are_named(tmp_path):
+    for name in ("a.tar", "b.tar", "a.json"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=rf"to read the shards, name them, as '{tmp_path}/\*\.tar'$"):
+        ImageFolder(path=str(tmp_path)).open()
+
+
 def test_links_to_folders_are_followed(folder, tmp_path_factory):
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for level, name in enumerate(("bird/a.png", "bird/b.png", "fish/a.png")):

@@ -50,6 +50,14 @@ def test_missing_file_is_reported(folder):
         files(f"{folder}/*.zip")
 
 
+def test_a_folder_is_named_by_its_files(tmp_path):
+    (tmp_path / "pool").mkdir()
+    for name in ("a.tar", "b.tar", "a.json"):
+        (tmp_path / "pool" / name).touch()
+    with pytest.raises(UsageError, match=r"pool is a folder, and files are read: name them, as '.*/pool/\*\.tar'"):
+        files(f"{tmp_path}/pool/")
+
+
 def test_urls_are_unchanged_and_their_globs_sorted():
     assert files("gs://bucket/{00000..41455}.tar")[-1] == "gs://bucket/41455.tar"  # no store is asked
     assert files("https://host/a.tar?token=1") == ["https://host/a.tar?token=1"]

@@ -14,6 +14,7 @@ from jaxrep.data.bad_samples import BadSampleReport
 from jaxrep.data.source import Columns, Source
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.transforms.fields import AddWeights, SelectFields
+from jaxrep.data.transforms.sentences import FirstSentence
 from jaxrep.data.transforms.stored import WithEmbeddings, fingerprint_of
 from jaxrep.data.transforms.subsets import Filter, Take, Where
 from jaxrep.embeddings.job import Job, parse_target, run_job
@@ -21,10 +22,12 @@ from jaxrep.errors import BadSample, BadShard, UsageError
 from jaxrep.spec import problems, spec
 from tests.helpers import data_formats
 from tests.helpers.tars import picture
+from tests.helpers.tars import write as write_tar
 
 COUNT, WIDTH = 23, 5
 BAD = (0, 7, 8, 9, 10, 11, 12, 13, 22)
 """Examples without embeddings: of shards of five, the first has one, the second and third are missing or nearly so."""
+REPORT = BadSampleReport(3, {}, ())
 GOOD = np.array([row for row in range(COUNT) if row not in BAD])
 IMAGE = np.random.default_rng(0).normal(size=(COUNT, WIDTH)).astype(np.float32)
 OUTS = [
@@ -67,6 +70,80 @@ def write(out, bad: Any = BAD, source: Source = Numbered(), values=IMAGE, model=
     target = parse_target(out)
     run_job(Job(target, facts, len(examples), per_shard), embed)
     return str(target.path)
+
+
+def tars_with_scores(tmp_path):
+    """Write three pairs with two captions, and scores of them; return a source of the pairs, and the scores."""
+
+    def pairs(text="txt", **fields):
+        return TarShards(shards=f"{tmp_path}/a.tar", image_size=8, **{"image": ("jpg", "png"), "text": text, **fields})
+
+    members = [
+        member
+        for n in range(3)
+        for member in (
+            (f"{n}.png", picture(n)),
+            (f"{n}.txt", f"text {n}".encode()),
+            (f"{n}.json", json.dumps({"caption": f"other {n}", "alt": f"alt {n}", "similarity": n / 8}).encode()),
+        )
+    ]
+    write_tar(tmp_path / "a.tar", members)
+    examples = pairs().open()
+    target = parse_target(f"{tmp_path}/scores.npz")
+    facts: dict[str, Any] = {
+        "model": {"path": "", "digest": "m"},
+        "fingerprint": fingerprint_of(examples),
+        "parts": ["similarity"],
+        "length": 3,
+        "per_shard": 3,
+    }
+    facts["reads"] = {name: examples.read_from(name) for name in ("image", "text")}
+    scores = np.arange(3, dtype=np.float32)
+    keys = np.array([row["key"] for row in (examples[n] for n in range(3))])
+    run_job(Job(target, facts, 3, 3), lambda rows: ({"key": keys, "index": np.arange(3), "similarity": scores}, REPORT))
+    return pairs, str(target.path)
+
+
+def test_scores_of_another_text_are_refused(tmp_path):
+    pairs, scores = tars_with_scores(tmp_path)
+
+    def scored(source):
+        return stored(scores, source=source, names={"score": "similarity"}, width=0)
+
+    assert scored(pairs()).open()[2]["score"] == 2
+    assert scored(pairs(image=("png",))).open()[2]["score"] == 2, "endings that no tar has make no difference"
+    assert scored(pairs(image=())).open()[2]["score"] == 2 and scored(pairs(text="")).open()[2]["score"] == 2
+    renamed = SelectFields(source=pairs("", captions=("txt",)), names={"key": "key", "text": "txt"})
+    assert scored(renamed).open()[2]["score"] == 2
+    words = r"has the 'similarity' of a text that was read from \.txt, and this \w+ reads the text from \.json:caption"
+    with pytest.raises(UsageError, match=words):
+        scored(pairs("json:caption")).open()
+    with pytest.raises(UsageError, match=words):
+        scored(SelectFields(source=pairs(captions=("json:caption",)), names={"key": "key", "text": "caption"})).open()
+    with pytest.raises(UsageError, match=r"reads the text from FirstSentence\(.*\) of \.txt"):
+        scored(FirstSentence(source=pairs("", captions=("txt",)), field="txt", name="text")).open()
+
+
+def test_summaries_without_the_fields_that_were_read_are_taken(tmp_path):
+    pairs, scores = tars_with_scores(tmp_path)
+    summary = json.loads((tmp_path / "scores.npz.json").read_text())
+    del summary["reads"]
+    (tmp_path / "scores.npz.json").write_text(json.dumps(summary))
+    assert stored(scores, source=pairs("json:caption"), names={"s": "similarity"}, width=0).open()[1]["s"] == 1
+
+
+def test_names_that_the_data_have_are_refused_or_told(tmp_path, capsys):
+    pairs, scores = tars_with_scores(tmp_path)
+    same = stored(scores, source=pairs(numbers={"s": "json:similarity"}), names={"s": "similarity"}, width=0)
+    with pytest.raises(UsageError, match="the source has a field 's' already, which would be lost: give the new field"):
+        same.open()
+    column = stored(scores, source=pairs(), names={"similarity": "similarity"}, width=0).open()
+    assert column.column("similarity").tolist() == [0, 1, 2]
+    told = capsys.readouterr().err
+    assert "adds 'similarity', and the data have a column of this name" in told and len(told.splitlines()) == 1
+    assert "names={'stored_similarity': 'similarity'}" in told
+    stored(scores, source=pairs(), names={"score": "similarity"}, width=0).open()
+    assert capsys.readouterr().err == ""
 
 
 def stored(folder, source: Source = Numbered(), width=WIDTH, **fields):  # noqa: B008

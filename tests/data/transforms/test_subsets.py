@@ -70,11 +70,43 @@ def test_filter_keeps_examples_that_meet_all_conditions():
 
 def test_empty_subset_is_an_error():
     class Unlabeled(Pairs):
+        def fields(self):
+            return {"label": Field((), "int32")}
+
         def open(self):
             return Columns({"label": np.array([-1, -1])})
 
     with pytest.raises(UsageError, match="FewShot keeps none of 2 examples"):
         FewShot(source=Unlabeled(), count=3).open()
+
+
+def test_a_condition_is_stated_and_numbers_may_be_texts():
+    assert problems(Where(column="score")) == ["it has no condition: give at_least, at_most or among"]
+    condition = Where(column="score", at_least=0.3)
+    assert condition(["0.4", "", "0.1", "3e-1"]).tolist() == [True, False, False, True]
+    with pytest.raises(UsageError, match=r"'score' holds words, as 'none', and numbers are compared: give among=\(…\)"):
+        condition(["0.4", "none"])
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (
+            Filter(source=Pairs(), where=(Where(column="license", among="by"),)),  # pyright: ignore
+            r"Filter cannot be opened: where\.0\.among: expected tuple\[str, \.\.\.\], got str 'by'",
+        ),
+        (
+            Take(source=Filter(source=Pairs(), where=(Where(column="score", at_least="0.3"),)), count=1),  # pyright: ignore
+            r"Take cannot be opened: source\.where\.0\.at_least: expected float, got str '0\.3'",
+        ),
+        (Fraction(source=Pairs(), share=2), r"Fraction cannot be opened: share: expected a number"),
+        (Filter(source=Pairs(), where=(Where(column="score"),)), r"where\.0: it has no condition"),
+    ],
+)
+def test_opening_checks_values_as_training_does(source, message):
+    with pytest.raises(UsageError, match=message) as error:
+        source.open()
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_subset_of_a_mixture_is_a_problem():

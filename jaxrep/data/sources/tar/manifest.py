@@ -63,6 +63,11 @@ class IndexFolder:
         write_file(f"{self.root}/manifest.json", json.dumps(rows).encode())
 
 
+def endings_of(shards: Sequence["Shard"]) -> set[str]:
+    """Return the endings of the members of all shards."""
+    return {ending for shard in shards for kind in shard.summary.kinds for ending in kind.split("/")}
+
+
 def index_folders(shards: str) -> list[IndexFolder]:
     """Return the folders of the indices of shards in a folder: beside them, and in the cache."""
     digest = hashlib.sha256(shards.encode(errors="surrogateescape")).hexdigest()[:32]

@@ -1,11 +1,11 @@
 """Say where the parts of an example are: in a member of their own, or at a path in a member of JSON."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from jaxrep.data.sources.json_path import ABSENT, describe_absent, find_value
-from jaxrep.data.sources.values import Content, text_content
+from jaxrep.data.sources.values import Content, one_text, text_content
 from jaxrep.errors import UsageError
 
 
@@ -23,13 +23,29 @@ class Member(NamedTuple):
         extension, colon, path = where.partition(":")
         return cls((extension,), path if colon else None)
 
-    def check(self, part: str, documents: Iterable[Any], shard: str) -> None:
-        """Check that one of the first documents, of ``shard`` and those after it, has the path. Raises UsageError."""
-        without = []
+    def check(
+        self, part: str, documents: Iterable[Any], shard: str, decode: Callable[[bytes], Any] | None = None
+    ) -> None:
+        """Check that one of the first documents, of ``shard`` and those after it, has the path, and numbers there.
+
+        ``decode``: decodes the numbers; None: a text is read. Raises UsageError.
+        """
+        without, wrong = [], []
         for document in documents:
             if find_value(document, str(self.path)) is not ABSENT:
-                return
+                try:
+                    if decode:
+                        decode(one_text(json_content(document, str(self.path), texts=False)))
+                    return
+                except ValueError as error:
+                    wrong.append(error)
+                    continue
             without += [] if document is None else [document]
+        if wrong:
+            raise UsageError(
+                f"{part} is read as numbers from {self}, and {wrong[0]}, from {shard} on: name numbers, read words as "
+                "captions, or filter by them with Where(column=…, among=(…))"
+            )
         if without:
             raise UsageError(
                 f"{part} is read from {self}, which none of the first {len(without)} examples has, from {shard} on; "

@@ -8,7 +8,6 @@ shard is in memory while it is used: memory does not grow with the number of exa
 
 import contextlib
 import dataclasses
-import functools
 import operator
 import posixpath
 import sys
@@ -22,7 +21,7 @@ import numpy as np
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data._util.parallel import thread_map
 from jaxrep.data._util.ranges import Range, join_ranges
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, tell_once
 from jaxrep.data.sources.encoded import (
     EncodedExamples,
     EncodedSource,
@@ -34,7 +33,7 @@ from jaxrep.data.sources.patterns import files
 from jaxrep.data.sources.tar import index as tar_index
 from jaxrep.data.sources.tar import tables
 from jaxrep.data.sources.tar.index import Extensions, Locations
-from jaxrep.data.sources.tar.manifest import THREADS, Shard, index_shards
+from jaxrep.data.sources.tar.manifest import THREADS, Shard, endings_of, index_shards
 from jaxrep.data.sources.tar.members import Member, json_content, read_json
 from jaxrep.data.sources.tar.tables import Differences
 from jaxrep.data.sources.values import Content
@@ -112,7 +111,7 @@ class TarShards(EncodedSource):
     def open(self) -> Examples:
         shards = index_shards(files(self.shards))
         examples = TarExamples(self, shards, _count_examples(self, shards))
-        endings = {ending for shard in shards for kind in shard.summary.kinds for ending in kind.split("/")}
+        endings = endings_of(shards)
         there = ", ".join(f".{ending[:40]}" for ending in sorted(endings)[:SHOWN_ENDINGS])
         for part, names in self.extensions().items():
             if not endings.intersection(names):
@@ -176,6 +175,17 @@ class TarExamples(ShardedExamples, EncodedExamples):
 
     def shard_facts(self) -> Sequence[Any]:
         return [shard.summary.digest for shard in self._indexed]
+
+    def read_from(self, name: str) -> str:
+        """Return the endings of a part that exist: others make no difference."""
+        if name not in self.source.parts():
+            return ""
+        member, there = self._members[name], endings_of(self._indexed)
+        return str(member._replace(extensions=tuple(x for x in member.extensions if x in there)))
+
+    def column_names(self) -> Sequence[str]:
+        names = [*self._names, *tables.column_types(self._shards[0]), *value_or({}, self.metadata, 0)]
+        return tuple(dict.fromkeys(names))
 
     def sizes(self, name: str) -> np.ndarray:
         """Return the sizes of a member, from the indices of all shards; 0 for a stretch that cannot be read."""
@@ -285,17 +295,18 @@ class TarExamples(ShardedExamples, EncodedExamples):
     def check_paths(self) -> None:
         """Check that the paths in JSON exist: in the table beside the first shard, or in one of the first examples.
 
-        Raises UsageError: none of them has the path.
+        Raises UsageError: none of them has the path, or numbers there where numbers are read.
         """
         paths = {part: member for part, member in self._members.items() if member.path is not None}
         if not paths:
             return
-        names = tables.column_names(self._shards[0])
+        types = tables.column_types(self._shards[0])
         for part, member in paths.items():
-            if member.path not in names:
+            numbers = self._numbers.get(part)
+            if member.path not in types or (numbers and types[member.path] in tables.TEXTS):
                 first = range(min(len(self), SEARCHED))
                 documents = (value_or(None, self._document, index, part) for index in first)
-                member.check(part, documents, self._shards[0])
+                member.check(part, documents, self._shards[0], numbers.decode if numbers else None)
 
     def _document(self, index: int, part: str) -> Any:
         return read_json(self._member(index, part, self._read(index, [part])))
@@ -324,10 +335,9 @@ class TarExamples(ShardedExamples, EncodedExamples):
                 known |= column.known
                 yield column.values
         if not known:
-            names = [*self._names, *tables.column_names(self._shards[0]), *value_or({}, self.metadata, 0)]
-            raise UsageError(f"the examples have no column '{name}'; {hint(name, dict.fromkeys(names))}")
+            raise UsageError(f"the examples have no column '{name}'; {hint(name, self.column_names())}")
         if sentence := differences.sentence(len(shards)):
-            _tell_once(f"the metadata of {self._shards[0]} and {len(shards) - 1} other shards: {sentence}")
+            tell_once(f"the metadata of {self._shards[0]} and {len(shards) - 1} other shards: {sentence}")
 
     def _shard_column(self, number: int, name: str) -> tables.ShardColumn:
         locations = self._locations(number)
@@ -337,9 +347,3 @@ class TarExamples(ShardedExamples, EncodedExamples):
             self._shards[number], name, keys, lambda row: value_or({}, self.metadata, start + row)
         )
         return column.with_unknown(len(locations.damage))
-
-
-@functools.lru_cache(1000)
-def _tell_once(sentence: str) -> None:
-    """Print what is told once in a process, however often the data are opened."""
-    print(sentence, file=sys.stderr)

@@ -19,6 +19,8 @@ from jaxrep.storage import file_version
 
 KEY = "key"
 """Column of the keys of the tar's members."""
+TEXTS = ("string", "large_string", "string_view")
+"""Arrow's types of texts."""
 
 
 class ShardColumn(NamedTuple):
@@ -64,16 +66,19 @@ def open_table(shard: str) -> Any:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
-    return open_parquet(path) if path else None
+    try:
+        return open_parquet(path) if path else None
+    except BadShard as error:
+        raise BadShard(f"{error}; if it is no table of {shard}, remove it: the metadata in the tar are read") from error
 
 
-def column_names(shard: str) -> list[str]:
-    """Return the columns of the table beside a shard; none if it cannot be read."""
+def column_types(shard: str) -> dict[str, str]:
+    """Return the columns of the table beside a shard with Arrow's names of their types; none if it cannot be read."""
     try:
         table = open_table(shard)
     except JaxrepError:  # also where pyarrow is missing: the metadata in JSON are read instead
-        return []
-    return [] if table is None else list(table.schema_arrow.names)
+        return {}
+    return {} if table is None else {field.name: str(field.type) for field in table.schema_arrow}
 
 
 def read_column(

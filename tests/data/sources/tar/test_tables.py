@@ -79,6 +79,27 @@ def test_parts_of_a_column_are_shards(tmp_path):
     assert [part.tolist() for part in kept.column_parts("width")] == [[106, 107], [*range(108, 116)], [116, 117, 118]]
 
 
+def test_a_file_that_is_no_table_may_be_removed(tmp_path):
+    shard(tmp_path, 0, [row(n, 0) for n in range(3)], table=())
+    (tmp_path / "00000.parquet").write_bytes(b"")
+    with pytest.raises(
+        BadShard, match=r"if it is no table of \S+00000.tar, remove it: the metadata in the tar are read"
+    ):
+        tars(tmp_path).open().column("width")
+    (tmp_path / "00000.parquet").unlink()
+    assert tars(tmp_path).open().column("width").tolist() == [100, 101, 102]
+
+
+@pytest.mark.parametrize("table", [None, ()])
+def test_words_are_no_numbers_when_a_source_opens(tmp_path, table):
+    shard(tmp_path, 0, [row(n, 0) for n in range(3)], table=table)
+    assert tars(tmp_path, numbers={"s": "json:similarity"}).open()[1]["s"] == np.float32(1 / 16)
+    with pytest.raises(
+        UsageError, match=r"s is read as numbers from \.json:status, and .*'success'.*, from \S+00000.tar"
+    ):
+        tars(tmp_path, numbers={"s": "json:status"}).open()
+
+
 ROWS = [row(n, 0) for n in range(4)]
 
 
