@@ -1,5 +1,6 @@
 """The front door: train, evaluate, embed, and open runs and models from Python."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from pathlib import Path
@@ -52,6 +53,7 @@ def train(
         UsageError: the recipe, the devices or the run directory do not fit.
         JaxrepError: data or disk failed while training; the run can be resumed.
     """
+    _print_plainly()
     if isinstance(recipe, str):
         experiment = load_experiment(recipe)
         declared = experiment.recipe.replace(changes)
@@ -126,6 +128,7 @@ def evaluate(
     Raises:
         UsageError: evaluations that are missing, that do not fit the model, or that have the same name.
     """
+    _print_plainly()
     if evals is None:
         if isinstance(model, Model) or (not isinstance(model, Run) and is_checkpoint(_folder(model))):
             raise UsageError("evaluate needs evals for a model that is not a run's: a public checkpoint has none")
@@ -165,11 +168,31 @@ def embed(
     Raises:
         UsageError: the model does not read a field, the data does not hold it, or ``out`` cannot be written.
     """
+    _print_plainly()
     _require(source, (Source, str, PathLike), "source", "a source, or the path of one")
     if isinstance(fields, str):
         raise UsageError(f"fields is one string, expected a list of names: write [{fields!r}]")
     source = source if isinstance(source, Source) else fspath(source)
     return embed_source(_model(model, trust), source, None if out is None else str(out), fields=tuple(fields))
+
+
+class _PlainFormatter(logging.Formatter):
+    """Format jaxrep's messages as they are, and those of others as Python does by default."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Return the line of a message."""
+        return record.message if record.name.startswith("jaxrep.") else super().formatMessage(record)
+
+
+def _print_plainly() -> None:
+    """Print jaxrep's messages without ``WARNING:jaxrep.training.setup:``, where nobody chose a format.
+
+    absl, which Orbax and grain use, installs a handler of Python's default format at its first message.
+    """
+    for handler in logging.getLogger().handlers:
+        written = getattr(handler.formatter, "_fmt", None)
+        if type(handler) is logging.StreamHandler and written == logging.BASIC_FORMAT:
+            handler.setFormatter(_PlainFormatter(logging.BASIC_FORMAT))
 
 
 def _require(value: Any, kinds: Any, name: str, expected: str) -> None:

@@ -48,6 +48,19 @@ def test_train_returns_the_run_with_its_status_metrics_and_results(run):
     assert 0 <= run.results["retrieval/image_to_text/r1"] <= 1
 
 
+def test_warnings_are_plain_where_nobody_chose_a_format():
+    printed = {}
+    for name, setting in (("default", ""), ("chosen", "format='%(name)s: %(message)s'")):
+        program = (
+            f"import logging\nlogging.basicConfig({setting})\nimport jaxrep\n"  # as absl does at its first message
+            "try: jaxrep.evaluate(5)\nexcept jaxrep.UsageError: pass\n"
+            "logging.getLogger('jaxrep.data').warning('ours')\nlogging.getLogger('other').warning('theirs')"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        printed[name] = done.stderr.splitlines()
+    assert printed == {"default": ["ours", "WARNING:other:theirs"], "chosen": ["jaxrep.data: ours", "other: theirs"]}
+
+
 def test_open_run_reads_what_train_wrote(run):
     opened = jaxrep.open_run(run.path)
     assert opened.status is None
