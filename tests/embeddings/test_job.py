@@ -144,6 +144,17 @@ def test_other_job_is_refused_with_the_difference(tmp_path):
     assert run_job(job(tmp_path / "e.npz", data={"path": "y"}), Embed()).rows == 10
 
 
+def test_a_job_that_an_earlier_version_began_goes_on(tmp_path):
+    """Its plan does not say of what the fields were read; one that says so is compared."""
+    out = f"npz:{tmp_path}/many"
+    run_job(job(out), Embed(), (0, 2))
+    assert run_job(job(out, reads={"image": ".png"}), Embed(), (1, 2)).rows == 5
+    other = f"npz:{tmp_path}/other"
+    run_job(job(other, reads={"image": ".png"}), Embed(), (0, 2))
+    with pytest.raises(UsageError, match=r"by .*plan\.json: reads\.image: '\.png' -> '\.jpg'; name another --out"):
+        run_job(job(other, reads={"image": ".jpg"}), Embed(), (1, 2))
+
+
 def test_other_files_are_not_overwritten(tmp_path):
     (tmp_path / "e.npz").write_bytes(b"mine")
     with pytest.raises(UsageError, match=r"e\.npz exists already, without .*e\.npz\.json, which would describe it"):
