@@ -148,7 +148,7 @@ def test_a_job_that_an_earlier_version_began_goes_on(tmp_path):
     """Its plan does not say of what the fields were read; one that says so is compared."""
     out = f"npz:{tmp_path}/many"
     run_job(job(out), Embed(), (0, 2))
-    assert run_job(job(out, reads={"image": ".png"}), Embed(), (1, 2)).rows == 5
+    assert run_job(job(out, reads={"image": ".png"}), Embed(), (1, 2)).rows == 10
     other = f"npz:{tmp_path}/other"
     run_job(job(other, reads={"image": ".png"}), Embed(), (0, 2))
     with pytest.raises(UsageError, match=r"by .*plan\.json: reads\.image: '\.png' -> '\.jpg'; name another --out"):
