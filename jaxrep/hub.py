@@ -20,6 +20,12 @@ PREFIX = "hf://"
 TOKENIZER_FILES = ("*.json", "*.txt", "*.txt.gz", "*.model")
 MODEL_FILES = (*TOKENIZER_FILES, "*.safetensors")
 """Files that are fetched: no pickles, and no code."""
+UNREAD = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack", ".onnx", ".gguf", ".npz", ".py")
+"""Ends of files that are never fetched."""
+NO_NETWORK = (
+    "try again when there is a network, name another server by HF_ENDPOINT, or set HF_HUB_OFFLINE=1 to read the cache "
+    "alone"
+)
 LOG_IN = "set HF_TOKEN, or run `hf auth login`"
 
 
@@ -44,6 +50,8 @@ def local_path(place: str | PathLike[str], files: Sequence[str] = MODEL_FILES) -
     if not is_hub(place):
         return Path(place)
     client, address = import_extra("huggingface_hub", "hub"), _parse(str(place))
+    if address.path_in_repo.lower().endswith(UNREAD):
+        raise UsageError(f"{place} is not read: only {', '.join(files)} are fetched")
     below, chosen = glob.escape(address.path_in_repo), list(files)
     if below:
         named = any(fnmatch.fnmatch(address.path_in_repo, pattern) for pattern in files)
@@ -144,7 +152,7 @@ def _sentence(error: Exception, place: str, verb: str) -> JaxrepError:
         absent = f", and the cache {constants.HF_HUB_CACHE} does not hold it" if verb == "read" else ""
         return UsageError(f"{undone}: HF_HUB_OFFLINE is set{absent}")
     if isinstance(error, errors.HTTPError | errors.LocalEntryNotFoundError | errors.RevisionResolutionError):
-        return JaxrepError(f"{hub} cannot be reached, and {undone}: try again when there is a network")
+        return JaxrepError(f"{hub} cannot be reached, and {undone}: {NO_NETWORK}")
     if fault := disk_fault(error):
         cache = f"the cache {constants.HF_HUB_CACHE} cannot be written ({fault})"
         return UsageError(f"{cache}, and {undone}: make room there, or name another folder by HF_HOME")

@@ -290,7 +290,11 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         of_hub = re.search(r"\((repository|revision) not found\)", str(error))
         return f"{of_hub[1]} not found, or private and read without a token" if of_hub else "No such file"
-    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    words = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    # Of httpx, by which the hub's client connects; it is not imported for this.
+    if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+        return f"no connection, {words}: try again when there is a network, or name another server by HF_ENDPOINT"
+    return words
 
 
 # Write ----------------------------------------------------------------------------------------------------------

@@ -16,12 +16,15 @@ from jaxrep.commands.output import echo
 from jaxrep.errors import JaxrepError, UsageError, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     import numpy as np
 
     from jaxrep.batch import Field
+    from jaxrep.data.tokenizers.base import LoadedTokenizer, Tokenizer
     from jaxrep.methods.base import Method
+    from jaxrep.params import Structure
+    from jaxrep.pretrained.image_transform import ImageTransform
     from jaxrep.runs.restore import Restored
 
 LAYOUTS = ("transformers", "open_clip", "safetensors", "stablehlo")
@@ -106,24 +109,25 @@ def export(given: argparse.Namespace) -> None:
 def _export_checkpoint(given: argparse.Namespace) -> None:
     import numpy as np
 
-    from jaxrep.pretrained.load import read
-    from jaxrep.pretrained.stablehlo import export_towers
+    from jaxrep.pretrained.load import load_tokenizer, read
 
     if given.to != "stablehlo":
         raise UsageError(f"{given.run} is a public checkpoint already: it exports --to stablehlo")
     refuse_run_options(given)
     checkpoint = read(given.run)
     arrays = {path: np.asarray(value) for path, value in checkpoint.arrays().items()}
-    method, fields = checkpoint.architecture.model, checkpoint.architecture.fields
-    export_towers(checkpoint.structure, arrays, fields, given.out, [given.part] if given.part else [])
-    _write_card(given, method, fields, arrays)
+    described = checkpoint.architecture
+    tokenizer = described.tokenizer
+    load = lambda: load_tokenizer(tokenizer) if tokenizer else None  # noqa: E731
+    fields, model = described.fields, (checkpoint.structure, described.fields, arrays)
+    programs = _export_programs(given, model, described.transform, tokenizer, load)
+    _write_card(given, described.model, fields, arrays, **programs)
 
 
 def _export_run(given: argparse.Namespace) -> None:
     import numpy as np
 
     from jaxrep.pretrained import export as layouts
-    from jaxrep.pretrained.stablehlo import export_towers
     from jaxrep.pretrained.tensors import write
     from jaxrep.runs.restore import restore
     from jaxrep.runs.run_dir import RunDir
@@ -132,22 +136,48 @@ def _export_run(given: argparse.Namespace) -> None:
     trust_runs(given, [given.run])
     restored = restore(given.run, given.weights, given.checkpoint)
     arrays, traced = {path: np.asarray(value) for path, value in restored.arrays.items()}, trace_shapes(restored.recipe)
-    method, fields = restored.recipe.method, traced.fields
+    method, fields, tokenizer = restored.recipe.method, traced.fields, restored.recipe.data.tokenizer
+    load, programs = lambda: RunDir(given.run).tokenizer(restored.recipe, tuple), {}
     if given.to == "safetensors":
         write(given.out, arrays)
         _copy_declarations(given.run, given.out)
     elif given.to == "stablehlo":
-        export_towers(traced.structure, arrays, fields, given.out, [given.part] if given.part else [])
+        programs = _export_programs(given, (traced.structure, fields, arrays), None, tokenizer, load)
     else:
-        tokenizer = restored.recipe.data.tokenizer
-        loaded = RunDir(given.run).tokenizer(restored.recipe, tuple)
-        trained = layouts.Trained(method, fields, arrays, tokenizer, loaded)
+        trained = layouts.Trained(method, fields, arrays, tokenizer, load())
         trained = layouts.single_tower(trained, given.part) if given.part else trained
         open_clip = given.to == "open_clip"
         layout = layouts.OPEN_CLIP if open_clip else layouts.transformers_layout(trained.method)
         layouts.export(trained, layout, given.out)
         method, arrays = trained.method, trained.arrays
-    _write_card(given, method, fields, arrays, restored)
+    _write_card(given, method, fields, arrays, restored, **programs)
+
+
+def _export_programs(
+    given: argparse.Namespace,
+    model: "tuple[Structure, Mapping[str, Field], Mapping[str, np.ndarray]]",
+    transform: "ImageTransform | None",
+    tokenizer: "Tokenizer | None",
+    load: "Callable[[], LoadedTokenizer | None]",
+) -> dict[str, Any]:
+    """Write the programs of towers and what makes their inputs; return what the card states of them.
+
+    Args:
+        given: the command.
+        model: its structure, fields and arrays.
+        transform: of images; None: the nearest to that of ``Model.preprocess``.
+        tokenizer: of the model.
+        load: returns the tokenizer's vocabulary, which a model without texts need not have.
+    """
+    from jaxrep.pretrained.stablehlo import export_towers, inputs_of, write_preprocessing
+
+    structure, fields, arrays = model
+    towers = export_towers(structure, arrays, fields, given.out, [given.part] if given.part else [])
+    inputs = {name: field for tower in towers for name, field in inputs_of(tower, fields).items()}
+    loaded = load() if any(name.endswith("/valid") for name in inputs) else None
+    if wrong := write_preprocessing(given.out, inputs, transform, tokenizer, loaded):
+        echo(f"no tokenizer is written: {wrong}")
+    return {"towers": towers, "pad": loaded.pad if loaded else None}
 
 
 def _copy_declarations(run: Path, folder: Path) -> None:
@@ -167,8 +197,11 @@ def _write_card(
     fields: "Mapping[str, Field]",
     arrays: "Mapping[str, np.ndarray]",
     restored: "Restored | None" = None,
+    *,
+    towers: "Sequence[str]" = (),
+    pad: int | None = None,
 ) -> None:
-    """Write README.md; ``restored`` is the checkpoint of a run."""
+    """Write README.md; ``restored`` is the checkpoint of a run; ``towers`` have programs, that pad texts by ``pad``."""
     from jaxrep.pretrained.model_card import CARD, Card, needs_experiment
 
     code = given.to == "safetensors" and restored is not None and needs_experiment(restored.recipe)
@@ -181,6 +214,8 @@ def _write_card(
         arrays=arrays,
         address=(f"{hub.PREFIX}{given.push}" if given.push else str(given.out.name)) if loads else "",
         license=given.license,
+        towers=towers,
+        pad=pad if (given.out / "tokenizer.json").is_file() else None,
         **(_facts(given, restored) if restored else {}),
     )
     (given.out / CARD).write_text(card.text(), encoding="utf-8")

@@ -6,6 +6,7 @@ describes differs from the trained one, the layout cannot express the model, and
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from jaxrep.methods.single_encoder import SingleEncoder
 from jaxrep.pretrained import clip, mapping, open_clip, siglip, vit
 from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.config import SIZES, Config
-from jaxrep.pretrained.image_transform import FILTERS, ImageTransform
+from jaxrep.pretrained.image_transform import nearest_transform, write_transform
 from jaxrep.pretrained.tensors import Entry, Tensors, write
-from jaxrep.pretrained.tokenizer_writer import write_tokenizer
-from jaxrep.spec import difference, short_repr
+from jaxrep.pretrained.tokenizer_writer import end_token, write_tokenizer
+from jaxrep.spec import difference, short_repr, walk
 
 ALTERNATIVE = "--to safetensors writes any model"
 
@@ -43,6 +44,8 @@ class Trained:
     arrays: Mapping[str, np.ndarray]  # by path
     tokenizer: Tokenizer
     loaded: LoadedTokenizer
+    place: str = "encoder"
+    """Dotted path of the encoder of a ``SingleEncoder`` in the method of the recipe, which errors name."""
 
     @property
     def image_size(self) -> int:
@@ -69,27 +72,27 @@ def export(trained: Trained, layout: Layout, folder: Path) -> None:
     """
     method = exportable(trained)
     towers: Mapping[str, Any] = method.towers if isinstance(method, DualEncoder) else {"image": method.encoder}
-    transform = _transform(towers["image"], trained.image_size)
+    transform = nearest_transform(trained.image_size, trained.image_size, towers["image"].pixels)
     config = layout.config(method, trained, **towers)
     entries = {name: Entry(shape, "F32", folder) for name, shape in layout.scalars.items()}
     source = Source(folder, Config(config, folder / layout.file), Tensors(entries, folder), transform)
     architecture = layout.reader(source)
-    _check_equal(method, architecture.model, layout)
+    _check_equal(method, architecture.model, layout, trained)
     shapes = {path: value.shape for path, value in trained.arrays.items()}
     maps = mapping.active(architecture.table, shapes, f"the layout of {layout.name}")
     tensors = mapping.save(maps, trained.arrays)
     if "text" in towers:
         write_tokenizer(trained.tokenizer, trained.loaded, folder, reads_padding=towers["text"].end == "never")
     write(folder, tensors, layout.stem)
-    for name, content in ((layout.file, config), ("preprocessor_config.json", _processor(transform))):
-        (folder / name).write_text(json.dumps(content, indent=1) + "\n")
+    write_transform(transform, folder)
+    (folder / layout.file).write_text(json.dumps(config, indent=1) + "\n")
 
 
 def exportable(trained: Trained) -> DualEncoder | SingleEncoder:
     """Return the method without fields that only training reads, and with its defaults made explicit."""
     method = trained.method
     if isinstance(method, SingleEncoder):
-        return dataclasses.replace(method, encoder=_exportable_tower(method.encoder, trained, "encoder"))
+        return dataclasses.replace(method, encoder=_exportable_tower(method.encoder, trained, trained.place))
     if not isinstance(method, DualEncoder) or set(method.towers) != {"image", "text"}:
         raise UsageError(
             f"method is {short_repr(method)}, and a public layout has a DualEncoder of an image and a text; "
@@ -112,9 +115,14 @@ def _exportable_tower(tower: Any, trained: Trained, path: str) -> Any:
         "mlp_ratio": tower.hidden / tower.width,
     }
     if isinstance(tower, TextTransformer):
-        # The batch marks the end of a text: at its tokenizer's end token, if there is one.
-        eos = trained.loaded.eos
-        return dataclasses.replace(tower, **changes, end=tower.end if eos is None or tower.end == "never" else eos)
+        # Training reads the end of a text from the batch, so that it is the tokenizer's, whatever the tower's end is.
+        end = tower.end if tower.end == "never" else end_token(trained.loaded)
+        if end is None:
+            raise UsageError(
+                f"data.tokenizer is a {type(trained.tokenizer).__name__} that does not end every text with a token of "
+                f"its own, and transformers and open_clip find the end of a text by that token: {ALTERNATIVE}"
+            )
+        return dataclasses.replace(tower, **changes, end=end)
     if not isinstance(tower.stem, PatchStem):
         raise UsageError(
             f"method.{path}.stem is a {type(tower.stem).__name__}, which transformers and open_clip do not have (they "
@@ -126,39 +134,19 @@ def _exportable_tower(tower: Any, trained: Trained, path: str) -> Any:
     return dataclasses.replace(tower, **changes, patch_dropout=0.0)
 
 
-def _check_equal(trained: Method, described: Method, layout: Layout) -> None:
-    """Raise UsageError with the first field that the layout cannot express."""
-    for change in difference(trained, described):
+def _check_equal(method: Method, described: Method, layout: Layout, trained: Trained) -> None:
+    """Raise UsageError with the fields that the layout cannot express."""
+    wrong = []
+    for change in difference(method, described):
         initial_value = change.path.startswith("scale.") or change.path == "bias.init"  # the weights have the values
         if not (change.execution or initial_value):
-            raise UsageError(
-                f"method.{change.path} is {short_repr(change.a)}, and the layout of {layout.name} has "
-                f"{short_repr(change.b)} there: {ALTERNATIVE}"
-            )
-
-
-def _transform(image: ViT, side: int) -> ImageTransform:
-    """Return the layouts' nearest transform to ``Model.preprocess``: a center crop, resized by means over pixels."""
-    return ImageTransform(height=side, width=side, shorter=side, filter="bilinear", pixels=image.pixels)
-
-
-def _processor(transform: ImageTransform) -> dict[str, Any]:
-    """Return the content of preprocessor_config.json."""
-    side = transform.height
-    return {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": transform.shorter},
-        "resample": FILTERS.index(transform.filter),
-        "do_center_crop": True,
-        "crop_size": {"height": side, "width": side},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(transform.pixels.mean),
-        "image_std": list(transform.pixels.std),
-    }
+            single, path = isinstance(method, SingleEncoder), change.path
+            path = re.sub(r"^encoder\b", trained.place, path) if single else path
+            theirs = f"has {short_repr(change.b)} there"
+            theirs = f"the layout of {layout.name} {theirs}" if not wrong else f"the layout {theirs}"
+            wrong.append(f"method.{path} is {short_repr(change.a)}, and {theirs}")
+    if wrong:
+        raise UsageError(f"{'; '.join(wrong)}: {ALTERNATIVE}")
 
 
 # Families -------------------------------------------------------------------------------------------------------------
@@ -181,17 +169,19 @@ def _text(tower: TextTransformer, trained: Trained) -> dict[str, Any]:
 
 
 def _end(text: TextTransformer) -> int:
-    """Return the id that ends a text, or the id by which old files mean the highest."""
+    """Return the id that ends a text; without one, any id, which the reader then finds to be another end."""
     return text.end if isinstance(text.end, int) else clip.LEGACY_EOS
 
 
 def _clip(method: DualEncoder, trained: Trained, image: ViT, text: TextTransformer) -> dict[str, Any]:
-    dim = {"projection_dim": method.dim}
+    # In CLIP's layout an end of 2 means the highest id. MetaCLIP 2's is the same but for that.
+    legacy, dim = _end(text) == clip.LEGACY_EOS, {"projection_dim": method.dim}
+    kind = (clip.METACLIP_2, "MetaClip2Model") if legacy else ("clip", "CLIPModel")
     towers = {
         "vision_config": {**_image(image, trained), **dim},
         "text_config": {**_text(text, trained), **dim, "eos_token_id": _end(text)},
     }
-    return {"model_type": "clip", "architectures": ["CLIPModel"], **dim, **towers}
+    return {"model_type": kind[0], "architectures": [kind[1]], **dim, **towers}
 
 
 def _siglip(method: DualEncoder, trained: Trained, image: ViT, text: TextTransformer) -> dict[str, Any]:
@@ -207,6 +197,11 @@ def _vit(method: SingleEncoder, trained: Trained, image: ViT) -> dict[str, Any]:
 
 def _open_clip(method: DualEncoder, trained: Trained, image: ViT, text: TextTransformer) -> dict[str, Any]:
     field, stem = trained.fields["text"], image.stem
+    if not text.causal and text.end != "never":
+        raise UsageError(
+            "method.towers.text.causal is False, and open_clip's bidirectional text tower reads padding as text: set "
+            f'method.towers.text.end to "never" in training, or take a causal tower; {ALTERNATIVE}'
+        )
     vision_cfg = {
         **_open_clip_size(image),
         "head_width": image.width // image.heads,
@@ -220,7 +215,7 @@ def _open_clip(method: DualEncoder, trained: Trained, image: ViT, text: TextTran
         "context_length": field.shape[0],
         "vocab_size": field.classes,
         "no_causal_mask": not text.causal,
-        "pool_type": {"highest": "argmax", "never": "last"}.get(str(text.end), "eos"),
+        "pool_type": "last" if text.end == "never" else "eos",
         "eos_id": _end(text),
         "hf_tokenizer_name": "local",  # any name: open_clip reads a folder's own files
     }
@@ -273,4 +268,6 @@ def single_tower(trained: Trained, part: str) -> Trained:
         path.removeprefix(f"{part}/"): value for path, value in trained.arrays.items() if path.startswith(f"{part}/")
     }
     arrays = {f"image/{path}": value for path, value in own.items()}
-    return dataclasses.replace(trained, method=SingleEncoder(name="image", encoder=encoders[part]), arrays=arrays)
+    method = SingleEncoder(name="image", encoder=encoders[part])
+    place = next((path for path, spec in walk(trained.method) if spec == method.encoder), "encoder")
+    return dataclasses.replace(trained, method=method, arrays=arrays, place=place)

@@ -1,5 +1,6 @@
 """Image transforms of checkpoints, as preprocessor_config.json states them."""
 
+import json
 import math
 import sys
 from collections.abc import Mapping
@@ -63,6 +64,12 @@ class ImageTransform:
         return np.asarray(image.crop((left, top, left + self.width, top + self.height)))
 
 
+def nearest_transform(height: int, width: int, pixels: PixelNorm) -> ImageTransform:
+    """Return the files' nearest transform to ``Model.preprocess``: a center crop, resized by means over pixels."""
+    shorter = height if height == width else 0  # a file can say so of squares alone
+    return ImageTransform(height=height, width=width, shorter=shorter, filter="bilinear", pixels=pixels)
+
+
 def read_transform(folder: Path) -> ImageTransform | None:
     """Read the image processor of a folder; None without one. Other processors are named on standard error.
 
@@ -80,6 +87,26 @@ def read_transform(folder: Path) -> ImageTransform | None:
         if values:
             return _transform(values, folder / name)
     return None
+
+
+def write_transform(transform: ImageTransform, folder: Path, *, normalize: bool = True) -> None:
+    """Write preprocessor_config.json; ``normalize=False``: images stay uint8, for a model that normalizes them."""
+    sides = {"height": transform.height, "width": transform.width}
+    content: dict[str, Any] = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": transform.shorter} if transform.shorter else sides,
+        "resample": FILTERS.index(transform.filter),
+        "do_center_crop": bool(transform.shorter),
+        "crop_size": sides,
+        "do_rescale": normalize,
+        "rescale_factor": 1 / 255,
+        "do_normalize": normalize,
+    }
+    if normalize:
+        content |= {"image_mean": list(transform.pixels.mean), "image_std": list(transform.pixels.std)}
+    (folder / PROCESSORS[-1]).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _tell_unread(folder: Path) -> None:

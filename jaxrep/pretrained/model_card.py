@@ -18,6 +18,7 @@ from jaxrep.errors import printable
 from jaxrep.methods.base import Method
 from jaxrep.metrics.intervals import bootstrap_interval
 from jaxrep.metrics.sample import Sample
+from jaxrep.pretrained.stablehlo import inputs_of
 from jaxrep.recipe import Recipe
 from jaxrep.spec import is_spec, short_repr, type_name, walk
 
@@ -62,6 +63,10 @@ class Card:
     """Step of the checkpoint; 0: unknown."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Of the run."""
+    towers: Sequence[str] = ()
+    """Names of the towers with a program of their own."""
+    pad: int | None = None
+    """Padding id of the folder's tokenizer.json; None: it has none."""
 
     def text(self) -> str:
         """Return the card."""
@@ -113,15 +118,31 @@ class Card:
             lines += [[line.format(name=self.name) for line in LOADING[self.layout]]]
         if self.layout == "stablehlo":
             yield from ("", "## Use", "", "Each program of `stablehlo.json` runs with JAX, NumPy and flatbuffers:")
-            imported = "import jax, numpy"
-            program = 'program = jax.export.deserialize(open("image.stablehlo", "rb").read())'
-            tower = next(iter(self._encoders()), "image")
-            call = 'embeddings = program.call(dict(numpy.load("image.npz")), inputs)'
-            lines += [[line.replace("image.", f"{tower}.") for line in (imported, program, call)]]
+            lines += [list(self._program(tower)) for tower in self.towers]
         elif lines:
             yield from ("", "## Use")
         for block in lines:
             yield from ("", "```python", *block, "```")
+
+    def _program(self, tower: str) -> Iterator[str]:
+        """Yield code that runs the program of a tower on inputs as it takes them."""
+        inputs = inputs_of(tower, self.fields)
+        text = f"{tower}/valid" in inputs
+        names = ("ids", "valid") if text else (("images",) if tower == "image" else ("inputs",))
+        tokenized, length = text and self.pad is not None, (*self.fields[tower].shape, 1)[0]
+        yield f"import jax, numpy{', tokenizers' if tokenized else ''}"
+        if tokenized:
+            yield 'tokenizer = tokenizers.Tokenizer.from_file("tokenizer.json")'
+            yield f"tokenizer.enable_truncation({length})"
+            yield f"tokenizer.enable_padding(length={length}, pad_id={self.pad})"
+            yield 'rows = tokenizer.encode_batch(["a red fox", "a gray wolf"])'
+            yield 'ids = numpy.array([row.ids for row in rows], "int32")'
+            yield 'valid = numpy.array([row.attention_mask for row in rows], "bool")'
+        else:
+            for name, field in zip(names, inputs.values(), strict=True):
+                yield f'{name} = numpy.ones({(2, *field.shape)}, "{field.dtype}")  # yours, any number of rows'
+        yield f'program = jax.export.deserialize(open("{tower}.stablehlo", "rb").read())'
+        yield f'embeddings = program.call(dict(numpy.load("{tower}.npz")), {", ".join(names)})'
 
     def _data(self) -> Iterator[str]:
         if self.recipe is None:

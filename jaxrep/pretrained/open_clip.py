@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from jaxrep.encoders.image.stem import PixelNorm
+from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, LogitScale
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, dual, text_tower, vit_tower
 from jaxrep.pretrained.config import Config
@@ -91,7 +92,12 @@ def _text(source: Source, model: Config) -> Tower:
     config = model.part("text_cfg", TEXT)
     config.expect(**ONE_WAY, **TEXT_ONE_WAY)
     ends = {"argmax": "highest", "eos": config.whole("eos_id"), "last": "never"}
-    end = ends[config.choice("pool_type", ends)]
+    end, causal = ends[config.choice("pool_type", ends)], not config.flag("no_causal_mask")
+    if not causal and end != "never":
+        raise UsageError(
+            f"{config.file}: with no_causal_mask open_clip reads padding as text, which is supported with pool_type "
+            f"'last' only, and it is '{config.values['pool_type']}'"
+        )
     return text_tower(
         source,
         config,
@@ -99,7 +105,7 @@ def _text(source: Source, model: Config) -> Tower:
         length="context_length",
         find=functools.partial(find_open_clip_tokenizer, config=config),
         heads=config.whole("heads"),
-        causal=not config.flag("no_causal_mask"),
+        causal=causal,
         end=end,
         **_size(model, config),
     )

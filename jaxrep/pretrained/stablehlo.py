@@ -21,14 +21,27 @@ import numpy as np
 from jax import export
 
 from jaxrep.batch import INFERENCE, Field, normalize
+from jaxrep.data.tokenizers.base import LoadedTokenizer, Tokenizer
+from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.errors import UsageError, hint
 from jaxrep.extras import import_extra
 from jaxrep.params import Structure
+from jaxrep.pretrained.image_transform import ImageTransform, nearest_transform, write_transform
+from jaxrep.pretrained.tokenizer_writer import write_tokenizer
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ROWS = "b"
 """Name of the symbolic number of rows."""
 DESCRIPTION = "stablehlo.json"
+
+
+def inputs_of(name: str, fields: Mapping[str, Field]) -> dict[str, Field]:
+    """Return the fields that the tower of a name reads: pixels as uint8, ids with their mask, or numbers."""
+    field = fields[name]
+    if field.dtype == "int32" and len(field.shape) == 1:
+        return {name: field, f"{name}/valid": Field(field.shape, "bool")}
+    picture = len(field.shape) >= 3 and field.shape[-1] in (1, 3)  # with views before it, if training uses several
+    return {name: Field(field.shape[-3:], "uint8") if picture else field}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # jit asks for a hash
@@ -44,12 +57,7 @@ class Tower:
 
     @property
     def inputs(self) -> dict[str, Field]:
-        """The fields that the tower reads: pixels as uint8, ids with their mask, or numbers."""
-        field = self.fields[self.name]
-        if field.dtype == "int32" and len(field.shape) == 1:
-            return {self.name: field, f"{self.name}/valid": Field(field.shape, "bool")}
-        picture = len(field.shape) >= 3 and field.shape[-1] in (1, 3)  # with views before it, if training uses several
-        return {self.name: Field(field.shape[-3:], "uint8") if picture else field}
+        return inputs_of(self.name, self.fields)
 
     def examples(self, rows: Any) -> list[jax.ShapeDtypeStruct]:
         """Return the shapes of the inputs."""
@@ -105,8 +113,8 @@ def export_towers(
     fields: Mapping[str, Field],
     folder: Path,
     names: Sequence[str] = (),
-) -> None:
-    """Write the programs, the weights and the description of towers.
+) -> tuple[str, ...]:
+    """Write the programs, the weights and the description of towers; return the names of the towers.
 
     Args:
         structure: of the model.
@@ -128,7 +136,34 @@ def export_towers(
     described = {name: towers[name].write(folder) for name in names or towers}
     content = {"jax": jax.__version__, "platforms": PLATFORMS, "call": ["weights", "inputs..."], "towers": described}
     (folder / DESCRIPTION).write_text(json.dumps(content, indent=1) + "\n")
+    return tuple(described)
 
 
 def _array(shape: Sequence[int], dtype: str) -> dict[str, Any]:
     return {"shape": [ROWS, *shape], "dtype": dtype}
+
+
+def write_preprocessing(
+    folder: Path,
+    inputs: Mapping[str, Field],
+    transform: ImageTransform | None,
+    tokenizer: Tokenizer | None,
+    loaded: LoadedTokenizer | None,
+) -> str:
+    """Write the image transform and the tokenizer of towers' inputs; return why a tokenizer is missing, else nothing.
+
+    Without a transform, it is the nearest to that of ``Model.preprocess``. Images stay uint8, since the programs
+    normalize them.
+    """
+    for field in inputs.values():
+        if field.dtype == "uint8":
+            height, width, _ = field.shape
+            made = transform or nearest_transform(height, width, PixelNorm())
+            write_transform(made, folder, normalize=False)
+    if tokenizer is None or loaded is None or not any(name.endswith("/valid") for name in inputs):
+        return ""
+    try:
+        write_tokenizer(tokenizer, loaded, folder, reads_padding=False)
+    except UsageError as error:
+        return str(error)
+    return ""

@@ -35,11 +35,21 @@ def write_tokenizer(spec: Tokenizer, loaded: LoadedTokenizer, folder: Path, *, r
     else:
         tokenizer = pipeline(spec, loaded)
         pad = _padding(spec, loaded, reads_padding)
-        named = {"pad_token": pad, "bos_token": loaded.bos, "eos_token": loaded.eos}
+        named = {"pad_token": pad, "bos_token": loaded.bos, "eos_token": end_token(loaded)}
         config |= {name: tokenizer.id_to_token(number) for name, number in named.items() if number is not None}
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+
+
+def end_token(loaded: LoadedTokenizer) -> int | None:
+    """Return the id that ends every text and is nowhere else in it; None if there is none.
+
+    A tokenizer.json says so only by what it does to texts.
+    """
+    rows = [ids[valid].tolist() for ids, valid in zip(*loaded(["", "a", "a b c " * loaded.length]), strict=True)]
+    ends = {row[-1] if row and row.count(row[-1]) == 1 else None for row in rows}
+    return ends.pop() if len(ends) == 1 else None
 
 
 def pipeline(spec: Tokenizer, loaded: LoadedTokenizer) -> tokenizers.Tokenizer:

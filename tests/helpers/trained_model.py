@@ -6,9 +6,11 @@ import dataclasses
 import jax
 import numpy as np
 from PIL import Image
+from tokenizers import processors
 
 from jaxrep.data.sources.csv_table import Csv
-from jaxrep.data.tokenizers.subwords import ClipBpe
+from jaxrep.data.tokenizers.subwords import ClipBpe, TokenizerFile
+from jaxrep.data.tools.train_tokenizer import train
 from jaxrep.encoders.image.stem import PatchStem, PixelNorm
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.text.text_transformer import TextTransformer
@@ -48,6 +50,16 @@ def clip_tokenizer(folder):
     return ClipBpe(vocabulary=str(folder / "merges.txt"), length=8, merges=2)
 
 
+def learned_tokenizer(folder, template="[BOS] $A [EOS]"):
+    """Return byte-level BPE whose words have higher ids than its end token, 2; ``template``: a text's tokens."""
+    folder.mkdir(parents=True, exist_ok=True)
+    learned = train(["a red fox", "small and large", "old and round"] * 3, "bpe", 300, True)
+    special = [(token, learned.token_to_id(token)) for token in ("[BOS]", "[EOS]") if token in template]
+    learned.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    learned.save(str(folder / "learned.json"))
+    return TokenizerFile(path=str(folder / "learned.json"), entries=learned.get_vocab_size() + 3, length=8)
+
+
 def pairs(folder):
     """Return a table of eight pictures with texts: a source whose class is jaxrep's own."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +78,7 @@ def finished(folder, method, tokenizer=RECIPE.data.tokenizer, **changes):
     state = TrainState(params, {}, setup.updater.init(params), {}, np.int32(0), np.int32(0), np.zeros(2, np.uint32))
     with contextlib.closing(run):
         run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe))
-    run.tokenizer(recipe, lambda: setup.examples.column("text"))
+    run.keep_tokenizer(run.tokenizer(recipe, lambda: setup.examples.column("text")))
     with contextlib.closing(Checkpoints(folder, recipe.checkpoint)) as checkpoints:
         checkpoints.save(1, state, {"position": 0})
         checkpoints.wait()

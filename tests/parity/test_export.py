@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from jaxrep.commands.export import main
+from jaxrep.data.tokenizers.base import Words
 from jaxrep.runs.restore import load_run
 from tests.helpers.parity import assert_embeddings
-from tests.helpers.trained_model import CLIP, SIGLIP, VIT, clip_tokenizer, finished
+from tests.helpers.trained_model import CLIP, SIGLIP, VIT, clip_tokenizer, finished, learned_tokenizer
 
 torch = pytest.importorskip("torch", reason="parity with transformers needs the extra 'parity' (torch)")
 transformers = pytest.importorskip("transformers", reason="parity with transformers needs the extra 'parity'")
@@ -47,6 +48,34 @@ def test_clip(tmp_path):
     assert_embeddings(ours.encode_image(PICTURES), image)
     assert_embeddings(ours.encode_text(TEXTS), text)
     np.testing.assert_allclose(ours.per_step(("scale",))["scale"], theirs.logit_scale.exp().detach(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["learned", "words"])
+def test_text_ends_at_the_token_of_its_tokenizer_where_words_have_higher_ids(tmp_path, name):
+    """In CLIP's layout an end of 2 would mean the highest id of a text, a word of it."""
+    tokenizer = learned_tokenizer(tmp_path) if name == "learned" else Words(length=8)
+    run = finished(tmp_path / "run", CLIP, tokenizer)
+    ours, theirs = exported(run, tmp_path / "out")
+    tokens = ids(tmp_path / "out", ours, {"input_ids", "attention_mask"})
+    with torch.no_grad():
+        text = theirs.text_projection(theirs.text_model(**tokens).pooler_output)
+    assert_embeddings(ours.encode_text(TEXTS), text)
+    assert tokens["input_ids"].argmax(1).tolist() != (tokens["input_ids"] == 2).int().argmax(1).tolist()
+
+
+@pytest.mark.parametrize("name", ["learned", "words", "clip"])
+def test_open_clip_ends_a_text_as_the_run(tmp_path, name):
+    open_clip = pytest.importorskip("open_clip", reason="parity with open_clip needs open_clip_torch and torchvision")
+    made = {"learned": learned_tokenizer, "words": lambda _: Words(length=8), "clip": clip_tokenizer}
+    run, out = finished(tmp_path / "run", CLIP, made[name](tmp_path)), tmp_path / "out"
+    assert main([str(run), "--to", "open_clip", "--out", str(out)]) == 0
+    ours = load_run(run)[0]
+    theirs, _ = open_clip.create_model_from_pretrained(f"local-dir:{out}")
+    texts = [" ".join(text.split()) for text in TEXTS]  # open_clip does so itself
+    tokens, expected = open_clip.get_tokenizer(f"local-dir:{out}")(texts), ours.tokenize(texts)
+    np.testing.assert_array_equal(np.where(expected["text/valid"], tokens, 0), expected["text"])
+    with torch.no_grad():
+        assert_embeddings(ours.encode_text(texts), theirs.eval().encode_text(tokens))
 
 
 def test_siglip(tmp_path):

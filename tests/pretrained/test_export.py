@@ -13,7 +13,9 @@ from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.encoders.image.stem import ConvStem
 from jaxrep.pretrained.tokenizer_writer import pipeline
 from jaxrep.runs.restore import load_run, restore
-from tests.helpers.trained_model import CLIP, VIT, clip_tokenizer, finished
+from jaxrep.step.shapes import validate
+from tests.helpers.pages import Reader, blocks
+from tests.helpers.trained_model import CLIP, VIT, clip_tokenizer, finished, learned_tokenizer
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
 
@@ -57,7 +59,12 @@ def test_export_to_open_clip_and_safetensors(tmp_path):
             dataclasses.replace(CLIP, towers={**CLIP.towers, "image": ResNet(depths=(1,), width=8, bottleneck=False)}),
             "method.towers.image is a ResNet, and a public layout has a ViT there: --to safetensors writes any model",
         ),
-        (CLIP, "method.towers.text.end is 2, and the layout of CLIP in transformers has 'highest' there"),
+        (
+            changed("text", causal=False, pool="mean", activation="silu", qkv_bias=False),
+            "method.towers.text.qkv_bias is False, and the layout of CLIP in transformers has True there; "
+            "method.towers.text.causal is False, and the layout has True there; method.towers.text.pool is 'mean', and "
+            "the layout has 'eos' there: --to safetensors writes any model",
+        ),
     ],
 )
 def test_model_that_a_layout_cannot_express_is_refused(tmp_path, capsys, method, message):
@@ -65,6 +72,45 @@ def test_model_that_a_layout_cannot_express_is_refused(tmp_path, capsys, method,
     assert main(["export", str(run), "--to", "transformers", "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("layout", ["transformers", "open_clip"])
+@pytest.mark.parametrize("template", ["[BOS] $A", "[BOS] $A [BOS]"])
+def test_tokenizer_without_an_end_token_of_its_own_is_refused(tmp_path, capsys, layout, template):
+    run = finished(tmp_path / "run", changed("text", end="highest"), learned_tokenizer(tmp_path, template))
+    assert main(["export", str(run), "--to", layout, "--out", str(tmp_path / "out")]) == 2
+    said = "data.tokenizer is a TokenizerFile that does not end every text with a token of its own, and transformers"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_bidirectional_text_tower_of_open_clip_reads_padding(tmp_path, capsys):
+    run = finished(tmp_path / "run", changed("text", causal=False), clip_tokenizer(tmp_path))
+    assert main(["export", str(run), "--to", "open_clip", "--out", str(tmp_path / "out")]) == 2
+    assert "open_clip's bidirectional text tower reads padding as text" in capsys.readouterr().err
+
+
+def test_difference_of_one_tower_names_its_field_of_the_recipe(tmp_path, capsys):
+    run = finished(tmp_path / "run", changed("image", pool="mean"))
+    args = ["--to", "transformers", "--part", "image", "--out", str(tmp_path / "out")]
+    assert main(["export", str(run), *args]) == 2
+    said = capsys.readouterr().err
+    assert "method.towers.image.pool is 'mean', and the layout has 'cls' there: --to safetensors" in said
+    assert "encoder" not in said
+
+
+def test_example_of_the_guide_exports_to_both_layouts(tmp_path):
+    (example,) = (block for block in blocks("docs/checkpoints.md") if block.file)
+    reader = Reader("exportable")
+    exec(example.text, vars(reader.module))
+    recipe = vars(reader.module)["recipe"]
+    validate(recipe)
+    run = finished(tmp_path / "run", recipe.method, recipe.data.tokenizer)
+    for layout in ("transformers", "open_clip"):
+        assert main(["export", str(run), "--to", layout, "--out", str(tmp_path / layout)]) == 0
+        exported = jaxrep.load(tmp_path / layout)
+        original = load_run(run)[0]
+        np.testing.assert_allclose(exported.encode_text(["a red fox"]), original.encode_text(["a red fox"]), atol=1e-6)
 
 
 @pytest.mark.parametrize("layout", ["transformers", "open_clip"])

@@ -91,13 +91,15 @@ def test_card_of_a_recipe_states_its_data_its_start_and_its_results():
 
 @pytest.mark.parametrize("layout", ["transformers", "open_clip", "stablehlo"])
 def test_card_of_a_layout_says_how_its_library_loads_it(layout):
-    text = card(layout=layout, address="" if layout == "stablehlo" else "hf://org/name").text()
+    towers = ("image", "text") if layout == "stablehlo" else ()
+    text = card(layout=layout, address="" if towers else "hf://org/name", towers=towers).text()
     loads = {
         "transformers": 'import transformers\nmodel = transformers.AutoModel.from_pretrained("org/name")\n',
         "open_clip": 'open_clip.create_model_from_pretrained("hf-hub:org/name")\n',
         "stablehlo": 'program = jax.export.deserialize(open("image.stablehlo", "rb").read())\n',
     }
     assert loads[layout] in text
+    assert ('program.call(dict(numpy.load("text.npz")), ids, valid)' in text) == bool(towers)
     assert header(text)["library_name"] == ("jaxrep" if layout == "stablehlo" else layout)
 
 

@@ -1,6 +1,7 @@
 """Exported programs run without jaxrep, with any number of rows, as the towers that they come from."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -57,7 +58,8 @@ def test_programs_of_a_run_compute_its_embeddings_without_jaxrep(tmp_path, metho
     run, out = finished(tmp_path / "run", method), tmp_path / "out"
     assert main(["export", str(run), "--to", "stablehlo", "--out", str(out)]) == 0
     assert {file.name for file in out.iterdir()} == {
-        *("README.md", "stablehlo.json"), *("image.stablehlo", "image.npz", "text.stablehlo", "text.npz")
+        *("README.md", "stablehlo.json"), *("image.stablehlo", "image.npz", "text.stablehlo", "text.npz"),
+        *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
     }  # fmt: skip
     model, draw = load_run(run)[0], np.random.default_rng(0)
     texts = model.tokenize(["a red fox", "snow", "", "one two three four five six seven", "x"])
@@ -71,6 +73,23 @@ def test_programs_of_a_run_compute_its_embeddings_without_jaxrep(tmp_path, metho
     # Each tower has its own weights alone, with those of its head.
     for name, other in (("image", "text"), ("text", "image")):
         assert {path.split("/")[0] for path in np.load(out / f"{name}.npz")} <= {name, f"{name}_head"}, other
+
+
+@pytest.mark.parametrize("method", [CLIP, SIGLIP], ids=["clip", "siglip"])
+def test_code_of_the_card_makes_the_inputs_of_programs(tmp_path, monkeypatch, method):
+    run, out = finished(tmp_path / "run", method), tmp_path / "out"
+    assert main(["export", str(run), "--to", "stablehlo", "--out", str(out)]) == 0
+    monkeypatch.chdir(out)
+    model, found = load_run(run)[0], {}
+    for code in re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL):
+        names = {}
+        exec(code, names)
+        found["text" if "ids" in names else "image"] = np.asarray(names["embeddings"])
+    np.testing.assert_allclose(found["text"], model.encode_text(["a red fox", "a gray wolf"]), atol=1e-6)
+    np.testing.assert_allclose(found["image"], model.encode_image(np.ones((2, 8, 8, 3), np.uint8)), atol=1e-6)
+    content = json.loads((out / "preprocessor_config.json").read_text())
+    assert content["crop_size"] == {"height": 8, "width": 8} and not content["do_normalize"]
+    assert not content["do_rescale"]
 
 
 def test_convolutions_and_running_statistics(tmp_path):
