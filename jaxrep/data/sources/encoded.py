@@ -23,7 +23,7 @@ from jaxrep.data.source import Examples, Keys, Source, Substitute, digest, read_
 from jaxrep.data.sources.numbers import Numbers
 from jaxrep.data.sources.patterns import beside
 from jaxrep.data.sources.values import Content, join_column, metadata_column
-from jaxrep.errors import BadSample, BadShard, UsageError, as_bad_sample, hint
+from jaxrep.errors import BadSample, BadShard, JaxrepError, UsageError, as_bad_sample, hint
 from jaxrep.spec import Count, Natural, spec
 from jaxrep.storage import FileVersion, file_version, is_remote, read_bytes
 
@@ -161,7 +161,10 @@ class EncodedExamples(Examples, abc.ABC):
         return join_column(list(self.column_parts(name)))
 
     def column_names(self) -> Sequence[str]:
-        return tuple(dict.fromkeys([*self._names, *(value_or({}, self.metadata, 0) if len(self) else ())]))
+        metadata: Mapping[str, Any] = {}
+        with contextlib.suppress(JaxrepError):  # the first example cannot be read
+            metadata = self.metadata(0) if len(self) else {}
+        return tuple(dict.fromkeys([*self._names, *metadata]))
 
     def read_from(self, name: str) -> str:
         return self.source.places().get(name, "")

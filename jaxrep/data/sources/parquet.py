@@ -98,6 +98,9 @@ class ParquetExamples(RecordExamples):
                 )
         return import_extra("pyarrow", "parquet").Table.from_batches(batches)
 
+    def column_names(self) -> Sequence[str]:
+        return tuple(dict.fromkeys([*self.source.fields(), *self._schemas[0][0]]))
+
     def column_parts(self, name: str) -> Iterator[Any]:
         """Read a column of the metadata file by file, without the other values of its rows."""
         if name in self.source.fields():

@@ -110,7 +110,8 @@ def _matches(path: str, pattern: str) -> list[str]:
     if os.path.isfile(path):  # a file whose name has a bracket means itself
         return [path]
     if os.path.isdir(path):
-        raise UsageError(f"{path} is a folder, and files are read: name them, as '{in_folder(path, os.listdir(path))}'")
+        inside = glob.glob(f"{glob.escape(path)}/*")
+        raise UsageError(f"{path} is a folder, and files are read: name them, as '{in_folder(path, inside)}'")
     if not glob.has_magic(path):
         raise UsageError(f"there is no file {path}" + (f", from the pattern {pattern!r}" if path != pattern else ""))
     return [match for match in sorted(glob.glob(_with_literal_folders(path), recursive=True)) if os.path.isfile(match)]

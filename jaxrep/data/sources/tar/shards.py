@@ -184,8 +184,7 @@ class TarExamples(ShardedExamples, EncodedExamples):
         return str(member._replace(extensions=tuple(x for x in member.extensions if x in there)))
 
     def column_names(self) -> Sequence[str]:
-        names = [*self._names, *tables.column_types(self._shards[0]), *value_or({}, self.metadata, 0)]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys([*super().column_names(), *tables.column_types(self._shards[0])]))
 
     def sizes(self, name: str) -> np.ndarray:
         """Return the sizes of a member, from the indices of all shards; 0 for a stretch that cannot be read."""
