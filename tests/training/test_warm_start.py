@@ -56,7 +56,7 @@ def finished(folder, recipe=WITH_EMA, results=True) -> TrainState:
     setup, run = harness.set_up(recipe), RunDir(folder)
     state = state_of(setup, seed=1)
     run.claim(recipe, dataclasses.replace(LOADED, recipe=recipe))
-    run.tokenizer(recipe, lambda: setup.examples.column("text"))
+    run.keep_tokenizer(run.tokenizer(recipe, lambda: setup.examples.column("text")))
     with contextlib.closing(Checkpoints(folder, recipe.checkpoint)) as checkpoints:
         checkpoints.save(10, state, {"position": 80})
         checkpoints.wait()
