@@ -25,7 +25,7 @@ from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import Mesh, shardings
 from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
-from jaxrep.model_inputs import check_image, check_images, check_texts, token_ids
+from jaxrep.model_inputs import check_image, check_images, check_texts, encoded_fields, token_ids
 from jaxrep.params import Arrays, Structure, digests
 from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings
 
@@ -252,18 +252,7 @@ class Model:
 
     def towers(self) -> list[str]:
         """Return the fields that the model encodes, each by itself."""
-        return [name for name in self.fields if "/" not in name and self._encodes(name)]
-
-    def _encodes(self, name: str) -> bool:
-        """Return whether the method, given one field, emits an output of its name; it is traced by shape."""
-        given = {key: self.fields[key] for key in (name, f"{name}/valid") if key in self.fields}
-        batch = {key: jax.ShapeDtypeStruct((1, *field.shape), field.dtype) for key, field in given.items()}
-        try:
-            encode = functools.partial(_encode, self._structure, want=(name,), unit=False, replicated=None)
-            jax.eval_shape(lambda arrays: encode(arrays, batch=batch), self._arrays)
-        except Exception:  # a method says in its own way that it needs other fields
-            return False
-        return True
+        return encoded_fields(self._structure, self._arrays, self.fields)
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Return ``{"text": int32 [n,L], "text/valid": bool [n,L]}``.

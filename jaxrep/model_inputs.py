@@ -1,13 +1,16 @@
-"""Check the images and texts that a user gives a model."""
+"""Check the images and texts that a user gives a model, and find the fields that it encodes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
+from jaxrep.batch import INFERENCE, Field
 from jaxrep.errors import UsageError
+from jaxrep.params import Arrays, Structure
 
 
 def token_ids(texts: Any) -> np.ndarray | None:
@@ -62,3 +65,18 @@ def check_image(image: Any, name: str = "image") -> None:
 
 def _described(value: Any) -> str:
     return f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
+
+
+def encoded_fields(structure: Structure, arrays: Arrays, fields: Mapping[str, Field]) -> list[str]:
+    """Return the fields that a method encodes, each by itself: it emits an output of that name, traced by shape."""
+
+    def encodes(name: str) -> bool:
+        given = {key: fields[key] for key in (name, f"{name}/valid") if key in fields}
+        batch = {key: jax.ShapeDtypeStruct((1, *field.shape), field.dtype) for key, field in given.items()}
+        try:
+            emitted = jax.eval_shape(lambda a, b: structure.merge(a).per_example(b, INFERENCE), arrays, batch)
+        except Exception:  # a method says in its own way that it needs other fields
+            return False
+        return name in emitted
+
+    return [name for name in fields if "/" not in name and encodes(name)]
