@@ -117,12 +117,17 @@ def alone(name: str, pause: Pause) -> Iterator[None]:
         os.close(lock)
 
 
+def _copies() -> dict[Path, os.stat_result]:
+    """Return all copies, complete or not, with their sizes and times."""
+    while True:
+        # A copy that another thread has completed since the listing has another name: it would be missed.
+        with contextlib.suppress(FileNotFoundError):
+            return {file: file.stat() for file in (cache_dir() / "files").glob("*/*")}
+
+
 def _make_room(size: int) -> None:
     """Remove the copies that were used least recently, until ``size`` bytes more are within the bound."""
-    copies: dict[Path, os.stat_result] = {}
-    for file in (cache_dir() / "files").glob("*/*"):
-        with contextlib.suppress(FileNotFoundError):  # another process removed it
-            copies[file] = file.stat()
+    copies = _copies()
     used = sum(state.st_size for state in copies.values())
     for file in sorted(copies, key=lambda file: copies[file].st_mtime):
         if used + size <= cache_limit():

@@ -53,7 +53,8 @@ class SampleCaption(FieldTransform):
                 yield f"the field '{name}' is no text but {fields[name].dtype}"
 
     def removed(self) -> tuple[str, ...]:
-        return (*self.probabilities, *self._ids())
+        # A text of the source that has this name is replaced.
+        return (*self.probabilities, *self._ids(), self.name, f"{self.name}_id")
 
     def added(self) -> dict[str, Field]:
         return {self.name: Field((), "str")} | ({f"{self.name}_id": Field((), "int32")} if self._has_ids() else {})

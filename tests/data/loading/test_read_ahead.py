@@ -170,12 +170,10 @@ def test_memory_of_ranges_is_bounded(sources, monkeypatch):
 
 def _sizes(folder):
     """Return the bytes of all files by inode: a file that is complete gets another name meanwhile."""
-    sizes = {}
-    for path in folder.glob("*/*"):
-        with contextlib.suppress(FileNotFoundError):
-            state = path.stat()
-            sizes[state.st_ino] = state.st_size
-    return sizes
+    while True:
+        with contextlib.suppress(FileNotFoundError):  # a file got another name since the listing
+            states = [path.stat() for path in folder.glob("*/*")]
+            return {state.st_ino: state.st_size for state in states}
 
 
 def test_disk_is_bounded_and_a_file_that_does_not_fit_is_read_by_ranges(sources, cache, folder, monkeypatch):
@@ -271,7 +269,7 @@ def test_other_formats_take_their_copies_from_the_read_ahead(kind, tmp_path, cac
 
     order = Windowed(seed=2, shards=1)
     _same(_read(make(pattern), 20, order)[0], _read(make(f"slow://{pattern}"), 20, order)[0])
-    assert len(list((cache / "files").glob("*/*"))) == 6
+    assert len(list((cache / "files").glob("*/*"))) >= 4  # the last ones may be cancelled when the loader closes
 
 
 # Faults ---------------------------------------------------------------------------------------------------------------

@@ -165,7 +165,8 @@ def states(devices=1, microbatch_size=0):
     return jax.device_get(every)
 
 
-@pytest.mark.parametrize(("devices", "microbatch_size"), [(2, 4), pytest.param(8, 0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "microbatch_size"), [(2, 4), (8, 0)])
 def test_states_are_equal_under_microbatches_and_devices(devices, microbatch_size):
     """So gradients are the same, and the teacher is written once a step."""
     for one, other in zip(states(), states(devices, microbatch_size), strict=True):
