@@ -72,6 +72,7 @@ def test_tutorial_first_run(reader):
     assert reader.module.model.encode_text(["red heart"]).shape == (1, 96)
 
 
+@pytest.mark.slow
 def test_tutorial_own_data(reader, capsys):
     for block in blocks("docs/tutorial/own_data.md"):
         reader.read(block)
