@@ -145,9 +145,8 @@ def _tensorflow_name(name: str) -> str:
 
 def read_tower(source: Source, pool: Pool = "mean") -> Tower:
     """Read an encoder of one of ``VARIANTS``."""
-    variant, values = VARIANTS[source.config.values["model_type"]], source.config.values
-    values = {**values, **{name: values[other] for name, other in variant.names.items() if other in values}}
-    config = dataclasses.replace(source.config, values={**DEFAULTS, **variant.defaults, **values})
+    variant = VARIANTS[source.config.values["model_type"]]
+    config = source.config.with_names(variant.names).with_defaults({**DEFAULTS, **variant.defaults})
     config.expect(position_embedding_type="absolute", is_decoder=False)
     if variant.distances:
         config.expect(relative_attention_num_buckets=variant.distances)  # the reference code ignores the file's value

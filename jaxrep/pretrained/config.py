@@ -31,6 +31,10 @@ class Config:
         """Return the values, with defaults for missing ones."""
         return Config({**defaults, **self.values}, self.file)
 
+    def with_names(self, names: Mapping[str, str]) -> "Config":
+        """Return the values, with those of other names (new name -> name in the file) under new names too."""
+        return Config({**self.values, **{n: self.values[o] for n, o in names.items() if o in self.values}}, self.file)
+
     def part(self, name: str, defaults: Mapping[str, Any]) -> "Config":
         """Return a nested object, such as ``vision_config``, with defaults for missing values."""
         nested = self.values.get(name) or {}

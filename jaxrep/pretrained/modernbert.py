@@ -62,8 +62,7 @@ def read_tower(source: Source, pool: Pool = "mean") -> Tower:
     """Read the encoder of model_type ``modernbert``."""
     config = source.config.with_defaults(DEFAULTS)
     config.expect(embedding_dropout=0.0, mlp_dropout=0.0, attention_dropout=0.0)
-    names = {"hidden_act": config.values["hidden_activation"], "layer_norm_eps": config.values["norm_eps"]}
-    size = Config({**config.values, **names}, config.file).size()
+    size = config.with_names({"hidden_act": "hidden_activation", "layer_norm_eps": "norm_eps"}).size()
     attention_bias = config.flag("attention_bias")
     fields: dict[str, Any] = dict(
         qkv_bias=attention_bias,

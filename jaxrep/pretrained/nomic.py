@@ -7,7 +7,6 @@ from jaxrep.encoders.positions import SequenceRotary
 from jaxrep.encoders.text.bert import Bert
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single
 from jaxrep.pretrained.bert import Pool, tokenizer_of
-from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.mapping import PARTS, Table, WeightMap, attention, blocks, linear, mlp, norm
 
 PREFIXES = ("nomic_bert.", "bert.")
@@ -91,9 +90,7 @@ OWN_TABLE: Table = (
 
 def read_tower(source: Source, pool: Pool = "mean") -> Tower:
     """Read the encoder of model_type ``nomic_bert``."""
-    values = source.config.values
-    values = {**values, **{name: values[own] for name, own in OWN_NAMES.items() if own in values}}
-    config = Config({**DEFAULTS, **values}, source.config.file)
+    config = source.config.with_names(OWN_NAMES).with_defaults(DEFAULTS)
     config.expect(**SUPPORTED, attention_probs_dropout_prob=0.0)
     rotary = config.part("rope_parameters", {"rope_theta": config.values["rope_theta"]})
     rotary.expect(rope_type="default")
