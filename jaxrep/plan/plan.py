@@ -11,7 +11,7 @@ import jax
 from jaxrep.plan.collectives import TrafficByGroup, count_collectives
 from jaxrep.recipe import Recipe
 from jaxrep.step.flops import StepFlops, peak_flops
-from jaxrep.step.shapes import check_devices, validate
+from jaxrep.step.shapes import fit_devices
 from jaxrep.step.train_state import abstract_state
 from jaxrep.step.train_step import abstract_batch, step_flops, trace_step
 
@@ -75,11 +75,7 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
     Raises:
         UsageError: the recipe has mistakes, or does not fit the mesh.
     """
-    shapes = validate(recipe)
-    mesh = recipe.mesh.build(devices)
-    check_devices(recipe, mesh)
-    recipe.mesh.check(shapes.arrays)
-    updater = shapes.updater(recipe)
+    shapes, mesh, updater = fit_devices(recipe, devices)
     steps = recipe.total_steps(recipe.data.batch_size)  # a number in the program; the length of the data is unknown
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         state, batch = abstract_state(recipe, shapes, updater, mesh), abstract_batch(shapes, mesh)

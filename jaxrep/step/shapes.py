@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -138,6 +138,19 @@ def warn_of_biases(recipe: Recipe, shapes: Shapes) -> None:
                 if path.endswith(f".{term.bias}") and rows > 1 and abs(start + math.log(rows - 1)) > 2:
                     sentence = "%s.init is %g: among the %d rows that objective.%s compares a random guess needs %.2f"
                     LOG.warning(sentence, path, start, rows, name, -math.log(rows - 1))
+
+
+def fit_devices(recipe: Recipe, devices: Sequence[Any] | None = None) -> tuple[Shapes, jax.sharding.Mesh, Updater]:
+    """Check a recipe and that it fits the devices (None: all); return its shapes, its mesh and its optimizer.
+
+    Raises:
+        UsageError: the recipe has mistakes, or does not fit the devices.
+    """
+    shapes = validate(recipe)
+    mesh = recipe.mesh.build(devices)
+    check_devices(recipe, mesh)
+    recipe.mesh.check(shapes.arrays)
+    return shapes, mesh, shapes.updater(recipe)
 
 
 def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:

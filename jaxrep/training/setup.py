@@ -30,7 +30,7 @@ from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.schedules import Schedule
 from jaxrep.spec import join_path, walk
-from jaxrep.step.shapes import Shapes, check_devices, validate
+from jaxrep.step.shapes import Shapes, fit_devices
 from jaxrep.storage import CREDENTIALS
 from jaxrep.training.metric_writers import check_writers
 from jaxrep.training.warm_start import check_init
@@ -91,12 +91,9 @@ def prepare(
             Nothing is written before all checks have passed.
     """
     check_secrets(recipe)
-    shapes, fixed = validate(recipe), provenance.at_commits(recipe, origins)
+    shapes, mesh, updater = fit_devices(recipe, devices)
+    fixed = provenance.at_commits(recipe, origins)
     started = recipe.replace(init=fixed.init)  # the tokenizer as declared, for comparisons
-    mesh = recipe.mesh.build(devices)
-    check_devices(recipe, mesh)
-    recipe.mesh.check(shapes.arrays)
-    updater = shapes.updater(recipe)
     if not run.exists():  # a resumed run does not read its origins again
         check_init(fixed, shapes)
     check_writers(recipe.log)

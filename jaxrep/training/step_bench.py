@@ -12,7 +12,7 @@ from jaxrep.batch import Field
 from jaxrep.data.fields import batch_fields
 from jaxrep.mesh import ROWS, local_rows, put_batch
 from jaxrep.recipe import Recipe
-from jaxrep.step.shapes import check_devices, validate
+from jaxrep.step.shapes import fit_devices
 from jaxrep.step.train_state import abstract_state, initial_state
 from jaxrep.step.train_step import compile_step
 from jaxrep.training.compilation import run_jitted_once
@@ -37,11 +37,8 @@ def measure_step(recipe: Recipe, steps: int = 10, devices: Sequence[Any] | None 
         UsageError: the recipe has mistakes, or does not fit the devices.
     """
     data, start = recipe.data, time.perf_counter()
-    shapes = validate(recipe)
-    mesh = recipe.mesh.build(devices)
-    check_devices(recipe, mesh)
-    recipe.mesh.check(shapes.arrays)
-    updater, rows = shapes.updater(recipe), jax.NamedSharding(mesh, ROWS)
+    shapes, mesh, updater = fit_devices(recipe, devices)
+    rows = jax.NamedSharding(mesh, ROWS)
     batch = synthetic_batch(batch_fields(data.train, data.tokenizer, data.texts), data.batch_size)
     here = local_rows(rows, data.batch_size)
     batch = put_batch({name: values[here] for name, values in batch.items()}, rows, data.batch_size)
