@@ -4,7 +4,6 @@ import argparse
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +91,7 @@ def _measured(
                 with process_pool(1) as pool:
                     flags = [*fields, *_flags(choice)]
                     row = {**key, **pool.submit(_measure, target, flags, given.steps, given.trust).result()}
-            except (Exception, BrokenProcessPool) as error:  # what fails, often for want of memory, ends no other
+            except Exception as error:  # what fails, often for want of memory, ends no other
                 row = {**key, "error": (str(error) or type(error).__name__).splitlines()[0][:300]}
             if given.out and "error" not in row:
                 with given.out.open("a", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""What encoders of token ids share: their embedding, positions, and marks of tokens."""
+"""Share the embedding, positions and marks of tokens among the encoders of token ids."""
 
 import abc
 from collections.abc import Iterator, Mapping
