@@ -17,10 +17,10 @@ from .labeled import Classifier as Classifier
 from .labeled import ClassTable as ClassTable
 from .labeled import MixupEncoder as MixupEncoder
 from .labeled import Proxies as Proxies
-from .self_supervised import Projector as Projector
-from .self_supervised import PrototypeHead as PrototypeHead
-from .self_supervised import SelfDistillation as SelfDistillation
-from .self_supervised import Siamese as Siamese
+from .self_supervised.projector import Projector as Projector
+from .self_supervised.prototype_head import PrototypeHead as PrototypeHead
+from .self_supervised.self_distillation import SelfDistillation as SelfDistillation
+from .self_supervised.siamese import Siamese as Siamese
 from .single_encoder import SentenceEncoder as SentenceEncoder
 from .single_encoder import SingleEncoder as SingleEncoder
 from .state import Ema as Ema

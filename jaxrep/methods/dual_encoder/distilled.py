@@ -10,7 +10,7 @@ from jaxrep.batch import Batch, Field, Outputs, StepContext, fold, unfold
 from jaxrep.encoders.base import EncoderInputs
 from jaxrep.methods.base import SELF, Method
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder, encode_towers, scales_and_bias
-from jaxrep.methods.self_supervised import PrototypeHead
+from jaxrep.methods.self_supervised.prototype_head import PrototypeHead
 from jaxrep.methods.state import Ema
 from jaxrep.spec import spec
 

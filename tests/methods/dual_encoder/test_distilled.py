@@ -11,7 +11,7 @@ import pytest
 from jaxrep.batch import INFERENCE
 from jaxrep.methods.dual_encoder.distilled import DistilledDualEncoder
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
-from jaxrep.methods.self_supervised import PrototypeHead
+from jaxrep.methods.self_supervised.prototype_head import PrototypeHead
 from jaxrep.methods.state import Ema
 from jaxrep.model import Model
 from jaxrep.objectives.base import evaluate

@@ -16,7 +16,8 @@ from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
 from jaxrep.mesh import ROWS, Mesh
-from jaxrep.methods.self_supervised import PrototypeHead, SelfDistillation
+from jaxrep.methods.self_supervised.prototype_head import PrototypeHead
+from jaxrep.methods.self_supervised.self_distillation import SelfDistillation
 from jaxrep.methods.state import Ema
 from jaxrep.objectives.distillation import Dino, Ibot, KoLeo
 from jaxrep.optim.ema import moving_average

@@ -12,7 +12,8 @@ from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
-from jaxrep.methods.self_supervised import Projector, Siamese
+from jaxrep.methods.self_supervised.projector import Projector
+from jaxrep.methods.self_supervised.siamese import Siamese
 from jaxrep.objectives.geometry import BarlowTwins, MixedTwins
 from jaxrep.views.color import ColorJitter
 from jaxrep.views.fields import CopyField, MixUpFields
