@@ -9,8 +9,8 @@ import pytest
 
 from jaxrep.data.loading.loader import Loader, Tokenize
 from jaxrep.data.orders.base import Shuffle
+from jaxrep.data.sources.tar import examples as tar_examples
 from jaxrep.data.sources.tar import index as tar_index
-from jaxrep.data.sources.tar import shards as tar_shards
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import BadSample, BadShard, UsageError
@@ -247,7 +247,7 @@ def test_metadata_columns(tmp_path):
 
 
 def test_indices_in_memory_are_bounded(shards, monkeypatch):
-    monkeypatch.setattr(tar_shards, "CACHED_BYTES", 1)
+    monkeypatch.setattr(tar_examples, "CACHED_BYTES", 1)
     examples = shards.open()
     assert [examples[n]["text"] for n in (0, 12, 6, 1)] == ["number 0", "number 12", "number 6", "number 1"]
     assert len(examples._cached) == 1
