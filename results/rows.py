@@ -1,6 +1,6 @@
 """Declare the rows of the table of effects in docs/recipes.md."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from experiments import common
@@ -67,6 +67,19 @@ def first_term(recipe: Recipe) -> Recipe:
     """Return the recipe with the first term of the objective only."""
     name = next(iter(recipe.objective))
     return recipe.replace(objective={name: recipe.objective[name]})
+
+
+def terms(*names: str) -> Callable[[Recipe], Recipe]:
+    """Return a change of a recipe that keeps these terms of the objective only."""
+    return lambda recipe: recipe.replace(objective={name: recipe.objective[name] for name in names})
+
+
+def drawn_caption(recipe: Recipe) -> Recipe:
+    """Return CLIP on the same captions, of which an example shows one, drawn anew each epoch."""
+    captions = data.SampleCaption(source=recipe.data.train, probabilities={"text": 1.0})
+    return recipe.replace(
+        {"data.train": captions, "method.grouping": methods.NoTokenGrouping()}, objective=clip.tiny.objective
+    )
 
 
 def untrained(recipe: Recipe) -> Recipe:
@@ -171,6 +184,28 @@ EFFECTS: dict[str, Effect] = {
         resolution=0.05,
         steps=TUNED,
     ),
+    "m2mix_negatives": Effect(
+        claim="mixtures as negatives alone (m2-Mix) make the space uniform",
+        recipe="m2mix:tiny",
+        without=first_term,
+        change=terms("contrastive", "m2_mix"),
+        baseline="CLIP's loss, fine-tuned as long",
+        metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
+        better="lower",
+        resolution=0.05,
+        steps=TUNED,
+    ),
+    "m2mix_pairs": Effect(
+        claim="mixed pairs alone (V-, L- and VL-Mix) make the space uniform",
+        recipe="m2mix:tiny",
+        without=first_term,
+        change=terms("contrastive", "v_mix", "l_mix", "vl_mix"),
+        baseline="CLIP's loss, fine-tuned as long",
+        metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
+        better="lower",
+        resolution=0.05,
+        steps=TUNED,
+    ),
     "long_clip": Effect(
         claim="matching principal components with short captions keeps what CLIP knows of them",
         recipe="long_clip:tiny",
@@ -189,6 +224,20 @@ EFFECTS: dict[str, Effect] = {
         recipe="dreamlip:tiny",
         without=clip_alone,
         baseline="CLIP on one caption",
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+    ),
+    "dreamlip_captions": Effect(
+        claim="several captions of an image at once teach more than one of them at a time",
+        recipe="dreamlip:tiny",
+        without=drawn_caption,
+        baseline="CLIP on one of the same captions, drawn anew each epoch",
+        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+    ),
+    "dreamlip_grouping": Effect(
+        claim="grouping each caption with its patches adds to several captions",
+        recipe="dreamlip:tiny",
+        without=first_term,
+        baseline="several captions without grouping",
         metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
     ),
     "rs_m_clip": languages(
