@@ -64,6 +64,7 @@ from .transforms.modalities import SplitCaptions as SplitCaptions
 from .transforms.regions import ParseRegions as ParseRegions
 from .transforms.sentences import FirstSentence as FirstSentence
 from .transforms.sentences import SubCaptions as SubCaptions
+from .transforms.shorten import ShortenTexts as ShortenTexts
 from .transforms.stored import WithEmbeddings as WithEmbeddings
 from .transforms.subsets import FewShot as FewShot
 from .transforms.subsets import Filter as Filter

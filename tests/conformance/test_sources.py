@@ -169,6 +169,7 @@ BUILDERS = {
     "ParseTriples": around(data.ParseTriples, count=2),
     "SampleCaption": around(data.SampleCaption, probabilities={"text": 1, "long": 2}),
     "SelectFields": around(data.SelectFields, names={"caption": "text", "image": "image", "label": "label"}),
+    "ShortenTexts": around(data.ShortenTexts, words=3, keep="random"),
     "SplitCaptions": lambda folder: data.SplitCaptions(source=karpathy(folder), names=("first", "second")),
     "SubCaptions": around(data.SubCaptions, long=("long",), count=2),
     "Take": around(data.Take, count=4),

@@ -1,9 +1,10 @@
 """Hash contents to ids, and numbers to pseudo-random numbers: the same in every version and on every machine."""
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int32, UInt64
 
 
 def splitmix64(x: UInt64[np.ndarray, "B"]) -> UInt64[np.ndarray, "B"]:
@@ -23,6 +24,11 @@ def content_id(content: bytes) -> np.int32:
     Two different contents share an id with probability 2**-31: in a batch of 32,768, a quarter of a pair.
     """
     return np.int32(int.from_bytes(hashlib.sha256(content).digest()[:4], "little") & 0x7FFFFFFF)
+
+
+def content_ids(texts: Iterable[str]) -> Int32[np.ndarray, "B"]:
+    """Return the ids of the contents of texts; a lone half of a surrogate pair counts as a question mark."""
+    return np.array([content_id(text.encode(errors="replace")) for text in texts], np.int32)
 
 
 def text_id(content: bytes) -> np.int32:

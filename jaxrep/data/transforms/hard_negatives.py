@@ -4,7 +4,6 @@ Yuksekgonul et al. 2023, When and Why Vision-Language Models Behave like Bags-of
 section 4), and Huang et al. 2024, Structure-CLIP (arXiv:2305.06152). The edits are those of ``word_swaps``.
 """
 
-import functools
 import zlib
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxrep.batch import Field
-from jaxrep.data._util.hashing import content_id, splitmix64
+from jaxrep.data._util.hashing import content_ids, splitmix64
 from jaxrep.data.decode import text_start
 from jaxrep.data.source import Examples, digest
 from jaxrep.data.transforms import word_swaps
@@ -24,8 +23,6 @@ SITE = np.uint64(zlib.crc32(b"wrong caption"))
 """Separates these draws from others with the same key."""
 
 Way = Literal["replace", "exchange", "graph"]
-# A spaCy model is not sent to worker processes: each process loads it.
-_tagger = functools.lru_cache(4)(word_swaps.tagger)
 
 
 @spec
@@ -71,7 +68,7 @@ class HardNegativeCaptions(FieldSource):
 
     def read_column(self, examples: TransformedExamples, name: str) -> Any:
         if name == f"{self.field}_id":  # needs no wrong caption
-            return _ids(examples.inner.column(self.field))
+            return content_ids(examples.inner.column(self.field))
         return super().read_column(examples, name)
 
     def open(self) -> Examples:
@@ -84,7 +81,7 @@ class HardNegativeCaptions(FieldSource):
         if "replace" in self.ways:
             wrong += word_swaps.replacements(caption, groups)
         if "exchange" in self.ways:
-            spans = [*word_swaps.phrases(caption, groups), *_tagger(self.spacy)(caption)]
+            spans = [*word_swaps.phrases(caption, groups), *word_swaps.tagger(self.spacy)(caption)]
             wrong += word_swaps.exchanges(caption, spans)
         if "graph" in self.ways:
             wrong += exchanges(caption, FORMS[self.form](triples))
@@ -107,8 +104,8 @@ class HardNegativeExamples(TransformedExamples):
         return {
             source.name: wrong,
             f"{source.name}/present": np.array([text != "" for text in wrong], bool),
-            f"{source.field}_id": _ids(captions),
-            f"{source.name}_id": _ids(wrong),
+            f"{source.field}_id": content_ids(captions),
+            f"{source.name}_id": content_ids(wrong),
         }
 
     def fingerprint(self) -> dict[str, Any]:
@@ -119,7 +116,3 @@ class HardNegativeExamples(TransformedExamples):
         wrong = self._source.wrong(caption, triples, self._groups)
         drawn = word_swaps.draw([n for n in wrong if self._known is None or n.text in self._known], key)
         return "" if drawn is None else drawn.text
-
-
-def _ids(texts: Any) -> np.ndarray:
-    return np.array([content_id(text.encode()) for text in texts], np.int32)

@@ -163,8 +163,11 @@ def spacy_spans(doc: Any) -> list[Span]:
     return words + [Span(chunk.start_char, chunk.end_char, "noun_phrase") for chunk in doc.noun_chunks]
 
 
+@functools.lru_cache(4)
 def tagger(model: str = "") -> Callable[[str], list[Span]]:
     """Return a function from a caption to its spans by part of speech: a spaCy model, or the package's lexicon.
+
+    A model is loaded once in each process, since it is not sent to worker processes.
 
     Raises UsageError: spaCy or the model is not installed.
     """
