@@ -14,7 +14,7 @@ from jaxrep.views.base import View, to_float
 
 @spec
 class CopyField(View):
-    """Add a field with the same arrays, for further views; the first field stays unchanged."""
+    """Add a field with the same arrays and boxes, for further views; the first field stays unchanged."""
 
     out: str
     """Name of the new field."""
@@ -23,14 +23,17 @@ class CopyField(View):
 
     def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         require_fields(batch, "CopyField", self.of)
-        x = batch[self.of]
-        copies = jnp.broadcast_to(x[:, None], (len(x), self.count, *x.shape[1:])) if self.count else x
-        return {**batch, self.out: copies}
+        copies = {
+            f"{self.out}{suffix}": jnp.broadcast_to(x[:, None], (len(x), self.count, *x.shape[1:])) if self.count else x
+            for suffix in ("", "/box")
+            if (x := batch.get(f"{self.of}{suffix}")) is not None
+        }
+        return {**batch, **copies}
 
 
 @dataclasses.dataclass(frozen=True)
 class StackFields(View):
-    """Stack fields of one shape, and their ``/valid``, in the first field, [B,V,...]."""
+    """Stack fields of one shape, and their ``/valid`` and ``/box``, in the first field, [B,V,...]."""
 
     _: dataclasses.KW_ONLY
     others: tuple[str, ...]
@@ -39,7 +42,7 @@ class StackFields(View):
     def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
         names = (self.of, *self.others)
         require_fields(batch, "StackFields", *names)
-        suffixes = [suffix for suffix in ("", "/valid") if f"{self.of}{suffix}" in batch]
+        suffixes = [suffix for suffix in ("", "/valid", "/box") if f"{self.of}{suffix}" in batch]
         stacked = {f"{self.of}{suffix}": jnp.stack([batch[f"{x}{suffix}"] for x in names], 1) for suffix in suffixes}
         return {**batch, **stacked}
 

@@ -11,16 +11,34 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from jaxrep.batch import Array
+from jaxrep.batch import Array, Batch, StepContext, require_fields
 from jaxrep.spec import Count, Natural, NonNegative, Positive, Range, Share, spec
-from jaxrep.views.base import ImageView, random_apply, range_problems
+from jaxrep.views.base import ImageView, inner_box, random_apply, range_problems
 
 ATTEMPTS = 10
 Area = Annotated[float, Range(above=0, high=1)]
 
 
 @spec
-class RandomResizedCrop(ImageView):
+class Crop(ImageView):
+    """Declare a view that crops an image (abstract)."""
+
+    tell_box: bool = False
+    """Whether to add ``<of>/box``, float32 [B,4] or [B,V,4]: left, top, right and bottom of what the image shows.
+
+    They are shares of the picture, as it was before its first crop that tells; a mirrored image has left > right.
+    """
+
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
+        require_fields(batch, type(self).__name__, self.of)
+        if self.tell_box and f"{self.of}/box" not in batch:
+            whole = jnp.broadcast_to(jnp.array([0.0, 0.0, 1.0, 1.0]), (*batch[self.of].shape[:-3], 4))
+            batch = {**batch, f"{self.of}/box": whole}
+        return super().__call__(batch, ctx)
+
+
+@spec
+class RandomResizedCrop(Crop):
     """Resize a box of random area and shape to a square (Szegedy et al. 2015, Going deeper with convolutions, 6).
 
     Boxes are drawn as torchvision's ``RandomResizedCrop`` draws them: the first of ten attempts that fits, else the
@@ -43,6 +61,10 @@ class RandomResizedCrop(ImageView):
         top, left, height, width = self.box(key, image.shape[0], image.shape[1])
         return resize(image, self.size, top, left, height, width)
 
+    def shown(self, key: Array, box: Float[Array, "4"], *, size: tuple[int, int]) -> Float[Array, "4"]:
+        top, left, height, width = self.box(key, *size)
+        return inner_box(box, left / size[1], top / size[0], (left + width) / size[1], (top + height) / size[0])
+
     def box(self, key: Array, image_height: int, image_width: int) -> tuple[Array, Array, Array, Array]:
         """Return the upper left corner, height and width of a random box, in whole pixels."""
         area, shape, down, right = jax.random.uniform(key, (4 * ATTEMPTS,)).reshape(4, ATTEMPTS)
@@ -60,7 +82,7 @@ class RandomResizedCrop(ImageView):
 
 
 @spec
-class RandomSquareCrop(ImageView):
+class RandomSquareCrop(Crop):
     """Crop a square at a random place, without resizing: CLIP's only augmentation (Radford et al. 2021, 2.4)."""
 
     site: ClassVar[str] = "RandomSquareCrop"
@@ -69,13 +91,19 @@ class RandomSquareCrop(ImageView):
     """Side of the square in pixels; None: the image's shorter side."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "size size C"]:
-        side, shorter = self.size or min(image.shape[:2]), min(image.shape[:2])
-        if side > shorter:
-            raise ValueError(
-                f"a square crop of {side} pixels does not fit '{self.of}' of {image.shape[:2]}: resize it first"
-            )
-        top, left = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2]) - side + 1)
+        (top, left), side = self.place(key, image.shape[:2])
         return jax.lax.dynamic_slice(image, (top, left, 0), (side, side, image.shape[2]))
+
+    def shown(self, key: Array, box: Float[Array, "4"], *, size: tuple[int, int]) -> Float[Array, "4"]:
+        (top, left), side = self.place(key, size)
+        return inner_box(box, left / size[1], top / size[0], (left + side) / size[1], (top + side) / size[0])
+
+    def place(self, key: Array, size: tuple[int, ...]) -> tuple[Array, int]:
+        """Return the upper left corner (top, left) of a square at random, and its side, in pixels."""
+        side = self.size or min(size)
+        if side > min(size):
+            raise ValueError(f"a square crop of {side} pixels does not fit '{self.of}' of {size}: resize it first")
+        return jax.random.randint(key, (2,), 0, jnp.array(size) - side + 1), side
 
 
 @spec
@@ -90,6 +118,9 @@ class RandomHorizontalFlip(ImageView):
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         return random_apply(key, self.p, image[:, ::-1], image)
 
+    def shown(self, key: Array, box: Float[Array, "4"], *, size: tuple[int, int]) -> Float[Array, "4"]:
+        return random_apply(key, self.p, box[jnp.array([2, 1, 0, 3])], box)
+
 
 @spec
 class RandomTranslate(ImageView):
@@ -103,8 +134,16 @@ class RandomTranslate(ImageView):
     """Value of pixels that move in: 1 is white."""
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
-        down, right = jax.random.randint(key, (2,), -self.pixels, self.pixels + 1)
+        down, right = self.offsets(key)
         return translate(image, down, right, self.fill)
+
+    def shown(self, key: Array, box: Float[Array, "4"], *, size: tuple[int, int]) -> Float[Array, "4"]:
+        down, right = (offset / pixels for offset, pixels in zip(self.offsets(key), size, strict=True))
+        return inner_box(box, -right, -down, 1 - right, 1 - down)
+
+    def offsets(self, key: Array) -> Array:
+        """Return how far the image moves down and to the right, in pixels."""
+        return jax.random.randint(key, (2,), -self.pixels, self.pixels + 1)
 
 
 @spec
@@ -120,6 +159,9 @@ class RandomRotation(ImageView):
 
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         return rotate(image, jax.random.uniform(key, minval=-self.degrees, maxval=self.degrees), self.fill)
+
+    def shown(self, key: Array, box: Float[Array, "4"], *, size: tuple[int, int]) -> Float[Array, "4"]:
+        raise ValueError(f"what a rotated image shows is no box: rotate '{self.of}' before the crop that tells its box")
 
 
 @spec
