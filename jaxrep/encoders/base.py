@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -34,6 +35,8 @@ class EncoderInputs:
     """Blocks, counted from 0, after which features are returned too."""
     intermediate_tokens: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
     """Blocks after which tokens are returned too."""
+    intermediate_maps: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
+    """Blocks after which feature maps are returned too."""
     keep: Any = None  # int32 [B,n], rising: only these tokens are read, at their own positions
     marks: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # integers [B,N], or numbers [B,N,k]
     memory: Any = None  # [B,M,C]: tokens for cross-attention; without them its branches are skipped
@@ -49,7 +52,7 @@ class EncoderInputs:
 
     def check_intermediates(self, depth: int) -> None:
         """Check that ``intermediates`` are blocks of an encoder that has ``depth`` of them. Raises ValueError."""
-        asked = (*self.intermediates, *self.intermediate_tokens)
+        asked = (*self.intermediates, *self.intermediate_tokens, *self.intermediate_maps)
         if wrong := [block for block in asked if not 0 <= block < depth]:
             raise ValueError(f"intermediates {wrong} are not blocks of this encoder, which are 0 to {depth - 1}")
 
@@ -67,6 +70,23 @@ class EncoderOutput:
     intermediate_tokens: dict[int, Array] = dataclasses.field(default_factory=dict)  # block -> tokens [B,N,D] after it
     grid: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"static": True})  # of all N tokens
     batch_stats: Any = None  # new values of the running statistics (batch norm), as an nnx.State of the module
+    intermediate_maps: dict[int, Array] = dataclasses.field(default_factory=dict)  # block -> map [B,h,w,D] after it
+
+    @property
+    def map(self) -> Array:
+        """The tokens where they lie, [B,h,w,D] for images. Raises ValueError: the encoder has none, or dropped some."""
+        if self.tokens is None or self.grid is None:
+            raise ValueError("the encoder has no feature map: take a convolutional encoder or a vision transformer")
+        return on_grid(self.tokens, self.grid)
+
+
+def on_grid(tokens: Array, grid: tuple[int, ...]) -> Array:
+    """Return tokens [B,N,D] on their grid, [B,*grid,D]. Raises ValueError: tokens are missing."""
+    if tokens.shape[1] != math.prod(grid):
+        raise ValueError(
+            f"{tokens.shape[1]} tokens make no map of {' x '.join(map(str, grid))}: keep all tokens (patch_dropout = 0)"
+        )
+    return tokens.reshape(len(tokens), *grid, tokens.shape[-1])
 
 
 def preset(what: str, **fields: Any) -> "classmethod[Any, ..., Any]":

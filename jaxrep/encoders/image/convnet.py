@@ -64,7 +64,7 @@ class ConvNetModule(nnx.Module):
         self.spec, self.pixels = spec, spec.pixels
 
     def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
-        """Encode images. ``pooled`` is the mean over space; ``tokens`` is the last feature map, row by row.
+        """Encode images. ``pooled`` is the mean over space; ``tokens`` is the last feature map, row by row (``map``).
 
         In training, ``batch_stats`` holds the new running statistics of the batch norms (None without batch norm).
 
@@ -84,19 +84,32 @@ class ConvNetModule(nnx.Module):
     def _encode(self, inputs: EncoderInputs) -> EncoderOutput:
         training, keys = inputs.ctx.training, inputs.keys("stochastic_depth", self.spec.stochastic_depth)
         h = self.stem(self.pixels(inputs.x).astype(compute_dtype(self.spec.dtype)), training)
-        intermediates = {}
+        intermediates, maps = {}, {}
         run = nnx.remat(run_block, static_argnums=2) if self.spec.remat else run_block
         for i, block in enumerate(self.blocks):
             h = mesh.constrain(run(block, h, training, fold_keys(keys, i)))
             if i in inputs.intermediates:
                 intermediates[i] = pooled(h)
+            if i in (*inputs.intermediate_maps, *inputs.intermediate_tokens):
+                maps[i] = h
         h = h if self.head is None else self.head(h, training)
-        return EncoderOutput(pooled(h), rearrange(h, "b h w d -> b (h w) d"), intermediates=intermediates)
+        return EncoderOutput(
+            pooled(h),
+            _tokens(h),
+            intermediates=intermediates,
+            intermediate_tokens={i: _tokens(maps[i]) for i in inputs.intermediate_tokens},
+            grid=h.shape[1:3],
+            intermediate_maps={i: maps[i] for i in inputs.intermediate_maps},
+        )
 
 
 def run_block(block: nnx.Module, h: Array, training: bool, keys: Array | None) -> Array:
     """Call the block, as a plain function for rematerialization."""
     return block(h, training, keys)
+
+
+def _tokens(h: Array) -> Array:
+    return rearrange(h, "b h w d -> b (h w) d")
 
 
 def pooled(h: Array) -> Array:

@@ -56,7 +56,7 @@ def train(module, x, ctx):
 
 @jax.jit
 def infer(module, x):
-    return module(EncoderInputs(x, intermediates=BLOCKS))
+    return module(EncoderInputs(x, intermediates=BLOCKS, intermediate_maps=BLOCKS, intermediate_tokens=BLOCKS[1:]))
 
 
 @pytest.fixture(params=SPECS, scope="module")
@@ -135,6 +135,28 @@ def test_intermediates_are_pooled_features_after_a_block(spec):
     last = len(module.blocks) - 1
     with pytest.raises(ValueError, match=rf"intermediates \[{last + 1}\] are not blocks"):
         module(EncoderInputs(X, intermediates=(last + 1,)))
+
+
+def test_maps_are_features_where_they_lie(spec):
+    module = build(spec)
+    out = infer(module, X)
+    first = jax.jit(lambda m, x: m.blocks[0](m.stem(m.pixels(x), False), False))
+    np.testing.assert_allclose(out.intermediate_maps[0], first(module, X), rtol=1e-4, atol=1e-5)
+    for block, h in out.intermediate_maps.items():
+        np.testing.assert_allclose(h.mean((1, 2)), out.intermediates[block], rtol=1e-5, atol=1e-6)
+    assert set(out.intermediate_maps) == set(BLOCKS) and set(out.intermediate_tokens) == {BLOCKS[1]}
+    last = out.intermediate_maps[BLOCKS[1]]
+    np.testing.assert_array_equal(out.intermediate_tokens[BLOCKS[1]].reshape(last.shape), last)
+    assert out.map.shape == (6, *out.grid, spec.features)
+    np.testing.assert_array_equal(out.map.reshape(out.tokens.shape), out.tokens)
+    if spec is RESNET:  # the last block's map is the encoder's, 8 x 8: one stage halves the picture
+        np.testing.assert_array_equal(out.map, last)
+        assert out.grid == (8, 8)
+
+
+def test_a_block_that_does_not_exist_has_no_map(spec):
+    with pytest.raises(ValueError, match=r"intermediates \[9\] are not blocks"):
+        build(spec)(EncoderInputs(X, intermediate_maps=(9,)))
 
 
 def test_wrong_inputs_are_named():
