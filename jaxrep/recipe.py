@@ -101,7 +101,10 @@ class Profile:
 
 @dataclass(frozen=True)
 class From:
-    """Start a part from a run, or from another recipe, which is trained first if it has no finished run."""
+    """Start a part from a run, or from another recipe, which is trained first if it has no finished run.
+
+    Learned positions of images and patch kernels of another size are resized, and positions of shorter texts cut.
+    """
 
     source: Any
     """Run directory or URL, or a Recipe."""

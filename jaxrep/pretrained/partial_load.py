@@ -50,27 +50,19 @@ class PartialLoad:
     def _resize(self, path: str, value: np.ndarray) -> np.ndarray:
         if path not in self.resized:
             return value
-        old, new = self.resized[path]
-        if len(old) == 1:
-            longer = new > old
-            return stretch_positions(value, new[0], self.origin.stretch_after) if longer else value[: new[0]]
-        if path.endswith("/positions"):
-            return resize_positions(value, (old[0], old[1]), (new[0], new[1]), antialias=True)
-        return resize_kernel(value, old[0], new[0], pseudo_inverse=self.origin.patches == "pseudo_inverse")
+        bilinear = self.origin.patches == "bilinear"
+        return resize(path, value, *self.resized[path], stretch_after=self.origin.stretch_after, bilinear=bilinear)
 
     def summary(self) -> str:
         """Return lines that name what was loaded, resized, missing and unused."""
-        lines = [f"{len(self.loaded)} arrays from {self.origin.path}"]
-        for path, sizes in self.resized.items():
-            old, new = (" x ".join(map(str, size)) for size in sizes)
-            lines.append(f"resized {path} from {old} to {new}")
+        lines = [f"{len(self.loaded)} arrays from {self.origin.path}", *resized_lines(self.resized)]
         lines += [f"left as initialized: {_first(self.missing)}"] if self.missing else []
         lines += [f"unused: {_first(self.unused)}"] if self.unused else []
         lines += [f"trained with another {line}" for line in self.differences.splitlines()]
         return "\n  ".join(lines)
 
 
-class _Arrays(NamedTuple):
+class Sized(NamedTuple):
     """Hold the shapes of a model's arrays, and the grid sizes of positions and patch kernels, by path."""
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -96,13 +88,19 @@ def partial_load(path: str, origin: Pretrained, method: Method, shapes: Shapes) 
     loaded = {name: source for name, source in sources.items() if source in available}
     if not loaded:
         raise UsageError(f"init.{path}: '{part}' of {origin.path} has none of its arrays: is it of another kind?")
-    old = _Arrays(checkpoint.shapes, _sizes(architecture.model, architecture.fields))
-    new = _Arrays({name: leaf.shape for name, leaf in shapes.arrays.items()}, _sizes(method, shapes.inputs))
+    old = Sized(checkpoint.shapes, grid_sizes(architecture.model, architecture.fields))
+    new = Sized({name: leaf.shape for name, leaf in shapes.arrays.items()}, grid_sizes(method, shapes.inputs))
+    resized, misfits = find_resized(loaded, old, new, stretch_after=origin.stretch_after)
+    for name, source in misfits:
+        raise UsageError(
+            f"init.{path}: '{source}' of {origin.path} has shape {old.shapes[source]}, and '{name}' has "
+            f"{new.shapes[name]}, to which it cannot be resized"
+        )
     return PartialLoad(
         origin=origin,
         checkpoint=checkpoint,
         loaded=loaded,
-        resized=_resized(path, origin, loaded, old, new),
+        resized=resized,
         missing=[name for name in sources if name not in loaded],
         unused=[*sorted(set(available) - set(loaded.values())), *checkpoint.unused],
         differences=_differences(
@@ -115,7 +113,7 @@ def _below(part: str, paths: Iterable[str]) -> list[str]:
     return [name for name in paths if f"{name}/".startswith(f"{part}/")]
 
 
-def _sizes(method: Method, fields: Mapping[str, Field]) -> dict[str, Size]:
+def grid_sizes(method: Method, fields: Mapping[str, Field]) -> dict[str, Size]:
     """Return the grids of learned positions and of patch kernels, by path."""
     sizes = {}
     for name, (part, field) in method.parts(fields).items():
@@ -129,29 +127,52 @@ def _sizes(method: Method, fields: Mapping[str, Field]) -> dict[str, Size]:
     return sizes
 
 
-def _resized(
-    init: str, origin: Pretrained, loaded: Mapping[str, str], old: _Arrays, new: _Arrays
-) -> dict[str, tuple[Size, Size]]:
-    """Return the old and new sizes of the arrays to resize, or raise UsageError for a shape that does not fit."""
-    resized = {}
-    for name, source in loaded.items():
+def find_resized(
+    names: Mapping[str, str], old: Sized, new: Sized, *, stretch_after: int
+) -> tuple[dict[str, tuple[Size, Size]], list[tuple[str, str]]]:
+    """Return the old and new sizes of the arrays to resize, by path in the new model, and the pairs that do not fit.
+
+    Args:
+        names: path in the old model, by path in the new one.
+        old: arrays of the old model.
+        new: arrays of the new model.
+        stretch_after: number of positions of a text that stay if it becomes longer; 0: it must not.
+    """
+    resized, misfits = {}, []
+    for name, source in names.items():
         shapes = old.shapes[source], new.shapes[name]
         sizes = old.sizes.get(source), new.sizes.get(name)
         if shapes[0] == shapes[1] and (sizes[0] == sizes[1] or None in sizes):
             continue
-        if None in sizes or not _resizable(shapes, sizes, longer=origin.stretch_after > 0):  # pyright: ignore
-            raise UsageError(
-                f"init.{init}: '{source}' of {origin.path} has shape {shapes[0]}, and '{name}' has {shapes[1]}, to "
-                "which it cannot be resized"
-            )
-        resized[name] = sizes
-    return resized
+        if None in sizes or not _resizable(shapes, sizes, stretch_after):  # pyright: ignore
+            misfits.append((name, source))
+        else:
+            resized[name] = sizes
+    return resized, misfits
 
 
-def _resizable(shapes: tuple[tuple[int, ...], tuple[int, ...]], sizes: tuple[Size, Size], *, longer: bool) -> bool:
-    """Return whether the shapes agree but for the sizes; a text may become shorter, and ``longer`` if asked for."""
+def resize(
+    path: str, value: np.ndarray, old: Size, new: Size, *, stretch_after: int, bilinear: bool = False
+) -> np.ndarray:
+    """Resize positions or a patch kernel; ``stretch_after`` and ``bilinear`` as in ``Pretrained``."""
+    if len(old) == 1:
+        return stretch_positions(value, new[0], stretch_after) if new > old else value[: new[0]]
+    if path.endswith("/positions"):
+        return resize_positions(value, (old[0], old[1]), (new[0], new[1]), antialias=True)
+    return resize_kernel(value, old[0], new[0], pseudo_inverse=not bilinear)
+
+
+def resized_lines(resized: Mapping[str, tuple[Size, Size]]) -> list[str]:
+    """Return a line for each array that is resized."""
+    said = {path: [" x ".join(map(str, size)) for size in sizes] for path, sizes in resized.items()}
+    return [f"resized {path} from {old} to {new}" for path, (old, new) in said.items()]
+
+
+def _resizable(shapes: tuple[tuple[int, ...], tuple[int, ...]], sizes: tuple[Size, Size], stretch_after: int) -> bool:
+    """Return whether the shapes agree but for the sizes; a text may become shorter, and longer if asked for."""
     others = [(shape[0] / math.prod(size), *shape[1:]) for shape, size in zip(shapes, sizes, strict=True)]
     old, new = sizes
+    longer = 0 < stretch_after <= old[0] - 2
     return others[0] == others[1] and len(old) == len(new) and (len(new) == 2 or new <= old or longer)
 
 

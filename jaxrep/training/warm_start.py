@@ -2,8 +2,9 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,7 @@ from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.experiment import folder_meant, trust_run
 from jaxrep.methods.base import SELF
 from jaxrep.params import Arrays, split
-from jaxrep.pretrained.partial_load import partial_load
-from jaxrep.pretrained.resize import stretch_positions
+from jaxrep.pretrained.partial_load import Size, Sized, find_resized, grid_sizes, partial_load, resize, resized_lines
 from jaxrep.recipe import From, Pretrained, Recipe
 from jaxrep.runs import provenance
 from jaxrep.runs.checkpoints import Checkpoints
@@ -26,7 +26,7 @@ from jaxrep.runs.restore import restore
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec import walk
 from jaxrep.spec_json import fingerprint
-from jaxrep.step.shapes import Shapes
+from jaxrep.step.shapes import Shapes, trace_shapes
 from jaxrep.step.train_state import TrainState, initial_state
 from jaxrep.training.compilation import run_jitted_once
 
@@ -90,9 +90,11 @@ def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -
             taken, account = loading.arrays(), loading.summary()
         else:
             folder = origins[path]
-            source = restore(folder, weights=origin.weights).arrays
-            taken = take_arrays(arrays, path, source, origin.part or path, folder, origin.stretch_after)
-            account = f"{len(taken)} arrays from {folder}"
+            source = restore(folder, weights=origin.weights)
+            sizes = functools.partial(_both_sizes, source.recipe, setup.recipe, setup.shapes)
+            fit = fit_arrays(path, origin, folder, source.arrays, arrays, sizes)
+            taken = fit.values(source.arrays, origin.stretch_after)
+            account = "\n  ".join([f"{len(taken)} arrays from {folder}", *resized_lines(fit.resized)])
         LOG.info("init.%s: %s", path, account)
         arrays |= {name: jax.device_put(value, arrays[name].sharding) for name, value in taken.items()}
     arrays = rebuild_averages(setup, arrays)
@@ -104,48 +106,83 @@ def warm_start(setup: "Setup", state: TrainState, origins: Mapping[str, Path]) -
 def check_init(recipe: Recipe, shapes: Shapes) -> None:
     """Check that ``init`` names parts of the model, and that their runs and checkpoints exist and fit.
 
+    A recipe that is trained first is checked by shape.
+
     Raises:
         UsageError: the first that does not.
     """
+    traced: dict[int, Shapes] = {}
     parts = sorted({name.split("/")[0] for name in shapes.arrays})
     for path, origin in recipe.init.items():
         if not any(f"{name}/".startswith(f"{path}/") for name in shapes.arrays):
             raise UsageError(f"init names the part '{path}', which the model does not have; {hint(path, parts)}")
         if isinstance(origin, Pretrained):
             partial_load(path, origin, recipe.method, shapes)
-        elif not isinstance(origin.source, Recipe) and not (run := RunDir(fetch_run(origin.source))).exists():
+        elif isinstance(source := origin.source, Recipe):
+            before = traced[id(source)] = traced.get(id(source)) or trace_shapes(source)
+            sizes = functools.partial(_both_sizes, source, recipe, shapes)
+            fit_arrays(path, origin, "the recipe that it starts from", before.arrays, shapes.arrays, sizes)
+        elif not (run := RunDir(fetch_run(origin.source))).exists():
             near = folder_meant(run.path)
             raise UsageError(f"init.{path}: {origin.source} is not a run directory: it holds no recipe.json{near}")
 
 
-def take_arrays(
-    model: Mapping[str, jax.Array], path: str, source: Arrays, part: str, where: Path, stretch_after: int = 0
-) -> Arrays:
-    """Return the arrays of a source below ``part``, named as they are below ``path`` in the model.
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """Hold which arrays of a source a part starts from."""
+
+    names: Mapping[str, str]  # path in the source, by path in the model
+    resized: Mapping[str, tuple[Size, Size]]  # sizes in the source and in the model, by path in the model
+
+    def values(self, source: Arrays, stretch_after: int) -> Arrays:
+        """Return the values by path in the model."""
+        taken: dict[str, Any] = {name: source[there] for name, there in self.names.items()}
+        for name, sizes in self.resized.items():
+            taken[name] = resize(name, np.asarray(taken[name]), *sizes, stretch_after=stretch_after)
+        return taken
+
+
+def fit_arrays(
+    path: str,
+    origin: From,
+    where: object,
+    source: Mapping[str, Any],
+    model: Mapping[str, Any],
+    sizes: Callable[[], tuple[Mapping[str, Size], Mapping[str, Size]]],
+) -> Fit:
+    """Match the arrays of a model below ``path`` with those of a source.
 
     Args:
-        model: arrays of the model by path.
         path: the part of the model that starts from the source.
-        source: arrays of the source by path.
-        part: the part of the source.
-        where: the source's directory, for messages.
-        stretch_after: learned positions that stay where texts are longer in the model; 0: longer texts are refused.
+        origin: names the part of the source, and says whether positions are stretched to longer texts.
+        where: the source, for messages.
+        source: arrays of the source, or their shapes, by path.
+        model: arrays of the model, or their shapes, by path.
+        sizes: returns the sizes of positions and patch kernels of both; called if a shape differs.
 
     Raises:
-        UsageError: the source lacks an array, or its shape differs.
+        UsageError: the source lacks an array, or its shape differs and it cannot be resized.
     """
+    part = origin.part or path
     names = {name: part + name.removeprefix(path) for name in model if f"{name}/".startswith(f"{path}/")}
-    taken = {}
-    for name, source_name in names.items():
-        if source_name not in source:
-            raise UsageError(f"init.{path}: {where} has no array '{source_name}'; is it of the same architecture?")
-        value, shape = source[source_name], model[name].shape
-        if stretch_after and name.endswith("/positions") and len(value) < shape[0]:
-            value = stretch_positions(np.asarray(value), shape[0], stretch_after)
-        if value.shape != shape:
-            raise UsageError(f"init.{path}: '{source_name}' in {where} has shape {value.shape}, expected {shape}")
-        taken[name] = value
-    return taken
+    for there in names.values():
+        if there not in source:
+            raise UsageError(f"init.{path}: {where} has no array '{there}'; is it of the same architecture?")
+    old, new = ({name: leaf.shape for name, leaf in arrays.items()} for arrays in (source, model))
+    if all(old[there] == new[name] for name, there in names.items()):
+        return Fit(names, {})
+    old, new = map(Sized, (old, new), sizes())
+    resized, misfits = find_resized(names, old, new, stretch_after=origin.stretch_after)
+    for name, there in misfits:
+        raise UsageError(
+            f"init.{path}: '{there}' in {where} has shape {old.shapes[there]}, expected {new.shapes[name]}"
+        )
+    return Fit(names, resized)
+
+
+def _both_sizes(source: Recipe, recipe: Recipe, shapes: Shapes) -> tuple[Mapping[str, Size], Mapping[str, Size]]:
+    """Return the sizes of positions and patch kernels of the model of a source and of a recipe's, by path."""
+    return grid_sizes(source.method, trace_shapes(source).inputs), grid_sizes(recipe.method, shapes.inputs)
 
 
 def rebuild_averages(setup: "Setup", arrays: Arrays) -> Arrays:

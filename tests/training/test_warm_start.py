@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from jaxrep.data.tokenizers.base import Bytes
+from jaxrep.encoders.image.stem import PatchStem
+from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.errors import UsageError
 from jaxrep.methods.base import SELF
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.state import Ema
 from jaxrep.optim.ema import ParameterEma
-from jaxrep.pretrained.resize import stretch_positions
+from jaxrep.pretrained.resize import resize_kernel, resize_positions, stretch_positions
 from jaxrep.recipe import From
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
@@ -28,7 +31,8 @@ from jaxrep.spec import problems, spec
 from jaxrep.step.train_state import TrainState
 from jaxrep.training import setup as setups
 from jaxrep.training.loop import train
-from jaxrep.training.warm_start import origin_place, take_arrays, warm_start
+from jaxrep.training.warm_start import fit_arrays, origin_place, warm_start
+from jaxrep.views import RandomSquareCrop
 from tests.helpers import harness
 from tests.helpers.harness import LOADED, RECIPE, drawn, tiny
 
@@ -138,13 +142,55 @@ def test_a_part_can_have_another_name_there(run, tmp_path):
 def test_positions_of_longer_texts_are_stretched_where_that_is_asked_for():
     theirs: Any = {"text/positions": np.random.default_rng(0).normal(size=(6, 2)).astype(np.float32)}
     mine: Any = {"text/positions": np.zeros((14, 2), np.float32)}
-    found = take_arrays(mine, "text", theirs, "text", Path("run"), stretch_after=2)
+    sizes = lambda: ({"text/positions": (6,)}, {"text/positions": (14,)})  # noqa: E731
+    found = fit_arrays("text", From("run", stretch_after=2), "run", theirs, mine, sizes).values(theirs, 2)
     np.testing.assert_array_equal(found["text/positions"], stretch_positions(theirs["text/positions"], 14, 2))
     with pytest.raises(UsageError, match=r"has shape \(6, 2\), expected \(14, 2\)"):
-        take_arrays(mine, "text", theirs, "text", Path("run"))
+        fit_arrays("text", From("run"), "run", theirs, mine, sizes)
     assert problems(RECIPE.replace(init={"text": From("run", stretch_after=-1)})) == [
         "init.text.stretch_after: expected a number of at least 0, got -1"
     ]
+
+
+def grid(size: int, patch: int = 2, length: int = 6):
+    """Return a recipe on squares of ``size`` pixels in patches of ``patch``, with learned positions."""
+    kind: Any = dict(width=4, depth=1, heads=2, mlp_ratio=1.0)
+    towers = {"image": ViT(**kind, stem=PatchStem(patch=patch)), "text": TextTransformer(**kind)}
+    crop = (RandomSquareCrop("image", size=size),)
+    return RECIPE.replace({"data.tokenizer.length": length}, method=DualEncoder(towers=towers, dim=4), views=crop)
+
+
+def test_image_positions_are_resized_to_another_grid(tmp_path):
+    theirs = finished(tmp_path / "small", grid(4)).params
+    init = {"image": From(str(tmp_path / "small")), "text": From(str(tmp_path / "small"))}
+    _, after, said = started(init, tmp_path, grid(8, length=4))
+    expected = resize_positions(theirs["image/positions"], (2, 2), (4, 4), antialias=True)
+    np.testing.assert_array_equal(after.params["image/positions"], expected)
+    np.testing.assert_array_equal(after.params["text/positions"], theirs["text/positions"][:4])
+    for name in ("image/stem/project/kernel", "image/blocks/mlp/up/kernel", "text/embedding"):
+        np.testing.assert_array_equal(after.params[name], theirs[name])
+    assert said[0].endswith("\n  resized image/positions from 2 x 2 to 4 x 4")
+    assert said[1].endswith("\n  resized text/positions from 6 to 4")
+
+
+def test_patch_kernels_are_resized_as_those_of_public_checkpoints(tmp_path):
+    theirs = finished(tmp_path / "small", grid(8, patch=2)).params
+    _, after, _ = started({"image": From(str(tmp_path / "small"))}, tmp_path, grid(8, patch=4))
+    expected = resize_kernel(theirs["image/stem/project/kernel"], 2, 4)
+    np.testing.assert_array_equal(after.params["image/stem/project/kernel"], expected)
+
+
+def test_a_recipe_that_does_not_fit_is_told_before_it_is_trained(tmp_path):
+    wide = grid(4).replace({"method.towers.image.width": 8})
+    for source, part, sentence in (
+        (wide, "image", "init.image: 'image/blocks/attention/key/bias' in the recipe that it starts from has shape "),
+        (grid(4, length=3), "text", "init.text: 'text/positions' in the recipe that it starts from has shape (3, 4), "),
+        (RECIPE, "image", "init.image: the recipe that it starts from has no array 'image/blocks/attention/key/bias'"),
+    ):
+        with pytest.raises(UsageError) as error:
+            train(grid(8).replace(init={part: From(source)}), tmp_path / "run", devices=jax.devices()[:1])
+        assert str(error.value).startswith(sentence)
+        assert [*tmp_path.iterdir()] == []
 
 
 def test_averages_are_copies_of_what_was_taken_and_share_no_memory_with_it(run, tmp_path):
