@@ -3,14 +3,13 @@ r"""Plan memory per chip against the global batch: plain and linear loss, each w
     python -m benchmarks.memory clip:vit_l14 --topology v5e:16x16 --fsdp 16 --microbatch 32768 \
         --batches 32768 131072 1048576 --out memory.json
 
-Each row is a plan (``jaxrep plan``): compiled in minutes, without allocation, for chips that this machine need not
-have.
+Each row is a plan (``jaxrep plan``): what the compiler lays out, without allocation, for chips that this machine need
+not have.
 """
 
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,15 @@ def main() -> None:
 
 def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
     """Return one row: bytes per device, whether they fit, and otherwise the plan's message."""
+    from benchmarks.plain_loss import Plain
     from jaxrep.experiment import load
-    from jaxrep.plan.plan import plan
+    from jaxrep.plan.layout_process import plan_layout
     from jaxrep.plan.report import memory_problem
 
     recipe = load(given.recipe).recipe
     term: Any
     ((name, term),) = recipe.objective.items()
-    objective = {name: plain(term.a, term.b)} if form.startswith("plain") else recipe.objective
+    objective = {name: Plain(term.a, term.b)} if form.startswith("plain") else recipe.objective
     towers = {f"method.towers.{name}.remat": "full" for name in recipe.method.towers}  # pyright: ignore
     recipe = recipe.replace(
         {**towers, "data.batch_size": batch, "mesh.fsdp": given.fsdp, "log.embedding_metrics": False},
@@ -61,7 +61,7 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
         microbatch_size=given.microbatch if form.endswith("microbatches") else 0,
     )
     chips = devices(given.topology)
-    planned = plan(recipe, chips, memory_bytes(chips[0]))
+    planned = plan_layout(recipe, given.topology, memory_bytes(chips[0]))
     return {
         "form": form,
         "batch": batch,
@@ -70,20 +70,6 @@ def measure(form: str, batch: int, given: argparse.Namespace) -> dict[str, Any]:
         "fits": planned.fits,
         "problem": memory_problem(recipe, planned),
     }
-
-
-def plain(one: str, other: str) -> Any:
-    """Return the term of the plain loss, with the whole matrix of logits."""
-    from jaxrep.batch import normalize
-    from jaxrep.losses.contrastive import plain_info_nce
-    from jaxrep.objectives import Contrastive
-
-    @dataclass(frozen=True)
-    class Plain(Contrastive):
-        def __call__(self, outputs, batch, ctx):
-            return plain_info_nce(normalize(outputs[self.a]), normalize(outputs[self.b]), outputs[self.scale]), {}
-
-    return Plain(one, other)
 
 
 def in_table(row: Mapping[str, Any]) -> dict[str, Any]:

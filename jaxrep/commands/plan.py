@@ -3,7 +3,8 @@
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from jaxrep.commands.models import add_trust, number
 from jaxrep.commands.recipes import EXPERIMENT, find, override, split
@@ -13,6 +14,8 @@ from jaxrep.plan.topology import devices, memory_bytes, prepare
 if TYPE_CHECKING:
     from jaxrep.plan.plan import Plan
     from jaxrep.recipe import Recipe
+
+    Planner = Callable[[Recipe], Plan]
 
 
 def main(args: list[str]) -> int:
@@ -47,20 +50,46 @@ def _options() -> argparse.ArgumentParser:
     )
     options.add_argument("--find-batch", action="store_true", help="find the largest data.batch-size that fits")
     options.add_argument("--memory", metavar="GIB", type=number(1e-9), help="memory per device (default: the chip's)")
+    options.add_argument(
+        "--generate-code",
+        action="store_true",
+        help="compile for TPUs to the end, in minutes: what only the generation of code refuses is found too",
+    )
     options.add_argument("--layout", action="store_true", help="print how each array is sharded")
     options.add_argument("--json", action="store_true", help="print one JSON object")
     return options
 
 
 def _plan(recipe: "Recipe", given: argparse.Namespace) -> "Plan":
-    from jaxrep.plan.plan import largest_batch, plan
-    from jaxrep.plan.report import one_line
+    from jaxrep.plan.plan import largest_batch
 
     chips = devices(given.topology)
     available = memory_bytes(chips[0]) if given.memory is None else int(given.memory * 2**30)
+    planned = _planner(given, chips, available)
     if not given.find_batch:
-        return plan(recipe, chips, available)
+        return planned(recipe)
     if available is None:
         raise UsageError(f"--find-batch needs the memory of a device of {given.topology}: give --memory GIB")
-    print_line = lambda plan: print(one_line(plan), file=sys.stderr, flush=True)  # noqa: E731
-    return largest_batch(recipe, chips, available, on_plan=print_line)
+    return largest_batch(recipe, len(chips), _printing(planned))
+
+
+def _planner(given: argparse.Namespace, chips: Sequence[Any], available: int | None) -> "Planner":
+    """Return the function that plans a recipe: on TPUs without generating code, unless that is asked for."""
+    from jaxrep.plan.layout_process import plan_layout
+    from jaxrep.plan.plan import plan
+
+    if given.generate_code or chips[0].platform != "tpu":
+        return lambda recipe: plan(recipe, chips, available)
+    return lambda recipe: plan_layout(recipe, given.topology, available)
+
+
+def _printing(planned: "Planner") -> "Planner":
+    """Print a line on each plan as it is made."""
+    from jaxrep.plan.report import one_line
+
+    def printed(recipe: "Recipe") -> "Plan":
+        plan = planned(recipe)
+        print(one_line(plan), file=sys.stderr, flush=True)
+        return plan
+
+    return printed

@@ -2,13 +2,13 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 
 from jaxrep.plan.collectives import TrafficByGroup, count_collectives
+from jaxrep.plan.program import Program, compile_step
 from jaxrep.recipe import Recipe
 from jaxrep.step.flops import StepFlops, peak_flops
 from jaxrep.step.shapes import fit_devices
@@ -18,12 +18,12 @@ from jaxrep.step.train_step import abstract_batch, step_flops, trace_step
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Hold the bytes on one device. ``total`` is the compiler's sum: the parts, with padding and outputs."""
+    """Hold the bytes on one device. ``total`` is what the compiler lays out, and the sum of the parts."""
 
     params: int  # trained and frozen, running statistics, averages
     optimizer: int
     batch: int
-    temporaries: int
+    temporaries: int  # with outputs, and the padding of all arrays
     total: int
 
 
@@ -47,11 +47,21 @@ class Plan:
     microbatch_size: int
     memory: Memory
     available: int | None  # bytes on one device; None: unknown
-    refused: bool  # by the compiler, which then reports no more than the memory it needs
+    refused: bool  # by the compiler
     flops: StepFlops
     peak: float | None  # FLOP/s of one device; None: unknown
-    traffic: TrafficByGroup | None  # None: the program has no text
+    traffic: TrafficByGroup | None  # None: the compiler gave no text of the program
     arrays: tuple[ArrayLayout, ...]
+    host: int = 0  # bytes of temporaries in the memory of the host
+    code: int | None = None  # bytes of the code, besides ``memory``; None: it was not generated
+
+    def with_program(self, program: Program) -> "Plan":
+        """Return the plan with what the compiled program says."""
+        arguments = self.memory.total - self.memory.temporaries
+        memory = dataclasses.replace(self.memory, temporaries=program.total - arguments, total=program.total)
+        traffic = None if program.text is None else count_collectives(program.text)
+        kind: Any = dict(refused=program.refused, host=program.host, code=program.code)
+        return dataclasses.replace(self, memory=memory, traffic=traffic, **kind)
 
     @property
     def devices(self) -> int:
@@ -68,9 +78,19 @@ class Plan:
 
 
 def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -> Plan:
-    """Compile the step of a recipe for devices that have ``available`` bytes each (None: unknown).
+    """Compile the step of a recipe to its end for devices that have ``available`` bytes each (None: unknown).
 
     A step that does not fit into memory is a plan with ``fits`` False.
+
+    Raises:
+        UsageError: the recipe has mistakes, or does not fit the mesh.
+    """
+    draft, lowered = draft_plan(recipe, devices, available)
+    return draft.with_program(compile_step(lowered, devices[0].platform))
+
+
+def draft_plan(recipe: Recipe, devices: Sequence[Any], available: int | None) -> tuple[Plan, jax.stages.Lowered]:
+    """Return the plan of a step before it is compiled, without temporaries, and the program to compile.
 
     Raises:
         UsageError: the recipe has mistakes, or does not fit the mesh.
@@ -81,58 +101,25 @@ def plan(recipe: Recipe, devices: Sequence[Any], available: int | None = None) -
         state, batch = abstract_state(recipe, shapes, updater, mesh), abstract_batch(shapes, mesh)
         traced = trace_step(recipe, shapes, updater, steps, state, batch)
         lowered = traced.lower()
-    needed, refused, text = _compile(lowered, _bytes((state, batch)))
-    return Plan(
+    model = (state.params, state.non_trainable, state.ema)
+    flops = step_flops(recipe, shapes, traced)
+    draft = Plan(
         device=devices[0].device_kind,
         mesh=dict(mesh.shape),
         batch_size=recipe.data.batch_size,
         microbatch_size=recipe.microbatch_size,
-        memory=Memory(
-            _bytes((state.params, state.non_trainable, state.ema)), _bytes(state.optimizer), _bytes(batch), *needed
-        ),
+        memory=Memory(_bytes(model), _bytes(state.optimizer), _bytes(batch), 0, _bytes((state, batch))),
         available=available,
-        refused=refused,
-        flops=(flops := step_flops(recipe, shapes, traced)),
+        refused=False,
+        flops=flops,
         peak=peak_flops(devices[0].device_kind, flops.type),
-        traffic=None if text is None else count_collectives(text),
+        traffic=None,
         arrays=tuple(
             ArrayLayout(path, leaf.shape, str(leaf.sharding.spec), _bytes(leaf))
             for path, leaf in {**state.arrays, **batch}.items()
         ),
     )
-
-
-def _compile(lowered: jax.stages.Lowered, arguments: int) -> tuple[tuple[int, int], bool, str | None]:
-    """Return ((temporaries, total) in bytes on a device, whether the compiler refused the step, the program's text).
-
-    ``arguments`` are the bytes of the inputs; a refusal states only their sum with the temporaries.
-    """
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        if (total := refused_total(str(error))) is None:
-            raise
-        return (total - arguments, total), True, None
-    size: Any = compiled.memory_analysis()
-    outputs = size.output_size_in_bytes - size.alias_size_in_bytes
-    total = size.argument_size_in_bytes + outputs + size.temp_size_in_bytes + size.generated_code_size_in_bytes
-    try:
-        text = compiled.as_text()
-    except jax.errors.JaxRuntimeError:  # this version cannot print some TPU programs
-        text = None
-    return (size.temp_size_in_bytes, total), False, text
-
-
-REFUSED = re.compile(r"RESOURCE_EXHAUSTED.*HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM", re.DOTALL)
-
-
-def refused_total(message: str) -> int | None:
-    """Return the total bytes in the compiler's message that a step exceeds the memory; None for other messages.
-
-    The message calls temporaries what is their sum with the arguments.
-    """
-    match = REFUSED.search(message)
-    return None if match is None else int(float(match[1]) * 1024 ** " KMGT".index(match[2] or " "))
+    return draft, lowered
 
 
 def _bytes(tree: Any) -> int:
@@ -149,20 +136,17 @@ def largest_multiple(fits: Callable[[int], bool], start: int, unit: int) -> int:
     return low * unit
 
 
-def largest_batch(
-    recipe: Recipe, devices: Sequence[Any], available: int, on_plan: Callable[[Plan], None] = lambda _: None
-) -> Plan:
-    """Return the plan of the largest global batch that fits ``available`` bytes per device, else of the smallest.
+def largest_batch(recipe: Recipe, devices: int, planned: Callable[[Recipe], Plan]) -> Plan:
+    """Return the plan of the largest global batch that fits on a number of devices, else of the smallest.
 
-    ``on_plan`` is called with every plan that is tried.
+    ``planned`` makes a plan of a recipe.
     """
-    mesh = recipe.mesh.build(devices)
-    unit = math.lcm(mesh.shape["data"] * mesh.shape["fsdp"], recipe.microbatch_size or 1, recipe.data.order.batch_unit)
+    data, fsdp, _ = recipe.mesh.shape(devices)
+    unit = math.lcm(data * fsdp, recipe.microbatch_size or 1, recipe.data.order.batch_unit)
     plans: dict[int, Plan] = {}
 
     def fits(size: int) -> bool:
-        plans[size] = plan(recipe.replace({"data.batch_size": size}), devices, available)
-        on_plan(plans[size])
+        plans[size] = planned(recipe.replace({"data.batch_size": size}))
         return plans[size].fits
 
     return plans[largest_multiple(fits, recipe.data.batch_size, unit) or min(plans)]

@@ -23,6 +23,8 @@ def as_json(plan: Plan, problem: str | None) -> dict[str, Any]:
         "problem": problem,
         "memory_per_device_bytes": dataclasses.asdict(plan.memory),
         "available_per_device_bytes": plan.available,
+        "host_bytes_per_device": plan.host,
+        "code_bytes_per_device": plan.code,
         "flops_per_step": plan.flops.executed,
         "flops_per_example": plan.flops.executed / plan.batch_size,
         "model_flops_per_example": plan.flops.model / plan.batch_size,
@@ -54,6 +56,8 @@ def summary(plan: Plan) -> list[str]:
         *(f"  {name:<18} {format_bytes(size):>12}" for name, size in dataclasses.asdict(plan.memory).items()),
     ]
     lines[-1] += "" if plan.available is None else f" of {format_bytes(plan.available)}: {_fits(plan)}"
+    more = {"on the host": plan.host, "code, besides": plan.code}
+    lines += [f"  {name:<18} {format_bytes(size):>12}" for name, size in more.items() if size and size >= 2**20]
     executed, model = plan.flops.executed, plan.flops.model / plan.batch_size
     lines += ["", f"FLOPs: {executed:.3g} per step, {executed / plan.batch_size:.3g} per example (model: {model:.3g})"]
     if plan.seconds is not None and plan.peak is not None:

@@ -13,11 +13,14 @@ import pytest
 from jaxrep import cli
 from jaxrep.data.orders.windows import Windowed
 from jaxrep.encoders.layers import compute_dtype
+from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.experiment import load
 from jaxrep.mesh import Mesh, platform
-from jaxrep.plan import plan as plans
+from jaxrep.plan import layout_process
 from jaxrep.plan.collectives import by_kind
-from jaxrep.plan.plan import largest_batch, largest_multiple, plan, refused_total
+from jaxrep.plan.layout_process import plan_layout
+from jaxrep.plan.plan import largest_batch, largest_multiple, plan
+from jaxrep.plan.program import Program, compile_step, read_layout, refused_total
 from jaxrep.plan.report import format_bytes, memory_problem
 from jaxrep.plan.topology import devices, memory_bytes, prepare
 from jaxrep.step.shapes import validate
@@ -25,7 +28,8 @@ from jaxrep.step.train_state import initial_state
 from tests.helpers.harness import LOADED, RECIPE, batch, compiled, set_up
 
 MIB = 2**20
-TPU = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs the extra tpu: no libtpu here")
+HAS_TPU = importlib.util.find_spec("libtpu") is not None
+TPU = pytest.mark.skipif(not HAS_TPU, reason="needs the extra tpu: no libtpu here")
 
 
 @pytest.fixture(scope="module")
@@ -70,23 +74,26 @@ def test_largest_multiple_from_below_and_above():
             assert len(tried) == len(set(tried)) <= 20
 
 
-def test_largest_batch_is_a_multiple_of_microbatch_and_devices(monkeypatch):
+def test_largest_batch_is_a_multiple_of_microbatch_and_devices():
     """Here a plan costs a byte an example."""
     small = plan(RECIPE, jax.devices()[:1], None)
 
-    def planned(recipe, devices, available):
-        memory = dataclasses.replace(small.memory, total=recipe.data.batch_size)
-        assert recipe.microbatch_size == 4
-        return dataclasses.replace(small, batch_size=recipe.data.batch_size, memory=memory, available=available)
+    def planner(available):
+        def planned(recipe):
+            memory = dataclasses.replace(small.memory, total=recipe.data.batch_size)
+            assert recipe.microbatch_size == 4
+            tried.append(recipe.data.batch_size)
+            return dataclasses.replace(small, batch_size=recipe.data.batch_size, memory=memory, available=available)
 
-    monkeypatch.setattr(plans, "plan", planned)
-    plans_tried = []
-    result = largest_batch(RECIPE.replace(microbatch_size=4), jax.devices()[:6], 100, plans_tried.append)
+        return planned
+
+    tried = []
+    result = largest_batch(RECIPE.replace(microbatch_size=4), 6, planner(100))
     assert result.batch_size == 96 and result.fits  # a multiple of 4 and of 6
-    assert result in plans_tried and all(part.batch_size % 12 == 0 for part in plans_tried)
-    assert not largest_batch(RECIPE.replace(microbatch_size=4), jax.devices()[:6], 11).fits
+    assert result.batch_size in tried and all(size % 12 == 0 for size in tried)
+    assert not largest_batch(RECIPE.replace(microbatch_size=4), 6, planner(11)).fits
     lanes = RECIPE.replace({"data.order": Windowed(lanes=5)}, microbatch_size=4)
-    assert largest_batch(lanes, jax.devices()[:6], 179).batch_size == 120
+    assert largest_batch(lanes, 6, planner(179)).batch_size == 120
 
 
 def test_memory_problem_has_sizes_and_flags(planned):
@@ -113,6 +120,51 @@ def test_refused_total_parses_the_compiler_message():
     assert refused_total(words) == int(33.84 * 2**30)
     assert refused_total(words.replace("33.84G", "512.00M")) == 512 * MIB
     assert refused_total("INTERNAL: something else") is None
+
+
+def test_memory_is_what_the_compiler_lays_out(tmp_path):
+    """A scan and its gradient on a CPU: its buffer assignment, from the report that the compiler writes."""
+
+    def step(weights, x):
+        def loss(weights):
+            return jnp.sum(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, weights)[0] ** 2)
+
+        return weights - jax.grad(loss)(weights)
+
+    lowered = jax.jit(step).lower(
+        jax.ShapeDtypeStruct((6, 64, 64), "float32"), jax.ShapeDtypeStruct((32, 64), "float32")
+    )
+    lowered.compile(compiler_options={"xla_dump_to": str(tmp_path), "xla_dump_hlo_as_text": True})
+    (report,) = tmp_path.glob("*memory-usage-report.txt")
+    laid_out = int(report.read_text().split("Total bytes: ")[1].split()[0])
+    total = compile_step(lowered, "cpu").total
+    assert laid_out - 64 <= total <= laid_out  # the report counts a few numbers of the loop as well
+
+
+def test_layout_is_read_once_the_reports_are_complete(tmp_path):
+    stem = "module_0003.jit_step.cl_1.after_optimizations"
+    assert read_layout(tmp_path) is None
+    (tmp_path / f"{stem}.txt").write_text("HloModule jit_step")
+    (tmp_path / f"{stem}-memory-usage-report.txt").write_text(
+        "Memory Space: default (color=0)\nTotal bytes: 4096 (4.0KiB)\n  36.0KiB\n\n"
+        "Memory Space: vmem (color=1)\nTotal bytes: 512 (512B)\n\nMemory Space: host (color=4)\nTotal bytes: 64 (64B)\n"
+    )
+    assert read_layout(tmp_path) is None
+    (tmp_path / f"{stem}_after_buffer_assignment.txt").touch()
+    assert read_layout(tmp_path) == Program(4096, "HloModule jit_step", host=64)
+    (tmp_path / "module_0000.jit_step.cl_1.oom_intermediate_module.txt").touch()
+    assert read_layout(tmp_path) == Program(4096, "HloModule jit_step", host=64, refused=True)
+
+
+def test_errors_of_the_compiling_process_are_raised(monkeypatch):
+    kind, words = (
+        (UsageError, "data.batch_size is 8, which 16") if HAS_TPU else (JaxrepError, "pip install 'jaxrep.tpu.'")
+    )
+    with pytest.raises(kind, match=words):
+        plan_layout(RECIPE, "v5e:4x4")
+    monkeypatch.setattr(layout_process, "_work", os._exit)  # a process that dies
+    with pytest.raises(JaxrepError, match="the process that compiles the step ended early, often for want of memory"):
+        plan_layout(RECIPE, "v5e:4x4")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +288,7 @@ def test_the_tpu_compiler_plans_a_step():
 
 
 @TPU
-def test_refusal_counts_arguments_as_temporaries():
+def test_refusal_counts_arguments_as_temporaries(tmp_path):
     chip = jax.sharding.SingleDeviceSharding(devices("v5e:1x1")[0])
     held = jax.ShapeDtypeStruct((6 * 2**10, 2**18), jnp.float32, sharding=chip)  # 6 GiB
 
@@ -245,9 +297,23 @@ def test_refusal_counts_arguments_as_temporaries():
         made = jax.lax.optimization_barrier(made)
         return made[0] + made[1] + x[-1]
 
+    lowered = jax.jit(step).lower(held)
     with pytest.raises(jax.errors.JaxRuntimeError) as refusal:
-        jax.jit(step).lower(held).compile()
+        lowered.compile()
     assert refused_total(str(refusal.value)) == 18 * 2**30
+    program = compile_step(lowered, "tpu", tmp_path)
+    assert program.refused and program.total == 18 * 2**30 + 2**20  # what the message rounds
+    assert read_layout(tmp_path) == program
+
+
+@TPU
+def test_layout_of_a_process_is_that_of_the_whole_program():
+    """The process ends before code is generated; arguments, temporaries and collectives are known by then."""
+    recipe = RECIPE.replace({"log.embedding_metrics": False}, mesh=Mesh(fsdp=2, min_shard_size=1))
+    chips = devices("v5e:2x2")
+    early, whole = plan_layout(recipe, "v5e:2x2", memory_bytes(chips[0])), plan(recipe, chips, memory_bytes(chips[0]))
+    assert early.code is None and whole.code is not None and whole.code > 0
+    assert early == dataclasses.replace(whole, code=None)
 
 
 @TPU
