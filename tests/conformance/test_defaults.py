@@ -5,7 +5,6 @@ again (python -m results NAME), and keep it by pytest --keep-recipes. A new fiel
 """
 
 import dataclasses
-import importlib
 import inspect
 import json
 from pathlib import Path
@@ -13,15 +12,14 @@ from pathlib import Path
 import pytest
 
 from jaxrep.spec_json import default_values
+from tests.helpers.exported_specs import ROOMS
 from tests.helpers.kept_recipes import compact_json, formatted
 
 KEPT = Path(__file__).parent / "defaults.json"
-ROOMS = ("data", "encoders", "evals", "mesh", "methods", "objectives", "optim", "recipe", "schedules", "views")
 
 
 def all_defaults() -> dict[str, dict[str, object]]:
-    rooms = {name: importlib.import_module(f"jaxrep.{name}") for name in ROOMS}
-    parts = {f"{room}:{name}": getattr(module, name) for room, module in rooms.items() for name in module.__all__}
+    parts = {f"{room}:{name}": getattr(module, name) for room, module in ROOMS.items() for name in module.__all__}
     specs = {name: cls for name, cls in parts.items() if inspect.isclass(cls) and dataclasses.is_dataclass(cls)}
     return {
         name: {field: compact_json(value) for field, value in default_values(cls).items()}

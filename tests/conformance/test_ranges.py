@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from jaxrep import data, encoders, evals, mesh, methods, objectives, optim, recipe, schedules, views
+from jaxrep import data, encoders, methods, objectives, optim, recipe
 from jaxrep.errors import UsageError
 from jaxrep.schedules import (
     Constant,
@@ -22,9 +22,8 @@ from jaxrep.schedules import (
 )
 from jaxrep.spec import Range, problems
 from jaxrep.step.shapes import validate
+from tests.helpers.exported_specs import ROOMS
 from tests.helpers.harness import RECIPE
-
-ROOMS = (data, encoders, evals, mesh, methods, objectives, optim, recipe, schedules, views)
 
 
 def declares(cls: Any) -> bool:
@@ -34,10 +33,10 @@ def declares(cls: Any) -> bool:
 
 
 SPECS = {
-    f"{room.__name__.removeprefix('jaxrep.')}.{name}": cls
-    for room in ROOMS
-    for name in room.__all__
-    if declares(cls := getattr(room, name))
+    f"{room}.{name}": cls
+    for room, module in ROOMS.items()
+    for name in module.__all__
+    if declares(cls := getattr(module, name))
 }
 
 # A limit that is infinite is none. ``problems`` refuses limits that no number meets.
@@ -65,7 +64,7 @@ def test_every_number_has_a_range(name: str):
 
 def test_specs_of_all_rooms_are_looked_at():
     rooms = {name.partition(".")[0] for name in SPECS}
-    assert rooms == {room.__name__.removeprefix("jaxrep.") for room in ROOMS}
+    assert rooms == ROOMS.keys()
     assert {"data.Where", "encoders.PixelNorm", "evals.Segmentation", "mesh.Mesh", "recipe.Recipe"} <= {*SPECS}
 
 

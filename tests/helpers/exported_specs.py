@@ -1,6 +1,7 @@
 """What the conformance suites of parts share: the exported specs of a room, JSON round trip, and help texts."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,10 @@ from tyro._docstrings import get_field_docstring
 
 from jaxrep.spec import problems
 from jaxrep.spec_json import from_json, to_json
+
+NAMES = ("data", "encoders", "evals", "mesh", "methods", "objectives", "optim", "recipe", "schedules", "views")
+ROOMS = {name: importlib.import_module(f"jaxrep.{name}") for name in NAMES}
+"""Rooms that export the parts of recipes."""
 
 
 def assert_examples_are_complete(room: ModuleType, examples: Mapping[str, Any], but: Iterable[type] = ()) -> None:
