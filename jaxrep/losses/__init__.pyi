@@ -1,3 +1,6 @@
+from .bags import bag_cross_entropy as bag_cross_entropy
+from .bags import bags_of_words as bags_of_words
+from .bags import nearest_word_distances as nearest_word_distances
 from .boxes import box_l1 as box_l1
 from .boxes import giou as giou
 from .boxes import iou as iou
@@ -9,6 +12,9 @@ from .contrastive import mixed_negatives as mixed_negatives
 from .contrastive import mixed_pairs as mixed_pairs
 from .contrastive import plain_info_nce as plain_info_nce
 from .cross_entropy import blockwise_cross_entropy as blockwise_cross_entropy
+from .dense import near_places as near_places
+from .dense import place_agreement as place_agreement
+from .dense import place_contrast as place_contrast
 from .distillation import prototype_cross_entropy as prototype_cross_entropy
 from .distillation import sinkhorn as sinkhorn
 from .distillation import softmax_divergence as softmax_divergence
