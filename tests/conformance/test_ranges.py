@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from jaxrep import data, encoders, methods, objectives, optim, recipe
+from jaxrep import data, encoders, evals, mesh, methods, objectives, optim, recipe, views
 from jaxrep.errors import UsageError
 from jaxrep.schedules import (
     Constant,
