@@ -1,6 +1,6 @@
 """Encoding of a field of the batch by its tower and head, and merging of outputs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -92,6 +92,15 @@ def input_field(fields: Mapping[str, Field], name: str, encoder: Encoder) -> Fie
 def batch_stats_output(part: str, encoded: EncoderOutput) -> Outputs:
     """Return the new running statistics of a part under their reserved name, or nothing if it has none."""
     return {} if encoded.batch_stats is None else {BATCH_STATS: {part: encoded.batch_stats}}
+
+
+def mean_batch_stats(part: str, states: Iterable[Any]) -> Outputs:
+    """Return the mean of the new running statistics of a part that was called several times in a step.
+
+    Each call moves the same statistics equally, so their mean moves by the mean of the calls. None: a call has none.
+    """
+    found = [state for state in states if state is not None]
+    return {BATCH_STATS: {part: jax.tree.map(lambda *values: sum(values) / len(values), *found)}} if found else {}
 
 
 def merge_outputs(*outputs: Outputs) -> Outputs:

@@ -15,6 +15,11 @@ from jaxrep.spec import Count, Finite, Part, Positive, spec
 class Head(Part, abc.ABC):
     """Declare a map from features [..., D] to an embedding (abstract)."""
 
+    @property
+    def per_row(self) -> bool:
+        """Return whether the embedding of a row at inference depends on that row alone."""
+        return True
+
     @abc.abstractmethod
     def width(self, features: int) -> int:
         """Return the width of the output, given the width of the input."""

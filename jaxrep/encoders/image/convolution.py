@@ -43,9 +43,12 @@ class BatchNorm(Norm):
     """Share of a running average that a step keeps (in torch: one minus its momentum)."""
     epsilon: NonNegative = 1e-5
     """Added to the variance under the root."""
+    groups: Count = 1
+    """Number of equal parts of the batch, in the order of its rows, that are normalized each by itself, as on so many
+    devices whose norms do not communicate (He et al. 2020, MoCo, arXiv:1911.05722, section 3.3)."""
 
     def build(self, width):
-        return BatchNormLayer(width, self.momentum, self.epsilon)
+        return BatchNormLayer(width, self.momentum, self.epsilon, self.groups)
 
 
 @spec
@@ -66,26 +69,37 @@ class GroupNorm(Norm):
 
 
 class BatchNormLayer(nnx.Module):
-    """Normalize over the batch; the running variance is the biased one (divided by the count)."""
+    """Normalize over the batch; the running variance is the biased one (divided by the count).
 
-    def __init__(self, width: int, momentum: float, epsilon: float):
-        self.momentum, self.epsilon = momentum, epsilon
+    With several groups the running statistics move towards the means of those of the groups.
+    """
+
+    def __init__(self, width: int, momentum: float, epsilon: float, groups: int = 1):
+        self.momentum, self.epsilon, self.groups = momentum, epsilon, groups
         self.scale, self.bias = nnx.Param(jnp.ones(width, jnp.float32)), nnx.Param(jnp.zeros(width, jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
         self.variance = nnx.BatchStat(jnp.ones(width, jnp.float32))
 
     def __call__(self, x: Array, training: bool) -> Array:
-        """Normalize x [B,H,W,C]. In training by its own statistics, towards which the running ones move."""
+        """Normalize x [B,H,W,C]. In training by its own statistics, towards which the running ones move.
+
+        Raises:
+            ValueError: the groups do not divide the rows.
+        """
+        if training and len(x) % self.groups:
+            raise ValueError(f"norm.groups = {self.groups} do not divide the {len(x)} rows of a batch: take a divisor")
         y = x.astype(jnp.float32)
         mean, variance = self.mean[...], self.variance[...]
         if training:
-            mean = reduce(y, "b h w c -> c", "mean")
-            variance = reduce(jnp.square(y - mean), "b h w c -> c", "mean")
-            # set_value: in a trace, assignments to [...] cost time quadratic in the number of layers
-            self.mean.set_value(self.momentum * self.mean[...] + (1 - self.momentum) * mean)
-            self.variance.set_value(self.momentum * self.variance[...] + (1 - self.momentum) * variance)
+            y = rearrange(y, "(g b) h w c -> g b h w c", g=self.groups)
+            mean = reduce(y, "g b h w c -> g 1 1 1 c", "mean")
+            variance = reduce(jnp.square(y - mean), "g b h w c -> g 1 1 1 c", "mean")
+            for running, new in ((self.mean, mean), (self.variance, variance)):
+                # set_value: in a trace, assignments to [...] cost time quadratic in the number of layers
+                new = reduce(new, "g 1 1 1 c -> c", "mean")
+                running.set_value(self.momentum * running[...] + (1 - self.momentum) * new)
         y = (y - mean) * (jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
-        return y.astype(x.dtype)
+        return y.reshape(x.shape).astype(x.dtype)
 
 
 class GroupNormLayer(nnx.Module):

@@ -24,6 +24,20 @@ def test_batch_norm_normalizes_by_the_batch_and_moves_the_running_statistics_tow
     np.testing.assert_allclose(norm.variance[...], 0.9 + 0.1 * variance, rtol=1e-5)
 
 
+def test_groups_of_a_batch_norm_are_normalized_each_by_itself():
+    """As on so many devices, in the order of rows; the running statistics move towards the mean over the groups."""
+    grouped, whole = BatchNorm(groups=2).build(8), BatchNorm().build(8)
+    x = jnp.array(X, jnp.float32)
+    np.testing.assert_allclose(grouped(x, True), jnp.concatenate([whole(x[:2], True), whole(x[2:], True)]), rtol=1e-5)
+    halves = X.reshape(2, 2, 5, 6, 8)
+    np.testing.assert_allclose(grouped.mean[...], 0.1 * halves.mean((1, 2, 3)).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(grouped.variance[...], 0.9 + 0.1 * halves.var((1, 2, 3)).mean(0), rtol=1e-5)
+    alone, by_running = BatchNorm(groups=3).build(8), BatchNorm().build(8)
+    np.testing.assert_array_equal(alone(x, False), by_running(x, False))  # inference has no groups
+    with pytest.raises(ValueError, match=r"norm.groups = 3 do not divide the 4 rows of a batch"):
+        alone(x, True)
+
+
 def test_batch_norm_at_inference_uses_the_running_statistics_and_leaves_them():
     norm = BatchNorm(epsilon=1e-3).build(8)
     mean, variance = RNG.normal(size=8), RNG.uniform(0.5, 2, 8)
