@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxrep import mesh
 from jaxrep.batch import Array
+from jaxrep.encoders.attention import KernelCall
 from jaxrep.encoders.layers import Attention, Rotation, drop_branch, dropout, fold_keys
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Sight:
 
     mask: Array | None = None  # bool [B or 1,1,N or 1,N], True where attention is allowed
     rotation: Rotation | None = None
+    call: KernelCall | None = None  # of the kernel that computes attention, in place of the mask; None: XLA does
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Block(nnx.Module):
             return norm(h) if post else h
 
         def attend(x: Array) -> Array:
-            return self.attention(x, x, sight.mask, read.bias, rotation=sight.rotation)
+            return self.attention(x, x, sight.mask, read.bias, rotation=sight.rotation, call=sight.call)
 
         h = branch(h, first_norm, attend, self.scale1, 0)
         if read.memory is not None and self.cross_attention is not None and self.cross_norm is not None:

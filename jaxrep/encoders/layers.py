@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxrep import mesh
 from jaxrep.batch import Array
+from jaxrep.encoders.attention import KernelCall, attend
 
 
 def gelu(x: Array) -> Array:
@@ -66,6 +67,8 @@ class Dense(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         kernel = self.kernel[...].astype(x.dtype)
+        if kernel.ndim == 3:  # of attention: [D,H,d], or [H,d,D]
+            kernel = mesh.gather_kernel(kernel, heads=self.axes % 2)
         # One product of matrices: XLA's CPU backend takes twice as long for the gradients of a product of tensors.
         rows = x.reshape(-1, math.prod(kernel.shape[: self.axes]))
         y = jnp.matmul(rows, kernel.reshape(rows.shape[1], -1))
@@ -150,19 +153,20 @@ class Attention(nnx.Module):
         *,
         values: Array | None = None,
         rotation: Rotation | None = None,
+        call: KernelCall | None = None,
     ) -> Array:
         """Map queries from x [B,N,D] and keys from ``context`` [B,M,D] to [B,N,D].
 
         Values come from ``values`` [B,M,D], by default the context. ``mask`` (bool, True where attention is allowed)
         and ``bias`` (added to the logits) broadcast to [B,H,N,M]. ``rotation`` turns queries and keys by their
-        positions.
+        positions. ``call``: of a kernel, which reads it in place of mask and bias.
         """
         query, key, value = self.query(x), self.key(context), self.value(context if values is None else values)
         if self.query_norm is not None and self.key_norm is not None:
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return self.out(jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask))
+        return self.out(attend(query, key, value, mask=mask, bias=bias, call=call))
 
 
 class MLP(nnx.Module):

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxrep import mesh
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.layers import normal
@@ -21,6 +22,7 @@ class TextEncoder(Transformer):
     """Declare a transformer of token ids (abstract): the fields that all of them have."""
 
     rank: ClassVar[int] = 2
+    padded_at_end: ClassVar[bool] = True
 
     positions: Literal["learned", "sincos", "none"] = "learned"
     """Learned positions, fixed sines and cosines (Vaswani et al. 2017), or none (say, because of ``rotary``)."""
@@ -75,6 +77,10 @@ class TextEncoderModule(TransformerModule, abc.ABC):
             return self.positions[:length]
         return sines(length, self.spec.width) if self.spec.positions == "sincos" else jnp.zeros(())
 
+    def look_up(self, ids: Array, in_loop: bool = False) -> Array:
+        """Return the embeddings of ids [B,L], float32 [B,L,D]; ``in_loop``: of one microbatch after the other."""
+        return mesh.look_up(self.embedding[...], ids, in_loop=in_loop)
+
     def embed_inputs(self, inputs: EncoderInputs) -> tuple[Array, Array, Array | None, Grid | None]:
-        h, positions, valid = self.embed(inputs.x)
+        h, positions, valid = self.embed(inputs.x, in_loop=inputs.ctx.microbatch)
         return h if self.marks is None else self.marks(h, inputs.marks), positions, valid, None
