@@ -65,6 +65,7 @@ class StepContext:
     batch_size: int = dataclasses.field(default=1, metadata={"static": True})
     site: str = dataclasses.field(default="", metadata={"static": True})
     training: bool = dataclasses.field(default=True, metadata={"static": True})
+    microbatch: bool = dataclasses.field(default=False, metadata={"static": True})  # whether this is one, in a loop
 
     def at(self, name: str | int) -> "StepContext":
         """Return the same step at a site of its own."""

@@ -22,6 +22,8 @@ AXES = ("data", "fsdp", "tensor")
 Axis = Literal["fsdp", "tensor", ""]
 ROWS = P(("data", "fsdp"))
 """Rows of a batch lie over both axes that split the work on examples."""
+EMBEDDING = "embedding"
+"""Name of the table of a vocabulary, [classes,D]."""
 
 
 @spec
@@ -122,13 +124,15 @@ class Mesh:
         """Return the layout of one parameter.
 
         The first rule that names it decides. Otherwise a large parameter is split along its largest axis that ``fsdp``
-        divides. The layer axis of stacked blocks is never split: a scan takes one layer at a time.
+        divides, and the embedding of a vocabulary along its width (``look_up``). The layer axis of stacked blocks is
+        never split: a scan takes one layer at a time.
 
         Raises:
             UsageError: a rule splits an axis that the mesh does not divide, or that does not exist.
         """
         first = 1 if stack_of(path) else 0
         large = math.prod(shape) >= self.min_shard_size
+        by_width = path.rpartition("/")[2] == EMBEDDING and len(shape) == 2 and shape[1] % self.fsdp == 0
         unsplit = () if large else ("fsdp",)
         rules = [(rule, ()) for rule in self.rules] + [(rule, unsplit) for rule in TENSOR if self.tensor > 1]
         for rule, whole in rules:
@@ -137,7 +141,7 @@ class Mesh:
         axes = [axis for axis in range(first, len(shape)) if shape[axis] % self.fsdp == 0]
         if self.fsdp == 1 or not large or not axes:
             return P()
-        largest = max(axes, key=lambda axis: shape[axis])
+        largest = 1 if by_width else max(axes, key=lambda axis: shape[axis])
         return P(*(None,) * largest, "fsdp")
 
     def _by_rule(self, pattern: str, axes: Sequence[str], path: str, shape: tuple[int, ...]) -> P:
@@ -226,3 +230,42 @@ def constrain(x: Array, spec: P = ROWS) -> Array:
     Blocks call it at their boundary, inside the scan: otherwise the compiler is free to replicate activations.
     """
     return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, spec)
+
+
+def _split(axis: str) -> int:
+    """Return the size of an axis of the current mesh; 1 without a mesh."""
+    mesh = current_mesh()
+    return 1 if mesh is None else mesh.shape.get(axis, 1)
+
+
+def gather_kernel(kernel: Array, heads: int) -> Array:
+    """Gather the kernel of an attention layer over ``fsdp``; its axis ``heads`` stays split over ``tensor``.
+
+    All products read the gathered array. Otherwise the compiler gathers once for the product and, in another layout,
+    once more for the gradient with respect to its input. The gradient of the kernel passes unchanged, so that it is
+    scattered while it is summed.
+    """
+    if _split("fsdp") == 1:
+        return kernel
+    gathered = P(*(P.UNCONSTRAINED if axis == heads and _split("tensor") > 1 else None for axis in range(kernel.ndim)))
+    whole = jax.custom_vjp(lambda x: constrain(x, gathered))
+    whole.defvjp(lambda x: (constrain(x, gathered), None), lambda _, gradient: (gradient,))
+    return whole(kernel)
+
+
+def look_up(table: Array, ids: Array, *, in_loop: bool = False) -> Array:
+    """Return ``table[ids]``, [B,...,D], for a table [V,D] whose width lies over ``fsdp`` and ids [B,...] in rows.
+
+    The devices of ``fsdp`` share their ids, look up their own columns for all of them, and exchange the results. So
+    rows of text move, and the table does not. Without ``fsdp``, or where it does not divide, the compiler chooses, and
+    also ``in_loop`` on TPUs: their compiler moved the sum of such gradients out of loops wrongly (openxla/xla#49143).
+    """
+    fsdp, rows = _split("fsdp"), _split("fsdp") * _split("data")
+    if fsdp == 1 or table.shape[1] % fsdp or ids.shape[0] % rows or (in_loop and platform() == "tpu"):
+        return table[ids]
+
+    def own_columns(table: Array, ids: Array) -> Array:
+        columns = table[jax.lax.all_gather(ids, "fsdp", tiled=True)]
+        return jax.lax.all_to_all(columns, "fsdp", split_axis=0, concat_axis=columns.ndim - 1, tiled=True)
+
+    return jax.shard_map(own_columns, in_specs=(P(None, "fsdp"), ROWS), out_specs=ROWS)(table, ids)

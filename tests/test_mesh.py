@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from jaxrep import mesh as meshes
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.errors import UsageError
 from jaxrep.losses.pairwise import reduce
-from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, put_batch, shardings, shared_parts
+from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, look_up, put_batch, shardings, shared_parts
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitBias
 from jaxrep.objectives.contrastive import Sigmoid
+from jaxrep.plan.collectives import by_kind, count_collectives
 from jaxrep.plan.plan import plan
 from jaxrep.step import grad_cache
 from jaxrep.step.train_step import kept_outputs
@@ -75,7 +78,9 @@ def test_without_tensor_the_largest_axis_that_fsdp_divides_is_split_and_that_of_
     usual = Mesh(fsdp=4)
     assert usual.layout("image/blocks/mlp/up/kernel", (24, 1024, 4096)) == P(None, None, "fsdp")
     assert usual.layout("image/stem/kernel", (14, 14, 3, 1024)) == P(None, None, None, "fsdp")
-    assert usual.layout("text/embedding", (49409, 768)) == P(None, "fsdp")
+    assert usual.layout("text/embedding", (49408, 768)) == P(None, "fsdp")  # for look_up
+    assert usual.layout("text/embedding", (49408, 770)) == P("fsdp")
+    assert usual.layout("text/blocks/embedding", (12, 49408, 768)) == P(None, "fsdp")
     assert usual.layout("image/blocks/odd", (4, 333, 333)) == P()
 
 
@@ -204,6 +209,84 @@ def gradients(recipe, mesh, size):
 def on_one(objective):
     recipe = VIT if objective == "contrastive" else SIGMOID
     return gradients(recipe.replace(mesh=Mesh()), Mesh().build(jax.devices()[:1]), 0)
+
+
+TEXTS = VIT.replace(
+    method=DualEncoder(
+        towers={"image": TRANSFORMER, "text": TextTransformer(width=8, depth=2, heads=2, activation="relu")}, dim=4
+    )
+)
+
+
+@pytest.mark.parametrize("size", [0, 4])
+@pytest.mark.parametrize("spec", [Mesh(data=2, fsdp=4, min_shard_size=1), MIXED], ids=["fsdp", "tensor"])
+def test_gathering_kernels_once_and_looking_up_by_columns_changes_no_number(spec, size, monkeypatch):
+    """Whole steps, beside those in which the compiler chooses both."""
+    recipe, devices = TEXTS.replace(mesh=spec), spec.build()
+    assert spec.layout("text/embedding", harness.traced(recipe).arrays["text/embedding"].shape) == P(None, "fsdp")
+    loss, found = gradients(recipe, devices, size)
+    monkeypatch.setattr(meshes, "_split", lambda axis: 1)
+    expected, by_path = gradients(recipe, devices, size)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for path, leaf in by_path.items():
+        np.testing.assert_allclose(found[path], leaf, rtol=1e-6, atol=1e-6 * max(1, np.abs(leaf).max()), err_msg=path)
+
+
+def test_without_fsdp_a_step_is_the_program_that_it_was(monkeypatch):
+    spec = Mesh(data=4, tensor=2, min_shard_size=1)
+
+    def program():
+        recipe = TEXTS.replace(mesh=spec)
+        found = harness.traced(recipe)
+        with jax.set_mesh(spec.build()):
+            of = jax.jit(lambda params, batch: found.computation.value_and_grad(params, {}, batch, harness.ctx()))
+            return of.lower(found.arrays, batch()).as_text()
+
+    with_rules = program()
+    monkeypatch.setattr(meshes, "_split", lambda axis: 1)
+    assert program() == with_rules
+
+
+@pytest.mark.parametrize("spec", [Mesh(data=2, fsdp=4), MIXED], ids=["fsdp", "tensor"])
+def test_look_up_exchanges_rows_of_text_and_no_vocabulary(spec):
+    """Values as they are in the table; the gradient is the sum over tokens, in float64; repeated ids included."""
+    rng = np.random.default_rng(0)
+    table, ids = rng.normal(size=(300, 8)).astype(np.float32), rng.integers(0, 7, (16, 5))
+    pull = rng.normal(size=(16, 5, 8)).astype(np.float32)
+    devices = spec.build()
+    columns, rows = jax.NamedSharding(devices, P(None, "fsdp")), jax.NamedSharding(devices, ROWS)
+
+    @functools.partial(jax.jit, out_shardings=(rows, columns))
+    def both(table, ids, pull):
+        found, back = jax.vjp(lambda table: look_up(table, ids), table)
+        return found, back(pull)[0]
+
+    with jax.set_mesh(devices):
+        args = jax.device_put(table, columns), jax.device_put(ids, rows), jax.device_put(pull, rows)
+        compiled = both.lower(*args).compile()
+        found, gradient = jax.device_get(compiled(*args))
+    np.testing.assert_array_equal(found, table[ids])
+    expected = np.zeros(table.shape)
+    np.add.at(expected, ids, pull)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-6)
+    moved = by_kind(count_collectives(compiled.as_text()))
+    tokens = 16 * 5 // spec.data
+    assert moved["all-gather"].bytes <= 8 * tokens  # ids
+    assert moved["all-to-all"].bytes <= 2 * 4 * tokens * 8 // spec.fsdp
+    assert moved["all-reduce"].bytes <= table.nbytes // spec.fsdp  # of the gradient, over data
+
+
+def test_look_up_in_a_loop_is_the_compilers_on_tpus_alone(monkeypatch):
+    spec = Mesh(fsdp=8)
+
+    def of(in_loop):
+        with jax.set_mesh(spec.build()):
+            shapes = jax.ShapeDtypeStruct((300, 8), "float32"), jax.ShapeDtypeStruct((16, 5), "int32")
+            return str(jax.make_jaxpr(lambda table, ids: look_up(table, ids, in_loop=in_loop))(*shapes))
+
+    assert "all_to_all" in of(True)
+    monkeypatch.setattr(meshes, "platform", lambda: "tpu")
+    assert "all_to_all" in of(False) and "all_to_all" not in of(True)
 
 
 SIGMOID = VIT.replace(

@@ -92,14 +92,14 @@ class BertModule(TextEncoderModule):
             self.pool = nnx.data(TanhPool(rngs, spec.width))
         self.add_marks(rngs)
 
-    def embed(self, x: Array, segments: Array | None = None) -> tuple[Array, Array, Array]:
+    def embed(self, x: Array, segments: Array | None = None, *, in_loop: bool = False) -> tuple[Array, Array, Array]:
         """Return tokens h [B,L,D], positions [L,D], and which tokens are real: all up to the last one without padding.
 
         ``segments`` int [B,L]: the type of each token, by default 0. A caller that has segments calls ``embed`` and
         ``encode``.
         """
         positions = self.placed(x.shape[1])
-        h = self.embedding[...][x]
+        h = self.look_up(x, in_loop)
         if self.segments is not None:
             h = h + self.segments[...][0 if segments is None else segments]
         filled = jnp.where(x != self.spec.pad, jnp.arange(x.shape[1]), -1).max(axis=1, keepdims=True)

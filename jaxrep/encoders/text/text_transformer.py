@@ -40,7 +40,7 @@ class TextTransformerModule(TextEncoderModule):
         super().__init__(spec, rngs, inputs, position_std=0.01, pool=spec.pool, causal=spec.causal)
         self.add_marks(rngs)
 
-    def embed(self, x: Array) -> tuple[Array, Array, Array]:
+    def embed(self, x: Array, *, in_loop: bool = False) -> tuple[Array, Array, Array]:
         """Return tokens h [B,L,D], positions [L,D], and which tokens are real: those up to the ``end``.
 
         So an id of 0 inside a text counts ("!" in CLIP's vocabulary), and with CLIP's padding of zeros the last real
@@ -54,7 +54,7 @@ class TextTransformerModule(TextEncoderModule):
             last = jnp.full((x.shape[0], 1), x.shape[1])
         else:  # argmax takes the first of equal ones
             last = jnp.argmax(x if end == "highest" else x == end, axis=1, keepdims=True)
-        return self.embedding[...][x], positions, place <= last
+        return self.look_up(x, in_loop), positions, place <= last
 
     def encode(self, h: Array, positions: Array, inputs: EncoderInputs) -> EncoderOutput:
         """Encode as every transformer does; with ``end="never"`` all tokens are real."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from jaxrep import mesh
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import EncoderInputs, EncoderOutput, preset
 from jaxrep.encoders.layers import normal
@@ -66,10 +67,10 @@ class TripleModule(TransformerModule):
 
     def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
         """Encode triples. ``inputs.valid``: real tokens, shaped as x or [B*3T,L]; by default all ids but 0."""
-        h, positions, valid = self.embed(inputs.x, inputs.valid)
+        h, positions, valid = self.embed(inputs.x, inputs.valid, in_loop=inputs.ctx.microbatch)
         return self.encode(h, positions, dataclasses.replace(inputs, valid=valid))
 
-    def embed(self, x: Array, valid: Array | None = None) -> tuple[Array, Array, Array]:
+    def embed(self, x: Array, valid: Array | None = None, *, in_loop: bool = False) -> tuple[Array, Array, Array]:
         """Map ids [B,3T,L] to triples [B,T,D], their positions (zero), and which of them attention reads, bool [B,T].
 
         Attention reads the triples that exist. In a row without any it reads all: a softmax needs something.
@@ -77,7 +78,7 @@ class TripleModule(TransformerModule):
         valid = x != 0 if valid is None else valid.reshape(x.shape)
         length = self.positions.shape[0]
         ids, valid = x[..., :length], valid[..., :length]
-        h = self.token_norm(self.embedding[...][ids] + self.positions[: ids.shape[-1]])
+        h = self.token_norm(mesh.look_up(self.embedding[...], ids, in_loop=in_loop) + self.positions[: ids.shape[-1]])
         weights = valid[..., None].astype(h.dtype)
         parts = jnp.sum(h * weights, axis=2) / jnp.maximum(jnp.sum(weights, axis=2), 1)
         subject, relation, other = rearrange(parts, "b (t part) d -> part b t d", part=3)
