@@ -103,7 +103,7 @@ def choose_kernel(spec: "Transformer", h: Array, valid: Array | None, *, causal:
         able = KERNELS[name].platform == here
         if form == "auto" and able:
             known = limits(name, spec, str(h.dtype), bias=bias, real_anywhere=real_anywhere)
-            able = h.shape[1] >= MIN_TOKENS and not any(known) and _device_has(name)
+            able = h.shape[1] >= MIN_TOKENS and h.dtype != jnp.float32 and not any(known) and _device_has(name)
         if able and name == "pallas" and not _fits(spec, h):
             if form == "auto":
                 continue

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,17 @@ from flax import nnx
 
 from jaxrep import mesh
 from jaxrep.batch import Array
-from jaxrep.encoders.base import Depth, DropRate, Encoder, EncoderInputs, EncoderOutput, Width, WidthRatio
+from jaxrep.encoders.attention import AttentionForm, choose_kernel, limits
+from jaxrep.encoders.base import (
+    Depth,
+    DropRate,
+    Encoder,
+    EncoderInputs,
+    EncoderOutput,
+    Width,
+    WidthRatio,
+    on_grid,
+)
 from jaxrep.encoders.blocks import BlockInputs, Remat, Sight, run_blocks, stack_blocks
 from jaxrep.encoders.layers import (
     MLP,
@@ -48,6 +58,9 @@ class LocalAttention:
 @spec
 class Transformer(Encoder):
     """Declare a transformer (abstract): the fields that all of them have."""
+
+    padded_at_end: ClassVar[bool] = False
+    """Whether the tokens that are real come before all others, so that their number tells which."""
 
     width: Width
     """Width D of tokens and features."""
@@ -105,6 +118,9 @@ class Transformer(Encoder):
     """What the backward pass recomputes: nothing, all but products of dense layers (dots), or whole blocks (full)."""
     scan: bool = execution(True)
     """Whether to scan over the blocks (compiled once) or to unroll them (compile time grows with the depth)."""
+    attention: AttentionForm = execution("auto")
+    """What computes the blocks' self-attention: XLA, or a kernel of GPUs (cudnn) or TPUs (pallas; splash for very long
+    rows), which runs on them alone. auto: a fixed rule of platform and shapes, which takes kernels for long rows."""
 
     @property
     def features(self) -> int:
@@ -134,6 +150,8 @@ class Transformer(Encoder):
             yield f"rotary positions turn pairs of channels, and a head has {head}: change width or heads"
         if self.rotary is None and self.local is not None and self.local.rotary is not None:
             yield "local.rotary needs rotary: set the rotary positions of the other blocks too"
+        if self.attention not in ("auto", "xla") and self.width % self.heads == 0:
+            yield from limits(self.attention, self, self.dtype)
         if not self.first_norm and self.norm == "post":
             yield 'first_norm = False needs norm = "pre": with "post" every block normalizes its sums'
 
@@ -207,11 +225,20 @@ class TransformerModule(nnx.Module, abc.ABC):
             read=read,
             readout=lambda h: self._pooled(self._normed(h), valid),
             intermediates=inputs.intermediates,
-            tokens=inputs.intermediate_tokens,
+            tokens=tuple(dict.fromkeys((*inputs.intermediate_tokens, *inputs.intermediate_maps))),
         )
         h = self._normed(h)
         after = {block: self._normed(h)[:, self._prefix :] for block, h in tokens.items()}
-        return EncoderOutput(self._pooled(h, valid), h[:, self._prefix :], valid, kept, intermediates, after, grid=grid)
+        return EncoderOutput(
+            self._pooled(h, valid),
+            h[:, self._prefix :],
+            valid,
+            kept,
+            intermediates,
+            {block: after[block] for block in inputs.intermediate_tokens},
+            grid=grid,
+            intermediate_maps={block: on_grid(after[block], grid) for block in inputs.intermediate_maps},
+        )
 
     def relative_table(self, grid: Grid) -> tuple[Array, Any] | None:
         """Return a table [rows,H] of attention biases and its row for each query and key, int [N,N], or None.
@@ -225,15 +252,17 @@ class TransformerModule(nnx.Module, abc.ABC):
     ) -> BlockInputs:
         """Return what all blocks read, for tokens h [B,N,D], learned ones included; ``valid`` [B,N]: real ones."""
         spec, prefix = self.spec, self._prefix
-        mask = attention_mask(valid, h.shape[1], causal=self.causal if inputs.causal is None else inputs.causal)
-        sight = Sight(mask, self._rotation(spec.rotary, inputs, grid, kept))
+        table, all_kept = self.relative_table(grid), kept
+        causal = self.causal if inputs.causal is None else inputs.causal
+        call = choose_kernel(spec, h, valid, causal=causal, bias=table is not None)
+        mask = None if call else attention_mask(valid, h.shape[1], causal=causal)
+        sight = Sight(mask, self._rotation(spec.rotary, inputs, grid, kept), call)
         local = None
         if spec.local is not None:
             near = _near(grid, kept, spec.local.window, prefix)
             rotary = self._rotation(spec.local.rotary, inputs, grid, kept) if spec.local.rotary else sight.rotation
             local = Sight(near if mask is None else near & mask, rotary)
             sight = dataclasses.replace(sight, mask=jnp.ones_like(near) if mask is None else mask)
-        table, all_kept = self.relative_table(grid), kept
         if kept is not None and table is not None:
             all_kept = jnp.pad(kept + prefix, ((0, 0), (prefix, 0)))
             all_kept = all_kept.at[:, :prefix].set(jnp.arange(prefix))
