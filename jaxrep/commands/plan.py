@@ -30,6 +30,8 @@ def main(args: list[str]) -> int:
 
     from jaxrep.plan.report import array_table, as_json, memory_problem, summary
 
+    if given.find:
+        return _find(recipe, given)
     plan = _plan(recipe, given)
     problem = memory_problem(recipe, plan)
     if given.json:
@@ -49,6 +51,12 @@ def _options() -> argparse.ArgumentParser:
         help="TPU chips, as v5e:16x16, v4:2x2x4, v5p:8x8x16 or v6e:16x16 (extra: tpu), or simulated, as cpu:256",
     )
     options.add_argument("--find-batch", action="store_true", help="find the largest data.batch-size that fits")
+    options.add_argument(
+        "--find",
+        metavar="remat,microbatch,batch",
+        type=_fields,
+        help="try the combinations of these fields, and print those that need the least memory for their FLOPs",
+    )
     options.add_argument("--memory", metavar="GIB", type=number(1e-9), help="memory per device (default: the chip's)")
     options.add_argument(
         "--generate-code",
@@ -60,24 +68,46 @@ def _options() -> argparse.ArgumentParser:
     return options
 
 
+def _fields(text: str) -> list[str]:
+    fields = text.split(",")
+    if not set(fields) <= {"remat", "microbatch", "batch"} or len(set(fields)) != len(fields):
+        raise argparse.ArgumentTypeError(f"expected some of remat,microbatch,batch, each once, got {text!r}")
+    return fields
+
+
+def _find(recipe: "Recipe", given: argparse.Namespace) -> int:
+    """Print the settings that a search found."""
+    from jaxrep.plan.report import front_json, front_table
+    from jaxrep.plan.search import search
+
+    chips = devices(given.topology)
+    found = search(recipe, given.find, len(chips), _printing(_planner(given, chips, "batch" in given.find)))
+    print(json.dumps(front_json(found), indent=1) if given.json else "\n".join(front_table(found)))
+    if not found:
+        print("jaxrep: none of the settings fits: try more devices, or a smaller data.batch-size", file=sys.stderr)
+    return 0 if found else 1
+
+
 def _plan(recipe: "Recipe", given: argparse.Namespace) -> "Plan":
     from jaxrep.plan.plan import largest_batch
 
     chips = devices(given.topology)
-    available = memory_bytes(chips[0]) if given.memory is None else int(given.memory * 2**30)
-    planned = _planner(given, chips, available)
-    if not given.find_batch:
-        return planned(recipe)
-    if available is None:
-        raise UsageError(f"--find-batch needs the memory of a device of {given.topology}: give --memory GIB")
-    return largest_batch(recipe, len(chips), _printing(planned))
+    planned = _planner(given, chips, given.find_batch)
+    return largest_batch(recipe, len(chips), _printing(planned)) if given.find_batch else planned(recipe)
 
 
-def _planner(given: argparse.Namespace, chips: Sequence[Any], available: int | None) -> "Planner":
-    """Return the function that plans a recipe: on TPUs without generating code, unless that is asked for."""
+def _planner(given: argparse.Namespace, chips: Sequence[Any], limited: bool) -> "Planner":
+    """Return the function that plans a recipe: on TPUs without generating code, unless that is asked for.
+
+    ``limited``: whether the memory of a device must be known.
+    """
     from jaxrep.plan.layout_process import plan_layout
     from jaxrep.plan.plan import plan
 
+    available = memory_bytes(chips[0]) if given.memory is None else int(given.memory * 2**30)
+    if limited and available is None:
+        option = "--find batch" if given.find else "--find-batch"
+        raise UsageError(f"{option} needs the memory of a device of {given.topology}: give --memory GIB")
     if given.generate_code or chips[0].platform != "tpu":
         return lambda recipe: plan(recipe, chips, available)
     return lambda recipe: plan_layout(recipe, given.topology, available)

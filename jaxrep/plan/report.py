@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxrep.plan.collectives import TrafficByGroup, by_kind
 from jaxrep.plan.plan import Plan
+from jaxrep.plan.search import Found
 from jaxrep.recipe import Recipe
 from jaxrep.spec import walk
 
@@ -79,7 +80,37 @@ def _traffic_table(plan: Plan) -> list[str]:
 
 def one_line(plan: Plan) -> str:
     """Return a line for one of several plans."""
-    return f"batch {plan.batch_size:,}: {format_bytes(plan.memory.total)}, {_fits(plan)}"
+    microbatches = f" by {plan.microbatch_size:,}" if plan.microbatch_size else ""
+    return f"batch {plan.batch_size:,}{microbatches}: {format_bytes(plan.memory.total)}, {_fits(plan)}"
+
+
+def front_table(found: Sequence[Found]) -> list[str]:
+    """Return a line per setting that a search found."""
+    heads = ("batch", "microbatch", "remat", "memory", "FLOPs / model's")
+    rows = [
+        (
+            f"{each.setting.batch:,}",
+            f"{each.setting.microbatch:,}" if each.setting.microbatch else "-",
+            each.setting.remat or "as given",
+            format_bytes(each.plan.memory.total),
+            f"{each.flops:.3f}",
+        )
+        for each in found
+    ]
+    return [f"{a:>12} {b:>12} {c:>10} {d:>12} {e:>16}" for a, b, c, d, e in (heads, *rows)]
+
+
+def front_json(found: Sequence[Found]) -> list[dict[str, Any]]:
+    """Return the settings that a search found, as JSON objects."""
+    return [
+        {
+            **dataclasses.asdict(each.setting),
+            "memory_per_device_bytes": each.plan.memory.total,
+            "flops_per_step": each.plan.flops.executed,
+            "flops_over_model": each.flops,
+        }
+        for each in found
+    ]
 
 
 def array_table(plan: Plan) -> list[str]:
