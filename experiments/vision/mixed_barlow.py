@@ -21,8 +21,13 @@ BATCH, EPOCH = 1_024, 1_281_167 // 1_024  # steps of an epoch of ImageNet
 REDUNDANCY = 0.0051
 
 
-def twins(size: int, smallest: float, blur: tuple[float, float], solarize: float) -> tuple[views.View, ...]:
-    """Return both views and their mixture (Zbontar et al., appendix A). Views differ in blur and solarization only."""
+JITTER = views.ColorJitter("image", brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8)
+
+
+def twins(
+    size: int, smallest: float, blur: tuple[float, float], solarize: float, jitter: views.ColorJitter = JITTER
+) -> tuple[views.View, ...]:
+    """Return both views (Zbontar et al., appendix A), which differ in blur and solarization only."""
     both = tuple(
         view
         for name, chance in zip("ab", blur, strict=True)
@@ -30,12 +35,12 @@ def twins(size: int, smallest: float, blur: tuple[float, float], solarize: float
             views.CopyField("image", out=name),
             views.RandomResizedCrop(name, size=size, scale=(smallest, 1.0)),
             views.RandomHorizontalFlip(name),
-            views.ColorJitter(name, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1, p=0.8),
+            replace(jitter, of=name),
             views.Grayscale(name, p=0.2),
             views.GaussianBlur(name, p=chance, radius=6),
         )
     )
-    return (*both, views.Solarize("b", p=solarize), views.MixUpFields("a", other="b"))
+    return (*both, views.Solarize("b", p=solarize))
 
 
 def imagenet(part: str) -> data.ImageFolder:
@@ -43,11 +48,12 @@ def imagenet(part: str) -> data.ImageFolder:
     return data.ImageFolder(path=f"imagenet/{part}", crop=data.HostCenterCrop(side=224 / 256), classes=1_000)
 
 
+MIX = views.MixUpFields("a", other="b")
 WHOLE = replace(imagenet("train"), image_size=256, crop=data.HostResize())
 
 recipe = Recipe(
     data=Data(train=WHOLE, batch_size=BATCH, workers=16, texts=()),
-    views=twins(224, 0.08, blur=(1.0, 0.1), solarize=0.2),
+    views=(*twins(224, 0.08, blur=(1.0, 0.1), solarize=0.2), MIX),
     # Batch norm in the encoder is over the whole batch: this recipe takes no microbatches.
     method=methods.Siamese(image=encoders.ResNet.resnet50(), projector=methods.Projector(widths=(8_192, 8_192, 8_192))),
     objective={
@@ -72,15 +78,20 @@ recipe = Recipe(
     evals=tuple(kind(train=imagenet("train"), data=imagenet("val")) for kind in (evals.LinearProbe, evals.Knn)),
 )
 
+# Barlow Twins alone, with the numbers of this recipe.
+barlow = recipe.replace(views=recipe.views[:-1], objective={"twins": recipe.objective["twins"]})
+
 # The encoder of clip.tiny, which has no batch norm. The weights of the terms are those of CIFAR-10, whose script has 4
 # where the term here has half of 8.
 tiny = recipe.replace(
     {"objective.twins.redundancy": 0.0078125, "objective.mixed.redundancy": 0.0078125},
     data=Data(train=common.emoji(), batch_size=256, texts=()),
-    views=twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
+    views=(*twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0), MIX),
     method=methods.Siamese(image=common.IMAGE, projector=methods.Projector(widths=(256, 256))),
     optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
     schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=50),
     examples=500 * 256,
     evals=common.probes(),
 ).replace({"objective.mixed.weight": schedules.Constant(value=8.0)})
+
+barlow_tiny = tiny.replace(views=tiny.views[:-1], objective={"twins": tiny.objective["twins"]})

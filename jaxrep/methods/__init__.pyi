@@ -17,7 +17,10 @@ from .labeled import Classifier as Classifier
 from .labeled import ClassTable as ClassTable
 from .labeled import MixupEncoder as MixupEncoder
 from .labeled import Proxies as Proxies
+from .queue import Queue as Queue
+from .self_supervised.projector import FirstFeatures as FirstFeatures
 from .self_supervised.projector import Projector as Projector
+from .self_supervised.projector import ScaleFeatures as ScaleFeatures
 from .self_supervised.prototype_head import PrototypeHead as PrototypeHead
 from .self_supervised.self_distillation import SelfDistillation as SelfDistillation
 from .self_supervised.siamese import Siamese as Siamese

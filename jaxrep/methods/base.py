@@ -57,8 +57,8 @@ class Method(abc.ABC):
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         """Return {name of a part: (its spec, its input)}. ``inputs``: the fields of a batch after the views.
 
-        A part's spec has ``build(rngs, *, inputs)``. The input of a state part (``jaxrep.methods.state``) is
-        ``SELF``, and it comes last.
+        A part's spec has ``build(rngs, *, inputs)``; where it is None, the module's attribute is None. The input of a
+        state part (``jaxrep.methods.state``) is ``SELF``, and it comes last.
         """
 
     def build(self, rngs: nnx.Rngs, *, inputs: Mapping[str, Field]) -> nnx.Module:
@@ -72,7 +72,7 @@ class Method(abc.ABC):
             part_rngs = _streams(jax.random.fold_in(key, zlib.crc32(name.encode())))
             with name_errors(name):
                 part_inputs = module if part_inputs is SELF else part_inputs
-                setattr(module, name, part.build(part_rngs, inputs=part_inputs))
+                setattr(module, name, None if part is None else part.build(part_rngs, inputs=part_inputs))
         return module
 
 

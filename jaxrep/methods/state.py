@@ -31,6 +31,11 @@ class StatePart(abc.ABC):
         """Return the module. ``inputs``: the method's module with the other parts built."""
 
 
+def state_parts(method: Any) -> list[str]:
+    """Return the names of a method's state parts. ``method``: its spec."""
+    return [name for name, value in vars(method).items() if isinstance(value, StatePart)]
+
+
 @spec
 class Ema(StatePart):
     """Average parts of the method exponentially: ``self.teacher.image`` is the average of ``self.image``.

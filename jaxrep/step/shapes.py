@@ -15,6 +15,7 @@ from jaxrep.data.class_texts import table_fields
 from jaxrep.data.fields import batch_fields
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.methods.heads import LogitBias
+from jaxrep.methods.state import state_parts
 from jaxrep.objectives.base import given_fields, with_given
 from jaxrep.objectives.contrastive import Sigmoid
 from jaxrep.objectives.wrappers import EachView
@@ -105,6 +106,8 @@ def trace_shapes(recipe: Recipe, fields: Mapping[str, Field] | None = None) -> S
     forward, (outputs, shared, batch_stats) = _traced("method", emit, arrays, seen, ctx, by=_jaxpr_and_shapes)
     rows, flops = frozenset(outputs.keys() - shared.keys()), count_jaxpr_flops(forward.jaxpr)
     result = Shapes(batch, after, tables, computation, arrays, outputs, rows, tuple(batch_stats), flops)
+    for name in state_parts(recipe.method):
+        _check_state_part(name, result, ctx)
     _check(recipe, result, seen, ctx)
     return result
 
@@ -189,6 +192,20 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
             f"microbatch_size={recipe.microbatch_size}: '{shapes.batch_stats[0]}' is a statistic over the batch inside "
             "an encoder, so microbatches would change the result; use group or layer norm there, or microbatch_size=0"
         )
+
+
+def _check_state_part(name: str, shapes: Shapes, ctx: StepContext) -> None:
+    """Check that the update of a state part can be computed, and keeps the shapes and types of what it holds."""
+
+    def update(arrays: Arrays, outputs: Any, batch: Any, ctx: StepContext):
+        module = shapes.structure.merge(arrays)
+        return getattr(module, name).update(module, outputs, batch, ctx)
+
+    for path, new in _traced(f"method.{name}", update, shapes.arrays, shapes.outputs, shapes.batch, ctx).items():
+        old = shapes.arrays.get(f"{name}/{path}")
+        if old is None or (new.shape, new.dtype) != (old.shape, old.dtype):
+            has = "which it does not hold" if old is None else f"where it holds {old.dtype} {old.shape}"
+            raise UsageError(f"method.{name}: its update returns '{path}', {new.dtype} {new.shape}, {has}")
 
 
 def _batch_shapes(fields: Mapping[str, Field], size: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -12,7 +12,7 @@ import optax
 from jaxrep.batch import Array, Batch, Outputs, StepContext, normalize
 from jaxrep.mesh import ROWS
 from jaxrep.methods.base import Method
-from jaxrep.methods.state import StatePart
+from jaxrep.methods.state import state_parts
 from jaxrep.objectives.base import with_given
 from jaxrep.optim.optimizers import Updater
 from jaxrep.params import Arrays, apply_limits
@@ -46,7 +46,7 @@ def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int
         moved: Any = optax.apply_updates(state.params, updates)
         params = apply_limits(shapes.structure, moved)
         non_trainable = {**state.non_trainable, **statistics}
-        for name in state_parts(recipe):
+        for name in state_parts(recipe.method):
             module = shapes.structure.merge(non_trainable, params)
             own = getattr(module, name).update(module, outputs, batch, ctx)
             non_trainable |= {f"{name}/{path}": jax.lax.stop_gradient(value) for path, value in own.items()}
@@ -69,18 +69,13 @@ def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int
     return step
 
 
-def state_parts(recipe: Recipe) -> list[str]:
-    """Return the names of the method's state parts."""
-    return [name for name, value in vars(recipe.method).items() if isinstance(value, StatePart)]
-
-
 def kept_outputs(recipe: Recipe) -> Callable[[str], bool]:
     """Return a function that tells by name whether a per-example output is kept for the whole batch.
 
     All are kept if the method works across the batch or has state parts. Else those are kept that whole-batch terms
     and the embedding metrics read. What only a separable term reads exists within a microbatch.
     """
-    if type(recipe.method).across_batch is not Method.across_batch or state_parts(recipe):
+    if type(recipe.method).across_batch is not Method.across_batch or state_parts(recipe.method):
         return lambda name: True
     kept = {name for term in recipe.objective.values() if not term.separable for name in term.reads}
     if recipe.log.embedding_metrics:

@@ -25,6 +25,7 @@ VECTORS = encoders.Perceptron(widths=(6,), dropout=0.3)
 SMALL: dict[str, Any] = dict(width=8, depth=1, heads=2, mlp_ratio=1.0, dropout=0.3)
 TEXT = encoders.TextTransformer(**SMALL)
 VIT = encoders.ViT(**SMALL, stem=encoders.PatchStem(patch=4), any_size=True)
+B, L = 6, 5
 HEAD = methods.PrototypeHead(prototypes=5, hidden=6, width=4)
 
 
@@ -83,12 +84,26 @@ METHODS = {
     "Siamese": Example(
         methods.Siamese(image=VECTORS, projector=methods.Projector(widths=(5, 4))), ("image", "a vectors", "b vectors")
     ),
+    "Siamese with all parts": Example(
+        methods.Siamese(
+            image=VECTORS,
+            projector=methods.Projector(widths=(5, 4), last_norm=True),
+            targets=("a", "b"),
+            predictor=methods.Projector(widths=(5, 4), bias=True),
+            teacher=methods.Ema(of=("image", "projector")),
+            memory=methods.Queue(size=2 * B, width=4, of="b/target", ids="label"),
+            scale=methods.LogitScale(),
+            shuffle=True,
+        ),
+        ("image", "a vectors", "b vectors"),
+    ),
     "SingleEncoder": Example(methods.SingleEncoder(encoder=VECTORS, head=methods.Identity()), ("image",)),
 }
 PARTS = (
     methods.ClassTable(classes=3),
     methods.Context(),
     methods.Ema(of=("image",)),
+    methods.FirstFeatures(features=3),
     methods.Identity(),
     methods.Linear(features=4),
     methods.LogitBias(),
@@ -98,13 +113,14 @@ PARTS = (
     methods.Projector(widths=(5, 4)),
     HEAD,
     methods.Proxies(classes=3),
+    methods.Queue(size=4, width=3, of="image"),
+    methods.ScaleFeatures(kappa=1.1),
     methods.Tanh(features=4),
     methods.TokenGrouping(),
 )
 SPECS = {type(spec).__name__: spec for spec in (*PARTS, *(example.method for example in METHODS.values()))}
 every_method = pytest.mark.parametrize("name", METHODS)
 
-B, L = 6, 5
 RANDOM = np.random.default_rng(0)
 
 
@@ -162,6 +178,7 @@ def training_pass(name: str) -> Any:
         rows = module.per_example(batch, ctx.at("rows"))
         rows.pop(BATCH_STATS, None)
         others = {**module.across_batch(rows, batch, ctx.at("join")), **module.per_step(TABLES, ctx.at("shared"))}
+        others.pop(BATCH_STATS, None)
         floats = [x for x in {**rows, **others}.values() if jnp.issubdtype(x.dtype, jnp.floating)]
         return sum(jnp.sum(jnp.sin(x) * jnp.arange(1, x.size + 1).reshape(x.shape)) for x in floats), (rows, others)
 
