@@ -184,3 +184,22 @@ def test_wrong_shapes_and_values_are_named():
         SPEC.build(nnx.Rngs(0), inputs=Field((6,), "int32"))
     wrong = ViT(width=6, depth=1, heads=2, positions="sincos")
     assert list(wrong.problems()) == ["width = 6 is not a multiple of 4, which sin-cos positions need"]
+
+
+def test_maps_are_tokens_where_the_patches_lie():
+    asked = dict(intermediate_tokens=(0,), intermediate_maps=(1, 0))
+    out = encode(built(registers=2, pool="cls"), **asked)
+    assert out.map.shape == (4, 4, 3, 8)
+    np.testing.assert_array_equal(out.intermediate_maps[1], out.map)
+    np.testing.assert_array_equal(out.intermediate_maps[0].reshape(4, 12, 8), out.intermediate_tokens[0])
+    assert set(out.intermediate_tokens) == {0} and set(out.intermediate_maps) == {0, 1}
+    wider = jnp.tile(IMAGES, (1, 1, 2, 1))
+    assert encode(built(any_size=True), wider).map.shape == (4, 4, 6, 8)
+
+
+def test_dropped_patches_make_no_map():
+    dropped = encode(built(patch_dropout=0.5), ctx=ctx(range(4)))
+    with pytest.raises(ValueError, match=r"6 tokens make no map of 4 x 3: keep all tokens \(patch_dropout = 0\)"):
+        _ = dropped.map
+    with pytest.raises(ValueError, match="6 tokens make no map of 4 x 3"):
+        encode(built(patch_dropout=0.5), ctx=ctx(range(4)), intermediate_maps=(0,))
