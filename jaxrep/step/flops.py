@@ -13,7 +13,8 @@ def count_flops(function: Callable[..., Any], *args: Any) -> float:
     """Count the multiplications and additions of matrix products and convolutions in ``function(*args)``.
 
     The compiler counts the body of a scan once; this counts each iteration. A ``while`` loop counts once, and a
-    ``cond`` counts its most expensive branch.
+    ``cond`` counts its most expensive branch. A kernel counts what it states (Pallas's ``cost_estimate``), else its
+    body times the programs of its grid; a causal one counts the logits that it leaves out too, as XLA computes them.
     """
     return count_jaxpr_flops(jax.make_jaxpr(function)(*args).jaxpr)
 
@@ -31,6 +32,10 @@ def flops_by_type(jaxpr: Any) -> Counter[str]:
     return counts
 
 
+CUDNN_PRODUCTS = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+"""Matrix products of queries and keys in cuDNN's attention: the backward pass makes the logits again."""
+
+
 def _equation(eqn: Any) -> Counter[Any]:
     name = eqn.primitive.name
     if name == "dot_general":
@@ -41,6 +46,11 @@ def _equation(eqn: Any) -> Counter[Any]:
         kernel = eqn.invars[1].aval.shape
         out_channels = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
         return _products(eqn, 2.0 * math.prod(kernel) / out_channels)
+    if name == "pallas_call" and (stated := eqn.params["cost_estimate"]) is not None:
+        return Counter({str(eqn.outvars[0].aval.dtype): float(stated.flops)})
+    if name in CUDNN_PRODUCTS:  # queries are [B,N,H,d], keys [B,M,K,d]
+        query, key = (eqn.invars[i].aval for i in (0, 1))
+        return Counter({str(query.dtype): 2.0 * CUDNN_PRODUCTS[name] * math.prod(query.shape) * key.shape[1]})
     inner = [flops_by_type(getattr(sub, "jaxpr", sub)) for sub in _subjaxprs(eqn.params)]
     if name == "cond":
         return max(inner, key=Counter.total, default=Counter())
@@ -49,6 +59,8 @@ def _equation(eqn: Any) -> Counter[Any]:
         times = eqn.params["length"]
     elif name == "shard_map":  # its body is the share of one device
         times = math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["newly_manual_axes"])
+    elif name == "pallas_call":  # its body is one program of the grid
+        times = math.prod(size for size in eqn.params["grid_mapping"].grid if isinstance(size, int))
     return Counter({kind: times * sum(counts[kind] for counts in inner) for counts in inner for kind in counts})
 
 

@@ -11,12 +11,17 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxrep.encoders import PatchStem, ViT
+from jaxrep.encoders.attention import cudnn_attention
+from jaxrep.encoders.attention_pallas import pallas_attention
+from jaxrep.encoders.attention_splash import splash_attention
+from jaxrep.mesh import Mesh as MeshSpec
 from jaxrep.methods import DualEncoder
 from jaxrep.recipe import Recipe
 from jaxrep.step.flops import StepFlops, count_flops, peak_flops
 from jaxrep.step.shapes import trace_shapes
 from jaxrep.step.train_state import abstract_state
 from jaxrep.step.train_step import abstract_batch, step_flops, trace_step
+from tests.helpers.attention_kernels import as_if_cudnn, as_if_on_tpu
 from tests.helpers.harness import RECIPE
 
 X, W = jax.ShapeDtypeStruct((8, 16), jnp.float32), jax.ShapeDtypeStruct((16, 16), jnp.float32)
@@ -146,3 +151,52 @@ def test_utilization_is_over_the_peak_of_all_devices_and_absent_where_it_is_unkn
 )
 def test_peak_is_that_of_the_longest_name(kind: str, peak: float):
     assert peak_flops(kind) == peak
+
+
+# Kernels of attention -------------------------------------------------------------------------------------------------
+
+ROWS, TOKENS, HEADS, WIDTH = 2, 33, 4, 16
+PRODUCT = 2 * ROWS * HEADS * TOKENS * TOKENS * WIDTH
+"""Operations of the product of all queries with all keys."""
+
+
+def attention_flops(kernel, tokens=TOKENS) -> tuple[float, float]:
+    """Return the operations of attention, and those of its value and gradients."""
+    x = jax.ShapeDtypeStruct((ROWS, tokens, HEADS, WIDTH), jnp.bfloat16)
+
+    def total(query, key, value):
+        return jnp.sum(kernel(query, key, value, causal=True, lengths=None).astype(jnp.float32))
+
+    return count_flops(total, x, x, x), count_flops(jax.value_and_grad(total, argnums=(0, 1, 2)), x, x, x)
+
+
+def test_the_pallas_kernel_counts_two_products_and_five_in_its_backward_pass():
+    assert attention_flops(pallas_attention) == (2 * PRODUCT, (2 + 5) * PRODUCT)
+
+
+def test_the_pallas_kernel_counts_as_often_on_a_mesh_as_on_one_device():
+    mesh = MeshSpec(data=1, fsdp=2).build(jax.devices()[:2])
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        assert attention_flops(pallas_attention) == (2 * PRODUCT, (2 + 5) * PRODUCT)
+
+
+def test_cudnn_attention_counts_two_products_and_five(monkeypatch):
+    as_if_cudnn(monkeypatch)
+    assert attention_flops(cudnn_attention, 34) == tuple(n * 2 * ROWS * HEADS * 34 * 34 * WIDTH for n in (2, 7))
+
+
+def test_a_kernel_that_states_nothing_counts_its_programs():
+    """Splash attention pads to 128 tokens. Its backward pass makes the logits and their derivatives twice, and sums the
+    outputs times their derivatives once."""
+    padded = 2 * ROWS * HEADS * 128 * 128 * WIDTH
+    sums = 2 * ROWS * HEADS * 128 * WIDTH
+    assert attention_flops(splash_attention) == (2 * padded, (2 + 7) * padded + sums)
+
+
+def test_a_step_counts_the_kernels_products_and_its_model_does_not(monkeypatch):
+    """The kernel's backward pass makes the logits again: one product more for each of two blocks, as counted here."""
+    plain = step_flops_of(transformers())
+    as_if_on_tpu(monkeypatch)
+    kernel = step_flops_of(transformers().replace({"method.towers.image.attention": "pallas"}))
+    assert kernel.model == plain.model
+    assert kernel.executed - plain.executed == 2 * (2 * 8 * 17 * 17 * 16)  # 8 rows, 16 patches and a class token
