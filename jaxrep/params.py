@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrep.batch import Array
+from jaxrep.batch import Array, normalize
 
 Arrays = dict[str, Array]
 
@@ -30,6 +30,8 @@ class Structure:
     """Variables of type nnx.Param: an optimizer may change them, unless a rule freezes them."""
     limits: tuple[tuple[str, float, float], ...]
     """(path, low, high): limits of a parameter after an update."""
+    unit_rows: tuple[str, ...] = ()
+    """Parameters whose rows have unit length after an update."""
 
     def merge(self, *groups: Mapping[str, Array]) -> Any:
         """Return the module with these arrays."""
@@ -43,12 +45,14 @@ def split(module: nnx.Module) -> tuple[Structure, Arrays]:
     flat = by_path(state)
     leaves, tree = jax.tree.flatten(state)
     limits = ((name, leaf.get_metadata().get("limits")) for name, leaf in flat.items())
+    unit_rows = tuple(name for name, leaf in flat.items() if leaf.get_metadata().get("unit_rows"))
     structure = Structure(
         graph,
         tree,
         tuple(flat),
         frozenset(name for name, leaf in flat.items() if isinstance(leaf, nnx.Param)),
         tuple((name, *limit) for name, limit in limits if limit),
+        unit_rows,
     )
     return structure, dict(zip(flat, leaves, strict=True))
 
@@ -58,10 +62,14 @@ def by_path(state: nnx.State) -> dict[str, Any]:
     return {"/".join(map(str, path)): leaf for path, leaf in nnx.to_flat_state(state)}
 
 
-def apply_limits(structure: Structure, params: Arrays) -> Arrays:
-    """Return the parameters with those that have limits clipped to them (CLIP clips its logit scale)."""
+def apply_constraints(structure: Structure, params: Arrays) -> Arrays:
+    """Return the parameters after an update with what their variables' metadata holds fixed.
+
+    ``limits``: numbers are clipped to them (CLIP clips its logit scale). ``unit_rows``: rows are scaled to unit length
+    (SwAV's prototypes).
+    """
     held = {name: jnp.clip(params[name], low, high) for name, low, high in structure.limits if name in params}
-    return {**params, **held}
+    return {**params, **held, **{name: normalize(params[name]) for name in structure.unit_rows if name in params}}
 
 
 # Digests -------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Schedule numbers over training: a schedule maps a StepContext to a float32 scalar."""
 
 import abc
+from collections.abc import Iterator
 
 import jax.numpy as jnp
 
@@ -119,11 +120,17 @@ class Warmup(Schedule):
     peak: Positive
     """Highest value, reached at the end of the warm-up."""
     warmup_steps: Natural = 0
-    """Steps of linear rise from zero."""
+    """Steps of linear rise from ``start``."""
+    start: NonNegative = 0.0
+    """Value from which the rise starts."""
     held: NonNegative = 0.0
     """Constant value during the warm-up, in place of the rise; 0: it rises."""
     cooldown_steps: Natural = 0
     """Steps of linear fall to zero at the end of training."""
+
+    def problems(self) -> Iterator[str]:
+        if self.held and self.start:
+            yield f"held = {self.held:g} replaces the rise, and start = {self.start:g} would do nothing: set one"
 
     @abc.abstractmethod
     def decay(self, ctx: StepContext) -> Array:
@@ -135,6 +142,8 @@ class Warmup(Schedule):
 
     def __call__(self, ctx: StepContext) -> Array:
         first = self.held / self.peak if self.held else (ctx.step + 1) / max(self.warmup_steps, 1)
+        if self.start:
+            first = (self.start + (self.peak - self.start) * first) / self.peak
         rise = jnp.where(ctx.step < self.warmup_steps, first, 1.0)
         fall = jnp.minimum((ctx.total_steps - ctx.step) / self.cooldown_steps, 1.0) if self.cooldown_steps else 1.0
         return jnp.float32(self.peak * rise * fall * self.decay(ctx))

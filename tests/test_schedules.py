@@ -44,6 +44,10 @@ CASES = {
         WarmupCosine(peak=2.0, warmup_steps=WARM, held=0.1),
         np.where(STEPS < WARM, 0.1, 2 * HALF_COSINE),
     ),
+    "from a start": (
+        WarmupCosine(peak=2.0, warmup_steps=WARM, start=0.4, end=0.5),
+        np.where(STEPS < WARM, 0.4 + 1.6 * RISE, 0.5 + 1.5 * HALF_COSINE),
+    ),
     "no warm-up": (WarmupLinear(peak=2.0), 2 - 2 * STEPS / TOTAL),
     "reciprocal": (WarmupReciprocal(peak=2.0, warmup_steps=WARM, timescale_steps=5), 2 * RISE * 5 / (5 + SINCE)),
     "inverse square root": (
@@ -92,3 +96,7 @@ def test_negative_length_is_a_problem():
     assert problems(WarmupConstant(peak=1.0, warmup_steps=-1)) == [
         "warmup_steps: expected a number of at least 0, got -1"
     ]
+
+
+def test_a_held_warm_up_has_no_start():
+    assert "replaces the rise" in problems(WarmupConstant(peak=1.0, held=0.1, start=0.2))[0]

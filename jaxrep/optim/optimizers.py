@@ -113,20 +113,19 @@ class Lamb(AdamMoments):
 class Lars(Optimizer):
     """Update by SGD with steps proportional to the norm of each array's weights (You et al. 2017, arXiv:1708.03888).
 
-    Steps of vectors and biases are as long as their gradients (released code of Barlow Twins).
+    By default steps of vectors and biases are as long as their gradients (released code of Barlow Twins).
     """
 
     momentum: Decay = 0.9
     """Decay of the sum of gradients."""
     trust: Positive = 0.001
     """Norm of a step in norms of the weights, before the learning rate."""
+    vectors: bool = False
+    """Whether this is also so for vectors and biases, except those that are 0 (NVIDIA's LARC, as in SwAV's code)."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(
-            add_decay(),
-            on_matrices(optax.scale_by_trust_ratio(trust_coefficient=self.trust)),
-            optax.trace(self.momentum),
-        )
+        ratio = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
+        return optax.chain(add_decay(), ratio if self.vectors else on_matrices(ratio), optax.trace(self.momentum))
 
 
 @spec

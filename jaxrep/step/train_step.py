@@ -15,7 +15,7 @@ from jaxrep.methods.base import Method
 from jaxrep.methods.state import state_parts
 from jaxrep.objectives.base import with_given
 from jaxrep.optim.optimizers import Updater
-from jaxrep.params import Arrays, apply_limits
+from jaxrep.params import Arrays, apply_constraints
 from jaxrep.recipe import Recipe
 from jaxrep.step import grad_cache
 from jaxrep.step.embedding_metrics import embedding_metrics
@@ -44,7 +44,7 @@ def make_step(recipe: Recipe, shapes: Shapes, updater: Updater, total_steps: int
             gradients, state.optimizer, state.params, ctx=ctx, learning_rate=learning_rate
         )
         moved: Any = optax.apply_updates(state.params, updates)
-        params = apply_limits(shapes.structure, moved)
+        params = apply_constraints(shapes.structure, moved)
         non_trainable = {**state.non_trainable, **statistics}
         for name in state_parts(recipe.method):
             module = shapes.structure.merge(non_trainable, params)

@@ -176,6 +176,22 @@ def test_on_unstacked_parameters_it_equals_optax(name):
         close(found[path], leaf, err_msg=path)
 
 
+def test_lars_of_vectors_too_is_that_of_optax_without_a_mask():
+    """LARC, as SwAV's code takes it; its norm of the gradient has no weight decay."""
+    params = {path.replace("blocks", "list"): leaf for path, leaf in _draw(0).items()}
+    gradients = {path.replace("blocks", "list"): leaf for path, leaf in _gradients().items()}
+    reference = optax.lars(RATE, DECAY, trust_coefficient=0.1, momentum=0.9)
+
+    def update(carry, grads):
+        updates, state = reference.update(grads, carry[1], carry[0])
+        return (optax.apply_updates(carry[0], updates), state), None
+
+    (expected, _), _ = jax.jit(lambda p: jax.lax.scan(update, (p, reference.init(p)), gradients))(params)
+    decay = dict(weight_decay=Constant(value=DECAY), rules=(WeightDecay(path="**", factor=1.0),))
+    for path, leaf in _train(Lars(vectors=True, trust=0.1, **decay), params, gradients).items():
+        close(leaf, expected[path], err_msg=path)
+
+
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_numbers_vectors_and_biases_move_alike_wherever_they_start(name):
     """A logarithm that starts at 0 would stay near it if its step were multiplied by its norm."""
