@@ -20,9 +20,13 @@ from .distillation import sinkhorn as sinkhorn
 from .distillation import softmax_divergence as softmax_divergence
 from .geometry import alignment as alignment
 from .geometry import barlow_twins as barlow_twins
+from .geometry import covariance_penalty as covariance_penalty
 from .geometry import koleo_loss as koleo_loss
+from .geometry import mean_square as mean_square
 from .geometry import mixed_twins as mixed_twins
 from .geometry import uniformity as uniformity
+from .geometry import variance_hinge as variance_hinge
+from .hard_mixing import hard_mixtures as hard_mixtures
 from .metric_learning import hinge_loss as hinge_loss
 from .metric_learning import metric_losses as metric_losses
 from .pairwise.pairs import PairOptions as PairOptions

@@ -8,9 +8,8 @@ Mixtures of embeddings on the sphere are hard negatives, or pairs with soft targ
 al. 2023, arXiv:2203.03897), in the forms of the released code.
 """
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +17,11 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import checks, pairs
-from jaxrep.losses.pairwise.pairs import DEFAULTS, PairOptions
+from jaxrep.losses.pairwise.pairs import DEFAULTS, Duplicates, PairOptions, Side
 from jaxrep.losses.pairwise.reduce import pairwise_reduce
-from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, SUM, Rows
+from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, LOG_ZERO, SUM, Included, Reduction
 
 Direction = Literal["mean", "sum", "a_to_b", "b_to_a"]
-Extras = Sequence[Rows | None]
 Mixed = Literal["a", "b", "both"]
 SMALL_SINE = 1e-3
 """Sine of an angle below which an arc is treated as a line: they differ by its square, and arccos has a derivative."""
@@ -45,6 +43,9 @@ def info_nce(
     *,
     direction: Direction = "mean",
     label_smoothing: float = 0.0,
+    in_batch: bool = True,
+    same_side: bool = False,
+    decoupled: bool = False,
 ) -> Float[Array, ""]:
     """Return the cross-entropy of row i of b among all rows of b, given row i of a, and the reverse.
 
@@ -61,79 +62,184 @@ def info_nce(
             them: the logarithm of the sum of their probabilities (Miech et al., 2020, arXiv:1912.06430, equation 1).
         direction: the mean of both directions, their sum (ALIGN), or one of them.
         label_smoothing: share of the target's mass that is spread evenly over all candidates.
+        in_batch: whether other rows of the batch are candidates. Without them a row meets its partner and the extra
+            rows alone, as with the queue of MoCo (He et al., 2020, arXiv:1911.05722, algorithm 1).
+        same_side: whether the other rows of its own side are candidates of a row too, and targets if they are
+            duplicates. Then the mean of both directions is SimCLR's loss over 2B rows (Chen et al., 2020,
+            arXiv:2002.05709, algorithm 1), and with ``supcon`` that of Khosla et al.
+        decoupled: whether targets are left out of the candidates (Yeh et al., 2022, arXiv:2110.06848, equation 6). A
+            row without another candidate has no loss.
 
     Returns:
         float32 scalar; 0 if no pair is left.
 
     Raises:
-        ValueError: shapes or types that do not fit, or a batch that the mesh does not divide.
+        ValueError: shapes, types or options that do not fit, or a batch that the mesh does not divide.
     """
     checks.check_pairs(a, b, options)
     checks.check_duplicates(options, "ignore", "supcon", "mil_nce")
     checks.check_number("logit_scale", logit_scale)
     checks.check_choice("direction", direction, get_args(Direction))
-    for name, unused_by, extra in (("extra_a", "a_to_b", options.extra_a), ("extra_b", "b_to_a", options.extra_b)):
-        if direction == unused_by and extra is not None:
-            raise ValueError(f"direction='{direction}' has no use for {name}: leave it out, or take direction='mean'")
     checks.check_share("label_smoothing", label_smoothing)
-    left, right, extras = options.rows(a, b, logit_scale)
-    if direction == "b_to_a":
-        left, right, extras = right, left, extras[::-1]
-    losses = _losses(left, right, extras if direction in ("mean", "sum") else extras[:1], options, label_smoothing)
+    choices = direction, label_smoothing, in_batch, same_side, decoupled
+    for problem in candidate_problems(options.extras, options.duplicates, *choices):
+        raise ValueError(problem)
+    index = (jnp.arange(len(a), dtype=jnp.int32),)
+    sides = options.sides(a, b, logit_scale, index if decoupled and not options.ids else None)
+    sides = sides[::-1] if direction == "b_to_a" else sides
+    both = direction in ("mean", "sum")
+    positives = jnp.sum(sides[0].rows.x * sides[1].rows.x, -1)
+    logits = _Logits(sides, positives, options, logit_scale, both, in_batch, same_side, decoupled)
     weights = pairs.row_weights(len(a), options.weights, *options.present)
-    means = jnp.stack([pairs.weighted_mean(loss, weights) for loss in losses])
+    means = jnp.stack([pairs.weighted_mean(loss, weights) for loss in _losses(logits, label_smoothing)])
     return jnp.mean(means) if direction == "mean" else jnp.sum(means)
 
 
-def _losses(left: Rows, right: Rows, extras: Extras, options: PairOptions, smoothing: float) -> list[Array]:
-    """Return the losses [B] of the rows of left, and, if there are two entries of extras, of the rows of right."""
-    reduce = functools.partial(pairwise_reduce, columns=len(extras) == 2, block_size=options.block_size)
-    positives = jnp.sum(left.x * right.x, -1)
-    if options.duplicates == "ignore":
-        others = reduce(LOG_SUM_EXP, left, right, pairs="non_duplicates")
-        candidates = [jnp.logaddexp(lse, positives) for lse in others]
-    else:
-        candidates = reduce(LOG_SUM_EXP, left, right)
-    targets = _targets(left, right, positives, options, reduce)
-    means = _means(left, right, extras, positives, options, reduce) if smoothing else targets
+def candidate_problems(
+    extras: Collection[str],
+    duplicates: Duplicates,
+    direction: Direction,
+    label_smoothing: float,
+    in_batch: bool,
+    same_side: bool,
+    decoupled: bool,
+) -> Iterator[str]:
+    """Yield a sentence for each choice of candidates that does not fit the others. ``extras``: those that are given."""
+    unused = {"a_to_b": "a", "b_to_a": "b"}.get(direction)
+    for name in (f"extra_{unused}", f"row_extra_{unused}"):
+        if name in extras:
+            yield f"direction='{direction}' has no use for {name}: leave it out, or take direction='mean'"
+    if decoupled and label_smoothing:
+        yield "decoupled=True leaves the target out of the candidates, over which label_smoothing would spread it"
+    if in_batch:
+        return
+    if same_side:
+        yield "same_side=True adds rows of the batch to the candidates, and in_batch=False leaves them out"
+    if duplicates in ("supcon", "mil_nce"):
+        yield f"duplicates='{duplicates}' takes other rows of the batch as targets, and in_batch=False has none"
+    for side in "ab":
+        if side != unused and not {f"extra_{side}", f"row_extra_{side}"} & {*extras}:
+            yield (
+                f"in_batch=False leaves extra rows alone as negatives, and direction='{direction}' has none on side "
+                f"{side}: name a queue in extra_{side}, or take the other direction alone"
+            )
+
+
+def _losses(logits: "_Logits", smoothing: float) -> list[Array]:
+    """Return the losses [B] in each direction."""
+    partners = logits.partners()
+    targets = logits.targets()
+    means = logits.means() if smoothing else targets
     losses = []
-    for query, extra, lse, target, mean in zip((left, right), extras, candidates, targets, means, strict=False):
-        if extra is not None:
-            lse = jnp.logaddexp(lse, pairs.reduce_extra(LOG_SUM_EXP, query, extra, block_size=options.block_size))
-        losses.append(lse - (1 - smoothing) * target - smoothing * mean)
+    for lse, target, mean in zip(logits.with_others(LOG_SUM_EXP, partners), targets, means, strict=True):
+        loss = lse - (1 - smoothing) * target - smoothing * mean
+        losses.append(jnp.where(lse > LOG_ZERO / 2, loss, 0.0) if logits.decoupled else loss)
     return losses
 
 
-def _targets(left: Rows, right: Rows, positives: Array, options: PairOptions, reduce: Callable) -> Sequence[Array]:
-    """Return the target logit of each row, in each direction."""
-    if options.duplicates == "supcon":
-        sums = reduce(SUM, left, right, pairs="duplicates")
-        counts = reduce(SUM, pairs.unit_logits(left), pairs.unit_logits(right), pairs="duplicates")
-        return [total / jnp.maximum(count, 1) for total, count in zip(sums, counts, strict=True)]
-    if options.duplicates == "mil_nce":
-        return reduce(LOG_SUM_EXP, left, right, pairs="duplicates")
-    return positives, positives
+_MERGE: dict[Reduction, Callable[[Any, Any], Array]] = {LOG_SUM_EXP: jnp.logaddexp, SUM: jnp.add}
 
 
-def _means(
-    left: Rows, right: Rows, extras: Extras, positives: Array, options: PairOptions, reduce: Callable
-) -> list[Array]:
-    """Return the mean logit of the candidates of each row, in each direction."""
-    if options.duplicates == "ignore":
-        sums = [x + positives for x in reduce(SUM, left, right, pairs="non_duplicates")]
-        counts = [n + 1 for n in reduce(SUM, pairs.unit_logits(left), pairs.unit_logits(right), pairs="non_duplicates")]
-    else:
-        # The sum of products is the product with the sum, without any pairs.
-        sums = [jnp.sum(q.x * jnp.sum(k.x, 0), -1) for q, k in ((left, right), (right, left))]
-        counts = [len(k.x) if k.present is None else jnp.sum(k.present) for k in (right, left)]
-    extra_sum = functools.partial(pairs.reduce_extra, SUM, block_size=options.block_size)
-    means = []
-    for query, extra, total, count in zip((left, right), extras, sums, counts, strict=False):
-        if extra is not None:
-            total += extra_sum(query, extra)
-            count += extra_sum(pairs.unit_logits(query), pairs.unit_logits(extra))
-        means.append(total / jnp.maximum(count, 1))
-    return means
+class _Logits(NamedTuple):
+    """Reduce the logits between rows and their candidates: lists have a value [B] for each direction."""
+
+    sides: Sequence[Side]
+    positives: Array
+    """The logits of the pairs."""
+    options: PairOptions
+    logit_scale: Array | float
+    both: bool
+    in_batch: bool
+    same_side: bool
+    decoupled: bool
+
+    def partners(self) -> Sequence[Array]:
+        """Return the log-sum-exp of the logits of those rows of the other side that are candidates."""
+        positives = [self.positives] * self.directions
+        if not self.in_batch:
+            return [jnp.full_like(x, LOG_ZERO) for x in positives] if self.decoupled else positives
+        if not self.decoupled and self.options.duplicates != "ignore":
+            return self.other_side(LOG_SUM_EXP, "all")
+        others = self.other_side(LOG_SUM_EXP, "non_duplicates")
+        return others if self.decoupled else list(map(jnp.logaddexp, others, positives))
+
+    def targets(self) -> Sequence[Array]:
+        """Return the target logit."""
+        if self.options.duplicates == "supcon":
+            sums, counts = (logits.duplicates(SUM) for logits in (self, self.unit()))
+            return [x / jnp.maximum(n, 1) for x, n in zip(sums, counts, strict=True)]
+        if self.options.duplicates == "mil_nce":
+            return self.duplicates(LOG_SUM_EXP)
+        return [self.positives] * self.directions
+
+    def means(self) -> list[Array]:
+        """Return the mean logit of the candidates."""
+        sums, counts = self.sums(), self.unit().sums(count=True)
+        return [x / jnp.maximum(n, 1) for x, n in zip(sums, counts, strict=True)]
+
+    def sums(self, count: bool = False) -> list[Array]:
+        """Return the sum of the logits of the candidates; ``count``: logits are 1."""
+        sides = self.sides if self.both else self.sides[:1]
+        if not self.in_batch:
+            found = [self.positives] * self.directions
+        elif self.options.duplicates == "ignore":
+            found = [x + self.positives for x in self.other_side(SUM, "non_duplicates")]
+        elif count:
+            keys = [side.rows for side in self.sides[::-1]]
+            found = [len(k.x) if k.present is None else jnp.sum(k.present) for k in keys][: len(sides)]
+        else:
+            # The sum of products is the product with the sum, without any pairs.
+            rows = [side.rows.x for side in self.sides]
+            found = [jnp.sum(q * jnp.sum(k, 0), -1) for q, k in (rows, rows[::-1])][: len(sides)]
+        return self.with_others(SUM, found)
+
+    def unit(self) -> "_Logits":
+        """Return the same with all logits 1, so that sums are counts."""
+        sides = [Side(*map(pairs.unit_logits, side)) for side in self.sides]
+        return self._replace(sides=sides, positives=jnp.ones_like(self.positives), logit_scale=1.0)
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.both else 1
+
+    def duplicates(self, reduction: Reduction) -> Sequence[Array]:
+        """Reduce over the duplicates of a row: its partner and others, but not itself."""
+        found = self.other_side(reduction, "duplicates")
+        if not self.same_side:
+            return found
+        return list(map(_MERGE[reduction], found, self.own_side(reduction, "other_duplicates")))
+
+    def with_others(self, reduction: Reduction, found: Sequence[Any]) -> list[Array]:
+        """Merge what is reduced over the other side with the candidates of the own side, and with extra rows."""
+        merge, merged = _MERGE[reduction], []
+        if self.same_side:
+            apart = self.decoupled or self.options.duplicates == "ignore"
+            found = list(map(merge, found, self.own_side(reduction, "non_duplicates", with_ids=apart)))
+        for side, value in zip(self.sides, found, strict=False):
+            if side.extra is not None:
+                extra = pairs.reduce_extra(reduction, side.rows, side.extra, block_size=self.options.block_size)
+                value = merge(value, extra)
+            if side.row_extra is not None:
+                value = merge(value, pairs.reduce_row_extra(reduction, side.rows, side.row_extra))
+            merged.append(value)
+        return merged
+
+    def other_side(self, reduction: Reduction, included: Included) -> Sequence[Array]:
+        """Reduce over rows of the other side."""
+        left, right = self.sides
+        options = {"pairs": included, "columns": self.both, "block_size": self.options.block_size}
+        return pairwise_reduce(reduction, left.rows, right.rows, **options)
+
+    def own_side(self, reduction: Reduction, included: Included, with_ids: bool = True) -> list[Array]:
+        """Reduce over rows of the own side, of which a row itself is a duplicate; ``with_ids``: others may be too."""
+        found = []
+        for side in self.sides[: self.directions]:
+            index = jnp.arange(len(side.plain.x), dtype=jnp.int32)
+            keys = side.plain._replace(ids=(index, *(side.plain.ids if with_ids else ())))
+            rows = pairs.scale_rows(keys, self.logit_scale)
+            options = {"pairs": included, "columns": False, "block_size": self.options.block_size}
+            found += pairwise_reduce(reduction, rows, keys, **options)
+        return found
 
 
 def geodesic(a: Float[Array, "B D"], b: Float[Array, "B D"], share: Float[Array, ""] | float) -> Float[Array, "B D"]:

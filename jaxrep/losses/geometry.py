@@ -4,8 +4,9 @@ Alignment and uniformity are losses and measures, on any mesh (Wang & Isola 2020
 arXiv:2405.18570).
 
 The losses of Barlow Twins (Zbontar et al. 2021, arXiv:2103.03230) and of its regularizer by mixed inputs (Bandara et
-al. 2023, arXiv:2312.02151) are on the correlations of features over a batch: the matrix is [D,D] for any number of
-rows, and only sums over rows cross devices.
+al. 2023, arXiv:2312.02151) are on the correlations of features over a batch, those of VICReg (Bardes et al. 2022,
+arXiv:2105.04906) on variances and covariances: the matrix is [D,D] for any number of rows, and only sums over rows
+cross devices.
 """
 
 import jax
@@ -141,6 +142,39 @@ def mixed_twins(
     a, b, mixed = standardized(a), standardized(b), standardized(mixed)
     error = mixed - (share[:, None] * a + (1 - share[:, None]) * b[partner])
     return 0.5 * (jnp.sum(correlation(error, a) ** 2) + jnp.sum(correlation(error, b) ** 2))
+
+
+def mean_square(a: Float[Array, "B D"], b: Float[Array, "B D"]) -> Float[Array, ""]:
+    """Return the mean over rows and features of the squared differences (Bardes et al., equation 5, over D)."""
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(f"differences are those of two arrays [B,D] of one shape: {a.shape}, {b.shape}")
+    return jnp.mean((a.astype(jnp.float32) - b.astype(jnp.float32)) ** 2)
+
+
+def variance_hinge(x: Float[Array, "B D"], target: float = 1.0, epsilon: float = 1e-4) -> Float[Array, ""]:
+    """Return the mean over features of how far the deviation lies below ``target`` (Bardes et al., equations 1 and 2).
+
+    The deviation is the root of the unbiased variance plus ``epsilon``.
+    """
+    x = centered(x)
+    variance = jnp.sum(x * x, axis=0) / (len(x) - 1)
+    return jnp.mean(jax.nn.relu(target - jnp.sqrt(variance + epsilon)))
+
+
+def covariance_penalty(x: Float[Array, "B D"]) -> Float[Array, ""]:
+    """Return the sum of the squared covariances of different features, over D (Bardes et al., equations 3 and 4)."""
+    x = centered(x)
+    c = correlation(x, x) * (len(x) / (len(x) - 1))
+    diagonal = jnp.diagonal(c)
+    return (jnp.sum(c * c) - jnp.sum(diagonal * diagonal)) / x.shape[1]
+
+
+def centered(x: Float[Array, "B D"]) -> Float[Array, "B D"]:
+    """Subtract the mean over rows, float32. Raises ValueError: x is not [B,D] with B at least 2."""
+    if x.ndim != 2 or len(x) < 2:
+        raise ValueError(f"variances are those of features [B,D] over rows, B at least 2: {x.shape}")
+    x = x.astype(jnp.float32)
+    return x - jnp.mean(x, axis=0)
 
 
 def check_features(a: Array, b: Array) -> None:

@@ -12,7 +12,15 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import checks
-from jaxrep.losses.pairwise.pairs import DEFAULTS, PairOptions, divide_by_sum, reduce_extra, row_weights, weighted_sum
+from jaxrep.losses.pairwise.pairs import (
+    DEFAULTS,
+    PairOptions,
+    divide_by_sum,
+    reduce_extra,
+    reduce_row_extra,
+    row_weights,
+    weighted_sum,
+)
 from jaxrep.losses.pairwise.reduce import pairwise_reduce
 from jaxrep.losses.pairwise.scan import SUM_SOFTPLUS
 
@@ -59,7 +67,8 @@ def pairwise_sigmoid(
     checks.check_number("bias", bias)
     bias = jnp.asarray(bias, jnp.float32)
     ids = options.ids or (jnp.arange(len(a), dtype=jnp.int32),)
-    left, right, extras = options.rows(a, b, logit_scale, ids)
+    sides = options.sides(a, b, logit_scale, ids)
+    left, right = (side.rows for side in sides)
     # Without weights the sums along columns would repeat the sums along rows.
     columns, block_size = options.weights is not None, options.block_size
     reduce = functools.partial(pairwise_reduce, SUM_SOFTPLUS, columns=columns, block_size=block_size)
@@ -70,9 +79,11 @@ def pairwise_sigmoid(
     weights = [row_weights(len(a), options.weights, present) for present in options.present]
     pair_weights = row_weights(len(a), options.weights, *options.present)
     total = sum(weighted_sum(loss, w) / len(losses) for loss, w in zip(losses, weights, strict=False))
-    for query, extra, w in zip((left, right), extras, weights, strict=True):
-        if extra is not None:
-            total += weighted_sum(reduce_extra(SUM_SOFTPLUS, query, extra, bias, block_size=block_size), w)
+    for side, w in zip(sides, weights, strict=True):
+        if side.extra is not None:
+            total += weighted_sum(reduce_extra(SUM_SOFTPLUS, side.rows, side.extra, bias, block_size=block_size), w)
+        if side.row_extra is not None:
+            total += weighted_sum(reduce_row_extra(SUM_SOFTPLUS, side.rows, side.row_extra, bias), w)
     if options.duplicates != "positive":
         total += weighted_sum(jax.nn.softplus(-jnp.sum(left.x * right.x, -1) - bias), pair_weights)
     return divide_by_sum(jnp.asarray(total), pair_weights)

@@ -1,3 +1,4 @@
+from .bags import BagPrediction as BagPrediction
 from .base import Column as Column
 from .base import Columns as Columns
 from .base import Embedding as Embedding
@@ -14,14 +15,21 @@ from .contrastive import MixedPairs as MixedPairs
 from .contrastive import MixupTerm as MixupTerm
 from .contrastive import PairTerm as PairTerm
 from .contrastive import Sigmoid as Sigmoid
+from .dense import PlaceAgreement as PlaceAgreement
+from .dense import PlaceContrast as PlaceContrast
+from .dense import PlaceTerm as PlaceTerm
 from .distillation import Dino as Dino
 from .distillation import Ibot as Ibot
 from .distillation import KoLeo as KoLeo
 from .distillation import PrototypeTerm as PrototypeTerm
 from .geometry import Alignment as Alignment
 from .geometry import BarlowTwins as BarlowTwins
+from .geometry import Covariance as Covariance
+from .geometry import MeanSquare as MeanSquare
 from .geometry import MixedTwins as MixedTwins
 from .geometry import Uniformity as Uniformity
+from .geometry import Variance as Variance
+from .hard_mixing import HardMixtures as HardMixtures
 from .metric_learning import MetricLearning as MetricLearning
 from .metric_learning import MixedMetricLearning as MixedMetricLearning
 from .separable import BoxLoss as BoxLoss

@@ -2,13 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, fold, normalize
-from jaxrep.losses.contrastive import Direction, Mixed, info_nce, mixed_negatives, mixed_pairs
+from jaxrep.losses.contrastive import (
+    Direction,
+    Mixed,
+    candidate_problems,
+    info_nce,
+    mixed_negatives,
+    mixed_pairs,
+)
 from jaxrep.losses.pairwise.pairs import Duplicates, PairOptions
 from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.losses.sigmoid import pairwise_sigmoid
@@ -30,9 +37,15 @@ class PairTerm(EmbeddingPair):
     extra_a: Embedding = ""
     """Name of more rows on the side of a, negatives of every row of b: [B,D], [B,V,D] (hard negatives) or a shared
     [Q,D] (a queue); empty: none. The field ``<name>/present`` tells which exist. The field ``<name>_id`` is compared
-    with ``<a>_id`` if that is one of ``ids``: duplicates of a row are no negatives of its partner."""
+    with ``<a>_id`` if that is one of ``ids``, an output ``<name>_id`` (of a queue) with the first of ``ids``:
+    duplicates of a row are no negatives of its partner."""
     extra_b: Embedding = ""
     """The same on the side of b."""
+    row_extra_a: Embedding = ""
+    """Name of more rows [B,M,D] on the side of a, of which the i-th M are negatives of row i of b alone; empty: none.
+    ``<name>/present`` [B,M] tells which exist."""
+    row_extra_b: Embedding = ""
+    """The same on the side of b, for the rows of a."""
     weights: Column = ""
     """Field [B] of the weights of pairs; empty: all weigh the same."""
 
@@ -47,6 +60,8 @@ class PairTerm(EmbeddingPair):
             duplicates=self.duplicates,
             extra_a=self._extra_rows(self.extra_a, f"{self.a}_id", outputs, batch),
             extra_b=self._extra_rows(self.extra_b, f"{self.b}_id", outputs, batch),
+            row_extra_a=self._row_extra(self.row_extra_a, outputs, batch),
+            row_extra_b=self._row_extra(self.row_extra_b, outputs, batch),
             weights=batch[self.weights] if self.weights else None,
             present=(batch.get(f"{self.a}/present"), batch.get(f"{self.b}/present")),
         )
@@ -56,13 +71,20 @@ class PairTerm(EmbeddingPair):
         """Return the extra rows of a side; their ids are of the kind ``id_field``, and of no other kind (-1)."""
         if not name:
             return None
-        present = batch.get(f"{name}/present")
+        present = outputs.get(f"{name}/present", batch.get(f"{name}/present"))
         ids = batch.get(f"{name}_id") if id_field in self.ids else None
+        if self.ids and f"{name}_id" in outputs:
+            ids, id_field = outputs[f"{name}_id"], self.ids[0]
         return Rows(
             normalize(fold(outputs[name], 2)[0]),
             () if ids is None else tuple(ids.ravel() if x == id_field else jnp.full(ids.size, -1) for x in self.ids),
             None if present is None else present.reshape(-1),
         )
+
+    def _row_extra(self, name: str, outputs: Outputs, batch: Batch) -> Rows | None:
+        """Return the extra rows of single rows."""
+        present = outputs.get(f"{name}/present", batch.get(f"{name}/present"))
+        return Rows(normalize(outputs[name]), (), present) if name else None
 
 
 @dataclass(frozen=True)
@@ -77,13 +99,30 @@ class Contrastive(PairTerm):
     """Both directions averaged (CLIP) or summed (ALIGN), or one alone."""
     label_smoothing: Annotated[float, Range(0, below=1)] = 0.0
     """Share of the target that is spread over all candidates."""
+    in_batch: bool = True
+    """Whether other rows of the batch are candidates, or the partner and the extra rows alone (MoCo's queue)."""
+    same_side: bool = False
+    """Whether the other rows of its own side are candidates of a row too (SimCLR's 2B rows), and targets if they are
+    duplicates (SupCon)."""
+    decoupled: bool = False
+    """Whether targets are left out of the candidates (Yeh et al. 2022, arXiv:2110.06848)."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        extras = [name for name in ("extra_a", "extra_b", "row_extra_a", "row_extra_b") if getattr(self, name)]
+        yield from candidate_problems(extras, self.duplicates, *self._choices.values())
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        names = "direction", "label_smoothing", "in_batch", "same_side", "decoupled"
+        return {name: getattr(self, name) for name in names}
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         return self.loss(*self.inputs(outputs, batch)), {}
 
     def loss(self, *inputs: *Inputs) -> Array:
         """Return the loss of what ``inputs`` returns."""
-        return info_nce(*inputs, direction=self.direction, label_smoothing=self.label_smoothing)
+        return info_nce(*inputs, **self._choices)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,20 @@
-"""Terms on how features lie: alignment and uniformity on the sphere, and correlations over the batch."""
+"""Terms on how features lie: alignment and uniformity on the sphere, correlations, variances and covariances."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, normalize
-from jaxrep.losses.geometry import alignment, barlow_twins, mixed_twins, uniformity
+from jaxrep.losses.geometry import (
+    alignment,
+    barlow_twins,
+    covariance_penalty,
+    mean_square,
+    mixed_twins,
+    uniformity,
+    variance_hinge,
+)
 from jaxrep.objectives.base import Columns, Embedding, Metrics, Output, Reads, Term
-from jaxrep.spec import NonNegative
+from jaxrep.spec import NonNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -76,3 +84,43 @@ class MixedTwins(Term):
         mixed, a, b = (outputs[name] for name in (self.mixed, self.a, self.b))
         share, partner = batch[f"{self.mixed}/share"], batch[f"{self.mixed}/partner"]
         return self.redundancy * mixed_twins(mixed, a, b, share, partner), {}
+
+
+@dataclass(frozen=True)
+class MeanSquare(Term):
+    """Make two raw outputs of a row equal: the mean of the squared differences (``jaxrep.losses.mean_square``)."""
+
+    a: Output
+    """Name of the first output, [B,D]."""
+    b: Output
+    """Name of the second."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        return mean_square(outputs[self.a], outputs[self.b]), {}
+
+
+@dataclass(frozen=True)
+class Variance(Term):
+    """Keep the deviation of each raw feature over the batch above a target (``jaxrep.losses.variance_hinge``)."""
+
+    x: Output
+    """Name of the features, [B,D]."""
+    _: KW_ONLY
+    target: Positive = 1.0
+    """Deviation from which on there is no loss."""
+    epsilon: NonNegative = 1e-4
+    """Added to the variance under the root."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        return variance_hinge(outputs[self.x], self.target, self.epsilon), {}
+
+
+@dataclass(frozen=True)
+class Covariance(Term):
+    """Make different raw features independent over the batch (``jaxrep.losses.covariance_penalty``)."""
+
+    x: Output
+    """Name of the features, [B,D]."""
+
+    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
+        return covariance_penalty(outputs[self.x]), {}

@@ -34,15 +34,23 @@ EXAMPLES: dict[str, Term] = {
         Contrastive(
             "image", "text", duplicates="ignore", ids=IDS, extra_b="hard", weights="trust", label_smoothing=0.1
         ),
+        objectives.Covariance("image"),
         CrossEntropy("image"),
         objectives.Dino(),
         objectives.EachView(Contrastive("image", "captions"), field="captions"),
         objectives.Fused(Contrastive("image", "text"), "text", "knowledge"),
+        objectives.HardMixtures(
+            Contrastive("image", "text", extra_b="queue", in_batch=False, direction="a_to_b"),
+            nearest=2,
+            mixed=3,
+            with_query=2,
+        ),
         objectives.Hinge("image", "text", "negative"),
         objectives.Ibot(),
         objectives.KoLeo(),
         objectives.LayerAlignment("image"),
         objectives.Matryoshka(CrossEntropy("image"), (2, 4)),
+        objectives.MeanSquare("image", "text"),
         objectives.MetricLearning("image", kind="proxy_anchor", proxies="proxies"),
         objectives.MixedMetricLearning("image", kind="contrastive"),
         objectives.MixedNegatives("image", "text"),
@@ -52,6 +60,7 @@ EXAMPLES: dict[str, Term] = {
         objectives.SampledLayer(Contrastive("image", "text")),
         objectives.Sigmoid("image", "text", duplicates="positive", ids=IDS, extra_a="queue"),
         objectives.Uniformity("image", "text", ids=IDS),
+        objectives.Variance("image", target=2.0),
     )
 }
 

@@ -21,24 +21,40 @@ def rows(seed, count, width):
 
 
 def duplicate(ids, i, j):
-    return any(array[i] == array[j] for array in ids)
+    """Return whether two rows are duplicates; a negative id is that of no other row."""
+    return any(array[i] == array[j] >= 0 for array in ids)
 
 
-def _one_direction(queries, keys, extra, marks, scale, smoothing, ids, duplicates, weights, present):
-    """Sum the losses of the queries. ``present``: of the queries, of the keys; ``marks``: of the extra rows."""
+def _one_direction(
+    queries, keys, extra, marks, own, own_present, scale, smoothing, ids, duplicates, weights, sources, present
+):
+    """Sum the losses of the queries.
+
+    ``present``: of the queries, of the keys; ``marks``: of the extra rows; ``own``: the rows [B,M,D] of single queries;
+    ``sources``: the options in_batch, same_side and decoupled.
+    """
+    in_batch, same_side, decoupled = sources
     total = 0.0
     pairs = [i for i in range(len(queries)) if present[0][i] and present[1][i]]
     for i in pairs:
-        others = [j for j in range(len(keys)) if present[1][j]]
+        # (row, whether it is a target), in one list for both sides
+        met = [(keys[j], j == i or duplicate(ids, i, j), j == i) for j in range(len(keys)) if present[1][j]]
+        if same_side:
+            met += [(x, duplicate(ids, i, j), False) for j, x in enumerate(queries) if j != i and present[0][j]]
+        if not in_batch:
+            met = [entry for entry in met if entry[2]]
         if duplicates == "ignore":
-            others = [j for j in others if j == i or not duplicate(ids, i, j)]
-        targets = [j == i or (duplicates in ("supcon", "mil_nce") and duplicate(ids, i, j)) for j in others]
-        candidates = np.concatenate([keys[others], extra[_met(marks, ids, i, len(extra))]])
-        p = np.exp(scale * candidates @ queries[i])
-        p = p / p.sum()
-        right = p[: len(others)][np.array(targets)]
-        target = np.log(right.sum()) if duplicates == "mil_nce" else np.log(right).mean()
-        total = total - weights[i] * ((1 - smoothing) * target + smoothing * np.log(p).mean())
+            met = [entry for entry in met if entry[2] or not entry[1]]
+        targets = [partner or (duplicates in ("supcon", "mil_nce") and same) for _, same, partner in met]
+        candidates = [x for x, same, partner in met if not (decoupled and (partner or same))]
+        candidates += [*extra[_met(marks, ids, i, len(extra))], *own[i][own_present[i]]]
+        if decoupled and not candidates:
+            continue
+        lse = np.log(np.sum([np.exp(scale * x @ queries[i]) for x in candidates]))
+        right = np.array([scale * x @ queries[i] for (x, *_), here in zip(met, targets, strict=True) if here]) - lse
+        target = np.log(np.exp(right).sum()) if duplicates == "mil_nce" else right.mean()
+        mean = np.mean([scale * x @ queries[i] for x in candidates]) - lse
+        total = total - weights[i] * ((1 - smoothing) * target + smoothing * mean)
     return total / weights[pairs].sum() if pairs else total
 
 
@@ -46,7 +62,7 @@ def _met(marks, ids, i, count):
     """Return which extra rows a row meets: present ones that are no duplicates. ``marks``: their (ids, present)."""
     extra_ids, present = marks
     present = np.ones(count, bool) if present is None else present
-    same = [any(x[j] == y[i] for x, y in zip(extra_ids, ids, strict=False)) for j in range(count)]
+    same = [any(x[j] == y[i] >= 0 for x, y in zip(extra_ids, ids, strict=False)) for j in range(count)]
     return present & ~np.array(same, bool)
 
 
@@ -62,7 +78,7 @@ def apply(name, options, a, b, *values, marks=(NO_MARKS, NO_MARKS)):
     loss, scalars = LOSSES[name]
     extras = [Rows(x, *mark) if len(x) else x for x, mark in zip(values[scalars:], marks, strict=False)]
     unused = {"a_to_b": "extra_a", "b_to_a": "extra_b"}.get(options.get("direction"))
-    extras = {k: x for k, x in zip(("extra_a", "extra_b"), extras, strict=False) if k != unused}
+    extras = {k: x for k, x in zip(("extra_a", "extra_b"), extras, strict=False) if k != unused and len(x)}
     pair_options = PairOptions(**extras, **{k: v for k, v in options.items() if k in OPTIONS})
     return loss(a, b, *values[:scalars], pair_options, **{k: v for k, v in options.items() if k not in OPTIONS})
 
@@ -81,14 +97,27 @@ def info_nce(
     weights=None,
     present=(None, None),
     marks=(NO_MARKS, NO_MARKS),
+    row_extra_a=None,
+    row_extra_b=None,
+    in_batch=True,
+    same_side=False,
+    decoupled=False,
 ):
     """Return the loss; ``marks``: ids and presence of the rows of extra_a and of extra_b."""
     weights, present = _defaults(len(a), weights, present)
     extra_a, extra_b = (np.zeros((0, a.shape[1])) if x is None else x for x in (extra_a, extra_b))
-    options = (scale, label_smoothing, ids, duplicates, weights)
-    a_to_b = _one_direction(a, b, extra_b, marks[1], *options, present)
-    b_to_a = _one_direction(b, a, extra_a, marks[0], *options, present[::-1])
+    own_a, own_b = (_own(x, *a.shape) for x in (row_extra_a, row_extra_b))
+    options = (scale, label_smoothing, ids, duplicates, weights, (in_batch, same_side, decoupled))
+    a_to_b = _one_direction(a, b, extra_b, marks[1], *own_b, *options, present)
+    b_to_a = _one_direction(b, a, extra_a, marks[0], *own_a, *options, present[::-1])
     return {"mean": (a_to_b + b_to_a) / 2, "sum": a_to_b + b_to_a, "a_to_b": a_to_b, "b_to_a": b_to_a}[direction]
+
+
+def _own(rows, count, width):
+    """Return extra rows of single rows [B,M,D] and their presence [B,M]."""
+    x, present = (rows.x, rows.present) if isinstance(rows, Rows) else (rows, None)
+    x = np.zeros((count, 0, width)) if x is None else x
+    return x, np.ones(x.shape[:2], bool) if present is None else present
 
 
 def sigmoid(
@@ -104,9 +133,11 @@ def sigmoid(
     weights=None,
     present=(None, None),
     marks=(NO_MARKS, NO_MARKS),
+    row_extra_b=None,
 ):
     weights, present = _defaults(len(a), weights, present)
     extra_a, extra_b = (np.zeros((0, a.shape[1])) if x is None else x for x in (extra_a, extra_b))
+    own, own_present = _own(row_extra_b, *a.shape)
     total = 0.0
     for i in range(len(a)):
         for j in range(len(b)):
@@ -118,6 +149,9 @@ def sigmoid(
         for query, extra, mark, here in ((a[i], extra_b, marks[1], present[0]), (b[i], extra_a, marks[0], present[1])):
             met = extra[_met(mark, ids, i, len(extra))]
             total = total + here[i] * weights[i] * np.log(1 + np.exp(scale * met @ query + bias)).sum()
+    for i in range(len(a)):
+        met = own[i][own_present[i]]
+        total = total + present[0][i] * weights[i] * np.log(1 + np.exp(scale * met @ a[i] + bias)).sum()
     return total / sum(weights[i] for i in range(len(a)) if present[0][i] and present[1][i])
 
 

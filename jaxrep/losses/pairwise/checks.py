@@ -24,6 +24,9 @@ def check_pairs(a: Any, b: Any, options: PairOptions) -> None:
     for name, extra in (("extra_a", options.extra_a), ("extra_b", options.extra_b)):
         if extra is not None:
             _check_extra(name, extra if isinstance(extra, Rows) else Rows(extra), a, options.ids)
+    for name, extra in (("row_extra_a", options.row_extra_a), ("row_extra_b", options.row_extra_b)):
+        if extra is not None:
+            _check_row_extra(name, extra if isinstance(extra, Rows) else Rows(extra), a)
     if not isinstance(options.present, tuple) or len(options.present) != 2:
         raise ValueError(f"present is a pair of bool arrays (or None), for the rows of a and b; got {options.present}")
     for i, array in enumerate(options.present):
@@ -54,6 +57,18 @@ def _check_extra(name: str, extra: Rows, a: Any, ids: tuple) -> None:
     check_column(f"{name}.present", extra.present, len(extra.x), jnp.bool_)
 
 
+def _check_row_extra(name: str, extra: Rows, a: Any) -> None:
+    x, present = extra.x, extra.present
+    if x.ndim != 3 or len(x) != len(a) or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"{name} is {x.dtype}{list(x.shape)}, expected floating-point rows [{len(a)},M,D], M per row")
+    check_width(name, x, a)
+    if extra.ids:
+        raise ValueError(f"{name} has ids: each of its rows is a negative of one row alone, so ids have no use")
+    if present is not None and (present.shape != x.shape[:2] or present.dtype != jnp.bool_):
+        expected = f"expected booleans {list(x.shape[:2])}, one per row"
+        raise ValueError(f"{name}.present is {present.dtype}{list(present.shape)}, {expected}")
+
+
 def check_blocks(count: int, block_size: int | None) -> None:
     """Check that there are rows, a positive block size, and a mesh that divides the rows. Raises ValueError."""
     if not count:
@@ -75,8 +90,10 @@ def check_matrix(name: str, x: Any) -> None:
 
 def check_width(name: str, x: Any, a: Any) -> None:
     """Check for rows as wide as those of a. Raises ValueError."""
-    if x.shape[1] != a.shape[1]:
-        raise ValueError(f"{name} is {x.shape[1]} wide and the rows it meets are {a.shape[1]} wide, expected one width")
+    if x.shape[-1] != a.shape[1]:
+        raise ValueError(
+            f"{name} is {x.shape[-1]} wide and the rows it meets are {a.shape[1]} wide, expected one width"
+        )
 
 
 def check_column(name: str, x: Any, count: int, kind: Any) -> None:

@@ -1,7 +1,7 @@
 """Hold what losses on pairs of rows share: their options, their rows with absent ones, and their weights."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,21 @@ from jaxrep.losses.pairwise.scan import Reduction, Rows
 
 Present = tuple[Bool[Array, " B"] | None, Bool[Array, " B"] | None]
 Extra = Float[Array, "E D"] | Rows | None
+RowExtra = Float[Array, "B M D"] | Rows | None
 Duplicates = Literal["negative", "ignore", "positive", "supcon", "mil_nce"]
+
+
+class Side(NamedTuple):
+    """Hold the rows of one side, and the rows that they meet beside those of the other side."""
+
+    plain: Rows
+    """The rows."""
+    rows: Rows
+    """The rows as they meet the other side: those of a have the logit scale."""
+    extra: Rows | None
+    """Rows that all rows of this side meet; those that meet b have the logit scale."""
+    row_extra: Rows | None
+    """Rows [B,M,D] of which each row of this side meets its own M."""
 
 
 @jax.tree_util.register_dataclass
@@ -22,7 +36,8 @@ class PairOptions:
     """Hold what ``info_nce`` and ``pairwise_sigmoid`` take besides the two sides of B pairs."""
 
     ids: tuple[Int[Array, " B"], ...] = ()
-    """Two pairs are duplicates if they are equal in any of these arrays (the same picture, the same name)."""
+    """Two pairs are duplicates if they are equal in any of these arrays (the same picture, the same name). A negative
+    id is that of no other row."""
     duplicates: Duplicates = dataclasses.field(default="negative", metadata={"static": True})
     """How rows of duplicates count; each loss says which values it takes. All but ``negative`` need ids."""
     extra_a: Extra = None
@@ -30,6 +45,11 @@ class PairOptions:
     absent, or duplicates by ids in the order of ``ids``: then they are no negatives."""
     extra_b: Extra = None
     """Normalized rows [F,D] that are negatives of every row of a."""
+    row_extra_a: RowExtra = None
+    """Normalized rows [B,M,D], of which the i-th M are negatives of row i of b alone. As ``Rows``, with ``present``
+    [B,M], some may be absent."""
+    row_extra_b: RowExtra = None
+    """Normalized rows [B,M,D], of which the i-th M are negatives of row i of a alone."""
     weights: Float[Array, " B"] | None = None
     """Weight of each pair, not negative; the loss is divided by their sum."""
     present: Present = (None, None)
@@ -37,14 +57,23 @@ class PairOptions:
     block_size: int | None = dataclasses.field(default=None, metadata={"static": True})
     """Rows of logits in memory per device; None chooses 512."""
 
-    def rows(
+    @property
+    def extras(self) -> tuple[str, ...]:
+        """Return the names of the extra rows that are given."""
+        names = ("extra_a", "extra_b", "row_extra_a", "row_extra_b")
+        return tuple(name for name in names if extra_rows(getattr(self, name)) is not None)
+
+    def sides(
         self, a: Array, b: Array, logit_scale: Array | float, ids: tuple[Array, ...] | None = None
-    ) -> tuple[Rows, Rows, tuple[Rows | None, Rows | None]]:
-        """Return a times the scale, b, and the extra rows that each of the two meets."""
-        ids = self.ids if ids is None else ids
+    ) -> tuple[Side, Side]:
+        """Return both sides. ``ids``: those of the pairs, in place of ``self.ids``."""
+        ids = tuple(map(distinct_ids, self.ids if ids is None else ids))
         left, right = (as_rows(x, ids, present) for x, present in zip((a, b), self.present, strict=True))
-        left = scale_rows(left, logit_scale)
-        return left, right, (extra_rows(self.extra_b), scale_rows(extra_rows(self.extra_a), logit_scale))
+        met_by_b = (scale_rows(extra_rows(x), logit_scale) for x in (self.extra_a, self.row_extra_a))
+        return (
+            Side(left, scale_rows(left, logit_scale), extra_rows(self.extra_b), extra_rows(self.row_extra_b)),
+            Side(right, right, *met_by_b),
+        )
 
 
 DEFAULTS = PairOptions()
@@ -54,14 +83,21 @@ def as_rows(
     x: Float[Array, "B D"], ids: tuple[Int[Array, " B"], ...] = (), present: Bool[Array, " B"] | None = None
 ) -> Rows:
     """Return rows for ``pairwise_reduce``. Absent ones become zeros, so that their values (a NaN) reach no gradient."""
-    x = x if present is None else jnp.where(present[:, None], x, 0.0)
+    x = x if present is None else jnp.where(present[..., None], x, 0.0)
     return Rows(jnp.asarray(x, jnp.float32), ids, present)
 
 
-def extra_rows(x: Extra) -> Rows | None:
-    """Return extra rows for ``pairwise_reduce``; None if there are none."""
+def distinct_ids(ids: Int[Array, " B"]) -> Int[Array, " B"]:
+    """Replace negative ids, which stand for none, by ids that no other row has."""
+    return jnp.where(ids < 0, -2 - jnp.arange(len(ids), dtype=ids.dtype), ids)
+
+
+def extra_rows(x: Extra | RowExtra) -> Rows | None:
+    """Return extra rows for reductions; None if there are none."""
     rows = x if x is None or isinstance(x, Rows) else Rows(x)
-    return None if rows is None or not len(rows.x) else as_rows(*rows)
+    if rows is None or not rows.x.size:
+        return None
+    return as_rows(rows.x, tuple(jnp.maximum(ids, -1) for ids in rows.ids), rows.present)
 
 
 def reduce_extra(reduction: Reduction, rows: Rows, extra: Rows, *args: Any, **options: Any) -> Float[Array, " B"]:
@@ -70,14 +106,25 @@ def reduce_extra(reduction: Reduction, rows: Rows, extra: Rows, *args: Any, **op
     return pairwise_reduce(reduction, rows, extra, *args, pairs=pairs, columns=False, **options)[0]
 
 
+def reduce_row_extra(
+    reduction: Reduction, rows: Rows, extra: Rows, bias: Float[Array, ""] | None = None
+) -> Float[Array, " B"]:
+    """Reduce the logits of each row against its own present extra rows [B,M,D]."""
+    logits = jnp.einsum("bd,bmd->bm", rows.x, extra.x, precision=jax.lax.Precision.HIGHEST)
+    logits = logits if bias is None else logits + bias
+    if extra.present is not None:
+        logits = jnp.where(extra.present, logits, reduction.excluded)
+    return reduction.value(reduction.statistics(logits, 1))
+
+
 def scale_rows(rows: Any, logit_scale: Float[Array, ""] | float) -> Any:
     """Multiply rows by the logit scale; outside of ``pairwise_reduce``, so that JAX derives it."""
     return None if rows is None else rows._replace(x=rows.x * logit_scale)
 
 
-def unit_logits(rows: Rows) -> Rows:
+def unit_logits(rows: Any) -> Any:
     """Replace rows by ones, so that every logit is 1 and a sum of logits counts pairs."""
-    return rows._replace(x=jnp.ones((len(rows.x), 1)))
+    return None if rows is None else rows._replace(x=jnp.ones((*rows.x.shape[:-1], 1)))
 
 
 def row_weights(

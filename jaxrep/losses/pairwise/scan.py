@@ -97,15 +97,16 @@ LOG_SUM_EXP = Reduction(
 SUM_SOFTPLUS = _sum_of(_softplus, jax.nn.sigmoid, excluded=-jnp.inf)
 SUM = _sum_of(lambda x: x, jnp.ones_like, excluded=0.0)
 
-Included = Literal["all", "duplicates", "non_duplicates"]
+Included = Literal["all", "duplicates", "non_duplicates", "other_duplicates"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Hold the static arguments of a pairwise reduction.
 
-    ``pairs``: which pairs are included. ``columns``: whether to reduce along columns as well. ``axes``: the mesh axes
-    that shard the rows, inside ``shard_map``.
+    ``pairs``: which pairs are included; for ``other_duplicates``, rows that are equal in any ids but the first, which
+    tell a row from all others. ``columns``: whether to reduce along columns as well. ``axes``: the mesh axes that shard
+    the rows, inside ``shard_map``.
     """
 
     reduction: Reduction
@@ -123,11 +124,18 @@ def _logits(a: Rows, b: Rows, bias: Bias) -> Array:
     return x if bias is None else x + bias
 
 
+def duplicates(a: tuple[Array, ...], b: tuple[Array, ...]) -> Bool[Array, "A B"]:
+    """Return which pairs of rows are equal in any of their ids."""
+    return functools.reduce(operator.or_, (p[:, None] == q[None, :] for p, q in zip(a, b, strict=True)))
+
+
 def _included(config: Config, a: Rows, b: Rows) -> tuple[Array | None, Array | None]:
     """Return the pairs, bool [A,B], of the reductions along rows and along columns; None if all are included."""
     chosen = None
-    if config.pairs != "all":
-        same = functools.reduce(operator.or_, (p[:, None] == q[None, :] for p, q in zip(a.ids, b.ids, strict=True)))
+    if config.pairs == "other_duplicates":
+        chosen = duplicates(a.ids[1:], b.ids[1:]) & ~duplicates(a.ids[:1], b.ids[:1])
+    elif config.pairs != "all":
+        same = duplicates(a.ids, b.ids)
         chosen = same if config.pairs == "duplicates" else ~same
     present = (None if b.present is None else b.present[None, :], None if a.present is None else a.present[:, None])
     rows, columns = (chosen if p is None else p if chosen is None else chosen & p for p in present)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.losses.geometry import barlow_twins, mixed_twins
+from jaxrep.losses.geometry import barlow_twins, covariance_penalty, mean_square, mixed_twins, variance_hinge
 from jaxrep.mesh import ROWS, Mesh
 
 B, D, REDUNDANCY = 16, 5, 0.03
@@ -37,6 +37,17 @@ def mixed_by_hand(mixed, a, b):
     return 0.5 * (((with_a - true_a) ** 2).sum() + ((with_b - true_b) ** 2).sum())
 
 
+def spread_by_hand(x):
+    """VICReg's equations 1 to 4, written out (a relu has the derivative 0 or 1)."""
+    x = x - x.mean(0)
+    deviation = np.sqrt((x * x).sum(0) / (B - 1) + 1e-4)
+    total = sum(2.0 - d if d.real < 2 else 0.0 for d in deviation) / D
+    for i in range(D):
+        for j in range(D):
+            total = total + (i != j) * ((x[:, i] * x[:, j]).sum() / (B - 1)) ** 2 / D
+    return total
+
+
 def slope(f, args, which):
     """The derivative by the complex step: as exact as the value."""
     found = np.zeros(args[which].shape)
@@ -49,6 +60,8 @@ def slope(f, args, which):
 
 CASES = {
     "twins": (lambda a, b: barlow_twins(a, b, REDUNDANCY), twins_by_hand, (ONE, OTHER)),
+    "spread": (lambda x: variance_hinge(x, 2.0) + covariance_penalty(x), spread_by_hand, (OTHER * [0.5, 1, 2, 3, 30],)),
+    "mean square": (mean_square, lambda a, b: ((a - b) ** 2).sum() / (B * D), (ONE, OTHER)),
     "mixed": (lambda m, a, b: mixed_twins(m, a, b, SHARE, PARTNER), mixed_by_hand, (MIXED, ONE, OTHER)),
 }
 
@@ -77,3 +90,12 @@ def test_whitened_equal_views_have_zero_loss_and_constant_feature_gives_no_nan()
     assert np.isfinite(jax.grad(barlow_twins)(dead, np.float32(OTHER), REDUNDANCY)).all()
     with pytest.raises(ValueError, match="two arrays"):
         barlow_twins(ONE, OTHER[:3], REDUNDANCY)
+
+
+def test_collapsed_features_have_finite_gradients_and_one_row_is_refused():
+    assert np.isfinite(jax.grad(lambda x: variance_hinge(x) + covariance_penalty(x))(np.ones((B, D), np.float32))).all()
+    for loss in (variance_hinge, covariance_penalty):
+        with pytest.raises(ValueError, match=r"features \[B,D\] over rows, B at least 2: \(1, 5\)"):
+            loss(np.ones((1, D), np.float32))
+    with pytest.raises(ValueError, match="differences are those of two arrays"):
+        mean_square(np.ones((B, D)), np.ones((1, D)))
