@@ -56,6 +56,10 @@ class Term(abc.ABC):
         """The outputs whose last axis is an embedding: those that a wrapper such as Matryoshka truncates."""
         return read_names(self, lambda reads: ("{}",) if reads.embedding else ())
 
+    def advice(self, field: str) -> str:
+        """Return how to add a missing field, as the end of a sentence that begins with its name; empty: no advice."""
+        return ""
+
     @abc.abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
         """Return the loss, a float32 scalar for the whole batch, and metrics."""

@@ -1,0 +1,108 @@
+"""Pixel propagation equals PixPro's released function, a loop of its equations, and refuses what has no places."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxrep.batch import StepContext
+from jaxrep.methods.self_supervised.dense import Propagation
+from jaxrep.objectives import PlaceAgreement, PlaceContrast
+from jaxrep.spec import problems
+from tests.helpers.loss_oracle import derivative
+from tests.losses.test_dense import BIAS, BOXES, KERNEL, RELEASED, B, D, X, Y, contrast_by_hand, near, unit
+
+# Every seventh number of ``PixPro.featprop`` of X at unit length, of zdaxie/PixPro, contrast/models/PixPro.py, run in
+# float64 by torch with ``pixpro_p`` 2 and one linear map.
+RELEASED_PROPAGATION = np.array(
+    [
+        [0.60596286, 0.51231669, -0.11030364, -0.18501656, -0.03183439,
+         -0.35090424, 0.09341122, -0.37340369, 0.12635525],
+        [-0.02098383, 0.3086452, 0.22055934, -0.62289295, -0.59214819,
+         -0.03797974, 0.69563654, -0.20616321, 0.21060628],
+        [0.22355738, 0.7979971, -0.54240514, -0.48481589, -0.4986058,
+         0.12833537, 0.39355558, 0.38360064, -0.2484235],
+        [-0.33100086, -0.20066359, -0.79400695, -0.01635567, -0.13119386,
+         0.34812427, 0.18765096, 0.68338784, -0.6841429],
+    ]
+)  # fmt: skip
+CLOSE = dict(rtol=5e-5, atol=5e-6)  # float32 sums of a few numbers near one
+BATCH = {"a/box": np.float32(BOXES[:, 0]), "b/box": np.float32(BOXES[:, 1])}
+
+
+def built(power=2.0):
+    module = Propagation(power=power).build(nnx.Rngs(0), inputs=D)
+    module.values.kernel.set_value(jnp.float32(KERNEL))
+    module.values.bias.set_value(jnp.float32(BIAS))
+    return module
+
+
+def by_hand(x, power):
+    """The equations, by loops over places; [N,D]."""
+    values = unit(x @ KERNEL + BIAS)
+    out = []
+    for place in x:
+        cosines = [unit(place) @ unit(other) for other in x]
+        out.append(sum(c**power * v for c, v in zip(cosines, values, strict=True) if c.real > 0))
+    return np.array(out)
+
+
+def test_propagation_is_that_of_the_released_code():
+    found = unit(np.float64(built()(np.float32(X))))
+    assert found.shape == X.shape
+    np.testing.assert_allclose(found.reshape(B, -1)[:, ::7], RELEASED_PROPAGATION, **CLOSE)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.5])
+def test_propagation_equals_loops_over_places(power):
+    weights = np.random.default_rng(1).normal(size=X[0].shape)
+    module = built(power)
+
+    def value(x):
+        return jnp.sum(module(x[None])[0] * weights)
+
+    def expected(x):
+        return (by_hand(x.reshape(-1, D), power) * weights.reshape(-1, D)).sum()
+
+    found, slope = jax.jit(jax.value_and_grad(value))(np.float32(X[0]))
+    np.testing.assert_allclose(found, expected(X[0]), rtol=1e-4)
+    np.testing.assert_allclose(slope, derivative(expected, X[0]), rtol=1e-4, atol=2e-5)
+
+
+def test_crops_on_a_second_axis_are_propagated_each():
+    module, x = built(), np.float32(X)
+    np.testing.assert_allclose(module(x.reshape(2, 2, *X.shape[1:])).reshape(X.shape), module(x), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"Propagation reads maps \[B,h,w,D\], got \(4, 5\): set places = True"):
+        module(x[:, 0, 0])
+    assert problems(Propagation(power=0.5)) == ["power: expected a number of at least 1 and of at most 100, got 0.5"]
+
+
+def test_term_of_both_directions_is_the_released_loss():
+    outputs = {"a/predicted": built()(np.float32(X)), "b/target": np.float32(Y)}
+    term = PlaceAgreement("a/predicted", "b/target", ("a/box", "b/box"))
+    loss, metrics = term(outputs, BATCH, StepContext())
+    np.testing.assert_allclose(loss, np.mean(RELEASED), **CLOSE)
+    np.testing.assert_allclose(metrics["pairs"], near().sum((1, 2)).mean())
+    np.testing.assert_allclose(metrics["overlap"], 0.75)
+    # Read the other way round the same pairs meet, so the other direction of these maps is the same number.
+    back = PlaceAgreement("b/target", "a/predicted", ("b/box", "a/box"))
+    np.testing.assert_allclose(back(outputs, BATCH, StepContext())[0], loss, rtol=1e-5)
+
+
+def test_term_of_the_contrast_equals_its_equation():
+    outputs = {"a": np.float32(X), "b/target": np.float32(Y)}
+    term = PlaceContrast("a", "b/target", ("a/box", "b/box"), temperature=0.2)
+    expected = contrast_by_hand(X.reshape(B, -1, D), Y.reshape(B, -1, D), near(), 0.2).mean()
+    np.testing.assert_allclose(term(outputs, BATCH, StepContext())[0], expected, **CLOSE)
+    assert dataclasses.replace(term, radius=0.1)(outputs, BATCH, StepContext())[1]["pairs"] < near().sum((1, 2)).mean()
+
+
+def test_rows_without_places_and_boxes_of_other_shapes_are_named():
+    term = PlaceAgreement("a", "b", ("a/box", "b/box"))
+    with pytest.raises(ValueError, match=r"^'a' has shape \(4, 5\), where places are read from a map \[B,h,w,D\]"):
+        term({"a": np.float32(X[:, 0, 0]), "b": np.float32(Y)}, BATCH, StepContext())
+    with pytest.raises(ValueError, match=r"^'b/box' has shape \(4, 2, 4\), where one box per picture is expected"):
+        term({"a": np.float32(X), "b": np.float32(Y)}, {**BATCH, "b/box": np.float32(BOXES)}, StepContext())
