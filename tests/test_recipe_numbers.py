@@ -38,6 +38,7 @@ def numbers(source: str, **values: Any) -> list[Number]:
     return [Number(name.replace("__", "."), value, source) for name, value in values.items()]
 
 
+CLIPA, FLIP = "UCSC-VLAA/CLIPA, clipa_jax/", "facebookresearch/flip, "
 CLIP, DREAMLIP = "openai/CLIP, clip/model.py", "zyf0619sjtu/DreamLIP, training/params.py"
 LIT = "google-research/big_vision, configs/proj/image_text/lit_coco.py"
 BIG_VISION = "google-research/big_vision, "
@@ -69,6 +70,46 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers(AS_STATED + "tables 18 and 20",
         data__batch_size=32_768, method__scale__max=100, optimizer__b2=0.98, optimizer__eps=1e-6,
         optimizer__weight_decay__value=0.2, schedule__peak=5e-4, schedule__warmup_steps=2_000),
+    "clipa:small": numbers(CLIPA + "configs/model_b/64_32_pre_training.py",
+        data__batch_size=1_024 * 16 * 2, data__train__image_size=64,
+        data__train__crop=HostRandomResizedCrop(scale=(0.4, 1.0)), data__tokenizer__length=32, method__dim=512,
+        method__towers__image__positions="sincos", method__towers__image__pool="cls", method__towers__text__pool="eos",
+        method__scale__init=1 / 0.07, optimizer__b1=0.9, optimizer__b2=0.95, optimizer__weight_decay__value=0.2,
+        schedule__peak=8e-6 * 64 * 2, schedule__warmup_steps=3_200 // 2, examples=7 * 400_000_000)
+    + numbers(CLIPA + "models/vit.py and models/text_transformer.py",
+        method__towers__image__width=768, method__towers__image__stem__bias=False,
+        method__towers__image__activation="gelu_tanh", method__towers__text__width=512, method__towers__text__heads=8,
+        method__towers__text__causal=False, method__towers__text__end="never"),
+    "clipa:recipe": numbers(CLIPA + "configs/model_b/unmask_tuning.py",
+        data__train__image_size=224, schedule__peak=8e-7 * 64 * 2, schedule__warmup_steps=1_600 // 2,
+        examples=4_000 * 32_768),
+    "clipa:h14_small": numbers(CLIPA + "configs/model_h/84_8_pre_training.py",
+        data__batch_size=65_536, data__train__source__image_size=84, data__train__words=8 - 1,
+        data__train__keep="syntax", data__tokenizer__length=8, method__dim=1_024, method__towers__image__pool="mean",
+        views__0__brightness=0.8 * 0.4, views__0__hue=0.2 * 0.4, schedule__peak=8e-6 * (65_536 // 256),
+        schedule__warmup_steps=3_200, examples=1_281_167 * 10_000)
+    + numbers(CLIPA + "models/vit.py and models/text_transformer.py",
+        method__towers__image__depth=32, method__towers__image__heads=16, method__towers__text__width=1_024,
+        method__towers__text__depth=24, method__towers__text__heads=16),
+    "clipa:h14_224": numbers(CLIPA + "configs/model_h/unmask_tuning_224_scheduleX4.py",
+        data__batch_size=32_768, data__train__image_size=224, data__tokenizer__length=32,
+        method__towers__image__patch_dropout=0.3, schedule__peak=4e-7 * 128,
+        schedule__warmup_steps=26_214_400 // 32_768, examples=131_072_000 * 4),
+    "clipa:h14": numbers(CLIPA + "configs/model_h/unmask_tuning_336_scheduleX1.py",
+        data__batch_size=16_384, data__train__image_size=336, method__towers__image__patch_dropout=0.4,
+        schedule__peak=1e-7 * 64, schedule__warmup_steps=26_214_400 // 16_384, examples=131_072_000),
+    "clipa:flip_50": numbers(FLIP + "configs/default.py and configs/cfg_flip_large.py",
+        data__batch_size=65_536, data__tokenizer__length=32, data__train__crop=HostRandomResizedCrop(scale=(0.5, 1.0)),
+        method__towers__image__width=1_024, method__towers__image__depth=24, method__towers__image__heads=16,
+        method__towers__image__stem__patch=16, method__towers__image__patch_dropout=0.5,
+        method__towers__image__positions="sincos", method__towers__text__width=768, method__towers__text__depth=12,
+        method__towers__text__heads=12, method__dim=768, optimizer__b2=0.95, optimizer__weight_decay__value=0.2,
+        schedule__peak=4e-6 * 256, schedule__warmup_steps=20 * 19, examples=10_000 * 19 * 65_536)
+    + numbers(FLIP + "models_flip.py", method__scale__init=1 / 0.07, method__scale__max=100,
+        method__towers__image__pool="mean", method__towers__text__pool="cls", method__towers__image__norm_epsilon=1e-6),
+    "clipa:flip": numbers(FLIP + "README.md, section 2",
+        method__towers__image__patch_dropout=0.0, schedule__peak=4e-8 * 256, schedule__warmup_steps=20 * 19,
+        examples=100 * 19 * 65_536),
     "contrastive_gap:recipe": numbers(AS_STATED + "the authors' released configuration",
         data__batch_size=64, method__scale__init=100.0, method__scale__trainable=False,
         objective__uniformity_image__weight__value=0.5, objective__uniformity_text__weight__value=0.5,

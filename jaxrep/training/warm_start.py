@@ -111,7 +111,7 @@ def check_init(recipe: Recipe, shapes: Shapes) -> None:
     Raises:
         UsageError: the first that does not.
     """
-    traced: dict[int, Shapes] = {}
+    traced: dict[str, Shapes] = {}
     parts = sorted({name.split("/")[0] for name in shapes.arrays})
     for path, origin in recipe.init.items():
         if not any(f"{name}/".startswith(f"{path}/") for name in shapes.arrays):
@@ -119,7 +119,8 @@ def check_init(recipe: Recipe, shapes: Shapes) -> None:
         if isinstance(origin, Pretrained):
             partial_load(path, origin, recipe.method, shapes)
         elif isinstance(source := origin.source, Recipe):
-            before = traced[id(source)] = traced.get(id(source)) or trace_shapes(source)
+            key = fingerprint(source)
+            before = traced[key] = traced.get(key) or trace_shapes(source)
             sizes = functools.partial(_both_sizes, source, recipe, shapes)
             fit_arrays(path, origin, "the recipe that it starts from", before.arrays, shapes.arrays, sizes)
         elif not (run := RunDir(fetch_run(origin.source))).exists():
