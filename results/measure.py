@@ -67,12 +67,15 @@ class Effect:
     """Evaluations of the baseline, if they differ."""
     baseline_names: Mapping[str, str] = field(default_factory=dict)
     """Name of a metric -> the baseline's name for it, if it differs."""
+    rates: tuple[float, ...] = ()
+    """Peaks of the learning rate that ``results.sweep`` tries on each side."""
 
-    def side(self, name: str, seed: int) -> tuple[Recipe, LoadedExperiment]:
-        """Return the recipe of a side, ``baseline`` or ``method``."""
+    def side(self, name: str, seed: int, rate: float = 0.0) -> tuple[Recipe, LoadedExperiment]:
+        """Return the recipe of a side, ``baseline`` or ``method``; ``rate``: its peak learning rate, 0: its own."""
         experiment = _experiment(self.recipe)
         change = self.without if name == "baseline" else self.change
         recipe = change(experiment.recipe) if change else experiment.recipe
+        recipe = recipe.replace({"schedule.peak": rate}) if rate else recipe
         if name == "baseline" and self.baseline_steps:
             return in_laboratory(recipe, seed, steps=self.baseline_steps), experiment
         return in_laboratory(recipe, seed, steps=self.steps, batch_size=self.batch_size), experiment
@@ -93,9 +96,9 @@ class Effect:
         )
         return fingerprint({"sides": sides, "seeds": SEEDS, "metrics": tuple(self.metrics)})
 
-    def measure(self, name: str, seed: int, folder: Path) -> dict[str, float]:
+    def measure(self, name: str, seed: int, folder: Path, rate: float = 0.0) -> dict[str, float]:
         """Return the metrics of one side. Its run is trained if the folder does not hold it."""
-        recipe, experiment = self.side(name, seed)
+        recipe, experiment = self.side(name, seed, rate)
         run = _trained(recipe, experiment, folder)
         # Pixels are the same for all runs.
         place = folder if name == "baseline" and self.without is None else run

@@ -8,19 +8,16 @@ from experiments.image_text import clip, metaclip
 from experiments.multimodal import astrom3
 from experiments.vision import rad_dino
 from jaxrep import Recipe, data, evals, methods, schedules
+from results import budgets
+from results.budgets import RETRIEVAL
 from results.lab import STEPS
-from results.measure import MEAN_R1, Effect
+from results.measure import Effect
 
 TUNED = 200
 """Steps of training from a trained CLIP."""
 
 UNSEEN = common.emoji("test")
 
-RETRIEVAL = {
-    MEAN_R1: "R@1, mean of both directions",
-    "retrieval/image_to_text/r1": "image to text R@1",
-    "retrieval/text_to_image/r1": "text to image R@1",
-}
 COMPOSITION = {
     "composition/exchange/skin_tone": "whose skin tone",
     "composition/replace/skin_tone": "right among skin tones",
@@ -324,4 +321,5 @@ EFFECTS: dict[str, Effect] = {
         rad_dino.tiny.evals,
         {**FEATURES, "segmentation/mean_iou": "linear segmentation, mean IoU"},
     ),
+    **budgets.EFFECTS,
 }
