@@ -232,7 +232,7 @@ def constrain(x: Array, spec: P = ROWS) -> Array:
     return x if current_mesh() is None else jax.lax.with_sharding_constraint(x, spec)
 
 
-def _split(axis: str) -> int:
+def axis_size(axis: str) -> int:
     """Return the size of an axis of the current mesh; 1 without a mesh."""
     mesh = current_mesh()
     return 1 if mesh is None else mesh.shape.get(axis, 1)
@@ -245,9 +245,11 @@ def gather_kernel(kernel: Array, heads: int) -> Array:
     once more for the gradient with respect to its input. The gradient of the kernel passes unchanged, so that it is
     scattered while it is summed.
     """
-    if _split("fsdp") == 1:
+    if axis_size("fsdp") == 1:
         return kernel
-    gathered = P(*(P.UNCONSTRAINED if axis == heads and _split("tensor") > 1 else None for axis in range(kernel.ndim)))
+    gathered = P(
+        *(P.UNCONSTRAINED if axis == heads and axis_size("tensor") > 1 else None for axis in range(kernel.ndim))
+    )
     whole = jax.custom_vjp(lambda x: constrain(x, gathered))
     whole.defvjp(lambda x: (constrain(x, gathered), None), lambda _, gradient: (gradient,))
     return whole(kernel)
@@ -260,7 +262,7 @@ def look_up(table: Array, ids: Array, *, in_loop: bool = False) -> Array:
     rows of text move, and the table does not. Without ``fsdp``, or where it does not divide, the compiler chooses, and
     also ``in_loop`` on TPUs: their compiler moved the sum of such gradients out of loops wrongly (openxla/xla#49143).
     """
-    fsdp, rows = _split("fsdp"), _split("fsdp") * _split("data")
+    fsdp, rows = axis_size("fsdp"), axis_size("fsdp") * axis_size("data")
     if fsdp == 1 or table.shape[1] % fsdp or ids.shape[0] % rows or (in_loop and platform() == "tpu"):
         return table[ids]
 

@@ -225,7 +225,7 @@ def test_gathering_kernels_once_and_looking_up_by_columns_changes_no_number(spec
     recipe, devices = TEXTS.replace(mesh=spec), spec.build()
     assert spec.layout("text/embedding", harness.traced(recipe).arrays["text/embedding"].shape) == P(None, "fsdp")
     loss, found = gradients(recipe, devices, size)
-    monkeypatch.setattr(meshes, "_split", lambda axis: 1)
+    monkeypatch.setattr(meshes, "axis_size", lambda axis: 1)
     expected, by_path = gradients(recipe, devices, size)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for path, leaf in by_path.items():
@@ -243,7 +243,7 @@ def test_without_fsdp_a_step_is_the_program_that_it_was(monkeypatch):
             return of.lower(found.arrays, batch()).as_text()
 
     with_rules = program()
-    monkeypatch.setattr(meshes, "_split", lambda axis: 1)
+    monkeypatch.setattr(meshes, "axis_size", lambda axis: 1)
     assert program() == with_rules
 
 

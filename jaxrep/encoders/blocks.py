@@ -9,7 +9,7 @@ there are three, and it is (3DL)**-0.5). Biases start at zero.
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,10 @@ from jaxrep import mesh
 from jaxrep.batch import Array
 from jaxrep.encoders.attention import KernelCall
 from jaxrep.encoders.layers import Attention, Rotation, drop_branch, dropout, fold_keys
+from jaxrep.encoders.remat import INPUT, in_parts, named, remat
 
 if TYPE_CHECKING:
     from jaxrep.encoders.transformer import Transformer
-
-Remat = Literal["none", "dots", "full"]
-REMAT_POLICIES: dict[str, Any] = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @jax.tree_util.register_dataclass
@@ -67,6 +62,7 @@ class Block(nnx.Module):
             out_bias=spec.out_bias,
             kv_heads=spec.kv_heads,
             norm=spec.build_norm if spec.qk_norm else None,
+            inner_norm=spec.build_norm if "attention" in spec.inner_norms else None,
         )
         self.norm1 = spec.build_norm(width)
         self.attention = Attention(rngs, width, spec.heads, **attention)
@@ -105,11 +101,12 @@ class Block(nnx.Module):
         def attend(x: Array) -> Array:
             return self.attention(x, x, sight.mask, read.bias, rotation=sight.rotation, call=sight.call)
 
-        h = branch(h, first_norm, attend, self.scale1, 0)
+        h = branch(named(h, INPUT), first_norm, attend, self.scale1, 0)
         if read.memory is not None and self.cross_attention is not None and self.cross_norm is not None:
             cross, memory = self.cross_attention, read.memory
             h = branch(h, self.cross_norm, lambda x: cross(x, memory, read.memory_mask), self.cross_scale, 2)
-        return branch(h, self.norm2, self.mlp, self.scale2, 1)
+        h = named(h, "middle")
+        return branch(h, self.norm2, lambda x: in_parts(self.mlp, spec.mlp_parts, x), self.scale2, 1)
 
 
 def stack_blocks(spec: "Transformer", rngs: nnx.Rngs) -> Block:
@@ -138,8 +135,7 @@ def run_blocks(
     def apply(h, params, layer):
         return mesh.constrain(nnx.merge(graph, params)(h, read, layer))
 
-    if spec.remat != "none":
-        apply = jax.checkpoint(apply, policy=REMAT_POLICIES[spec.remat], prevent_cse=not spec.scan)
+    apply = remat(apply, spec.remat, spec.save, scanned=spec.scan)
 
     if not spec.scan:
         pooled, seen = {}, {}

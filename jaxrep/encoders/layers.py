@@ -5,7 +5,7 @@ statistics of norms and the softmax stay in float32.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 import jax
@@ -15,6 +15,7 @@ from flax import nnx
 from jaxrep import mesh
 from jaxrep.batch import Array
 from jaxrep.encoders.attention import KernelCall, attend
+from jaxrep.encoders.remat import named
 
 
 def gelu(x: Array) -> Array:
@@ -119,6 +120,7 @@ class Attention(nnx.Module):
         kv_heads: heads of keys and values, which divide ``heads`` (Ainslie et al. 2023, arXiv:2305.13245); 0: as many.
         context: width of what keys and values are made of; 0: ``width``.
         norm: makes the norms of each head's queries and keys from their width (Dehghani et al. 2023, arXiv:2302.05442).
+        inner_norm: makes the norm of what the heads return together, before the last layer, from its width.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class Attention(nnx.Module):
         kv_heads: int = 0,
         context: int = 0,
         norm: Callable[[int], nnx.Module] | None = None,
+        inner_norm: Callable[[int], nnx.Module] | None = None,
     ):
         head = width // heads
         split, shared, context = (heads, head), (kv_heads or heads, head), context or width
@@ -143,6 +146,7 @@ class Attention(nnx.Module):
         self.out = Dense(rngs, split, (width,), std=out_std, bias=out_bias)
         self.query_norm = None if norm is None else norm(head)
         self.key_norm = None if norm is None else norm(head)
+        self.inner_norm = None if inner_norm is None else inner_norm(width)
 
     def __call__(
         self,
@@ -166,13 +170,17 @@ class Attention(nnx.Module):
             query, key = self.query_norm(query), self.key_norm(key)
         if rotation is not None:
             query, key = rotate(query, rotation), rotate(key, rotation)
-        return self.out(attend(query, key, value, mask=mask, bias=bias, call=call))
+        heads = named(attend(query, key, value, mask=mask, bias=bias, call=call), "attention")
+        if self.inner_norm is not None:
+            heads = self.inner_norm(heads.reshape(*heads.shape[:2], -1)).reshape(heads.shape)
+        return self.out(heads)
 
 
 class MLP(nnx.Module):
     """Apply two dense layers with an activation between them.
 
     ``gated``: the activation of a third layer multiplies the first layer's output (Shazeer 2020, arXiv:2002.05202).
+    ``inner_norm`` makes the norm of the hidden layer, after the activation, from its width.
     """
 
     def __init__(
@@ -186,15 +194,24 @@ class MLP(nnx.Module):
         down_std: float,
         gated: bool = False,
         bias: bool = True,
+        inner_norm: Callable[[int], nnx.Module] | None = None,
     ):
         self.activation = activation
         self.up = Dense(rngs, (width,), (hidden,), std=up_std, bias=bias)
         self.down = Dense(rngs, (hidden,), (width,), std=down_std, bias=bias)
         self.gate = Dense(rngs, (width,), (hidden,), std=up_std, bias=bias) if gated else None
+        self.inner_norm = None if inner_norm is None else inner_norm(hidden)
 
     def __call__(self, x: Array) -> Array:
-        activate = ACTIVATIONS[self.activation]
-        return self.down(activate(self.up(x)) if self.gate is None else activate(self.gate(x)) * self.up(x))
+        activate, hidden = ACTIVATIONS[self.activation], named(self.up(x), "hidden")
+        h = activate(hidden) if self.gate is None else activate(named(self.gate(x), "hidden")) * hidden
+        return self.down(h if self.inner_norm is None else self.inner_norm(h))
+
+
+def head_problems(heads: int, width: int) -> Iterator[str]:
+    """Yield a sentence if ``heads`` do not divide ``width``."""
+    if width % heads:
+        yield f"heads = {heads} do not divide width = {width}: take a number of heads that does"
 
 
 def dropout(x: Array, rate: float, keys: Array | None) -> Array:

@@ -12,17 +12,8 @@ from flax import nnx
 from jaxrep import mesh
 from jaxrep.batch import Array
 from jaxrep.encoders.attention import AttentionForm, choose_kernel, limits
-from jaxrep.encoders.base import (
-    Depth,
-    DropRate,
-    Encoder,
-    EncoderInputs,
-    EncoderOutput,
-    Width,
-    WidthRatio,
-    on_grid,
-)
-from jaxrep.encoders.blocks import BlockInputs, Remat, Sight, run_blocks, stack_blocks
+from jaxrep.encoders.base import Depth, DropRate, Encoder, EncoderInputs, EncoderOutput, Width, WidthRatio, on_grid
+from jaxrep.encoders.blocks import BlockInputs, Sight, run_blocks, stack_blocks
 from jaxrep.encoders.layers import (
     MLP,
     Activation,
@@ -33,10 +24,12 @@ from jaxrep.encoders.layers import (
     compute_dtype,
     dropout,
     fold_keys,
+    head_problems,
     normal,
 )
 from jaxrep.encoders.pooling import POOLS, AttentionPool
 from jaxrep.encoders.positions import Grid, Rotary, of_kept, places, relative_bias
+from jaxrep.encoders.remat import Remat, Saved, remat_problems
 from jaxrep.spec import Count, Natural, NonNegative, execution, spec
 
 
@@ -82,6 +75,8 @@ class Transformer(Encoder):
     """Whether layer norms have a bias; norms by the root mean square have none."""
     norm_epsilon: NonNegative = 1e-5
     """Added to the variance under the root of every norm."""
+    inner_norms: tuple[Literal["attention", "mlp"], ...] = ()
+    """Branches with one more norm, before their last layer (Fang et al. 2023, EVA-02, arXiv:2303.11331)."""
     first_norm: bool = True
     """Whether the first block normalizes the input of its attention (not in ModernBERT: the embedding's norm did)."""
     embed_norm: bool = False
@@ -115,7 +110,12 @@ class Transformer(Encoder):
     dtype: Precision = "auto"
     """Type of activations and matrix products; auto: bfloat16 on accelerators, float32 on CPU."""
     remat: Remat = execution("dots")
-    """What the backward pass recomputes: nothing, all but products of dense layers (dots), or whole blocks (full)."""
+    """What the backward pass recomputes: nothing, all but products of dense layers (dots) or what ``save`` names
+    (names), or whole blocks (full; offload: their inputs and what ``save`` names are kept in the host's memory)."""
+    save: tuple[Saved, ...] = execution(())
+    """Values of each block to keep: attention (what heads return), middle (tokens after it), hidden (of the MLP)."""
+    mlp_parts: Count = execution(1)
+    """Parts of the rows whose MLP is computed one after the other: its hidden layer exists for one part at a time."""
     scan: bool = execution(True)
     """Whether to scan over the blocks (compiled once) or to unroll them (compile time grows with the depth)."""
     attention: AttentionForm = execution("auto")
@@ -139,13 +139,15 @@ class Transformer(Encoder):
 
     def build_mlp(self, rngs: nnx.Rngs, *, down_std: float) -> MLP:
         """Return the MLP of a block; ``down_std``: initial standard deviation of its last kernel."""
-        kind: Any = dict(activation=self.activation, gated=self.gated, bias=self.mlp_bias)
+        inner_norm = self.build_norm if "mlp" in self.inner_norms else None
+        kind: Any = dict(activation=self.activation, gated=self.gated, bias=self.mlp_bias, inner_norm=inner_norm)
         return MLP(rngs, self.width, self.hidden, up_std=(2 * self.width) ** -0.5, down_std=down_std, **kind)
 
     def problems(self) -> Iterator[str]:
         yield from head_problems(self.heads, self.width)
         if self.kv_heads and self.heads % self.kv_heads:
             yield f"kv_heads = {self.kv_heads} do not divide heads = {self.heads}: take a number that does"
+        yield from remat_problems(self.remat, self.save)
         if self.rotary is not None and self.width % self.heads == 0 and (head := self.width // self.heads) % 2:
             yield f"rotary positions turn pairs of channels, and a head has {head}: change width or heads"
         if self.rotary is None and self.local is not None and self.local.rotary is not None:
@@ -154,12 +156,6 @@ class Transformer(Encoder):
             yield from limits(self.attention, self, self.dtype)
         if not self.first_norm and self.norm == "post":
             yield 'first_norm = False needs norm = "pre": with "post" every block normalizes its sums'
-
-
-def head_problems(heads: int, width: int) -> Iterator[str]:
-    """Yield a sentence if ``heads`` do not divide ``width``."""
-    if width % heads:
-        yield f"heads = {heads} do not divide width = {width}: take a number of heads that does"
 
 
 class TransformerModule(nnx.Module, abc.ABC):

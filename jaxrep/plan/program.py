@@ -65,7 +65,7 @@ def read_layout(folder: Path) -> Program | None:
 
 
 _SPACE = re.compile(r"^Memory Space: \S+ \(color=(\d+)\)\nTotal bytes: (\d+)", re.MULTILINE)
-_DEVICE, _HOST = 0, 4  # colors of memories in the report; the others are on the chip itself
+_DEVICE, _HOST = 0, 5  # colors of memories, as in S(5) of the program; the report's names do not tell the host's
 
 REFUSED = re.compile(r"RESOURCE_EXHAUSTED.*HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM", re.DOTALL)
 

@@ -151,8 +151,8 @@ def _remedies(recipe: Recipe, plan: Plan) -> Iterator[str]:
     if plan.mesh["data"] > 1 and plan.memory.params + plan.memory.optimizer > plan.memory.temporaries:
         yield f"--mesh.fsdp {rows}"
     for path, part in walk(recipe):
-        if getattr(part, "remat", "full") != "full":
-            yield f"--{path.replace('_', '-')}.remat full"
+        if (remat := getattr(part, "remat", "full")) not in ("full", "offload", True):
+            yield f"--{path.replace('_', '-')}.remat {True if isinstance(remat, bool) else 'full'}"
     if smaller:
         yield f"--microbatch-size {smaller}"
     yield "more devices"

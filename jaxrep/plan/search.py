@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from jaxrep.errors import UsageError
 from jaxrep.plan.plan import Plan
@@ -28,8 +29,13 @@ class Setting:
 
     def applied(self, recipe: Recipe) -> Recipe:
         """Return the recipe with this setting."""
-        remat = {f"{path}.remat": self.remat for path in remat_paths(recipe) if self.remat}
-        return recipe.replace({"data.batch_size": self.batch, **remat}, microbatch_size=self.microbatch)
+        changes: dict[str, Any] = {"data.batch_size": self.batch}
+        for path, part in walk(recipe) if self.remat else ():
+            if hasattr(part, "remat"):  # of convolutional networks: whether to recompute blocks
+                changes[f"{path}.remat"] = self.remat == "full" if isinstance(part.remat, bool) else self.remat
+            if getattr(part, "save", ()):
+                changes[f"{path}.save"] = ()
+        return recipe.replace(changes, microbatch_size=self.microbatch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +57,10 @@ class Found:
         return same_batch and own != others and all(a <= b for a, b in zip(own, others, strict=True))
 
 
-def remat_paths(recipe: Recipe) -> list[str]:
-    """Return the paths of the encoders that can recompute their blocks."""
-    return [path for path, part in walk(recipe) if hasattr(part, "remat")]
+def remats(recipe: Recipe) -> tuple[str, ...]:
+    """Return the values of ``remat`` to try: none if no encoder has the field."""
+    kinds = {type(part.remat) for _, part in walk(recipe) if hasattr(part, "remat")}
+    return REMATS if str in kinds else ("none", "full") if kinds else ()
 
 
 def search(recipe: Recipe, fields: Sequence[str], devices: int, planned: Callable[[Recipe], Plan]) -> list[Found]:
@@ -93,13 +100,13 @@ def front(found: Sequence[Found]) -> list[Found]:
 
 def _settings(recipe: Recipe, fields: Sequence[str], devices: int) -> Iterator[Setting]:
     """Yield the settings to try with the recipe's batch, those with the fewest FLOPs first."""
-    if "remat" in fields and not remat_paths(recipe):
+    if "remat" in fields and not remats(recipe):
         raise UsageError("--find remat: no encoder of the recipe has the field remat; leave it out")
     batch, (data, fsdp, _) = recipe.data.batch_size, recipe.mesh.shape(devices)
     parts = (batch // 2**power for power in range(1, MICROBATCHES + 1) if batch % 2**power == 0)
     microbatches = [0, *(part for part in parts if part % (data * fsdp) == 0)]
     for microbatch, remat in itertools.product(
         microbatches if "microbatch" in fields else [recipe.microbatch_size],
-        REMATS if "remat" in fields else [""],
+        remats(recipe) if "remat" in fields else [""],
     ):
         yield Setting(batch, microbatch, remat)

@@ -157,7 +157,14 @@ def fit_devices(recipe: Recipe, devices: Sequence[Any] | None = None) -> tuple[S
 
 
 def check_devices(recipe: Recipe, mesh: jax.sharding.Mesh) -> None:
-    """Check that the batch and the microbatch divide over the devices. Raises UsageError."""
+    """Check that the batch and the microbatch divide over the devices, and what these can do. Raises UsageError."""
+    if mesh.devices.flat[0].platform == "cpu":
+        for path, part in walk(recipe):
+            if getattr(part, "remat", None) == "offload":
+                raise UsageError(
+                    f"{path}.remat is offload, which keeps activations in the memory of the host, and a CPU has no "
+                    "other memory: take full"
+                )
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     for name, size in (("data.batch_size", recipe.data.batch_size), ("microbatch_size", recipe.microbatch_size)):
         if size % devices:

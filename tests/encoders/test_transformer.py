@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.blocks import Block, BlockInputs, Sight
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.spec import problems
+from jaxrep.step.flops import count_flops
 
 TEXTS = Field((6,), "int32", classes=20)
 IDS = jnp.array(np.random.default_rng(0).integers(1, 20, (4, 6)), jnp.int32)
@@ -105,10 +107,70 @@ def test_block_equals_its_equations(norm, changes):
     np.testing.assert_allclose(ours, expected, atol=1e-5, rtol=1e-5)  # float32 against float64
 
 
-@pytest.mark.parametrize("changes", [dict(scan=False), dict(remat="dots"), dict(remat="full")])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(scan=False),
+        dict(remat="dots"),
+        dict(remat="full"),
+        dict(remat="names", save=("attention", "hidden")),
+        dict(remat="names", save=("middle",), scan=False),
+        dict(mlp_parts=2),
+        dict(mlp_parts=4, remat="full"),
+        dict(mlp_parts=3),
+    ],
+)
 def test_scan_and_remat_change_no_number(changes):
     spec = dataclasses.replace(SPEC, dropout=0.3, layer_scale=0.5, remat="none")
     assert_equal(features_and_gradients(dataclasses.replace(spec, **changes)), features_and_gradients(spec))
+
+
+def test_remat_recomputes_the_products_that_are_not_kept():
+    """FLOPs of the gradient beyond those without remat, per block: of each kind of product, forward."""
+    tokens, width, depth = 4 * 6, 8, 2
+    layer = 2 * tokens * width * width  # of query, key, value and out each; four of them for up and for down
+    products = 2 * 4 * 6 * 6 * width  # of queries and keys, and of weights and values
+
+    @functools.cache
+    def flops(**changes):
+        module = nnx.eval_shape(lambda: dataclasses.replace(SPEC, **changes).build(nnx.Rngs(0), inputs=TEXTS))
+        graph, state = nnx.split(module)
+        return count_flops(jax.grad(lambda state: nnx.merge(graph, state)(EncoderInputs(IDS)).pooled.sum()), state)
+
+    none = flops(remat="none")
+    recomputed = lambda **changes: (flops(**changes) - none) / depth  # noqa: E731
+    assert recomputed(remat="dots") == 2 * products
+    full = 4 * layer + 2 * products + 4 * layer  # down's output is added, which needs no product in the backward pass
+    assert recomputed(remat="full") == recomputed(remat="offload") == full
+    assert recomputed(remat="names", save=("hidden",)) == full - 4 * layer
+    assert recomputed(remat="names", save=("middle",)) == full - layer
+    assert recomputed(remat="names", save=("attention", "middle", "hidden")) == 3 * layer + products
+    assert recomputed(remat="none", mlp_parts=2) == 4 * layer
+    assert recomputed(remat="full", mlp_parts=2) == full
+
+
+def test_offload_moves_the_inputs_of_blocks_to_the_host():
+    module = nnx.eval_shape(lambda: dataclasses.replace(SPEC, remat="offload").build(nnx.Rngs(0), inputs=TEXTS))
+    graph, state = nnx.split(module)
+    loss = lambda state: nnx.merge(graph, state)(EncoderInputs(IDS)).pooled.sum()  # noqa: E731
+    text = str(jax.make_jaxpr(jax.grad(loss))(state))
+    kept = re.findall(r"\w+:f32<host>\[2,4,6,8\]", text)
+    assert kept, text  # of both blocks
+    assert "<host>" not in str(jax.make_jaxpr(loss)(state))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(remat="names"), "remat = names keeps what save names, which is empty"),
+        (dict(save=("hidden",)), "save = hidden has no effect with remat = dots: take names or offload"),
+        (dict(remat="names", save=("hidden", "hidden")), "save names a value twice: hidden, hidden"),
+        (dict(remat="names", save=("hiden",)), "save"),
+        (dict(mlp_parts=0), "mlp_parts"),
+    ],
+)
+def test_wrong_remat_is_a_problem(changes, words):
+    assert words in " ".join(problems(dataclasses.replace(SPEC, **changes)))
 
 
 def test_intermediate_equals_a_shallower_encoder():

@@ -12,10 +12,13 @@ import pytest
 
 from jaxrep import cli
 from jaxrep.data.orders.windows import Windowed
+from jaxrep.encoders.image.stem import PatchStem
+from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.layers import compute_dtype
 from jaxrep.errors import JaxrepError, UsageError
 from jaxrep.experiment import load
 from jaxrep.mesh import Mesh, platform
+from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.plan import layout_process
 from jaxrep.plan.collectives import by_kind
 from jaxrep.plan.layout_process import plan_layout
@@ -147,7 +150,7 @@ def test_layout_is_read_once_the_reports_are_complete(tmp_path):
     (tmp_path / f"{stem}.txt").write_text("HloModule jit_step")
     (tmp_path / f"{stem}-memory-usage-report.txt").write_text(
         "Memory Space: default (color=0)\nTotal bytes: 4096 (4.0KiB)\n  36.0KiB\n\n"
-        "Memory Space: vmem (color=1)\nTotal bytes: 512 (512B)\n\nMemory Space: host (color=4)\nTotal bytes: 64 (64B)\n"
+        "Memory Space: vmem (color=1)\nTotal bytes: 512 (512B)\n\nMemory Space: cmem (color=5)\nTotal bytes: 64 (64B)\n"
     )
     assert read_layout(tmp_path) is None
     (tmp_path / f"{stem}_after_buffer_assignment.txt").touch()
@@ -285,6 +288,31 @@ def test_the_tpu_compiler_plans_a_step():
     assert result.device == "TPU v5 lite" and result.devices == 4 and result.fits
     assert result.seconds == result.flops.executed / 4 / 197e12
     assert result.traffic is not None and result.traffic["all-reduce", 4].bytes > 0
+
+
+OFFLOAD = RECIPE.replace(
+    {"log.embedding_metrics": False},
+    method=DualEncoder(
+        towers={
+            "image": ViT(width=128, depth=4, heads=2, remat="offload", stem=PatchStem(patch=1)),
+            "text": RECIPE.method.towers["text"],
+        },
+        dim=4,
+    ),
+)
+
+
+def test_offload_on_a_cpu_is_one_sentence():
+    words = "method.towers.image.remat is offload, which keeps .* a CPU has no other memory: take full"
+    with pytest.raises(UsageError, match=words):
+        plan(OFFLOAD, jax.devices()[:2])
+
+
+@TPU
+def test_offload_puts_the_inputs_of_blocks_into_the_memory_of_the_host():
+    """Of a chip's 4 rows of 65 tokens of width 128 in bfloat16, before each of the 4 blocks."""
+    result = plan_layout(OFFLOAD, "v5e:1x2")
+    assert result.host >= 4 * 4 * 65 * 128 * 2
 
 
 @TPU

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from jaxrep import cli
+from jaxrep.encoders.image.resnet import ResNet
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.errors import UsageError
@@ -16,7 +17,7 @@ from jaxrep.mesh import Mesh
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.plan.plan import Memory, Plan
 from jaxrep.plan.report import front_json, front_table
-from jaxrep.plan.search import Found, Setting, front, search
+from jaxrep.plan.search import Found, Setting, front, remats, search
 from jaxrep.step.flops import StepFlops
 from tests.helpers.harness import LOADED, RECIPE, tiny
 
@@ -98,6 +99,18 @@ def test_front_holds_what_nothing_beats_against_a_plain_comparison():
         best = {p for p in points if not any(q != p and q[0] == p[0] and q[1] <= p[1] and q[2] <= p[2] for q in points)}
         kept = front(found)
         assert [(each.setting.batch, each.plan.memory.total, each.flops) for each in kept] == sorted(best)
+
+
+def test_remat_of_convolutional_networks_is_a_switch_and_names_are_dropped():
+    tower = VIT.method.towers["image"]
+    towers = {"image": dataclasses.replace(tower, remat="names", save=("hidden",)), "other": ResNet.resnet18()}
+    mixed = VIT.replace(method=dataclasses.replace(VIT.method, towers=towers))
+    for remat in remats(mixed):
+        image, other = Setting(64, 0, remat).applied(mixed).method.towers.values()
+        assert (image.remat, image.save, other.remat) == (remat, (), remat == "full")
+    assert remats(mixed) == ("none", "dots", "full")
+    convolutional = {"image": ResNet.resnet18(), "text": tiny.Ids()}
+    assert remats(VIT.replace(method=dataclasses.replace(VIT.method, towers=convolutional))) == ("none", "full")
 
 
 def test_mistakes_are_one_sentence():
