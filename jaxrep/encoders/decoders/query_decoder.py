@@ -11,7 +11,17 @@ from jaxtyping import Float
 from jaxrep import mesh
 from jaxrep.batch import INFERENCE, Array, StepContext
 from jaxrep.encoders.base import Depth, DropRate, Width, WidthRatio
-from jaxrep.encoders.layers import MLP, Activation, Attention, Dense, LayerNorm, dropout, fold_keys, head_problems, normal
+from jaxrep.encoders.layers import (
+    MLP,
+    Activation,
+    Attention,
+    Dense,
+    LayerNorm,
+    dropout,
+    fold_keys,
+    head_problems,
+    normal,
+)
 from jaxrep.spec import Count, NonNegative, Part, spec
 
 
