@@ -45,6 +45,8 @@ BIG_VISION = "google-research/big_vision, "
 GRAIN = "shaunak27/grain-clip, "
 METACLIP = "facebookresearch/MetaCLIP, configs/metaclip_v1.py"
 MIXED = "wgcban/mix-bt, main_imagenet.py"
+BYOL, SIMSIAM = "google-deepmind/deepmind-research, byol/", "facebookresearch/simsiam, "
+MOCO, MOCO_3 = "facebookresearch/moco, ", "facebookresearch/moco-v3, "
 METRIX = "billpsomas/Metrix_ICLR22, "
 DINOV2 = "facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml"
 TWO_D = "ielab/2DMSE-Reproduce, code/STS_V2_Angle/"
@@ -62,6 +64,21 @@ TABLE: Mapping[str, list[Number]] = {
         method__towers__metadata__dropout=0.160, method__dim=512, optimizer__b1=0.926, optimizer__b2=0.999,
         optimizer__weight_decay__value=4.67e-3, optimizer__clip_norm=45.0, schedule__peak=3.92e-3, epochs=100)
     + numbers("MeriDK/AstroM3, src/dataset.py", method__towers__spectrum__length=2_575),
+    "byol:recipe": numbers(BYOL + "configs/byol.py",
+        method__projector__widths=(4_096, 256), method__predictor__widths=(4_096, 256),
+        method__projector__momentum=0.9, method__projector__epsilon=1e-5, method__image__norm__momentum=0.9,
+        method__teacher__momentum__start=0.996, optimizer__weight_decay__value=1.5e-6, optimizer__trust=1e-3,
+        optimizer__momentum=0.9, schedule__peak=0.2 * 16, schedule__warmup_steps=10 * 1_281_167 // 4_096)
+    + numbers(BYOL + "main_loop.py", data__batch_size=4_096, epochs=1_000)
+    + numbers(BYOL + "utils/schedules.py", method__teacher__momentum__end=1.0, schedule__end=0.0)
+    + numbers(BYOL + "utils/networks.py", method__projector__bias=False, method__predictor__bias=False)
+    + numbers(BYOL + "utils/dataset.py", views__1__scale=(0.08, 1.0), views__1__size=224)
+    + numbers(BYOL + "utils/augmentations.py",
+        views__3__brightness=0.4, views__3__contrast=0.4, views__3__saturation=0.2, views__3__hue=0.1, views__3__p=0.8,
+        views__4__p=0.2, views__5__p=1.0, views__11__p=0.1, views__12__p=0.2, views__12__threshold=0.5),
+    "byol:recipe_100": numbers(BYOL + "configs/byol.py",
+        method__teacher__momentum__start=0.99, optimizer__weight_decay__value=1e-6, schedule__peak=0.45 * 16,
+        epochs=100),
     "clip:recipe": numbers(CLIP,
         method__towers__image__width=768, method__towers__image__norm_epsilon=1e-5,
         method__towers__image__embed_norm=True, method__towers__image__activation="quick_gelu",
@@ -177,6 +194,42 @@ TABLE: Mapping[str, list[Number]] = {
         views__1__size=224, views__1__scale=(0.08, 1.0), views__3__brightness=0.4, views__3__contrast=0.4,
         views__3__saturation=0.2, views__3__hue=0.1, views__3__p=0.8, views__4__p=0.2, views__5__p=1.0,
         views__11__p=0.1, views__12__p=0.2),
+    "moco:recipe": numbers(MOCO + "README.md", method__scale__init=1 / 0.2)
+    + numbers(MOCO + "main_moco.py",
+        data__batch_size=256, method__teacher__momentum__value=0.999, method__memory__size=65_536,
+        method__memory__width=128, optimizer__momentum=0.9, optimizer__weight_decay__value=1e-4,
+        optimizer__rules__0__factor=1.0, schedule__peak=0.03, schedule__warmup_steps=0, epochs=200,
+        views__1__size=224, views__1__scale=(0.2, 1.0), views__3__brightness=0.4, views__3__contrast=0.4,
+        views__3__saturation=0.4, views__3__hue=0.1, views__3__p=0.8, views__4__p=0.2, views__5__p=0.5,
+        views__11__p=0.5, views__12__p=0.0)
+    + numbers(MOCO + "moco/builder.py",
+        method__projector__widths=(2_048, 128), method__projector__bias=True, method__projector__norm="none",
+        method__shuffle=True)
+    + numbers(MOCO + "README.md (a machine of eight GPUs)", method__image__norm__groups=8),
+    "moco:v3": numbers(MOCO_3 + "CONFIG.md",
+        method__scale__init=1 / 0.2, optimizer__weight_decay__value=0.1, schedule__peak=1.5e-4 * 16,
+        schedule__warmup_steps=40 * 312, epochs=300, optimizer__rules__1__path="image/stem/**")
+    + numbers(MOCO_3 + "main_moco.py",
+        data__batch_size=4_096, method__teacher__momentum__start=0.99, method__teacher__momentum__end=1.0,
+        views__1__scale=(0.08, 1.0), views__3__saturation=0.2, views__3__hue=0.1, views__5__p=1.0, views__11__p=0.1,
+        views__12__p=0.2)
+    + numbers(MOCO_3 + "moco/builder.py",
+        method__projector__widths=(4_096, 4_096, 256), method__projector__last_norm=True,
+        method__projector__last_gain=False, method__predictor__widths=(4_096, 256), method__predictor__last_norm=True,
+        method__predictor__last_gain=False, objective__a_to_b__weight__value=2 * 0.2,
+        objective__b_to_a__weight__value=2 * 0.2)
+    + numbers(MOCO_3 + "vits.py",
+        method__image__width=384, method__image__depth=12, method__image__heads=12, method__image__norm_epsilon=1e-6,
+        method__image__stem__patch=16, method__image__positions="sincos", method__image__pool="cls"),
+    "moco:v3_resnet": numbers(MOCO_3 + "main_moco.py",
+        data__batch_size=4_096, method__scale__init=1.0, optimizer__weight_decay__value=1e-6, optimizer__momentum=0.9,
+        schedule__peak=0.6 * 16, schedule__warmup_steps=10 * 312, epochs=100)
+    + numbers(MOCO_3 + "CONFIG.md", views__1__scale=(0.2, 1.0))
+    + numbers(MOCO_3 + "moco/optimizer.py", optimizer__trust=0.001)
+    + numbers(MOCO_3 + "moco/builder.py",
+        method__projector__widths=(4_096, 256), method__projector__last_norm=True,
+        method__predictor__widths=(4_096, 256), method__predictor__last_norm=False,
+        objective__a_to_b__weight__value=2.0),
     "mrl:recipe": numbers(AS_STATED + "section 4.1 and appendix C",
         data__batch_size=4_096, objective__matryoshka__dims=(12, 24, 48, 96, 192, 384, 768), schedule__peak=1e-3),
     "mrl:imagenet": numbers("libffcv/ffcv-imagenet, rn50_configs/rn50_40_epochs.yaml",
@@ -214,6 +267,15 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers(BIG_VISION + "pp/ops_text.py and configs/proj/image_text/siglip_lit_coco.py",
         data__train__crop=HostResize(), data__tokenizer__clean="lower", data__tokenizer__pad=1,
         data__tokenizer__entries=32_000),
+    "simsiam:recipe": numbers(SIMSIAM + "main_simsiam.py",
+        data__batch_size=512, schedule__value=0.05 * 2, optimizer__momentum=0.9, optimizer__weight_decay__value=1e-4,
+        optimizer__rules__0__factor=1.0, optimizer__rules__1__path="image/**", optimizer__rules__1__factor__peak=1.0,
+        optimizer__rules__2__path="projector/**", epochs=100, views__1__scale=(0.2, 1.0), views__3__saturation=0.4,
+        views__3__hue=0.1, views__3__p=0.8, views__4__p=0.2, views__5__p=0.5, views__11__p=0.5, views__12__p=0.0)
+    + numbers(SIMSIAM + "simsiam/builder.py",
+        method__projector__widths=(2_048, 2_048, 2_048), method__projector__last_norm=True,
+        method__projector__last_gain=False, method__projector__bias=False, method__predictor__widths=(512, 2_048),
+        method__predictor__bias=True, method__predictor__last_norm=False),
     "structure_clip:recipe": numbers(AS_STATED + "the released code and script",
         data__batch_size=64, objective__contrastive__factor=0.2, objective__hinge__margin=0.1,
         objective__hinge__weight__value=5.0, optimizer__weight_decay__value=0.1, schedule__value=5e-6, epochs=10),
