@@ -11,6 +11,7 @@ import pytest
 from experiments.image_text import contrastive_gap, m2mix, siglip
 from experiments.multimodal import astrom3
 from experiments.text import two_d_matryoshka
+from experiments.vision import byol, mixed_barlow, moco, simsiam
 from jaxrep.batch import StepContext
 from jaxrep.objectives.base import evaluate
 from jaxrep.objectives.wrappers import sampled_layer
@@ -143,3 +144,78 @@ def test_two_d_matryoshka_objective_equals_paper(weight):
     expected += np.mean(np.sum(p * np.log(p / q), axis=1))
     got = objective_value(two_d_matryoshka.objective(D, widths, weight), {**outputs, "scale": 20.0})
     np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def value_and_gradients(objective, outputs, names):
+    """Return the objective and its gradients with respect to some outputs."""
+    rest = {name: jnp.asarray(x, jnp.float32) for name, x in outputs.items() if name not in names}
+    own = {name: jnp.asarray(outputs[name], jnp.float32) for name in names}
+    return jax.value_and_grad(lambda x: evaluate(objective, {**rest, **x}, {}, ctx())[0])(own)
+
+
+def through_lengths(x, gradient):
+    """Return the gradient with respect to rows of any length, given that with respect to the unit rows."""
+    rows = unit(x)
+    across = gradient - np.sum(gradient * rows, axis=1, keepdims=True) * rows
+    return across / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def key_loss(query, keys, positive, scale):
+    """Return the mean cross-entropy of each query's key ``positive`` among ``keys`` [B,K,D], and its gradient."""
+    logits = scale * np.einsum("bd,bkd->bk", query, keys)
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    wrong = shares - np.eye(keys.shape[1])[positive]
+    loss = -np.mean(np.log(shares[np.arange(len(query)), positive]))
+    return loss, scale * np.einsum("bk,bkd->bd", wrong, keys) / len(query)
+
+
+def test_moco_objective_has_the_value_and_gradient_of_its_logits():
+    """As in the released code (moco/builder.py): the own key first, then the queue's, over the temperature."""
+    outputs = {**embeddings("a", "b/target"), "queue": unit(RANDOM.normal(size=(9, D)))}
+    query, key = unit(outputs["a"]), unit(outputs["b/target"])
+    keys = np.concatenate([key[:, None], np.broadcast_to(outputs["queue"], (B, 9, D))], axis=1)
+    loss, slope = key_loss(query, keys, np.zeros(B, int), 1 / 0.2)
+    value, found = value_and_gradients(moco.recipe.objective, {**outputs, "scale": 1 / 0.2}, ["a"])
+    np.testing.assert_allclose(value, loss, rtol=1e-5)
+    np.testing.assert_allclose(found["a"], through_lengths(outputs["a"], slope), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("recipe", "temperature"), [(moco.v3, 0.2), (moco.v3_resnet, 1.0)])
+def test_moco_v3_objective_has_the_value_and_gradient_of_both_directions(recipe, temperature):
+    """As in the released code (moco/builder.py): the batch's keys, each direction times twice the temperature."""
+    names = ["a/predicted", "b/predicted"]
+    outputs = embeddings(*names, "a/target", "b/target")
+    value, found = value_and_gradients(recipe.objective, {**outputs, "scale": 1 / temperature}, names)
+    total = 0
+    for name, other in zip(names, ("b/target", "a/target"), strict=True):
+        keys = np.broadcast_to(unit(outputs[other]), (B, B, D))
+        loss, slope = key_loss(unit(outputs[name]), keys, np.arange(B), 1 / temperature)
+        total += 2 * temperature * loss
+        slope = through_lengths(outputs[name], 2 * temperature * slope)
+        np.testing.assert_allclose(found[name], slope, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(value, total, rtol=1e-5)
+
+
+def test_byol_and_simsiam_objectives_have_the_values_and_gradients_of_their_cosines():
+    """Squared distances of unit rows, summed over directions; half of minus the cosine each way, plus 1."""
+    names = ["a/predicted", "b/predicted"]
+    outputs = embeddings(*names, "a/target", "b/target")
+    pairs = [(outputs[name], unit(outputs[other])) for name, other in zip(names, ("b/target", "a/target"), strict=True)]
+    distances = sum(np.mean(np.sum((unit(x) - y) ** 2, axis=1)) for x, y in pairs)
+    cosines = sum(np.mean(np.sum(unit(x) * y, axis=1)) for x, y in pairs)
+    for recipe, expected, factor in ((byol.recipe, distances, -2), (simsiam.recipe, 1 - cosines / 2, -0.5)):
+        value, found = value_and_gradients(recipe.objective, outputs, names)
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        for name, (x, y) in zip(names, pairs, strict=True):
+            np.testing.assert_allclose(found[name], through_lengths(x, factor * y / B), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["barlow", "barlow_tiny"])
+def test_barlow_twins_alone_is_the_distance_of_correlations_from_the_identity(preset):
+    recipe = getattr(mixed_barlow, preset)
+    outputs = embeddings("a", "b")
+    a, b = ((x - x.mean(0)) / x.std(0, ddof=1) for x in outputs.values())
+    off = recipe.objective["twins"].redundancy * (1 - np.eye(D)) + np.eye(D)
+    np.testing.assert_allclose(
+        objective_value(recipe.objective, outputs), np.sum(off * (a.T @ b / B - np.eye(D)) ** 2), rtol=1e-5
+    )
