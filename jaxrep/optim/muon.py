@@ -53,7 +53,7 @@ class Muon(AdamMoments):
         sized: Any = self._sized
         kinds: Any = {
             "matrix": optax.chain(muon, optax.stateless(sized)),
-            "other": optax.scale_by_adam(self.b1, self.b2, self.eps),
+            "other": self.adam(),
         }
         return optax.chain(optax.partition(kinds, self._kinds), add_decay())
 

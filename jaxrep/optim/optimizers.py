@@ -9,13 +9,14 @@ are updated alike.
 import abc
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from jaxrep.batch import Array, StepContext
+from jaxrep.optim.moments import compact, expanded
 from jaxrep.optim.rules import Factors, Rule, factors, is_matrix
 from jaxrep.params import Arrays
 from jaxrep.paths import stack_of
@@ -58,6 +59,13 @@ class AdamMoments(Optimizer):
     """Decay of the mean of squared gradients."""
     eps: NonNegative = 1e-8
     """Added to the root of the mean square."""
+    moments: Literal["float32", "bfloat16"] = "float32"
+    """Type in which the moments are kept; bfloat16: with an error term of eight bits each, in 3/4 of the memory."""
+
+    def adam(self) -> optax.GradientTransformation:
+        """Return Adam's direction, with the moments as they are kept."""
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
+        return compact(adam) if self.moments == "bfloat16" else adam
 
 
 @spec
@@ -69,7 +77,7 @@ class AdamW(AdamMoments):
     et al. 2023, arXiv:2304.13013, algorithm 2). It prevents spikes of the loss when b2 is high."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
-        adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
+        adam = self.adam()
         return stable(adam, self.b2, self.eps) if self.clip_updates else optax.chain(adam, add_decay())
 
 
@@ -78,7 +86,7 @@ class Adam(AdamMoments):
     """Update by Adam with weight decay as an L2 penalty, before the moments (Kingma & Ba 2015, arXiv:1412.6980)."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
-        return optax.chain(add_decay(), optax.scale_by_adam(self.b1, self.b2, self.eps))
+        return optax.chain(add_decay(), self.adam())
 
 
 @spec
@@ -105,8 +113,7 @@ class Lamb(AdamMoments):
     """Added to the root of the mean square."""
 
     def direction(self) -> optax.GradientTransformationExtraArgs:
-        adam = optax.scale_by_adam(self.b1, self.b2, self.eps)
-        return optax.chain(adam, add_decay(), on_matrices(optax.scale_by_trust_ratio()))
+        return optax.chain(self.adam(), add_decay(), on_matrices(optax.scale_by_trust_ratio()))
 
 
 @spec
@@ -169,7 +176,7 @@ def stable(adam: optax.GradientTransformation, b2: float, eps: float) -> optax.G
     def update(updates, state, params=None, **extra):
         directions, new = decayed.update(updates, state, params, **extra)
         chained: Any = new
-        moments = chained[0]
+        moments = expanded(chained[0])
         history = optax.tree.bias_correction(moments.nu, b2, moments.count)
         rms = jax.tree.map(lambda g, v: jnp.sqrt(jnp.mean(g * g / jnp.maximum(v, eps**2))), updates, history)
         return jax.tree.map(lambda d, r: d / jnp.maximum(1, r), directions, rms), new
