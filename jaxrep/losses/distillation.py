@@ -61,7 +61,7 @@ def prototype_cross_entropy(
     table: Float[Array, "K E"],
     teacher: Float[Array, "R T E"],
     teacher_table: Float[Array, "K E"],
-    factors: Float[Array, " K"] | float,
+    factors: Float[Array, "*T K"] | float,
     *,
     pairs: np.ndarray,
     student_temperature: float,
@@ -73,7 +73,8 @@ def prototype_cross_entropy(
     Args:
         student: features that are compared with the student's prototypes.
         teacher: features that are compared with the teacher's prototypes; neither has a gradient.
-        factors: those of ``sinkhorn``, added to the teacher's logits; 0: the plain softmax.
+        factors: added to the teacher's logits [T,K]: those of ``sinkhorn`` over all rows or, [T,K], over each teacher's
+            rows; minus a center over the temperature; 0: the plain softmax.
         pairs: [S,T], the weight of the cross-entropy of student s with the target of teacher t.
         block_size: rows whose logits exist at a time, approximately.
     """

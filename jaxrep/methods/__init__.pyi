@@ -18,6 +18,11 @@ from .labeled import ClassTable as ClassTable
 from .labeled import MixupEncoder as MixupEncoder
 from .labeled import Proxies as Proxies
 from .queue import Queue as Queue
+from .random_teacher import RandomTeacher as RandomTeacher
+from .running_mean import RunningMean as RunningMean
+from .self_supervised.bags import BagsOfWords as BagsOfWords
+from .self_supervised.bags import Vocabulary as Vocabulary
+from .self_supervised.dense import Propagation as Propagation
 from .self_supervised.projector import FirstFeatures as FirstFeatures
 from .self_supervised.projector import Projector as Projector
 from .self_supervised.projector import ScaleFeatures as ScaleFeatures
@@ -29,3 +34,5 @@ from .single_encoder import SingleEncoder as SingleEncoder
 from .state import Ema as Ema
 from .state import NonTrainable as NonTrainable
 from .state import StatePart as StatePart
+from .state import Teacher as Teacher
+from .teacher_center import TeacherCenter as TeacherCenter

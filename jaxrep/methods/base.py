@@ -24,12 +24,15 @@ import numpy as np
 from flax import nnx
 
 from jaxrep.batch import Array, Batch, Field, Outputs, StepContext
+from jaxrep.methods.state import StatePart
 from jaxrep.spec import spec
 
 BATCH_STATS = "batch_stats"
 
 SELF = object()
 """The input of a state part: the method's module with the parts built so far."""
+DRAWS = object()
+"""The input of a part that draws other parts anew: the dictionary that ``Method.parts`` returns."""
 
 
 @spec
@@ -58,7 +61,7 @@ class Method(abc.ABC):
         """Return {name of a part: (its spec, its input)}. ``inputs``: the fields of a batch after the views.
 
         A part's spec has ``build(rngs, *, inputs)``; where it is None, the module's attribute is None. The input of a
-        state part (``jaxrep.methods.state``) is ``SELF``, and it comes last.
+        state part (``jaxrep.methods.state``) is ``SELF``, or what it reads instead, and it comes last.
         """
 
     def build(self, rngs: nnx.Rngs, *, inputs: Mapping[str, Field]) -> nnx.Module:
@@ -67,12 +70,14 @@ class Method(abc.ABC):
         Each part draws its initial values from a key of its name, so another part does not change them.
         """
         module = _module_class(type(self))(self)
-        key = rngs.params()
-        for name, (part, part_inputs) in self.parts(inputs).items():
-            part_rngs = _streams(jax.random.fold_in(key, zlib.crc32(name.encode())))
+        key, parts = rngs.params(), self.parts(inputs)
+        for name, (part, part_inputs) in parts.items():
             with name_errors(name):
-                part_inputs = module if part_inputs is SELF else part_inputs
-                setattr(module, name, None if part is None else part.build(part_rngs, inputs=part_inputs))
+                part_inputs = module if part_inputs is SELF else parts if part_inputs is DRAWS else part_inputs
+                setattr(module, name, None if part is None else part.build(streams(key, name), inputs=part_inputs))
+        for name, (part, _) in parts.items():
+            if isinstance(part, StatePart):
+                part.start(getattr(module, name), module)
         return module
 
 
@@ -85,9 +90,9 @@ def name_errors(part: str) -> Iterator[None]:
         raise ValueError(f"{part}: {error}") from error
 
 
-def _streams(key: Array) -> nnx.Rngs:
-    """Return Rngs that count their draws in NumPy: traced counts cost time quadratic in the number of layers."""
-    rngs = nnx.Rngs(key)
+def streams(key: Array, name: str) -> nnx.Rngs:
+    """Return the Rngs of a part. They count draws in NumPy: traced counts cost time quadratic in the layers."""
+    rngs = nnx.Rngs(jax.random.fold_in(key, zlib.crc32(name.encode())))
     count: Any = np.zeros((), np.uint32)
     rngs.default.count = _Count(count, tag="default")
     return rngs

@@ -27,8 +27,11 @@ class StatePart(abc.ABC):
     """
 
     @abc.abstractmethod
-    def build(self, rngs: nnx.Rngs, *, inputs: nnx.Module) -> nnx.Module:
-        """Return the module. ``inputs``: the method's module with the other parts built."""
+    def build(self, rngs: nnx.Rngs, *, inputs: Any) -> nnx.Module:
+        """Return the module. ``inputs``: mostly the method's module with the other parts built (``Method.parts``)."""
+
+    def start(self, built: nnx.Module, method: nnx.Module) -> None:  # noqa: B027, as most parts change nothing
+        """Change initial values of the method's other parts, once all are built. ``built``: this part's module."""
 
 
 def state_parts(method: Any) -> list[str]:
@@ -37,7 +40,23 @@ def state_parts(method: Any) -> list[str]:
 
 
 @spec
-class Ema(StatePart):
+class Teacher(StatePart):
+    """Declare what holds parts of the method a second time: ``self.teacher.image`` beside ``self.image`` (abstract)."""
+
+    of: tuple[str, ...]
+    """Names of the parts."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, part: str) -> Any: ...
+
+    def problems(self) -> Iterator[str]:
+        if not self.of:
+            yield "of names one part at least"
+
+
+@spec
+class Ema(Teacher):
     """Average parts of the method exponentially: ``self.teacher.image`` is the average of ``self.image``.
 
     Tarvainen & Valpola 2017, Mean teachers are better role models, section 2: average <- m average + (1 - m) parameter.
@@ -47,14 +66,6 @@ class Ema(StatePart):
     """Names of the averaged parts."""
     momentum: Schedule = Constant(value=0.996)
     """Share m of the old average that a step keeps."""
-
-    if TYPE_CHECKING:
-
-        def __getattr__(self, part: str) -> Any: ...
-
-    def problems(self) -> Iterator[str]:
-        if not self.of:
-            yield "of names one part at least"
 
     def build(self, rngs: nnx.Rngs, *, inputs: nnx.Module) -> nnx.Module:
         if missing := [name for name in self.of if not hasattr(inputs, name)]:

@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxrep.batch import Field
 from jaxrep.encoders.base import EncoderInputs
-from jaxrep.methods.base import Method, _streams
+from jaxrep.methods.base import Method, streams
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import Identity, Linear, LogitBias, LogitScale
 from jaxrep.params import split
@@ -112,7 +112,7 @@ def test_builds_of_equal_specs_have_equal_structures():
 
 def test_counts_of_random_keys_are_read_as_copies():
     """Asynchronous computation may read the count after its increment, and so draw other initial values."""
-    rngs = _streams(jax.random.key(0))
+    rngs = streams(jax.random.key(0), "image")
     counts = []
     for _ in range(3):
         counts.append(rngs.default.count[...])

@@ -40,6 +40,8 @@ class DistilledDualEncoder(Method):
             yield f"the tower '{self.of}' reads local views: dual.shared_towers needs '{self.local}': '{self.of}'"
         if set(self.teacher.of) != {self.of, "head"}:
             yield f"teacher.of is {self.of} and head, got {', '.join(self.teacher.of)}"
+        if self.head.norm == "batch":
+            yield "head.norm = 'batch' would be over the crops of one view or microbatch: set norm = 'none'"
         for name in {"head", "teacher"} & self.dual.towers.keys():
             yield f"dual.towers has a tower '{name}', which is the name of another part: rename it"
 

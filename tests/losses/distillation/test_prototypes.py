@@ -101,6 +101,22 @@ def test_prototype_cross_entropy_value_and_gradient(devices, count, block_size):
     assert all(np.abs(slopes[i]).max() == 0 for i in (2, 3))  # the teacher has no gradient
 
 
+@pytest.mark.parametrize("block_size", [12, 512])
+def test_factors_of_each_teacher_value_and_gradient(block_size):
+    def loss(student):
+        factors = jnp.stack([sinkhorn(TEACHER[:, t], THEIRS, 0.07, block_size=block_size) for t in range(T)])
+        temperatures = dict(pairs=PAIRS, student_temperature=0.1, teacher_temperature=0.07)
+        return jnp.mean(
+            prototype_cross_entropy(student, TABLE, TEACHER, THEIRS, factors, **temperatures, block_size=block_size)
+        )
+
+    value, slopes = jax.jit(jax.value_and_grad(loss))(STUDENT)
+    each = [by_scaling(np.float64(TEACHER[:, t]) @ np.float64(THEIRS).T, 0.07, 3) for t in range(T)]
+    by_hand = lambda x: dino_by_hand(x, np.float64(TABLE), np.stack(each, 1)).mean()  # noqa: E731
+    np.testing.assert_allclose(value, by_hand(np.float64(STUDENT)), **CLOSE)
+    np.testing.assert_allclose(slopes, derivative(by_hand, np.float64(STUDENT)), **CLOSE)
+
+
 @pytest.mark.parametrize(("devices", "count", "block_size"), [(1, 16, 512), (1, 13, 4), (8, 24, 16), (8, 13, 4)])
 def test_koleo_value_and_gradient(devices, count, block_size):
     x = 3 * RNG.normal(size=(count, E))

@@ -125,6 +125,7 @@ def test_without_local_views_outputs_are_those_of_the_dual_encoder():
         ({"of": "text"}, "the tower 'text' reads local views"),
         ({"teacher": Ema(of=("image", "text"))}, "teacher.of is image and head, got image, text"),
         ({"dual": dataclasses.replace(DUAL, towers={**DUAL.towers, "head": tiny.Ids()})}, "has a tower 'head'"),
+        ({"head": dataclasses.replace(METHOD.head, norm="batch")}, "set norm = 'none'"),
     ],
 )
 def test_wrong_values_are_named(changes, message):
