@@ -23,18 +23,18 @@ def kept(x):
     return np.asarray(join(high(jnp.asarray(x)), low(jnp.asarray(x))))
 
 
-def test_numbers_are_rounded_to_sixteen_bits_of_fraction():
+def test_numbers_are_rounded_to_a_significand_of_sixteen_bits():
     rng = np.random.default_rng(0)
     x = np.float32(rng.normal(size=100_000) * 10.0 ** rng.integers(-30, 30, 100_000))
     assert high(jnp.asarray(x)).dtype == jnp.bfloat16 and low(jnp.asarray(x)).dtype == jnp.uint8
-    np.testing.assert_allclose(kept(x), x, rtol=2.0**-17)
+    np.testing.assert_allclose(kept(x), x, rtol=2.0**-16)
     short = np.float32(rng.integers(-(2**16), 2**16, 1000) * 2.0**-20)  # which fit
     np.testing.assert_array_equal(kept(short), short)
     np.testing.assert_array_equal(kept(kept(x)), kept(x))
     odd = np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-45, 1.1754944e-38])
     odd = np.append(odd, np.uint32([0x7FFFFFFF, 0xFFFFFFFF]).view(np.float32))  # NaN with all bits of the fraction
     np.testing.assert_array_equal(np.isnan(kept(odd)), np.isnan(odd))
-    np.testing.assert_allclose(kept(odd), odd, rtol=2.0**-17, atol=2e-40)
+    np.testing.assert_allclose(kept(odd), odd, rtol=2.0**-16, atol=2e-40)
 
 
 def test_a_moment_that_decays_slowly_follows_its_gradients_as_in_float64():
@@ -80,30 +80,23 @@ def test_updates_are_nearly_those_of_float32(optimizer):
 
         return jax.jit(lambda g: jax.lax.scan(update, direction.init(params), g))(gradients)
 
-    (_, expected), (state, found) = (
-        directions(optimizer),
-        directions(dataclasses.replace(optimizer, moments="bfloat16")),
-    )
+    _, expected = directions(optimizer)
+    state, found = directions(dataclasses.replace(optimizer, moments="bfloat16"))
     for path in params:
         np.testing.assert_allclose(found[path], expected[path], rtol=1e-4, atol=1e-4, err_msg=path)
-    assert any(
-        isinstance(x, CompactMoments) for x in jax.tree.leaves(state, is_leaf=lambda x: type(x) is CompactMoments)
-    )
+    is_compact = lambda x: isinstance(x, CompactMoments)  # noqa: E731
+    assert any(map(is_compact, jax.tree.leaves(state, is_leaf=is_compact)))
 
 
 def test_compact_moments_lie_as_their_parameters_and_take_three_quarters():
     def optimizer_state(moments):
         recipe = RECIPE.replace(optimizer=AdamW(moments=moments), mesh=Mesh(fsdp=2, min_shard_size=1))
-        shapes = harness.traced(recipe)
-        return flatten(
-            abstract_state(recipe, shapes, shapes.updater(recipe), recipe.mesh.build(jax.devices()[:2])).optimizer
-        )
+        shapes, mesh = harness.traced(recipe), recipe.mesh.build(jax.devices()[:2])
+        return flatten(abstract_state(recipe, shapes, shapes.updater(recipe), mesh).optimizer)
 
     plain, small = optimizer_state("float32"), optimizer_state("bfloat16")
-    size = {True: 0, False: 0}
-    for path, leaf in (*plain.items(), *small.items()):
-        size[path in plain and plain[path] is leaf] += leaf.size * leaf.dtype.itemsize * (leaf.ndim > 0)
-    assert size[False] == size[True] * 3 // 4
+    size = [sum(x.size * x.dtype.itemsize for x in state.values() if x.ndim) for state in (plain, small)]
+    assert size[1] == size[0] * 3 // 4 > 0
     for path, leaf in small.items():
         name = path.replace("mu_error", "mu").replace("nu_error", "nu")
         assert leaf.sharding == plain[name].sharding and leaf.shape == plain[name].shape, path
