@@ -48,6 +48,9 @@ MIXED = "wgcban/mix-bt, main_imagenet.py"
 BYOL, SIMSIAM = "google-deepmind/deepmind-research, byol/", "facebookresearch/simsiam, "
 MOCO, MOCO_3 = "facebookresearch/moco, ", "facebookresearch/moco-v3, "
 METRIX = "billpsomas/Metrix_ICLR22, "
+DINO = "facebookresearch/dino, "
+SWAV = "facebookresearch/swav, "
+DINOPL = "safelix/dinopl, "
 DINOV2 = "facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml"
 TWO_D = "ielab/2DMSE-Reproduce, code/STS_V2_Angle/"
 
@@ -138,6 +141,37 @@ TABLE: Mapping[str, list[Number]] = {
         epochs=50)
     + numbers("KaiyangZhou/Dassl.pytorch, dassl/config/defaults.py and dassl/data/transforms/transforms.py",
         data__train__source__crop=WHOLE, optimizer__momentum=0.9, optimizer__weight_decay__value=5e-4),
+    "dino:recipe": numbers(DINO + "main_dino.py",
+        data__batch_size=64 * 8, views__1__size=224, views__1__scale=(0.4, 1.0), views__12__count=8, views__13__size=96,
+        views__13__scale=(0.05, 0.4), views__3__brightness=0.4, views__3__contrast=0.4, views__3__saturation=0.2,
+        views__3__hue=0.1, views__3__p=0.8, views__4__p=0.2, views__5__p=1.0, views__11__p=0.1, views__17__p=0.5,
+        views__18__p=0.2, method__image__stochastic_depth=0.1, method__teacher__momentum__start=0.996,
+        method__teacher__momentum__end=1.0, method__center__momentum=0.9, method__head__prototypes=65_536,
+        method__image__pixels=PixelNorm.imagenet(), objective__dino__student_temperature=0.1,
+        objective__dino__teacher_temperature__value=0.04, objective__dino__pairs="others",
+        optimizer__weight_decay__start=0.04, optimizer__weight_decay__end=0.4, optimizer__clip_norm=3.0,
+        optimizer__rules__1__path="head/lengths", optimizer__rules__2__factor__after=2_502,
+        schedule__peak=0.0005 * 512 / 256, schedule__warmup_steps=10 * 2_502, schedule__end=1e-6, epochs=100)
+    + numbers(DINO + "vision_transformer.py",
+        method__image__width=384, method__image__depth=12, method__image__heads=6, method__image__norm_epsilon=1e-6,
+        method__head__hidden=2_048, method__head__width=256, method__head__layers=3, method__head__norm="none"),
+    "dino:v2": numbers(DINOV2,
+        views__1__scale=(0.32, 1.0), views__12__count=8, views__13__size=96, views__13__scale=(0.05, 0.32),
+        views__19__p=0.5, views__19__share=(0.1, 0.5), method__image__layer_scale=1e-5,
+        method__image__stochastic_depth=0.3, method__head__prototypes=65_536, method__head__hidden=2_048,
+        method__head__width=256, method__patch_head=None, method__teacher__momentum__start=0.992,
+        objective__dino__teacher_temperature__start=0.04, objective__dino__teacher_temperature__end=0.07,
+        objective__dino__teacher_temperature__steps=30 * 1_250, objective__koleo__weight__value=0.1,
+        optimizer__weight_decay__start=0.04, optimizer__weight_decay__end=0.4, optimizer__clip_norm=3.0,
+        optimizer__rules__2__factor=0.2, optimizer__rules__3__factor=0.9, optimizer__rules__4__factor__after=1_250,
+        schedule__peak=0.004 * 2**0.5, schedule__end=1e-6, schedule__warmup_steps=10 * 1_250,
+        examples=100 * 1_250 * 2_048)
+    + numbers("facebookresearch/dinov2, configs/train/vitl16_short.yaml and README.md", data__batch_size=64 * 32)
+    + numbers("facebookresearch/dinov2, dinov2/loss/dino_clstoken_loss.py and ibot_patch_loss.py",
+        method__center__momentum=0.9, method__patch_center__momentum=0.9)
+    + numbers("facebookresearch/dinov2, dinov2/models/vision_transformer.py",
+        method__image__width=1_024, method__image__depth=24, method__image__heads=16,
+        method__image__norm_epsilon=1e-6),
     "dreamlip:recipe": numbers(DREAMLIP,
         data__train__count=6, data__tokenizer__length=77, optimizer__b2=0.98, optimizer__eps=1e-6,
         optimizer__weight_decay__value=0.2, schedule__peak=5e-4, schedule__warmup_steps=10_000, epochs=32)
@@ -230,6 +264,12 @@ TABLE: Mapping[str, list[Number]] = {
         method__projector__widths=(4_096, 256), method__projector__last_norm=True,
         method__predictor__widths=(4_096, 256), method__predictor__last_norm=False,
         objective__a_to_b__weight__value=2.0),
+    "mochi:recipe": numbers("giakoumoglou/synco, main_synco.py",
+        objective__mochi__nearest=1_024, objective__mochi__start=10 * (1_281_167 // 256))
+    + numbers(AS_STATED + "the paper, from memory", objective__mochi__mixed=1_024, objective__mochi__with_query=128)
+    + numbers("facebookresearch/moco, main_moco.py and README.md",
+        data__batch_size=256, method__memory__size=65_536, method__teacher__momentum__value=0.999,
+        method__scale__init=1 / 0.2, schedule__peak=0.03, epochs=200),
     "mrl:recipe": numbers(AS_STATED + "section 4.1 and appendix C",
         data__batch_size=4_096, objective__matryoshka__dims=(12, 24, 48, 96, 192, 384, 768), schedule__peak=1e-3),
     "mrl:imagenet": numbers("libffcv/ffcv-imagenet, rn50_configs/rn50_40_epochs.yaml",
@@ -242,6 +282,14 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers(AS_STATED + "appendix C", schedule__peak=0.475),
     "negclip:recipe": numbers(AS_STATED + "the authors' released command and the fork of open_clip that it runs",
         data__batch_size=2 * 256, data__order__k=3, schedule__peak=1e-6, schedule__warmup_steps=50, epochs=2 * 5),
+    "projection_head:recipe": numbers("HobbitLong/SupContrast, README.md and main_supcon.py",
+        data__batch_size=1_024, schedule__peak=0.5, method__scale__init=1 / 0.5, optimizer__weight_decay__value=1e-4,
+        epochs=1_000),
+    "projection_head:fixed": numbers("jiayini1119/projection-head-experiments, train_ph.py",
+        method__projector__kappa=1.05),
+    "projection_head:labels": numbers("HobbitLong/SupContrast, README.md and main_ce.py",
+        data__batch_size=1_024, schedule__peak=0.8, optimizer__weight_decay__value=1e-4, epochs=500,
+        views__0__scale=(0.2, 1.0)),
     "rad_dino:recipe": numbers(AS_STATED + "the model card",
         data__batch_size=40 * 64, data__train__image_size=518,
         method__image__pixels=PixelNorm(mean=(0.5307,) * 3, std=(0.2583,) * 3))
@@ -256,8 +304,36 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers("facebookresearch/dinov2, dinov2/data/augmentations.py",
         views__4__p=1.0, views__9__p=0.1, views__14__p=0.5, views__15__p=0.2, views__3__brightness=0.4,
         views__3__contrast=0.4, views__3__p=0.8),
+    "random_teacher:recipe": numbers(DINOPL + "configs/cifar10_distillation_v2.json",
+        data__batch_size=256, method__image__stem="small", method__head__hidden=2_048, method__head__width=256,
+        method__head__prototypes=65_536, method__crops=("image",), objective__same__pairs="same",
+        objective__same__student_temperature=1.0, objective__same__teacher_temperature__value=1.0,
+        objective__same__center="", optimizer__weight_decay__value=0.0, optimizer__clip_norm=0.0,
+        schedule__value=1e-3)
+    + numbers(DINOPL + "configuration.py", method__image__depths=(2, 2, 2, 2), optimizer__b1=0.9, optimizer__b2=0.999,
+        epochs=100)
+    + numbers(DINOPL + "datasets/cifar.py",
+        method__image__pixels=PixelNorm(mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.243, 0.261))),
+    "random_teacher:half": numbers(DINOPL + "notebooks/results_icml.ipynb", method__teacher__alpha=0.5),
+    "random_teacher:near": numbers(DINOPL + "notebooks/results_icml.ipynb", method__teacher__alpha=0.1),
     "rs_m_clip:recipe": numbers(AS_STATED + "SILC's crops and momentum",
         views__0__count=8, method__teacher__momentum__value=0.996),
+    "simclr:recipe": numbers("google-research/simclr, README.md and run.py",
+        data__batch_size=4_096, schedule__peak=0.075 * 4_096**0.5, schedule__warmup_steps=10 * (1_281_167 // 4_096),
+        optimizer__weight_decay__value=1e-4, optimizer__momentum=0.9, method__scale__init=1 / 0.1,
+        method__projector__widths=(2_048, 2_048, 128), method__projector__momentum=0.9, epochs=100)
+    + numbers("google-research/simclr, lars_optimizer.py and data_util.py",
+        optimizer__trust=0.001, views__1__scale=(0.08, 1.0), views__3__brightness=0.8, views__3__saturation=0.8,
+        views__3__hue=0.2, views__3__p=0.8, views__4__p=0.2, views__5__p=0.5),
+    "simclr:directclr": numbers("facebookresearch/directclr, directclr/main.py and directclr/utils.py",
+        method__projector__features=360, data__batch_size=4_096, schedule__peak=4.8, schedule__end=4.8 * 0.001,
+        optimizer__weight_decay__value=1e-6, method__scale__init=1 / 0.1, epochs=100, views__3__brightness=0.4,
+        views__3__saturation=0.2, views__5__p=1.0, views__11__p=0.1, views__12__p=0.2),
+    "simclr:supcon": numbers("HobbitLong/SupContrast, README.md, main_supcon.py and networks/resnet_big.py",
+        data__batch_size=1_024, schedule__peak=0.5, schedule__start=0.01, schedule__end=0.5 * 0.1**3,
+        optimizer__weight_decay__value=1e-4, optimizer__momentum=0.9, method__scale__init=1 / 0.1,
+        method__projector__widths=(2_048, 128), objective__contrast__weight__value=0.1 / 0.07, epochs=1_000,
+        views__1__scale=(0.2, 1.0), views__3__brightness=0.4, views__3__hue=0.1, views__4__p=0.2),
     "siglip:recipe": numbers(AS_STATED + "algorithm 1 and section 4",
         data__batch_size=32_768, method__scale__init=10.0, method__bias__init=-10.0, optimizer__b2=0.95)
     + numbers(BIG_VISION + "models/vit.py and models/proj/image_text/",
@@ -279,6 +355,35 @@ TABLE: Mapping[str, list[Number]] = {
     "structure_clip:recipe": numbers(AS_STATED + "the released code and script",
         data__batch_size=64, objective__contrastive__factor=0.2, objective__hinge__margin=0.1,
         objective__hinge__weight__value=5.0, optimizer__weight_decay__value=0.1, schedule__value=5e-6, epochs=10),
+    "swav:recipe": numbers(SWAV + "scripts/swav_800ep_pretrain.sh",
+        data__batch_size=64 * 64, views__1__size=224, views__1__scale=(0.14, 1.0), views__12__count=6,
+        views__13__size=96, views__13__scale=(0.05, 0.14), method__head__prototypes=3_000, method__head__width=128,
+        objective__swav__student_temperature=0.1, objective__swav__teacher_temperature__value=0.05,
+        objective__swav__iterations=3, optimizer__weight_decay__value=1e-6, optimizer__rules__1__factor__after=313,
+        schedule__start=0.3, schedule__peak=4.8, schedule__end=0.0048, schedule__warmup_steps=10 * 312, epochs=800)
+    + numbers(SWAV + "main_swav.py",
+        method__head__hidden=2_048, objective__swav__each_crop=True, objective__swav__pairs="others",
+        optimizer__momentum=0.9, optimizer__trust=0.001)
+    + numbers(SWAV + "src/multicropdataset.py",
+        views__3__brightness=0.8, views__3__contrast=0.8, views__3__saturation=0.8, views__3__hue=0.2, views__3__p=0.8,
+        views__4__p=0.2, views__5__p=0.5, views__5__sigma=(0.1, 2.0),
+        method__image__pixels=PixelNorm(mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225)))
+    + numbers(SWAV + "src/resnet50.py",
+        method__head__norm="batch", method__head__activation="relu", method__head__layers=2,
+        method__head__lengths="unit")
+    + numbers("NVIDIA/apex, apex/parallel/LARC.py", optimizer__vectors=True),
+    "vicreg:recipe": numbers("facebookresearch/vicreg, README.md and main_vicreg.py",
+        data__batch_size=512, method__projector__widths=(8_192, 8_192, 8_192), schedule__peak=0.3 * 2,
+        schedule__end=0.3 * 2 * 0.001, schedule__warmup_steps=10 * (1_281_167 // 512), optimizer__trust=0.001,
+        optimizer__weight_decay__value=1e-6, objective__invariance__weight__value=25.0,
+        objective__variance_a__weight__value=12.5, objective__variance_b__weight__value=12.5,
+        objective__variance_a__epsilon=1e-4, objective__covariance_a__weight__value=1.0,
+        objective__covariance_b__weight__value=1.0, epochs=100)
+    + numbers("facebookresearch/vicreg, augmentations.py",
+        views__1__scale=(0.08, 1.0), views__3__brightness=0.4, views__3__saturation=0.2, views__3__hue=0.1,
+        views__5__p=1.0, views__11__p=0.1, views__12__p=0.2),
+    "vicreg:recipe_1000": numbers("facebookresearch/vicreg, README.md",
+        data__batch_size=2_048, schedule__peak=0.2 * 8, epochs=1_000),
     "two_d_matryoshka:recipe": numbers(TWO_D + "train_2dmse.sh",
         data__batch_size=128, data__tokenizer__length=128, method__text__pool="cls",
         objective__last__weights=(30.0, *(30 / 7,) * 7), objective__sampled__term__weights=(30.0, *(30 / 7,) * 7),

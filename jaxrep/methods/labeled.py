@@ -14,7 +14,8 @@ from jaxrep.encoders.base import Encoder
 from jaxrep.encoders.layers import normal
 from jaxrep.methods.base import Method
 from jaxrep.methods.encode import batch_stats_output, encode_and_project, encode_field
-from jaxrep.methods.heads import Head, Linear
+from jaxrep.methods.heads import Head, Identity, Linear
+from jaxrep.methods.self_supervised.projector import Projector
 from jaxrep.spec import Count, Natural, Part, Positive, Range, spec
 from jaxrep.views.fields import mix_rows, pairing
 
@@ -23,8 +24,9 @@ from jaxrep.views.fields import mix_rows, pairing
 class Classifier(Method):
     """Classify images by linear heads; logits exist only inside the loss.
 
-    Emits ``image`` [B,D] per row. Emits per step, for each width d in ``dims``, the table ``classes/<d>`` [K,d] and its
-    ``classes/<d>/bias`` [K], or ``classes`` and ``classes/bias`` for one head over the full width.
+    Emits ``image`` [B,D] and ``image/projected`` per row. Emits per step, for each width d in ``dims``, the table
+    ``classes/<d>`` [K,d] and its ``classes/<d>/bias`` [K], or ``classes`` and ``classes/bias`` for one head over the
+    full width.
     """
 
     encoder: Encoder
@@ -33,25 +35,36 @@ class Classifier(Method):
     """Number of classes K."""
     dims: tuple[Count, ...] = ()
     """Widths of nested heads, each over the first d features; empty: one head over all features."""
+    projector: Head = Identity()
+    """The map from the features ``image`` to the input ``image/projected`` of the linear heads, without batch norm."""
 
     def problems(self) -> Iterator[str]:
         for dim in self.dims:
-            if dim > self.encoder.features:
-                yield f"dims has the width {dim}, and the features are {self.encoder.features} wide"
+            if dim > self.input_width:
+                yield f"dims has the width {dim}, and the features are {self.input_width} wide"
+        if isinstance(self.projector, Projector) and self.projector.norms:
+            yield "projector has a batch norm, which rows of one microbatch cannot have: set its norm to 'none'"
+
+    @property
+    def input_width(self) -> int:
+        """Return the width of what the linear heads read."""
+        return self.projector.width(self.encoder.features)
 
     def heads(self) -> dict[str, int]:
         """Return the output name of each table and its width; the part ``classes_8`` holds the table ``classes/8``."""
-        return {f"classes/{dim}": dim for dim in self.dims} or {"classes": self.encoder.features}
+        return {f"classes/{dim}": dim for dim in self.dims} or {"classes": self.input_width}
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         require_fields(inputs, "Classifier", "image")
         table = ClassTable(classes=self.classes)
         heads = {name.replace("/", "_"): (table, width) for name, width in self.heads().items()}
-        return {"image": (self.encoder, inputs["image"]), **heads}
+        projector = (self.projector, self.encoder.features)
+        return {"image": (self.encoder, inputs["image"]), "projector": projector, **heads}
 
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         encoded, views = encode_field(self, "image", self.spec.encoder, batch, ctx)
-        return {"image": unfold(encoded.pooled, views), **batch_stats_output("image", encoded)}
+        out = {"image": encoded.pooled, "image/projected": self.projector(encoded.pooled)}
+        return {**unfold(out, views), **batch_stats_output("image", encoded)}
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:
         out: Outputs = {}

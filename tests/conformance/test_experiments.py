@@ -91,7 +91,7 @@ EXCEPTIONS = {
         ),
     ),
     # A batch that is repeated meets its own keys in the queue, as negatives: the loss rises.
-    "moco:tiny": Exceptions(falls_by=-2.0),
+    **dict.fromkeys(("moco:tiny", "mochi:tiny"), Exceptions(falls_by=-2.0)),
     # The rates of encoder and projector are those of a rule, which still warms up.
     "simsiam:tiny": Exceptions(falls_by=0.15),
     # The bias is that of 256 pairs, and a batch here has 8.
