@@ -81,7 +81,7 @@ def drawn_caption(recipe: Recipe) -> Recipe:
 
 def untrained(recipe: Recipe) -> Recipe:
     """Return the recipe with one step at a learning rate of 0: its initial values."""
-    return recipe.replace(examples=recipe.data.batch_size, schedule=schedules.WarmupConstant(peak=0.0))
+    return recipe.replace(examples=recipe.data.batch_size, schedule=schedules.Constant(value=0.0))
 
 
 def languages(claim: str, names: tuple[str, ...]) -> Effect:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrep.recipe import From
+from jaxrep.spec import problems
 from results import measure
 from results.itself import verdicts_on_itself
 from results.measure import Pieces
@@ -23,6 +24,12 @@ def test_both_sides_of_a_row_have_one_length_and_seed(name):
     assert baseline.data.batch_size == method.data.batch_size
     origins = [*baseline.init.values(), *method.init.values()]
     assert {baseline.seed, method.seed} | {o.source.seed for o in origins if isinstance(o, From)} == {2}
+
+
+@pytest.mark.parametrize("name", EFFECTS)
+def test_recipes_and_evaluations_of_both_sides_have_no_mistakes(name):
+    for side in ("baseline", "method"):
+        assert [*problems(EFFECTS[name].side(side, seed=0)[0]), *problems(EFFECTS[name].side_evals(side))] == []
 
 
 @pytest.mark.parametrize("name", EFFECTS)
