@@ -187,7 +187,8 @@ def _check(recipe: Recipe, shapes: Shapes, batch: Mapping[str, Any], ctx: StepCo
     for name, term in recipe.objective.items():
         for need in term.needs:
             if need not in batch:
-                raise UsageError(f"objective.{name} needs the field '{need}' of the batch: {hint(need, sorted(batch))}")
+                how = term.advice(need) or hint(need, sorted(batch))
+                raise UsageError(f"objective.{name} needs the field '{need}' of the batch: {how}")
         loss, _ = _traced(f"objective.{name}", term, with_given(term.reads, emitted, batch), batch, ctx)
         if loss.shape != ():
             raise UsageError(f"objective.{name} must be a scalar, and its shape is {loss.shape}")

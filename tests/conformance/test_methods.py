@@ -37,7 +37,14 @@ class Example(NamedTuple):
     inference: tuple[str, ...] = ("image",)
 
 
+CONVOLUTIONS = encoders.ResNet(depths=(1,), width=4, bottleneck=False, stem="small", norm=encoders.GroupNorm(groups=2))
+
 METHODS = {
+    "BagsOfWords": Example(
+        methods.BagsOfWords(image=CONVOLUTIONS, blocks=(0,), hidden=5, vocabulary=methods.Vocabulary(size=2 * B)),
+        ("image crops", "crops"),
+        ("image crops",),
+    ),
     "Classifier": Example(methods.Classifier(encoder=VECTORS, classes=3, dims=(2, 6)), ("image",)),
     "DistilledDualEncoder": Example(
         methods.DistilledDualEncoder(
@@ -80,6 +87,36 @@ METHODS = {
         ("image crops", "a", "b", *(f"{crop}/{field}" for crop in "ab" for field in ("masked", "masked_index"))),
         ("image crops",),
     ),
+    "SelfDistillation with centers": Example(
+        methods.SelfDistillation(
+            image=replace(VIT, mask_token=True),
+            head=HEAD,
+            patch_head=None,
+            teacher=methods.Ema(of=("image", "head")),
+            center=methods.TeacherCenter(),
+            patch_center=methods.TeacherCenter(of="teacher/patches"),
+        ),
+        ("image crops", "a", "b", *(f"{crop}/{field}" for crop in "ab" for field in ("masked", "masked_index"))),
+        ("image crops",),
+    ),
+    "SelfDistillation without teacher": Example(
+        methods.SelfDistillation(
+            image=VECTORS, head=replace(HEAD, norm="batch", lengths="unit"), patch_head=None, teacher=None, hide=False
+        ),
+        ("image", "a vectors", "b vectors", "local"),
+    ),
+    "SelfDistillation by a random teacher": Example(
+        methods.SelfDistillation(
+            image=VECTORS,
+            head=HEAD,
+            patch_head=None,
+            teacher=methods.RandomTeacher(of=("image", "head")),
+            crops=("image",),
+            hide=False,
+            features="student",
+        ),
+        ("image",),
+    ),
     "SentenceEncoder": Example(methods.SentenceEncoder(text=TEXT), ("text pair",), ("text",)),
     "Siamese": Example(
         methods.Siamese(image=VECTORS, projector=methods.Projector(widths=(5, 4))), ("image", "a vectors", "b vectors")
@@ -97,6 +134,18 @@ METHODS = {
         ),
         ("image", "a vectors", "b vectors"),
     ),
+    "Siamese of places": Example(
+        methods.Siamese(
+            image=CONVOLUTIONS,
+            projector=methods.Projector(widths=(5, 4), bias=True),
+            targets=("a", "b"),
+            predictor=methods.Propagation(),
+            teacher=methods.Ema(of=("image", "projector")),
+            places=True,
+        ),
+        ("image crops", "a", "b"),
+        ("image crops",),
+    ),
     "SingleEncoder": Example(methods.SingleEncoder(encoder=VECTORS, head=methods.Identity()), ("image",)),
 }
 PARTS = (
@@ -113,10 +162,15 @@ PARTS = (
     methods.Projector(widths=(5, 4)),
     HEAD,
     methods.Proxies(classes=3),
+    methods.Propagation(),
+    methods.RandomTeacher(of=("image",), alpha=0.5),
     methods.Queue(size=4, width=3, of="image"),
+    methods.RunningMean(of="image"),
     methods.ScaleFeatures(kappa=1.1),
     methods.Tanh(features=4),
+    methods.TeacherCenter(),
     methods.TokenGrouping(),
+    methods.Vocabulary(),
 )
 SPECS = {type(spec).__name__: spec for spec in (*PARTS, *(example.method for example in METHODS.values()))}
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -133,6 +187,7 @@ FIELDS = {
     **{name: normal(6) for name in ("image", "sound", "text vectors", "a vectors", "b vectors")},
     **{name: normal(2, 6) for name in ("image views", "local", "captions", "region")},
     **{name: RANDOM.random((B, 8, 8, 3), np.float32) for name in ("image crops", "a", "b")},
+    "crops": RANDOM.random((B, 2, 6, 6, 3), np.float32),
     **{f"{crop}/masked": RANDOM.random((B, 4)) < 0.5 for crop in "ab"},
     **{f"{crop}/masked_index": np.tile(np.array([0, 2, -1], np.int32), (B, 1)) for crop in "ab"},
     "text": RANDOM.integers(1, 9, (B, L), dtype=np.int32),

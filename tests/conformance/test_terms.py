@@ -29,6 +29,7 @@ EXAMPLES: dict[str, Term] = {
     for term in (
         objectives.Alignment("image", "text"),
         objectives.AllViews(Contrastive("grouped", "captions")),
+        objectives.BagPrediction(("0", "1"), ("local", "image")),
         objectives.BarlowTwins("image", "text"),
         objectives.BoxLoss("predicted", kind="giou"),
         Contrastive(
@@ -56,6 +57,8 @@ EXAMPLES: dict[str, Term] = {
         objectives.MixedNegatives("image", "text"),
         objectives.MixedPairs("image", "text", mixed="both"),
         objectives.MixedTwins("mixed", "image", "text"),
+        objectives.PlaceAgreement("map", "other map", ("map/box", "other map/box")),
+        objectives.PlaceContrast("map", "other map", ("map/box", "other map/box")),
         objectives.PrimaryComponents(Contrastive("image", "text"), count=2),
         objectives.SampledLayer(Contrastive("image", "text")),
         objectives.Sigmoid("image", "text", duplicates="positive", ids=IDS, extra_a="queue"),
@@ -73,6 +76,7 @@ def normal(*shape: int) -> np.ndarray:
 
 
 SHARED = {
+    **{f"weights/{level}": normal(7, D) for level in "01"},
     "scale": np.float32(4),
     "bias": np.float32(-2),
     "classes": normal(5, 4),
@@ -90,6 +94,8 @@ ROW_OUTPUTS = {
     **{name: normal(B, 2, D) for name in ("hard", "student", "teacher", "local", "student/pooled")},
     **{name: normal(B, 3, D) for name in ("grouped", "captions", "image/layers", "text/layers")},
     **{f"{model}/patches": normal(B, 2, 3, D) for model in ("student", "teacher")},
+    **{name: normal(B, 2, 3, D) for name in ("map", "other map")},
+    **{f"bag/{level}": RANDOM.dirichlet(np.ones(7), B).astype(np.float32) for level in "01"},
     "mixed/partner": np.roll(np.arange(B, dtype=np.int32), 3),
     "mixed/share": RANDOM.random(B).astype(np.float32),
     "predicted": RANDOM.uniform(0.2, 0.8, (B, 2, 4)).astype(np.float32),
@@ -103,6 +109,8 @@ BATCH: dict[str, Any] = {
     "trust": np.linspace(0.5, 2, B).astype(np.float32),
     "boxes": RANDOM.uniform(0.2, 0.8, (B, 2, 4)).astype(np.float32),
     "region/present": np.arange(2 * B).reshape(B, 2) % 3 > 0,
+    "map/box": np.tile(np.float32([0.1, 0.2, 0.9, 0.7]), (B, 1)),
+    "other map/box": np.tile(np.float32([0.8, 0.1, 0.3, 0.6]), (B, 1)),
     "mixed/share": ROW_OUTPUTS["mixed/share"],
     "mixed/partner": ROW_OUTPUTS["mixed/partner"],
     "a/masked_index": (np.arange(3 * B).reshape(B, 3) % 5 - 1).astype(np.int32),

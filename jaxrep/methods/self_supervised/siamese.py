@@ -14,7 +14,7 @@ from jaxrep.methods.encode import encode_field, input_field, mean_batch_stats, m
 from jaxrep.methods.heads import Head, LogitScale
 from jaxrep.methods.queue import Queue
 from jaxrep.methods.self_supervised.projector import apply_head
-from jaxrep.methods.state import Ema
+from jaxrep.methods.state import Teacher
 from jaxrep.spec import spec
 
 MIXED = "mixed"
@@ -42,7 +42,7 @@ class Siamese(Method):
     """Fields with a target, without gradient: their projection by the teacher, or without one by the method itself."""
     predictor: Head | None = None
     """The head between the projection and its prediction of a target; None: predictions are not emitted."""
-    teacher: Ema | None = None
+    teacher: Teacher | None = None
     """What projects the targets, such as the average (Ema) of encoder and projector; None: there is no teacher."""
     memory: Queue | None = None
     """Rows of earlier steps, such as the targets; None: nothing is remembered."""
@@ -55,12 +55,20 @@ class Siamese(Method):
     with one group, they share statistics that rows of earlier steps do not have, and by which a student can tell its
     target from them (He et al. 2020, arXiv:1911.05722, section 3.3).
     """
+    places: bool = False
+    """Whether heads read the feature map [B,h,w,D] of a view, each place by itself, and not the mean of its places.
+
+    The method emits ``<view>/map`` in place of ``<view>/pooled``, and ``image/tokens``; projections are maps.
+    """
 
     def problems(self) -> Iterator[str]:
         if not self.views:
             yield "views needs one field at least"
         if "image" in self.views:
             yield "views has 'image', which is the name of the features: add a copy by CopyField('image', out='a')"
+        width = self.projector.width(self.image.features)
+        if self.predictor is not None and (predicted := self.predictor.width(width)) != width:
+            yield f"predictor ends {predicted} wide and the projection, which it predicts, {width}: change one of them"
         if self.teacher is None:
             if unknown := [name for name in self.targets if name not in self.views]:
                 yield f"targets has '{unknown[0]}', which nothing projects: add it to views, or a teacher"
@@ -75,7 +83,12 @@ class Siamese(Method):
     @property
     def encoded(self) -> tuple[str, ...]:
         """Return the fields that are encoded if the batch has them."""
-        return (*self.views, *({MIXED} - {*self.views}))
+        return tuple(dict.fromkeys((*self.views, MIXED)))
+
+    @property
+    def read(self) -> str:
+        """Return which features of the encoder the heads read."""
+        return "map" if self.places else "pooled"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         require_fields(inputs, "Siamese", "image", *self.views, *self.targets)
@@ -96,14 +109,17 @@ class Siamese(Method):
         names = [name for name in self.spec.encoded if name in batch] or ["image"]
         for name in names:
             encoded, views = encode_field(self, name, self.spec.image, batch, ctx, tower="image")
-            out[f"{name}/pooled"] = unfold(encoded.pooled, views)
+            out[f"{name}/{self.spec.read}"] = unfold(getattr(encoded, self.spec.read), views)
             states.append(encoded.batch_stats)
-        out["image"] = out[f"{names[0]}/pooled"]
-        if names == ["image"] and self.spec.projector.per_row:
+            if name == names[0]:
+                tokens = {"image/tokens": unfold(encoded.tokens, views)} if self.spec.places else {}
+                out |= {"image": unfold(encoded.pooled, views), **tokens}
+        if names == ["image"] and self.spec.projector.per_row and not self.spec.places:
             out["image/projected"] = apply_head(self.projector, out["image"], ctx.training)[0]
         if self.teacher is not None:
             targets = [name for name in self.spec.targets if name in batch]
-            out |= {f"{name}/target/pooled": self._encode_target(name, batch, ctx.at("teacher")) for name in targets}
+            taught = {name: self._encode_target(name, batch, ctx.at("teacher")) for name in targets}
+            out |= {f"{name}/target/{self.spec.read}": x for name, x in taught.items()}
         return merge_outputs(out, mean_batch_stats("image", states))
 
     def _encode_target(self, name: str, batch: Batch, ctx: StepContext) -> Array:
@@ -115,20 +131,22 @@ class Siamese(Method):
             fields = {field: jnp.take(x, order, axis=0) for field, x in fields.items()}
             ctx = replace(ctx, positions=jnp.take(ctx.positions, order, axis=0))
         encoded, views = encode_field(self.teacher, name, self.spec.image, fields, ctx, tower="image")
-        pooled = unfold(encoded.pooled, views)
-        return pooled[jnp.argsort(order)] if self.spec.shuffle else pooled
+        read = unfold(getattr(encoded, self.spec.read), views)
+        return read[jnp.argsort(order)] if self.spec.shuffle else read
 
     def across_batch(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Outputs:
-        pooled = {name: outputs[f"{name}/pooled"] for name in self.spec.encoded if f"{name}/pooled" in outputs}
-        out = self._apply("projector", pooled, ctx)
-        projected = {name: out[name] for name in pooled}
+        read = {name: x for name in self.spec.encoded if (x := outputs.get(f"{name}/{self.spec.read}")) is not None}
+        out = self._apply("projector", read, ctx)
+        projected = {name: out[name] for name in read}
         if self.predictor is not None:
             out = merge_outputs(out, self._apply("predictor", projected, ctx, "/predicted"))
-        if self.spec.projector.per_row:
+        if self.spec.projector.per_row and not self.spec.places:
             out["image/projected"] = next(iter(projected.values()))
         for name in self.spec.targets:
             if self.teacher is not None:
-                projected[name], _ = apply_head(self.teacher.projector, outputs[f"{name}/target/pooled"], ctx.training)
+                projected[name], _ = apply_head(
+                    self.teacher.projector, outputs[f"{name}/target/{self.spec.read}"], ctx.training
+                )
             out[f"{name}/target"] = jax.lax.stop_gradient(projected[name])
         return out
 
