@@ -53,10 +53,12 @@ recipe = simclr.supcon.replace(
     objective=simclr.contrast(weight=schedules.Constant(value=0.5 / 0.07)),
     evals=MEASURED,
 )
-none, fixed = with_head(recipe, NONE), with_head(recipe, FIXED)
+none = with_head(recipe, NONE)
+fixed = with_head(recipe, FIXED)
 
 supcon = simclr.supcon.replace(evals=MEASURED)
-supcon_none, supcon_fixed = with_head(supcon, NONE), with_head(supcon, FIXED)
+supcon_none = with_head(supcon, NONE)
+supcon_fixed = with_head(supcon, FIXED)
 
 labels = recipe.replace(
     {"schedule.peak": 0.8, "schedule.end": 0.8 * 0.1**3},
@@ -65,21 +67,25 @@ labels = recipe.replace(
     objective=classify("label"),
     epochs=500,
 )
-labels_none, labels_fixed = with_head(labels, NONE), with_head(labels, FIXED)
+labels_none = with_head(labels, NONE)
+labels_fixed = with_head(labels, FIXED)
 
 # Groups are labels of half of the concepts, and are measured on the other half, for all three losses.
 HEAD = methods.Projector(widths=(256, 96), norm="none", bias=True)
 tiny = simclr.tiny.replace(
     {"data.train": common.half(False), "method.projector": HEAD}, evals=before_and_after(*common.probes())
 )
-tiny_none, tiny_fixed = with_head(tiny, NONE), with_head(tiny, FIXED)
+tiny_none = with_head(tiny, NONE)
+tiny_fixed = with_head(tiny, FIXED)
 
 tiny_supcon = tiny.replace({"method.scale.init": 10.0}, objective=simclr.supervised("group"))
-tiny_supcon_none, tiny_supcon_fixed = with_head(tiny_supcon, NONE), with_head(tiny_supcon, FIXED)
+tiny_supcon_none = with_head(tiny_supcon, NONE)
+tiny_supcon_fixed = with_head(tiny_supcon, FIXED)
 
 tiny_labels = tiny.replace(
     views=(views.RandomResizedCrop("image", size=32, scale=(0.3, 1.0)), views.RandomHorizontalFlip("image")),
     method=classifier(common.IMAGE, 10, HEAD),
     objective=classify("group"),
 )
-tiny_labels_none, tiny_labels_fixed = with_head(tiny_labels, NONE), with_head(tiny_labels, FIXED)
+tiny_labels_none = with_head(tiny_labels, NONE)
+tiny_labels_fixed = with_head(tiny_labels, FIXED)
