@@ -190,7 +190,7 @@ def rebuild_averages(setup: "Setup", arrays: Arrays) -> Arrays:
     """Return the arrays with state parts, such as a teacher's average, built again from the parts that they copy."""
     module = setup.shapes.structure.merge(arrays)
     for name, (part, reads) in setup.recipe.method.parts(setup.shapes.inputs).items():
-        if reads is SELF:
+        if reads is SELF and part is not None:
             setattr(module, name, part.build(nnx.Rngs(setup.recipe.seed), inputs=module))
     return {**arrays, **split(module)[1]}
 

@@ -35,6 +35,7 @@ from jaxrep.schedules import Constant
 from jaxrep.spec import problems
 from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
+from jaxrep.training.warm_start import rebuild_averages
 from jaxrep.views.color import ColorJitter
 from jaxrep.views.fields import CopyField, MixUpFields
 from jaxrep.views.geometry import RandomHorizontalFlip
@@ -76,7 +77,7 @@ MOCO = SIMSIAM.replace(
         memory=Queue(size=16, width=5, of="b/target", ids="image_id"),
         scale=LogitScale(init=5.0, trainable=False),
     ),
-    objective={"moco": Contrastive("a", "b/target", extra_b="queue", direction="a_to_b")},
+    objective={"moco": Contrastive("a", "b/target", extra_b="queue", direction="a_to_b", in_batch=False)},
     optimizer=Sgd(),  # steps as long as the gradient
     schedule=Constant(value=0.1),
 )
@@ -174,10 +175,21 @@ def test_the_target_is_held_fixed():
     np.testing.assert_allclose((fixed(1) - fixed(-1)) / (2 * step), gradients[path] @ along, rtol=1e-2, atol=1e-4)
 
 
+RUNNING = Projector(widths=(6, 5), momentum=0.5)
+LEARNERS = {
+    "moco": MOCO,
+    "byol": BYOL.replace(
+        {"method.projector": RUNNING, "method.predictor": RUNNING, "method.teacher.momentum.value": 0.75},
+        optimizer=MOCO.optimizer,
+        schedule=MOCO.schedule,
+    ),
+}
+
+
 @functools.cache
-def states(devices=1, microbatch_size=0, steps=3):
-    """The states before and after some steps of MoCo, and the metrics."""
-    recipe = MOCO.replace(microbatch_size=microbatch_size)
+def states(name="moco", devices=1, microbatch_size=0, steps=3):
+    """The states before and after some steps, and the metrics."""
+    recipe = LEARNERS[name].replace(microbatch_size=microbatch_size)
     setup = harness.set_up(recipe)
     step = jax.jit(make_step(recipe, setup.shapes, setup.updater, 10), compiler_options=QUICK)
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
@@ -202,15 +214,15 @@ def test_moco_keeps_the_keys_of_earlier_steps_and_moves_the_teacher():
         if path.startswith("teacher/"):
             student = every[3].params[path.removeprefix("teacher/")]
             np.testing.assert_allclose(value, 0.75 * held[2][path] + 0.25 * student, rtol=1e-5, atol=1e-7)
-    # The keys are those of the teacher before the step, and the candidates the batch's keys and the queue before it.
+    # The keys are those of the teacher before the step, and the candidates the own key and the queue before it.
     now = setup.shapes.computation.augment(batch(1), dataclasses.replace(harness.ctx(1), base_key=key_of(every[1])))
     module = setup.shapes.structure.merge(every[1].params, held[1])
     query = module.projector(module.image(EncoderInputs(now["a"])).pooled)
     key = module.teacher.projector(module.teacher.image(EncoderInputs(now["b"])).pooled)
     query, key = (np.float64(x) / np.linalg.norm(np.float64(x), axis=1, keepdims=True) for x in (query, key))
     np.testing.assert_allclose(held[2]["memory/rows"][:8], key, rtol=1e-4, atol=1e-5)
-    logits = 5 * query @ np.concatenate([key, held[1]["memory/rows"]]).T
-    loss = np.mean(np.log(np.exp(logits).sum(1)) - np.diagonal(logits))
+    own, queue = 5 * (query * key).sum(1), 5 * query @ held[1]["memory/rows"].T
+    loss = np.mean(np.log(np.exp(own) + np.exp(queue).sum(1)) - own)
     np.testing.assert_allclose(metrics[1]["loss/moco"], loss, rtol=1e-4)
     np.testing.assert_allclose(metrics[1]["scale"], 5, rtol=1e-6)
 
@@ -239,11 +251,23 @@ def test_queue_and_teacher_go_on_bit_for_bit_after_a_stop(tmp_path):
         np.testing.assert_array_equal(again.arrays[path], value, err_msg=path)
 
 
+def test_a_start_from_other_arrays_copies_them_to_the_teacher():
+    setup = harness.set_up(MOCO.replace({"method.memory": None}, objective={"a": Alignment("a", "b/target")}))
+    arrays = rebuild_averages(setup, harness.drawn(setup.shapes.arrays))
+    followed = [path for path in arrays if path.startswith(("image/", "projector/"))]
+    assert followed and arrays.keys() == setup.shapes.arrays.keys()
+    for path in followed:
+        np.testing.assert_array_equal(arrays[f"teacher/{path}"], arrays[path])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "microbatch_size"), [(1, 4), (8, 8)])
-def test_queue_and_teacher_are_equal_under_microbatches_and_devices(devices, microbatch_size):
-    other = states(devices, microbatch_size)[2]
-    for one, two in zip(states()[2], other, strict=True):
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize(("devices", "microbatch_size"), [(1, 4), (8, 0), (2, 4)])
+def test_states_are_equal_under_microbatches_and_devices(name, devices, microbatch_size):
+    """Queue, teacher and running statistics too."""
+    other = states(name, devices, microbatch_size)[2]
+    assert ("projector/means/0" in other[0].non_trainable) == (name == "byol")
+    for one, two in zip(states(name)[2], other, strict=True):
         for path, value in one.arrays.items():  # rows are summed in another order
             np.testing.assert_allclose(two.arrays[path], value, rtol=1e-4, atol=2e-5, err_msg=path)
 
@@ -309,6 +333,8 @@ def test_mistakes_are_told_before_the_first_step():
     assert said(views=()) == ["views needs one field at least"]
     assert "views has 'image'" in said(views=("image",))[0]
     assert said(targets=("c",)) == ["targets has 'c', which nothing projects: add it to views, or a teacher"]
+    wide = Projector(widths=(6, 9))
+    assert "predictor ends 9 wide and the projection, which it predicts, 8" in said(predictor=wide)[0]
     assert said(shuffle=True) == ["shuffle is about the rows that a teacher reads, and there is none"]
     assert "teacher.of is image and projector, got image" in said(targets=("b",), teacher=Ema(of=("image",)))[0]
     assert "targets is empty" in said(teacher=TEACHER)[0]
