@@ -316,6 +316,19 @@ def test_offload_puts_the_inputs_of_blocks_into_the_memory_of_the_host():
 
 
 @TPU
+@pytest.mark.parametrize("mesh", [Mesh(fsdp=4, min_shard_size=1), Mesh(fsdp=2, tensor=2, min_shard_size=1)])
+def test_kernels_are_gathered_over_fsdp_twice_forward_and_for_the_recomputation(mesh):
+    """In bfloat16; other arrays are small. The compiler by itself gathers attention's, a third of them, once more."""
+    width, depth = 256, 3
+    image = ViT(width=width, depth=depth, heads=2, remat="full", stem=PatchStem(patch=1))
+    recipe = OFFLOAD.replace({"data.batch_size": 64, "method.towers.image": image}, mesh=mesh)
+    traffic = plan_layout(recipe, "v5e:2x2").traffic
+    assert traffic is not None
+    once = 2 * 12 * width * width * depth // mesh.tensor
+    assert 2 * once <= traffic["all-gather", mesh.fsdp].bytes <= 2.05 * once
+
+
+@TPU
 def test_refusal_counts_arguments_as_temporaries(tmp_path):
     chip = jax.sharding.SingleDeviceSharding(devices("v5e:1x1")[0])
     held = jax.ShapeDtypeStruct((6 * 2**10, 2**18), jnp.float32, sharding=chip)  # 6 GiB
