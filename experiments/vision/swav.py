@@ -49,17 +49,20 @@ def fixed(steps: int, *names: str) -> tuple[optim.LearningRateSchedule, ...]:
     return tuple(optim.LearningRateSchedule(path=f"head/{name}", factor=thaw) for name in names)
 
 
+HEAD = methods.PrototypeHead(
+    prototypes=3_000, hidden=2_048, width=128, layers=2, norm="batch", activation="relu", lengths="unit"
+)
+
 recipe = Recipe(
     data=Data(train=mixed_barlow.WHOLE, batch_size=BATCH, workers=16, texts=()),
     views=crops((224, 96), ((0.14, 1.0), (0.05, 0.14)), count=6),
     # Batch norm in the encoder: this recipe takes no microbatches.
     method=methods.SelfDistillation(
         image=encoders.ResNet.resnet50(
-            pixels=encoders.PixelNorm(mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225))
+            norm=encoders.BatchNorm(groups=64 // 8),
+            pixels=encoders.PixelNorm(mean=(0.485, 0.456, 0.406), std=(0.228, 0.224, 0.225)),
         ),
-        head=methods.PrototypeHead(
-            prototypes=3_000, hidden=2_048, width=128, layers=2, norm="batch", activation="relu", lengths="unit"
-        ),
+        head=HEAD,
         patch_head=None,
         teacher=None,
         hide=False,
@@ -90,7 +93,7 @@ tiny = recipe.replace(
     method=replace(
         recipe.method,
         image=replace(common.IMAGE, any_size=True),
-        head=replace(recipe.method.head, prototypes=64, hidden=128, width=64),
+        head=replace(HEAD, prototypes=64, hidden=128, width=64),
     ),
     optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0, rules=fixed(20, "prototypes")),
     schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),

@@ -1,5 +1,7 @@
 """The center of a teacher's logits: DINO's released update, rows that are absent, and its place in a run."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ RELEASED = (
 )
 
 
-def center(**changes):
+def center(**changes) -> Any:
     return TeacherCenter(**changes).build(nnx.Rngs(0), inputs=K)
 
 
@@ -43,7 +45,7 @@ def test_center_is_the_mean_over_the_rows_that_are_there(momentum):
     rows, table, present = unit(1, B, 2, 3, E), unit(2, K, E), np.arange(B * 6).reshape(B, 2, 3) % 4 == 1
     outputs = {"teacher/patches": rows, "teacher/patch_prototypes": table, "teacher/patches/present": present}
     outputs = {name: jnp.asarray(x) for name, x in outputs.items()}
-    mean = (np.float64(rows)[present] @ np.float64(table).T).mean(0)
+    mean = (rows.astype(float)[present] @ table.astype(float).T).mean(0)
     found = part.update(part, outputs, {}, INFERENCE)["value"]
     np.testing.assert_allclose(found, momentum * np.arange(K) + (1 - momentum) * mean, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="a center reads the output 'teacher/patches', which is missing"):

@@ -68,16 +68,16 @@ def test_pairs_of_crops_that_meet(kind):
     """Compare with loops over pairs in float64, by plain softmax."""
     outputs = {"prototypes": unit(1, K, E), "teacher/prototypes": unit(2, K, E), "student": unit(3, B, 2, E)}
     outputs |= {"teacher": unit(4, B, 2, E), "local": unit(5, B, LOCAL, E)}
-    student = np.float64(
-        outputs["student"] if kind == "same" else np.concatenate([outputs["student"], outputs["local"]], 1)
-    )
+    names = ("student",) if kind == "same" else ("student", "local")
+    held = {name: x.astype(float) for name, x in outputs.items()}
+    student = np.concatenate([held[name] for name in names], axis=1)
     losses = []
     for t in range(2):
-        target = np.exp(np.float64(outputs["teacher"][:, t]) @ np.float64(outputs["teacher/prototypes"]).T / 0.05)
+        target = np.exp(held["teacher"][:, t] @ held["teacher/prototypes"].T / 0.05)
         target /= target.sum(-1, keepdims=True)
         for s in range(student.shape[1]):
             if kind == "all" or (s == t) == (kind == "same"):
-                z = student[:, s] @ np.float64(outputs["prototypes"]).T / 0.1
+                z = student[:, s] @ held["prototypes"].T / 0.1
                 losses.append(-(target * (z - np.log(np.exp(z).sum(-1, keepdims=True)))).sum(-1).mean())
     term = Dino(pairs=kind, local="" if kind == "same" else "local", iterations=0, teacher_temperature=WARM)
     found, _ = term({name: jnp.asarray(x) for name, x in outputs.items()}, {}, INFERENCE)

@@ -187,8 +187,9 @@ def test_lars_of_vectors_too_is_that_of_optax_without_a_mask():
         return (optax.apply_updates(carry[0], updates), state), None
 
     (expected, _), _ = jax.jit(lambda p: jax.lax.scan(update, (p, reference.init(p)), gradients))(params)
-    decay = dict(weight_decay=Constant(value=DECAY), rules=(WeightDecay(path="**", factor=1.0),))
-    for path, leaf in _train(Lars(vectors=True, trust=0.1, **decay), params, gradients).items():
+    rules = (WeightDecay(path="**", factor=1.0),)
+    found = Lars(vectors=True, trust=0.1, weight_decay=Constant(value=DECAY), rules=rules)
+    for path, leaf in _train(found, params, gradients).items():
         close(leaf, expected[path], err_msg=path)
 
 

@@ -150,13 +150,13 @@ def test_centers_are_the_averages_of_the_logits():
         assert np.abs(after.non_trainable["center/value"] - before.non_trainable["center/value"]).max() > 1e-5
     _, seen, out = outputs_of("centered")
     assert "patch_prototypes" not in out and not out["center"].any()
-    table = np.float64(out["teacher/prototypes"])
+    table = out["teacher/prototypes"].astype(float)
     hidden = np.stack([seen["a/masked_index"], seen["b/masked_index"]], 1) >= 0
     np.testing.assert_array_equal(out["teacher/patches/present"], hidden)
     first = states("centered")[1].non_trainable
     for name, rows in (("center", out["teacher"].reshape(-1, 5)), ("patch_center", out["teacher/patches"][hidden])):
         np.testing.assert_allclose(
-            first[f"{name}/value"], 0.1 * (np.float64(rows) @ table.T).mean(0), rtol=1e-4, atol=1e-6, err_msg=name
+            first[f"{name}/value"], 0.1 * (rows.astype(float) @ table.T).mean(0), rtol=1e-4, atol=1e-6, err_msg=name
         )
 
 
