@@ -6,10 +6,7 @@ from .boxes import giou as giou
 from .boxes import iou as iou
 from .boxes import linear_assignment as linear_assignment
 from .boxes import match_boxes as match_boxes
-from .contrastive import geodesic as geodesic
 from .contrastive import info_nce as info_nce
-from .contrastive import mixed_negatives as mixed_negatives
-from .contrastive import mixed_pairs as mixed_pairs
 from .contrastive import plain_info_nce as plain_info_nce
 from .cross_entropy import blockwise_cross_entropy as blockwise_cross_entropy
 from .dense import near_places as near_places
@@ -29,6 +26,9 @@ from .geometry import variance_hinge as variance_hinge
 from .hard_mixing import hard_mixtures as hard_mixtures
 from .metric_learning import hinge_loss as hinge_loss
 from .metric_learning import metric_losses as metric_losses
+from .mixup import geodesic as geodesic
+from .mixup import mixed_negatives as mixed_negatives
+from .mixup import mixed_pairs as mixed_pairs
 from .pairwise.pairs import PairOptions as PairOptions
 from .pairwise.reduce import pairwise_reduce as pairwise_reduce
 from .pairwise.scan import Reduction as Reduction

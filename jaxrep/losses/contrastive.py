@@ -3,9 +3,6 @@
 With both directions it is the loss of CLIP (Radford et al., 2021, arXiv:2103.00020, figure 3) and of ALIGN (Jia et
 al., 2021, arXiv:2102.05918, equations 1 and 2). ``plain_info_nce`` is the loss in its simplest form; ``info_nce`` is
 the same number in memory linear in the batch, on any mesh, with the options of recipes.
-
-Mixtures of embeddings on the sphere are hard negatives, or pairs with soft targets: Geodesic Multi-Modal Mixup (Oh et
-al. 2023, arXiv:2203.03897), in the forms of the released code.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,12 +16,9 @@ from jaxrep.batch import Array
 from jaxrep.losses.pairwise import checks, pairs
 from jaxrep.losses.pairwise.pairs import DEFAULTS, Duplicates, PairOptions, Side
 from jaxrep.losses.pairwise.reduce import pairwise_reduce
-from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, LOG_ZERO, SUM, Included, Reduction
+from jaxrep.losses.pairwise.scan import LOG_SUM_EXP, LOG_ZERO, MAX, SUM, Included, Reduction
 
 Direction = Literal["mean", "sum", "a_to_b", "b_to_a"]
-Mixed = Literal["a", "b", "both"]
-SMALL_SINE = 1e-3
-"""Sine of an angle below which an arc is treated as a line: they differ by its square, and arccos has a derivative."""
 
 
 def plain_info_nce(a: Float[Array, "B D"], b: Float[Array, "B D"], logit_scale: Float[Array, ""]) -> Float[Array, ""]:
@@ -84,15 +78,30 @@ def info_nce(
     choices = direction, label_smoothing, in_batch, same_side, decoupled
     for problem in candidate_problems(options.extras, options.duplicates, *choices):
         raise ValueError(problem)
-    index = (jnp.arange(len(a), dtype=jnp.int32),)
-    sides = options.sides(a, b, logit_scale, index if decoupled and not options.ids else None)
-    sides = sides[::-1] if direction == "b_to_a" else sides
-    both = direction in ("mean", "sum")
-    positives = jnp.sum(sides[0].rows.x * sides[1].rows.x, -1)
-    logits = _Logits(sides, positives, options, logit_scale, both, in_batch, same_side, decoupled)
+    logits = _logits(a, b, logit_scale, options, direction, in_batch, same_side, decoupled)
     weights = pairs.row_weights(len(a), options.weights, *options.present)
     means = jnp.stack([pairs.weighted_mean(loss, weights) for loss in _losses(logits, label_smoothing)])
     return jnp.mean(means) if direction == "mean" else jnp.sum(means)
+
+
+def partner_first(
+    a: Float[Array, "B D"],
+    b: Float[Array, "B D"],
+    options: PairOptions = DEFAULTS,
+    *,
+    direction: Direction = "mean",
+) -> Float[Array, ""]:
+    """Return the share of rows that are more similar to their partner than to all extra rows, without gradient.
+
+    It is the accuracy of MoCo's classification (He et al., 2020, arXiv:1911.05722) in the directions of the loss.
+    Arguments are those of ``info_nce``.
+    """
+    a, b, options = jax.lax.stop_gradient((a, b, options))
+    logits = _logits(a, b, 1.0, options, direction, in_batch=False, same_side=False, decoupled=True)
+    weights = pairs.row_weights(len(a), options.weights, *options.present)
+    nearest = logits.with_others(MAX, [jnp.full_like(logits.positives, LOG_ZERO)] * logits.directions)
+    shares = [pairs.weighted_mean((logits.positives > x).astype(jnp.float32), weights) for x in nearest]
+    return jnp.mean(jnp.stack(shares))
 
 
 def candidate_problems(
@@ -125,6 +134,25 @@ def candidate_problems(
             )
 
 
+def _logits(
+    a: Array,
+    b: Array,
+    logit_scale: Array | float,
+    options: PairOptions,
+    direction: Direction,
+    in_batch: bool,
+    same_side: bool,
+    decoupled: bool,
+) -> "_Logits":
+    """Return the logits of the rows that are compared in this direction."""
+    index = (jnp.arange(len(a), dtype=jnp.int32),)
+    sides = options.sides(a, b, logit_scale, index if decoupled and in_batch and not options.ids else None)
+    sides = sides[::-1] if direction == "b_to_a" else sides
+    positives = jnp.sum(sides[0].rows.x * sides[1].rows.x, -1)
+    both = direction in ("mean", "sum")
+    return _Logits(sides, positives, options, logit_scale, both, in_batch, same_side, decoupled)
+
+
 def _losses(logits: "_Logits", smoothing: float) -> list[Array]:
     """Return the losses [B] in each direction."""
     partners = logits.partners()
@@ -137,7 +165,7 @@ def _losses(logits: "_Logits", smoothing: float) -> list[Array]:
     return losses
 
 
-_MERGE: dict[Reduction, Callable[[Any, Any], Array]] = {LOG_SUM_EXP: jnp.logaddexp, SUM: jnp.add}
+_MERGE: dict[Reduction, Callable[[Any, Any], Array]] = {LOG_SUM_EXP: jnp.logaddexp, SUM: jnp.add, MAX: jnp.maximum}
 
 
 class _Logits(NamedTuple):
@@ -240,72 +268,3 @@ class _Logits(NamedTuple):
             options = {"pairs": included, "columns": False, "block_size": self.options.block_size}
             found += pairwise_reduce(reduction, rows, keys, **options)
         return found
-
-
-def geodesic(a: Float[Array, "B D"], b: Float[Array, "B D"], share: Float[Array, ""] | float) -> Float[Array, "B D"]:
-    """Return unit rows on the arc between unit rows: a if ``share`` is 1, b if it is 0."""
-    cosine = jnp.sum(a * b, axis=1, keepdims=True)
-    near = 1 - cosine**2 < SMALL_SINE**2
-    angle = jnp.arccos(jnp.where(near, 0.0, cosine))
-    parts = [jnp.where(near, s, jnp.sin(s * angle) / jnp.sin(angle)) for s in (share, 1 - share)]
-    return parts[0] * a + parts[1] * b
-
-
-def mixed_negatives(
-    a: Float[Array, "B D"],
-    b: Float[Array, "B D"],
-    logit_scale: Float[Array, ""] | float,
-    share: Float[Array, ""] | float,
-    *,
-    block_size: int | None = None,
-) -> Float[Array, ""]:
-    """Return the loss of m2-Mix: InfoNCE whose negatives are the mixed pairs of the others; the sum of both directions.
-
-    Args:
-        a: unit rows, one side of B pairs.
-        b: unit rows, the other side.
-        logit_scale: inverse temperature that multiplies the cosines.
-        share: share of a in a mixed pair, from 0 to 1.
-        block_size: rows of logits in memory per device; None chooses 512.
-    """
-    checks.check_pairs(a, b, PairOptions(block_size=block_size))
-    ids = (jnp.arange(len(a), dtype=jnp.int32),)
-    mixed = pairs.as_rows(geodesic(a, b, share), ids)
-    positives = logit_scale * jnp.sum(a * b, axis=1)
-    options = {"pairs": "non_duplicates", "columns": False, "block_size": block_size}
-    total = jnp.float32(0)
-    for query in (pairs.scale_rows(pairs.as_rows(x, ids), logit_scale) for x in (a, b)):
-        (negatives,) = pairwise_reduce(LOG_SUM_EXP, query, mixed, **options)
-        total += jnp.mean(jnp.logaddexp(negatives, positives) - positives)
-    return total
-
-
-def mixed_pairs(
-    a: Float[Array, "B D"],
-    b: Float[Array, "B D"],
-    logit_scale: Float[Array, ""] | float,
-    share: Float[Array, ""] | float,
-    *,
-    mixed: Mixed,
-    block_size: int | None = None,
-) -> Float[Array, ""]:
-    """Return the loss of V-Mix, L-Mix or VL-Mix: rows are mixed with the batch in reverse order, and have two partners.
-
-    If one side is mixed, the target weighs the two partners by ``share`` and 1 - ``share``. If both are, each counts 1:
-    the two mixed rows have the same two sources. The loss is the mean of both directions.
-
-    Args:
-        a, b, logit_scale, block_size: as in ``mixed_negatives``.
-        share: share of a row in its mixture with the row from the end.
-        mixed: the side that is mixed, or both.
-    """
-    checks.check_pairs(a, b, PairOptions(block_size=block_size))
-    checks.check_choice("mixed", mixed, get_args(Mixed))
-    left, right = (geodesic(x, x[::-1], share) if mixed in (name, "both") else x for name, x in (("a", a), ("b", b)))
-    first, second = (1.0, 1.0) if mixed == "both" else (share, 1 - share)
-    left = left * logit_scale
-    sums = pairwise_reduce(LOG_SUM_EXP, pairs.as_rows(left), pairs.as_rows(right), block_size=block_size)
-    candidates = (jnp.mean(sums[0]) + jnp.mean(sums[1])) / 2
-    # The loss is linear in its target, and both directions have the same partners.
-    partners = [jnp.mean(jnp.sum(left * partner, axis=1)) for partner in (right, right[::-1])]
-    return (first + second) * candidates - first * partners[0] - second * partners[1]

@@ -8,14 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext, fold, normalize
-from jaxrep.losses.contrastive import (
-    Direction,
-    Mixed,
-    candidate_problems,
-    info_nce,
-    mixed_negatives,
-    mixed_pairs,
-)
+from jaxrep.losses.contrastive import Direction, candidate_problems, info_nce, partner_first
+from jaxrep.losses.mixup import Mixed, mixed_negatives, mixed_pairs
 from jaxrep.losses.pairwise.pairs import Duplicates, PairOptions
 from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.losses.sigmoid import pairwise_sigmoid
@@ -118,11 +112,16 @@ class Contrastive(PairTerm):
         return {name: getattr(self, name) for name in names}
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        return self.loss(*self.inputs(outputs, batch)), {}
+        inputs = self.inputs(outputs, batch)
+        return self.loss(*inputs), self.metrics(*inputs)
 
     def loss(self, *inputs: *Inputs) -> Array:
         """Return the loss of what ``inputs`` returns."""
         return info_nce(*inputs, **self._choices)
+
+    def metrics(self, a: Array, b: Array, logit_scale: Array, options: PairOptions) -> Metrics:
+        """Return ``first`` without in_batch: the share of rows whose partner is nearer than all extra rows."""
+        return {} if self.in_batch else {"first": partner_first(a, b, options, direction=self.direction)}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,8 @@ from jaxrep.spec import Natural
 class HardMixtures(Wrapper):
     """Compute a contrastive term with mixtures of each row's nearest extra rows as negatives of that row alone.
 
-    Rows that meet ``extra_b`` (a queue) get mixtures of it, and those that meet ``extra_a`` of that.
+    Rows that meet ``extra_b`` (a queue) get mixtures of it, and those that meet ``extra_a`` of that. The metric
+    ``first`` counts them.
     """
 
     term: Contrastive
@@ -51,7 +52,7 @@ class HardMixtures(Wrapper):
             here = ctx.at(f"mixtures/{self.term.a}/{self.term.b}")
             for_a, for_b = self._mixtures(left, here.at("b")), self._mixtures(right, here.at("a"))
             options = replace(options, row_extra_b=for_a, row_extra_a=for_b)
-        return self.term.loss(a, b, logit_scale, options), {}
+        return self.term.loss(a, b, logit_scale, options), self.term.metrics(a, b, logit_scale, options)
 
     def _mixtures(self, side: Side, ctx: StepContext) -> Rows | None:
         """Return the mixtures [B,M,D] of the extra rows that a side meets; None if it meets none."""

@@ -96,6 +96,14 @@ LOG_SUM_EXP = Reduction(
 )
 SUM_SOFTPLUS = _sum_of(_softplus, jax.nn.sigmoid, excluded=-jnp.inf)
 SUM = _sum_of(lambda x: x, jnp.ones_like, excluded=0.0)
+MAX = Reduction(
+    excluded=LOG_ZERO,
+    statistics=lambda x, axis: (jnp.max(x, axis, initial=LOG_ZERO),),
+    merge=lambda first, second: (jnp.maximum(first[0], second[0]),),
+    value=lambda stats: stats[0],
+    derivative=lambda x, value: (x == value).astype(jnp.float32),
+)
+"""The largest logit; its derivative goes to all logits that are as large."""
 
 Included = Literal["all", "duplicates", "non_duplicates", "other_duplicates"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from jaxrep.losses.contrastive import info_nce
+from jaxrep.losses.contrastive import info_nce, partner_first
 from jaxrep.losses.pairwise import reduce
 from jaxrep.losses.pairwise.pairs import PairOptions
 from jaxrep.losses.pairwise.scan import Rows
@@ -103,6 +103,23 @@ def test_sigmoid_on_rows_of_single_rows_equals_oracle():
 
     got = jax.jit(jax.value_and_grad(ours, range(5)))(*values)
     oracle.assert_close(got, oracle.value_and_derivatives(exact, *values), SCALE)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_share_of_partners_that_come_first_is_counted(devices):
+    a, b, queue, own = (
+        oracle.rows(0, B, D),
+        oracle.rows(0, B, D) + oracle.rows(1, B, D),
+        oracle.rows(2, 5, D),
+        row_rows(5),
+    )
+    options = PairOptions(extra_b=queue, row_extra_b=Rows(own, (), PRESENT), present=(HERE, THERE))
+    with jax.set_mesh(Mesh(data=devices).build(jax.devices()[:devices])):
+        got = jax.jit(lambda: partner_first(a, b, options, direction="a_to_b"))()
+    first = [a[i] @ b[i] > max(np.max(queue @ a[i]), *(own[i] @ a[i])[PRESENT[i]], -9) for i in range(B)]
+    kept = HERE & THERE
+    assert 0 < np.mean(np.array(first)[kept]) < 1
+    np.testing.assert_allclose(got, np.mean(np.array(first)[kept]), rtol=1e-6)
 
 
 MESH_CASES = ["same side", "same side, supcon", "decoupled, supcon", "queue"]

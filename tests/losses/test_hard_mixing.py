@@ -109,6 +109,20 @@ def test_mixtures_begin_at_their_step():
     assert value_and_grad(late, 3)[0] == value_and_grad(TERM, 3)[0]
 
 
+def test_metric_counts_queries_whose_key_comes_first_among_queue_and_mixtures():
+    keys = context().at("mixtures/a/b").at("b").keys("draws")
+    extra = by_hand(lambda i: QUEUE, draw(keys, N, S, T))
+    close = {**OUTPUTS, "b": QUERIES + 0.8 * KEYS}
+    unit = close["b"] / np.linalg.norm(close["b"], axis=1, keepdims=True)
+    shares = []
+    for term, met in ((MOCO, [QUEUE] * B), (TERM, [np.concatenate([QUEUE, rows]) for rows in extra])):
+        metrics = jax.jit(lambda outputs, term=term: term(outputs, {}, context())[1])(close)
+        shares.append(float(metrics["first"]))
+        want = np.mean([unit[i] @ QUERIES[i] > np.max(met[i] @ QUERIES[i]) for i in range(B)])
+        np.testing.assert_allclose(shares[-1], want, rtol=1e-6)
+    assert 0 < shares[1] < shares[0]
+
+
 def test_devices_do_not_change_the_loss():
     want = value_and_grad(TERM)
     for devices in (2, 8):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrep.losses.contrastive import geodesic, mixed_negatives, mixed_pairs
+from jaxrep.losses.mixup import geodesic, mixed_negatives, mixed_pairs
 from jaxrep.mesh import ROWS, Mesh
 from tests.helpers import loss_oracle as oracle
 
