@@ -47,6 +47,8 @@ class Config:
 
     head: int
     """Channels of a head, d."""
+    group: int
+    """Heads of queries that share a head of keys."""
     causal: bool
 
 
@@ -56,18 +58,15 @@ def pallas_attention(query: Array, key: Array, value: Array, *, causal: bool, le
     A query sees itself and earlier keys only if ``causal``, and the first ``lengths`` [B] keys; None: all.
     """
     rows, tokens, heads, width = query.shape
-    if key.shape[2] != heads:
-        key, value = (jnp.repeat(x, heads // x.shape[2], axis=2) for x in (key, value))
-    flat: Any = [x.reshape(*x.shape[:2], heads * width) for x in (query, key, value)]
-    out: Any = _attention(Config(width, causal), lengths, *flat)
+    config = Config(width, heads // key.shape[2], causal)
+    out: Any = _attention(config, lengths, *(x.reshape(*x.shape[:2], -1) for x in (query, key, value)))
     return out.reshape(rows, tokens, heads, width)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attention(config: Config, lengths: Array | None, query: Array, key: Array, value: Array) -> Array:
-    return over_devices(
-        functools.partial(_forward, config), lengths, (query, key, value), query.shape[2] // config.head
-    )
+    arrays = (query, _repeated(config, key), _repeated(config, value))
+    return over_devices(functools.partial(_forward, config), lengths, arrays, query.shape[2] // config.head)
 
 
 def _attention_forward(config: Config, lengths: Array | None, *arrays: Array) -> tuple[Array, Any]:
@@ -75,9 +74,23 @@ def _attention_forward(config: Config, lengths: Array | None, *arrays: Array) ->
 
 
 def _attention_backward(config: Config, kept: Any, d_out: Array) -> tuple[None, Array, Array, Array]:
-    lengths, arrays = kept
+    lengths, (query, key, value) = kept
+    arrays = (query, _repeated(config, key), _repeated(config, value), d_out)
     run = functools.partial(_backward, config)
-    return None, *over_devices(run, lengths, (*arrays, d_out), d_out.shape[2] // config.head)
+    d_query, d_key, d_value = over_devices(run, lengths, arrays, query.shape[2] // config.head)
+    return None, d_query, _summed(config, d_key).astype(key.dtype), _summed(config, d_value).astype(value.dtype)
+
+
+def _repeated(config: Config, x: Array) -> Array:
+    """Give each head of queries its head of keys, [B,M,K*d] -> [B,M,H*d]."""
+    heads = x.reshape(*x.shape[:2], -1, config.head)
+    return x if config.group == 1 else jnp.repeat(heads, config.group, axis=2).reshape(*x.shape[:2], -1)
+
+
+def _summed(config: Config, x: Array) -> Array:
+    """Sum over the heads of queries that share a head of keys, [B,M,H*d] -> [B,M,K*d]."""
+    parts = x.reshape(*x.shape[:2], -1, config.group, config.head)
+    return x if config.group == 1 else jnp.sum(parts, axis=3).reshape(*x.shape[:2], -1)
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -105,7 +118,7 @@ def vmem_bytes(tokens: int, keys: int, lanes: int, itemsize: int) -> int:
     queries, keys, lanes = (
         -(-n // tile) * tile for n, tile in zip((queries_of(tokens, keys), keys, lanes), (16, 128, 128), strict=True)
     )
-    blocks = 2 * itemsize * lanes * (3 * queries + 4 * keys)  # each in two buffers
+    blocks = 2 * lanes * (itemsize * (3 * queries + 2 * keys) + 4 * 2 * keys)  # each in two buffers
     sums = 2 * 4 * lanes * keys
     return blocks + sums + 8 * 4 * queries * keys + 2 * MIB
 
@@ -258,8 +271,9 @@ def _run(
         "q": pl.BlockSpec((1, queries, lanes), lambda row, part, block, *_: (row, block, part)),
         "k": pl.BlockSpec((1, keys, lanes), lambda row, part, block, *_: (row, 0, part)),
     }
-    shapes = {kind: jax.ShapeDtypeStruct((rows, n, width), dtype) for kind, n in (("q", tokens), ("k", keys))}
     reads, writes = kinds[: len(arrays)], kinds[len(arrays) :]
+    summed = dtype if config.group == 1 else jnp.float32  # derivatives by keys of one group are added later
+    shapes = {"q": jax.ShapeDtypeStruct(arrays[0].shape, dtype), "k": jax.ShapeDtypeStruct(arrays[1].shape, summed)}
     prefetched = () if lengths is None else (lengths,)
     return pl.pallas_call(
         kernel,

@@ -42,7 +42,7 @@ def _run(causal: bool, lengths: Array, *arrays: Array) -> Array:
     kernel: Any = splash.make_splash_mha(
         masks.MultiHeadMask([mask] * heads),
         # The fused backward kernel makes five products in place of seven, and one dq for each block of keys.
-        block_sizes=splash.BlockSizes(*[block] * 8),
+        block_sizes=splash.BlockSizes(block, block, block, block, block, block, block, block),
         head_shards=1,
         q_seq_shards=1,
         interpret=platform() != "tpu",
