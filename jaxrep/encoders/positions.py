@@ -5,7 +5,7 @@ A grid is the number of tokens along each axis: (L,) for a text, (rows, columns)
 
 import abc
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrep.batch import Array
 from jaxrep.encoders.layers import Rotation
-from jaxrep.spec import NonNegative, Positive, Range, spec
+from jaxrep.spec import Natural, NonNegative, Positive, Range, spec
 
 Grid = tuple[int, ...]
 Factor = Annotated[float, Range(1)]
@@ -151,12 +151,19 @@ class AxialRotary(Rotary):
     """Longest wavelength over the shortest one, for wide heads."""
     normalized: bool = True
     """Whether places are coordinates between -1 and 1, or numbers of rows and columns (and angles without 2 pi)."""
+    reference: Natural = 0
+    """Tokens along each axis to which numbers of rows and columns are scaled, so that images of all sizes span the same
+    angles (Fang et al. 2023, EVA-02, arXiv:2303.11331: 16); 0: they are not scaled."""
     shift: NonNegative = 0.0
     """Largest shift of the coordinates of each axis, drawn per image."""
     jitter: Factor = 1.0
     """Largest factor of the coordinates of each axis, drawn per image."""
     rescale: Factor = 1.0
     """Largest factor of the coordinates of all axes, drawn per image."""
+
+    def problems(self) -> Iterator[str]:
+        if self.normalized and self.reference:
+            yield "reference scales numbers of rows and columns: it needs normalized = False"
 
     @property
     def draws(self) -> bool:
@@ -172,7 +179,10 @@ class AxialRotary(Rotary):
         count = width // (2 * axes)
         frequency = self.base ** -(np.arange(count) / count) * (2 * math.pi if self.normalized else 1)
         place = places(grid).astype(np.float64)
-        place = (2 * place + 1) / np.array(grid) - 1 if self.normalized else place
+        if self.normalized:
+            place = (2 * place + 1) / np.array(grid) - 1
+        elif self.reference:
+            place = place * self.reference / np.array(grid)
         if keys is None:
             return _waves((place[:, :, None] * frequency).reshape(len(place), -1))
         place = jax.vmap(self._moved, (0, None))(keys, jnp.asarray(place, jnp.float32))

@@ -17,7 +17,20 @@ from jaxrep.experiment import RECIPE, folder_meant
 from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import Structure, split
-from jaxrep.pretrained import bert, clip, dinov3, mapping, modernbert, nomic, open_clip, sentence, siglip, timm, vit
+from jaxrep.pretrained import (
+    bert,
+    clip,
+    dinov3,
+    eva,
+    mapping,
+    modernbert,
+    nomic,
+    open_clip,
+    sentence,
+    siglip,
+    timm,
+    vit,
+)
 from jaxrep.pretrained.architecture import Architecture, Source
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import read_transform
@@ -47,7 +60,10 @@ READERS: Mapping[str, Reader] = {
 }
 """By the ``model_type`` of config.json."""
 
-TIMM: Mapping[str, Reader] = dict.fromkeys(timm.ARCHITECTURES, timm.read)
+TIMM: Mapping[str, Reader] = {
+    **dict.fromkeys(timm.ARCHITECTURES, timm.read),
+    **dict.fromkeys(eva.ARCHITECTURES, eva.read),
+}
 """By the ``architecture`` of timm's config.json, which has no model_type."""
 
 OPEN_CLIP = "open_clip_config.json"

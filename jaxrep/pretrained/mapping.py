@@ -103,8 +103,9 @@ def _axes(side: str) -> list[tuple[str, ...]]:
 class ClassPositions(WeightMap):
     """Map a class token and 1 + N positions to jaxrep's class token, which has no position, and N positions.
 
-    jaxrep's token is the sum of the token and its position. Saving writes a zero position for it, which computes the
-    same. If ``fit`` differs from ``grid``, positions are resized while loading.
+    A class token whose features are not read is a register. jaxrep's token is the sum of the token and its position.
+    Saving writes a zero position for it, which computes the same. If ``fit`` differs from ``grid``, positions are
+    resized while loading.
     """
 
     parameter: str | tuple[str, ...] = ("class_token", "positions")
@@ -122,17 +123,17 @@ class ClassPositions(WeightMap):
         return dataclasses.replace(super().renamed(tensor, parameter), positions=tensor(self.positions))
 
     def shapes(self, parameters: Sequence[Shape]) -> list[Shape]:
-        (width,), ones = parameters[0], (1,) * self.lead
+        width, ones = parameters[0][-1], (1,) * self.lead
         token = (*ones, 1, width) if self.lead else (width,)
         return [token, (*ones, 1 + self.grid**2, width)]
 
     def load(self, tensors: Sequence[np.ndarray], parameters: Sequence[Shape]) -> list[np.ndarray]:
-        token, positions = (value.astype(np.float32).reshape(-1, parameters[0][0]) for value in tensors)
+        token, positions = (value.astype(np.float32).reshape(-1, parameters[0][-1]) for value in tensors)
         old, new = (self.grid, self.grid), (self.fit, self.fit)
         return [token[0] + positions[0], resize_positions(positions[1:], old, new, antialias=self.antialias)]
 
     def save(self, parameters: Sequence[np.ndarray]) -> list[np.ndarray]:
-        token, positions = parameters
+        token, positions = parameters[0].reshape(-1), parameters[1]
         values = token, np.concatenate([np.zeros_like(token)[None], positions])
         return [value.reshape(shape) for value, shape in zip(values, self.shapes([token.shape]), strict=True)]
 

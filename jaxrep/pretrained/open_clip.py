@@ -7,10 +7,21 @@ from typing import Any
 from jaxrep.encoders.image.stem import PixelNorm
 from jaxrep.errors import UsageError
 from jaxrep.methods.heads import Linear, LogitScale
+from jaxrep.pretrained import eva
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, dual, text_tower, vit_tower
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import ImageTransform
-from jaxrep.pretrained.mapping import ClassPositions, Table, WeightMap, blocks, fused_attention, mlp, norm, patches
+from jaxrep.pretrained.mapping import (
+    ClassPositions,
+    Table,
+    WeightMap,
+    blocks,
+    fused_attention,
+    linear,
+    mlp,
+    norm,
+    patches,
+)
 from jaxrep.pretrained.tokenizers import find_open_clip_tokenizer
 
 TOWER = dict(mlp_ratio=4.0, layers=12, norm_kwargs=None, ls_init_value=None)
@@ -69,9 +80,9 @@ def read(source: Source) -> Architecture:
     """Read a folder with open_clip_config.json; text tensors may start with ``text.``."""
     config = source.config.part("model_cfg", {"quick_gelu": False})
     prefix = "text." if source.has("text.token_embedding.weight") else ""
-    image = _with_projection(_image(source, config), config, "visual.proj")
+    image, visual = _image(source, config)
     text = _with_projection(_text(source, config), config, f"{prefix}text_projection")
-    return dual(source, image, text, ("visual.", prefix), config.whole("embed_dim"), LogitScale(), IGNORED)
+    return dual(source, image, text, (visual, prefix), config.whole("embed_dim"), LogitScale(), IGNORED)
 
 
 def _with_projection(tower: Tower, model: Config, name: str) -> Tower:
@@ -79,13 +90,27 @@ def _with_projection(tower: Tower, model: Config, name: str) -> Tower:
     return dataclasses.replace(tower, head=head, projection=(WeightMap(name, "kernel"),))
 
 
-def _image(source: Source, model: Config) -> Tower:
+def _image(source: Source, model: Config) -> tuple[Tower, str]:
+    """Return the image tower, and what stands before the names of its tensors."""
     config = model.part("vision_cfg", VISION)
+    if config.values.get("timm_model_name") in eva.ARCHITECTURES:
+        return _eva(source, model, config), "visual.trunk."
     config.expect(**ONE_WAY, **VISION_ONE_WAY)
     side, patch = config.side("image_size"), config.side("patch_size")
     heads = config.whole("width") // config.whole("head_width")
     size = dict(_size(model, config), heads=heads, embed_norm=not config.flag("no_ln_pre"))
-    return vit_tower(_transform(source, side), image_table(patch, side), patch, stem_bias=False, **size)
+    tower = vit_tower(_transform(source, side), image_table(patch, side), patch, stem_bias=False, **size)
+    return _with_projection(tower, model, "visual.proj"), "visual."
+
+
+def _eva(source: Source, model: Config, config: Config) -> Tower:
+    """Return an image tower of timm whose classifier is the projection (EVA-CLIP)."""
+    config.expect(timm_proj=None, timm_pool="token")
+    own = eva.ARCHITECTURES[config.values["timm_model_name"]]
+    args = Config({**eva.DEFAULTS, **own, "global_pool": "token"}, config.file)
+    tower = eva.read_tower(args, _transform(source, config.side("image_size")))
+    head = Linear(features=model.whole("embed_dim"), bias=True)
+    return dataclasses.replace(tower, head=head, projection=linear("visual.trunk.head", ""))
 
 
 def _text(source: Source, model: Config) -> Tower:

@@ -113,19 +113,29 @@ def read(source: Source) -> Architecture:
     else:
         table, classifier = efficientnet_table(encoder), "classifier.*"
     config.expect(global_pool="avg")
-    changes = config.part("model_args", {})
-    if unsupported := sorted(set(changes.values) - WITHOUT_EFFECT):
-        raise UsageError(
-            f"{config.file}: 'model_args' changes {', '.join(unsupported)} of the architecture, which is not supported"
-        )
-    changes.expect(global_pool="avg", in_chans=3)
-    transform = _transform(config.part("pretrained_cfg", config.values))
+    model_args(config).expect(global_pool="avg", in_chans=3)
+    transform = image_transform(config)
     tower = Tower(dataclasses.replace(encoder, pixels=transform.pixels), transform.field, table, transform=transform)
     return single("image", tower, ignored=(classifier, *IGNORED))
 
 
-def _transform(config: Config) -> ImageTransform:
+def model_args(config: Config, known: Iterable[str] = ()) -> Config:
+    """Return the folder's changes of an architecture; they are of ``known`` arguments, or have no effect.
+
+    Raises:
+        UsageError: the folder changes others.
+    """
+    changes = config.part("model_args", {})
+    if unsupported := sorted(set(changes.values) - WITHOUT_EFFECT - set(known)):
+        raise UsageError(
+            f"{config.file}: 'model_args' changes {', '.join(unsupported)} of the architecture, which is not supported"
+        )
+    return changes
+
+
+def image_transform(config: Config) -> ImageTransform:
     """Return torchvision's transform: resize the shorter side to 1 / crop_pct of the result's, and center-crop."""
+    config = config.part("pretrained_cfg", config.values)
     values = {name: value for name, value in config.values.items() if value is not None}
     config = Config({**DEFAULTS, **values}, config.file)
     size, crop, mode = config.values["input_size"], config.number("crop_pct"), config.values["crop_mode"]

@@ -19,6 +19,7 @@ from jaxrep.encoders.positions import (
     relative_rows,
     sincos_positions,
 )
+from jaxrep.spec import problems
 
 RANDOM = np.random.default_rng(0)
 FLOAT32 = dict(rtol=2e-6, atol=2e-6)
@@ -42,7 +43,11 @@ def axial_angles(rotary, grid, width):
     for place in itertools.product(*map(range, grid)):
         row, count = [], width // (2 * len(grid))
         for at, side in zip(place, grid, strict=True):
-            at = ((at + 0.5) / side * 2 - 1) * 2 * math.pi if rotary.normalized else at
+            at = (
+                ((at + 0.5) / side * 2 - 1) * 2 * math.pi
+                if rotary.normalized
+                else at * (rotary.reference or side) / side
+            )
             row += [at / rotary.base ** (i / count) for i in range(count)]
         rows.append(row)
     return np.array(rows)
@@ -53,6 +58,7 @@ CASES = {
     "sequence, scaled": (SequenceRotary(base=160_000.0, scale=4.0), (300,), 6, sequence_angles),
     "two axes": (AxialRotary(), (3, 5), 16, axial_angles),
     "two axes, by index": (AxialRotary(base=10_000.0, normalized=False), (4, 2), 8, axial_angles),
+    "two axes, scaled": (AxialRotary(base=10_000.0, normalized=False, reference=16), (4, 2), 8, axial_angles),
     "three axes": (AxialRotary(), (2, 3, 2), 12, axial_angles),
 }
 
@@ -104,6 +110,9 @@ def test_drawn_coordinates_stay_in_their_limits_and_follow_the_keys_of_rows():
 
 
 def test_positions_that_do_not_fit_the_tokens_are_refused():
+    assert problems(AxialRotary(reference=16)) == [
+        "reference scales numbers of rows and columns: it needs normalized = False"
+    ]
     with pytest.raises(ValueError, match=r"turns tokens on a grid, and these lie in a row of 7: take SequenceRotary"):
         AxialRotary().rotation((7,), 8)
     with pytest.raises(ValueError, match=r"in a row, and these lie on a grid \(2, 3\): take AxialRotary"):

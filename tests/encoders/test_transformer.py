@@ -60,19 +60,22 @@ def oracle_block(w, x, heads, mask, post):
     """One block on a single row x [N,D] in float64, written out head by head."""
 
     def norm(name, x):
+        if f"{name}/scale" not in w:
+            return x
         x = x - x.mean(-1, keepdims=True)
         return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5) * w[f"{name}/scale"] + w[f"{name}/bias"]
 
     def attention(x):
-        out = np.zeros_like(x) + w["attention/out/bias"]
+        returned = []
         for head in range(heads):
             query, key, value = (
                 x @ w[f"attention/{name}/kernel"][:, head] + w[f"attention/{name}/bias"][head]
                 for name in ("query", "key", "value")
             )
             weight = np.where(mask, np.exp(query @ key.T / math.sqrt(query.shape[1])), 0)
-            out += weight / weight.sum(1, keepdims=True) @ value @ w["attention/out/kernel"][head]
-        return out
+            returned.append(weight / weight.sum(1, keepdims=True) @ value)
+        kernel = w["attention/out/kernel"].reshape(-1, x.shape[1])
+        return norm("attention/inner_norm", np.concatenate(returned, axis=1)) @ kernel + w["attention/out/bias"]
 
     def mlp(x):
         hidden = x @ w["mlp/up/kernel"] + w["mlp/up/bias"]
@@ -81,7 +84,7 @@ def oracle_block(w, x, heads, mask, post):
             hidden = hidden * gate / (1 + np.exp(-gate))
         else:
             hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
-        return hidden @ w["mlp/down/kernel"] + w["mlp/down/bias"]
+        return norm("mlp/inner_norm", hidden) @ w["mlp/down/kernel"] + w["mlp/down/bias"]
 
     if post:
         x = norm("norm1", x + w["scale1"] * attention(x))
@@ -90,7 +93,13 @@ def oracle_block(w, x, heads, mask, post):
     return x + w["scale2"] * mlp(norm("norm2", x))
 
 
-@pytest.mark.parametrize(("norm", "changes"), [("pre", {}), ("post", {}), ("pre", dict(gated=True, activation="silu"))])
+GATED = dict(gated=True, activation="silu")
+
+
+@pytest.mark.parametrize(
+    ("norm", "changes"),
+    [("pre", {}), ("post", {}), ("pre", GATED), ("pre", dict(GATED, inner_norms=("attention", "mlp")))],
+)
 def test_block_equals_its_equations(norm, changes):
     spec = dataclasses.replace(SPEC, norm=norm, layer_scale=0.5, **changes)
     stack = built(spec).blocks

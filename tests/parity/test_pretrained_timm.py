@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxrep.pretrained import load
+from jaxrep.pretrained import timm as reader
 from jaxrep.pretrained.architecture import Source
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.load import load_checkpoint
@@ -65,7 +66,9 @@ def test_full_size_models(tmp_path, name):
 FEW = ("resnet34", "resnet152", "efficientnet_b1", "tf_efficientnet_b4")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in load.TIMM])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in reader.ARCHITECTURES]
+)
 def test_tensor_names_and_shapes_of_every_architecture(tmp_path, name):
     with torch.device("meta"):
         theirs = timm.create_model(name).state_dict()

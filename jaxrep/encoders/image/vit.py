@@ -32,6 +32,17 @@ DINOV3: dict[str, Any] = dict(
 )
 """What all vision transformers of DINOv3 share (Simeoni et al. 2025, arXiv:2508.10104, section 3.2, released code)."""
 
+EVA02: dict[str, Any] = dict(
+    rotary=AxialRotary(base=10_000.0, normalized=False, reference=16),
+    key_bias=False,
+    gated=True,
+    activation="silu",
+    inner_norms=("attention", "mlp"),
+    norm_epsilon=1e-6,
+    pixels=PixelNorm.clip(),
+)
+"""What the image towers of EVA-02-CLIP share (Sun et al. 2023, EVA-CLIP, arXiv:2303.15389, in timm's models/eva.py)."""
+
 
 @spec
 class ViT(Transformer):
@@ -46,6 +57,8 @@ class ViT(Transformer):
     positions: Literal["learned", "sincos", "relative", "none"] = "learned"
     """Learned positions, fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3), learned biases of the
     attention logits by the offset of two patches, which all blocks share (Bao et al. 2022, BEiT), or none."""
+    pool_first: bool = False
+    """Whether the last norm is that of the pooled features, and not of the tokens (open_clip's final_ln_after_pool)."""
     any_size: bool = False
     """Whether images of other sizes are read too: learned positions are resized to their grid (bicubic)."""
     registers: Natural = 0
@@ -77,6 +90,14 @@ class ViT(Transformer):
         **dict(DINOV3, width=1280, depth=32, heads=20, gated=True, activation="silu"),
     )
 
+    eva02_b16 = preset(
+        "EVA-02-CLIP's ViT-B/16: 86 M parameters", width=768, depth=12, heads=12, mlp_ratio=2048 / 768, **EVA02
+    )
+    eva02_l14 = preset(
+        "EVA-02-CLIP's ViT-L/14: 303 M parameters",
+        **dict(EVA02, width=1024, depth=24, heads=16, mlp_ratio=2730 / 1024, stem=PatchStem(patch=14)),
+    )
+
     def as_clip(self) -> Self:
         """Return the same size with the details of CLIP's code: a norm before the blocks, quick GELU, CLIP's pixels."""
         stem = dataclasses.replace(self.stem, bias=False) if isinstance(self.stem, PatchStem) else self.stem
@@ -88,6 +109,8 @@ class ViT(Transformer):
             yield f"width = {self.width} is not a multiple of 4, which sin-cos positions need"
         if self.positions == "relative" and self.any_size:
             yield 'positions = "relative" are those of one grid: they cannot have any_size = True'
+        if self.pool_first and self.norm == "post":
+            yield 'pool_first = True needs norm = "pre": with "post" there is no last norm'
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "VisionTransformer":
         return VisionTransformer(self, rngs, inputs)
@@ -129,6 +152,13 @@ class VisionTransformer(TransformerModule):
 
     def relative_table(self, grid: Grid) -> tuple[Array, Any] | None:
         return None if self.relative is None else (self.relative[...], relative_index(grid, self._prefix))
+
+    def _normed(self, h: Array) -> Array:
+        return h if self.spec.pool_first else super()._normed(h)
+
+    def _pooled(self, h: Array, valid: Array | None) -> Array:
+        pooled = super()._pooled(h, valid)
+        return super()._normed(pooled) if self.spec.pool_first else pooled
 
     def _grid_of(self, x: Array) -> tuple[int, int]:
         """Return the rows and columns of patches of images [B,H,W,C]."""

@@ -88,6 +88,25 @@ def test_tokens_are_the_patches_alone(pool):
         np.testing.assert_allclose(encoded.pooled, encoded.tokens.mean(1), **SAME)
 
 
+@pytest.mark.parametrize("pool", ["cls", "mean", "attention"])
+def test_the_last_norm_may_follow_the_pooling(pool):
+    """Then features are normed, and tokens are as the last block leaves them."""
+    plain, first = built(pool=pool, norm_epsilon=0.1), built(pool=pool, norm_epsilon=0.1, pool_first=True)
+    out = encode(first, intermediates=(0, 1))
+    x = np.asarray(out.pooled, np.float64)
+    np.testing.assert_allclose(out.intermediates[1], x, **SAME)
+    # Of scale 1 and bias 0, a norm leaves a mean of 0, and less than 1 of the variance.
+    np.testing.assert_allclose(x.mean(1), 0, atol=1e-6)
+    assert x.var(1).min() > 0 and x.var(1).max() < 1
+    tokens = np.asarray(out.tokens, np.float64)
+    normed = tokens - tokens.mean(-1, keepdims=True)
+    normed /= np.sqrt((normed**2).mean(-1, keepdims=True) + 0.1)
+    np.testing.assert_allclose(encode(plain).tokens, normed, **SAME)
+    if pool == "mean":
+        mean = tokens.mean(1) - tokens.mean((1, 2))[:, None]
+        np.testing.assert_allclose(x, mean / np.sqrt((mean**2).mean(1, keepdims=True) + 0.1), **SAME)
+
+
 def test_registers_are_attended_to():
     module = built(registers=3)
     before = encode(module).pooled
@@ -142,15 +161,27 @@ def test_masked_patches_influence_by_position_only():
         (ViT.h14(), 630.8),
         (ViT.g14(), 1011.2),
         (ViT.so400m14(pool="attention"), 427.7),
+        (ViT.dinov3_s16(), 21.6),
+        (ViT.dinov3_b16(), 85.7),
+        (ViT.dinov3_l16(), 303.1),
+        (ViT.dinov3_h16plus(), 840.6),
+        (ViT.eva02_b16(), 85.9),
+        (ViT.eva02_l14(), 303.3),
     ],
-    ids=["ti16", "s16", "b32", "b16", "l14", "h14", "g14", "so400m14"],
+    ids=["ti16", "s16", "b32", "b16", "l14", "h14", "g14", "so400m14", *("dinov3_" + x for x in "sblh"), "e_b", "e_l"],
 )
 def test_presets_have_the_published_sizes(spec, millions):
-    """As timm counts the same towers without classifier at 224 pixels (their class token's position apart)."""
+    """As timm counts the towers without classifier at 224 pixels (class tokens have a position there, DINOv3 a qkvb)."""
     module = nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=Field((224, 224, 3), "uint8")))
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
     assert round(count / 1e6, 1) == millions
     assert not list(spec.problems())
+
+
+def test_pool_first_needs_a_last_norm():
+    assert list(dataclasses.replace(SPEC, norm="post", pool_first=True).problems()) == [
+        'pool_first = True needs norm = "pre": with "post" there is no last norm'
+    ]
 
 
 def test_as_clip_keeps_the_size():
