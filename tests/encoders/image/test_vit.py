@@ -171,7 +171,7 @@ def test_masked_patches_influence_by_position_only():
     ids=["ti16", "s16", "b32", "b16", "l14", "h14", "g14", "so400m14", *("dinov3_" + x for x in "sblh"), "e_b", "e_l"],
 )
 def test_presets_have_the_published_sizes(spec, millions):
-    """As timm counts the towers without classifier at 224 pixels (class tokens have a position there, DINOv3 a qkvb)."""
+    """As timm counts the towers without classifier at 224 pixels (class tokens have a position there; DINOv3: qkvb)."""
     module = nnx.eval_shape(lambda: spec.build(nnx.Rngs(0), inputs=Field((224, 224, 3), "uint8")))
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module)))
     assert round(count / 1e6, 1) == millions
