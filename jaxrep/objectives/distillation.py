@@ -63,6 +63,9 @@ class PrototypeTerm(Term):
             return sinkhorn(rows, teacher_table, temperature, present=present, iterations=self.iterations)
 
         if self.center:
+            if outputs[self.center].shape != (len(table),):
+                shape = outputs[self.center].shape
+                raise ValueError(f"center '{self.center}' is {shape}, and '{self.table}' has {len(table)} prototypes")
             factors = -outputs[self.center] / temperature
         elif self.iterations and each:
             factors = jnp.stack([balance(teacher[:, t]) for t in range(teacher.shape[1])])

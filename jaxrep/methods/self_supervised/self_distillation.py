@@ -80,18 +80,18 @@ class SelfDistillation(Method):
         return own if self.features == "teacher" else {**own, "teacher/image": "teacher"}
 
     def problems(self) -> Iterator[str]:
-        if not self.crops:
-            yield "crops needs one field at least"
+        if not self.crops or len(set(self.crops)) < len(self.crops):
+            yield f"crops needs one field at least, and each once, got {self.crops}"
         yield from self._hiding_problems()
         own = ("image", *self.heads)
         if self.teacher is not None and set(self.teacher.of) != {*own}:
             yield f"teacher.of is {', '.join(own[:-1])} and {own[-1]}, got {', '.join(self.teacher.of)}"
-        rows = ("teacher", "teacher/patches") if self.hide else ("teacher",)
+        rows = {"teacher": "prototypes"} | ({"teacher/patches": [*self.tables][-1]} if self.hide else {})
         for name, center in self.centers.items():
-            if center.table not in self.tables:
-                yield f"{name}.table is '{center.table}', and the prototypes are {' and '.join(self.tables)}"
             if center.of not in rows:
                 yield f"{name}.of is '{center.of}', and the teacher's rows are {' and '.join(rows)}"
+            elif center.table != rows[center.of]:
+                yield f"{name}.table is '{center.table}', and the prototypes of '{center.of}' are '{rows[center.of]}'"
 
     def _hiding_problems(self) -> Iterator[str]:
         mask_token, any_size = (getattr(self.image, name, None) for name in ("mask_token", "any_size"))
@@ -110,6 +110,13 @@ class SelfDistillation(Method):
         hidden = ("", "/masked", "/masked_index") if self.hide else ("",)
         require_fields(inputs, "SelfDistillation", "image", *(f"{crop}{end}" for crop in self.crops for end in hidden))
         read = replace(inputs[self.crops[0]], dtype=inputs["image"].dtype)
+        if other := [crop for crop in self.crops if inputs[crop].shape != read.shape]:
+            shapes = f"'{self.crops[0]}' is {read.shape} and '{other[0]}' is {inputs[other[0]].shape}"
+            raise ValueError(f"global crops are of one size, and {shapes}: smaller ones are the field local [B,V,...]")
+        if "local" in inputs and len(inputs["local"].shape) != self.image.rank:
+            raise ValueError(
+                f"'local' is {inputs['local'].shape}, without an axis of crops: give its CopyField a count"
+            )
         heads = {name: (head, self.image.features) for name, head in self.heads.items()}
         teacher = (self.teacher, DRAWS if isinstance(self.teacher, RandomTeacher) else SELF)
         centers = {

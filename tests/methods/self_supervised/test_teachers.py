@@ -26,6 +26,8 @@ from jaxrep.schedules import Constant
 from jaxrep.spec import problems
 from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
+from jaxrep.views.fields import CopyField
+from jaxrep.views.geometry import RandomResizedCrop
 from tests.helpers import harness
 from tests.helpers.harness import QUICK, batch
 from tests.methods.self_supervised.test_self_distillation import CROPS, DINO, HEAD, HIDDEN, VIT
@@ -190,13 +192,25 @@ def test_wrong_choices_are_named():
     assert sentences(patch_head=HEAD) == ["patch_head reads hidden patches, and hide is False: set patch_head = None"]
     assert sentences(teacher=Ema(of=("image",))) == ["teacher.of is image and head, got image"]
     assert sentences(center=TeacherCenter(table="protos")) == [
-        "center.table is 'protos', and the prototypes are prototypes"
+        "center.table is 'protos', and the prototypes of 'teacher' are 'prototypes'"
     ]
     assert sentences(center=TeacherCenter(of="teacher/patches"))[0].startswith("center.of is 'teacher/patches'")
     assert "heads have no batch norm" in problems(replace(CENTERED.method, head=SWAV.method.head))[0]
-    assert sentences(crops=()) == ["crops needs one field at least"]
+    assert all("crops needs one field at least, and each once" in sentences(crops=x)[0] for x in ((), ("a", "a")))
 
     with pytest.raises(UsageError, match=r"objective.swav reads 'center', which SelfDistillation does not emit"):
         harness.traced(SWAV.replace(objective={"swav": Dino(center="center", iterations=0)}))
     with pytest.raises(UsageError, match="microbatches would change the result"):
         harness.traced(SWAV.replace(microbatch_size=4))
+
+
+def test_crops_and_centers_that_do_not_fit_are_named():
+    small, one = RandomResizedCrop("b", size=4), CopyField("image", out="local")
+    with pytest.raises(
+        UsageError, match=r"global crops are of one size, and 'a' is \(8, 8, 3\) and 'b' is \(4, 4, 3\)"
+    ):
+        harness.traced(SWAV.replace(views=(*CROPS, small)))
+    with pytest.raises(UsageError, match="without an axis of crops: give its CopyField a count"):
+        harness.traced(SWAV.replace(views=(*CROPS[:4], one)))
+    with pytest.raises(UsageError, match=r"center 'prototypes' is \(6, 5\), and 'prototypes' has 6 prototypes"):
+        harness.traced(SWAV.replace(objective={"swav": Dino(center="prototypes", iterations=0)}))
