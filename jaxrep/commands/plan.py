@@ -28,6 +28,9 @@ def main(args: list[str]) -> int:
     if not given.topology:
         raise UsageError("--topology is missing: the devices to plan for, such as v5e:16x16 or cpu:8")
 
+    if given.find and (given.find_batch or given.layout):
+        raise UsageError("--find prints several settings: leave out --find-batch (--find batch does it) and --layout")
+
     from jaxrep.plan.report import array_table, as_json, memory_problem, summary
 
     if given.find:

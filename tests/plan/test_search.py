@@ -138,6 +138,7 @@ def test_report_has_a_line_per_setting():
         ("--find batch,batch", 2, "each once, got 'batch,batch'"),
         ("--find batch", 2, "--find batch needs the memory of a device of cpu:2: give --memory GIB"),
         ("--find remat", 2, "--find remat: no encoder of the recipe has the field remat"),
+        ("--find batch --find-batch --memory 1", 2, "--find prints several settings: leave out --find-batch"),
         ("--find microbatch --memory 0.000001", 1, "none of the settings fits: try more devices"),
     ],
 )
