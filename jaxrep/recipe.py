@@ -67,6 +67,10 @@ class Checkpointing:
 
     every_steps: Count = 1000
     """Steps between checkpoints; the last step always has one."""
+    every_minutes: NonNegative = 0.0
+    """Minutes after which a checkpoint is saved, if none was meanwhile; 0: only steps count. Several processes look at
+    the clock on logged steps.
+    """
     keep: Count = 2
     """Number of latest checkpoints to keep."""
     best: str = ""

@@ -1,6 +1,7 @@
 """Train a recipe, or resume its run in the run directory."""
 
 import argparse
+import gc
 import logging
 from pathlib import Path
 
@@ -12,7 +13,18 @@ from jaxrep.experiment import LoadedExperiment, load
 
 
 def main(args: list[str]) -> int:
-    """Run ``jaxrep train EXPERIMENT [--run-dir DIR] [--field.path VALUE ...]``."""
+    """Run ``jaxrep train EXPERIMENT [--run-dir DIR] [--field.path VALUE ...]``.
+
+    Until all is compiled Python does not look for garbage: imports and tracing make many objects, and nearly all stay.
+    """
+    gc.disable()
+    try:
+        return _train(args)
+    finally:
+        gc.enable()
+
+
+def _train(args: list[str]) -> int:
     options = argparse.ArgumentParser("jaxrep train", description=__doc__, add_help=False, allow_abbrev=False)
     where = "directory or URL (gs://BUCKET/RUN) of the run, which is resumed"
     options.add_argument("--run-dir", metavar="DIR", type=run_dir, help=f"{where} (default: runs/NAME-PRESET)")
@@ -29,16 +41,20 @@ def main(args: list[str]) -> int:
     from jaxrep.training.compilation import enable_compilation_cache
     from jaxrep.training.failures import propagate_failures
     from jaxrep.training.loop import train
+    from jaxrep.training.stopwatch import Stopwatch, launch_of_process
     from jaxrep.training.warm_start import trust_code
 
+    stopwatch = Stopwatch(launch_of_process(), when_ready=gc.enable)
+    stopwatch.lap("imports")
+
     hosts.initialize()
-    enable_compilation_cache()
+    programs_in = enable_compilation_cache()
     if not hosts.is_main():
         logging.getLogger("jaxrep").setLevel(logging.WARNING)
     if given.trust:
         trust_code(loaded.recipe, place)
     with propagate_failures():
-        status = train(loaded.recipe, place, loaded)
+        status = train(loaded.recipe, place, loaded, stopwatch=stopwatch, programs_in=programs_in)
     if status is ExitCode.DONE and hosts.is_main():
         echo(format_results(Run(place, status).results))
         echo(f"finished; the run directory is {place}")

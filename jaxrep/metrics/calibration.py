@@ -1,7 +1,6 @@
 """Calibration of a classifier's probabilities: the expected calibration error (Guo et al. 2017)."""
 
 import numpy as np
-import scipy.special
 from jaxtyping import Bool, Float
 
 from jaxrep.metrics.ranking import row_blocks
@@ -9,7 +8,9 @@ from jaxrep.metrics.ranking import row_blocks
 
 def softmax(logits: Float[np.ndarray, "N K"]) -> Float[np.ndarray, "N K"]:
     """Return probabilities in float64, rows of sum 1."""
-    return scipy.special.softmax(logits.astype(np.float64), axis=1)
+    from scipy import special  # slow to import, and training needs it at evaluations only
+
+    return special.softmax(logits.astype(np.float64), axis=1)
 
 
 def confidences(

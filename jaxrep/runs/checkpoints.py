@@ -43,7 +43,8 @@ class Checkpoints:
     """Manage the checkpoints of one run directory."""
 
     def __init__(self, run_dir: Path, spec: Checkpointing, spool: RemoteMirror | None = None):
-        self.directory, self._spool = checkpoints_of(Path(run_dir)), spool
+        self.directory, self._spool, self._spec = checkpoints_of(Path(run_dir)), spool, spec
+        self._saved_at = time.monotonic()
         self._unread: int | None = None  # a step that was saved and not yet read back
         self._stack = contextlib.ExitStack()
 
@@ -86,8 +87,22 @@ class Checkpoints:
         known = {step: score for step, score in scores.items() if score is not None}
         return max(known, key=lambda step: (known[step], step)) if known else None
 
+    def due(self, step: int, logged: bool) -> bool:
+        """Return whether a step is saved: each ``every_steps``, and ``every_minutes`` after the last save.
+
+        All processes must call this at every step; the clock is that of the first one, which the others hear of on
+        ``logged`` steps.
+        """
+        if step % self._spec.every_steps == 0:
+            return True
+        if not self._spec.every_minutes or not (logged or jax.process_count() == 1):
+            return False
+        late = time.monotonic() - self._saved_at >= 60 * self._spec.every_minutes
+        return hosts.all_gather_object(f"minutes since a checkpoint, at step {step}", late)[0]
+
     def save(self, step: int, state: Any, meta: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Start to write a checkpoint; return when the arrays are copied. An existing step is kept as it is."""
+        self._saved_at = time.monotonic()
         if step in self._manager.all_steps():
             return
         self.wait()

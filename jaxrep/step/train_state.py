@@ -1,6 +1,7 @@
 """Hold the state of training, and make the first one."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -40,6 +41,11 @@ def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainStat
     key = jax.random.key(recipe.seed)
     _, arrays = split(recipe.method.build(nnx.Rngs(jax.random.fold_in(key, 0)), inputs=shapes.inputs))
     arrays |= {path: jnp.zeros(leaf.shape, leaf.dtype) for path, leaf in shapes.tables.items()}
+    return _state(recipe, shapes, updater, arrays, jax.random.key_data(jax.random.fold_in(key, 1)))
+
+
+def _state(recipe: Recipe, shapes: Shapes, updater: Updater, arrays: Arrays, key: Array) -> TrainState:
+    """Return the state before the first step, of these arrays of the model."""
     params = {path: arrays[path] for path in shapes.trained(updater)}
     return TrainState(
         params=params,
@@ -48,13 +54,14 @@ def initial_state(recipe: Recipe, shapes: Shapes, updater: Updater) -> TrainStat
         ema=recipe.ema.init(params),
         step=jnp.int32(0),
         skipped=jnp.int32(0),
-        key=jax.random.key_data(jax.random.fold_in(key, 1)),
+        key=key,
     )
 
 
 def abstract_state(recipe: Recipe, shapes: Shapes, updater: Updater, mesh: jax.sharding.Mesh) -> TrainState:
     """Return the shapes of the state, each with its sharding."""
-    bare = jax.eval_shape(lambda: initial_state(recipe, shapes, updater))
+    key = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    bare = jax.eval_shape(functools.partial(_state, recipe, shapes, updater), shapes.arrays, key)
     placed = state_shardings(recipe, mesh, bare)
     return jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), bare, placed)
 

@@ -1,6 +1,7 @@
 """Make the training step, ``(state, batch) -> (state, metrics)``, a pure function of the recipe, and compile it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -20,6 +21,7 @@ from jaxrep.recipe import Recipe
 from jaxrep.step import grad_cache
 from jaxrep.step.embedding_metrics import embedding_metrics
 from jaxrep.step.flops import StepFlops, flops_by_type
+from jaxrep.step.programs import Programs
 from jaxrep.step.shapes import Shapes, trace_shapes
 from jaxrep.step.train_state import TrainState, abstract_state
 
@@ -159,6 +161,7 @@ def compile_step(
     total_steps: int,
     mesh: jax.sharding.Mesh,
     state: TrainState | None = None,
+    programs: Programs | None = None,
 ) -> CompiledStep:
     """Compile the step from shapes and shardings alone.
 
@@ -169,17 +172,20 @@ def compile_step(
         total_steps: length of training, which schedules read.
         mesh: the devices.
         state: shapes of the state, with shardings; by default ``abstract_state`` makes them.
+        programs: where compiled steps are kept; by default nowhere.
 
     Returns:
         One compiled program per number of tokens that the order of the data gives texts.
     """
     state = abstract_state(recipe, shapes, updater, mesh) if state is None else state
-    data, whole = recipe.data, abstract_batch(shapes, mesh)
+    data, whole, programs = recipe.data, abstract_batch(shapes, mesh), programs or Programs()
     steps: dict[int, Step] = {}
     flops: dict[int, StepFlops] = {}
     for tokens in sorted({data.tokenizer.length, *(data.order.text_lengths if data.texts else ())}):
-        traced = trace_step(recipe, shapes, updater, total_steps, state, with_tokens(whole, data.texts, tokens))
-        steps[tokens], flops[tokens] = traced.lower().compile(), step_flops(recipe, shapes, traced, tokens)
+        batch = with_tokens(whole, data.texts, tokens)
+        trace = functools.partial(trace_step, recipe, shapes, updater, total_steps, state, batch)
+        count = functools.partial(step_flops, recipe, shapes, tokens=tokens)
+        steps[tokens], flops[tokens] = programs.get(f"step of {tokens} tokens", trace, count)
     return CompiledStep(steps, flops, data.texts)
 
 

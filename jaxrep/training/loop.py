@@ -24,15 +24,18 @@ from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.runs.exit_codes import ExitCode
 from jaxrep.runs.remote import fetch_run
 from jaxrep.runs.run_dir import RunDir
+from jaxrep.step.programs import Programs
 from jaxrep.step.train_state import TrainState, abstract_state
-from jaxrep.step.train_step import compile_step
+from jaxrep.step.train_step import CompiledStep, compile_step
 from jaxrep.training import bad_samples
+from jaxrep.training.compilation import program_identity
 from jaxrep.training.evaluation import Evaluator
 from jaxrep.training.failures import all_hosts_reach
 from jaxrep.training.metric_writers import MetricLogger, device_memory
 from jaxrep.training.preemption import PreemptionHandler
 from jaxrep.training.profiling import Profiler
 from jaxrep.training.setup import Setup, make_loader, prepare
+from jaxrep.training.stopwatch import CHECKPOINTS, EVALUATIONS, STEPS, WAIT, Stopwatch
 from jaxrep.training.warm_start import origin_place, restore_or_initialize
 from jaxrep.training.watchdog import Watchdog
 
@@ -45,6 +48,8 @@ def train(
     experiment: LoadedExperiment | None = None,
     *,
     devices: Sequence[Any] | None = None,
+    stopwatch: Stopwatch | None = None,
+    programs_in: str = "",
 ) -> ExitCode:
     """Train a recipe in a run directory, or resume the run that is there, and evaluate it at the end.
 
@@ -53,10 +58,14 @@ def train(
         run_dir: directory or URL of the run.
         experiment: the experiment of the recipe; the run keeps a copy of its file.
         devices: devices to use; all by default.
+        stopwatch: what has measured the launch so far; by default the launch is this call.
+        programs_in: folder or URL where compiled programs are kept whole for the next run of the recipe; empty: they
+            are not. Only a process that executes jaxrep's code as its files have it may name one.
 
     Raises:
         UsageError: the recipe, the devices or the directory do not fit; nothing is written.
     """
+    stopwatch = stopwatch or Stopwatch()
     try:
         run = hosts.on_all_hosts(f"opening of {run_dir}", lambda: RunDir.at(run_dir))
         with contextlib.closing(run):
@@ -65,13 +74,19 @@ def train(
             found = hosts.on_all_hosts(f"origins of {run_dir}", lambda: run.origins(recipe))
             origins = hosts.all_gather_object(f"origins of {run_dir}", found)[0]
             setup = hosts.on_all_hosts(
-                f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices, origins)
+                f"set-up of {run_dir}", lambda: prepare(recipe, run, experiment, devices, origins, stopwatch)
             )
             signals.check()
             if run.results() is not None:
                 LOG.info("%s is finished", run)
                 return ExitCode.DONE
-            return _steps(setup, _train_origins(setup, experiment))
+            folders = _train_origins(setup, experiment, programs_in, stopwatch)
+            if folders:
+                stopwatch.lap("other runs")
+            placed = setup.mesh.devices.ravel().tolist()
+            known = (setup.total_steps, setup.shapes.arrays, setup.shapes.batch)
+            identity = program_identity(recipe, experiment, placed, *known) if programs_in else ""
+            return _steps(setup, folders, Programs(programs_in, identity, placed, stopwatch.lap), stopwatch)
     except OSError as error:
         if error.errno not in DISK_ERRNOS:
             raise
@@ -84,7 +99,9 @@ def train(
         raise JaxrepError(_too_large(recipe, words)) from error
 
 
-def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[str, Path]:
+def _train_origins(
+    setup: Setup, experiment: LoadedExperiment | None, programs_in: str, stopwatch: Stopwatch
+) -> dict[str, Path]:
     """Return the directories of the runs from which parts start; train those recipes that have no finished run.
 
     A run with a checkpoint needs none of them.
@@ -97,7 +114,9 @@ def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[st
         place, missing = origin_place(origin, setup.run)
         if missing:
             LOG.info("init.%s starts from a recipe without a finished run: training it first, in %s", path, place)
-            status = train(origin.source, place, experiment, devices=setup.mesh.devices.ravel().tolist())
+            own = Stopwatch(when_ready=stopwatch.when_ready)
+            placed = setup.mesh.devices.ravel().tolist()
+            status = train(origin.source, place, experiment, devices=placed, stopwatch=own, programs_in=programs_in)
             if status is not ExitCode.DONE:
                 raise JaxrepError(
                     f"the run in {place}, from which init.{path} starts, did not finish ({status.name.lower()})"
@@ -106,7 +125,7 @@ def _train_origins(setup: Setup, experiment: LoadedExperiment | None) -> dict[st
     return folders
 
 
-def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
+def _steps(setup: Setup, origins: dict[str, Path], programs: Programs, stopwatch: Stopwatch) -> ExitCode:
     """Train from the last checkpoint, or from the start, to the last step."""
     recipe, run = setup.recipe, setup.run
     with (
@@ -116,9 +135,7 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
         contextlib.closing(Watchdog(recipe.log.hang_seconds)) as watchdog,
         contextlib.closing(Profiler(recipe.profile, run.path / layout.PROFILE)) as profiler,
     ):
-        like = abstract_state(recipe, setup.shapes, setup.updater, setup.mesh)
-        state, data = restore_or_initialize(setup, checkpoints, like, origins)
-        step_fn = compile_step(recipe, setup.shapes, setup.updater, setup.total_steps, setup.mesh, like)
+        state, data, step_fn = _before_steps(setup, checkpoints, origins, programs, stopwatch)
         evaluate, first, results, previous_loss = Evaluator(setup), int(state.step), {}, None
         logger = MetricLogger(recipe, run.path, first, setup.total_steps, main=hosts.is_main())
         with contextlib.closing(logger), _batches(setup, data) as batches:
@@ -126,6 +143,9 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
             for step in range(first + 1, setup.total_steps + 1):
                 # Step
                 batch = next(batches)
+                stopwatch.lap(WAIT if stopwatch.rest else "data")
+                if not stopwatch.rest:
+                    LOG.info(stopwatch.first_step())
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     state, metrics = step_fn(state, batch)
                 flops = step_fn.flops_of(batch)
@@ -143,7 +163,8 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
                 leave = hosts.stop_requested(step, stop.requested)
 
                 # Log
-                if last or step % recipe.log.every_steps == 0 or evaluate.due(step):
+                logged = last or step % recipe.log.every_steps == 0 or bool(evaluate.due(step))
+                if logged:
                     logger.log(step, metrics, device_memory() | batches.metrics())
                     run.write_bad_samples(batches.bad_samples)
                 if logger.latest.get("skipped", 0) >= recipe.max_skipped_steps:
@@ -151,24 +172,45 @@ def _steps(setup: Setup, origins: dict[str, Path]) -> ExitCode:
 
                 # Evaluate
                 with _saved_on_failure(step, checkpoints, lambda: save(step, state)):  # noqa: B023
+                    if evaluate.due(step):
+                        jax.block_until_ready(state)
+                    stopwatch.lap(STEPS)
                     results = evaluate(step, state)
+                    stopwatch.lap(EVALUATIONS)
                 logger.add(results)
 
                 # Checkpoint
-                if last or step % recipe.checkpoint.every_steps == 0 or results or leave:
+                if checkpoints.due(step, logged) or last or results or leave:
                     logger.flush()  # the metrics of a step are on disk before its checkpoint
+                    stopwatch.lap(STEPS)
                     with logger.saving():
                         report = save(step, state, results)
                     report.check(recipe.data.max_bad_fraction)
                     if last or leave:
                         bad_samples.tell(report, run)
+                    stopwatch.lap(CHECKPOINTS)
                 if leave and not last:
-                    return _preempted(step, checkpoints, setup)
+                    return _preempted(step, checkpoints, setup, stopwatch)
         checkpoints.wait()
+        _tell_shares(stopwatch)
         results = results if first < setup.total_steps else evaluate(first, state)
         if hosts.is_main():
             run.keep_results(results, setup.eval_data)
         return ExitCode.DONE
+
+
+def _before_steps(
+    setup: Setup, checkpoints: Checkpoints, origins: dict[str, Path], programs: Programs, stopwatch: Stopwatch
+) -> tuple[TrainState, Mapping[str, Any], CompiledStep]:
+    """Return the state to train from, the state of the data, and the compiled step."""
+    like = abstract_state(setup.recipe, setup.shapes, setup.updater, setup.mesh)
+    stopwatch.lap("tracing")
+    state, data = restore_or_initialize(setup, checkpoints, like, origins, programs)
+    stopwatch.lap("restore")
+    known = (setup.recipe, setup.shapes, setup.updater, setup.total_steps, setup.mesh)
+    step_fn = compile_step(*known, like, programs)
+    stopwatch.when_ready()
+    return state, data, step_fn
 
 
 @contextlib.contextmanager
@@ -211,8 +253,16 @@ def _saved_on_failure(step: int, checkpoints: Checkpoints, save: Callable[[], ob
         raise
 
 
-def _preempted(step: int, checkpoints: Checkpoints, setup: Setup) -> ExitCode:
+def _tell_shares(stopwatch: Stopwatch) -> None:
+    """Say where the time of a run went, once its last checkpoint is saved; nothing if it made no step."""
+    stopwatch.lap(CHECKPOINTS)
+    if stopwatch.rest:
+        LOG.info(stopwatch.summary())
+
+
+def _preempted(step: int, checkpoints: Checkpoints, setup: Setup, stopwatch: Stopwatch) -> ExitCode:
     checkpoints.wait()
+    _tell_shares(stopwatch)
     told = "stopped at step %d of %d, which is saved; to resume, run the same command: %s"
     LOG.info(told, step, setup.total_steps, _command())
     return ExitCode.PREEMPTED

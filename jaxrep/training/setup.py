@@ -33,6 +33,7 @@ from jaxrep.spec import join_path, walk
 from jaxrep.step.shapes import Shapes, fit_devices
 from jaxrep.storage import CREDENTIALS
 from jaxrep.training.metric_writers import check_writers
+from jaxrep.training.stopwatch import Stopwatch
 from jaxrep.training.warm_start import check_init
 
 LOG = logging.getLogger(__name__)
@@ -81,17 +82,20 @@ def prepare(
     experiment: LoadedExperiment | None,
     devices: Sequence[Any] | None = None,
     origins: Mapping[str, str] = {},
+    stopwatch: Stopwatch | None = None,
 ) -> Setup:
     """Check a recipe, open its data, and claim its run directory.
 
-    ``origins``: those of the run (``RunDir.origins``).
+    ``origins``: those of the run (``RunDir.origins``). ``stopwatch``: takes the time of tracing and of the data.
 
     Raises:
         UsageError: the recipe, the devices, the origins of ``init``, the data or the run directory do not fit.
             Nothing is written before all checks have passed.
     """
     check_secrets(recipe)
+    stopwatch = stopwatch or Stopwatch()
     shapes, mesh, updater = fit_devices(recipe, devices)
+    stopwatch.lap("tracing")
     fixed = provenance.at_commits(recipe, origins)
     started = recipe.replace(init=fixed.init)  # the tokenizer as declared, for comparisons
     if not run.exists():  # a resumed run does not read its origins again
@@ -112,6 +116,7 @@ def prepare(
     run.keep_tokenizer(tokenizer)
     warn_of_lengths(recipe, total_steps)
     warn_of_shared_shards(recipe.data, mesh)
+    stopwatch.lap("data")
     return Setup(recipe, shapes, mesh, run, examples, order, tokenizer, updater, total_steps, origins, eval_data)
 
 

@@ -13,9 +13,9 @@ from jaxrep.data.fields import batch_fields
 from jaxrep.mesh import ROWS, local_rows, put_batch
 from jaxrep.recipe import Recipe
 from jaxrep.step.shapes import fit_devices
-from jaxrep.step.train_state import abstract_state, initial_state
+from jaxrep.step.train_state import abstract_state
 from jaxrep.step.train_step import compile_step
-from jaxrep.training.compilation import run_jitted_once
+from jaxrep.training.compilation import initialize
 from jaxrep.training.metric_writers import device_memory
 
 WARM_STEPS = 2
@@ -44,8 +44,7 @@ def measure_step(recipe: Recipe, steps: int = 10, devices: Sequence[Any] | None 
     batch = put_batch({name: values[here] for name, values in batch.items()}, rows, data.batch_size)
     with jax.set_mesh(mesh):
         like = abstract_state(recipe, shapes, updater, mesh)
-        places = jax.tree.map(lambda leaf: leaf.sharding, like)
-        state = run_jitted_once(lambda: initial_state(recipe, shapes, updater), out_shardings=places)
+        state = initialize(recipe, shapes, updater, like)
         prepared = time.perf_counter()
         step = compile_step(recipe, shapes, updater, WARM_STEPS + steps + 1, mesh, like)
         compiled, times = time.perf_counter(), []

@@ -26,9 +26,10 @@ from jaxrep.runs.restore import restore
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec import walk
 from jaxrep.spec_json import fingerprint
+from jaxrep.step.programs import Programs
 from jaxrep.step.shapes import Shapes, trace_shapes
-from jaxrep.step.train_state import TrainState, initial_state
-from jaxrep.training.compilation import run_jitted_once
+from jaxrep.step.train_state import TrainState
+from jaxrep.training.compilation import initialize
 
 if TYPE_CHECKING:
     from jaxrep.training.setup import Setup
@@ -37,7 +38,11 @@ LOG = logging.getLogger(__name__)
 
 
 def restore_or_initialize(
-    setup: "Setup", checkpoints: Checkpoints, like: TrainState, origins: Mapping[str, Path]
+    setup: "Setup",
+    checkpoints: Checkpoints,
+    like: TrainState,
+    origins: Mapping[str, Path],
+    programs: Programs | None = None,
 ) -> tuple[TrainState, Mapping[str, Any]]:
     """Return the state to train from, and the state of the data (position and bad samples).
 
@@ -48,6 +53,7 @@ def restore_or_initialize(
         checkpoints: its checkpoints; the newest whole one is restored.
         like: shapes of the state, with shardings.
         origins: directories of the runs from which parts of a new run start, by path of the part.
+        programs: where the program that makes the state of a new run is kept.
     """
     restored = checkpoints.restore_latest(like)
     if restored is not None:
@@ -57,8 +63,7 @@ def restore_or_initialize(
         provenance.check_data(data, setup.record, checkpoint, setup.recipe.data.allow_changed)
         LOG.info("resuming from step %d of %d", step, setup.total_steps)
         return state, data
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, like)
-    state = run_jitted_once(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), out_shardings=shardings)
+    state = initialize(setup.recipe, setup.shapes, setup.updater, like, programs)
     state = warm_start(setup, state, origins)
     placed = {path: jax.device_put(values, state.non_trainable[path].sharding) for path, values in setup.tables.items()}
     state = dataclasses.replace(state, non_trainable={**state.non_trainable, **placed})

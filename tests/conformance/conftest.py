@@ -22,7 +22,7 @@ from jaxrep.step import shapes
 from jaxrep.step.train_state import TrainState
 from jaxrep.step.train_step import CompiledStep
 from jaxrep.training import loop, warm_start
-from jaxrep.training.compilation import run_jitted_once
+from jaxrep.training.compilation import initialize
 from jaxrep.training.setup import Setup
 
 
@@ -42,25 +42,27 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
     known: dict[Path, Start] = {}
 
     def start(setup: Setup, *args: Any) -> Any:
-        state, data = initialize(setup, *args)
+        state, data = restore_or_initialize(setup, *args)
         known.setdefault(setup.run.path, Start(setup, jax.tree.map(np.asarray, state)))
         return state, data
 
-    def compiled(recipe: Recipe, traced: Any, updater: Any, total_steps: int, mesh: Any, like: Any) -> CompiledStep:
-        step = compile_step(recipe, traced, updater, total_steps, mesh, like)
+    def compiled(
+        recipe: Recipe, traced: Any, updater: Any, total_steps: int, mesh: Any, like: Any, programs: Any
+    ) -> CompiledStep:
+        step = compile_step(recipe, traced, updater, total_steps, mesh, like, programs)
         for one in known.values():
             if text(one.setup.recipe) == text(recipe):
                 one.step = step
         return step
 
-    initialize = loop.restore_or_initialize
+    restore_or_initialize = loop.restore_or_initialize
     compile_step = shared(loop.compile_step, lambda recipe, *args: (text(recipe), args[2], tuple(args[3].devices.flat)))
     compiled_here = compilation_cache(tmp_path_factory.mktemp("compiled"))
     with pytest.MonkeyPatch.context() as patch, compiled_here, rare_collections():
         trace = shared(shapes.trace_shapes, lambda recipe, fields=None: (text(recipe), repr(fields)))
         patch.setattr(shapes, "trace_shapes", trace)
         patch.setattr(restore, "trace_shapes", trace)
-        patch.setattr(warm_start, "run_jitted_once", run_with_host_draws)
+        patch.setattr(warm_start, "initialize", initialize_with_host_draws)
         patch.setattr(params, "_digest", digest_on_host)
         patch.setattr(loop, "restore_or_initialize", start)
         patch.setattr(loop, "compile_step", compiled)
@@ -71,13 +73,13 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
 # Programs that every experiment would compile for its own shapes -----------------------------------------------------
 
 
-def run_with_host_draws(function: Callable[[], Any], out_shardings: Any = None) -> Any:
-    """Run a function with NumPy's random numbers in place of JAX's, which are most of the time to compile it."""
+def initialize_with_host_draws(*args: Any) -> TrainState:
+    """Initialize with NumPy's random numbers in place of JAX's, which are most of the time to compile it."""
     with pytest.MonkeyPatch.context() as patch:
         for draw in (normal, truncated_normal, uniform):
             patch.setattr(jax.random, draw.__name__, draw)
             patch.setattr(jax._src.random, draw.__name__, draw)  # what initializers call
-        return run_jitted_once(function, out_shardings)
+        return initialize(*args)
 
 
 def normal(key, shape=(), dtype=float, **_):

@@ -6,11 +6,11 @@ size is checked in the header, before pixels are decoded.
 """
 
 import contextlib
+import functools
 import io
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 from jaxtyping import Int32, UInt8
 from PIL import ExifTags, Image
@@ -20,9 +20,6 @@ from jaxrep.data.images.crop import Box, HostCenterCrop, HostCrop
 from jaxrep.data.images.png import pixel_chunks
 
 T = TypeVar("T")
-
-# The loader has a thread or a process per image; OpenCV must not start more threads in each.
-cv2.setNumThreads(1)
 
 MAX_PIXELS = 2**26
 """Largest image before it is resized: a larger one is a mistake, or meant to exhaust memory."""
@@ -217,9 +214,18 @@ def resize(
     h, w, _ = pixels.shape
     into = np.empty((height, width, 3), np.uint8) if into is None else into
     if max(h / height, w / width) >= AREA_FACTOR:
-        pixels = cv2.resize(pixels, (min(w, width), min(h, height)), interpolation=cv2.INTER_AREA)
+        pixels = _opencv().resize(pixels, (min(w, width), min(h, height)), interpolation=_opencv().INTER_AREA)
     if pixels.shape[:2] == (height, width):
         into[...] = pixels
     else:
-        cv2.resize(pixels, (width, height), into, interpolation=cv2.INTER_LINEAR)
+        _opencv().resize(pixels, (width, height), into, interpolation=_opencv().INTER_LINEAR)
     return into
+
+
+@functools.cache
+def _opencv() -> Any:
+    """Return OpenCV, which is slow to import. The loader has a thread or a process per image: it may start no more."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    return cv2

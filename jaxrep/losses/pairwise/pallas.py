@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
 from jaxrep.batch import Array
 from jaxrep.losses.pairwise import scan
@@ -104,6 +103,8 @@ def _run_tiles(program: Callable, a: Tile, b: Tile, bias: Bias, shapes: list[tup
 
     ``shapes`` are those of the program's results: float32, with the rows of the tile as the first axis.
     """
+    from jax.experimental.pallas import triton  # slow to import, and only GPUs need it
+
     count = len(a[0].x)
     varying = jax.typeof(a[0].x).manual_axis_type
     a, b = _pad_to_tiles(a), _pad_to_tiles(b)
