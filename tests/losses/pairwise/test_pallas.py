@@ -20,6 +20,7 @@ WEIGHTS = np.linspace(0.5, 2, B).astype(np.float32)
 CASES = {
     ("info_nce", "extra"): {"label_smoothing": 0.1},
     ("info_nce", "ids"): {"ids": IDS, "duplicates": "supcon", "label_smoothing": 0.1, "present": PRESENT},
+    ("info_nce", "same side"): {"same_side": True, "ids": IDS, "duplicates": "supcon", "present": PRESENT},
     ("sigmoid", "extra"): {"weights": WEIGHTS},
     ("sigmoid", "ids"): {"ids": IDS, "duplicates": "positive", "weights": WEIGHTS, "present": PRESENT},
 }
