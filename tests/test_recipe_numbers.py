@@ -50,6 +50,7 @@ MOCO, MOCO_3 = "facebookresearch/moco, ", "facebookresearch/moco-v3, "
 METRIX = "billpsomas/Metrix_ICLR22, "
 DINO = "facebookresearch/dino, "
 SWAV = "facebookresearch/swav, "
+OBOW, PIXPRO = "valeoai/obow, ", "zdaxie/PixPro, "
 DINOPL = "safelix/dinopl, "
 DINOV2 = "facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml"
 TWO_D = "ielab/2DMSE-Reproduce, code/STS_V2_Angle/"
@@ -282,6 +283,33 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers(AS_STATED + "appendix C", schedule__peak=0.475),
     "negclip:recipe": numbers(AS_STATED + "the authors' released command and the fork of open_clip that it runs",
         data__batch_size=2 * 256, data__order__k=3, schedule__peak=1e-6, schedule__warmup_steps=50, epochs=2 * 5),
+    "obow:recipe": numbers(OBOW + "config/ImageNetFull/ResNet50_OBoW_full.yaml",
+        data__batch_size=256, epochs=200, method__sharpness=15, method__vocabulary__size=8_192,
+        method__teacher__momentum__start=0.99, objective__bags__scale=8, optimizer__momentum=0.9,
+        optimizer__weight_decay__value=1e-4, optimizer__nesterov=False, schedule__peak=0.03, schedule__end=3e-5,
+        schedule__warmup_steps=10 * (1_281_167 // 256), views__0__count=2, views__1__size=160,
+        views__1__scale=(0.08, 0.6), views__2__brightness=0.4, views__2__contrast=0.4, views__2__saturation=0.4,
+        views__2__hue=0.1, views__2__p=0.8, views__3__p=0.2, views__4__p=0.5, views__7__size=256,
+        views__7__scale=(0.6, 1.0), views__11__count=5, views__12__size=96)
+    + numbers(OBOW + "obow/builder_obow.py",
+        method__blocks=(3 + 4 + 6 - 1, 3 + 4 + 6 + 3 - 1), method__hidden=2 * 2_048, method__vocabulary__momentum=0.99,
+        method__vocabulary__distance=0.5, method__teacher__momentum__end=1.0)
+    + numbers(OBOW + "obow/datasets.py", views__13__size=224),
+    "pixpro:recipe": numbers(PIXPRO + "tools/pixpro_base_r50_100ep.sh",
+        data__batch_size=8 * 128, epochs=100, views__1__scale=(0.08, 1.0), method__predictor__power=2,
+        method__teacher__momentum__start=0.99, objective__a_to_b__radius=0.7, objective__b_to_a__radius=0.7,
+        optimizer__weight_decay__value=1e-5, schedule__peak=1.0 * 8 * 128 / 256,
+        schedule__warmup_steps=5 * (1_281_167 // 1_024))
+    + numbers(PIXPRO + "contrast/option.py", views__1__size=224, schedule__start=4.0 / 100, optimizer__momentum=0.9)
+    + numbers(PIXPRO + "contrast/lr_scheduler.py", schedule__end=1e-6)
+    + numbers(PIXPRO + "contrast/lars.py", optimizer__trust=0.001, optimizer__vectors=False)
+    + numbers(PIXPRO + "contrast/models/PixPro.py",
+        method__projector__widths=(4_096, 256), method__projector__bias=True, method__teacher__momentum__end=1.0)
+    + numbers(PIXPRO + "contrast/data/transform.py",
+        views__3__brightness=0.4, views__3__contrast=0.4, views__3__saturation=0.2, views__3__hue=0.1, views__3__p=0.8,
+        views__4__p=0.2, views__5__p=1.0, views__11__p=0.1, views__12__p=0.2),
+    "pixpro:contrast": numbers("lucidrains/pixel-level-contrastive-learning, README.md",
+        objective__a_to_b__temperature=0.3, objective__b_to_a__temperature=0.3),
     "projection_head:recipe": numbers("HobbitLong/SupContrast, README.md and main_supcon.py",
         data__batch_size=1_024, schedule__peak=0.5, method__scale__init=1 / 0.5, optimizer__weight_decay__value=1e-4,
         epochs=1_000),
