@@ -76,7 +76,11 @@ def override(loaded: LoadedExperiment, args: list[str], prog: str, more: str = "
         recipe = _with_floats(recipe)
         description = "\n\n".join(part for part in (loaded.doc, more, source) if part)
         changed = tyro.cli(
-            Recipe, args=_as_tyro_writes(args, recipe), default=recipe, prog=prog, description=description
+            tyro.conf.AvoidSubcommands[Recipe],  # a part that may be absent has its flags where the recipe has it
+            args=_as_tyro_writes(args, recipe),
+            default=recipe,
+            prog=prog,
+            description=description,
         )
         recipe = _with_one_length(changed, recipe)
     check(recipe)
