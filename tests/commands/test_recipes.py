@@ -125,6 +125,16 @@ def test_flag_of_a_mapping_of_floats_is_a_float_whatever_the_file_writes(jaxrep_
     assert trained[0][0].data.train.probabilities == {"text": 0.5}
 
 
+def test_flags_of_parts_that_may_be_absent(jaxrep_says):
+    """A memory, a teacher and a scale are None in other recipes: their flags are those of the parts that are there."""
+    flags = {"method.memory.size": 512, "method.teacher.momentum.value": 0.5, "method.scale.init": 3.0}
+    words = " ".join(f"--{path} {value}" for path, value in flags.items())
+    _, out, _ = jaxrep_says(f"show moco:tiny --json {words}")
+    assert json.loads(out) == to_json(replace(load("moco:tiny").recipe, flags))
+    status, _, err = jaxrep_says("show simsiam:tiny --method.teacher.momentum.value 0.5")
+    assert status == 2 and "--method.teacher.momentum.value" in err
+
+
 def test_length_flag_replaces_the_files_length(jaxrep_says, toy):
     recipe = load(toy).recipe
     assert recipe.examples and not recipe.epochs
