@@ -25,8 +25,8 @@ def pairs(size: int, area: float = 0.4) -> data.TarShards:
 
 
 # Numbers were read in the released code (UCSC-VLAA/CLIPA, clipa_jax: configs/, models/). There image towers start as
-# Xavier's kernels do, texts have no [SEP], and H/14 has its last norm after the mean, moments in bfloat16, positions of
-# texts resized from the first on, and NLTK's part of speech of each entry of the vocabulary.
+# Xavier's kernels do, texts have no [SEP], and H/14 has moments in bfloat16, positions of texts resized from the first
+# on, and NLTK's part of speech of each entry of the vocabulary.
 TOKENIZER = data.TokenizerFile(path="bert-base-uncased/tokenizer.json", length=32, entries=30_522, clean="lower")
 TOWER = dict(activation="gelu_tanh", norm_epsilon=1e-6)
 IMAGE = dict(**TOWER, positions="sincos", pixels=encoders.PixelNorm.imagenet())
@@ -59,7 +59,7 @@ h14_small = small.replace(
         "data.train": data.ShortenTexts(source=pairs(84), words=7, keep="syntax", spacy="en_core_web_sm"),
         "data.tokenizer.length": 8,
         "data.batch_size": 65_536,
-        "method.towers.image": encoders.ViT.h14(**MEAN, stem=encoders.PatchStem(patch=14, bias=False)),
+        "method.towers.image": encoders.ViT.h14(**MEAN, pool_first=True, stem=encoders.PatchStem(patch=14, bias=False)),
         "method.towers.text": replace(text, width=1024, depth=24, heads=16),
         "method.dim": 1024,
         "optimizer.rules": (*siglip.KERNELS, optim.WeightDecay(path="image/registers", factor=0.0)),

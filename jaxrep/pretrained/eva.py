@@ -124,7 +124,7 @@ def read_tower(args: Config, transform: ImageTransform) -> Tower:
     side, patch, width = args.side("img_size"), args.whole("patch_size"), args.whole("embed_dim")
     if (transform.height, transform.width) != (side, side):
         raise UsageError(
-            f"{args.file}: the model reads images of {side} x {side} pixels, and its 'input_size' is "
+            f"{args.file}: the model reads images of {side} x {side} pixels, and its transform makes them of "
             f"{transform.height} x {transform.width}"
         )
     gated, inner = args.flag("swiglu_mlp"), {"attention": "scale_attn_inner", "mlp": "scale_mlp"}

@@ -101,7 +101,10 @@ def test_what_cannot_be_read_is_named(tmp_path):
     config = json.loads(file.read_text())
     for changes, sentence in (
         (dict(model_args={**SIZE, "use_post_norm": True}), "'model_args' changes use_post_norm of the architecture"),
-        (dict(model_args={**SIZE, "img_size": 16}), "reads images of 16 x 16 pixels, and its 'input_size' is 12 x 12"),
+        (
+            dict(model_args={**SIZE, "img_size": 16}),
+            "reads images of 16 x 16 pixels, and its transform makes them of 12 x 12",
+        ),
         (dict(model_args={**SIZE, "global_pool": "map"}), "'global_pool' should be one of token, avg, and is 'map'"),
         (dict(model_args={**SIZE, "num_heads": 5}), "heads = 5 do not divide width = 24"),
     ):
