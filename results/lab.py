@@ -9,7 +9,7 @@ from typing import cast
 
 from jaxrep import From, Pretrained, Recipe
 
-BATCH, STEPS = 128, 1_000
+BATCH, STEPS = 128, 800
 SEEDS = (0, 1, 2, 3, 4)
 
 

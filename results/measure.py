@@ -80,6 +80,11 @@ class Effect:
             return in_laboratory(recipe, seed, steps=self.baseline_steps), experiment
         return in_laboratory(recipe, seed, steps=self.steps, batch_size=self.batch_size), experiment
 
+    def budget(self) -> dict[str, int]:
+        """Return the steps and the batch size of the method; its recipe may have fewer steps than the row."""
+        recipe, _ = self.side("method", SEEDS[0])
+        return {"steps": int(recipe.examples) // recipe.data.batch_size, "batch_size": recipe.data.batch_size}
+
     def side_evals(self, name: str) -> tuple[Eval, ...]:
         """Return the evaluations of a side."""
         if name == "baseline" and self.baseline_evals:
@@ -139,8 +144,7 @@ def measure_row(name: str, effect: Effect, folder: Path, pieces: Pieces) -> None
         "command": f"python -m results {name}",
         "commit": environment()["git"]["commit"][:7],
         "fingerprint": effect.fingerprint(),
-        "steps": effect.steps,
-        "batch_size": effect.batch_size,
+        **effect.budget(),
         "seeds": list(SEEDS),
         **sides,
     }

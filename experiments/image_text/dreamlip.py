@@ -2,7 +2,7 @@
 
 An image has several sub-captions, and each is grouped with its patches.
 
-``jaxrep train dreamlip:tiny`` takes about 8 minutes on two cores. After 1,000 steps of 128, R@1 (mean of both
+``jaxrep train dreamlip:tiny`` takes about 8 minutes on two cores. After 800 steps of 128, R@1 (mean of both
 directions) is 0.053 ± 0.043 lower than that of CLIP on one caption (docs/recipes.md).
 """
 

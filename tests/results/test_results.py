@@ -9,8 +9,9 @@ import pytest
 from jaxrep.recipe import From
 from jaxrep.spec import problems
 from results import measure
-from results.itself import verdicts_on_itself
-from results.measure import Pieces
+from results.itself import FILE, verdicts_on_itself
+from results.lab import BATCH, STEPS
+from results.measure import KEPT, Pieces
 from results.rows import EFFECTS, untrained
 from results.verdict import judge
 
@@ -37,6 +38,13 @@ def test_rows_with_other_lengths_than_the_laboratory_say_why(name):
     effect, usual = EFFECTS[name], measure.Effect("", "", None, "", {})
     tuned = bool(effect.side("method", 0)[0].init)
     assert effect.why or tuned or (effect.steps, effect.batch_size) == (usual.steps, usual.batch_size)
+
+
+@pytest.mark.parametrize("path", sorted(KEPT.glob("*.json")), ids=lambda path: path.stem)
+def test_kept_row_states_the_steps_and_the_batch_of_its_method(path):
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    stated = {name: kept[name] for name in ("steps", "batch_size")}
+    assert stated == ({"steps": STEPS, "batch_size": BATCH} if path == FILE else EFFECTS[path.stem].budget())
 
 
 # Verdicts
