@@ -4,7 +4,7 @@ The texts are in ten languages. The image tower also learns from its own moving 
 
 ``jaxrep train rs_m_clip:tiny`` takes about 15 minutes on two cores. Beside CLIP on English names for 800 steps of
 128, image to text R@1 rises by 0.468 ± 0.030 in Spanish, 0.427 ± 0.027 in Chinese and 0.476 ± 0.027 in Russian, and
-falls by 0.297 ± 0.045 in English, which a tenth of the captions is (docs/recipes.md).
+falls by 0.297 ± 0.045 in English, the language of a tenth of the captions (docs/recipes.md).
 """
 
 from dataclasses import replace
