@@ -5,6 +5,7 @@ and the number of real tokens in place of a mask. It runs on its own platform; e
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -127,7 +128,8 @@ def _device_has(name: str) -> bool:
     mesh = current_mesh()
     if name != "cudnn" or (mesh is not None and mesh.abstract_device is not None and jax.default_backend() != "gpu"):
         return True
-    return float(getattr(jax.devices()[0], "compute_capability", 0)) >= 8
+    capability = re.fullmatch(r"(\d+)\.\d+", str(getattr(jax.devices()[0], "compute_capability", "")))
+    return capability is not None and int(capability[1]) >= 8  # AMD's are words
 
 
 def attend(

@@ -28,15 +28,15 @@ def splash_attention(query: Array, key: Array, value: Array, *, causal: bool, le
     tokens = query.shape[1]
     lengths = jnp.full(len(query), tokens, jnp.int32) if lengths is None else lengths
     query = query * jnp.asarray(query.shape[3] ** -0.5, query.dtype)
-    padded = [jnp.pad(x, ((0, 0), (0, -tokens % LANES), (0, 0), (0, 0))) for x in (query, key, value)]
-    run = functools.partial(_run, causal)
+    block = MAX_BLOCK if tokens >= 4 * MAX_BLOCK else LANES
+    padded = [jnp.pad(x, ((0, 0), (0, -tokens % block), (0, 0), (0, 0))) for x in (query, key, value)]
+    run = functools.partial(_run, causal, block)
     return over_devices(run, lengths, padded, key.shape[2])[:, :tokens]
 
 
-def _run(causal: bool, lengths: Array, *arrays: Array) -> Array:
+def _run(causal: bool, block: int, lengths: Array, *arrays: Array) -> Array:
     """Compute whole blocks of tokens on one device."""
     tokens, heads = arrays[0].shape[1:3]
-    block = max(size for size in range(LANES, MAX_BLOCK + 1, LANES) if tokens % size == 0)
     shape = (tokens, tokens)
     mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
     kernel: Any = splash.make_splash_mha(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -70,6 +71,17 @@ def test_auto_takes_splash_only_where_the_keys_of_a_row_do_not_fit():
     assert chosen(IMAGE, "tpu", kind="TPU v4", tokens=4096) == "splash"  # the compiler refuses the kernel there
     assert chosen(IMAGE, "tpu", kind="TPU v5 lite", tokens=4096) == "pallas"
     assert chosen(IMAGE, "tpu", kind="TPU v5 lite", tokens=2**15) == "splash"
+
+
+@pytest.mark.parametrize(
+    ("capability", "kernel"), [("7.5", None), ("8.0", "cudnn"), ("12.0", "cudnn"), ("gfx942", None)]
+)
+def test_auto_takes_cudnn_on_gpus_that_are_new_enough(capability, kernel, monkeypatch):
+    h: Any = jax.ShapeDtypeStruct((4, MIN_TOKENS, 128), "bfloat16")
+    monkeypatch.setattr(attention, "platform", lambda: "gpu")
+    monkeypatch.setattr(attention.jax, "devices", lambda: [SimpleNamespace(compute_capability=capability)])
+    call = choose_kernel(IMAGE, h, None, causal=False, bias=False)
+    assert (call and call.kernel) == (kernel or None)
 
 
 @pytest.mark.parametrize(("form", "platform"), [("cudnn", "gpu"), ("pallas", "tpu"), ("splash", "tpu")])

@@ -16,6 +16,7 @@ from jaxrep.encoders import PatchStem, TextTransformer, ViT
 from jaxrep.encoders import attention_pallas as kernels
 from jaxrep.encoders.attention import attend
 from jaxrep.encoders.attention_pallas import lanes_of, pallas_attention, queries_of, vmem_bytes
+from jaxrep.encoders.attention_splash import splash_attention
 from jaxrep.encoders.layers import attention_mask
 from jaxrep.experiment import load
 from jaxrep.mesh import Mesh
@@ -172,22 +173,28 @@ def environment():
     os.environ.update(before)
 
 
+KERNELS = {"pallas": (pallas_attention, 2), "splash": (splash_attention, 3)}
+"""Functions, and the kernels in the value with its gradients."""
+
+
 @TPU
 @pytest.mark.slow
-@pytest.mark.parametrize("tokens", [257, 577, 1370, 4096])
-def test_value_and_gradients_compile_for_a_tpu(tokens, environment):
+@pytest.mark.parametrize(
+    ("name", "tokens"), [("pallas", 257), ("pallas", 577), ("pallas", 1370), ("pallas", 4096), ("splash", 4097)]
+)
+def test_value_and_gradients_compile_for_a_tpu(name, tokens, environment):
     """As in ViT-L: 16 heads of 64 channels, in bfloat16."""
+    function, kernels_of_it = KERNELS[name]
     mesh = Mesh().build(devices("v5e:1x1"))
-    shape = jax.ShapeDtypeStruct((2, tokens, 16, 64), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
+    x = jax.ShapeDtypeStruct((2, tokens, 16, 64), jnp.bfloat16, sharding=NamedSharding(mesh, P()))
+
+    def both(query, key, value, d_out):
+        out, pull = jax.vjp(functools.partial(function, causal=False, lengths=None), query, key, value)
+        return out, pull(d_out)
+
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        lowered = jax.jit(_value_and_gradients).lower(shape, shape, shape, shape)
-    text = lowered.compile().as_text()
-    assert text is not None and text.count('custom_call_target="tpu_custom_call"') == 2
-
-
-def _value_and_gradients(query, key, value, d_out):
-    out, pull = jax.vjp(functools.partial(pallas_attention, causal=False, lengths=None), query, key, value)
-    return out, pull(d_out)
+        text = jax.jit(both).lower(x, x, x, x).compile().as_text()
+    assert text is not None and text.count('custom_call_target="tpu_custom_call"') == kernels_of_it
 
 
 @TPU
