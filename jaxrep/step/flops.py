@@ -100,25 +100,28 @@ class StepFlops:
 
 PEAK_FLOPS: dict[str, tuple[float, float]] = {
     "TPU v4": (275e12, 275e12),
-    "TPU v5 lite": (197e12, 197e12),
+    "TPU v5 lite": (197e12, 197e12),  # read: cloud.google.com/tpu/docs/v5e
     "TPU v5e": (197e12, 197e12),
     "TPU v5": (459e12, 459e12),  # v5p
-    "TPU v6 lite": (918e12, 918e12),
+    "TPU v6 lite": (918e12, 918e12),  # read: docs.cloud.google.com/tpu/docs/v6e
     "TPU v6e": (918e12, 918e12),
     "TPU7x": (1153.5e12, 1153.5e12),  # half a chip: each of its two cores is a device
     "NVIDIA A100": (312e12, 156e12),
     "NVIDIA H100": (989e12, 494e12),
     "NVIDIA H100 PCIe": (756e12, 378e12),
     "NVIDIA H200": (989e12, 494e12),
-    "NVIDIA B200": (2250e12, 1125e12),
+    "NVIDIA B200": (2250e12, 1125e12),  # others' pages: 2250; in TF32 1100 (HGX) to 1130
     "NVIDIA L4": (121e12, 60e12),
     "NVIDIA L40S": (362e12, 183e12),
     "Tesla T4": (65e12, 8.1e12),  # 16-bit: float16
-    "NVIDIA GeForce RTX 3090": (71e12, 35.6e12),
+    "NVIDIA GeForce RTX 3090": (71e12, 35.6e12),  # sums in float32; in float16 they are twice as fast
     "NVIDIA GeForce RTX 4090": (165e12, 82.6e12),
 }
 """Makers' figures for dense products, operations per second per device: of 16-bit types, and of float32 as XLA
-multiplies it by default (TPU: in bfloat16; NVIDIA: in TF32, where there is one)."""
+multiplies it by default (TPU: in bfloat16; NVIDIA: in TF32, where there is one).
+
+Only those marked ``read`` were read on a page of the maker. Pages of others agree on A100, H100, L4, L40S, T4, RTX
+4090, v5p and B200 in 16 bits; v4, v7 and RTX 3090 were found on none."""
 
 
 def peak_flops(kind: str | None = None, dtype: str = "bfloat16") -> float | None:

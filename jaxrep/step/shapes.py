@@ -242,14 +242,12 @@ def _traced(where: str, function: Any, *args: Any, by: Any = jax.eval_shape) -> 
 def model_summary(recipe: Recipe) -> dict[str, float]:
     """Count parameters, and the matrix-product FLOPs per example of the forward pass and of a training step."""
     traced, size = trace_shapes(recipe), recipe.data.batch_size
-    compute = traced.computation
     params = {path: traced.arrays[path] for path in traced.trained(traced.updater(recipe))}
     non_trainable = {path: leaf for path, leaf in traced.arrays.items() if path not in params}
     ctx = context_shapes(recipe)
-    forward = count_flops(compute.per_example, traced.arrays, _batch_shapes(traced.fields, size), ctx)
-    step = count_flops(compute.value_and_grad, params, non_trainable, traced.batch, ctx)
+    step = count_flops(traced.computation.value_and_grad, params, non_trainable, traced.batch, ctx)
     return {
         "parameters": sum(traced.arrays[path].size for path in traced.structure.trainable),
-        "forward_flops_per_example": forward / size,
+        "forward_flops_per_example": traced.forward_flops / size,
         "step_flops_per_example": step / size,
     }

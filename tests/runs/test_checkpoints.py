@@ -39,6 +39,27 @@ def made(seed=0, ema=True) -> TrainState:
     )
 
 
+def test_saves_are_due_by_steps_and_by_the_clock_of_the_first_process(opened, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("jaxrep.runs.checkpoints.time.monotonic", lambda: now[0])
+    by_steps, by_clock = opened(every_steps=4), opened(every_steps=4, every_minutes=2.0)
+    assert [step for step in range(1, 9) if by_steps.due(step, logged=True)] == [4, 8]
+    assert [by_clock.due(step, logged=False) for step in (4, 5)] == [True, False]
+    now[0] += 119.0
+    assert not by_clock.due(5, logged=True)
+    now[0] += 1.0
+    assert by_clock.due(5, logged=False) and not by_steps.due(5, logged=False)
+    by_clock.save(5, made(), {})
+    assert not by_clock.due(6, logged=True)
+    # Of several processes the first one decides, on logged steps.
+    told = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr("jaxrep.hosts.all_gather_object", lambda what, own: told.append(own) or [True, own])
+    assert not by_clock.due(6, logged=False) and told == []
+    assert by_clock.due(6, logged=True) and told == [False]
+    monkeypatch.undo()
+
+
 def shape(state):
     return jax.eval_shape(lambda: state)
 

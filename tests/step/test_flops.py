@@ -1,7 +1,7 @@
 """Operations counted by hand."""
 
 from dataclasses import replace
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -134,6 +134,40 @@ def test_model_flops_do_not_depend_on_what_is_computed_again():
 
 def test_dropped_patches_are_not_counted():
     assert step_flops_of(transformers(patch_dropout=0.5)).model < 0.7 * step_flops_of(transformers()).model
+
+
+def block_by_hand(tokens: int) -> int:
+    """Multiplications in a block of width 16: query, key, value and output, logits and mean, an MLP of width 64."""
+    return 4 * tokens * 16 * 16 + 2 * tokens * tokens * 16 + 2 * tokens * 16 * 64
+
+
+def rows_by_hand(tokens: int) -> int:
+    """Multiplications for a row: 16 patches of 12 numbers, two blocks, the head; the text and its head."""
+    return 16 * 12 * 16 + 2 * block_by_hand(tokens) + 16 * 4 + 6 * 6 + 6 * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens", "again"),
+    [
+        ({}, 17, 0),  # 16 patches and the class token
+        ({"remat": "full"}, 17, 2 * (block_by_hand(17) - 17 * 16 * 64)),  # no gradient needs a block's last product
+        ({"patch_dropout": 0.5}, 9, 0),
+    ],
+)
+def test_utilization_of_a_step_counted_by_hand(changes: dict[str, Any], tokens: int, again: int):
+    found, model = step_flops_of(transformers(**changes)), 3 * rows_by_hand(tokens)
+    # Neither pixels nor the weights of a mean have a gradient; the loss has one product, which comes again, and two.
+    executed = model - 16 * 12 * 16 - 6 * 6 + again + 4 * 8 * 4
+    used = found.utilization(seconds=2.0, devices=4, kind="TPU v4")
+    assert used["mfu"] == 8 * 2 * model / 2.0 / 4 / 275e12
+    assert used["hfu"] == 8 * 2 * executed / 2.0 / 4 / 275e12
+
+
+def test_microbatches_make_the_forward_pass_twice():
+    whole, parts = step_flops_of(transformers()), step_flops_of(transformers().replace(microbatch_size=4))
+    assert parts.model == whole.model == 8 * 2 * 3 * rows_by_hand(17)
+    # Within a thousandth: the products of the loss, of all rows at once, are others.
+    assert parts.executed - whole.executed == pytest.approx(8 * 2 * rows_by_hand(17), rel=1e-3)
 
 
 def test_utilization_is_over_the_peak_of_all_devices_and_absent_where_it_is_unknown():
