@@ -11,7 +11,7 @@ from flax import nnx
 from jaxrep.batch import Array
 from jaxrep.encoders.layers import ACTIVATIONS, Activation, Dense
 from jaxrep.methods.heads import Head
-from jaxrep.spec import Count, NonNegative, Positive, Range, spec
+from jaxrep.spec import Count, NonNegative, Range, spec
 
 
 @spec
@@ -57,7 +57,7 @@ class Projector(Head):
         return len(self.widths) - (not self.last_norm) if self.norm == "batch" else 0
 
     def width(self, features: int) -> int:
-        return self.widths[-1]
+        return (features, *self.widths)[-1]
 
     def build(self, rngs: nnx.Rngs, *, inputs: int) -> nnx.Module:
         return _Projector(self, rngs, inputs)
@@ -123,8 +123,8 @@ class ScaleFeatures(Head):
     A feature whose factor is too small for float32 becomes 0.
     """
 
-    kappa: Positive
-    """Ratio of the factors of two neighboring features."""
+    kappa: Annotated[float, Range(1)]
+    """Ratio of the factors of two neighboring features, at least 1."""
 
     def width(self, features: int) -> int:
         return features

@@ -333,6 +333,7 @@ def test_mistakes_are_told_before_the_first_step():
     assert said(views=()) == ["views needs one field at least"]
     assert "views has 'image'" in said(views=("image",))[0]
     assert said(targets=("c",)) == ["targets has 'c', which nothing projects: add it to views, or a teacher"]
+    assert said(projector=Projector(widths=()))[-1] == "projector: widths needs one layer at least"
     wide = Projector(widths=(6, 9))
     assert "predictor ends 9 wide and the projection, which it predicts, 8" in said(predictor=wide)[0]
     assert said(shuffle=True) == ["shuffle is about the rows that a teacher reads, and there is none"]
