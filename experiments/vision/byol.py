@@ -13,7 +13,7 @@ trained beside; running statistics move once a step, by the mean of the views; b
 
 from experiments import common
 from experiments.vision import mixed_barlow
-from jaxrep import Data, Recipe, encoders, evals, methods, objectives, optim, schedules
+from jaxrep import Data, Recipe, encoders, methods, objectives, optim, schedules
 
 BATCH, PICTURES = 4_096, 1_281_167  # of ImageNet
 MLP = methods.Projector(widths=(4_096, 256), momentum=0.9)
@@ -36,10 +36,7 @@ recipe = Recipe(
     optimizer=optim.Lars(weight_decay=schedules.Constant(value=1.5e-6)),
     schedule=schedules.WarmupCosine(peak=0.2 * BATCH / 256, warmup_steps=10 * PICTURES // BATCH),
     epochs=1_000,
-    evals=tuple(
-        kind(train=mixed_barlow.imagenet("train"), data=mixed_barlow.imagenet("val"))
-        for kind in (evals.LinearProbe, evals.Knn)
-    ),
+    evals=mixed_barlow.recipe.evals,
 )
 
 recipe_100 = recipe.replace(

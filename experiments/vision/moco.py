@@ -13,7 +13,7 @@ from pictures that are squashed to a square of 256 pixels.
 
 from experiments import common
 from experiments.vision import mixed_barlow
-from jaxrep import Data, Recipe, encoders, evals, methods, objectives, optim, schedules, views
+from jaxrep import Data, Recipe, encoders, methods, objectives, optim, schedules, views
 
 EPOCH = 1_281_167 // 4_096  # steps of an epoch of ImageNet, of v3
 JITTER = views.ColorJitter("image", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8)
@@ -59,10 +59,7 @@ recipe = Recipe(
     optimizer=optim.Sgd(weight_decay=schedules.Constant(value=1e-4), rules=(optim.WeightDecay(path="**", factor=1.0),)),
     schedule=schedules.WarmupCosine(peak=0.03),
     epochs=200,
-    evals=tuple(
-        kind(train=mixed_barlow.imagenet("train"), data=mixed_barlow.imagenet("val"))
-        for kind in (evals.LinearProbe, evals.Knn)
-    ),
+    evals=mixed_barlow.recipe.evals,
 )
 
 # ViT-S has the numbers of ViT-B (encoders.ViT.b16).

@@ -13,7 +13,7 @@ a square of 256 pixels.
 
 from experiments import common
 from experiments.vision import mixed_barlow
-from jaxrep import Data, Recipe, encoders, evals, methods, objectives, optim, schedules, views
+from jaxrep import Data, Recipe, encoders, methods, objectives, optim, schedules, views
 
 BATCH = 512
 JITTER = views.ColorJitter("image", brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1, p=0.8)
@@ -46,10 +46,7 @@ recipe = Recipe(
     ),
     schedule=schedules.Constant(value=0.05 * BATCH / 256),
     epochs=100,
-    evals=tuple(
-        kind(train=mixed_barlow.imagenet("train"), data=mixed_barlow.imagenet("val"))
-        for kind in (evals.LinearProbe, evals.Knn)
-    ),
+    evals=mixed_barlow.recipe.evals,
 )
 
 # The encoder of clip.tiny, which has no batch norm.
