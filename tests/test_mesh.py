@@ -5,13 +5,17 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import PartitionSpec as P
 
 from jaxrep import mesh as meshes
 from jaxrep.encoders.image.stem import PatchStem
 from jaxrep.encoders.image.vit import ViT
+from jaxrep.encoders.layers import MLP
+from jaxrep.encoders.remat import in_parts
 from jaxrep.encoders.text.text_transformer import TextTransformer
 from jaxrep.errors import UsageError
 from jaxrep.losses.pairwise import reduce
@@ -19,6 +23,7 @@ from jaxrep.mesh import ROWS, Mesh, Shard, local_rows, look_up, put_batch, shard
 from jaxrep.methods.dual_encoder.dual_encoder import DualEncoder
 from jaxrep.methods.heads import LogitBias
 from jaxrep.objectives.contrastive import Sigmoid
+from jaxrep.paths import flatten
 from jaxrep.plan.collectives import by_kind, count_collectives
 from jaxrep.plan.plan import plan
 from jaxrep.step import grad_cache
@@ -274,6 +279,33 @@ def test_look_up_exchanges_rows_of_text_and_no_vocabulary(spec):
     assert moved["all-gather"].bytes <= 8 * tokens  # ids
     assert moved["all-to-all"].bytes <= 2 * 4 * tokens * 8 // spec.fsdp
     assert moved["all-reduce"].bytes <= table.nbytes // spec.fsdp  # of the gradient, over data
+
+
+@pytest.mark.parametrize("spec", [Mesh(data=4, fsdp=2, min_shard_size=1), MIXED], ids=["fsdp", "tensor"])
+def test_an_mlp_in_parts_of_the_rows_changes_no_number_and_its_gradient_is_summed_once(spec):
+    width, rows = 16, 32
+    module = MLP(nnx.Rngs(0), width, 64, activation="gelu", up_std=0.2, down_std=0.2)
+    graph, params = nnx.split(module)
+    x = np.random.default_rng(1).normal(size=(rows, 3, width)).astype(np.float32)
+    devices = spec.build()
+
+    def both(parts):
+        def value(params, x):
+            return jnp.sum(in_parts(nnx.merge(graph, params), parts, x) ** 2)
+
+        with jax.set_mesh(devices):
+            by_path = {f"mlp/{path}": leaf[...] for path, leaf in flatten(params).items()}
+            places = shardings(devices, spec, by_path)
+            ordered = jax.tree.unflatten(jax.tree.structure(params), [places[path] for path in by_path])
+            args = jax.device_put(params, ordered), jax.device_put(x, jax.NamedSharding(devices, ROWS))
+            outs = (jax.NamedSharding(devices, P()), (ordered, args[1].sharding))
+            compiled = jax.jit(jax.value_and_grad(value, (0, 1)), out_shardings=outs).lower(*args).compile()
+            return jax.device_get(compiled(*args)), by_kind(count_collectives(compiled.as_text()))
+
+    (expected, whole), (found, cut) = both(1), both(4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+    moved = [sum(part.bytes for part in traffic.values()) for traffic in (cut, whole)]
+    assert moved[0] <= 1.3 * moved[1], (cut, whole)
 
 
 def test_look_up_in_a_loop_is_the_compilers_on_tpus_alone(monkeypatch):

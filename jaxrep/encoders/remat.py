@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxrep import mesh
@@ -52,14 +53,30 @@ def remat_problems(kind: Remat, save: tuple[Saved, ...]) -> Iterator[str]:
         yield f"save names a value twice: {', '.join(save)}"
 
 
-def in_parts(apply: Callable[[Array], Array], parts: int, x: Array) -> Array:
-    """Map x [B,...] by ``apply`` to [B,...], ``parts`` parts of the rows one after the other.
+def in_parts(layer: nnx.Module, parts: int, x: Array) -> Array:
+    """Map x [B,...] by ``layer`` to [B,...]: each device computes ``parts`` parts of its rows, one after the other.
 
-    What ``apply`` computes within exists for one part at a time, also in the backward pass, which computes it again.
-    Each part has rows of every device. A batch that the parts and the devices do not divide is computed at once.
+    What the layer computes within exists for one part at a time, also in the backward pass, which computes it again.
+    Its parameters are gathered once, and their gradient is summed over devices once. A batch that the parts and the
+    devices do not divide is computed at once.
     """
-    if parts == 1 or x.shape[0] % (parts * mesh.axis_size("data") * mesh.axis_size("fsdp")):
+    apply: Any = layer
+    devices = mesh.axis_size("data") * mesh.axis_size("fsdp")
+    if parts == 1 or x.shape[0] % (parts * devices):
         return apply(x)
-    cut = jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
-    _, done = jax.lax.scan(lambda _, rows: (None, jax.checkpoint(apply)(mesh.constrain(rows))), None, cut)
-    return mesh.constrain(jnp.swapaxes(done, 0, 1).reshape(x.shape))
+    graph, params = nnx.split(layer)
+
+    def on_one(params: Any, x: Array) -> Array:
+        # In float32, so that gradients of the parts are added in it.
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+        if devices > 1:
+            params = jax.tree.map(lambda leaf: jax.lax.pcast(leaf, ("data", "fsdp"), to="varying"), params)
+        part = jax.checkpoint(lambda params, rows: nnx.merge(graph, params)(rows))
+        cut = x.reshape(parts, -1, *x.shape[1:])
+        return jax.lax.scan(lambda _, rows: (None, part(params, rows)), None, cut)[1].reshape(x.shape)
+
+    gathered = jax.tree.map(lambda leaf: leaf.astype(x.dtype), params)
+    if devices == 1:
+        return on_one(gathered, x)
+    specs: Any = dict(in_specs=(jax.P(), mesh.ROWS), out_specs=mesh.ROWS, axis_names={"data", "fsdp"})
+    return jax.shard_map(on_one, **specs)(gathered, x)
