@@ -1,4 +1,4 @@
-"""Presets of towers are what their readers make of the published configurations."""
+"""Architectures that readers make of published configurations are the presets of their towers."""
 
 import dataclasses
 from pathlib import Path
