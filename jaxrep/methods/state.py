@@ -68,7 +68,7 @@ class Ema(Teacher):
     """Share m of the old average that a step keeps."""
 
     def build(self, rngs: nnx.Rngs, *, inputs: nnx.Module) -> nnx.Module:
-        if missing := [name for name in self.of if not hasattr(inputs, name)]:
+        if missing := [name for name in self.of if getattr(inputs, name, None) is None]:
             raise ValueError(f"the method has no part '{missing[0]}' to average")
         return Average(self, inputs)
 

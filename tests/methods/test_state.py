@@ -2,12 +2,14 @@
 
 import contextlib
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from jaxrep.encoders.base import EncoderInputs
 from jaxrep.errors import UsageError
@@ -149,3 +151,6 @@ def test_missing_parts_of_an_average_are_named():
     assert problems(Ema(of=())) == ["of names one part at least"]
     with pytest.raises(UsageError, match="the method has no part 'sound' to average"):
         set_up(METHOD.replace(method=MaskedClip(teacher=Ema(of=("sound",)))))
+    absent: Any = SimpleNamespace(image=None)
+    with pytest.raises(ValueError, match="the method has no part 'image' to average"):
+        Ema(of=("image",)).build(nnx.Rngs(0), inputs=absent)
