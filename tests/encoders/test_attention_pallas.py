@@ -18,7 +18,6 @@ from jaxrep.encoders.attention import attend
 from jaxrep.encoders.attention_pallas import lanes_of, pallas_attention, queries_of, vmem_bytes
 from jaxrep.encoders.attention_splash import splash_attention
 from jaxrep.encoders.layers import attention_mask
-from jaxrep.experiment import load
 from jaxrep.mesh import Mesh
 from jaxrep.methods import DualEncoder
 from jaxrep.plan.plan import plan
@@ -201,7 +200,7 @@ def test_value_and_gradients_compile_for_a_tpu(name, tokens, environment):
 @pytest.mark.slow
 def test_a_clip_step_compiles_for_a_tpu(environment):
     """Over rows and heads, with causal texts and their lengths, inside scanned blocks that are computed again."""
-    recipe = load("clip:tiny").recipe.replace({"log.embedding_metrics": False}, mesh=Mesh(fsdp=2, tensor=2))
+    recipe = CLIP.replace({"log.embedding_metrics": False}, mesh=Mesh(fsdp=2, tensor=2, min_shard_size=1))
     by = {f"method.towers.{tower}.attention": "pallas" for tower in ("image", "text")}
     chips = devices("v5e:2x2")
     assert plan(recipe.replace(by), chips, memory_bytes(chips[0])).fits
