@@ -155,8 +155,8 @@ class BagsOfWords(Method):
         for block in self.spec.blocks:
             maps, words = outputs[f"places/{block}"], self.vocabulary.words[str(block)].rows[...]
             out[f"distance/{block}"] = least = nearest_word_distances(maps, words)
-            sharpness = self.spec.sharpness / self.vocabulary.distances[str(block)](least)
-            out[f"bag/{block}"] = bags_of_words(maps, words, sharpness)
+            mean = jnp.maximum(self.vocabulary.distances[str(block)](least), 1e-12)
+            out[f"bag/{block}"] = bags_of_words(maps, words, self.spec.sharpness / mean)
         return out
 
     def per_step(self, tables: Mapping[str, Any], ctx: StepContext) -> Outputs:

@@ -175,6 +175,21 @@ def test_microbatches_give_the_same_words_distances_and_weights():
             np.testing.assert_allclose(two.arrays[path], value, rtol=1e-4, atol=2e-5, err_msg=path)
 
 
+def test_gradients_are_equal_under_microbatches_and_devices():
+    _, metrics, _ = harness.exact(OBOW, size=4, devices=4, spread=0.5, rounding=2e-5)
+    assert metrics["loss/bags/words/batch/0"] > 1
+
+
+def test_words_that_are_all_equal_give_equal_bags():
+    found = harness.traced(OBOW)
+    arrays = {path: 0 * x for path, x in harness.drawn(found.arrays).items()}
+    module = found.structure.merge(arrays)
+    rows = {f"places/{block}": np.zeros((8, 36, D), np.float32) for block in BLOCKS}
+    out = module.across_batch(rows, {}, harness.ctx())
+    np.testing.assert_allclose(out["bag/0"], np.full((8, K), 1 / K), rtol=1e-6)
+    assert np.isfinite(module.per_step({}, harness.ctx())["weights/1"]).all()
+
+
 def test_the_teacher_normalizes_a_batch_by_its_own_statistics():
     """As in the released code, whose teacher stays in training mode; the student's running statistics move."""
     recipe = OBOW.replace({"method.image.norm": BatchNorm()})
