@@ -81,7 +81,8 @@ recipe = Recipe(
     ),
 )
 
-# The encoder of clip.tiny, which has no batch norm.
+# The encoder of clip.tiny, which has no batch norm. The lower temperature is what the released README advises where the
+# loss stays at the logarithm of the number of prototypes.
 tiny = recipe.replace(
     data=Data(train=common.emoji(), batch_size=128, texts=()),
     views=crops(
@@ -93,8 +94,9 @@ tiny = recipe.replace(
     method=replace(
         recipe.method,
         image=replace(common.IMAGE, any_size=True),
-        head=replace(HEAD, prototypes=64, hidden=128, width=64),
+        head=replace(HEAD, prototypes=32, hidden=128, width=64),
     ),
+    objective={"swav": objectives.Dino(teacher_temperature=schedules.Constant(value=0.03), each_crop=True)},
     optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0, rules=fixed(20, "prototypes")),
     schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
     examples=150 * 128,
