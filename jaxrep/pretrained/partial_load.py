@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,11 +16,13 @@ from jaxrep.errors import UsageError, hint
 from jaxrep.hub import local_path
 from jaxrep.methods.base import Method
 from jaxrep.pretrained import mapping
-from jaxrep.pretrained.load import Checkpoint, read
 from jaxrep.pretrained.resize import resize_kernel, resize_positions, stretch_positions
 from jaxrep.recipe import Pretrained
 from jaxrep.spec import difference, is_spec, render_difference
 from jaxrep.step.shapes import Shapes
+
+if TYPE_CHECKING:
+    from jaxrep.pretrained.load import Checkpoint
 
 Size = tuple[int, ...]
 """Rows and columns of a grid, or the length of a text."""
@@ -31,7 +33,7 @@ class PartialLoad:
     """Hold which arrays below a path come from a checkpoint; all shapes are checked, and no value is read yet."""
 
     origin: Pretrained
-    checkpoint: Checkpoint
+    checkpoint: "Checkpoint"
     loaded: Mapping[str, str]  # path in the checkpoint, by path in the model
     resized: Mapping[str, tuple[Size, Size]]  # sizes in the checkpoint and in the model, by path in the model
     missing: Sequence[str]  # paths in the model that the checkpoint lacks
@@ -75,6 +77,8 @@ def partial_load(path: str, origin: Pretrained, method: Method, shapes: Shapes) 
     Raises:
         UsageError: there is no such checkpoint or part, or a shape differs and cannot be resized.
     """
+    from jaxrep.pretrained.load import read  # with all readers of public checkpoints
+
     try:
         checkpoint = read(local_path(origin.path))
     except UsageError as error:
