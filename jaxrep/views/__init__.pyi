@@ -9,6 +9,7 @@ from .fields import CopyField as CopyField
 from .fields import MixUp as MixUp
 from .fields import MixUpFields as MixUpFields
 from .fields import StackFields as StackFields
+from .geometry import Crop as Crop
 from .geometry import Cutout as Cutout
 from .geometry import RandomHorizontalFlip as RandomHorizontalFlip
 from .geometry import RandomResizedCrop as RandomResizedCrop
