@@ -119,10 +119,12 @@ def _planner(given: argparse.Namespace, chips: Sequence[Any], limited: bool) -> 
 def _printing(planned: "Planner") -> "Planner":
     """Print a line on each plan as it is made."""
     from jaxrep.plan.report import one_line
+    from jaxrep.spec import walk
 
     def printed(recipe: "Recipe") -> "Plan":
         plan = planned(recipe)
-        print(one_line(plan), file=sys.stderr, flush=True)
+        remats = dict.fromkeys(str(part.remat) for _, part in walk(recipe) if hasattr(part, "remat"))
+        print(one_line(plan, "/".join(remats)), file=sys.stderr, flush=True)
         return plan
 
     return printed

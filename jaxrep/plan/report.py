@@ -78,10 +78,11 @@ def _traffic_table(plan: Plan) -> list[str]:
     return [f"{'collectives per step':<20} {'devices':>8} {'bytes':>12} {'times':>8}", *rows]
 
 
-def one_line(plan: Plan) -> str:
+def one_line(plan: Plan, remat: str = "") -> str:
     """Return a line for one of several plans."""
     microbatches = f" by {plan.microbatch_size:,}" if plan.microbatch_size else ""
-    return f"batch {plan.batch_size:,}{microbatches}: {format_bytes(plan.memory.total)}, {_fits(plan)}"
+    remat = remat and f", remat {remat}"
+    return f"batch {plan.batch_size:,}{microbatches}{remat}: {format_bytes(plan.memory.total)}, {_fits(plan)}"
 
 
 def front_table(found: Sequence[Found]) -> list[str]:
