@@ -82,7 +82,9 @@ EXCEPTIONS = {
     # A teacher that hardly moves asks for a distribution whose entropy the loss cannot fall below; prototypes are
     # fixed in the first steps.
     "rad_dino:tiny": Exceptions(falls_by=0.05, untouched=("*head/prototypes", "*head/lengths")),
-    **dict.fromkeys(("dino:tiny", "swav:tiny"), Exceptions(falls_by=0.01, untouched=("head/prototypes",))),
+    "swav:tiny": Exceptions(falls_by=0.01, untouched=("head/prototypes",)),
+    # Until the center is that of the logits, targets are alike and easy: the loss rises, at most to the log of 256.
+    "dino:tiny": Exceptions(falls_by=-0.8, untouched=("head/prototypes",)),
     # Targets at temperature 1 are nearly uniform over the prototypes, and their entropy is nearly all of the loss.
     "random_teacher:tiny": Exceptions(falls_by=0.0),
     # Four losses at once, of which those of the boxes fall slowly; the first block's queries give one another zeros.

@@ -89,7 +89,9 @@ def as_rows(
 
 def distinct_ids(ids: Int[Array, " B"]) -> Int[Array, " B"]:
     """Replace negative ids, which stand for none, by ids that no other row has."""
-    return jnp.where(ids < 0, -2 - jnp.arange(len(ids), dtype=ids.dtype), ids)
+    if jnp.issubdtype(ids.dtype, jnp.unsignedinteger):
+        return ids
+    return jnp.where(ids < 0, -2 - jnp.arange(len(ids), dtype=jnp.int32), ids)
 
 
 def extra_rows(x: Extra | RowExtra) -> Rows | None:
@@ -97,7 +99,7 @@ def extra_rows(x: Extra | RowExtra) -> Rows | None:
     rows = x if x is None or isinstance(x, Rows) else Rows(x)
     if rows is None or not rows.x.size:
         return None
-    return as_rows(rows.x, tuple(jnp.maximum(ids, -1) for ids in rows.ids), rows.present)
+    return as_rows(rows.x, tuple(jnp.where(ids < 0, -1, ids) for ids in rows.ids), rows.present)
 
 
 def reduce_extra(reduction: Reduction, rows: Rows, extra: Rows, *args: Any, **options: Any) -> Float[Array, " B"]:

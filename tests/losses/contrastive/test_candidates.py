@@ -122,6 +122,20 @@ def test_share_of_partners_that_come_first_is_counted(devices):
     np.testing.assert_allclose(got, np.mean(np.array(first)[kept]), rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.uint8, np.uint32])
+def test_ids_of_any_integer_type(kind):
+    """Negative ids become other numbers, of which a byte holds too few for 200 rows."""
+    labels = np.arange(200) % 100 - (2 if np.issubdtype(kind, np.signedinteger) else 0)
+    a, b, queue = (oracle.rows(seed, count, 3) for seed, count in ((0, 200), (1, 200), (2, 4)))
+
+    def loss(kind):
+        extra = Rows(queue, (np.array([0, 1, 97, 5]).astype(kind),))
+        options = PairOptions(ids=(labels.astype(kind),), duplicates="ignore", extra_a=extra, extra_b=extra)
+        return jax.jit(lambda: info_nce(a, b, 5.0, options, same_side=True))()
+
+    np.testing.assert_allclose(loss(kind), loss(np.int32), rtol=1e-6)
+
+
 MESH_CASES = ["same side", "same side, supcon", "decoupled, supcon", "queue"]
 
 
