@@ -123,6 +123,6 @@ tiny = recipe.replace(
         rules=(optim.Freeze(path="head/lengths"), *swav.fixed(20, "prototypes")),
     ),
     schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=20),
-    examples=150 * 128,
+    examples=200 * 128,
     evals=common.probes(),
 )

@@ -99,6 +99,6 @@ tiny = recipe.replace(
     objective={"swav": objectives.Dino(teacher_temperature=schedules.Constant(value=0.03), each_crop=True)},
     optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0, rules=fixed(20, "prototypes")),
     schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=150 * 128,
+    examples=300 * 128,
     evals=common.probes(),
 )
