@@ -88,7 +88,7 @@ tiny = recipe.replace(
         blocks=(1, 2),
         crops=CROPS,
         hidden=128,
-        vocabulary=methods.Vocabulary(size=1_024),
+        vocabulary=methods.Vocabulary(size=1_024, momentum=0.9),
         teacher=methods.Ema(of=("image",), momentum=schedules.Cosine(start=0.95, end=1.0)),
     ),
     objective={"bags": objectives.BagPrediction(("1", "2"), CROPS)},
