@@ -3,11 +3,13 @@
 import hashlib
 import logging
 import pickle
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax.experimental import serialize_executable
 
 from jaxrep.storage import read_bytes, write_file
@@ -15,6 +17,9 @@ from jaxrep.storage import read_bytes, write_file
 LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+FOREIGN = re.compile(r"custom_call @(?!lapack_)")
+"""Calls of code outside of the program. JAX sets it up as it lowers, so a process that only loads would crash there."""
 
 
 class Programs:
@@ -54,8 +59,10 @@ class Programs:
         if found is None:
             traced = trace()
             self._lap("tracing")
-            found = traced.lower().compile(compiler_options=dict(options) or None), facts(traced)
-            self._write(place, *found)
+            lowered = traced.lower()
+            found = lowered.compile(compiler_options=dict(options) or None), facts(traced)
+            if not FOREIGN.search(lowered.as_text()):
+                self._write(place, *found)
         self._lap("compiling")
         return found
 
@@ -67,6 +74,7 @@ class Programs:
             content = read_bytes(place)
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 return None
+            jax.jit(jnp.linalg.eigh).lower(jax.ShapeDtypeStruct((1, 1), jnp.float32))  # sets LAPACK up
             *program, facts = pickle.loads(zlib.decompress(content[32:]))
             return serialize_executable.deserialize_and_load(*program, execution_devices=self._devices or None), facts
         except Exception as error:  # of a store, JAX or XLA: the program is compiled anew
