@@ -75,7 +75,7 @@ class Passes:
     def encode(self, params: Arrays, rows: Rows) -> tuple[Outputs, Batch, StepContext]:
         """Return a microbatch's outputs, its fields after the views, and its step context."""
         fields, positions = rows
-        here = replace(self.ctx, positions=positions)
+        here = replace(self.ctx, positions=positions, microbatch=True)
         seen = self.compute.augment(fields, here, coupled=False)
         return self.compute.per_example({**self.non_trainable, **params}, seen, here)[0], seen, here
 
