@@ -156,6 +156,6 @@ def toy(tmp_path, monkeypatch):
 def trained(monkeypatch):
     """What the loop was called with, in place of a training."""
     calls = []
-    loop = types.SimpleNamespace(train=lambda *args: calls.append(args) or 0)
+    loop = types.SimpleNamespace(train=lambda *args, **options: calls.append(args) or 0)
     monkeypatch.setitem(sys.modules, "jaxrep.training.loop", loop)
     return calls
