@@ -40,19 +40,18 @@ def _same(held: Any, default: Any) -> bool:
 def kept_forms(presets: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is kept of the presets of a file.
 
-    A preset has its short form, or the paths in which it differs from the first preset, whichever is shorter.
+    A preset has its short form, or the paths in which it differs from an earlier preset, whichever is shortest.
     """
     forms: dict[str, Any] = {}
-    base = next(iter(presets))
     for name, value in presets.items():
-        whole = compact_json(value)
-        changes = {
-            change.path: "absent" if isinstance(change.b, Absent) else compact_json(change.b)
-            for change in difference(presets[base], value)
-        }
-        changed = {f"changes of {base}": changes}
-        forms[name] = changed if name != base and lines(changed) < lines(whole) else whole
+        changed = [{f"changes of {base}": _changes(presets[base], value)} for base in forms]
+        forms[name] = min([compact_json(value), *changed], key=lines)
     return forms
+
+
+def _changes(base: Any, value: Any) -> dict[str, Any]:
+    changed = difference(base, value)
+    return {each.path: "absent" if isinstance(each.b, Absent) else compact_json(each.b) for each in changed}
 
 
 def lines(node: Any) -> int:
