@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Outputs, StepContext, normalize, require_fields
-from jaxrep.errors import hint
-from jaxrep.methods.state import NonTrainable, StatePart
+from jaxrep.methods.state import NonTrainable, StatePart, read_output
 from jaxrep.spec import Count, Part, spec
 
 
@@ -73,10 +72,7 @@ class _Queue(nnx.Module):
     def _rows_of(self, outputs: Outputs) -> jax.Array:
         """Return the rows [B,D] that this step adds."""
         of, width = self.spec.of, self.spec.width
-        if of not in outputs:
-            known = sorted(name for name, x in outputs.items() if jnp.ndim(x) == 2)
-            raise ValueError(f"a queue keeps the output '{of}', which is missing: {hint(of, known)}")
-        rows = outputs[of].astype(jnp.float32)
+        rows = read_output(outputs, of, "a queue").astype(jnp.float32)
         if rows.shape[1:] != (width,):
             expected = f"a queue of width = {width} keeps rows [B,{width}]"
             raise ValueError(f"{expected}, and the output '{of}' has shape {rows.shape}: set width to its last axis")

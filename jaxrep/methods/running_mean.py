@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Outputs, StepContext
-from jaxrep.errors import hint
-from jaxrep.methods.state import NonTrainable, StatePart
+from jaxrep.methods.state import NonTrainable, StatePart, read_output
 from jaxrep.optim.ema import moving_average
 from jaxrep.spec import Finite, Part, Share, spec
 
@@ -45,6 +44,4 @@ class _RunningMean(nnx.Module):
         self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], ctx: StepContext
     ) -> dict[str, Array]:
         """Return the new mean. Raises ValueError: the output is missing."""
-        if (of := self.spec.of) not in outputs:
-            raise ValueError(f"a running mean reads the output '{of}', which is missing: {hint(of, sorted(outputs))}")
-        return {"value": self(outputs[of])}
+        return {"value": self(read_output(outputs, self.spec.of, "a running mean"))}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Outputs, StepContext
+from jaxrep.errors import hint
 from jaxrep.optim.ema import moving_average
 from jaxrep.params import by_path
 from jaxrep.schedules import Constant, Schedule
@@ -32,6 +33,13 @@ class StatePart(abc.ABC):
 
     def start(self, built: nnx.Module, method: nnx.Module) -> None:  # noqa: B027, as most parts change nothing
         """Change initial values of the method's other parts, once all are built. ``built``: this part's module."""
+
+
+def read_output(outputs: Outputs, name: str, reader: str) -> Array:
+    """Return an output that a state part reads. ``reader``: as ``a queue``. Raises ValueError: it is missing."""
+    if name not in outputs:
+        raise ValueError(f"{reader} reads the output '{name}', which is missing: {hint(name, sorted(outputs))}")
+    return outputs[name]
 
 
 def state_parts(method: Any) -> list[str]:

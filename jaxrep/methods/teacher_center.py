@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Array, Outputs, StepContext
-from jaxrep.errors import hint
-from jaxrep.methods.state import NonTrainable, StatePart
+from jaxrep.methods.state import NonTrainable, StatePart, read_output
 from jaxrep.spec import Part, Share, spec
 
 
@@ -44,16 +43,14 @@ class _TeacherCenter(nnx.Module):
         self, method: nnx.Module, outputs: Outputs, batch: Mapping[str, Any], ctx: StepContext
     ) -> dict[str, Array]:
         """Return the new center. Without any row it stays. Raises ValueError: an output is missing."""
-        for name in (self.spec.of, f"teacher/{self.spec.table}"):
-            if name not in outputs:
-                raise ValueError(f"a center reads the output '{name}', which is missing: {hint(name, sorted(outputs))}")
-        of, table = outputs[self.spec.of].astype(jnp.float32), outputs[f"teacher/{self.spec.table}"]
+        names = self.spec.of, f"teacher/{self.spec.table}"
+        of, table = (read_output(outputs, name, "a center").astype(jnp.float32) for name in names)
         rows = of.reshape(-1, of.shape[-1])
         present = outputs.get(f"{self.spec.of}/present")
         weights = jnp.ones(len(rows)) if present is None else present.reshape(-1).astype(jnp.float32)
         count, precision = jnp.sum(weights), jax.lax.Precision.HIGHEST
         # The mean of the logits is the logit of the mean.
         mean = jnp.matmul(weights, rows, precision=precision) / jnp.maximum(count, 1)
-        logits = jnp.matmul(table.astype(jnp.float32), mean, precision=precision)
+        logits = jnp.matmul(table, mean, precision=precision)
         old, momentum = self.value[...], self.spec.momentum
         return {"value": jnp.where(count > 0, momentum * old + (1 - momentum) * logits, old)}

@@ -64,6 +64,9 @@ class Siamese(Method):
     def problems(self) -> Iterator[str]:
         if not self.views:
             yield "views needs one field at least"
+        for name, fields in (("views", self.views), ("targets", self.targets)):
+            if twice := [field for number, field in enumerate(fields) if field in fields[:number]]:
+                yield f"{name} has '{twice[0]}' twice: name each field once"
         if "image" in self.views:
             yield "views has 'image', which is the name of the features: add a copy by CopyField('image', out='a')"
         width = self.projector.width(self.image.features)

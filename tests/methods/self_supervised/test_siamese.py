@@ -332,6 +332,7 @@ def test_mistakes_are_told_before_the_first_step():
 
     assert said(views=()) == ["views needs one field at least"]
     assert "views has 'image'" in said(views=("image",))[0]
+    assert said(views=("a", "a")) == ["views has 'a' twice: name each field once"]
     assert said(targets=("c",)) == ["targets has 'c', which nothing projects: add it to views, or a teacher"]
     assert said(projector=Projector(widths=()))[-1] == "projector: widths needs one layer at least"
     wide = Projector(widths=(6, 9))
@@ -342,7 +343,7 @@ def test_mistakes_are_told_before_the_first_step():
     for fields, sentence in (
         ({"method.memory.size": 12}, "a queue of 12 rows is no multiple of the batch of 8: take size = 16"),
         ({"method.memory.width": 4}, r"method.memory: a queue of width = 4 keeps rows .* has shape \(8, 5\)"),
-        ({"method.memory.of": "key"}, "method.memory: a queue keeps the output 'key', which is missing"),
+        ({"method.memory.of": "key"}, "method.memory: a queue reads the output 'key', which is missing"),
         ({"method.memory.ids": "group"}, "method.memory: a queue reads the field 'group', which the batch lacks"),
         ({"method.teacher.of": ("image", "projector", "tail")}, "the method has no part 'tail' to average"),
         ({"method.views": ("a", "c")}, "Siamese reads the field 'c', which the batch lacks"),
