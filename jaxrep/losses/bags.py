@@ -33,7 +33,10 @@ def bags_of_words(
     """
 
     def bags(block: Float[Array, "b N D"]) -> Float[Array, "b K"]:
-        most = jnp.max(jax.nn.softmax(-sharpness * _squared_distances(block, words), axis=-1), axis=1)
+        distances = _squared_distances(block, words)
+        # The nearest word has a logit of exactly 0: with large ones, fused rounding would make softmax overflow.
+        further = distances - jnp.min(distances, axis=-1, keepdims=True)
+        most = jnp.max(jax.nn.softmax(-sharpness * further, axis=-1), axis=1)
         return most / jnp.sum(most, axis=-1, keepdims=True)
 
     return _by_blocks(bags, maps, block_size)

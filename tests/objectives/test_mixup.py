@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrep.batch import StepContext, normalize
-from jaxrep.losses import contrastive
+from jaxrep.losses import mixup
 from jaxrep.objectives.contrastive import MixedNegatives, MixedPairs
 from jaxrep.spec import problems
 
@@ -38,11 +38,11 @@ def test_terms_equal_losses_at_the_share_of_the_step():
     a, b = normalize(OUTPUTS["image"]), normalize(OUTPUTS["text"])
     for step in (0, 3):
         share = TERM.share(ctx(step), "pairs/a")
-        expected = contrastive.mixed_pairs(a, b, 5.0, share, mixed="a")
+        expected = mixup.mixed_pairs(a, b, 5.0, share, mixed="a")
         np.testing.assert_allclose(TERM(OUTPUTS, {}, ctx(step))[0], expected, rtol=1e-6)
     for fixed, scale in ((0.0, 5.0), (2.0, 2.0)):
         term = MixedNegatives("image", "text", fixed_logit_scale=fixed)
-        expected = contrastive.mixed_negatives(a, b, scale, term.share(ctx(), "negatives"))
+        expected = mixup.mixed_negatives(a, b, scale, term.share(ctx(), "negatives"))
         np.testing.assert_allclose(term(OUTPUTS, {}, ctx())[0], expected, rtol=1e-6)
 
 
