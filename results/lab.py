@@ -18,7 +18,8 @@ def in_laboratory(recipe: Recipe, seed: int, *, steps: int = STEPS, batch_size: 
 
     It has no evaluations. The runs that it starts from are ``STEPS`` long and have the same seed.
     """
-    steps = min(steps, recipe.total_steps(len(recipe.data.train.open())))
+    length = len(recipe.data.train.open()) if recipe.epochs else 0
+    steps = min(steps, recipe.total_steps(length))
     return recipe.replace(
         {"data.batch_size": batch_size, "checkpoint.every_steps": steps, "log.every_steps": max(1, steps // 4)},
         examples=steps * batch_size,

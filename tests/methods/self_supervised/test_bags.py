@@ -169,12 +169,14 @@ def test_words_distances_and_teacher_are_never_in_the_optimizer():
     assert names and not any(part in name for name in names for part in ("vocabulary", "teacher"))
 
 
+@pytest.mark.slow
 def test_microbatches_give_the_same_words_distances_and_weights():
     for one, two in zip(states()[2], states(microbatch_size=4)[2], strict=True):
         for path, value in one.arrays.items():  # rows are summed in another order
             np.testing.assert_allclose(two.arrays[path], value, rtol=1e-4, atol=2e-5, err_msg=path)
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_under_microbatches_and_devices():
     _, metrics, _ = harness.exact(OBOW, size=4, devices=4, spread=0.5, rounding=2e-5)
     assert metrics["loss/bags/words/batch/0"] > 1

@@ -183,6 +183,7 @@ def test_places_of_views_are_projected_propagated_and_taught():
     assert {*outputs} == {"image", "image/map", "image/tokens"}
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_under_microbatches_and_devices():
     _, metrics, _ = harness.exact(PIXPRO, size=4, devices=4, spread=0.5, rounding=2e-5)
     assert metrics["loss/a/pairs"] > 1 and metrics["loss/a/overlap"] > 0.5

@@ -162,6 +162,7 @@ def test_centers_are_the_averages_of_the_logits():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["grouped", "centered"])
 def test_states_are_equal_under_microbatches(name):
     for one, other in zip(states(name), states(name, 4), strict=True):
