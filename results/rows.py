@@ -120,6 +120,25 @@ def cold(recipe: Recipe) -> Recipe:
     return recipe.replace({"method.scale": methods.LogitScale(init=1.0, trainable=False)})
 
 
+M2MIX = Effect(
+    claim="mixtures on the sphere as negatives and pairs make the space uniform and aligned",
+    recipe="m2mix:tiny",
+    without=first_term,
+    baseline="CLIP's loss, fine-tuned as long",
+    metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
+    better="lower",
+    resolution=0.05,
+    steps=TUNED,
+)
+
+DREAMLIP = Effect(
+    claim="several captions an image, grouped with its patches, help retrieval and recognition",
+    recipe="dreamlip:tiny",
+    without=clip_alone,
+    baseline="CLIP on one caption",
+    metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
+)
+
 EFFECTS: dict[str, Effect] = {
     "temperature": Effect(
         claim="a temperature held at 1 is as good as a learned one (no paper's claim: the row has to be reversed)",
@@ -171,37 +190,16 @@ EFFECTS: dict[str, Effect] = {
         resolution=0.01,
         steps=TUNED,
     ),
-    "m2mix": Effect(
-        claim="mixtures on the sphere as negatives and pairs make the space uniform and aligned",
-        recipe="m2mix:tiny",
-        without=first_term,
-        baseline="CLIP's loss, fine-tuned as long",
-        metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
-        better="lower",
-        resolution=0.05,
-        steps=TUNED,
-    ),
-    "m2mix_negatives": Effect(
+    "m2mix": M2MIX,
+    "m2mix_negatives": replace(
+        M2MIX,
         claim="mixtures as negatives alone (m2-Mix) make the space uniform",
-        recipe="m2mix:tiny",
-        without=first_term,
         change=terms("contrastive", "m2_mix"),
-        baseline="CLIP's loss, fine-tuned as long",
-        metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
-        better="lower",
-        resolution=0.05,
-        steps=TUNED,
     ),
-    "m2mix_pairs": Effect(
+    "m2mix_pairs": replace(
+        M2MIX,
         claim="mixed pairs alone (V-, L- and VL-Mix) make the space uniform",
-        recipe="m2mix:tiny",
-        without=first_term,
         change=terms("contrastive", "v_mix", "l_mix", "vl_mix"),
-        baseline="CLIP's loss, fine-tuned as long",
-        metrics={UNIFORMITY: SPACE[UNIFORMITY], **SPACE},
-        better="lower",
-        resolution=0.05,
-        steps=TUNED,
     ),
     "long_clip": Effect(
         claim="matching principal components with short captions keeps what CLIP knows of them",
@@ -216,26 +214,18 @@ EFFECTS: dict[str, Effect] = {
         steps=TUNED,
         evals=(evals.Retrieval(data=data.FirstSentence(source=UNSEEN, end=": "), text="short", name="short"),),
     ),
-    "dreamlip": Effect(
-        claim="several captions an image, grouped with its patches, help retrieval and recognition",
-        recipe="dreamlip:tiny",
-        without=clip_alone,
-        baseline="CLIP on one caption",
-        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
-    ),
-    "dreamlip_captions": Effect(
+    "dreamlip": DREAMLIP,
+    "dreamlip_captions": replace(
+        DREAMLIP,
         claim="several captions of an image at once teach more than one of them at a time",
-        recipe="dreamlip:tiny",
         without=drawn_caption,
         baseline="CLIP on one of the same captions, drawn anew each epoch",
-        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
     ),
-    "dreamlip_grouping": Effect(
+    "dreamlip_grouping": replace(
+        DREAMLIP,
         claim="grouping each caption with its patches adds to several captions",
-        recipe="dreamlip:tiny",
         without=first_term,
         baseline="several captions without grouping",
-        metrics={**RETRIEVAL, "zeroshot/top1": "zero-shot, 10 groups"},
     ),
     "rs_m_clip": languages(
         "captions in ten languages and self-distillation help retrieval in each", ("es", "zh", "ru")
