@@ -1,11 +1,12 @@
 """Compile programs, or take them whole from the compilation cache."""
 
+import contextlib
 import hashlib
 import logging
 import pickle
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -18,8 +19,27 @@ LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+HIT = "/jax/compilation_cache/cache_hits"
+"""Event of JAX: a program comes from JAX's own cache."""
+
 FOREIGN = re.compile(r"custom_call @(?!lapack_)")
 """Calls of code outside of the program. JAX sets it up as it lowers, so a process that only loads would crash there."""
+
+
+@contextlib.contextmanager
+def _cache_hits() -> Iterator[list[str]]:
+    """Yield a list that gets an item for each program that JAX takes from its own cache."""
+    hits: list[str] = []
+
+    def listen(event: str, **_: object) -> None:
+        if event == HIT:
+            hits.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield hits
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
 
 
 class Programs:
@@ -60,8 +80,11 @@ class Programs:
             traced = trace()
             self._lap("tracing")
             lowered = traced.lower()
-            found = lowered.compile(compiler_options=dict(options) or None), facts(traced)
-            if not FOREIGN.search(lowered.as_text()):
+            with _cache_hits() as hits:
+                program = lowered.compile(compiler_options=dict(options) or None)
+            found = program, facts(traced)
+            whole = not hits or jax.default_backend() != "cpu"  # on CPUs a loaded program is written without its code
+            if whole and not FOREIGN.search(lowered.as_text()):
                 self._write(place, *found)
         self._lap("compiling")
         return found

@@ -4,6 +4,7 @@ import fsspec
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from jaxrep.step import train_step
 from jaxrep.step.programs import Programs
@@ -79,3 +80,29 @@ def test_a_store_that_fails_is_told_and_costs_a_compilation(monkeypatch):
         "a compiled program cannot be used, and is compiled again",
         "a compiled program is not kept",
     ]
+
+
+def test_a_program_from_jaxs_own_cache_is_kept_only_where_it_is_kept_whole(place, tmp_path):
+    def draws():
+        return sum(jax.random.normal(jax.random.key(seed), (8, 8)) @ jax.numpy.ones((8, 8)) for seed in range(3))
+
+    def run(identity):
+        traced = jax.jit(draws).trace
+        return Programs(place, identity).get("draws", traced, lambda _: None, {"xla_backend_optimization_level": 0})[
+            0
+        ]()
+
+    settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in settings}
+    try:
+        reset_cache()
+        for name, value in settings.items():
+            jax.config.update(name, value)
+        expected = run("")
+        for _ in range(2):  # the second one would run what was written from JAX's cache
+            jax.clear_caches()
+            np.testing.assert_array_equal(run("one"), expected)
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        reset_cache()
