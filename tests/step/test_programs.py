@@ -87,10 +87,9 @@ def test_a_program_from_jaxs_own_cache_is_kept_only_where_it_is_kept_whole(place
         return sum(jax.random.normal(jax.random.key(seed), (8, 8)) @ jax.numpy.ones((8, 8)) for seed in range(3))
 
     def run(identity):
-        traced = jax.jit(draws).trace
-        return Programs(place, identity).get("draws", traced, lambda _: None, {"xla_backend_optimization_level": 0})[
-            0
-        ]()
+        options = {"xla_backend_optimization_level": 0}
+        program, _ = Programs(place, identity).get("draws", jax.jit(draws).trace, lambda _: None, options)
+        return program()
 
     settings = {"jax_compilation_cache_dir": str(tmp_path), "jax_persistent_cache_min_compile_time_secs": 0.0}
     before = {name: getattr(jax.config, name) for name in settings}
