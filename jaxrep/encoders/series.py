@@ -35,6 +35,8 @@ class SeriesTransformer(Transformer):
     """The mean of the real time steps, or all of them concatenated, with zeros where a step is not real."""
     norm: Literal["pre", "post"] = "post"
     """What a block normalizes: the inputs of its branches (pre), or the sums (post). A norm follows all blocks."""
+    positions: Literal["sines", "none"] = "sines"
+    """Fixed sines and cosines of the time step, or none: then only ``rotary`` and the convolution tell the order."""
 
     @property
     def features(self) -> int:
@@ -58,6 +60,8 @@ def check_series(inputs: Field, length: int) -> None:
 class SeriesModule(TransformerModule):
     """Map series float [B,L,C] to features."""
 
+    spec: SeriesTransformer
+
     def __init__(self, spec: SeriesTransformer, rngs: nnx.Rngs, inputs: Field):
         check_series(inputs, spec.length)
         super().__init__(spec, rngs, pool="mean")
@@ -68,11 +72,11 @@ class SeriesModule(TransformerModule):
             self.pool = flatten
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
-        """Return tokens h [B,L,D], positions [L,D], and None: all time steps are real if the batch does not say."""
+        """Return tokens h [B,L,D], positions [L,D] (or zero), and None: all are real if the batch does not say."""
         reach = self.kernel.shape[0] // 2
         ring = jnp.concatenate([x[:, x.shape[1] - reach :], x, x[:, :reach]], axis=1) if reach else x
         h = convolve(ring, self.kernel[...])
-        return h, sines(x.shape[1], h.shape[2]), None
+        return h, sines(x.shape[1], h.shape[2]) if self.spec.positions == "sines" else jnp.zeros(()), None
 
     def _normed(self, h: Array) -> Array:
         return super()._normed(h) if self.last is None else self.last(h)

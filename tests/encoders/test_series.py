@@ -63,6 +63,16 @@ def test_series_transformer_embeds_by_circular_convolution_and_ignores_padding()
     np.testing.assert_array_equal(flatten(tokens, None), np.asarray(tokens).reshape(2, -1))
 
 
+def test_series_without_positions_are_sets_of_time_steps():
+    spec = SeriesTransformer(length=6, width=8, depth=2, heads=2, kernel=1)
+    x, order = np.float32(RANDOM.normal(size=(2, 6, 3))), np.array([3, 1, 5, 0, 4, 2])
+    for positions, same in (("none", True), ("sines", False)):
+        module, _ = built(dataclasses.replace(spec, positions=positions), 6, 3)
+        whole, mixed = (module(EncoderInputs(rows)) for rows in (x, x[:, order]))
+        assert np.allclose(whole.pooled, mixed.pooled, atol=1e-5) == same
+        assert np.allclose(whole.tokens[:, order], mixed.tokens, atol=1e-5) == same
+
+
 def test_perceptron_equals_dense_layers():
     module, arrays = built(Perceptron(widths=(5, 4)), 3)
     x = np.float32(RANDOM.normal(size=(6, 3)))
