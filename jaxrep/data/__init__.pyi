@@ -29,6 +29,8 @@ from .sources.encoded import EncodedSource as EncodedSource
 from .sources.image_folder import ImageFolder as ImageFolder
 from .sources.karpathy import Karpathy as Karpathy
 from .sources.label_maps import LabelMaps as LabelMaps
+from .sources.landcover import Landcover as Landcover
+from .sources.landcover import LandcoverSpectra as LandcoverSpectra
 from .sources.numbers import Numbers as Numbers
 from .sources.parquet import ParquetTable as ParquetTable
 from .sources.records import Records as Records

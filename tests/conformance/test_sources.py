@@ -158,6 +158,8 @@ BUILDERS = {
     "Karpathy": karpathy,
     "KeepUids": uids,
     "LabelMaps": label_maps,
+    "Landcover": lambda folder: data.Landcover(image_size=16, count=6),
+    "LandcoverSpectra": lambda folder: data.LandcoverSpectra(maps=data.Landcover(image_size=8, count=3), pixels=4),
     "Mixture": lambda folder: data.Mixture(sources={"a": table(folder), "b": data.Take(source=table(folder), count=4)}),
     "OpenMoji": lambda folder: data.OpenMoji(image_size=24),
     "OpenMojiMasks": lambda folder: data.OpenMojiMasks(scenes=data.OpenMojiScenes(image_size=64, count=6)),
