@@ -213,6 +213,8 @@ class Recipe:
         yield from name_conflicts(self.evals)
         if not self.objective:
             yield "objective has no term: nothing would be learned"
+        for name, term in self.objective.items():
+            yield from (f"objective.{name}: {sentence}" for sentence in term.method_problems(self.method))
         size, batch = self.microbatch_size, self.data.batch_size
         if size and (size > batch or batch % size):
             yield f"microbatch_size {size} does not divide the batch of {batch}: take a divisor, or 0 for none"

@@ -117,6 +117,19 @@ class Encoder(Part, abc.ABC):
         """Return the width D of the pooled output."""
 
     @property
+    def overlaps(self) -> bool:
+        """Return whether a token reads a part of the input that is its neighbors': hiding those does not hide it."""
+        return False
+
+    @property
+    def tells_places(self) -> bool:
+        """Return whether a token's features depend on where it lies, and not on its content and that of others alone.
+
+        Positions, biases and rotations by place do this, and so do tokens that overlap.
+        """
+        return True
+
+    @property
     def marks(self) -> Mapping[str, int | None]:
         """Return the fields that the encoder reads beside its input: ``<name>/<mark>`` of the batch, for each mark.
 

@@ -42,6 +42,14 @@ class SeriesTransformer(Transformer):
     def features(self) -> int:
         return self.width * (self.length if self.pool == "flatten" else 1)
 
+    @property
+    def overlaps(self) -> bool:
+        return self.kernel > 1
+
+    @property
+    def tells_places(self) -> bool:
+        return self.positions != "none" or self.overlaps or bool(self.rotary or self.local)
+
     def problems(self) -> Iterator[str]:
         yield from super().problems()
         if self.kernel % 2 == 0:

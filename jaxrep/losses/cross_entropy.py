@@ -1,10 +1,11 @@
-"""Cross-entropy of rows against a table of fixed targets: classes, prototypes, a queue, the embeddings of a vocabulary.
+"""Cross-entropy of rows against a table of fixed targets (classes, a queue, a vocabulary), and of tokens' places.
 
 Logits against 50,000 tokens or a million classes do not fit in memory; here only a block of rows of them exists at a
 time.
 """
 
 import jax.numpy as jnp
+import optax
 from jaxtyping import Float, Int
 
 from jaxrep.batch import Array
@@ -50,3 +51,22 @@ def blockwise_cross_entropy(
     target = jnp.sum(query.x * right, -1)
     mean = jnp.sum(query.x * jnp.mean(targets.x, 0), -1)
     return jnp.where(labels < 0, 0.0, lse - (1 - label_smoothing) * target - label_smoothing * mean)
+
+
+def place_cross_entropy(logits: Float[Array, "B N N"]) -> Float[Array, " B"]:
+    """Return the mean over the N tokens of a row of ``-log softmax(logits)[the token's own place]``, in float32.
+
+    Zhai et al. 2022, Position Prediction as an Effective Pretraining Strategy, arXiv:2207.07611.
+
+    Args:
+        logits: of each token, for each of the N places.
+
+    Raises:
+        ValueError: there are not as many places as tokens.
+    """
+    if logits.ndim != 3 or logits.shape[1] != logits.shape[2]:
+        raise ValueError(
+            f"logits of places have shape {logits.shape}, where [B,N,N] is expected: as many places as tokens"
+        )
+    places = jnp.broadcast_to(jnp.arange(logits.shape[1]), logits.shape[:2])
+    return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), places).mean(axis=1)

@@ -8,7 +8,7 @@ batch.
 """
 
 import abc
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
@@ -59,6 +59,10 @@ class Term(abc.ABC):
     def advice(self, field: str) -> str:
         """Return how to add a missing field, as the end of a sentence that begins with its name; empty: no advice."""
         return ""
+
+    def method_problems(self, method: Any) -> Iterator[str]:
+        """Yield a sentence for each reason why the outputs of a method teach the term nothing. ``method``: its spec."""
+        return iter(())
 
     @abc.abstractmethod
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
@@ -116,6 +120,9 @@ class Wrapper(Term):
     @property
     def embeddings(self) -> tuple[str, ...]:
         return self.term.embeddings + super().embeddings
+
+    def method_problems(self, method: Any) -> Iterator[str]:
+        return self.term.method_problems(method)
 
 
 def given_fields(batch: Mapping[str, Any]) -> dict[str, Any]:

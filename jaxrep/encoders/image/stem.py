@@ -4,7 +4,7 @@ import abc
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Self
+from typing import ClassVar, Self
 
 import jax.numpy as jnp
 from einops import rearrange
@@ -60,6 +60,9 @@ class PixelNorm:
 class Stem(abc.ABC):
     """Declare how an image becomes tokens (abstract)."""
 
+    overlaps: ClassVar[bool] = False
+    """Whether a token reads pixels of its neighbors."""
+
     @abc.abstractmethod
     def build(self, rngs: nnx.Rngs, *, inputs: tuple[int, int, int], width: int) -> nnx.Module:
         """Return a module that maps images [B,*inputs] to tokens [B,N,width], row by row."""
@@ -95,6 +98,8 @@ class PatchStem(Stem):
 @spec
 class ConvStem(Stem):
     """Apply 3 x 3 convolutions of stride 2 before the patches (Xiao et al. 2021, arXiv:2106.14881, without norms)."""
+
+    overlaps: ClassVar[bool] = True
 
     channels: tuple[Width, ...] = (32, 64)
     """Output channels of each convolution."""

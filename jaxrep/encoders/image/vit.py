@@ -98,6 +98,14 @@ class ViT(Transformer):
         **dict(EVA02, width=1024, depth=24, heads=16, mlp_ratio=2730 / 1024, stem=PatchStem(patch=14)),
     )
 
+    @property
+    def overlaps(self) -> bool:
+        return self.stem.overlaps
+
+    @property
+    def tells_places(self) -> bool:
+        return self.positions != "none" or self.overlaps or bool(self.rotary or self.local)
+
     def as_clip(self) -> Self:
         """Return the same size with the details of CLIP's code: a norm before the blocks, quick GELU, CLIP's pixels."""
         stem = dataclasses.replace(self.stem, bias=False) if isinstance(self.stem, PatchStem) else self.stem
