@@ -74,19 +74,32 @@ class SeparableTerm(Term):
     """Declare a term that is a weighted sum over rows (abstract)."""
 
     separable: ClassVar[bool] = True
+    measured: ClassVar[tuple[str, ...]] = ()
+    """Names of what ``measures`` returns."""
 
     @abc.abstractmethod
     def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         """Return the loss of each row [B]."""
+
+    def measures(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Metrics:
+        """Return numbers of each row [B] whose means, weighted as the loss, are metrics."""
+        return {}
+
+    def rows(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> dict[str, Array]:
+        """Return the loss of each row under an empty name, and under ``/<name>`` what else is measured of it."""
+        measures = self.measures(outputs, batch, ctx)
+        return {"": self.per_example(outputs, batch, ctx), **{f"/{name}": x for name, x in measures.items()}}
 
     def example_weights(self, batch: Batch) -> Array:
         """Return the weight of each row [B], from the batch alone."""
         return jnp.ones(len(batch["position"]), jnp.float32)
 
     def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        """Return the weighted mean over rows."""
+        """Return the weighted means over rows."""
         weights = self.example_weights(batch)
-        return jnp.sum(self.per_example(outputs, batch, ctx) * weights) / jnp.maximum(jnp.sum(weights), 1e-12), {}
+        total = jnp.maximum(jnp.sum(weights), 1e-12)
+        means = {end: jnp.sum(x * weights) / total for end, x in self.rows(outputs, batch, ctx).items()}
+        return means.pop(""), {end[1:]: x for end, x in means.items()}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -17,9 +17,10 @@ from jaxrep.spec import walk
 class PatchPosition(SeparableTerm):
     """Classify the place of every token among all N places; the mean over tokens (MP3).
 
-    The metric ``accuracy``, which the whole batch has and microbatches have not, is the share of tokens whose place is
-    found; chance is 1 / N.
+    The metric ``accuracy`` is the share of tokens whose place is found; chance is 1 / N.
     """
+
+    measured: ClassVar[tuple[str, ...]] = ("accuracy",)
 
     x: Output
     """Name of the logits of all tokens, [B,N,N], which an encoder without positions predicts."""
@@ -35,8 +36,7 @@ class PatchPosition(SeparableTerm):
     def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         return place_cross_entropy(outputs[self.x])
 
-    def __call__(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> tuple[Array, Metrics]:
-        loss, metrics = super().__call__(outputs, batch, ctx)
+    def measures(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Metrics:
         logits = outputs[self.x]
         found = jnp.argmax(logits, axis=-1) == jnp.arange(logits.shape[1])
-        return loss, {**metrics, "accuracy": jnp.mean(found.astype(jnp.float32))}
+        return {"accuracy": jnp.mean(found.astype(jnp.float32), axis=1)}

@@ -53,7 +53,7 @@ def value_and_grad(
 
     gradients, d_shared, sums = passes.backward((gradients, d_shared), params, (shared, fixed), cut, pulls, fields)
     gradients = jax.tree.map(jnp.add, gradients, pull_shared(d_shared)[0])
-    loss += sum((passes.separable[name].weight(ctx) * part for name, part in sums.items()), jnp.float32(0))
+    loss += sum((term.weight(ctx) * sums[name] for name, term in passes.separable.items()), jnp.float32(0))
     metrics |= {f"loss/{name}": part for name, part in sums.items()}
     return (loss, metrics, everything, statistics), gradients
 
@@ -110,7 +110,7 @@ class Passes:
         pulls: Outputs,
         fields: Batch,
     ) -> tuple[Arrays, Outputs, dict[str, Array]]:
-        """Add the gradients through the encoders to ``start``; return them with the value of each separable term."""
+        """Add the gradients through the encoders to ``start``; return them with each separable term and its metrics."""
         smooth, fixed = shared
         terms = self.separable
         reads = [name for term in terms.values() for name in term.reads]
@@ -122,16 +122,18 @@ class Passes:
             value = sum((jnp.vdot(pull[name], outputs[name].astype(pull[name].dtype)) for name in pull), jnp.float32(0))
             readable = with_given(reads, {**outputs, **fixed, **shared}, seen)
             sums = {
-                name: jnp.sum(term.per_example(readable, seen, here) * term.example_weights(seen)) / totals[name]
+                f"{name}{end}": jnp.sum(x * term.example_weights(seen)) / totals[name]
                 for name, term in terms.items()
+                for end, x in term.rows(readable, seen, here).items()
             }
-            return sum((terms[name].weight(self.ctx) * part for name, part in sums.items()), value), sums
+            return sum((term.weight(self.ctx) * sums[name] for name, term in terms.items()), value), sums
 
         def visit(carry, xs):
             (by_params, by_shared), sums = jax.grad(surrogate, argnums=(0, 1), has_aux=True)(params, smooth, *xs)
             return jax.tree.map(jnp.add, carry, (by_params, by_shared, sums)), None
 
-        sums = {name: jnp.float32(0) for name in terms}
+        names = [f"{name}{end}" for name, term in terms.items() for end in ("", *(f"/{x}" for x in term.measured))]
+        sums = {name: jnp.float32(0) for name in names}
         return jax.lax.scan(visit, (*start, sums), (cut, split_microbatches(pulls, cut[1].shape[1])))[0]
 
 
