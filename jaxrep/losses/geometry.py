@@ -144,10 +144,10 @@ def mixed_twins(
     return 0.5 * (jnp.sum(correlation(error, a) ** 2) + jnp.sum(correlation(error, b) ** 2))
 
 
-def mean_square(a: Float[Array, "B D"], b: Float[Array, "B D"]) -> Float[Array, ""]:
-    """Return the mean over rows and features of the squared differences (Bardes et al., equation 5, over D)."""
-    if a.ndim != 2 or a.shape != b.shape:
-        raise ValueError(f"differences are those of two arrays [B,D] of one shape: {a.shape}, {b.shape}")
+def mean_square(a: Float[Array, "B *n D"], b: Float[Array, "B *n D"]) -> Float[Array, ""]:
+    """Return the mean over rows, tokens and features of squared differences (Bardes et al., equation 5, over D)."""
+    if a.ndim < 2 or a.shape != b.shape:
+        raise ValueError(f"differences are those of two arrays [B,...,D] of one shape: {a.shape}, {b.shape}")
     return jnp.mean((a.astype(jnp.float32) - b.astype(jnp.float32)) ** 2)
 
 

@@ -91,7 +91,7 @@ class MeanSquare(Term):
     """Make two raw outputs of a row equal: the mean of the squared differences (``jaxrep.losses.mean_square``)."""
 
     a: Output
-    """Name of the first output, [B,D]."""
+    """Name of the first output, [B,D], or of tokens [B,M,D]."""
     b: Output
     """Name of the second."""
 
