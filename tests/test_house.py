@@ -17,7 +17,7 @@ ROOT = Path(jaxrep.__file__).parent
 FLOORS = (
     ("errors", "npy", "paths", "reads", "signals"),
     ("spec", "batch", "hosts", "disk_cache", "extras", "format_version", "lazy_exports"),
-    ("spec_json", "storage", "hub", "mesh", "params", "schedules"),
+    ("patches", "spec_json", "storage", "hub", "mesh", "params", "schedules"),
     ("data", "encoders", "losses", "optim", "views"),
     ("methods", "objectives", "metrics"),
     ("block_layout", "model_inputs", "prompts"),

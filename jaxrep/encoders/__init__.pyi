@@ -3,6 +3,7 @@ from .base import Encoder as Encoder
 from .base import EncoderInputs as EncoderInputs
 from .base import EncoderOutput as EncoderOutput
 from .decoders.query_decoder import QueryDecoder as QueryDecoder
+from .decoders.token_decoder import TokenDecoder as TokenDecoder
 from .image.convnet import ConvNet as ConvNet
 from .image.convolution import BatchNorm as BatchNorm
 from .image.convolution import GroupNorm as GroupNorm

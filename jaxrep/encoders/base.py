@@ -56,6 +56,15 @@ class EncoderInputs:
         if wrong := [block for block in asked if not 0 <= block < depth]:
             raise ValueError(f"intermediates {wrong} are not blocks of this encoder, which are 0 to {depth - 1}")
 
+    def check_masks(self, tokens: int) -> None:
+        """Check that ``valid`` and ``masked`` are of as many tokens as an encoder has. Raises ValueError."""
+        for mask in (self.masked, self.valid):
+            if mask is not None and mask.shape[1:] != (tokens,):
+                raise ValueError(
+                    f"the mask has {math.prod(mask.shape[1:])} tokens and the encoder has {tokens}: give both the same "
+                    "patch"
+                )
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

@@ -33,14 +33,15 @@ def resize_grid(positions: Array, grid: tuple[int, int], to: tuple[int, int]) ->
     return jax.image.resize(positions.reshape(*grid, -1), (*to, positions.shape[1]), "cubic").reshape(to[0] * to[1], -1)
 
 
-def sincos_positions(grid: Sequence[int], width: int) -> np.ndarray:
+def sincos_positions(grid: Sequence[int], width: int, *, endpoint: bool = True) -> np.ndarray:
     """Return fixed positions, float32 [N,width]: sine and cosine of the place along each axis, from the last one on.
 
     Each axis has an equal share of the width; what is left over is zero. Frequencies fall from 1 to 1/10000 (Chen et
-    al. 2021, MoCo v3, arXiv:2104.02057).
+    al. 2021, MoCo v3, arXiv:2104.02057), as in big_vision; without ``endpoint`` the next one would be 1/10000, as in
+    the released code of MoCo v3 and MAE.
     """
     axes = len(grid)
-    frequency = 10_000.0 ** -np.linspace(0, 1, width // (2 * axes))
+    frequency = 10_000.0 ** -np.linspace(0, 1, width // (2 * axes), endpoint=endpoint)
     angles = [place.reshape(-1, 1) * frequency for place in reversed(np.indices(grid))]
     waves = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
     return np.pad(waves, ((0, 0), (0, width - waves.shape[1]))).astype(np.float32)

@@ -208,6 +208,7 @@ class TransformerModule(nnx.Module, abc.ABC):
         """
         spec = self.spec
         inputs.check_intermediates(spec.depth)
+        inputs.check_masks(h.shape[1])
         h = (self._mask(h, inputs.masked) + positions).astype(compute_dtype(spec.dtype))
         grid = inputs.grid or self.grid or (h.shape[1],)
         h, valid, kept = self._drop(h, inputs)

@@ -34,6 +34,8 @@ from .pairwise.reduce import pairwise_reduce as pairwise_reduce
 from .pairwise.scan import Reduction as Reduction
 from .pairwise.scan import Rows as Rows
 from .pca import reconstruct_from_pca as reconstruct_from_pca
+from .pixels import normalize_patches as normalize_patches
+from .pixels import patch_errors as patch_errors
 from .sigmoid import pairwise_sigmoid as pairwise_sigmoid
 from .sigmoid import plain_pairwise_sigmoid as plain_pairwise_sigmoid
 from .token_grouping import group_tokens as group_tokens

@@ -17,3 +17,4 @@ from .geometry import RandomRotation as RandomRotation
 from .geometry import RandomSquareCrop as RandomSquareCrop
 from .geometry import RandomTranslate as RandomTranslate
 from .mask import BlockMask as BlockMask
+from .mask import RandomMask as RandomMask

@@ -51,6 +51,7 @@ EXAMPLES: Mapping[str, Any] = {
     "triples": encoders.TripleTransformer(**SMALL, tokens=3),
     "vit": encoders.ViT(**SMALL, **PATCHES, patch_dropout=0.3),
     "vit with relative positions": encoders.ViT(**SMALL, **PATCHES, positions="relative", patch_dropout=0.3),
+    "token decoder": encoders.TokenDecoder(**SMALL, mask_token=False),
     # Parts of encoders, and the decoder, which reads tokens.
     "query decoder": encoders.QueryDecoder(queries=2, width=8, depth=1, heads=2),
     "axial rotary positions": encoders.AxialRotary(),
@@ -71,6 +72,7 @@ X = {
     "SeriesConvolutions": SERIES,
     "SeriesTransformer": SERIES,
     "Perceptron": SERIES[:, 0],
+    "TokenDecoder": SERIES,
     "TripleTransformer": RANDOM.integers(1, 9, (B, 6, 3), dtype=np.int32),
     **{name: RANDOM.integers(1, 9, (B, 6), dtype=np.int32) for name in ("Bert", "TextTransformer")},
     **{name: IMAGES for name in ("EfficientNet", "ResNet", "ViT")},

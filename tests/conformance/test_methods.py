@@ -75,6 +75,26 @@ METHODS = {
         ("image crops", "text vectors", "region", "boxes", "region/present"),
         ("image crops",),
     ),
+    "Masked": Example(
+        methods.Masked(
+            encoder=replace(VIT, any_size=False),
+            decoder=encoders.TokenDecoder(**SMALL),
+            reads="shown",
+            targets={"pixels": 5, "places": 4},
+        ),
+        ("image crops", "image/masked", "image/masked_index", "image/shown_index"),
+        ("image crops",),
+    ),
+    "Masked without decoder": Example(
+        methods.Masked(encoder=replace(VIT, mask_token=True), reads="all", targets={"pixels": 5}, predicts="all"),
+        ("image crops", "image/masked", "image/masked_index"),
+        ("image crops",),
+    ),
+    "Masked by a context": Example(
+        methods.Masked(encoder=VIT, reads="context", targets={"places": 4}, predicts="all"),
+        ("image crops", "image/masked", "image/masked_index"),
+        ("image crops",),
+    ),
     "MixupEncoder": Example(
         methods.MixupEncoder(image=VECTORS, head=methods.Linear(features=4), level="feature", proxies=3), ("image",)
     ),
@@ -190,6 +210,9 @@ FIELDS = {
     "crops": RANDOM.random((B, 2, 6, 6, 3), np.float32),
     **{f"{crop}/masked": RANDOM.random((B, 4)) < 0.5 for crop in "ab"},
     **{f"{crop}/masked_index": np.tile(np.array([0, 2, -1], np.int32), (B, 1)) for crop in "ab"},
+    "image/masked": np.tile(np.array([True, False, True, False]), (B, 1)),
+    "image/masked_index": np.tile(np.array([0, 2], np.int32), (B, 1)),
+    "image/shown_index": np.tile(np.array([1, 3], np.int32), (B, 1)),
     "text": RANDOM.integers(1, 9, (B, L), dtype=np.int32),
     "text pair": RANDOM.integers(1, 9, (B, 2, L), dtype=np.int32),
     "boxes": RANDOM.uniform(0.2, 0.6, (B, 2, 4)).astype(np.float32),

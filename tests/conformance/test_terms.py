@@ -60,6 +60,7 @@ EXAMPLES: dict[str, Term] = {
         objectives.PlaceAgreement("map", "other map", ("map/box", "other map/box")),
         objectives.PlaceContrast("map", "other map", ("map/box", "other map/box")),
         objectives.PrimaryComponents(Contrastive("image", "text"), count=2),
+        objectives.Reconstruction("patches", patch=2, patch_norm=True, kind="l1"),
         objectives.SampledLayer(Contrastive("image", "text")),
         objectives.Sigmoid("image", "text", duplicates="positive", ids=IDS, extra_a="queue"),
         objectives.Uniformity("image", "text", ids=IDS),
@@ -98,6 +99,7 @@ ROW_OUTPUTS = {
     **{f"bag/{level}": RANDOM.dirichlet(np.ones(7), B).astype(np.float32) for level in "01"},
     "mixed/partner": np.roll(np.arange(B, dtype=np.int32), 3),
     "mixed/share": RANDOM.random(B).astype(np.float32),
+    "patches": normal(B, 3, 12),
     "predicted": RANDOM.uniform(0.2, 0.8, (B, 2, 4)).astype(np.float32),
 }
 OUTPUTS = {**SHARED, **ROW_OUTPUTS}
@@ -113,6 +115,8 @@ BATCH: dict[str, Any] = {
     "other map/box": np.tile(np.float32([0.8, 0.1, 0.3, 0.6]), (B, 1)),
     "mixed/share": ROW_OUTPUTS["mixed/share"],
     "mixed/partner": ROW_OUTPUTS["mixed/partner"],
+    "image": RANDOM.integers(0, 256, (B, 4, 6, 3), dtype=np.uint8),
+    "image/masked_index": (np.arange(3 * B).reshape(B, 3) % 6 - 1).astype(np.int32),
     "a/masked_index": (np.arange(3 * B).reshape(B, 3) % 5 - 1).astype(np.int32),
     "b/masked_index": (np.arange(3 * B).reshape(B, 3) % 4 - 1).astype(np.int32),
 }

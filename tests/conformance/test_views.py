@@ -26,6 +26,7 @@ EXAMPLES: dict[str, View] = {
         views.MixUp("photo"),
         views.MixUpFields("photo", other="image"),
         views.RandomHorizontalFlip("photo"),
+        views.RandomMask("photo", patch=3, unit=2, groups=2),
         views.RandomResizedCrop("photo", size=6),
         views.RandomRotation("photo", degrees=20.0),
         views.RandomSquareCrop("photo", size=6),
@@ -38,6 +39,11 @@ EXAMPLES: dict[str, View] = {
 IMAGE, FLOAT = (SIDE, SIDE, 3), "float32"
 CHANGED = {
     "BlockMask": {"photo/masked": ((16,), "bool"), "photo/masked_index": ((8,), "int32")},
+    "RandomMask": {
+        "photo/masked": ((32,), "bool"),
+        "photo/masked_index": ((24,), "int32"),
+        "photo/shown_index": ((8,), "int32"),
+    },
     "CopyField": {"copy": ((2, *IMAGE), "uint8")},
     "StackFields": {"photo": ((2, *IMAGE), "uint8")},
     "RandomResizedCrop": {"photo": ((6, 6, 3), FLOAT)},
