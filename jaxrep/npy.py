@@ -1,4 +1,4 @@
-"""Read arrays in NumPy's format (.npy), from several threads at a time.
+"""Read arrays in NumPy's formats (.npy, .npz), from several threads at a time.
 
 NumPy parses a header as a Python literal. Python 3.11's parser counts its depth for all threads together, and raises
 SystemError if two of them parse at once (https://github.com/python/cpython/issues/106905). So threads take turns here.
@@ -7,12 +7,20 @@ SystemError if two of them parse at once (https://github.com/python/cpython/issu
 import io
 import math
 import threading
-from typing import IO, NamedTuple
+import zipfile
+import zlib
+from collections.abc import Iterable
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
 ATTEMPTS = 100
 """Attempts at a header, since threads of other libraries may parse at the same time."""
+
+GIB = 2**30
+
+MAX_UNPACKED = 2 * GIB
+"""Bytes that the arrays of one .npz file may take: a small file may unpack to a thousand times its size."""
 
 _parser = threading.Lock()
 
@@ -54,3 +62,24 @@ def read_npy(file: IO[bytes]) -> np.ndarray:
     if array.nbytes and (read := file.readinto(array.view(np.uint8))) < array.nbytes:  # pyright: ignore[reportAttributeAccessIssue]
         raise ValueError(f"it ends after {read} of the {array.nbytes} bytes of its data")
     return array.reshape(shape[::-1]).T if fortran_order else array.reshape(shape)
+
+
+def read_npz(file: Any, names: Iterable[str] = (), limit: int | None = None) -> dict[str, np.ndarray]:
+    """Read ``names`` of an .npz file, or all its arrays, from a path or an open file.
+
+    Raises ValueError: it is damaged, or its arrays take more than ``limit`` (2 GiB) bytes; OSError: it cannot be read.
+    """
+    limit = MAX_UNPACKED if limit is None else limit
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [f"{name}.npy" for name in names] or archive.namelist()
+            size = sum(archive.getinfo(member).file_size for member in members)
+            if size > limit:
+                raise ValueError(f"its arrays take {size / GIB:.3g} GiB, more than {limit / GIB:.3g}: split it")
+            arrays = {}
+            for member in members:
+                with archive.open(member) as content:
+                    arrays[member.removesuffix(".npy")] = read_npy(content)
+            return arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError, RuntimeError) as error:
+        raise ValueError(str(error) or type(error).__name__) from error

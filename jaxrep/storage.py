@@ -10,18 +10,13 @@ import re
 import stat
 import threading
 import time
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, NamedTuple, Protocol, TypeVar, cast
 
-import numpy as np
-
 from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import BadShard, JaxrepError, UsageError
-from jaxrep.npy import read_npy
 
 T = TypeVar("T")
 
@@ -30,6 +25,9 @@ RETRY_WAITS = (0.5, 2.0)
 
 PERMANENT_ERRORS = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 """Errors that a retry cannot fix."""
+
+MISSING_STATUSES = (401, 403, 404, 410)
+"""Answers of a web server that stand for a missing file. Stores that may not be listed say 403 of one."""
 
 BLOCK_SIZE = 16 * 2**20
 """Bytes per request when a remote file is read from start to end."""
@@ -40,10 +38,10 @@ CREDENTIALS = (
 )
 """The end of a sentence on a URL with a password or a token."""
 
-GIB = 2**30
+DRIVERS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "s3a": "s3", "http": "http", "https": "http", "hf": "hub"}
+"""Protocol -> the extra of jaxrep that brings its driver."""
 
-MAX_UNPACKED = 2 * GIB
-"""Bytes that the arrays of one .npz file may take: a small file may unpack to a thousand times its size."""
+GIB = 2**30
 
 
 class Traffic(NamedTuple):
@@ -92,7 +90,11 @@ def filesystem(path: str) -> tuple[Any, str]:
         raise UsageError(f"{path} is a placeholder of an experiment: name your own data, as by --data.train")
     try:
         return fsspec.core.url_to_fs(path)
-    except (ImportError, ValueError) as error:
+    except ImportError as error:
+        extra = DRIVERS.get(path.partition("://")[0], "")
+        need = f"its driver is not installed: pip install 'jaxrep[{extra}]'" if extra else str(error).rstrip(".")
+        raise UsageError(f"{path} cannot be reached: {need}") from error
+    except ValueError as error:
         raise UsageError(f"{path} cannot be reached: {str(error).rstrip('.')}") from error
 
 
@@ -110,8 +112,10 @@ def _file_version(path: str) -> FileVersion:
     options = {"expand_info": True} if path.startswith("hf://") else files.invalidate_cache(name) or {}
     count_traffic(requests=1)
     info = files.info(name, **options)
+    if info.get("size") is None:
+        raise BadShard(f"{path} cannot be read (the server does not tell its size, by which ranges of it are read)")
     names = ("ETag", "etag", "mtime", "LastModified", "Last-Modified", "updated", "created", "blob_id")
-    return FileVersion(int(info["size"] or 0), str(next((info[name] for name in names if info.get(name)), "")))
+    return FileVersion(int(info["size"]), str(next((info[name] for name in names if info.get(name)), "")))
 
 
 class ReadBefore(Protocol):
@@ -156,6 +160,8 @@ def _read_bytes(path: str, offset: int, size: int) -> bytes:
         ahead = {"cache_type": "none"} if path.startswith("hf://") else {}  # or each read fetches megabytes more
         end = None if size < 0 else offset + size
         content = files.cat_file(name, start=offset or None, end=end, **ahead) if size else b""
+        if end is not None and len(content) > size:
+            raise OSError("the server gives the whole file where a range of it is asked for")
     else:
         with _open_regular(path) as file:
             file.seek(offset)
@@ -254,35 +260,23 @@ def retry(
         except JaxrepError:
             raise
         except Exception as error:  # the drivers of stores raise errors of their own types
-            wait = next(waits, None)
-            if wait is None or isinstance(error, PERMANENT_ERRORS):
-                raise fault(describe_error(error)) from error
+            reason, wait = _reason(error), next(waits, None)
+            if wait is None or isinstance(reason, PERMANENT_ERRORS):
+                raise fault(describe_error(reason)) from reason
             pause(wait)
+
+
+def _reason(error: Exception) -> Exception:
+    """Return why a read failed: the driver of https:// says of every failure that the file is missing."""
+    cause = error.__cause__
+    if not isinstance(error, FileNotFoundError) or not isinstance(cause, Exception):
+        return error
+    of_server = type(cause).__module__.startswith("aiohttp") and getattr(cause, "status", 0) not in MISSING_STATUSES
+    return cause if of_server or isinstance(cause, TimeoutError | ConnectionError) else error
 
 
 def _retry(path: str, read: Callable[[], T], pause: Callable[[float], object] = time.sleep) -> T:
     return retry(read, RETRY_WAITS, lambda why: BadShard(f"{path} cannot be read ({why})"), pause)
-
-
-def read_npz(file: Any, names: Iterable[str] = (), limit: int | None = None) -> dict[str, np.ndarray]:
-    """Read ``names`` of an .npz file, or all its arrays, from a path or an open file.
-
-    Raises ValueError: it is damaged, or its arrays take more than ``limit`` (2 GiB) bytes; OSError: it cannot be read.
-    """
-    limit = MAX_UNPACKED if limit is None else limit
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = [f"{name}.npy" for name in names] or archive.namelist()
-            size = sum(archive.getinfo(member).file_size for member in members)
-            if size > limit:
-                raise ValueError(f"its arrays take {size / GIB:.3g} GiB, more than {limit / GIB:.3g}: split it")
-            arrays = {}
-            for member in members:
-                with archive.open(member) as content:
-                    arrays[member.removesuffix(".npy")] = read_npy(content)
-            return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError, RuntimeError) as error:
-        raise ValueError(str(error) or type(error).__name__) from error
 
 
 def describe_error(error: Exception) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrep.data.tools.writers import write_examples
 from jaxrep.extras import import_extra
-from jaxrep.storage import read_npz
+from jaxrep.npy import read_npz
 
 Part = Mapping[str, np.ndarray]
 GROUP = 1024

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxrep.disk_cache import write_atomically
 from jaxrep.errors import UsageError
-from jaxrep.storage import read_npz
+from jaxrep.npy import read_npz
 
 Statistic = Literal["mean", "median", "mean_of_means"]
 

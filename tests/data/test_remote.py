@@ -74,6 +74,78 @@ def test_failed_read_is_retried(remote, monkeypatch):
         examples[1]
 
 
+def test_a_whole_file_in_place_of_a_range_is_never_taken_for_it(remote, monkeypatch):
+    source, _, files, root = remote
+    cat, whole = type(files).cat_file, [True]
+    monkeypatch.setattr(storage, "RETRY_WAITS", (0, 0))
+
+    def of_server_without_ranges(self, path, start=None, end=None, **options):
+        return cat(self, path, **({} if whole and whole.pop() else {"start": start, "end": end}), **options)
+
+    monkeypatch.setattr(type(files), "cat_file", of_server_without_ranges)
+    examples = source.open()  # the index is read from the start of a tar on
+    whole += [True]
+    assert examples[1]["text"] == "number 1"
+    whole += [True] * 9
+    with pytest.raises(BadShard, match=r"gives the whole file where a range of it is asked for"):
+        storage.read_bytes(f"{root}/1.tar", 512, 512)
+    assert storage.read_bytes(f"{root}/1.tar", 0, 2**20) == storage.read_bytes(f"{root}/1.tar")
+
+
+def test_a_file_of_unknown_size_is_not_empty(remote, monkeypatch):
+    _, _, files, root = remote
+    info = type(files).info
+    monkeypatch.setattr(type(files), "info", lambda self, path: info(self, path) | {"size": None})
+    with pytest.raises(BadShard, match=r"1.tar cannot be read \(the server does not tell its size"):
+        storage.file_version(f"{root}/1.tar")
+
+
+class Answer(Exception):
+    """Stand for the error of aiohttp on an answer of a web server."""
+
+    __module__ = "aiohttp.client_exceptions"
+
+    def __init__(self, status):
+        super().__init__(f"{status}, message=''")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    "cause", [Answer(503), Answer(429), Answer(0), TimeoutError("slow"), ConnectionError("refused")]
+)
+def test_a_web_server_in_trouble_lacks_no_file(remote, monkeypatch, cause):
+    _, _, files, root = remote
+    info, failures = type(files).info, [cause]
+    monkeypatch.setattr(storage, "RETRY_WAITS", (0, 0))
+
+    def as_of_https(self, path, **options):
+        if failures:  # its driver says of every failure that the file is missing
+            raise FileNotFoundError(path) from failures.pop()
+        return info(self, path, **options)
+
+    monkeypatch.setattr(type(files), "info", as_of_https)
+    assert storage.file_version(f"{root}/1.tar").size
+    failures += [cause] * 3
+    with pytest.raises(BadShard, match=r"1.tar cannot be read \((?!No such file)") as raised:
+        storage.file_version(f"{root}/1.tar")
+    assert raised.value.__cause__ is cause
+    failures += [Answer(404)]
+    with pytest.raises(BadShard, match=r"1.tar cannot be read \(No such file\)"):
+        storage.file_version(f"{root}/1.tar")
+
+
+@pytest.mark.parametrize(
+    ("url", "extra"), [("s3://b/x.tar", "s3"), ("gs://b/x.tar", "gcs"), ("https://b/x.tar", "http")]
+)
+def test_a_missing_driver_names_its_extra(monkeypatch, url, extra):
+    def missing(path):
+        raise ImportError("Install it")
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", missing)
+    with pytest.raises(UsageError, match=rf"its driver is not installed: pip install 'jaxrep\[{extra}\]'"):
+        storage.file_version(url)
+
+
 # Folders and tables
 
 

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import fsspec.config
@@ -35,6 +36,8 @@ class Ranges(SimpleHTTPRequestHandler):
     """Serve files of a folder, with ranges; count requests and bytes."""
 
     protocol_version = "HTTP/1.1"
+    statuses: ClassVar[list[int]] = []
+    """Answers to the next requests."""
 
     def log_message(self, *_):
         pass
@@ -43,7 +46,15 @@ class Ranges(SimpleHTTPRequestHandler):
         self.send_header("Accept-Ranges", "bytes")
         super().end_headers()
 
+    def do_HEAD(self):
+        if self.statuses:
+            self.send_error(self.statuses.pop())
+        else:
+            super().do_HEAD()
+
     def do_GET(self):
+        if self.statuses:
+            return self.send_error(self.statuses.pop())
         path = self.translate_path(self.path)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         try:
@@ -99,6 +110,18 @@ def test_http_tars_are_read_in_ranges(shards, web, tmp_path):
     assert far.open()[9]["text"] == "number 9"
     assert 0 < sent["bytes"] < 1500 and sent["requests"] == 1  # a picture, its caption and a header, of 14 kB
     same(shards, far)
+
+
+def test_an_overloaded_web_server_lacks_no_file(web, tmp_path, monkeypatch):
+    root, _ = web
+    write(tmp_path / "a.tar", pairs(range(3)))
+    monkeypatch.setattr(storage, "RETRY_WAITS", (0, 0))
+    Ranges.statuses[:] = [503, 429, 503]
+    assert storage.file_version(f"{root}/a.tar").size
+    Ranges.statuses[:] = [503] * 6
+    with pytest.raises(BadShard, match=r"/a.tar cannot be read \(503"):
+        storage.file_version(f"{root}/a.tar")
+    Ranges.statuses[:] = []
 
 
 def test_http_file_version_changes(web, tmp_path):

@@ -13,9 +13,9 @@ from jaxrep.data.source import Examples, Source
 from jaxrep.data.sources.encoded import ShardedExamples
 from jaxrep.data.sources.patterns import files
 from jaxrep.errors import BadShard, UsageError, hint
-from jaxrep.npy import read_npy_header
+from jaxrep.npy import read_npy_header, read_npz
 from jaxrep.spec import Count, spec
-from jaxrep.storage import open_ranges, read_npz
+from jaxrep.storage import open_ranges
 
 CACHED_SHARDS = 4
 """Shards that are held in memory."""

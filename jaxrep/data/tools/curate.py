@@ -30,9 +30,9 @@ from jaxrep.data.transforms import entry_matcher
 from jaxrep.data.transforms.balance import Matches, keep, key_of, probabilities
 from jaxrep.data.transforms.entry_matcher import Matcher
 from jaxrep.errors import BadSample, UsageError
-from jaxrep.npy import read_npy
+from jaxrep.npy import read_npy, read_npz
 from jaxrep.spec_json import redacted, to_json
-from jaxrep.storage import FileVersion, file_version, read_bytes, read_npz, utf8, write_file
+from jaxrep.storage import FileVersion, file_version, read_bytes, utf8, write_file
 
 THREADS = 8
 """Texts of a chunk that are read at the same time."""

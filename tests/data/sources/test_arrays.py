@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from jaxrep import storage
+from jaxrep import npy
 from jaxrep.data.sources.arrays import ArrayShards
 from jaxrep.errors import BadShard, UsageError
 from jaxrep.metrics import sample
@@ -63,7 +63,7 @@ def test_damaged_shard_is_a_bad_shard(shards):
 
 
 def test_sizes_inside_archives_are_checked_before_they_are_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "MAX_UNPACKED", 2**26)
+    monkeypatch.setattr(npy, "MAX_UNPACKED", 2**26)
     np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**25, np.float32))
     with pytest.raises(BadShard, match=r"cannot be read: its arrays take 0.125 GiB, more than 0.0625: split it"):
         ArrayShards(shards=f"{tmp_path}/bomb.npz", shapes={"a": ()}).open()[0]
@@ -77,7 +77,7 @@ def test_size_in_a_header_takes_no_memory(tmp_path, shape):
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive, archive.open("a.npy", "w") as f:
         np.lib.format.write_array_header_1_0(f, {"descr": "<f4", "fortran_order": False, "shape": shape})
     with pytest.raises(ValueError):
-        storage.read_npz(tmp_path / "a.npz")
+        npy.read_npz(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("at", range(0, 700, 53))

@@ -19,7 +19,8 @@ import typeguard
 
 from jaxrep.data.source import digest
 from jaxrep.errors import JaxrepError, UsageError
-from jaxrep.storage import FileVersion, file_version, open_stream, read_npz
+from jaxrep.npy import read_npz
+from jaxrep.storage import FileVersion, file_version, open_stream
 
 FORMAT = 2
 """Version of the index."""
