@@ -1,124 +1,193 @@
-"""Embed a whole data set block by block, and keep the columns that an evaluation needs beside the embeddings.
+"""Embed a field of a whole data set block by block, and keep the columns that an evaluation needs beside it.
 
-On several hosts, each host reads and decodes the images of its own devices, and gets the embeddings and columns of all.
+A field is read as the model reads it: pictures by its transform, texts by its tokenizer, other arrays as they are, with
+what lies beside the field (``<field>/valid`` and the encoder's marks). On several hosts, each host reads and decodes
+the rows of its own devices, and gets the embeddings and columns of all.
 """
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrep import hosts
-from jaxrep.data.loading.readable import Row, check_bad_share, report_skipped, rows_ahead
+from jaxrep.batch import StepContext
+from jaxrep.data.loading.readable import check_bad_share, report_skipped, rows_ahead
 from jaxrep.data.source import Examples
 from jaxrep.errors import BadSample, JaxrepError, UsageError
 from jaxrep.evals.base import Model
+from jaxrep.evals.field_reader import FieldReader, read_block
 from jaxrep.metrics.ranking import require_finite, unit_rows
+from jaxrep.views.base import View
 
 PIXELS = "pixels"
-"""Name of an output that is no model output: the pixels of the model's input image, from 0 to 1, as a baseline."""
+"""Name of an output that is no model output: the numbers of the model's input as they are (of a picture its pixels from
+0 to 1), as a baseline."""
+
+Inputs = Mapping[str, np.ndarray]
+Block = tuple[dict[str, np.ndarray], dict[str, list[Any]]]
+"""Outputs of a block of rows by name, and the values of columns."""
 
 
-def embed_images(
+def embed_rows(
     model: Model,
     examples: Examples,
-    image: str,
+    field: str,
+    outputs: Sequence[str] = ("",),
     columns: Sequence[str] = (),
     *,
-    output: str = "",
-    normalize: bool = True,
+    unit: bool,
+    views: Sequence[View] = (),
+    draws: int = 1,
+    seed: int = 0,
 ) -> tuple[np.ndarray, dict[str, list[Any]]]:
-    """Embed the column ``image``: embeddings float32 [N,D] of all examples, and the values of ``columns``.
+    """Embed the column ``field``: embeddings float32 [N,D] of all examples, and the values of ``columns``.
 
     An unreadable example has no row. The number of such examples is printed.
 
     Args:
-        output: Name of the model output, or ``PIXELS``. Empty: the output that has the name of the column.
-        normalize: Whether to scale the rows to unit length.
+        model: The model.
+        examples: The examples.
+        field: The column, and the model's field of that name.
+        outputs: Names of model outputs, or ``PIXELS``. An empty name is ``field``. The rows of several outputs are
+            scaled to unit length each, and joined.
+        columns: Columns whose values are returned.
+        unit: Whether to scale the rows of the result to unit length.
+        views: Views that change the inputs first. A draw depends on the seed and on the index of the example alone.
+        draws: Number of draws of the views. The embedding is the mean over the draws.
+        seed: Seed of the draws.
 
     Raises:
-        JaxrepError: There is no example, too many are unreadable, an embedding is not finite, the output is not one
-            vector per image, or the model does not read such images.
+        JaxrepError: There is no example, too many are unreadable, an embedding is not finite, an output is not one
+            vector per row, or the model cannot read the field.
     """
     if not len(examples):
         raise JaxrepError("there are no examples to evaluate on")
-    output = output or image
-    blocks = [*output_blocks(model, examples, image, (output,), columns, normalize=normalize)]
-    embeddings = np.concatenate([outputs[output] for outputs, _ in blocks])
-    if embeddings.ndim != 2:
-        raise JaxrepError(
-            f"'{output}' is an array of shape {list(embeddings.shape[1:])} per image, and evaluations compare vectors: "
-            f"choose a pooled output, as {image}"
-        )
-    require_finite(embeddings, lambda i: f"'{image}' of example {i}")
-    return embeddings, {column: [value for _, block in blocks for value in block[column]] for column in columns}
+    names = [output or field for output in outputs]
+    augment = _augmentation(views, draws, seed)
+    found = [*output_blocks(model, examples, field, names, columns, unit=unit, augment=augment, draws=draws)]
+    parts = [np.concatenate([block[name] for block, _ in found]) for name in names]
+    for name, x in zip(names, parts, strict=True):
+        if x.ndim != 2:
+            raise JaxrepError(
+                f"'{name}' is an array of shape {list(x.shape[1:])} per row, and evaluations compare vectors: choose a "
+                f"pooled output, as {field}"
+            )
+    joined = len(parts) > 1
+    embeddings = np.concatenate([unit_rows(x) for x in parts], axis=1) if joined else parts[0]
+    embeddings = unit_rows(embeddings) if unit and (joined or draws > 1) else embeddings
+    require_finite(embeddings, lambda i: f"'{field}' of example {i}")
+    return embeddings, {column: [value for _, block in found for value in block[column]] for column in columns}
 
 
 def output_blocks(
-    model: Model, examples: Examples, image: str, want: Sequence[str], columns: Sequence[str], *, normalize: bool
-) -> Iterator[tuple[dict[str, np.ndarray], dict[str, list[Any]]]]:
-    """Yield the outputs ``want`` of the images and the values of ``columns``, per block of readable examples.
+    model: Model,
+    examples: Examples,
+    field: str,
+    want: Sequence[str],
+    columns: Sequence[str],
+    *,
+    unit: bool,
+    arrays: Sequence[str] = (),
+    resize: bool = True,
+    augment: Callable[..., Mapping[str, Any]] | None = None,
+    draws: int = 1,
+) -> Iterator[Block]:
+    """Yield outputs of the rows and the values of ``columns``, per block of readable examples.
 
-    Raises JaxrepError on all hosts: too many examples are unreadable, or the model does not read such images.
+    Args:
+        model: The model.
+        examples: The examples.
+        field: The column that the model reads.
+        want: Names of model outputs, or ``PIXELS``.
+        columns: Columns whose values are returned.
+        unit: Whether rows of outputs are scaled to unit length.
+        arrays: Columns of arrays of one shape, returned among the outputs as they are.
+        resize: Whether pictures are brought to the model's size, and other arrays have to have its shape. Otherwise
+            they keep the size that the data have.
+        augment: Changes the inputs: (inputs, indices, number of the draw) -> inputs.
+        draws: Number of draws, over which outputs are averaged.
+
+    Raises JaxrepError on all hosts: too many examples are unreadable, or the model cannot read the field.
     """
-    model.require(image)
+    model.require(field)
     bad: list[BadSample] = []
     size = model.layout.max_rows
     blocks = [np.arange(start, min(start + size, len(examples))) for start in range(0, max(len(examples), 1), size)]
     of_host = [block[model.layout.host_rows(len(block))] for block in blocks]
-
-    def prepare(row: dict[str, Any]) -> dict[str, Any]:
-        return {column: row[column] for column in columns} | {PIXELS: model.preprocess(row[image], image)}
-
-    with contextlib.closing(rows_ahead(examples, itertools.chain(*of_host), size, prepare)) as rows:
+    reader = FieldReader(model, field, columns, arrays, resize=resize and augment is None)
+    with contextlib.closing(rows_ahead(examples, itertools.chain(*of_host), size, reader)) as rows:
         for (start, count), indices in zip(model.blocks(len(examples)), of_host, strict=True):
-            task = f"reading of '{image}' from example {start} on"
-            images, rows_of_host = hosts.on_all_hosts(task, lambda: _read(model, rows, indices, image))  # noqa: B023
-            block = _merge(hosts.all_gather_object(task, rows_of_host))
+            task = f"reading of '{field}' from example {start} on"
+            inputs, block = read_block(task, rows, indices)
             good = {index: row for index, row in block.items() if not isinstance(row, BadSample)}
             bad += [row for row in block.values() if isinstance(row, BadSample)]
             check_bad_share(bad, len(examples))
-            outputs = _outputs(model, image, images, count, want, normalize)
+            if not good:
+                continue
+            given = {name: model.layout.gather(inputs[name], count) for name in arrays}
+            own = {name: x for name, x in inputs.items() if name not in arrays}
+            drawn = (_draw(own, augment, indices, draw) for draw in range(draws))
+            outputs = _mean([_outputs(model, field, each, count, want, unit) for each in drawn])
             kept = np.array([*good], np.int64) - start
             yield (
-                {name: x[kept] for name, x in outputs.items()},
+                {name: x[kept] for name, x in {**given, **outputs}.items()},
                 {c: [row[c] for row in good.values()] for c in columns},
             )
     report_skipped(bad, len(examples), aloud=hosts.is_main())
 
 
-def _read(
-    model: Model, rows: Iterator[Future[Row]], indices: np.ndarray, image: str
-) -> tuple[np.ndarray, dict[int, Row]]:
-    """Return images uint8 [n,H,W,3] at the model's input size, black if unreadable, and rows of the columns."""
-    images, rows_by_index = np.zeros((len(indices), *model.image_shape(image)), np.uint8), {}
-    for i, future in enumerate(itertools.islice(rows, len(indices))):
-        row = future.result()
-        if not isinstance(row, BadSample):
-            images[i] = row.pop(PIXELS)
-        rows_by_index[int(indices[i])] = row
-    return images, rows_by_index
+def _augmentation(views: Sequence[View], draws: int, seed: int) -> Callable[..., Mapping[str, Any]] | None:
+    """Return what changes the inputs of a draw, or None if no view does. Raises UsageError."""
+    if draws < 1 or (draws > 1 and not views):
+        raise UsageError(f"draws is {draws}, and views {len(views)}: give one draw, or views whose draws differ")
+    if coupling := [type(view).__name__ for view in views if view.couples_rows]:
+        raise UsageError(f"the view {coupling[0]} mixes rows, so a row has no embedding of its own: leave it out")
+    if not views:
+        return None
+
+    @jax.jit
+    def augment(inputs: Mapping[str, Any], indices: Any, draw: Any) -> Mapping[str, Any]:
+        positions = jnp.stack([jnp.full(len(indices), draw, jnp.uint32), indices.astype(jnp.uint32)], axis=1)
+        ctx = StepContext(jnp.int32(draw), jax.random.key(seed), positions, training=False)
+        for i, view in enumerate(views):
+            inputs = view(inputs, ctx.at(f"views/{i}"))
+        return inputs
+
+    return augment
 
 
-def _merge(rows_of_hosts: Sequence[dict[int, Row]]) -> dict[int, Row]:
-    """Merge the rows of all hosts by index. A row that two hosts read is bad if one of them could not read it."""
-    merged: dict[int, Row] = {}
-    for rows_of_host in rows_of_hosts:
-        merged |= {i: row for i, row in rows_of_host.items() if not isinstance(merged.get(i), BadSample)}
-    return dict(sorted(merged.items()))
+def _mean(draws: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return the mean of outputs over draws."""
+    return draws[0] if len(draws) == 1 else {name: np.mean([each[name] for each in draws], axis=0) for name in draws[0]}
+
+
+def _draw(inputs: Inputs, augment: Callable[..., Mapping[str, Any]] | None, indices: np.ndarray, draw: int) -> Inputs:
+    """Return the inputs of this host's rows after the views."""
+    if augment is None or not len(indices):
+        return inputs
+    return {name: np.asarray(x) for name, x in augment(inputs, indices, draw).items() if name in inputs}
 
 
 def _outputs(
-    model: Model, image: str, images: np.ndarray, count: int, want: Sequence[str], normalize: bool
+    model: Model, field: str, inputs: Inputs, count: int, want: Sequence[str], unit: bool
 ) -> dict[str, np.ndarray]:
-    """Return outputs by name of a block of ``count`` rows. ``images`` are those of this host."""
-    if PIXELS not in want:
-        return model.encode_block({image: images}, count, want, normalize=normalize)
-    pixels = model.layout.gather(images, count).reshape(count, -1).astype(np.float32) / 255
-    return {PIXELS: unit_rows(pixels) if normalize else pixels}
+    """Return outputs by name of a block of ``count`` rows. ``inputs`` are those of this host."""
+    outputs: dict[str, np.ndarray] = {}
+    if names := [name for name in want if name != PIXELS]:
+        try:
+            outputs = model.encode_block(inputs, count, names, normalize=unit)
+        except ValueError as error:  # of an encoder that does not read arrays of this shape
+            raise JaxrepError(f"the model cannot read the examples: {error}") from error
+    if PIXELS in want:
+        x = model.layout.gather(inputs[field], count)
+        numbers = x.reshape(count, -1).astype(np.float32) / np.float32(255 if x.dtype == np.uint8 else 1)
+        outputs[PIXELS] = unit_rows(numbers) if unit else numbers
+    return outputs
 
 
 def embed_texts(model: Model, texts: Sequence[str], text: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from jaxrep.data.source import Source, as_captions
 from jaxrep.data.transforms.base import Subset
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
-from jaxrep.evals.embed import embed_images, embed_texts
+from jaxrep.evals.embed import embed_rows, embed_texts
 from jaxrep.losses.geometry import uniformity
 from jaxrep.metrics import geometry
 from jaxrep.metrics.neighbors import intrinsic_dimension, mutual_neighbors
@@ -68,7 +68,7 @@ class EmbeddingSpace(Eval):
         columns: Mapping[str, Any] = {}
         for tower in self.towers:
             if tower not in texts:  # reads the texts of the same rows: an unreadable example has no row
-                spaces[tower], columns = embed_images(model, examples, tower, texts)
+                spaces[tower], columns = embed_rows(model, examples, tower, columns=texts, unit=True)
         for tower, column in (columns or read_columns(examples, texts)).items():
             spaces[tower] = embed_texts(model, [as_captions(value)[0] for value in column], tower)
         return spaces

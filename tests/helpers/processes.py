@@ -10,7 +10,7 @@ from jaxrep.data.source import Source
 from jaxrep.data.transforms.base import WrappedExamples
 from jaxrep.errors import BadSample
 from jaxrep.evals.base import Eval
-from jaxrep.evals.embed import embed_images
+from jaxrep.evals.embed import embed_rows
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.spec import spec
 
@@ -45,7 +45,7 @@ class Read(Eval):
 
     def run(self, model):
         examples = Noted(self.data.open())
-        images, columns = embed_images(model, examples, "image", ["text", "image_id"], output=self.output)
+        images, columns = embed_rows(model, examples, "image", (self.output,), ["text", "image_id"], unit=True)
         print(f"read {len(examples.read)} of {len(examples)} pictures", flush=True)
         weights = np.random.default_rng(0).normal(size=images.shape)
         found = {

@@ -11,7 +11,7 @@ from jaxrep.data.sources.image_folder import ImageFolderExamples
 from jaxrep.data.transforms.base import WrappedExamples
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
-from jaxrep.evals.embed import PIXELS, embed_images
+from jaxrep.evals.embed import PIXELS, embed_rows
 from jaxrep.metrics.sample import Sample
 from jaxrep.reads import Column, Output, read_names
 from jaxrep.spec import Count, spec
@@ -95,7 +95,7 @@ class LabeledEval(Eval):
         if not len(examples):
             raise JaxrepError(f"{self.name}: {part} holds no example")
         columns = [column for column in self._columns(part) if column != self.image]
-        features, values = embed_images(model, examples, self.image, columns, output=self.output, normalize=normalize)
+        features, values = embed_rows(model, examples, self.image, (self.output,), columns, unit=normalize)
         labels = np.array(values[self.label], np.int64)
         classes = len(names) or source.fields()[self.label].classes or int(labels.max()) + 1
         unknown = np.flatnonzero((labels < 0) | (labels >= classes))

@@ -16,7 +16,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model, TowerColumn
 from jaxrep.evals.classification.clustering import matched
 from jaxrep.evals.classification.knn import most_similar
-from jaxrep.evals.embed import embed_each, embed_images, embed_texts, logit_scale
+from jaxrep.evals.embed import embed_each, embed_rows, embed_texts, logit_scale
 from jaxrep.metrics.calibration import softmax
 from jaxrep.metrics.ranking import unit_rows
 from jaxrep.reads import Column, Output, Reads
@@ -68,7 +68,7 @@ class VocabularyFree(Eval):
 
     def run(self, model: Model) -> dict[str, float]:
         examples = self.data.open()
-        images, columns = embed_images(model, examples, self.image, [self.label])
+        images, columns = embed_rows(model, examples, self.image, columns=[self.label], unit=True)
         names = self._names(columns[self.label], examples.classes.get(self.label, ()))
         predicted = self.predict(model, images)
         words, classes = (ranked(texts) for texts in (predicted, names))

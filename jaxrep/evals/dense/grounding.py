@@ -51,7 +51,7 @@ class Grounding(Eval):
     def regions(self, model: Model) -> tuple[np.ndarray, np.ndarray, list[str]]:
         """Return the query embedding [N,D], the intersection over union [N] and the name of each present region."""
         want, blocks = (self.query, f"{self.query}/boxes"), []
-        for outputs, rows in output_blocks(model, self.data.open(), self.image, want, COLUMNS, normalize=False):
+        for outputs, rows in output_blocks(model, self.data.open(), self.image, want, COLUMNS, unit=False):
             present, boxes = (np.array(rows[name]) for name in ("region/present", "boxes"))
             which, overlaps = jax.device_get(_match(outputs[f"{self.query}/boxes"], boxes, present))
             queries = np.take_along_axis(outputs[self.query], which[..., None], axis=1)[present]

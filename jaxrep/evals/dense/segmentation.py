@@ -3,6 +3,7 @@
 Oquab et al. 2023, DINOv2 (arXiv:2304.07193, section 7.4); Pérez-García et al. 2024, RAD-DINO (arXiv:2401.10815).
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from typing import Annotated
@@ -13,11 +14,10 @@ import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
 
-from jaxrep.data.loading.readable import read_blocks
 from jaxrep.data.source import Examples, Source
 from jaxrep.errors import JaxrepError
 from jaxrep.evals.base import Eval, Model
-from jaxrep.evals.embed import PIXELS
+from jaxrep.evals.embed import PIXELS, output_blocks
 from jaxrep.metrics.logistic_regression import LinearClassifier, LogisticRegression
 from jaxrep.metrics.ranking import require_finite
 from jaxrep.metrics.sample import Sample
@@ -25,7 +25,7 @@ from jaxrep.reads import Column
 from jaxrep.spec import Count, Natural, Positive, Range, spec
 
 BLOCK_SIZE = 64
-"""Images per block."""
+"""Images per block and host."""
 EPSILON = 1e-5
 """Added to the variance of each feature, as in batch norm."""
 
@@ -120,9 +120,12 @@ class Segmentation(Eval):
         """
         if not len(examples):
             raise JaxrepError(f"{self.name}: {source} holds no example")
-        start = 0
-        for columns in read_blocks(examples, BLOCK_SIZE):
-            images, mask = np.asarray(columns[self.image]), np.asarray(columns[self.mask])
+        model = copy.copy(model)
+        model.block_size, start = min(model.block_size, BLOCK_SIZE), 0
+        want = PIXELS if self.output == PIXELS else self.reads[0]
+        blocks = output_blocks(model, examples, self.image, (want,), (), unit=False, arrays=(self.mask,), resize=False)
+        for outputs, _ in blocks:
+            mask = outputs[self.mask]
             unknown = ((mask < 0) | (mask >= self._classes)) & (mask != self.ignored)
             if unknown.any():
                 image = int(unknown.any(axis=(1, 2)).argmax())
@@ -130,33 +133,37 @@ class Segmentation(Eval):
                     f"{self.name}: '{self.mask}' of example {start + image} of {source} holds "
                     f"{mask[image][unknown[image]][0]}, and there are {self._classes} classes from 0"
                 )
-            yield self._patches(model, images), np.where(mask == self.ignored, self._classes, mask)
-            start += len(images)
+            patches = self._pixels(model, outputs[want], mask) if want == PIXELS else self._tokens(outputs[want], mask)
+            yield patches, np.where(mask == self.ignored, self._classes, mask)
+            start += len(mask)
 
-    def _patches(self, model: Model, images: np.ndarray) -> np.ndarray:
-        """Return tokens, or pixels from 0 to 1, of the patches of images uint8 [n,H,W,C]: float32 [n,r,c,D]."""
-        (name,), pixels = self.reads, self.output == PIXELS
-        try:
-            tokens = model.outputs({self.image: images[:1] if pixels else images}, (name,))[name]
-        except ValueError as error:  # of an encoder that does not read images of this size
-            raise JaxrepError(f"{self.name}: {error}") from error
-        if tokens.ndim != 3:
-            raise JaxrepError(
-                f"{self.name}: '{name}' is an array of shape {list(tokens.shape[1:])} per image, and not one token per "
-                f"patch, [N,D], as {self.image}/tokens"
-            )
-        rows, columns = self._grid(tokens.shape[1], *images.shape[1:3])
-        if pixels:
-            return rearrange(images / np.float32(255), "n (r h) (c w) d -> n r c (h w d)", r=rows, c=columns)
-        require_finite(tokens.reshape(len(tokens), -1), lambda i: f"'{name}' of an image ({i} of {len(tokens)})")
+    def _pixels(self, model: Model, images: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Return the numbers of the patches of images [n,H*W*C]: float32 [n,r,c,h*w*C]. Tokens define the patches."""
+        images = images.reshape(*mask.shape, -1)
+        tokens = model.outputs({self.image: images[:1]}, self.reads)[self.reads[0]]
+        rows, columns = self._grid(tokens, mask)
+        return rearrange(images, "n (r h) (c w) d -> n r c (h w d)", r=rows, c=columns)
+
+    def _tokens(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Return tokens [n,N,D] on their grid: float32 [n,r,c,D]."""
+        rows, _ = self._grid(tokens, mask)
+        require_finite(
+            tokens.reshape(len(tokens), -1), lambda i: f"'{self.reads[0]}' of an image ({i} of {len(tokens)})"
+        )
         return rearrange(tokens, "n (r c) d -> n r c d", r=rows)
 
-    def _grid(self, tokens: int, height: int, width: int) -> tuple[int, int]:
+    def _grid(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
         """Return rows and columns of square patches. Raises JaxrepError if the tokens are no such grid."""
-        rows = max(1, round(math.sqrt(tokens * height / width)))
-        columns = tokens // rows
-        if rows * columns != tokens or height % rows or width % columns:
-            raise JaxrepError(f"{self.name}: {tokens} tokens are no grid of patches of {height} x {width} pixels")
+        if tokens.ndim != 3:
+            raise JaxrepError(
+                f"{self.name}: '{self.reads[0]}' is an array of shape {list(tokens.shape[1:])} per image, and not one "
+                f"token per patch, [N,D], as {self.image}/tokens"
+            )
+        count, (height, width) = tokens.shape[1], mask.shape[1:]
+        rows = max(1, round(math.sqrt(count * height / width)))
+        columns = count // rows
+        if rows * columns != count or height % rows or width % columns:
+            raise JaxrepError(f"{self.name}: {count} tokens are no grid of patches of {height} x {width} pixels")
         return rows, columns
 
     def _metrics(self, counts: Int[np.ndarray, "N 3 K"]) -> dict[str, float]:

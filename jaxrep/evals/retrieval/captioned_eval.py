@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrep.data.source import Source, as_captions, ranked
 from jaxrep.evals.base import Eval, Model, TowerColumn
-from jaxrep.evals.embed import embed_images, embed_texts
+from jaxrep.evals.embed import embed_rows, embed_texts
 from jaxrep.metrics.ranking import IndexPairs, equal_pairs
 from jaxrep.spec import spec
 
@@ -27,14 +27,15 @@ class CaptionedEval(Eval):
     text: TowerColumn = "text"
     """Column of the captions, and the model's tower for them. ``<text>_id`` is their id."""
 
-    def embed_images(self, model: Model, columns: tuple[str, ...] = ()) -> tuple[Items, list[tuple[str, ...]], dict]:
+    def embed_captioned(self, model: Model, columns: tuple[str, ...] = ()) -> tuple[Items, list[tuple[str, ...]], dict]:
         """Return the images, the captions per image, and more columns.
 
         Without a column ``<image>_id`` each image has an id of its own.
         """
         image_id = f"{self.image}_id"
         id_columns = [image_id] if image_id in self.data.fields() else []
-        embeddings, rows = embed_images(model, self.data.open(), self.image, [self.text, *id_columns, *columns])
+        names = [self.text, *id_columns, *columns]
+        embeddings, rows = embed_rows(model, self.data.open(), self.image, columns=names, unit=True)
         ids = np.asarray(rows[image_id]) if id_columns else np.arange(len(embeddings))
         captions = [as_captions(value) for value in rows[self.text]]
         return (embeddings, ids), captions, {name: rows[name] for name in columns}
@@ -45,7 +46,7 @@ class CaptionedEval(Eval):
         Without a column ``<text>_id`` equal strings are the same text.
         """
         text_id = f"{self.text}_id"
-        (images, image_ids), captions, columns = self.embed_images(
+        (images, image_ids), captions, columns = self.embed_captioned(
             model, (text_id,) if text_id in self.data.fields() else ()
         )
         strings = [caption for group in captions for caption in group]

@@ -61,7 +61,7 @@ class ComposedQueries(CaptionedEval):
     name: str = "composed"
 
     def run(self, model: Model) -> dict[str, float]:
-        (images, ids), captions, _ = self.embed_images(model)
+        (images, ids), captions, _ = self.embed_captioned(model)
         owners = _owners(captions)
         queries = [q for q in self._queries(captions, owners) if _others(owners[q.target], ids, ids[q.image])]
         if not queries:

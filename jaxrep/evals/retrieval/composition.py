@@ -52,7 +52,7 @@ class Composition(CaptionedEval):
     name: str = "composition"
 
     def run(self, model: Model) -> dict[str, float]:
-        (images, ids), captions, _ = self.embed_images(model)
+        (images, ids), captions, _ = self.embed_captioned(model)
         tests = self._tests(captions, ids)
         texts = embed_each(model, (text for test in tests for text in (test.correct, test.wrong)), self.text)
         won: dict[str, dict[tuple[int, str], bool]] = defaultdict(dict)

@@ -18,7 +18,7 @@ from jaxrep.evals.classification.labeled_eval import FittedEval, LabeledEval
 from jaxrep.evals.classification.linear_probe import LinearProbe
 from jaxrep.evals.classification.nearest_mean import NearestMean
 from jaxrep.evals.classification.zero_shot import ZeroShot
-from jaxrep.evals.embed import embed_images, embed_texts
+from jaxrep.evals.embed import embed_rows, embed_texts
 from jaxrep.evals.retrieval.same_class import SameClass
 from jaxrep.evals.retrieval.utilization import Utilization
 from tests.helpers.fake_model import FakeModel, given, pictures, unit
@@ -34,16 +34,16 @@ def of(labels, classes=None):
 
 def test_any_output_raw_or_normalized():
     examples = of([0, 1, 1]).open()
-    raw, _ = embed_images(MODEL, examples, "image", output="image/pooled", normalize=False)
+    raw, _ = embed_rows(MODEL, examples, "image", ("image/pooled",), unit=False)
     np.testing.assert_array_equal(raw, RAW)
     for output in ("", "image/pooled"):
-        np.testing.assert_allclose(embed_images(MODEL, examples, "image", output=output)[0], unit(RAW), rtol=1e-6)
+        np.testing.assert_allclose(embed_rows(MODEL, examples, "image", (output,), unit=True)[0], unit(RAW), rtol=1e-6)
 
 
 def test_pixels_as_features():
-    found, _ = embed_images(MODEL, of([0, 1, 1]).open(), "image", output="pixels", normalize=False)
+    found, _ = embed_rows(MODEL, of([0, 1, 1]).open(), "image", ("pixels",), unit=False)
     np.testing.assert_array_equal(found, IMAGES.reshape(3, 12).astype(np.float32) / 255)
-    scaled, _ = embed_images(MODEL, of([0, 1, 1]).open(), "image", output="pixels")
+    scaled, _ = embed_rows(MODEL, of([0, 1, 1]).open(), "image", ("pixels",), unit=True)
     np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), [0, 1, 1], atol=1e-6)  # black stays zero
     assert Clustering(data=of([0, 1]), output="pixels").reads == ()
     assert Clustering(data=of([0, 1]), output="image/pooled").reads == ("image/pooled",)
@@ -130,11 +130,11 @@ def test_emoji_evaluations_hold_several_classes():
 
 def test_missing_tower_or_pooled_output_is_one_sentence():
     examples = given(photo=IMAGES, picture=IMAGES).open()
-    assert error_of(lambda: embed_images(MODEL, examples, "picture"), UsageError) == (
+    assert error_of(lambda: embed_rows(MODEL, examples, "picture", unit=True), UsageError) == (
         "the model has no tower that reads 'picture'; there are: image, photo, text, title"
     )
     assert "no tower that reads 'caption'" in error_of(lambda: embed_texts(MODEL, ["a"], "caption"), UsageError)
-    assert error_of(lambda: embed_images(MODEL, of([0, 1]).open(), "image", output="image/tokens")) == (
-        "'image/tokens' is an array of shape [4, 2] per image, and evaluations compare vectors: choose a "
-        "pooled output, as image"
+    assert error_of(lambda: embed_rows(MODEL, of([0, 1]).open(), "image", ("image/tokens",), unit=True)) == (
+        "'image/tokens' is an array of shape [4, 2] per row, and evaluations compare vectors: choose a pooled output, "
+        "as image"
     )

@@ -12,6 +12,7 @@ from jaxrep.errors import JaxrepError
 from jaxrep.evals.dense import segmentation
 from jaxrep.evals.dense.segmentation import Segmentation, class_fractions, overlaps
 from jaxrep.metrics.logistic_regression import LogisticRegression
+from jaxrep.model import Model
 from jaxrep.spec import problems
 from tests.helpers.fake_model import given
 
@@ -20,19 +21,23 @@ GRID = (2, 3)
 SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
 
 
-class Towers:
+class Towers(Model):
     """A model whose tokens are a function of the mean pixel of each patch."""
 
     def __init__(self, encode=lambda patches: patches):
-        self.encode, self.fields = encode, {"image": Field((8, 8, 3), "uint8")}
+        super().__init__(None, {}, {"image": Field((8, 8, 3), "uint8")})  # pyright: ignore[reportArgumentType]
+        self.tokens = encode
 
-    def require(self, name):
-        assert name == "image"
+    def towers(self):
+        return ["image"]
+
+    def encode_block(self, host_arrays, rows, want, *, normalize):
+        return self.outputs(host_arrays, want)
 
     def outputs(self, batch, want):
-        rows = batch["image"]
+        rows = batch["image"] * (1 if batch["image"].dtype == np.uint8 else np.float32(255))
         patches = rows.reshape(len(rows), GRID[0], PATCH, GRID[1], PATCH, 3).mean(axis=(2, 4)).reshape(len(rows), -1, 3)
-        return {want[0]: self.encode(patches.astype(np.float32) / 255)}
+        return {want[0]: self.tokens(patches.astype(np.float32) / 255)}
 
 
 def maps(images, masks, classes: int | None = K, names=None):
@@ -192,7 +197,8 @@ def test_pixels_of_patches_as_features():
     assert (
         run(task, blind)["pixels/accuracy"] > run(Segmentation(train=train, data=data), blind)["segmentation/accuracy"]
     )
-    patches = task._patches(blind, images)  # pyright: ignore[reportArgumentType]
+    (patches, _), *rest = task._blocks(blind, task.train.open(), "train")
+    assert not rest
     np.testing.assert_allclose(patches[3, 1, 2], images[3, 4:8, 8:12].ravel() / 255, rtol=1e-6)
 
 
@@ -230,7 +236,7 @@ def of_another_size(patches):
 @pytest.mark.parametrize(
     ("train", "encode", "sentence"),
     [
-        (lambda: maps(*made(4, 0)), of_another_size, "segmentation: images of shape"),
+        (lambda: maps(*made(4, 0)), of_another_size, "the model cannot read the examples: images of shape"),
         (unknown, lambda x: x, "'mask' of example 2 of train holds 7, and there are 3 classes"),
         (lambda: maps(*made(4, 0)), lambda x: x[:, :5], "5 tokens are no grid of patches of 8 x 12 pixels"),
         (lambda: maps(*made(4, 0)), lambda x: x[:, 0], r"'image/tokens' is an array of shape \[3\] per image"),
