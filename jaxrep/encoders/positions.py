@@ -26,25 +26,48 @@ def places(grid: Grid) -> np.ndarray:
     return np.indices(grid, np.int32).reshape(len(grid), -1).T
 
 
-def resize_grid(positions: Array, grid: tuple[int, int], to: tuple[int, int]) -> Array:
-    """Resize positions [h*w,D] of a grid (h,w) to [H*W,D] of the grid ``to``, by antialiased cubic convolution."""
+def resize_grid(positions: Array, grid: Grid, to: Grid) -> Array:
+    """Resize positions [N,D] of a grid to those of ``to``, by antialiased cubic convolution along each axis."""
     if grid == to:
         return positions
-    return jax.image.resize(positions.reshape(*grid, -1), (*to, positions.shape[1]), "cubic").reshape(to[0] * to[1], -1)
+    resized = jax.image.resize(positions.reshape(*grid, -1), (*to, positions.shape[1]), "cubic")
+    return resized.reshape(math.prod(to), -1)
 
 
-def sincos_positions(grid: Sequence[int], width: int, *, endpoint: bool = True) -> np.ndarray:
+def sincos_positions(
+    grid: Sequence[int], width: int, *, endpoint: bool = True, widths: Sequence[int] = ()
+) -> np.ndarray:
     """Return fixed positions, float32 [N,width]: sine and cosine of the place along each axis, from the last one on.
 
-    Each axis has an equal share of the width; what is left over is zero. Frequencies fall from 1 to 1/10000 (Chen et
-    al. 2021, MoCo v3, arXiv:2104.02057), as in big_vision; without ``endpoint`` the next one would be 1/10000, as in
-    the released code of MoCo v3 and MAE.
+    Frequencies fall from 1 to 1/10000 (Chen et al. 2021, MoCo v3, arXiv:2104.02057), as in big_vision; without
+    ``endpoint`` the next one would be 1/10000, as in the released code of MoCo v3 and MAE.
+
+    Args:
+        grid: tokens along each axis.
+        width: number of channels. What the axes leave over is zero.
+        endpoint: whether the lowest frequency is 1/10000.
+        widths: channels of each axis, from the first one on; empty: each has an equal share of the width.
+
+    Raises:
+        ValueError: there are widths of another number of axes.
     """
     axes = len(grid)
-    frequency = 10_000.0 ** -np.linspace(0, 1, width // (2 * axes), endpoint=endpoint)
-    angles = [place.reshape(-1, 1) * frequency for place in reversed(np.indices(grid))]
-    waves = np.concatenate([wave(angle) for angle in angles for wave in (np.sin, np.cos)], axis=1)
+    if widths and len(widths) != axes:
+        raise ValueError(f"sine_widths has {len(widths)} widths, and tokens lie along {axes} axes: give one for each")
+    waves = []
+    for place, share in zip(reversed(np.indices(grid)), reversed(widths or (width // axes,) * axes), strict=True):
+        angle = place.reshape(-1, 1) * 10_000.0 ** -np.linspace(0, 1, share // 2, endpoint=endpoint)
+        waves += [np.sin(angle), np.cos(angle)]
+    waves = np.concatenate(waves, axis=1)
     return np.pad(waves, ((0, 0), (0, width - waves.shape[1]))).astype(np.float32)
+
+
+def sine_problems(widths: Sequence[int], width: int) -> Iterator[str]:
+    """Yield a sentence for each reason why axes cannot have sines of these widths beside each other in ``width``."""
+    if sum(widths) > width:
+        yield f"sine_widths = {tuple(widths)} are {sum(widths)} channels together, and the tokens have {width}"
+    if any(share % 2 for share in widths):
+        yield f"sine_widths = {tuple(widths)} has an odd width, and each wave is a sine and a cosine"
 
 
 def sines(length: int, width: int) -> Array:

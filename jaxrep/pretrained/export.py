@@ -128,6 +128,10 @@ def _exportable_tower(tower: Any, trained: Trained, path: str) -> Any:
             f"method.{path}.stem is a {type(tower.stem).__name__}, which transformers and open_clip do not have (they "
             f"have a PatchStem): {ALTERNATIVE}"
         )
+    if not isinstance(tower.stem.patch, int):
+        raise UsageError(
+            f"method.{path}.stem.patch is {tower.stem.patch}, and public layouts have square patches: {ALTERNATIVE}"
+        )
     height, width, _ = trained.fields["image"].shape
     if height != width:
         raise UsageError(f"images are of {height} x {width} pixels, and public layouts have squares: {ALTERNATIVE}")

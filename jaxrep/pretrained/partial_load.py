@@ -124,7 +124,7 @@ def grid_sizes(method: Method, fields: Mapping[str, Field]) -> dict[str, Size]:
         if isinstance(part, ViT):
             if part.positions == "learned":
                 sizes[f"{name}/positions"] = part.stem.grid(field.shape)
-            if isinstance(part.stem, PatchStem):
+            if isinstance(part.stem, PatchStem) and isinstance(part.stem.patch, int):
                 sizes[f"{name}/stem/project/kernel"] = (part.stem.patch, part.stem.patch)
         elif isinstance(part, TextTransformer | Bert):
             sizes[f"{name}/positions"] = field.shape
@@ -162,7 +162,7 @@ def resize(
     if len(old) == 1:
         return stretch_positions(value, new[0], stretch_after) if new > old else value[: new[0]]
     if path.endswith("/positions"):
-        return resize_positions(value, (old[0], old[1]), (new[0], new[1]), antialias=True)
+        return resize_positions(value, old, new, antialias=True)
     return resize_kernel(value, old[0], new[0], pseudo_inverse=not bilinear)
 
 
@@ -177,7 +177,7 @@ def _resizable(shapes: tuple[tuple[int, ...], tuple[int, ...]], sizes: tuple[Siz
     others = [(shape[0] / math.prod(size), *shape[1:]) for shape, size in zip(shapes, sizes, strict=True)]
     old, new = sizes
     longer = 0 < stretch_after <= old[0] - 2
-    return others[0] == others[1] and len(old) == len(new) and (len(new) == 2 or new <= old or longer)
+    return others[0] == others[1] and len(old) == len(new) and (len(new) > 1 or new <= old or longer)
 
 
 def _differences(old: tuple[Any, Any] | None, new: tuple[Any, Any] | None) -> str:

@@ -1,21 +1,26 @@
 """Resize learned positions and patch kernels to another image size, patch size or text length."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
 def resize_positions(
-    positions: np.ndarray, grid: tuple[int, int], to: tuple[int, int], *, antialias: bool = False
+    positions: np.ndarray, grid: Sequence[int], to: Sequence[int], *, antialias: bool = False
 ) -> np.ndarray:
-    """Resize positions [h*w,D] of a grid (h,w) to [H*W,D] of the grid ``to``, float32; an equal grid changes nothing.
+    """Resize positions [N,D] of a grid of any axes to those of the grid ``to``, float32; an equal grid changes nothing.
 
     By cubic convolution (Keys 1981), as torch's bicubic interpolation: its parameter is -0.75, or -0.5 with
     ``antialias``, which also widens the kernel where the grid shrinks.
     """
     if grid == to:
         return positions
-    rows, columns = (cubic_weights(old, new, antialias=antialias) for old, new in zip(grid, to, strict=True))
     x = positions.astype(np.float64).reshape(*grid, -1)
-    return np.einsum("yh,hwd,xw->yxd", rows, x, columns, optimize=True).reshape(-1, x.shape[-1]).astype(np.float32)
+    for axis, (old, new) in enumerate(zip(grid, to, strict=True)):
+        if old != new:
+            weights = cubic_weights(old, new, antialias=antialias)
+            x = np.moveaxis(np.tensordot(weights, x, (1, axis)), 0, axis)
+    return x.reshape(-1, x.shape[-1]).astype(np.float32)
 
 
 def resize_kernel(kernel: np.ndarray, patch: int, to: int, *, pseudo_inverse: bool = True) -> np.ndarray:

@@ -16,5 +16,6 @@ from .geometry import RandomResizedCrop as RandomResizedCrop
 from .geometry import RandomRotation as RandomRotation
 from .geometry import RandomSquareCrop as RandomSquareCrop
 from .geometry import RandomTranslate as RandomTranslate
+from .geometry import Resize as Resize
 from .mask import BlockMask as BlockMask
 from .mask import RandomMask as RandomMask

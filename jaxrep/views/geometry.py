@@ -1,4 +1,4 @@
-"""Views that crop an image (at random and resized, or CLIP's square), and that move or cover its pixels.
+"""Views that crop an image (at random and resized, or CLIP's square), resize it, and that move or cover its pixels.
 
 Resizing is separable, so it is two small matrix products with weights computed per image. That needs no gather, which
 is slow on TPU, and costs the same for any box and size.
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from jaxrep.batch import Array, Batch, StepContext, require_fields
 from jaxrep.spec import Count, Natural, NonNegative, Positive, Range, Share, spec
-from jaxrep.views.base import ImageView, inner_box, random_apply, range_problems
+from jaxrep.views.base import ImageView, View, inner_box, random_apply, range_problems, to_float
 
 ATTEMPTS = 10
 Area = Annotated[float, Range(above=0, high=1)]
@@ -178,6 +178,29 @@ class Cutout(ImageView):
     def augment(self, key: Array, image: Float[Array, "H W C"]) -> Float[Array, "H W C"]:
         top, left = jax.random.randint(key, (2,), 0, jnp.array(image.shape[:2])) - self.size // 2
         return cutout(image, top, left, self.size, self.fill)
+
+
+@spec
+class Resize(View):
+    """Resize images, bilinearly, in place or as a new field, which gets their boxes too. Nothing is drawn."""
+
+    size: Count | tuple[Count, Count]
+    """Height and width of the result in pixels; one number is that of both."""
+    out: str = ""
+    """Name of the new field; empty: the images themselves are resized."""
+    antialias: bool = True
+    """Whether images that shrink are smoothed, as by Pillow. Without it, half the size is the mean of 2 x 2 pixels."""
+
+    def __call__(self, batch: Batch, ctx: StepContext) -> Batch:
+        require_fields(batch, "Resize", self.of)
+        images, out = to_float(batch[self.of]), self.out or self.of
+        if images.ndim not in (4, 5):
+            raise ValueError(f"'{self.of}' has shape {images.shape}, where a view expects [B,H,W,C] or [B,V,H,W,C]")
+        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        shape = (*images.shape[:-3], *size, images.shape[-1])
+        resized = {out: jax.image.resize(images, shape, "linear", antialias=self.antialias)}
+        box = {f"{out}/box": batch[f"{self.of}/box"]} if f"{self.of}/box" in batch else {}
+        return {**batch, **resized, **box}
 
 
 def resize(

@@ -31,6 +31,7 @@ EXAMPLES: dict[str, View] = {
         views.RandomRotation("photo", degrees=20.0),
         views.RandomSquareCrop("photo", size=6),
         views.RandomTranslate("photo", pixels=3),
+        views.Resize("photo", size=(6, 4), out="small"),
         views.Solarize("photo", p=0.5),
         views.StackFields("photo", others=("image",)),
     )
@@ -47,6 +48,7 @@ CHANGED = {
     "CopyField": {"copy": ((2, *IMAGE), "uint8")},
     "StackFields": {"photo": ((2, *IMAGE), "uint8")},
     "RandomResizedCrop": {"photo": ((6, 6, 3), FLOAT)},
+    "Resize": {"small": ((6, 4, 3), FLOAT)},
     "RandomSquareCrop": {"photo": ((6, 6, 3), FLOAT)},
     **{
         name: {"mixed": (IMAGE, FLOAT), "mixed/partner": ((), "int32"), "mixed/share": ((), FLOAT)}

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxrep.batch import INFERENCE
 from jaxrep.views.geometry import (
     Cutout,
     RandomHorizontalFlip,
     RandomRotation,
     RandomTranslate,
+    Resize,
     cutout,
     rotate,
     translate,
@@ -99,3 +101,27 @@ def test_cutout_centers_are_uniform():
     counts = (np.asarray(images)[..., 0] == 2).sum(0)
     assert counts.sum() == 2000
     assert counts.min() > 60  # each of 20 places has 100, with a standard deviation of 10
+
+
+@pytest.mark.parametrize("size", [(4, 7), (9, 3), (13, 20)])
+def test_resize_is_pillows(size):
+    batch = {"photo": jnp.asarray(IMAGE)[None, None]}
+    actual = Resize("photo", size=size)(batch, INFERENCE)["photo"][0, 0]
+    for channel in range(3):
+        picture = Image.fromarray(IMAGE[..., channel]).resize(size[::-1], Image.Resampling.BILINEAR)
+        np.testing.assert_allclose(actual[..., channel], np.asarray(picture), atol=1e-5)
+
+
+def test_half_the_size_without_smoothing_is_the_mean_of_four_pixels():
+    images = np.random.default_rng(1).integers(0, 256, (2, 6, 8, 5), dtype=np.uint8)
+    batch = {"photo": jnp.asarray(images), "photo/box": jnp.ones((2, 4))}
+    out = Resize("photo", out="small", size=(3, 4), antialias=False)(batch, INFERENCE)
+    expected = (images / 255).reshape(2, 3, 2, 4, 2, 5).mean(axis=(2, 4))
+    np.testing.assert_allclose(out["small"], expected, atol=1e-6)
+    np.testing.assert_array_equal(out["small/box"], batch["photo/box"])
+    np.testing.assert_array_equal(out["photo"], images)
+
+
+def test_resize_names_arrays_that_are_no_images():
+    with pytest.raises(ValueError, match=r"'photo' has shape \(2, 6\), where a view expects \[B,H,W,C\]"):
+        Resize("photo", size=3)({"photo": jnp.zeros((2, 6))}, INFERENCE)

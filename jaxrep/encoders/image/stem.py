@@ -1,19 +1,19 @@
-"""The normalization of pixels, and the stems that map an image to tokens."""
+"""The normalization of pixels, and the stems that map an image, or an array of another number of axes, to tokens."""
 
 import abc
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import ClassVar, Self
 
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import Width
 from jaxrep.encoders.layers import ACTIVATIONS, Activation, Dense
-from jaxrep.spec import Count, Finite, Positive, spec
+from jaxrep.patches import Patch, patchify
+from jaxrep.spec import Count, Finite, Natural, Positive, spec
 
 
 @spec
@@ -45,7 +45,7 @@ class PixelNorm:
             yield f"mean has {len(self.mean)} channels and std {len(self.std)}: they have to be as many"
 
     def __call__(self, x: Array) -> Array:
-        """Map images [B,H,W,C], uint8 or float in [0,1], to float32."""
+        """Map images [B,H,W,C] or other arrays [B,...,C], uint8 or float in [0,1], to float32."""
         if x.shape[-1] != len(self.mean):
             raise ValueError(
                 f"images of shape {x.shape} have {x.shape[-1]} channels and the pixel normalization {len(self.mean)}: "
@@ -58,18 +58,30 @@ class PixelNorm:
 
 @spec
 class Stem(abc.ABC):
-    """Declare how an image becomes tokens (abstract)."""
+    """Declare how an image becomes tokens (abstract).
+
+    Some stems read arrays of another number of axes before the channels: series, volumes.
+    """
 
     overlaps: ClassVar[bool] = False
     """Whether a token reads pixels of its neighbors."""
 
+    @property
     @abc.abstractmethod
-    def build(self, rngs: nnx.Rngs, *, inputs: tuple[int, int, int], width: int) -> nnx.Module:
-        """Return a module that maps images [B,*inputs] to tokens [B,N,width], row by row."""
+    def sides(self) -> tuple[int, ...]:
+        """Return the pixels from one token to the next along each axis of the input before its channels."""
+
+    def channel_groups(self, channels: int) -> tuple[tuple[int, ...], ...]:
+        """Return the channels of which the tokens of a place are made, a group for each of them."""
+        return (tuple(range(channels)),)
 
     @abc.abstractmethod
-    def grid(self, inputs: tuple[int, int, int]) -> tuple[int, int]:
-        """Return the rows and columns of tokens of an image of shape ``inputs`` (H,W,C)."""
+    def build(self, rngs: nnx.Rngs, *, inputs: tuple[int, ...], width: int) -> nnx.Module:
+        """Return a module that maps arrays [B,*inputs] to tokens [B,N,width], row by row."""
+
+    @abc.abstractmethod
+    def grid(self, inputs: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the tokens along each axis, for an array of shape ``inputs`` (for an image H, W, C)."""
 
 
 def check_image(inputs: Field, who: str) -> None:
@@ -80,19 +92,70 @@ def check_image(inputs: Field, who: str) -> None:
 
 @spec
 class PatchStem(Stem):
-    """Map square patches that do not overlap linearly (Dosovitskiy et al. 2021, section 3.1)."""
+    """Map patches that do not overlap linearly (Dosovitskiy et al. 2021, section 3.1)."""
 
-    patch: Count = 16
-    """Side of a patch in pixels."""
+    patch: Patch = 16
+    """Side of a square patch of an image in pixels, or a side for each axis of another array, before its channels."""
     bias: bool = True
     """Whether the map has a bias (CLIP's has none)."""
 
+    @property
+    def sides(self):
+        return _sides(self.patch)
+
+    def problems(self) -> Iterator[str]:
+        yield from _patch_problems(self.patch)
+
     def build(self, rngs, *, inputs, width):
         self.grid(inputs)
-        return Patches(rngs, inputs[2], self.patch, width, bias=self.bias)
+        return Patches(rngs, inputs[-1], self.sides, width, bias=self.bias)
 
     def grid(self, inputs):
-        return _grid(inputs[:2], self.patch, f"an image of {inputs[0]} x {inputs[1]} pixels")
+        return _grid(inputs[:-1], self.sides)
+
+
+@spec
+class BandsStem(Stem):
+    """Map the patches of each group of channels to tokens of its own (Cong et al. 2022, SatMAE, arXiv:2207.08051).
+
+    The tokens lie on a grid whose first axis is the groups: those of the first group come first, row by row.
+    """
+
+    groups: tuple[tuple[Natural, ...], ...]
+    """Channels (bands) of each group, from 0; each channel is in one group."""
+    patch: Patch = 8
+    """Side of a square patch of an image in pixels, or a side for each axis of another array, before its channels."""
+    bias: bool = True
+    """Whether the maps have a bias."""
+
+    @property
+    def sides(self):
+        return _sides(self.patch)
+
+    def problems(self) -> Iterator[str]:
+        yield from _patch_problems(self.patch)
+        bands = [band for group in self.groups for band in group]
+        if not all(self.groups) or not bands:
+            yield f"groups are of one band at least, got {self.groups}"
+        if twice := sorted({band for band in bands if bands.count(band) > 1}):
+            yield f"groups name the bands {twice} more than once: put each into one group"
+        if missing := sorted(set(range(max(bands, default=0))) - set(bands)):
+            yield f"groups leave out the bands {missing}: put each band from 0 into one group"
+
+    def channel_groups(self, channels):
+        if (bands := sum(map(len, self.groups))) != channels:
+            raise ValueError(
+                f"the groups of BandsStem have {bands} bands, and its input has {channels} channels: name each channel "
+                "in one group"
+            )
+        return self.groups
+
+    def build(self, rngs, *, inputs, width):
+        self.grid(inputs)
+        return BandPatches(self, rngs, width)
+
+    def grid(self, inputs):
+        return len(self.channel_groups(inputs[-1])), *_grid(inputs[:-1], self.sides)
 
 
 @spec
@@ -112,32 +175,64 @@ class ConvStem(Stem):
         if not self.channels:
             yield "channels needs one convolution at least"
 
+    @property
+    def sides(self):
+        return (self.patch * 2 ** len(self.channels),) * 2
+
     def build(self, rngs, *, inputs, width):
         self.grid(inputs)
         return Convolutions(self, rngs, inputs[2], width)
 
     def grid(self, inputs):
-        size = [math.ceil(side / 2 ** len(self.channels)) for side in inputs[:2]]
-        return _grid(
-            size, self.patch, f"an image of {inputs[0]} x {inputs[1]} pixels ({size[0]} x {size[1]} after convolutions)"
-        )
+        size = [math.ceil(side / 2 ** len(self.channels)) for side in inputs[:-1]]
+        after = f" ({size[0]} x {size[1]} after convolutions)"
+        return _grid(inputs[:-1], (self.patch, self.patch), size, after)
 
 
-def _grid(size, patch: int, what: str) -> tuple[int, int]:
-    if size[0] % patch or size[1] % patch:
-        raise ValueError(f"{what} does not split into patches of {patch} x {patch}: change the image size or the patch")
-    return size[0] // patch, size[1] // patch
+def _sides(patch: Patch) -> tuple[int, ...]:
+    return (patch, patch) if isinstance(patch, int) else tuple(patch)
+
+
+def _patch_problems(patch: Patch) -> Iterator[str]:
+    if not _sides(patch):
+        yield "patch needs a side for one axis at least"
+
+
+def _grid(axes: Sequence[int], sides: Sequence[int], size: Sequence[int] = (), after: str = "") -> tuple[int, ...]:
+    """Return the patches along each axis, of an array or of its ``size`` after something. Raises ValueError."""
+    size = size or axes
+    if any(pixels % side for pixels, side in zip(size, sides, strict=True)):
+        shown, patches = (" x ".join(map(str, numbers)) for numbers in (axes, sides))
+        what = f"an image of {shown} pixels" if len(axes) == 2 else f"an array of {shown}"
+        raise ValueError(f"{what}{after} does not split into patches of {patches}: change the image size or the patch")
+    return tuple(pixels // side for pixels, side in zip(size, sides, strict=True))
 
 
 class Patches(nnx.Module):
-    """Map patches, [B,H,W,C] -> [B,N,D]. The kernel [P*P*C,D] reads a patch by row, column and channel."""
+    """Map patches, [B,H,W,C] -> [B,N,D]. The kernel [P*P*C,D] reads a patch by row, column and channel.
 
-    def __init__(self, rngs: nnx.Rngs, channels: int, patch: int, width: int, *, bias: bool = True):
-        self.patch = patch
-        self.project = Dense(rngs, (patch * patch * channels,), (width,), bias=bias)
+    Arrays may have another number of axes before the channels, as ``sides`` of a patch have.
+    """
+
+    def __init__(self, rngs: nnx.Rngs, channels: int, sides: tuple[int, ...], width: int, *, bias: bool = True):
+        self.sides = sides
+        self.project = Dense(rngs, (math.prod(sides) * channels,), (width,), bias=bias)
 
     def __call__(self, x: Array) -> Array:
-        return self.project(rearrange(x, "b (h p) (w q) c -> b (h w) (p q c)", p=self.patch, q=self.patch))
+        return self.project(patchify(x, self.sides))
+
+
+class BandPatches(nnx.Module):
+    """Map patches of groups of channels, [B,H,W,C] -> [B,G*N,D], the first group first."""
+
+    def __init__(self, spec: BandsStem, rngs: nnx.Rngs, width: int):
+        self.groups = spec.groups
+        sizes = map(len, spec.groups)
+        self.patches = nnx.List([Patches(rngs, size, spec.sides, width, bias=spec.bias) for size in sizes])
+
+    def __call__(self, x: Array) -> Array:
+        groups = zip(self.groups, self.patches, strict=True)
+        return jnp.concatenate([patches(x[..., list(bands)]) for bands, patches in groups], axis=1)
 
 
 class Convolutions(nnx.Module):
@@ -147,7 +242,7 @@ class Convolutions(nnx.Module):
         self.activation = spec.activation
         ends = pairwise((inputs, *spec.channels))
         self.convolutions = nnx.List([Dense(rngs, (3, 3, n), (m,)) for n, m in ends])
-        self.patches = Patches(rngs, spec.channels[-1], spec.patch, width)
+        self.patches = Patches(rngs, spec.channels[-1], (spec.patch, spec.patch), width)
 
     def __call__(self, x: Array) -> Array:
         for convolution in self.convolutions:

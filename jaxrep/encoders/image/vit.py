@@ -1,8 +1,9 @@
 """The vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), with variants used in contrastive pretraining."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal, Self
 
 import jax.numpy as jnp
 from flax import nnx
@@ -18,9 +19,10 @@ from jaxrep.encoders.positions import (
     relative_rows,
     resize_grid,
     sincos_positions,
+    sine_problems,
 )
 from jaxrep.encoders.transformer import Transformer, TransformerModule
-from jaxrep.spec import Natural, spec
+from jaxrep.spec import Count, Natural, spec
 
 DINOV3: dict[str, Any] = dict(
     positions="none",
@@ -46,17 +48,24 @@ EVA02: dict[str, Any] = dict(
 
 @spec
 class ViT(Transformer):
-    """Encode images by a vision transformer. Presets take fields to change: ``ViT.b16(pool="mean")``."""
+    """Encode images by a vision transformer, and series or volumes by a stem whose patches have as many axes.
 
-    rank: ClassVar[int] = 4
+    Presets take fields to change: ``ViT.b16(pool="mean")``.
+    """
 
     stem: Stem = PatchStem()
     """How pixels become tokens."""
     pool: Literal["cls", "mean", "attention"] = "cls"
-    """The class token (only ``cls`` adds one), the mean of the patches, or a learned query that attends to them."""
+    """The class token (``cls`` adds one), the mean of the patches, or a learned query that attends to them."""
+    class_token: bool = False
+    """Whether a class token lies before the patches though another ``pool`` is taken (MAE's fine-tuned encoders)."""
     positions: Literal["learned", "sincos", "relative", "none"] = "learned"
     """Learned positions, fixed sines and cosines of row and column (Chen et al. 2021, MoCo v3), learned biases of the
     attention logits by the offset of two patches, which all blocks share (Bao et al. 2022, BEiT), or none."""
+    sine_widths: tuple[Count, ...] = ()
+    """Channels of the sines and cosines of each axis of the tokens' grid; empty: an equal share of the width each."""
+    sine_endpoint: bool = True
+    """Whether the lowest frequency of the sines is 1/10000 (big_vision), or the next one would be (MoCo v3, MAE)."""
     pool_first: bool = False
     """Whether the last norm is that of the pooled features, and not of the tokens (open_clip's final_ln_after_pool)."""
     any_size: bool = False
@@ -99,6 +108,10 @@ class ViT(Transformer):
     )
 
     @property
+    def rank(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return len(self.stem.sides) + 2
+
+    @property
     def overlaps(self) -> bool:
         return self.stem.overlaps
 
@@ -113,8 +126,13 @@ class ViT(Transformer):
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
-        if self.positions == "sincos" and self.width % 4:
+        if self.positions == "sincos" and not self.sine_widths and self.width % 4:
             yield f"width = {self.width} is not a multiple of 4, which sin-cos positions need"
+        yield from sine_problems(self.sine_widths, self.width)
+        if self.sine_widths and self.positions != "sincos":
+            yield f'sine_widths are those of positions = "sincos", and positions = "{self.positions}"'
+        if not self.sine_endpoint and self.positions != "sincos":
+            yield f'sine_endpoint is that of positions = "sincos", and positions = "{self.positions}"'
         if self.positions == "relative" and self.any_size:
             yield 'positions = "relative" are those of one grid: they cannot have any_size = True'
         if self.pool_first and self.norm == "post":
@@ -125,35 +143,44 @@ class ViT(Transformer):
 
 
 class VisionTransformer(TransformerModule):
-    """Map images [B,H,W,C], uint8 or float in [0,1], to features."""
+    """Map images [B,H,W,C] or other arrays [B,...,C], uint8 or float in [0,1], to features."""
 
     spec: ViT
 
     def __init__(self, spec: ViT, rngs: nnx.Rngs, inputs: Field):
-        check_image(inputs, "a vision transformer")
-        shape: Any = inputs.shape
-        cls, drop = spec.pool == "cls", spec.patch_dropout
+        shape, axes = tuple(inputs.shape), len(spec.stem.sides)
+        if axes == 2:
+            check_image(inputs, "a vision transformer")
+        elif len(shape) != axes + 1:
+            who = f"a vision transformer with patches of {' x '.join(map(str, spec.stem.sides))}"
+            raise ValueError(f"{who} reads arrays with {axes} axes before their channels, and its input has {shape}")
+        cls, drop = spec.pool == "cls" or spec.class_token, spec.patch_dropout
         super().__init__(spec, rngs, pool=spec.pool, class_token=cls, registers=spec.registers, drop=drop)
         self.shape, self.pixels = shape, spec.pixels
-        self.grid = rows, columns = spec.stem.grid(shape)
+        self.grid = grid = spec.stem.grid(shape)
         self.stem = spec.stem.build(rngs, inputs=shape, width=spec.width)
         learned = spec.positions == "learned"
-        shape, std = (rows * columns, spec.width), spec.width**-0.5  # CLIP's released code
-        self.positions = normal(rngs, shape, std) if learned else None
+        std = spec.width**-0.5  # CLIP's released code
+        self.positions = normal(rngs, (math.prod(grid), spec.width), std) if learned else None
         relative = spec.positions == "relative"
-        self.relative = normal(rngs, (relative_rows((rows, columns)), spec.heads), 0.02) if relative else None
+        self.relative = normal(rngs, (relative_rows(grid), spec.heads), 0.02) if relative else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
         """Return patches h [B,N,D], their positions [N,D], and None: every patch is real."""
-        shape: Any = x.shape[1:]
+        shape = x.shape[1:]
         if shape != self.shape and not self.spec.any_size:
             raise ValueError(f"the encoder was built for images of shape {self.shape}, got {shape}")
         h = self.stem(self.pixels(x).astype(compute_dtype(self.spec.dtype)))
         grid = self._grid_of(x)
         if self.positions is not None:
             return h, resize_grid(self.positions[...], self.spec.stem.grid(self.shape), grid), None
-        sincos = self.spec.positions == "sincos"
-        return h, jnp.asarray(sincos_positions(grid, h.shape[-1])) if sincos else jnp.zeros(()), None
+        if self.spec.positions != "sincos":
+            return h, jnp.zeros(()), None
+        return h, jnp.asarray(self._sines(grid)), None
+
+    def _sines(self, grid: Grid) -> Any:
+        spec = self.spec
+        return sincos_positions(grid, spec.width, endpoint=spec.sine_endpoint, widths=spec.sine_widths)
 
     def embed_inputs(self, inputs: EncoderInputs) -> tuple[Array, Array, Array | None, Grid | None]:
         return *self.embed(inputs.x), self._grid_of(inputs.x)
@@ -168,7 +195,6 @@ class VisionTransformer(TransformerModule):
         pooled = super()._pooled(h, valid)
         return super()._normed(pooled) if self.spec.pool_first else pooled
 
-    def _grid_of(self, x: Array) -> tuple[int, int]:
-        """Return the rows and columns of patches of images [B,H,W,C]."""
-        shape: Any = x.shape[1:] if self.spec.any_size else self.shape
-        return self.spec.stem.grid(shape)
+    def _grid_of(self, x: Array) -> Grid:
+        """Return the patches along each axis of images [B,H,W,C]."""
+        return self.spec.stem.grid(x.shape[1:] if self.spec.any_size else self.shape)
