@@ -2,6 +2,7 @@ from .base import DropRate as DropRate
 from .base import Encoder as Encoder
 from .base import EncoderInputs as EncoderInputs
 from .base import EncoderOutput as EncoderOutput
+from .decoders.context_regressor import ContextRegressor as ContextRegressor
 from .decoders.query_decoder import QueryDecoder as QueryDecoder
 from .decoders.token_decoder import TokenDecoder as TokenDecoder
 from .image.convnet import ConvNet as ConvNet

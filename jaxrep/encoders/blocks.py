@@ -55,29 +55,16 @@ class Block(nnx.Module):
         width, branches = spec.width, 3 if spec.memory else 2
         out_std = (branches * width * spec.depth) ** -0.5
         self.spec = spec
-        attention: Any = dict(
-            out_std=out_std,
-            qkv_bias=spec.qkv_bias,
-            key_bias=spec.key_bias,
-            out_bias=spec.out_bias,
-            kv_heads=spec.kv_heads,
-            norm=spec.build_norm if spec.qk_norm else None,
-            inner_norm=spec.build_norm if "attention" in spec.inner_norms else None,
-        )
         self.norm1 = spec.build_norm(width)
-        self.attention = Attention(rngs, width, spec.heads, **attention)
+        self.attention = build_attention(spec, rngs, out_std=out_std)
         self.norm2 = spec.build_norm(width)
         self.mlp = spec.build_mlp(rngs, down_std=out_std)
-        self.scale1 = self._scale()
-        self.scale2 = self._scale()
-        cross = bool(spec.memory)
+        self.scale1 = build_layer_scale(spec)
+        self.scale2 = build_layer_scale(spec)
+        cross, memory = bool(spec.memory), spec.memory
         self.cross_norm = spec.build_norm(width) if cross else None
-        self.cross_attention = Attention(rngs, width, spec.heads, context=spec.memory, **attention) if cross else None
-        self.cross_scale = self._scale() if cross else None
-
-    def _scale(self) -> nnx.Param | None:
-        initial = self.spec.layer_scale
-        return nnx.Param(jnp.full(self.spec.width, initial, jnp.float32)) if initial else None
+        self.cross_attention = build_attention(spec, rngs, out_std=out_std, context=memory) if cross else None
+        self.cross_scale = build_layer_scale(spec) if cross else None
 
     def __call__(self, h: Array, read: BlockInputs, layer: Array | int) -> Array:
         """Map h [B,N,D] to [B,N,D]; ``layer`` is the number of this block in its stack."""
@@ -109,23 +96,45 @@ class Block(nnx.Module):
         return branch(h, self.norm2, lambda x: in_parts(self.mlp, spec.mlp_parts, x), self.scale2, 1)
 
 
-def stack_blocks(spec: "Transformer", rngs: nnx.Rngs) -> Block:
+def build_attention(spec: "Transformer", rngs: nnx.Rngs, *, out_std: float, context: int = 0) -> Attention:
+    """Return the attention of a block; ``context``: width of what its keys and values are made of (0: the block's)."""
+    return Attention(
+        rngs,
+        spec.width,
+        spec.heads,
+        context=context,
+        out_std=out_std,
+        qkv_bias=spec.qkv_bias,
+        key_bias=spec.key_bias,
+        out_bias=spec.out_bias,
+        kv_heads=spec.kv_heads,
+        norm=spec.build_norm if spec.qk_norm else None,
+        inner_norm=spec.build_norm if "attention" in spec.inner_norms else None,
+    )
+
+
+def build_layer_scale(spec: "Transformer") -> nnx.Param | None:
+    """Return the learned factors of the channels of a branch, or None if it has none."""
+    return nnx.Param(jnp.full(spec.width, spec.layer_scale, jnp.float32)) if spec.layer_scale else None
+
+
+def stack_blocks(spec: "Transformer", rngs: nnx.Rngs, block: Callable[..., nnx.Module] = Block) -> Any:
     """Return ``depth`` blocks as one module, in which the first axis of every leaf is the depth."""
     keys = jax.random.split(rngs.params(), spec.depth)
-    return nnx.vmap(lambda key: Block(spec, nnx.Rngs(key)))(keys)
+    return nnx.vmap(lambda key: block(spec, nnx.Rngs(key)))(keys)
 
 
 def run_blocks(
-    stack: Block,
+    stack: nnx.Module,
     h: Array,
     *,
     spec: "Transformer",
-    read: BlockInputs,
+    read: Any,
     readout: Callable[[Array], Array],
     intermediates: tuple[int, ...],
     tokens: tuple[int, ...] = (),
 ) -> tuple[Array, dict[int, Array], dict[int, Array]]:
-    """Apply stacked blocks to h [B,N,D].
+    """Apply stacked blocks to h [B,N,D]. ``read``: what all blocks read besides, as ``Block`` reads ``BlockInputs``.
 
     Returns the last h, ``readout(h)`` after the blocks in ``intermediates``, and h after those in ``tokens``. All are
     read inside the scan, so the tokens of no other layer outlive their step.
@@ -133,7 +142,8 @@ def run_blocks(
     graph, params = nnx.split(stack)
 
     def apply(h, params, layer):
-        return mesh.constrain(nnx.merge(graph, params)(h, read, layer))
+        block: Any = nnx.merge(graph, params)
+        return mesh.constrain(block(h, read, layer))
 
     apply = remat(apply, spec.remat, spec.save, scanned=spec.scan)
 

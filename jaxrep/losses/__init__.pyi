@@ -9,6 +9,7 @@ from .boxes import match_boxes as match_boxes
 from .contrastive import info_nce as info_nce
 from .contrastive import plain_info_nce as plain_info_nce
 from .cross_entropy import blockwise_cross_entropy as blockwise_cross_entropy
+from .cross_entropy import place_cross_entropy as place_cross_entropy
 from .dense import near_places as near_places
 from .dense import place_agreement as place_agreement
 from .dense import place_contrast as place_contrast

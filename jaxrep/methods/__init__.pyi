@@ -22,8 +22,8 @@ from .random_teacher import RandomTeacher as RandomTeacher
 from .running_mean import RunningMean as RunningMean
 from .self_supervised.bags import BagsOfWords as BagsOfWords
 from .self_supervised.bags import Vocabulary as Vocabulary
-from .self_supervised.dense import Propagation as Propagation
 from .self_supervised.context_autoencoder import ContextAutoencoder as ContextAutoencoder
+from .self_supervised.dense import Propagation as Propagation
 from .self_supervised.masked import Masked as Masked
 from .self_supervised.projector import FirstFeatures as FirstFeatures
 from .self_supervised.projector import Projector as Projector

@@ -32,6 +32,7 @@ from .geometry import Variance as Variance
 from .hard_mixing import HardMixtures as HardMixtures
 from .metric_learning import MetricLearning as MetricLearning
 from .metric_learning import MixedMetricLearning as MixedMetricLearning
+from .positions import PatchPosition as PatchPosition
 from .reconstruction import Reconstruction as Reconstruction
 from .separable import BoxLoss as BoxLoss
 from .separable import CrossEntropy as CrossEntropy

@@ -31,6 +31,7 @@ PATCHES: dict[str, Any] = dict(stem=encoders.PatchStem(patch=4), registers=2)
 GROUPS = encoders.GroupNorm(groups=2)
 EXAMPLES: Mapping[str, Any] = {
     "bert": encoders.Bert(**SMALL, distances=8, pool="tanh"),
+    "context regressor": encoders.ContextRegressor(**SMALL),
     "efficientnet": encoders.EfficientNet(width_factor=0.25, stages=2, norm=GROUPS, stochastic_depth=0.5),
     "perceptron": encoders.Perceptron(widths=(8, 6), dropout=0.3),
     "modern text": encoders.TextTransformer(
@@ -69,6 +70,7 @@ RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (B, 8, 8, 3), dtype=np.uint8)
 SERIES = RANDOM.normal(size=(B, 6, 2)).astype(np.float32)
 X = {
+    "ContextRegressor": np.random.default_rng(2).normal(size=(B, 6, 8)).astype(np.float32),
     "SeriesConvolutions": SERIES,
     "SeriesTransformer": SERIES,
     "Perceptron": SERIES[:, 0],

@@ -57,6 +57,7 @@ EXAMPLES: dict[str, Term] = {
         objectives.MixedNegatives("image", "text"),
         objectives.MixedPairs("image", "text", mixed="both"),
         objectives.MixedTwins("mixed", "image", "text"),
+        objectives.PatchPosition("places"),
         objectives.PlaceAgreement("map", "other map", ("map/box", "other map/box")),
         objectives.PlaceContrast("map", "other map", ("map/box", "other map/box")),
         objectives.PrimaryComponents(Contrastive("image", "text"), count=2),
@@ -99,6 +100,7 @@ ROW_OUTPUTS = {
     **{f"bag/{level}": RANDOM.dirichlet(np.ones(7), B).astype(np.float32) for level in "01"},
     "mixed/partner": np.roll(np.arange(B, dtype=np.int32), 3),
     "mixed/share": RANDOM.random(B).astype(np.float32),
+    "places": np.random.default_rng(1).normal(size=(B, 4, 4)).astype(np.float32),
     "patches": normal(B, 3, 12),
     "predicted": RANDOM.uniform(0.2, 0.8, (B, 2, 4)).astype(np.float32),
 }

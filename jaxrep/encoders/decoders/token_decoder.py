@@ -75,9 +75,8 @@ class TokenDecoderModule(TransformerModule):
             h = self._placed(h, inputs.keep, math.prod(inputs.grid or (h.shape[1],)))
         if h.shape[1] != len(positions):
             raise ValueError(f"{h.shape[1]} tokens do not lie on a grid of {' x '.join(map(str, inputs.grid or ()))}")
-        return self.encode(
-            h, positions, dataclasses.replace(inputs, keep=None if self.spec.mask_token else inputs.keep)
-        )
+        keep = None if self.spec.mask_token else inputs.keep
+        return self.encode(h, positions, dataclasses.replace(inputs, keep=keep))
 
     def _sines(self, grid: tuple[int, ...]) -> Array:
         return jnp.asarray(sincos_positions(grid, self.spec.width, endpoint=False))

@@ -17,9 +17,9 @@ from jaxrep.spec import spec
 class Masked(MaskedMethod):
     """Encode a field of which a mask hides tokens, and predict targets of the hidden ones, or of all.
 
-    Emits per row ``<target>`` [B,M,P], or [B,N,P] if it ``predicts`` all, and the
-    pooled features ``<name>`` [B,D] of what the encoder read. Without a mask, as at inference, it emits ``<name>``,
-    ``<name>/pooled`` and ``<name>/tokens`` of the whole field.
+    Emits per row ``<target>`` [B,M,P], or [B,N,P] if it ``predicts`` all, and the pooled features ``<name>`` [B,D] of
+    what the encoder read. Without a mask, as at inference, it emits ``<name>``, ``<name>/pooled`` and
+    ``<name>/tokens`` of the whole field.
     """
 
     decoder: TokenDecoder | None = None
