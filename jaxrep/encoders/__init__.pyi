@@ -5,12 +5,14 @@ from .base import EncoderOutput as EncoderOutput
 from .decoders.context_regressor import ContextRegressor as ContextRegressor
 from .decoders.query_decoder import QueryDecoder as QueryDecoder
 from .decoders.token_decoder import TokenDecoder as TokenDecoder
+from .decoders.upsampler import Upsampler as Upsampler
 from .image.convnet import ConvNet as ConvNet
 from .image.convolution import BatchNorm as BatchNorm
 from .image.convolution import GroupNorm as GroupNorm
 from .image.convolution import Norm as Norm
 from .image.efficientnet import EfficientNet as EfficientNet
 from .image.resnet import ResNet as ResNet
+from .image.stem import BandsStem as BandsStem
 from .image.stem import ConvStem as ConvStem
 from .image.stem import PatchStem as PatchStem
 from .image.stem import PixelNorm as PixelNorm
