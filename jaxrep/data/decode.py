@@ -31,8 +31,11 @@ def text_start(text: str, size: int) -> str:
 
 
 def decode_label(content: bytes, classes: int = 0) -> np.int32:
-    """Decode a class number in decimal digits, below ``classes`` if that is given. Raises ValueError."""
-    digits = content.strip().decode(errors="replace")
+    """Decode a class number in decimal digits, below ``classes`` if that is given. Raises ValueError.
+
+    A table whose column lacks some labels may hold the others as floats: 3.0 is 3.
+    """
+    digits = content.strip().decode(errors="replace").removesuffix(".0")
     if not (digits.isascii() and digits.isdigit()) or int(digits) >= (classes or 2**31):
         limit = f"below {classes}" if classes else "of 31 bits"
         raise ValueError(f"the label is a whole number {limit}, not {digits[:20]!r}")

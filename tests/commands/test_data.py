@@ -54,6 +54,15 @@ def test_inspect_reports_sizes_captions_and_distinct_images(data, tmp_path):
     assert out.startswith("4 of 4 examples can be read, in 1 shards\n") and "distinct image_id: 3" in out
 
 
+def test_inspect_counts_every_caption(data, tmp_path):
+    captions = {"a": ["one", "three"], "b": ["three", "eleven", "two"], "c": "two"}
+    files = [(f"{key}.json", json.dumps({"c": texts}).encode()) for key, texts in captions.items()]
+    write(tmp_path / "x.tar", files)
+    actual = _inspected(data, f"tar:{tmp_path}/x.tar,image=,text=json:c")
+    assert actual["examples"] == 3 and actual["distinct_text_id"] == 4
+    assert (actual["characters"]["min"], actual["characters"]["max"], actual["characters"]["mean"]) == (3, 6, 4.2)
+
+
 def test_inspect_draws_a_grid(data, tmp_path):
     write(tmp_path / "x.tar", pairs(range(10)))
     data("inspect", f"{tmp_path}/x.tar", "--grid", tmp_path / "grid.png")

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrep.errors import UsageError
+
 Content = bytes | tuple[bytes, ...]
 """The bytes of one part of an example; of each caption, where there are several."""
 
@@ -19,13 +21,16 @@ def join_column(parts: list[Any]) -> Any:
     """Join the parts of a column: to float64, unless one of them holds strings."""
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)
-    return [value if isinstance(value, str) else _written(value) for part in parts for value in part]
+    return [written(value) for part in parts for value in part]
 
 
-def _written(number: float) -> str:
-    if np.isnan(number):
+def written(value: Any) -> str:
+    """Return a value of a column of metadata as a text: a whole number without a point, and none as the empty text."""
+    if not isinstance(value, float | np.floating):
+        return str(value)
+    if np.isnan(value):
         return ""
-    return str(int(number)) if number.is_integer() else str(float(number))
+    return str(int(value)) if value.is_integer() else str(float(value))
 
 
 def text_content(value: Any) -> Content:
@@ -65,3 +70,19 @@ def plain_value(value: Any) -> Any:
         except UnicodeDecodeError:
             return value
     return value.item() if isinstance(value, np.generic) else value
+
+
+def as_numbers(column: Any, name: str, use: str) -> np.ndarray:
+    """Return a column of metadata as numbers, which may be stored as text; NaN for none.
+
+    ``use``: what is done with the numbers of the column ``name``, as the end of a sentence. Raises UsageError: words.
+    """
+    if isinstance(column, np.ndarray):
+        return column
+    numbers = np.full(len(column), np.nan)
+    for row, value in enumerate(column):
+        try:
+            numbers[row] = float(value) if value != "" else np.nan
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"the column '{name}' holds words, as {str(value)[:40]!r}, and {use}") from error
+    return numbers

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.data.images.decode import open_image
-from jaxrep.data.source import Examples
+from jaxrep.data.source import Examples, as_captions
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.data.tools.reading import Failures, read_all
 
@@ -33,7 +33,7 @@ def survey(examples: Examples) -> tuple[dict[str, Any], list[np.ndarray]]:
     columns: dict[str, list[Any]] = {}
     for _, facts in rows:
         for name, value in facts.items():
-            columns.setdefault(name, []).append(value)
+            columns.setdefault(name, []).extend(value if isinstance(value, list) else [value])
     images, formats = columns.pop("image", []), Counter(columns.pop("format", []))
     summary = {
         "examples": len(examples) - failures.counts.total(),
@@ -42,7 +42,7 @@ def survey(examples: Examples) -> tuple[dict[str, Any], list[np.ndarray]]:
         "shards": len(examples.shard_ends),
         "bad_examples": failures.messages,
         **({"formats": dict(formats.most_common())} if formats else {}),
-        **{f"distinct_{name}": len(set(map(int, column))) for name, column in columns.items() if name not in MEASURED},
+        **{f"distinct_{name}": len(set(column)) for name, column in columns.items() if name not in MEASURED},
         **{name: quantiles(columns[name]) for name in MEASURED if name in columns},
     }
     return summary, images
@@ -50,6 +50,8 @@ def survey(examples: Examples) -> tuple[dict[str, Any], list[np.ndarray]]:
 
 def examine(examples: Examples, index: int, shown: bool) -> dict[str, Any]:
     """Decode one example, and return MEASURED, its format, ids and label, and its image if it is shown.
+
+    Several captions have a list of lengths, and of ids.
 
     Raises BadSample, BadShard.
     """
@@ -68,11 +70,11 @@ def examine(examples: Examples, index: int, shown: bool) -> dict[str, Any]:
         if "image" in row:
             facts |= {"width": row["image"].shape[1], "height": row["image"].shape[0]}
     if "text" in row:
-        facts["characters"] = len("".join(row["text"]))
+        facts["characters"] = [len(text) for text in as_captions(row["text"])]
     if "image" in row and shown:
         facts["image"] = row["image"]
     numbers = {name: value for name, value in row.items() if name.endswith("_id") or name == "label"}
-    return facts | {name: value for name, value in numbers.items() if np.ndim(value) == 0}
+    return facts | {name: np.ravel(value).tolist() for name, value in numbers.items()}
 
 
 def quantiles(values: list[int]) -> dict[str, float]:

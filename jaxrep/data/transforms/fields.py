@@ -7,7 +7,9 @@ import numpy as np
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Examples, digest
+from jaxrep.data.sources.values import as_numbers
 from jaxrep.data.transforms.base import FieldSource, FieldTransform, TransformedExamples
+from jaxrep.errors import UsageError
 from jaxrep.spec import NonNegative, spec
 
 
@@ -70,7 +72,11 @@ class WeightedExamples(TransformedExamples):
 
     def __init__(self, source: AddWeights, inner: Examples):
         super().__init__(source, inner)
-        values = np.asarray(inner.column(source.column), np.float32)
+        column = as_numbers(inner.column(source.column), source.column, "weights are numbers")
+        if len(wrong := column[(column < 0) | (column > np.finfo(np.float32).max)]):
+            what = f"holds {wrong[0]:g}, and a weight is a finite number from 0 on"
+            raise UsageError(f"the column '{source.column}' {what}")
+        values = column.astype(np.float32)
         self._name, self._weights = source.name, np.where(np.isnan(values), np.float32(source.default), values)
 
     def compute(self, columns: dict[str, Any], indices: np.ndarray, keys: np.ndarray | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from jaxrep.data._util.hashing import splitmix64
 from jaxrep.data.source import Examples, is_unknown, ranked
+from jaxrep.data.sources.values import as_numbers, written
 from jaxrep.data.transforms.base import SubsetSource
 from jaxrep.errors import UsageError
 from jaxrep.spec import Count, Natural, Range, spec
@@ -34,7 +35,7 @@ class Where:
     at_most: float = float("inf")
     """Largest number that meets the condition."""
     among: tuple[str, ...] = ()
-    """Words that meet the condition; empty: the column holds numbers."""
+    """Words that meet the condition, whole numbers without a point; empty: the column holds numbers."""
 
     def problems(self) -> Iterator[str]:
         if self == Where(column=self.column):
@@ -47,17 +48,9 @@ class Where:
     def __call__(self, values: Any) -> np.ndarray:
         """Return which values meet the condition, bool [N]."""
         if self.among:
-            return np.array([str(value) in self.among for value in values], bool)
-        numbers = np.asarray(values if isinstance(values, np.ndarray) else [self._number(x) for x in values])
+            return np.array([not {written(value), str(value)}.isdisjoint(self.among) for value in values], bool)
+        numbers = as_numbers(values, self.column, "numbers are compared: give among=(…), or remove the words")
         return (numbers >= self.at_least) & (numbers <= self.at_most)
-
-    def _number(self, value: Any) -> float:
-        """Return a number that is stored as text; NaN for none."""
-        try:
-            return float(value) if value != "" else np.nan
-        except (TypeError, ValueError) as error:
-            what = f"holds words, as {str(value)[:40]!r}, and numbers are compared: give among=(…), or remove the words"
-            raise UsageError(f"the column '{self.column}' {what}") from error
 
 
 @spec

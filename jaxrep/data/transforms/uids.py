@@ -128,12 +128,13 @@ def read_uids(path: str) -> np.ndarray:
     uids = np.memmap(path, dtype, "r", offset, shape)
     if pair[0].isnative and _is_sorted(uids):
         return uids.view(UID)
-    print(f"{path} is not sorted: its {len(uids):,} uids are sorted in memory", file=sys.stderr)
+    why = "not sorted" if pair[0].isnative else "of another byte order"
+    print(f"{path} is {why}: its {len(uids):,} uids are sorted in memory", file=sys.stderr)
     return _sorted(np.array(uids).astype(UID))
 
 
 def _read_text(path: str, content: bytes) -> np.ndarray:
-    lines = content.decode(errors="replace").split("\n")
+    lines = content.decode("utf-8-sig", errors="replace").split("\n")
     uids = []
     for number, line in enumerate(lines, 1):
         if not (line := line.strip()):

@@ -1,11 +1,13 @@
 """Fields are selected and renamed, and weights are added."""
 
 import numpy as np
+import pytest
 
 from jaxrep.batch import Field
 from jaxrep.data.source import Columns
 from jaxrep.data.transforms.fields import AddWeights, SelectFields
 from jaxrep.data.transforms.subsets import Filter, Where
+from jaxrep.errors import UsageError
 from jaxrep.spec import problems
 from tests.helpers.pairs import KEYS, ROWS, SCORES, N, Pairs
 
@@ -33,6 +35,30 @@ def test_add_weights():
     assert actual["weight"].dtype == np.float32
     np.testing.assert_array_equal(actual["weight"], np.array([0.4, 0, 1.1, 0.6], np.float32))
     assert source.open()[5]["weight"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["0.5", "", "2"], [0.5, 1, 2]),
+        (["0.5", "good"], r"the column 'score' holds words, as 'good', and weights are numbers"),
+        ([1.0, -0.5], r"the column 'score' holds -0.5, and a weight is a finite number from 0 on"),
+        ([1.0, np.inf], r"the column 'score' holds inf, and a weight"),
+        ([1.0, 1e39], r"the column 'score' holds 1e\+39, and a weight"),
+    ],
+)
+def test_weights_are_numbers_from_0_on(values, expected):
+    class InMemory(Pairs):
+        def open(self):
+            scores = values if isinstance(values[0], str) else np.array(values)
+            return Columns({"caption": ["a"] * len(values), "score": scores})
+
+    source = AddWeights(source=InMemory(), column="score")
+    if isinstance(expected, list):
+        assert source.open().gather(np.arange(3))["weight"].tolist() == expected
+    else:
+        with pytest.raises(UsageError, match=expected):
+            source.open()
 
 
 def test_replacement_of_bad_sample_has_its_own_weight():

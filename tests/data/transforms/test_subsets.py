@@ -88,6 +88,14 @@ def test_a_condition_is_stated_and_numbers_may_be_texts():
         condition(["0.4", "none"])
 
 
+def test_whole_numbers_are_words_without_a_point():
+    license_ = Where(column="license", among=("1", "4"))
+    texts = ["1", "2", "", "4"]  # as one shard has them; another has numbers
+    assert license_(texts).tolist() == license_(np.array([1, 2, np.nan, 4])).tolist() == [True, False, False, True]
+    assert license_(np.array([1, 2, 4], np.int32)).tolist() == [True, False, True]
+    assert Where(column="n", among=("1.0", "0.5"))(np.array([1, 0.5, 2])).tolist() == [True, True, False]
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

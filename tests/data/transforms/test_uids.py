@@ -56,6 +56,7 @@ def test_examples_of_a_file_are_kept(tmp_path):
     for source in (
         kept(tmp_path, array),
         kept(tmp_path, text="\n".join(texts).upper() + "\n\n"),
+        kept(tmp_path, text="\ufeff" + "\r\n".join(texts)),
     ):
         examples = source.open()
         assert examples.column("key") == expected and examples[1]["image"][0, 0, 0] == 8
@@ -96,9 +97,9 @@ def test_unsorted_and_foreign_bytes_are_sorted_and_told(tmp_path, capsys):
     img2dataset.folder(tmp_path)
     texts = [img2dataset.uid(n) for n in (20, 1, 13)]
     array = np.array([(int(text[:16], 16), int(text[16:], 16)) for text in texts], np.dtype("u8,u8"))
-    for made in (array, np.sort(array).astype(">u8,>u8")):
+    for made, why in ((array, "not sorted"), (np.sort(array).astype(">u8,>u8"), "of another byte order")):
         assert kept(tmp_path, made).open().column("width").tolist() == [101, 113, 120]
-        assert "uids.npy is not sorted" in capsys.readouterr().err
+        assert f"uids.npy is {why}" in capsys.readouterr().err
     named = np.sort(array).astype([("high", "u8"), ("low", "u8")])
     assert len(kept(tmp_path, named).open()) == 3 and "not sorted" not in capsys.readouterr().err
 

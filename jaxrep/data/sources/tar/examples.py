@@ -12,6 +12,7 @@ import numpy as np
 from jaxrep.data._util.lru_cache import LruCache
 from jaxrep.data._util.parallel import thread_map
 from jaxrep.data._util.ranges import Range, join_ranges
+from jaxrep.data.images.decode import MAX_BYTES
 from jaxrep.data.source import tell_once
 from jaxrep.data.sources.encoded import EncodedExamples, EncodedSource, ShardedExamples, value_or
 from jaxrep.data.sources.numbers import label_digits
@@ -145,7 +146,8 @@ class TarExamples(ShardedExamples, EncodedExamples):
         places = locations.places[row, [self._columns[part] for part in parts]]
         places = places[(places["extension"] >= 0) & (places["offset"] >= 0)]
         end = self._indexed[number].summary.size
-        return join_ranges((min(start, end), min(start + size, end)) for _, start, size in places.tolist())
+        inside = [(min(start, end), min(start + size, end)) for _, start, size in places.tolist()]
+        return join_ranges((start, stop) for start, stop in inside if stop - start <= MAX_BYTES)
 
     def _read(self, found: Found, parts: Sequence[str]) -> list[Piece]:
         """Read the bytes of the members of some parts."""
@@ -163,6 +165,8 @@ class TarExamples(ShardedExamples, EncodedExamples):
             raise BadSample(str(found), f"the tar has two members of one name for its {part}")
         if offset == tar_index.ELSEWHERE:
             raise BadSample(self._place(found, part), "it is a link to a file that the tar lacks, or a sparse file")
+        if min(size, self._indexed[found.number].summary.size - offset) > MAX_BYTES:
+            raise BadSample(self._place(found, part), f"it has {size:,} bytes, and up to {MAX_BYTES:,} are read")
         start, piece = [piece for piece in pieces if piece[0] <= offset][-1]
         content = piece[offset - start : offset - start + size]
         if len(content) < size:

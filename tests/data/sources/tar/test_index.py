@@ -11,6 +11,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from jaxrep import storage
 from jaxrep.data.sources.tar import index as tar_index
 from jaxrep.data.sources.tar.manifest import index_shards
 from jaxrep.data.sources.tar.shards import TarShards
@@ -75,6 +76,21 @@ def test_member_that_states_more_than_the_tar_has_is_a_bad_sample(tmp_path, size
     assert examples.column("text") == ["", "number 1"]
     with pytest.raises(BadSample, match=rf"member a.txt: the tar ends after \d+ of its {size} bytes"):
         examples[0]
+
+
+def test_huge_members_are_not_read(tmp_path):
+    huge = 2**28  # more than is read of one part; the file has a hole there
+    with open(tmp_path / "x.tar", "wb") as file:
+        file.write(header("a.png", huge))
+        file.seek(huge, 1)
+        file.write(header("a.txt", 1) + b"a".ljust(512, b"\0") + write(tmp_path / "y.tar", pairs([1])).read_bytes())
+    examples = TarShards(shards=f"{tmp_path}/x.tar", image_size=4).open()
+    before = storage.traffic().bytes
+    with pytest.raises(BadSample, match=r"member a.png: it has 268,435,456 bytes, and up to 134,217,728 are read"):
+        examples[0]
+    assert examples[1]["text"] == "number 1" and storage.traffic().bytes - before < 10_000
+    assert examples.column("text") == ["a", "number 1"]
+    assert TarShards(shards=f"{tmp_path}/x.tar", text="png", image=()).open().column("text") == ["", ""]
 
 
 def test_very_long_names_are_not_kept(tmp_path):
