@@ -1,13 +1,15 @@
 """Clustering: agreement of k-means clusters of the features with the classes.
 
 k-means uses Lloyd's steps from k-means++ seeds (Arthur and Vassilvitskii 2007). Normalized mutual information and the
-adjusted Rand index (Hubert and Arabie 1985) compare clusters with labels, independent of their numbers.
+adjusted Rand index (Hubert and Arabie 1985) compare clusters with labels, independent of their numbers. The indices of
+Calinski and Harabasz (1974) and of Davies and Bouldin (1979) tell how far clusters are apart, without labels.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import scipy.optimize
+import scipy.spatial
 import scipy.stats
 from jaxtyping import Bool, Float, Int
 
@@ -26,7 +28,8 @@ class Clustering(LabeledEval):
 
     Metrics:
         ``nmi``, ``ari``, and ``accuracy``: the share of correct images under the best one-to-one assignment of
-        clusters to classes.
+        clusters to classes. ``calinski_harabasz`` (higher is better) and ``davies_bouldin`` (lower is better): how far
+        the clusters are apart; left out if there is one cluster, or as many as images.
     """
 
     clusters: Natural = 0
@@ -37,12 +40,18 @@ class Clustering(LabeledEval):
     """Maximum number of steps per start."""
     normalize: bool = True
     """Whether to scale features to unit length first."""
+    components: Natural = 0
+    """Number of principal components by which features are replaced. 0: none."""
     seed: Natural = 0
     """Seed of the starts."""
     name: str = "clustering"
 
     def run(self, model: Model) -> dict[str, float]:
         features, labels, *_ = self.embed(model, normalize=self.normalize)
+        if self.components:
+            if self.components > min(features.shape):
+                raise JaxrepError(f"{self.name}: {features.shape} features have no {self.components} components")
+            features = principal_components(features, self.components)
         count = self.clusters or len(np.unique(labels))
         if count > len(labels):
             raise JaxrepError(f"{self.name}: {count} clusters need as many images, and there are {len(labels)}")
@@ -50,7 +59,11 @@ class Clustering(LabeledEval):
         results = [k_means(features, count, random, max_iterations=self.max_iterations) for random in starts]
         clusters = min(results, key=lambda result: result.inertia).clusters
         nmi, ari = normalized_mutual_information(clusters, labels), adjusted_rand_index(clusters, labels)
-        return self.named({"nmi": nmi, "ari": ari, "accuracy": matched(clusters, labels)})
+        metrics = {"nmi": nmi, "ari": ari, "accuracy": matched(clusters, labels)}
+        if 1 < len(np.unique(clusters)) < len(clusters):
+            metrics["calinski_harabasz"] = calinski_harabasz(features, clusters)
+            metrics["davies_bouldin"] = davies_bouldin(features, clusters)
+        return self.named(metrics)
 
 
 class KMeansResult(NamedTuple):
@@ -161,3 +174,45 @@ def matched(clusters: Int[np.ndarray, " N"], labels: Int[np.ndarray, " N"]) -> B
     at, label = scipy.optimize.linear_sum_assignment(contingency(clusters, labels), maximize=True)
     label_of[at] = label
     return label_of[i] == j
+
+
+def principal_components(features: Float[np.ndarray, "N D"], count: int) -> Float[np.ndarray, "N count"]:
+    """Return the coordinates of features along the directions of their largest variances, those first."""
+    centered = features - features.mean(axis=0, dtype=np.float64)
+    _, directions = np.linalg.eigh(centered.T @ centered)
+    return centered @ directions[:, : -count - 1 : -1]
+
+
+def calinski_harabasz(features: Float[np.ndarray, "N D"], clusters: Int[np.ndarray, " N"]) -> float:
+    """Return the variance between K clusters over that within them, each over its degrees of freedom, at least 0.
+
+    It is 1 if nothing varies within the clusters, as in scikit-learn.
+    """
+    x, centers, index = _centered_clusters(features, clusters)
+    within = float((x**2).sum())
+    between = float((np.bincount(index) * (centers**2).sum(axis=1)).sum())
+    return between * (len(x) - len(centers)) / (within * (len(centers) - 1)) if within > 0 else 1.0
+
+
+def davies_bouldin(features: Float[np.ndarray, "N D"], clusters: Int[np.ndarray, " N"]) -> float:
+    """Return the mean over clusters of ``max (s_i + s_j) / d_ij``, at least 0.
+
+    ``s`` is the mean distance of a cluster's examples to their center, and ``d`` the distance of two centers. Clusters
+    of one center are passed over, as in scikit-learn.
+    """
+    x, centers, index = _centered_clusters(features, clusters)
+    spread = np.bincount(index, np.sqrt((x**2).sum(axis=1))) / np.bincount(index)
+    distance = scipy.spatial.distance.cdist(centers, centers)
+    ratios = np.divide(spread[:, None] + spread, distance, out=np.zeros_like(distance), where=distance > 0)
+    return float(ratios.max(axis=1).mean())
+
+
+def _centered_clusters(features: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return features minus the center of their cluster, the centers minus their mean over examples, and the clusters.
+
+    All are float64; clusters are numbered from 0.
+    """
+    x = features - features.mean(axis=0, dtype=np.float64)
+    _, index = np.unique(clusters, return_inverse=True)
+    centers = _sums(x, index, index.max() + 1) / np.bincount(index)[:, None]
+    return x - centers[index], centers, index

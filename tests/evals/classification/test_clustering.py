@@ -5,13 +5,17 @@ import pytest
 from sklearn import metrics
 from sklearn.cluster import KMeans
 
+from jaxrep.errors import JaxrepError
 from jaxrep.evals.classification.clustering import (
     Clustering,
     adjusted_rand_index,
+    calinski_harabasz,
+    davies_bouldin,
     k_means,
     k_means_seeds,
     matched,
     normalized_mutual_information,
+    principal_components,
 )
 from tests.helpers.fake_model import FakeModel, given, pictures
 
@@ -45,7 +49,59 @@ def test_separate_clusters_are_found():
     features, labels = blobs(0.3)
     model = FakeModel(features, {})
     found = Clustering(data=given(image=pictures(range(240)), label=labels), normalize=False, restarts=5).run(model)
-    assert found == {"clustering/nmi": 1, "clustering/ari": 1, "clustering/accuracy": 1}
+    assert [found.pop(f"clustering/{name}") for name in ("nmi", "ari", "accuracy")] == [1, 1, 1]
+    assert found == {  # of scikit-learn's functions on the true labels
+        "clustering/calinski_harabasz": pytest.approx(metrics.calinski_harabasz_score(features, labels), rel=1e-6),
+        "clustering/davies_bouldin": pytest.approx(metrics.davies_bouldin_score(features, labels), rel=1e-6),
+    }
+
+
+def apart():
+    """Return three groups in space, and clusters that have two rows of other groups."""
+    features = np.random.default_rng(0).normal(size=(30, 3)).astype(np.float32) + 3 * np.repeat(np.eye(3), 10, 0)
+    clusters = np.repeat([5, 0, 2], 10)
+    clusters[[3, 17]] = 2, 5
+    return features.astype(np.float32), clusters
+
+
+def test_how_far_clusters_are_apart_equals_scikit_learn():
+    features, clusters = apart()
+    # scikit-learn 1.9.1's calinski_harabasz_score and davies_bouldin_score of these rows
+    assert calinski_harabasz(features, clusters) == pytest.approx(20.56608801734516, rel=1e-6)
+    assert davies_bouldin(features, clusters) == pytest.approx(0.8577477086619169, rel=1e-6)
+    far = features.astype(np.float64) + 1e4  # centers far from zero
+    assert davies_bouldin(far, clusters) == pytest.approx(metrics.davies_bouldin_score(far, clusters), rel=1e-6)
+    for rows, index in (
+        (np.repeat(np.eye(3), 5, 0), np.repeat([0, 1, 2], 5)),  # nothing varies within
+        (np.ones((6, 2)), np.arange(6) % 2),  # nothing varies at all
+        (np.array([[0.0], [2], [0], [2], [7]]), np.array([0, 0, 1, 1, 2])),  # two clusters of one center
+    ):
+        assert calinski_harabasz(rows, index) == pytest.approx(metrics.calinski_harabasz_score(rows, index))
+        assert davies_bouldin(rows, index) == pytest.approx(metrics.davies_bouldin_score(rows, index))
+
+
+def test_one_cluster_and_clusters_of_one_have_no_distances():
+    features, labels = blobs(0.3)
+    data = given(image=pictures(range(6)), label=labels[:6])
+    names = ("nmi", "ari", "accuracy")
+    for count in (1, 6):
+        found = Clustering(data=data, normalize=False, clusters=count, restarts=2).run(FakeModel(features, {}))
+        assert found.keys() == {f"clustering/{name}" for name in names}
+
+
+def test_principal_components_equal_those_of_a_singular_value_decomposition():
+    features = apart()[0] * np.array([1, 30, 3], np.float32) + 100
+    left, sizes, _ = np.linalg.svd(features.astype(np.float64) - features.mean(0, np.float64), full_matrices=False)
+    found = principal_components(features, 2)
+    np.testing.assert_allclose(np.abs(found), np.abs(left * sizes)[:, :2], rtol=1e-8, atol=1e-9)
+    data = given(image=pictures(range(30)), label=np.arange(30) // 10)
+    whole, first = (
+        Clustering(data=data, normalize=False, components=count).run(FakeModel(features, {})) for count in (3, 1)
+    )
+    assert whole == pytest.approx(Clustering(data=data, normalize=False).run(FakeModel(features, {})))  # turned
+    assert first["clustering/calinski_harabasz"] > whole["clustering/calinski_harabasz"]
+    with pytest.raises(JaxrepError, match=r"\(30, 3\) features have no 4 components"):
+        Clustering(data=data, components=4).run(FakeModel(features, {}))
 
 
 def test_k_means_equals_scikit_learn_from_equal_seeds():
