@@ -52,6 +52,7 @@ DINO = "facebookresearch/dino, "
 SWAV = "facebookresearch/swav, "
 OBOW, PIXPRO = "valeoai/obow, ", "zdaxie/PixPro, "
 DINOPL = "safelix/dinopl, "
+CAE, DEIT, KWT = "Atten4Vis/CAE, ", "facebookresearch/deit, ", "ARM-software/keyword-transformer, "
 DINOV2 = "facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml"
 TWO_D = "ielab/2DMSE-Reproduce, code/STS_V2_Angle/"
 
@@ -83,6 +84,27 @@ TABLE: Mapping[str, list[Number]] = {
     "byol:recipe_100": numbers(BYOL + "configs/byol.py",
         method__teacher__momentum__start=0.99, optimizer__weight_decay__value=1e-6, schedule__peak=0.45 * 16,
         epochs=100),
+    "cae:recipe": numbers(CAE + "scripts/cae_base_800e.sh",
+        data__batch_size=4 * 8 * 64, schedule__peak=1.5e-3, schedule__warmup_steps=20 * (1_281_167 // 2_048),
+        epochs=800, optimizer__clip_norm=3.0, method__encoder__layer_scale=0.1, method__encoder__stochastic_depth=0.1,
+        method__encoder__pixels=PixelNorm.imagenet(), method__regressor__depth=4, method__decoder__depth=4,
+        method__regressor__layer_scale=0.1, method__decoder__layer_scale=0.1, views__2__share=(98 / 196, 98 / 196),
+        objective__features__weight__value=2.0)
+    + numbers(CAE + "tools/run_pretraining.py",
+        views__0__size=224, views__0__scale=(0.08, 1.0), views__2__smallest=16, optimizer__weight_decay__value=0.05,
+        optimizer__eps=1e-8, optimizer__b2=0.999, schedule__end=1e-5)
+    + numbers(CAE + "models/modeling_cae.py and models/modeling_cae_helper.py",
+        method__encoder__width=768, method__encoder__depth=12, method__encoder__heads=12,
+        method__encoder__norm_epsilon=1e-6, method__encoder__key_bias=False, method__encoder__positions="sincos",
+        method__regressor__width=768, method__regressor__stochastic_depth=0.1, method__decoder__width=768,
+        method__decoder__stochastic_depth=0.1, method__decoder__project=False)
+    + numbers(CAE + "furnace/masking_generator.py and furnace/optim_factory.py",
+        views__2__shape=0.3, optimizer__rules__0__path="image/class_token", optimizer__rules__0__factor=1.0,
+        optimizer__rules__1__path="regressor/query"),
+    "cae:large": numbers(CAE + "scripts/cae_large_1600e.sh",
+        epochs=1_600, schedule__warmup_steps=40 * (1_281_167 // 2_048), method__encoder__layer_scale=1e-5,
+        method__encoder__depth=24, method__regressor__width=1_024, method__regressor__heads=16,
+        method__regressor__layer_scale=1e-5, method__decoder__layer_scale=1e-5),
     "clip:recipe": numbers(CLIP,
         method__towers__image__width=768, method__towers__image__norm_epsilon=1e-5,
         method__towers__image__embed_norm=True, method__towers__image__activation="quick_gelu",
@@ -271,6 +293,17 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers("facebookresearch/moco, main_moco.py and README.md",
         data__batch_size=256, method__memory__size=65_536, method__teacher__momentum__value=0.999,
         method__scale__init=1 / 0.2, schedule__peak=0.03, epochs=200),
+    "mp3:recipe": numbers(DEIT + "main.py",
+        method__encoder__stochastic_depth=0.1, optimizer__weight_decay__value=0.05, schedule__peak=5e-4 * 1_024 / 512,
+        schedule__warmup_steps=5 * (1_281_167 // 1_024), schedule__end=1e-5, epochs=300, views__0__size=224)
+    + numbers(DEIT + "README_deit.md", data__batch_size=4 * 256)
+    + numbers("arshadshk/Position-Prediction-Pretraining-Pytorch, README.md", views__2__share=0.5),
+    "mp3:speech": numbers(KWT + "train.sh",
+        data__batch_size=512, method__encoder__width=192, method__encoder__depth=12, method__encoder__heads=3,
+        method__encoder__mlp_ratio=768 / 192, optimizer__weight_decay__value=0.1, schedule__peak=1e-3,
+        schedule__warmup_steps=10 * 72, examples=23_438 * 512)
+    + numbers(KWT + "README.md and kws_streaming/models/transformer_utils.py",
+        method__encoder__length=98, method__encoder__norm="post", method__encoder__norm_epsilon=1e-6),
     "mrl:recipe": numbers(AS_STATED + "section 4.1 and appendix C",
         data__batch_size=4_096, objective__matryoshka__dims=(12, 24, 48, 96, 192, 384, 768), schedule__peak=1e-3),
     "mrl:imagenet": numbers("libffcv/ffcv-imagenet, rn50_configs/rn50_40_epochs.yaml",
