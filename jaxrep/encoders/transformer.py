@@ -333,7 +333,7 @@ class TransformerModule(nnx.Module, abc.ABC):
         return h if self.norm is None else self.norm(h)
 
     def _pooled(self, h: Array, valid: Array | None) -> Array:
-        h = h if self.class_token is not None else h[:, self._prefix :]
+        h = h if self.pool is POOLS["cls"] else h[:, self._prefix :]
         return self.pool(h, valid).astype(jnp.float32)
 
 

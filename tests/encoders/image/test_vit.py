@@ -14,6 +14,7 @@ from jaxrep.encoders.image.stem import ConvStem, PatchStem, PixelNorm
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.encoders.positions import sincos_positions
 from jaxrep.pretrained.resize import resize_positions
+from jaxrep.spec import problems
 
 FIELD = Field((16, 12, 3), "uint8")
 SPEC = ViT(width=8, depth=2, heads=2, stem=PatchStem(patch=4))
@@ -234,3 +235,21 @@ def test_dropped_patches_make_no_map():
         _ = dropped.map
     with pytest.raises(ValueError, match="6 tokens make no map of 4 x 3"):
         encode(built(patch_dropout=0.5), ctx=ctx(range(4)), intermediate_maps=(0,))
+
+
+def test_sines_without_endpoint_are_those_of_mae():
+    """``get_2d_sincos_pos_embed`` of facebookresearch/mae (util/pos_embed.py): frequencies 10000 ** -(i / n)."""
+    rows, columns = np.indices((4, 3)).reshape(2, -1)
+    omega = 10_000.0 ** -(np.arange(2) / 2)
+    axes = [np.concatenate([np.sin(x[:, None] * omega), np.cos(x[:, None] * omega)], 1) for x in (columns, rows)]
+    positions = built(positions="sincos", sine_endpoint=False, pool="mean").embed(IMAGES)[1]
+    np.testing.assert_allclose(positions, np.concatenate(axes, axis=1), atol=1e-7)
+    assert "sine_endpoint is that of" in problems(ViT(width=8, depth=1, heads=2, sine_endpoint=False))[0]
+
+
+def test_a_class_token_beside_the_mean_is_seen_by_all_and_not_pooled():
+    beside, without, cls = built(pool="mean", class_token=True), built(pool="mean"), built()
+    out = beside(EncoderInputs(IMAGES))
+    np.testing.assert_allclose(out.pooled, out.tokens.mean(1), rtol=1e-5)
+    assert np.abs(out.pooled - without(EncoderInputs(IMAGES)).pooled).max() > 1e-3
+    np.testing.assert_array_equal(out.tokens, cls(EncoderInputs(IMAGES)).tokens)  # the same arrays, another pooling
