@@ -1,5 +1,7 @@
 """Terms that compare predicted patches with those of a field of the batch."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
 from jaxrep.encoders.image.stem import PixelNorm
-from jaxrep.losses.pixels import normalize_patches, patch_errors
-from jaxrep.objectives.base import Output, Reads, SeparableTerm
+from jaxrep.losses.pixels import hidden_group_errors, normalize_patches, patch_errors
+from jaxrep.objectives.base import Columns, Output, Reads, SeparableTerm
 from jaxrep.patches import Patch, patch_grid, patch_sides, patchify, take_places
+from jaxrep.spec import Count, Natural, Share
 from jaxrep.views.base import to_float
 
 Target = Annotated[str, Reads(columns=("{}", "{}/masked_index"))]
@@ -83,4 +86,78 @@ class Reconstruction(SeparableTerm):
             raise ValueError(
                 f"Reconstruction: '{self.x}' predicts {x.shape[1]} patches of '{self.target}', which has "
                 f"{patches.shape[1]}: give the mask, the encoder and the term the same patch"
+            )
+
+
+@dataclass(frozen=True)
+class MultiScaleReconstruction(SeparableTerm):
+    """Predict a picture whose tokens are hidden in part, and larger pictures of the same (Noman et al. 2024, SatMAE++).
+
+    The loss of a row is ``share`` times the mean over hidden tokens of squared differences, each in the token's patch
+    and group of channels, plus the rest times the mean over larger pictures of their absolute differences, in all
+    pixels. Rows hide equally many tokens. A uint8 pixel counts as its share of 255.
+    """
+
+    x: Output = "picture"
+    """Name of the predicted picture, [B,H,W,C]; larger ones are ``<x>/2``, ``<x>/4`` and so on, as of Masked."""
+    target: Annotated[str, Reads(columns=("{}", "{}/masked"))] = "image"
+    """Field that the picture predicts, of which a mask hides tokens."""
+    _: KW_ONLY
+    larger: Columns = ("image_2x", "image_4x")
+    """Fields that the larger pictures predict, each twice as large as the one before."""
+    patch: Count
+    """Side of a patch in pixels."""
+    groups: tuple[tuple[Natural, ...], ...] = ()
+    """Channels of the tokens of a place, a group for each, as in BandsStem; empty: one token, of all channels."""
+    share: Share = 0.6
+    """Share of the hidden tokens of the loss."""
+
+    def problems(self) -> Iterator[str]:
+        if not self.larger:
+            yield "larger names no field: take Reconstruction for pictures of one size"
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Return the field that each picture predicts, by the name of the picture, the smallest first."""
+        larger = {f"{self.x}/{2**doubling}": field for doubling, field in enumerate(self.larger, 1)}
+        return {self.x: self.target, **larger}
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return tuple(self.fields)
+
+    def advice(self, field: str) -> str:
+        return "the views CopyField and Resize make it" if field in self.larger else ""
+
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
+        pixels = {name: self._pixels(outputs[name], name, batch[field], field) for name, field in self.fields.items()}
+        x, target = pixels.pop(self.x)
+        groups, masked = self.groups or (tuple(range(x.shape[-1])),), batch[f"{self.target}/masked"]
+        self._check_tokens(x.shape, groups, masked)
+        hidden = hidden_group_errors(x, target, masked, (self.patch, self.patch), groups)
+        larger = [jnp.abs(x - target).mean(axis=(1, 2, 3)) for x, target in pixels.values()]
+        return self.share * hidden + (1 - self.share) * sum(larger) / len(larger)
+
+    def example_weights(self, batch: Batch) -> Array:
+        return super().example_weights(batch) * batch.get(f"{self.target}/present", 1.0)
+
+    def _pixels(self, x: Array, name: str, target: Array, field: str) -> tuple[Array, Array]:
+        """Return a predicted picture and its target, float32. Raises ValueError: they differ in shape."""
+        if x.shape != target.shape:
+            raise ValueError(
+                f"MultiScaleReconstruction: '{name}' predicts pictures of shape {x.shape[1:]}, and '{field}' has "
+                f"{target.shape[1:]}: resize the field, or change the number of channels or of doublings"
+            )
+        return x.astype(jnp.float32), to_float(target)
+
+    def _check_tokens(self, shape: tuple[int, ...], groups: tuple[tuple[int, ...], ...], masked: Array) -> None:
+        """Check that groups are those of the channels, and the mask that of the tokens. Raises ValueError."""
+        what = f"MultiScaleReconstruction: '{self.target}'"
+        if sorted(band for group in groups for band in group) != list(range(shape[-1])):
+            raise ValueError(f"{what} has {shape[-1]} channels, and groups are {groups}: name each channel once")
+        tokens = len(groups) * math.prod(patch_grid(shape[1:3], (self.patch, self.patch), what))
+        if masked.shape[1] != tokens:
+            raise ValueError(
+                f"{what} has {tokens} tokens of {len(groups)} groups, and its mask {masked.shape[1]}: give the mask, "
+                "the encoder and the term the same patch and groups"
             )

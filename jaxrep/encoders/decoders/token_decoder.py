@@ -5,6 +5,7 @@ He et al. 2022, Masked autoencoders are scalable vision learners, arXiv:2111.063
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import ClassVar
 
 import jax
@@ -14,7 +15,7 @@ from flax import nnx
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import Depth, EncoderInputs, EncoderOutput, Width
 from jaxrep.encoders.layers import Dense, compute_dtype
-from jaxrep.encoders.positions import sincos_positions
+from jaxrep.encoders.positions import sincos_positions, sine_problems
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Count, NonNegative, spec
 
@@ -42,6 +43,12 @@ class TokenDecoder(Transformer):
     """Whether a learned token stands for places without a token; else these are left out."""
     project: bool = True
     """Whether a linear map gives tokens the width D; else they have it."""
+    sine_widths: tuple[Count, ...] = ()
+    """Channels of the sines and cosines of each axis of the grid; empty: an equal share of the width each."""
+
+    def problems(self) -> Iterator[str]:
+        yield from super().problems()
+        yield from sine_problems(self.sine_widths, self.width)
 
     def build(self, rngs: nnx.Rngs, *, inputs: Field) -> "TokenDecoderModule":
         """Return the module. ``inputs``: the tokens; the last axis of their shape is the width C.
@@ -58,19 +65,19 @@ class TokenDecoder(Transformer):
 class TokenDecoderModule(TransformerModule):
     """Map tokens float [B,n,C] to features of all places, or of theirs, in the type of the blocks."""
 
+    spec: TokenDecoder
+
     def __init__(self, spec: TokenDecoder, rngs: nnx.Rngs, inputs: int):
         super().__init__(spec, rngs, pool="mean")
         self.project = Dense(rngs, (inputs,), (spec.width,)) if spec.project else None
 
     def embed(self, x: Array) -> tuple[Array, Array, None]:
         """Return tokens h [B,n,D] of this width, positions [n,D] of tokens in a row, and None: all are real."""
-        x = x.astype(compute_dtype(self.spec.dtype))
-        return x if self.project is None else self.project(x), self._sines((x.shape[1],)), None
+        return self._projected(x), self._sines((x.shape[1],)), None
 
     def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
-        h, positions, _ = self.embed(inputs.x)
-        if inputs.grid is not None:
-            positions = self._sines(inputs.grid)
+        h = self._projected(inputs.x)
+        positions = self._sines(inputs.grid or (h.shape[1],))
         if inputs.keep is not None:
             h = self._placed(h, inputs.keep, math.prod(inputs.grid or (h.shape[1],)))
         if h.shape[1] != len(positions):
@@ -78,8 +85,13 @@ class TokenDecoderModule(TransformerModule):
         keep = None if self.spec.mask_token else inputs.keep
         return self.encode(h, positions, dataclasses.replace(inputs, keep=keep))
 
+    def _projected(self, x: Array) -> Array:
+        x = x.astype(compute_dtype(self.spec.dtype))
+        return x if self.project is None else self.project(x)
+
     def _sines(self, grid: tuple[int, ...]) -> Array:
-        return jnp.asarray(sincos_positions(grid, self.spec.width, endpoint=False))
+        spec = self.spec
+        return jnp.asarray(sincos_positions(grid, spec.width, endpoint=False, widths=spec.sine_widths))
 
     def _placed(self, h: Array, kept: Array, count: int) -> Array:
         """Return tokens of all places [B,count,D]: h [B,n,D] at ``kept`` [B,n], and mask tokens or 0 at the others."""

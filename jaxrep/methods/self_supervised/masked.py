@@ -4,9 +4,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from jaxrep.batch import Batch, Field, Outputs, StepContext
+from jaxrep.batch import Array, Batch, Field, Outputs, StepContext
 from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.decoders.token_decoder import TokenDecoder
+from jaxrep.encoders.decoders.upsampler import PictureTokens, Upsampler
+from jaxrep.encoders.image.vit import ViT
 from jaxrep.methods.base import name_errors
 from jaxrep.methods.self_supervised.masked_method import MaskedMethod, check_mask
 from jaxrep.patches import take_places
@@ -18,7 +20,8 @@ class Masked(MaskedMethod):
     """Encode a field of which a mask hides tokens, and predict targets of the hidden ones, or of all.
 
     Emits per row ``<target>`` [B,M,P], or [B,N,P] if it ``predicts`` all, and the pooled features ``<name>`` [B,D] of
-    what the encoder read. Without a mask, as at inference, it emits ``<name>``, ``<name>/pooled`` and
+    what the encoder read; with an ``upsampler`` also ``picture`` [B,H,W,C], and ``picture/2``, ``picture/4`` and so on,
+    which are as many times as large. Without a mask, as at inference, it emits ``<name>``, ``<name>/pooled`` and
     ``<name>/tokens`` of the whole field.
     """
 
@@ -29,6 +32,8 @@ class Masked(MaskedMethod):
     where each asks those that are shown, which alone are keys and values."""
     predicts: Literal["hidden", "all"] = "hidden"
     """Whether only hidden tokens are predicted, or all."""
+    upsampler: Upsampler | None = None
+    """What predicts pictures at several scales of the tokens of all places; None: there are targets alone."""
 
     def problems(self) -> Iterator[str]:
         yield from super().problems()
@@ -39,13 +44,21 @@ class Masked(MaskedMethod):
             yield 'reads = "shown" predicts tokens that the encoder does not read: it needs a decoder'
         if self.reads == "shown" and self.decoder is not None and not self.decoder.mask_token:
             yield f'reads = "shown" puts mask tokens before the decoder, which has none: {missing}'
+        if self.upsampler is not None and not isinstance(self.encoder, ViT):
+            yield f"upsampler predicts pictures, and encoder is a {type(self.encoder).__name__}: take a ViT"
+        if self.upsampler is not None and "picture" in self.targets:
+            yield "targets names 'picture', which the upsampler predicts: take another name"
 
     def parts(self, inputs: Mapping[str, Field]) -> dict[str, tuple[Any, Any]]:
         own = self.encoder_part(inputs, "masked_index", *(["shown_index"] if self.reads == "shown" else []))
-        if self.decoder is None:
-            return {**own, **self.head_parts(self.encoder.width)}
-        field = Field((*inputs[f"{self.name}/masked"].shape, self.encoder.width), "float32")
-        return {**own, "decoder": (self.decoder, field), **self.head_parts(self.decoder.width)}
+        width = self.encoder.width
+        if self.decoder is not None:
+            field = Field((*inputs[f"{self.name}/masked"].shape, width), "float32")
+            own, width = {**own, "decoder": (self.decoder, field)}, self.decoder.width
+        if self.upsampler is not None and isinstance(self.encoder, ViT):
+            tokens = PictureTokens(width, self.encoder.stem, inputs[self.name].shape)
+            own = {**own, "upsampler": (self.upsampler, tokens)}
+        return {**own, **self.head_parts(width)}
 
     def per_example(self, batch: Batch, ctx: StepContext) -> Outputs:
         spec, name = self.spec, self.spec.name
@@ -59,9 +72,18 @@ class Masked(MaskedMethod):
             decode: Any = self.decoder
             inputs = EncoderInputs(tokens, keep=encoded.kept, grid=encoded.grid, ctx=ctx.at("decoder"))
             tokens = decode(inputs).tokens
+        pictures = self._pictures(tokens)
         if spec.predicts == "hidden":
             tokens = take_places(tokens, batch[f"{name}/masked_index"])
-        return {name: encoded.pooled, f"{name}/pooled": encoded.pooled, **self.predict(tokens)}
+        return {name: encoded.pooled, f"{name}/pooled": encoded.pooled, **pictures, **self.predict(tokens)}
+
+    def _pictures(self, tokens: Array) -> Outputs:
+        """Return the pictures of the tokens of all places, by name."""
+        if self.spec.upsampler is None:
+            return {}
+        upsample: Any = self.upsampler
+        names = [f"picture/{scale}" if scale > 1 else "picture" for scale in self.spec.upsampler.scales]
+        return dict(zip(names, upsample(tokens), strict=True))
 
     def _inputs(self, batch: Batch, ctx: StepContext) -> EncoderInputs:
         """Return what the encoder reads of a batch with a mask."""

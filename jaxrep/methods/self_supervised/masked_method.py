@@ -38,7 +38,7 @@ class MaskedMethod(Method):
     def problems(self) -> Iterator[str]:
         if not self.name.isidentifier() or self.name in vars(self):
             yield f"name is '{self.name}': expected the name of a field, such as image"
-        if not self.targets:
+        if not self.targets and getattr(self, "upsampler", None) is None:
             yield "targets needs one prediction at least, such as pixels with the size of a patch"
         for target in self.targets:
             if not target.isidentifier() or target == self.name:
