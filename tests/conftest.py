@@ -4,6 +4,7 @@ Nearly all of their time is compilation, so programs are compiled without LLVM's
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -48,6 +49,13 @@ class FileByFile(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file, _, test = nodeid.partition("::")
         return file + test.partition("[")[2].partition(":")[0] if file.endswith("test_experiments.py") else file
+
+
+def pytest_collection_finish(session):
+    """Look for garbage rarely: tracing makes many objects, and nearly all of them are kept."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
 
 
 # Processor time of each test, for benchmarks/test_time.py ------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import gc
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -58,7 +57,7 @@ def starts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Path, Star
     restore_or_initialize = loop.restore_or_initialize
     compile_step = shared(loop.compile_step, lambda recipe, *args: (text(recipe), args[2], tuple(args[3].devices.flat)))
     compiled_here = compilation_cache(tmp_path_factory.mktemp("compiled"))
-    with pytest.MonkeyPatch.context() as patch, compiled_here, rare_collections():
+    with pytest.MonkeyPatch.context() as patch, compiled_here:
         trace = shared(shapes.trace_shapes, lambda recipe, fields=None: (text(recipe), repr(fields)))
         patch.setattr(shapes, "trace_shapes", trace)
         patch.setattr(restore, "trace_shapes", trace)
@@ -112,20 +111,6 @@ def digest_on_host(array: Any) -> int:
     words = words.view(f"u{words.itemsize}").astype(np.uint32)
     place = np.arange(1, len(words) + 1, dtype=np.uint32)
     return int(np.sum(params._scramble(words + params._scramble(place)), dtype=np.uint32))
-
-
-@contextlib.contextmanager
-def rare_collections() -> Iterator[None]:
-    """Look for garbage rarely: tracing makes many objects, which are kept for the tests that follow."""
-    before = gc.get_threshold()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 20)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
 
 
 def shared(function: Callable[..., Any], key: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,11 +50,11 @@ def _one_direction(
         candidates += [*extra[_met(marks, ids, i, len(extra))], *own[i][own_present[i]]]
         if decoupled and not candidates:
             continue
-        lse = np.log(np.sum([np.exp(scale * x @ queries[i]) for x in candidates]))
-        right = np.array([scale * x @ queries[i] for (x, *_), here in zip(met, targets, strict=True) if here]) - lse
+        logits = scale * np.stack(candidates) @ queries[i]
+        lse = np.log(np.sum(np.exp(logits)))
+        right = scale * np.stack([x for (x, *_), here in zip(met, targets, strict=True) if here]) @ queries[i] - lse
         target = np.log(np.exp(right).sum()) if duplicates == "mil_nce" else right.mean()
-        mean = np.mean([scale * x @ queries[i] for x in candidates]) - lse
-        total = total - weights[i] * ((1 - smoothing) * target + smoothing * mean)
+        total = total - weights[i] * ((1 - smoothing) * target + smoothing * (logits.mean() - lse))
     return total / weights[pairs].sum() if pairs else total
 
 

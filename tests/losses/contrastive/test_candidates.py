@@ -128,20 +128,31 @@ def test_ids_of_any_integer_type(kind):
     labels = np.arange(200) % 100 - (2 if np.issubdtype(kind, np.signedinteger) else 0)
     a, b, queue = (oracle.rows(seed, count, 3) for seed, count in ((0, 200), (1, 200), (2, 4)))
 
-    def loss(kind):
-        extra = Rows(queue, (np.array([0, 1, 97, 5]).astype(kind),))
-        options = PairOptions(ids=(labels.astype(kind),), duplicates="ignore", extra_a=extra, extra_b=extra)
-        return jax.jit(lambda: info_nce(a, b, 5.0, options, same_side=True))()
+    def loss(kinds):
+        def of(kind):
+            extra = Rows(queue, (np.array([0, 1, 97, 5]).astype(kind),))
+            options = PairOptions(ids=(labels.astype(kind),), duplicates="ignore", extra_a=extra, extra_b=extra)
+            return info_nce(a, b, 5.0, options, same_side=True)
 
-    np.testing.assert_allclose(loss(kind), loss(np.int32), rtol=1e-6)
+        return jax.jit(lambda: [of(kind) for kind in kinds])()
+
+    got, want = loss((kind, np.int32))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
 
 
 MESH_CASES = ["same side", "same side, supcon", "decoupled, supcon", "queue"]
 
 
+WAYS = [(2, "ring"), (8, "gather")]
+MORE_WAYS = [(1, "gather"), (8, "ring")]
+
+
 @pytest.mark.parametrize(
     ("case", "devices", "way"),
-    [(c, *x) for c, x in itertools.product(MESH_CASES, [(1, "gather"), (2, "ring"), (8, "gather"), (8, "ring")])],
+    [
+        *((case, *way) for case, way in itertools.product(MESH_CASES, WAYS)),
+        *(pytest.param(c, *way, marks=pytest.mark.slow) for c, way in itertools.product(MESH_CASES, MORE_WAYS)),
+    ],
 )
 def test_devices_do_not_change_value_or_gradient(case, devices, way, monkeypatch):
     monkeypatch.setattr(reduce, "GATHER_BYTES", 2**28 if way == "gather" else 0)
@@ -177,12 +188,22 @@ def test_memory_of_all_rows_is_linear_in_the_batch(options):
 
 def test_supcon_of_classes_of_one_row_is_simclr():
     a, b, scale = arguments()
-    single = PairOptions(ids=(np.arange(B, dtype=np.int32),), duplicates="supcon")
-    for classes in (single, PairOptions(ids=(np.full(B, -1, np.int32),), duplicates="supcon")):
-        for decoupled in (False, True):
+    apart = (np.arange(B, dtype=np.int32), np.full(B, -1, np.int32))
+    supcon = [PairOptions(ids=(ids,), duplicates="supcon") for ids in apart]
+
+    @jax.jit
+    def both(a, b):
+        def of(*options, decoupled):
             loss = functools.partial(info_nce, same_side=True, decoupled=decoupled)
-            got = jax.value_and_grad(lambda a, b, loss=loss, o=classes: loss(a, b, scale, o), (0, 1))(a, b)
-            want = jax.value_and_grad(lambda a, b, loss=loss: loss(a, b, scale), (0, 1))(a, b)
+            return jax.value_and_grad(lambda a, b: loss(a, b, scale, *options), (0, 1))(a, b)
+
+        return [
+            ([of(options, decoupled=decoupled) for options in supcon], of(decoupled=decoupled))
+            for decoupled in (False, True)
+        ]
+
+    for found, want in both(a, b):
+        for got in found:
             jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-7), got, want)
 
 
