@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.vision import cae
 from jaxrep import encoders, methods, objectives
 from jaxrep.batch import INFERENCE, Field, StepContext
 from jaxrep.encoders.base import EncoderInputs
@@ -18,6 +19,7 @@ from jaxrep.params import split
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems, replace
 from jaxrep.views import BlockMask
+from tests.helpers import harness
 from tests.helpers.harness import QUICK
 
 B, SIDE, PATCH, WIDTH = 3, 16, 4, 8
@@ -148,6 +150,17 @@ def test_inference_reads_the_whole_image():
     everything = np.broadcast_to(np.arange(16, dtype=np.int32), (B, 16))
     kept = structure.merge(arrays).image(EncoderInputs(IMAGES, keep=everything))
     np.testing.assert_allclose(found["image/tokens"], kept.tokens, atol=1e-5)
+
+
+def test_microbatches_equal_the_whole_batch():
+    encoder = dataclasses.replace(cae.TINY, width=8, heads=2, stem=encoders.PatchStem(patch=2))
+    recipe = harness.RECIPE.replace(
+        data=dataclasses.replace(harness.RECIPE.data, texts=()),
+        views=cae.hide(2, smallest=2),
+        method=cae.autoencoder(encoder, 2, depth=2),
+        objective=cae.objective(encoder, 2),
+    )
+    harness.exact(recipe, size=4, devices=1, spread=0.3, rounding=2e-5)
 
 
 @pytest.mark.parametrize(
