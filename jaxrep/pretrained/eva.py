@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxrep.encoders.positions import AxialRotary
-from jaxrep.errors import UsageError
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, single, vit_tower
 from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.image_transform import ImageTransform
@@ -24,7 +23,7 @@ from jaxrep.pretrained.mapping import (
     norm,
     patches,
 )
-from jaxrep.pretrained.timm import image_transform, model_args
+from jaxrep.pretrained.timm import arguments, image_transform, square_side
 
 DEFAULTS: Mapping[str, Any] = dict(
     img_size=224,
@@ -106,12 +105,8 @@ def mlp_table(gated: bool, normed: bool) -> Table:
 
 def read(source: Source) -> Architecture:
     """Read one of ``ARCHITECTURES``; features are those before the classifier, or before EVA-CLIP's projection."""
-    config, own = source.config, ARCHITECTURES[source.config.values["architecture"]]
-    changes = model_args(config, DEFAULTS)
-    changes.expect(in_chans=3)
-    stated = {"global_pool": config.values.get("global_pool"), **changes.values}
-    stated = {name: value for name, value in stated.items() if value is not None}  # as in timm, null changes nothing
-    args = Config({**DEFAULTS, **own, **stated}, config.file)
+    config = source.config
+    args = arguments(config, {**DEFAULTS, **ARCHITECTURES[config.values["architecture"]]})
     return single("image", read_tower(args, image_transform(config)), ignored=("head.*",))
 
 
@@ -121,12 +116,7 @@ def read_tower(args: Config, transform: ImageTransform) -> Tower:
     Raises:
         UsageError: an argument is invalid, or the images have another size than the positions.
     """
-    side, patch, width = args.side("img_size"), args.whole("patch_size"), args.whole("embed_dim")
-    if (transform.height, transform.width) != (side, side):
-        raise UsageError(
-            f"{args.file}: the model reads images of {side} x {side} pixels, and its transform makes them of "
-            f"{transform.height} x {transform.width}"
-        )
+    side, patch, width = square_side(args, transform), args.whole("patch_size"), args.whole("embed_dim")
     gated, inner = args.flag("swiglu_mlp"), {"attention": "scale_attn_inner", "mlp": "scale_mlp"}
     token = args.choice("global_pool", ("token", "avg")) == "token"
     first, last = ("class_token", "norm") if token else ("registers", "fc_norm")

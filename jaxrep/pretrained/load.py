@@ -29,6 +29,7 @@ from jaxrep.pretrained import (
     sentence,
     siglip,
     timm,
+    timm_vit,
     vit,
 )
 from jaxrep.pretrained.architecture import Architecture, Source
@@ -51,6 +52,7 @@ READERS: Mapping[str, Reader] = {
     "siglip_vision_model": siglip.read_image,
     "siglip_text_model": siglip.read_text,
     "vit": vit.read,
+    "vit_mae": vit.read_mae,
     "dinov2": vit.read_dinov2,
     "dinov2_with_registers": vit.read_dinov2,
     "dinov3_vit": dinov3.read,
@@ -63,6 +65,7 @@ READERS: Mapping[str, Reader] = {
 TIMM: Mapping[str, Reader] = {
     **dict.fromkeys(timm.ARCHITECTURES, timm.read),
     **dict.fromkeys(eva.ARCHITECTURES, eva.read),
+    **dict.fromkeys(timm_vit.ARCHITECTURES, timm_vit.read),
 }
 """By the ``architecture`` of timm's config.json, which has no model_type."""
 

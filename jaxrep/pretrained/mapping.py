@@ -171,14 +171,23 @@ def attention(pattern: str, out: str, names: Sequence[str] = PARTS) -> Table:
     return (*linear(out, "attention/out", HEADS), *itertools.chain(*parts))
 
 
-def fused_attention(tensor: str) -> Table:
-    """Map torch's nn.MultiheadAttention, where queries, keys and values are one layer, to ``attention/``."""
+def fused_attention(pattern: str, out: str) -> Table:
+    """Map self-attention whose queries, keys and values are one layer to ``attention/``.
+
+    The layer's tensors are ``pattern`` with weight and bias; the input of the layer ``out`` is the heads beside each
+    other.
+    """
     kernels, biases = (tuple(f"attention/{part}/{leaf}" for part in PARTS) for leaf in ("kernel", "bias"))
     return (
-        WeightMap(f"{tensor}.in_proj_weight", kernels, "(n h k) d -> n d h k"),
-        WeightMap(f"{tensor}.in_proj_bias", biases, "(n h k) -> n h k"),
-        *linear(f"{tensor}.out_proj", "attention/out", HEADS),
+        WeightMap(pattern.format("weight"), kernels, "(n h k) d -> n d h k"),
+        WeightMap(pattern.format("bias"), biases, "(n h k) -> n h k"),
+        *linear(out, "attention/out", HEADS),
     )
+
+
+def torch_attention(tensor: str) -> Table:
+    """Map torch's nn.MultiheadAttention to ``attention/``."""
+    return fused_attention(f"{tensor}.in_proj_{{}}", f"{tensor}.out_proj")
 
 
 def mlp(up: str, down: str) -> Table:

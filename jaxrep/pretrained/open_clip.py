@@ -16,11 +16,11 @@ from jaxrep.pretrained.mapping import (
     Table,
     WeightMap,
     blocks,
-    fused_attention,
     linear,
     mlp,
     norm,
     patches,
+    torch_attention,
 )
 from jaxrep.pretrained.tokenizers import find_open_clip_tokenizer
 
@@ -51,7 +51,7 @@ IGNORED = ("*attn_mask",)
 BLOCKS = blocks(
     "transformer.resblocks.{layer}.",
     ("ln_1", "ln_2"),
-    fused_attention("attn"),
+    torch_attention("attn"),
     mlp("mlp.c_fc", "mlp.c_proj"),
     (WeightMap("ls_1.gamma", "scale1"), WeightMap("ls_2.gamma", "scale2")),
 )

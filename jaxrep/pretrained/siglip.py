@@ -11,7 +11,7 @@ from jaxrep.methods.heads import Linear, LogitScale
 from jaxrep.pretrained.architecture import Architecture, Source, Tower, dual, single, text_tower, vit_tower
 from jaxrep.pretrained.clip import BLOCKS, IGNORED, TEXT_TOWER
 from jaxrep.pretrained.config import BASE, Config
-from jaxrep.pretrained.mapping import Table, WeightMap, fused_attention, linear, mlp, norm, patches, under
+from jaxrep.pretrained.mapping import Table, WeightMap, linear, mlp, norm, patches, torch_attention, under
 from jaxrep.pretrained.tokenizers import find_siglip_tokenizer
 
 SIZE = dict(**BASE, hidden_act="gelu_pytorch_tanh", layer_norm_eps=1e-6)
@@ -23,7 +23,7 @@ UNLIMITED = sys.float_info.max
 
 POOLING: Table = (
     WeightMap("probe", "probe", "1 1 d -> d"),
-    *fused_attention("attention"),
+    *torch_attention("attention"),
     *norm("layernorm", "norm"),
     *mlp("mlp.fc1", "mlp.fc2"),
 )

@@ -7,7 +7,7 @@ PyTorch, or (``tf_``) in TensorFlow, with its padding and norm epsilon.
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from jaxrep.encoders.image.convolution import BatchNorm
 from jaxrep.encoders.image.efficientnet import STAGES, EfficientNet
@@ -131,6 +131,34 @@ def model_args(config: Config, known: Iterable[str] = ()) -> Config:
             f"{config.file}: 'model_args' changes {', '.join(unsupported)} of the architecture, which is not supported"
         )
     return changes
+
+
+def arguments(config: Config, defaults: Mapping[str, Any]) -> Config:
+    """Return the arguments of a model: ``defaults``, with the folder's changes of them.
+
+    Raises:
+        UsageError: the folder changes others.
+    """
+    changes = model_args(config, defaults)
+    changes.expect(in_chans=3)
+    stated = {"global_pool": config.values.get("global_pool"), **changes.values}
+    stated = {name: value for name, value in stated.items() if value is not None}  # as in timm, null changes nothing
+    return Config({**defaults, **stated}, config.file)
+
+
+def square_side(args: Config, transform: ImageTransform) -> int:
+    """Return the side of the images of a model.
+
+    Raises:
+        UsageError: its transform makes images of another size.
+    """
+    side = args.side("img_size")
+    if (transform.height, transform.width) != (side, side):
+        raise UsageError(
+            f"{args.file}: the model reads images of {side} x {side} pixels, and its transform makes them of "
+            f"{transform.height} x {transform.width}"
+        )
+    return side
 
 
 def image_transform(config: Config) -> ImageTransform:

@@ -41,9 +41,19 @@ def table(patch: int, side: int, fit: int = 0, layers: Table = BLOCKS, *, antial
 
 def read(source: Source) -> Architecture:
     """Read model_type ``vit``."""
+    return _read(source, PixelNorm.half())
+
+
+def read_mae(source: Source) -> Architecture:
+    """Read model_type ``vit_mae`` (He et al. 2022, arXiv:2111.06377): MAE's encoder, with sines as positions."""
+    return _read(source, PixelNorm.imagenet())
+
+
+def _read(source: Source, pixels: PixelNorm) -> Architecture:
+    """Read a ViT; ``pixels``: normalization of the family, if the folder states none."""
     config = source.config.with_defaults(DEFAULTS)
     side, patch = config.side("image_size"), config.side("patch_size")
-    transform = source.square_transform(side, PixelNorm.half())
+    transform = source.square_transform(side, pixels)
     tower = vit_tower(transform, table(patch, side), patch, qkv_bias=config.flag("qkv_bias"), **config.size())
     return single("image", tower, source.prefix("vit."), IGNORED)
 
