@@ -16,17 +16,16 @@ begin normal; crops are resized bilinearly, from pictures squashed to a square o
 """
 
 from dataclasses import replace
-from typing import Any
 
 from experiments import common
 from experiments.vision import swav
 from jaxrep import Data, Recipe, encoders, methods, objectives, optim, schedules, views
 
 BATCH, EPOCH = 8 * 4 * 64, 1_281_167 // (8 * 4 * 64)  # steps of an epoch of ImageNet
-LOOK: dict[str, Any] = dict(positions="sincos", sine_endpoint=False, pixels=encoders.PixelNorm.imagenet())
+LOOK: dict = dict(positions="sincos", sine_endpoint=False, pixels=encoders.PixelNorm.imagenet())
 
 
-def block(scale: float) -> dict[str, Any]:
+def block(scale: float) -> dict:
     """Return what the blocks of all three transformers share."""
     return dict(norm_epsilon=1e-6, key_bias=False, layer_scale=scale, stochastic_depth=0.1)
 
@@ -37,9 +36,9 @@ def hide(patch: int, smallest: int) -> tuple[views.View, ...]:
     return views.RandomHorizontalFlip("image"), mask
 
 
-def autoencoder(encoder: encoders.ViT, patch: int, **decoders: Any) -> methods.ContextAutoencoder:
+def autoencoder(encoder: encoders.ViT, patch: int, **decoders) -> methods.ContextAutoencoder:
     """Return the method. ``decoders``: fields of regressor and decoder, which are as wide as the encoder."""
-    size: Any = dict(width=encoder.width, heads=encoder.heads, **decoders)
+    size: dict = dict(width=encoder.width, heads=encoder.heads, **decoders)
     decoder = encoders.TokenDecoder(**size, mask_token=False, project=False)
     regressor = encoders.ContextRegressor(**size)
     return methods.ContextAutoencoder(

@@ -46,6 +46,16 @@ METHODS = {
         ("image crops",),
     ),
     "Classifier": Example(methods.Classifier(encoder=VECTORS, classes=3, dims=(2, 6)), ("image",)),
+    "ContextAutoencoder": Example(
+        methods.ContextAutoencoder(
+            encoder=replace(VIT, any_size=False),
+            regressor=encoders.ContextRegressor(**SMALL),
+            decoder=encoders.TokenDecoder(**SMALL, mask_token=False),
+            targets={"pixels": 5},
+        ),
+        ("image crops", "image/masked", "image/masked_index", "image/shown_index"),
+        ("image crops",),
+    ),
     "DistilledDualEncoder": Example(
         methods.DistilledDualEncoder(
             dual=methods.DualEncoder(
