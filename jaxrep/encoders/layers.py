@@ -28,13 +28,16 @@ def gelu(x: Array) -> Array:
     return (0.5 * y * (1 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
 
 
-Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "selu", "sigmoid", "identity"]
 ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+    "selu": jax.nn.selu,
+    "sigmoid": jax.nn.sigmoid,
+    "identity": lambda x: x,
 }
 
 Precision = Literal["auto", "float32", "bfloat16"]

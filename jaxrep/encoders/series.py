@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxrep.batch import Array, Field
 from jaxrep.encoders.base import DropRate, Encoder, EncoderInputs, EncoderOutput, Width
-from jaxrep.encoders.layers import dropout
+from jaxrep.encoders.layers import ACTIVATIONS, Activation, dropout
 from jaxrep.encoders.positions import sines
 from jaxrep.encoders.transformer import Transformer, TransformerModule
 from jaxrep.spec import Count, spec
@@ -163,9 +163,12 @@ class SeriesConvolutionsModule(nnx.Module):
         return EncoderOutput(pooled=dropout(x.reshape(len(x), -1), self.dropout, keys), tokens=x)
 
 
+INITIALIZERS = {"he": nnx.initializers.he_normal, "glorot": nnx.initializers.glorot_uniform}
+
+
 @spec
 class Perceptron(Encoder):
-    """Encode vectors [B,C] by dense layers, each followed by ReLU and dropout."""
+    """Encode vectors [B,C] by dense layers, each followed by an activation and dropout."""
 
     rank: ClassVar[int] = 2
 
@@ -173,6 +176,12 @@ class Perceptron(Encoder):
     """Width of each layer."""
     dropout: DropRate = 0.0
     """Share of the values that training drops after each layer."""
+    activation: Activation = "relu"
+    """Activation of each layer."""
+    last: Activation | None = None
+    """Activation of the last layer; None: that of the others."""
+    init: Literal["he", "glorot"] = "he"
+    """Initial kernels: normal (He et al. 2015), or uniform (Glorot & Bengio 2010), as in Keras."""
 
     @property
     def features(self) -> int:
@@ -192,12 +201,15 @@ class PerceptronModule(nnx.Module):
     """Map vectors float [B,C] to features."""
 
     def __init__(self, spec: Perceptron, rngs: nnx.Rngs, inputs: int):
-        init, ends = nnx.initializers.he_normal(), pairwise((inputs, *spec.widths))
+        init, ends = INITIALIZERS[spec.init](), pairwise((inputs, *spec.widths))
         self.layers = nnx.List([nnx.Linear(a, b, kernel_init=init, rngs=rngs) for a, b in ends])
         self.dropout = spec.dropout
+        self.activations = (*[spec.activation] * (len(spec.widths) - 1), spec.last or spec.activation)
 
     def __call__(self, inputs: EncoderInputs) -> EncoderOutput:
-        x = inputs.x
+        inputs.check_intermediates(len(self.layers))
+        x, after = inputs.x, {}
         for i, layer in enumerate(self.layers):
-            x = dropout(jax.nn.relu(layer(x)), self.dropout, inputs.keys(f"dropout/{i}", self.dropout))
-        return EncoderOutput(pooled=x)
+            x = ACTIVATIONS[self.activations[i]](layer(x))
+            x = after[i] = dropout(x, self.dropout, inputs.keys(f"dropout/{i}", self.dropout))
+        return EncoderOutput(pooled=x, intermediates={i: after[i] for i in inputs.intermediates})

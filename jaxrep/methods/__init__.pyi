@@ -20,6 +20,7 @@ from .labeled import Proxies as Proxies
 from .queue import Queue as Queue
 from .random_teacher import RandomTeacher as RandomTeacher
 from .running_mean import RunningMean as RunningMean
+from .self_supervised.autoencoder import Autoencoder as Autoencoder
 from .self_supervised.bags import BagsOfWords as BagsOfWords
 from .self_supervised.bags import Vocabulary as Vocabulary
 from .self_supervised.context_autoencoder import ContextAutoencoder as ContextAutoencoder

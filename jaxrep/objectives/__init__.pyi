@@ -33,7 +33,9 @@ from .hard_mixing import HardMixtures as HardMixtures
 from .metric_learning import MetricLearning as MetricLearning
 from .metric_learning import MixedMetricLearning as MixedMetricLearning
 from .positions import PatchPosition as PatchPosition
+from .reconstruction import MultiScaleReconstruction as MultiScaleReconstruction
 from .reconstruction import Reconstruction as Reconstruction
+from .separable import ActivationNorm as ActivationNorm
 from .separable import BoxLoss as BoxLoss
 from .separable import CrossEntropy as CrossEntropy
 from .separable import Hinge as Hinge

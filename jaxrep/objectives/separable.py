@@ -1,5 +1,6 @@
 """Terms that are weighted sums over rows: losses of one row, bound to outputs by name."""
 
+from collections.abc import Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, Literal
 
@@ -85,3 +86,25 @@ class Hinge(SeparableTerm):
         for name in self.embeddings:
             weights = weights * batch.get(f"{name}/present", 1.0)
         return weights
+
+
+@dataclass(frozen=True)
+class ActivationNorm(SeparableTerm):
+    """Keep activations small: their absolute values, or squares, summed over all units of a row.
+
+    It is the ``activity_regularizer`` of Keras, which divides the sum over a batch by its size.
+    """
+
+    x: Annotated[tuple[str, ...], Reads(outputs=("{}",))]
+    """Names of the activations, [B,...]."""
+    _: KW_ONLY
+    kind: Literal["l1", "l2"] = "l1"
+    """Absolute values, or squares."""
+
+    def problems(self) -> Iterator[str]:
+        if not self.x:
+            yield "x names no activations, such as decoder/layers/1: name one at least"
+
+    def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
+        rows = [outputs[name].astype(jnp.float32).reshape(len(outputs[name]), -1) for name in self.x]
+        return sum((jnp.sum(jnp.abs(x) if self.kind == "l1" else x * x, axis=1) for x in rows), start=jnp.float32(0))

@@ -39,7 +39,18 @@ class Example(NamedTuple):
 
 CONVOLUTIONS = encoders.ResNet(depths=(1,), width=4, bottleneck=False, stem="small", norm=encoders.GroupNorm(groups=2))
 
+AUTOENCODER = methods.Autoencoder(encoders={"image": VECTORS}, decoder=VECTORS, output="sigmoid")
+
 METHODS = {
+    "Autoencoder": Example(AUTOENCODER, ("image",)),
+    "Autoencoder on another one": Example(
+        methods.Autoencoder(
+            encoders={"stack": VECTORS, "sound": VECTORS},
+            joined={"stack": ("image/reconstruction", "image/layers/1", "sound")},
+            below=AUTOENCODER,
+        ),
+        ("image", "sound"),
+    ),
     "BagsOfWords": Example(
         methods.BagsOfWords(image=CONVOLUTIONS, blocks=(0,), hidden=5, vocabulary=methods.Vocabulary(size=2 * B)),
         ("image crops", "crops"),

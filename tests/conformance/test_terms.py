@@ -27,6 +27,7 @@ IDS = ("image_id", "text_id")
 EXAMPLES: dict[str, Term] = {
     type(term).__name__: term
     for term in (
+        objectives.ActivationNorm(("image", "text")),
         objectives.Alignment("image", "text"),
         objectives.AllViews(Contrastive("grouped", "captions")),
         objectives.BagPrediction(("0", "1"), ("local", "image")),
@@ -58,6 +59,7 @@ EXAMPLES: dict[str, Term] = {
         objectives.MixedPairs("image", "text", mixed="both"),
         objectives.MixedTwins("mixed", "image", "text"),
         objectives.PatchPosition("places"),
+        objectives.MultiScaleReconstruction(larger=("image_2x",), patch=2, groups=((0, 2), (1,))),
         objectives.PlaceAgreement("map", "other map", ("map/box", "other map/box")),
         objectives.PlaceContrast("map", "other map", ("map/box", "other map/box")),
         objectives.PrimaryComponents(Contrastive("image", "text"), count=2),
@@ -102,6 +104,8 @@ ROW_OUTPUTS = {
     "mixed/share": RANDOM.random(B).astype(np.float32),
     "places": np.random.default_rng(1).normal(size=(B, 4, 4)).astype(np.float32),
     "patches": normal(B, 3, 12),
+    "picture": np.random.default_rng(2).normal(size=(B, 4, 6, 3)).astype(np.float32),
+    "picture/2": np.random.default_rng(3).normal(size=(B, 8, 12, 3)).astype(np.float32),
     "predicted": RANDOM.uniform(0.2, 0.8, (B, 2, 4)).astype(np.float32),
 }
 OUTPUTS = {**SHARED, **ROW_OUTPUTS}
@@ -118,6 +122,8 @@ BATCH: dict[str, Any] = {
     "mixed/share": ROW_OUTPUTS["mixed/share"],
     "mixed/partner": ROW_OUTPUTS["mixed/partner"],
     "image": RANDOM.integers(0, 256, (B, 4, 6, 3), dtype=np.uint8),
+    "image_2x": np.random.default_rng(4).random((B, 8, 12, 3), np.float32),
+    "image/masked": np.random.default_rng(5).permuted(np.arange(12 * B).reshape(B, 12) % 12 < 9, axis=1),
     "image/masked_index": (np.arange(3 * B).reshape(B, 3) % 6 - 1).astype(np.int32),
     "a/masked_index": (np.arange(3 * B).reshape(B, 3) % 5 - 1).astype(np.int32),
     "b/masked_index": (np.arange(3 * B).reshape(B, 3) % 4 - 1).astype(np.int32),

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -80,6 +81,24 @@ def test_perceptron_equals_dense_layers():
     for i in range(2):
         h = np.maximum(h @ arrays[f"layers/{i}/kernel"] + arrays[f"layers/{i}/bias"], 0)
     np.testing.assert_allclose(module(EncoderInputs(x)).pooled, h, atol=1e-5)
+
+
+def test_perceptron_has_any_activation_and_tells_its_layers():
+    spec = Perceptron(widths=(5, 4, 3), activation="selu", last="sigmoid", init="glorot")
+    for i, (inputs, width) in enumerate([(7, 5), (5, 4), (4, 3)]):  # Glorot & Bengio 2010, equation 16
+        start = np.abs(split(spec.build(nnx.Rngs(0), inputs=Field((7,), "float32")))[1][f"layers/{i}/kernel"])
+        assert 0.5 * (6 / (inputs + width)) ** 0.5 < start.max() <= (6 / (inputs + width)) ** 0.5
+    module, arrays = built(spec, 7)
+    x = np.float32(RANDOM.normal(size=(6, 7)))
+    layer = lambda h, i: h @ arrays[f"layers/{i}/kernel"] + arrays[f"layers/{i}/bias"]  # noqa: E731
+    found = module(EncoderInputs(x, intermediates=(0, 2)))
+    h = jax.nn.selu(layer(x, 0))
+    np.testing.assert_allclose(found.intermediates[0], h, atol=1e-5)
+    last = jax.nn.sigmoid(layer(jax.nn.selu(layer(h, 1)), 2))
+    np.testing.assert_allclose(found.pooled, last, atol=1e-5)
+    assert found.intermediates.keys() == {0, 2} and found.intermediates[2] is found.pooled
+    with pytest.raises(ValueError, match=r"intermediates \[3\] are not blocks of this encoder, which are 0 to 2"):
+        module(EncoderInputs(x, intermediates=(3,)))
 
 
 def test_wrong_inputs_and_values_are_named():
