@@ -56,6 +56,8 @@ CAE, DEIT, KWT = "Atten4Vis/CAE, ", "facebookresearch/deit, ", "ARM-software/key
 DINOV2 = "facebookresearch/dinov2, dinov2/configs/ssl_default_config.yaml"
 TWO_D = "ielab/2DMSE-Reproduce, code/STS_V2_Angle/"
 
+MAE, SIMMIM = "facebookresearch/mae, ", "microsoft/SimMIM, "
+SIMMIM_800 = SIMMIM + "configs/vit_base__800ep/simmim_"
 TABLE: Mapping[str, list[Number]] = {
     "align:recipe": numbers(AS_STATED + "sections 4.1 and 5",
         data__batch_size=16_384, data__tokenizer__length=64, data__tokenizer__entries=100_000, views__0__size=289,
@@ -229,6 +231,34 @@ TABLE: Mapping[str, list[Number]] = {
         data__batch_size=128, method__scale__init=100.0, objective__m2_mix__weight__start=0.01,
         objective__m2_mix__beta=0.2, objective__v_mix__weight__start=0.05, objective__l_mix__weight__start=0.05,
         objective__vl_mix__weight__start=0.1, optimizer__weight_decay__value=0.2, schedule__peak=1e-5, epochs=9),
+    "mae:recipe": numbers(MAE + "PRETRAIN.md",
+        data__batch_size=64 * 8 * 8, views__2__share=0.75, objective__pixels__patch_norm=True,
+        optimizer__weight_decay__value=0.05, schedule__peak=1.5e-4 * 16, epochs=800,
+        schedule__warmup_steps=40 * (1_281_167 // 4_096))
+    + numbers(MAE + "main_pretrain.py", views__0__scale=(0.2, 1.0), views__0__size=224, schedule__end=0.0,
+        optimizer__b1=0.9, optimizer__b2=0.95, optimizer__clip_norm=0.0, method__encoder__pixels=PixelNorm.imagenet(),
+        objective__pixels__pixels=PixelNorm.imagenet())
+    + numbers(MAE + "models_mae.py",
+        method__encoder__width=768, method__encoder__depth=12, method__encoder__heads=12,
+        method__encoder__norm_epsilon=1e-6, method__encoder__stem__patch=16, method__encoder__class_token=True,
+        method__decoder__width=512, method__decoder__depth=8, method__decoder__heads=16,
+        method__decoder__norm_epsilon=1e-6, method__targets__pixels=16**2 * 3, objective__pixels__kind="l2",
+        objective__pixels__over="hidden")
+    + numbers(MAE + "util/pos_embed.py", method__encoder__sine_endpoint=False),
+    "mae:large": numbers(MAE + "models_mae.py",
+        method__encoder__width=1_024, method__encoder__depth=24, method__encoder__heads=16,
+        method__encoder__stem__patch=16),
+    "mae:huge": numbers(MAE + "models_mae.py",
+        method__encoder__width=1_280, method__encoder__depth=32, method__encoder__heads=16,
+        method__encoder__stem__patch=14, method__targets__pixels=14**2 * 3, views__2__patch=14,
+        objective__pixels__patch=14),
+    "mae:fine_tune": numbers(MAE + "FINETUNE.md",
+        data__batch_size=32 * 4 * 8, epochs=100, schedule__peak=5e-4 * 4, optimizer__rules__0__factor=0.65,
+        optimizer__weight_decay__value=0.05, method__encoder__stochastic_depth=0.1, method__encoder__pool="mean")
+    + numbers(MAE + "main_finetune.py",
+        schedule__warmup_steps=5 * (1_281_167 // 1_024), schedule__end=1e-6, optimizer__clip_norm=0.0,
+        objective__classes__label_smoothing=0.1, optimizer__b2=0.999)
+    + numbers(MAE + "models_vit.py", method__encoder__pool_first=True, method__encoder__norm_epsilon=1e-6),
     "metaclip:recipe": numbers(METACLIP,
         data__batch_size=512 * 16 * 4, method__towers__image__activation="quick_gelu", schedule__peak=5e-4,
         schedule__warmup_steps=2_000, examples=32 * 400_000_000)
@@ -404,6 +434,31 @@ TABLE: Mapping[str, list[Number]] = {
     + numbers(BIG_VISION + "pp/ops_text.py and configs/proj/image_text/siglip_lit_coco.py",
         data__train__crop=HostResize(), data__tokenizer__clean="lower", data__tokenizer__pad=1,
         data__tokenizer__entries=32_000),
+    "simmim:recipe": numbers(SIMMIM_800 + "pretrain__vit_base__img224__800ep.yaml",
+        method__encoder__stochastic_depth=0.1, method__encoder__width=768, method__encoder__depth=12,
+        method__encoder__heads=12, method__encoder__positions="relative", views__0__size=224, views__2__share=0.6,
+        views__2__unit=32 // 16, epochs=800, schedule__warmup_steps=10 * (1_281_167 // 2_048),
+        optimizer__weight_decay__value=0.05, optimizer__rules__1__factor__end=0.1,
+        optimizer__rules__1__factor__after=700 * (1_281_167 // 2_048))
+    + numbers(SIMMIM + "config.py",
+        method__encoder__layer_scale=0.1, method__encoder__stem__patch=16, optimizer__clip_norm=5.0, optimizer__b1=0.9,
+        optimizer__b2=0.999, optimizer__eps=1e-8)
+    + numbers(SIMMIM + "config.py and README.md", data__batch_size=128 * 16)
+    + numbers(SIMMIM + "main_simmim.py", schedule__peak=1e-4 * 4, schedule__start=5e-7 * 4)
+    + numbers(SIMMIM + "data/data_simmim.py", views__0__scale=(0.67, 1.0), views__0__ratio=(3 / 4, 4 / 3),
+        objective__pixels__pixels=PixelNorm.imagenet())
+    + numbers(SIMMIM + "models/simmim.py", objective__pixels__kind="l1", method__targets__pixels=16**2 * 3,
+        method__encoder__norm_epsilon=1e-6, method__decoder=None)
+    + numbers(SIMMIM + "models/vision_transformer.py", method__encoder__key_bias=False,
+        method__encoder__class_token=True),
+    "simmim:fine_tune": numbers(SIMMIM_800 + "finetune__vit_base__img224__800ep.yaml",
+        method__encoder__stochastic_depth=0.1, method__encoder__pool="mean", epochs=100,
+        schedule__warmup_steps=20 * (1_281_167 // 2_048), optimizer__weight_decay__value=0.05,
+        optimizer__rules__0__factor=0.65)
+    + numbers(SIMMIM + "main_finetune.py", schedule__peak=1.25e-3 * 4, schedule__start=2.5e-7 * 4,
+        schedule__end=2.5e-7 * 4)
+    + numbers(SIMMIM + "config.py", objective__classes__label_smoothing=0.1, optimizer__clip_norm=5.0)
+    + numbers(SIMMIM + "models/vision_transformer.py", method__encoder__pool_first=True),
     "simsiam:recipe": numbers(SIMSIAM + "main_simsiam.py",
         data__batch_size=512, schedule__value=0.05 * 2, optimizer__momentum=0.9, optimizer__weight_decay__value=1e-4,
         optimizer__rules__0__factor=1.0, optimizer__rules__1__path="image/**", optimizer__rules__1__factor__peak=1.0,
