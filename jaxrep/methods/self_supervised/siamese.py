@@ -26,7 +26,8 @@ class Siamese(Method):
     """Encode views of an image and project them; optionally predict, with targets of a teacher, and remember.
 
     A view is a field [B,...] or several crops [B,V,...]; ``mixed`` is one more view if the batch has it.
-    Emits per row ``<view>/pooled``, and ``image``, the features of the image (in training of its first view).
+    Emits per row ``<view>/pooled``, and ``image``, the features of the image (in training of its first view); at
+    inference ``image/tokens`` too, if the encoder has tokens.
     Emits across the batch ``<view>`` [B,D], projected, ``<view>/predicted`` with a predictor, ``<view>/target`` of each
     target, and ``image/projected`` if the projector can project a row alone. Emits per step ``scale``, ``queue`` and
     ``queue_id``, if there are such parts. Heads read each view separately. What no field asks for is not computed.
@@ -58,7 +59,8 @@ class Siamese(Method):
     places: bool = False
     """Whether heads read the feature map [B,h,w,D] of a view, each place by itself, and not the mean of its places.
 
-    The method emits ``<view>/map`` in place of ``<view>/pooled``, and ``image/tokens``; projections are maps.
+    The method emits ``<view>/map`` in place of ``<view>/pooled``, and ``image/tokens`` in training too; projections are
+    maps.
     """
 
     def problems(self) -> Iterator[str]:
@@ -115,8 +117,10 @@ class Siamese(Method):
             out[f"{name}/{self.spec.read}"] = unfold(getattr(encoded, self.spec.read), views)
             states.append(encoded.batch_stats)
             if name == names[0]:
-                tokens = {"image/tokens": unfold(encoded.tokens, views)} if self.spec.places else {}
-                out |= {"image": unfold(encoded.pooled, views), **tokens}
+                shown = {"image": encoded.pooled}
+                if encoded.tokens is not None and (self.spec.places or not ctx.training):
+                    shown["image/tokens"] = encoded.tokens
+                out |= unfold(shown, views)
         if names == ["image"] and self.spec.projector.per_row and not self.spec.places:
             out["image/projected"] = apply_head(self.projector, out["image"], ctx.training)[0]
         if self.teacher is not None:

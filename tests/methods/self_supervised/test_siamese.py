@@ -84,6 +84,7 @@ MOCO = SIMSIAM.replace(
 RESNET: Any = ResNet(depths=(1,), width=4, bottleneck=False, stem="small")
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_under_microbatches_and_devices():
     # What batch norm takes away again (the last norm's bias) has a gradient of numbers that cancel.
     loss, metrics, gradients = harness.exact(TWINS, size=2, devices=8, spread=0.5, rounding=1e-5)
@@ -124,7 +125,9 @@ def test_batch_stats_move_by_the_mean_of_the_views_and_refuse_microbatches():
 def test_image_without_views_is_encoded():
     found = harness.traced(TWINS)
     outputs = found.structure.merge(harness.drawn(found.arrays)).per_example({"image": batch()["image"]}, INFERENCE)
-    assert set(outputs) == {"image", "image/pooled"} and outputs["image"].shape == (8, 8)
+    assert set(outputs) == {"image", "image/pooled", "image/tokens"} and outputs["image"].shape == (8, 8)
+    np.testing.assert_allclose(outputs["image/tokens"].mean(1), outputs["image"], rtol=1e-5, atol=1e-6)
+    assert "image/tokens" not in found.outputs
 
 
 def value_and_gradient(recipe, arrays):
