@@ -7,7 +7,7 @@ its file states is that of CLIP's whole training, or is extrapolated from the pr
 from functools import partial
 from typing import Literal
 
-from jaxrep import data, encoders, evals, views
+from jaxrep import Data, Recipe, data, encoders, evals, optim, schedules, views
 
 SIZE = 32
 """Height and width of the pictures."""
@@ -22,6 +22,8 @@ IMAGE = encoders.ViT(
     stem=encoders.ConvStem(channels=(16, 32), patch=2),
 )
 """Image tower of 4 x 4 tokens."""
+CONVOLUTIONS = encoders.ResNet(depths=(1, 1, 1), width=16, bottleneck=False)
+"""Image tower of learners of views: a residual network with batch norm, of 8 x 8, 4 x 4 and 2 x 2 places."""
 TEXT = encoders.TextTransformer(width=96, depth=1, heads=4, activation="relu", causal=False, pool="mean")
 """Text tower."""
 
@@ -76,18 +78,39 @@ def embedding_space() -> tuple[evals.Eval, ...]:
     return (evals.EmbeddingSpace(data=emoji("test")), evals.ComposedQueries(data=emoji("test")))
 
 
-def probes() -> tuple[evals.Eval, ...]:
+def probes(*labels: str) -> tuple[evals.Eval, ...]:
     """Return linear probes and nearest neighbors on frozen image features.
 
     Groups are measured on pictures of other concepts, since raw pixels find the group among variants of one drawing.
     The penalty of their probe is chosen on other concepts too. Concepts are measured on held-out pictures.
+
+    Args:
+        labels: ``group``, ``concept`` or both; by default both.
     """
     sides = {"group": (half(False), half(True), "concept"), "concept": (emoji(), emoji("test"), "")}
     return tuple(
         kind(train=train, data=test, label=label, name=name + label)
-        for label, (train, test, together) in sides.items()
+        for label, (train, test, together) in ((each, sides[each]) for each in labels or sides)
         for name, kind in (
             ("probe/", partial(evals.LinearProbe, max_iterations=20, hold_out_by=together)),
             ("knn/", evals.Knn),
         )
+    )
+
+
+def small(recipe: Recipe, steps: int, *, peak: float = 3e-3, rules: tuple[optim.Rule, ...] = ()) -> Recipe:
+    """Return a recipe that learns from single pictures, with no labels and no names, at the size of a tiny.
+
+    Args:
+        recipe: the recipe, whose method and views the caller replaces.
+        steps: its number of steps.
+        peak: the highest learning rate.
+        rules: rules of the optimizer.
+    """
+    return recipe.replace(
+        data=Data(train=emoji(), batch_size=128, texts=()),
+        optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0, rules=rules),
+        schedule=schedules.WarmupCosine(peak=peak, warmup_steps=20),
+        examples=steps * 128,
+        evals=probes(),
     )

@@ -48,19 +48,12 @@ recipe_100 = recipe.replace(
     epochs=100,
 )
 
-# The encoder of clip.tiny, which has no batch norm.
-tiny = recipe.replace(
-    {"method.teacher.momentum.start": 0.95},
-    data=Data(train=common.emoji(), batch_size=128, texts=()),
-    views=mixed_barlow.twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
-    schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=200 * 128,
-    evals=common.probes(),
-).replace(
+tiny = common.small(recipe, 400).replace(
     {
-        "method.image": common.IMAGE,
+        "method.image": common.CONVOLUTIONS,
         "method.projector": methods.Projector(widths=(256, 64)),
         "method.predictor": methods.Projector(widths=(256, 64)),
-    }
+        "method.teacher.momentum.start": 0.98,
+    },
+    views=mixed_barlow.SMALL,
 )

@@ -48,6 +48,8 @@ def imagenet(part: str) -> data.ImageFolder:
     return data.ImageFolder(path=f"imagenet/{part}", crop=data.HostCenterCrop(side=224 / 256), classes=1_000)
 
 
+SMALL = twins(32, 0.3, blur=(0.0, 0.0), solarize=0.0)
+"""Views of pictures of 32 pixels: a blur would leave little of them."""
 MIX = views.MixUpFields("a", other="b")
 WHOLE = replace(imagenet("train"), image_size=256, crop=data.HostResize())
 

@@ -11,6 +11,8 @@ from pictures that are squashed to a square of 256 pixels.
 ``jaxrep train moco:tiny`` takes about 2 minutes on two cores.
 """
 
+from dataclasses import replace
+
 from experiments import common
 from experiments.vision import mixed_barlow
 from jaxrep import Data, Recipe, encoders, methods, objectives, optim, schedules, views
@@ -97,19 +99,13 @@ v3_resnet = v3.replace(
     epochs=100,
 )
 
-# The encoder of clip.tiny, which has no batch norm.
-tiny = recipe.replace(
+# The queue holds the keys of the last eight steps, and the average is that of about fifty.
+tiny = common.small(recipe, 400).replace(
     {
-        "method.image": common.IMAGE,
-        "method.projector": methods.Projector(widths=(256, 64), norm="none", bias=True),
-        "method.teacher.momentum.value": 0.99,
+        "method.image": replace(common.CONVOLUTIONS, norm=encoders.BatchNorm(groups=8)),
+        "method.projector.widths": (256, 64),
+        "method.teacher.momentum.value": 0.98,
         "method.memory": methods.Queue(size=1_024, width=64, of="b/target"),
-        "method.shuffle": False,
     },
-    data=Data(train=common.emoji(), batch_size=128, texts=()),
-    views=mixed_barlow.twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
-    schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=250 * 128,
-    evals=common.probes(),
+    views=mixed_barlow.SMALL,
 )

@@ -16,6 +16,7 @@ squashed to a square of 256 pixels.
 
 from dataclasses import replace
 
+from experiments import common
 from experiments.vision import byol, mixed_barlow
 from jaxrep import Data, Recipe, data, encoders, evals, methods, objectives, optim, schedules, views
 
@@ -60,15 +61,16 @@ contrast = recipe.replace({"method.predictor": None}, objective=both(objectives.
 # Scenes of a few emojis, in maps of 6 x 6 places. Pictures that are held out at random are of every group.
 SCENES = data.OpenMojiScenes(count=20_000)
 HELD_OUT = replace(SCENES, split="random", count=200)
-ENCODER = encoders.ResNet(depths=(1, 1, 1), width=16, bottleneck=False, norm=encoders.GroupNorm(groups=8))
 
-tiny = recipe.replace(
-    {"method.teacher.momentum.start": 0.95, "method.image": ENCODER},
+tiny = common.small(recipe, 200).replace(
+    {
+        "method.image": common.CONVOLUTIONS,
+        "method.projector.widths": (128, 64),
+        "method.teacher.momentum.start": 0.98,
+    },
     data=Data(train=SCENES, batch_size=64, texts=()),
     views=telling(mixed_barlow.twins(96, 0.3, blur=(0.5, 0.1), solarize=0.0)),
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
-    schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=120 * 64,
+    examples=200 * 64,
     evals=(
         evals.Segmentation(
             train=data.OpenMojiMasks(scenes=HELD_OUT),
@@ -77,4 +79,4 @@ tiny = recipe.replace(
             l2=10.0,
         ),
     ),
-).replace({"method.projector": methods.Projector(widths=(128, 64), bias=True)})
+)

@@ -72,7 +72,7 @@ near = recipe.replace({"method.teacher.alpha": 0.1})
 
 tiny = recipe.replace(
     data=Data(train=common.emoji(), batch_size=128, texts=()),
-    method=method(1.0, common.IMAGE, methods.PrototypeHead(prototypes=1_024, hidden=128, width=64)),
-    examples=300 * 128,
+    method=method(1.0, common.CONVOLUTIONS, methods.PrototypeHead(prototypes=1_024, hidden=128, width=64)),
+    examples=400 * 128,
     evals=probes(*common.probes()),
 )

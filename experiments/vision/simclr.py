@@ -93,15 +93,9 @@ supcon = recipe.replace(
     ),
 )
 
-# The encoder of clip.tiny, which has no batch norm.
-tiny = recipe.replace(
-    data=Data(train=common.emoji(), batch_size=128, texts=()),
-    views=mixed_barlow.twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
-    method=method(common.IMAGE, methods.Projector(widths=(256, 64), norm="none", bias=True), temperature=0.2),
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
-    schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=300 * 128,
-    evals=common.probes(),
+tiny = common.small(recipe, 400).replace(
+    views=mixed_barlow.SMALL,
+    method=method(common.CONVOLUTIONS, methods.Projector(widths=(256, 64)), temperature=0.2),
 )
 
 # Groups are labels of half of the concepts, and are measured on the other half.

@@ -49,18 +49,12 @@ recipe = Recipe(
     evals=mixed_barlow.recipe.evals,
 )
 
-# The encoder of clip.tiny, which has no batch norm.
-tiny = recipe.replace(
-    data=Data(train=common.emoji(), batch_size=128, texts=()),
-    views=mixed_barlow.twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0, rules=falling(20)),
-    schedule=schedules.Constant(value=1e-3),
-    examples=250 * 128,
-    evals=common.probes(),
-).replace(
+tiny = common.small(recipe, 400, rules=falling(20)).replace(
     {
-        "method.image": common.IMAGE,
+        "method.image": common.CONVOLUTIONS,
         "method.projector": methods.Projector(widths=(256, 128), last_norm=True, last_gain=False),
         "method.predictor": methods.Projector(widths=(32, 128), bias=True),
-    }
+    },
+    views=mixed_barlow.SMALL,
+    schedule=schedules.Constant(value=3e-3),
 )

@@ -81,24 +81,16 @@ recipe = Recipe(
     ),
 )
 
-# The encoder of clip.tiny, which has no batch norm. The lower temperature is what the released README advises where the
-# loss stays at the logarithm of the number of prototypes.
-tiny = recipe.replace(
-    data=Data(train=common.emoji(), batch_size=128, texts=()),
+# The lower temperature is what the released README advises where the loss stays at the logarithm of the number of
+# prototypes.
+tiny = common.small(recipe, 400, rules=fixed(20, "prototypes")).replace(
+    {"objective.swav.teacher_temperature.value": 0.03},
     views=crops(
         (32, 16),
-        ((0.5, 1.0), (0.2, 0.5)),
+        ((0.4, 1.0), (0.15, 0.4)),
         count=4,
         jitter=replace(JITTER, brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1),
+        blur=(0.0, 0.0, 0.0),
     ),
-    method=replace(
-        recipe.method,
-        image=replace(common.IMAGE, any_size=True),
-        head=replace(HEAD, prototypes=32, hidden=128, width=64),
-    ),
-    objective={"swav": objectives.Dino(teacher_temperature=schedules.Constant(value=0.03), each_crop=True)},
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0, rules=fixed(20, "prototypes")),
-    schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=300 * 128,
-    evals=common.probes(),
+    method=replace(recipe.method, image=common.CONVOLUTIONS, head=replace(HEAD, prototypes=64, hidden=256, width=64)),
 )

@@ -50,13 +50,7 @@ recipe = Recipe(
 
 recipe_1000 = recipe.replace({"data.batch_size": 2_048}, schedule=rate(0.2, 2_048), epochs=1_000)
 
-# The encoder of clip.tiny, which has no batch norm.
-tiny = recipe.replace(
-    data=Data(train=common.emoji(), batch_size=128, texts=()),
-    views=mixed_barlow.twins(32, 0.3, blur=(0.5, 0.1), solarize=0.0),
-    method=methods.Siamese(image=common.IMAGE, projector=methods.Projector(widths=(256, 256))),
-    optimizer=optim.AdamW(weight_decay=schedules.Constant(value=0.05), clip_norm=1.0),
-    schedule=schedules.WarmupCosine(peak=1e-3, warmup_steps=20),
-    examples=300 * 128,
-    evals=common.probes(),
+tiny = common.small(recipe, 400).replace(
+    views=mixed_barlow.SMALL,
+    method=methods.Siamese(image=common.CONVOLUTIONS, projector=methods.Projector(widths=(256, 256))),
 )

@@ -98,13 +98,14 @@ EXCEPTIONS = {
     # A batch that is repeated meets its own keys in the queue, as negatives: the loss rises.
     **dict.fromkeys(("moco:tiny", "mochi:tiny"), Exceptions(falls_by=-2.0)),
     # The logits of ten classes start near 0 and have to grow.
-    **dict.fromkeys(
-        [f"projection_head:tiny_labels{head}" for head in ("", "_none", "_fixed")], Exceptions(learning_rate=2e-3)
-    ),
+    "projection_head:tiny_labels": Exceptions(learning_rate=2e-3),
     # Pixels of 32 patches a picture: predictions first become those of the mean patch.
     "cae:tiny": Exceptions(learning_rate=2e-3),
     # The logits of 64 places start near 0 and have to grow; patches of the background are alike.
     "mp3:tiny": Exceptions(learning_rate=2e-3, falls_by=0.1),
+    # Patches whose mean and variance are taken out: the mean patch is 0, and what is predicted at once is little.
+    "mae:tiny": Exceptions(learning_rate=2e-3),
+    **dict.fromkeys(("mae:tiny_fine_tune", "simmim:tiny_fine_tune"), Exceptions(learning_rate=2e-3, falls_by=0.2)),
     # The rates of encoder and projector are those of a rule, which still warms up.
     "simsiam:tiny": Exceptions(falls_by=0.15),
     # The bias is that of 256 pairs, and a batch here has 8.
