@@ -11,9 +11,11 @@ import logging
 from pathlib import Path
 
 from jaxrep.training.compilation import enable_compilation_cache
+from results.comparison import comparison
 from results.itself import FILE, measure_itself, sentence
 from results.measure import KEPT, Pieces, is_current, measure_row, table
 from results.rows import EFFECTS
+from results.siamese import LEARNERS
 
 ROOT = KEPT.parents[1]
 BEGIN, END = "<!-- effects: python -m results --write -->\n", "\n<!-- end of effects -->"
@@ -52,7 +54,8 @@ def write() -> None:
     page = ROOT / "docs" / "recipes.md"
     before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     itself = f"{sentence(json.loads(FILE.read_text(encoding='utf-8')))}\n\n" if FILE.exists() else ""
-    page.write_text(f"{before}{BEGIN}{itself}{table(EFFECTS)}{END}{rest.partition(END)[2]}", encoding="utf-8")
+    tables = "\n\n".join(filter(None, (table(EFFECTS), comparison(LEARNERS))))
+    page.write_text(f"{before}{BEGIN}{itself}{tables}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from jaxrep import ExitCode, Recipe
 from jaxrep.evals import Eval, run_evals
 from jaxrep.experiment import LoadedExperiment, load
 from jaxrep.runs.environment import environment
-from jaxrep.runs.layout import read_json, write_json
+from jaxrep.runs.layout import METRICS, read_json, read_metrics, write_json
 from jaxrep.runs.restore import load_run
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.spec_json import fingerprint
@@ -46,7 +46,8 @@ class Effect:
     baseline: str
     """The baseline, in a few words."""
     metrics: Mapping[str, str]
-    """Name of a metric -> its short name in the table. The verdict is on the first."""
+    """Name of a metric -> its short name in the table. The verdict is on the first. ``training/`` begins the names of
+    what training logged at its last step."""
     better: Literal["higher", "lower"] = "higher"
     """Which values of the first metric the paper claims for the method."""
     resolution: float = 0.02
@@ -73,7 +74,7 @@ class Effect:
     def side(self, name: str, seed: int, rate: float = 0.0) -> tuple[Recipe, LoadedExperiment]:
         """Return the recipe of a side, ``baseline`` or ``method``; ``rate``: its peak learning rate, 0: its own."""
         experiment = _experiment(self.recipe)
-        change = self.without if name == "baseline" else self.change
+        change = self.without if name == "baseline" and self.without is not None else self.change
         recipe = change(experiment.recipe) if change else experiment.recipe
         recipe = recipe.replace({"schedule.peak": rate}) if rate else recipe
         if name == "baseline" and self.baseline_steps:
@@ -107,7 +108,9 @@ class Effect:
         run = _trained(recipe, experiment, folder)
         # Pixels are the same for all runs.
         place = folder if name == "baseline" and self.without is None else run
-        model, metrics = cache(lambda: load_run(run)[0]), {}
+        model = cache(lambda: load_run(run)[0])
+        logged = read_metrics(run / METRICS)[-1]
+        metrics: dict[str, Any] = {f"training/{metric}": value for metric, value in logged.items()}
         for evaluation in self.side_evals(name):
             file = place / f"effects-{fingerprint(evaluation)}.json"
             if not file.exists():
@@ -212,14 +215,14 @@ def _cells(name: str, effect: Effect, row: Mapping[str, Any]) -> Iterator[tuple[
         yield (
             *head,
             short,
-            _mean_and_spread(a),
-            _mean_and_spread(b),
+            mean_and_spread(a),
+            mean_and_spread(b),
             f"{verdict.mean:+.3f} ± {verdict.half_width:.3f}",
             word,
         )
         head = ("",) * len(head)
 
 
-def _mean_and_spread(values: list[float]) -> str:
+def mean_and_spread(values: list[float]) -> str:
     """Return mean and sample standard deviation over the seeds."""
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"

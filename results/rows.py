@@ -1,15 +1,16 @@
 """Declare the rows of the table of effects in docs/recipes.md."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from experiments import common
 from experiments.image_text import clip, metaclip
 from experiments.multimodal import astrom3
 from experiments.vision import rad_dino
-from jaxrep import Recipe, data, evals, methods, schedules
-from results import budgets
+from jaxrep import Recipe, data, evals, methods
+from results import budgets, siamese
 from results.budgets import RETRIEVAL
+from results.features import FEATURES, features
 from results.lab import STEPS
 from results.measure import Effect
 
@@ -40,12 +41,6 @@ SPACE = {
     "composed/gender/r1": "picture - man + woman R@1",
     "composed/skin_tone/r1": "picture - one skin tone + another R@1",
     "retrieval/image_to_text/r1": "image to text R@1",
-}
-FEATURES = {
-    "probe/concept/top1": "linear probe, concepts of new pictures",
-    "probe/group/top1": "linear probe, 10 groups of new concepts",
-    "knn/group/20/top1": "20 neighbors, groups",
-    "knn/concept/20/top1": "20 neighbors, concepts",
 }
 
 
@@ -79,11 +74,6 @@ def drawn_caption(recipe: Recipe) -> Recipe:
     )
 
 
-def untrained(recipe: Recipe) -> Recipe:
-    """Return the recipe with one step at a learning rate of 0: its initial values."""
-    return recipe.replace(examples=recipe.data.batch_size, schedule=schedules.Constant(value=0.0))
-
-
 def languages(claim: str, names: tuple[str, ...]) -> Effect:
     """Return a row of RS-M-CLIP beside CLIP on English names, measured in some languages."""
     return Effect(
@@ -93,26 +83,6 @@ def languages(claim: str, names: tuple[str, ...]) -> Effect:
         baseline="CLIP on English names",
         metrics={f"retrieval/{name}/image_to_text/r1": f"image to text R@1, {name}" for name in names},
     )
-
-
-def features(name: str, claim: str, probes: tuple[evals.Eval, ...], metrics: Mapping[str, str]) -> dict[str, Effect]:
-    """Return rows of a tower beside the same tower before training, and beside raw pixels."""
-    beside = Effect(
-        claim=claim,
-        recipe=f"{name}:tiny",
-        without=untrained,
-        baseline="the tower before training",
-        metrics=metrics,
-        evals=probes,
-    )
-    pixels = replace(
-        beside,
-        without=None,
-        baseline="raw pixels",
-        baseline_evals=tuple(replace(probe, output="pixels", name=f"pixels/{probe.name}") for probe in probes),
-        baseline_names={metric: f"pixels/{metric}" for metric in metrics},
-    )
-    return {f"{name}_untrained": beside, f"{name}_pixels": pixels}
 
 
 def cold(recipe: Recipe) -> Recipe:
@@ -311,5 +281,6 @@ EFFECTS: dict[str, Effect] = {
         rad_dino.tiny.evals,
         {**FEATURES, "segmentation/mean_iou": "linear segmentation, mean IoU"},
     ),
+    **siamese.EFFECTS,
     **budgets.EFFECTS,
 }

@@ -9,13 +9,14 @@ import pytest
 from jaxrep.recipe import From
 from jaxrep.spec import problems
 from results import measure
+from results.features import BEFORE
 from results.itself import FILE, verdicts_on_itself
 from results.lab import BATCH, STEPS
 from results.measure import KEPT, Pieces
-from results.rows import EFFECTS, untrained
+from results.rows import EFFECTS
 from results.verdict import judge
 
-COMPARED = [name for name, effect in EFFECTS.items() if effect.without is not untrained and not effect.baseline_steps]
+COMPARED = [name for name, effect in EFFECTS.items() if effect.baseline != BEFORE and not effect.baseline_steps]
 
 
 @pytest.mark.parametrize("name", COMPARED)
