@@ -20,7 +20,7 @@ FLOORS = (
     ("patches", "spec_json", "storage", "hub", "mesh", "params", "schedules"),
     ("data", "encoders", "losses", "optim", "views"),
     ("methods", "objectives", "metrics"),
-    ("block_layout", "model_inputs", "prompts"),
+    ("block_layout", "computation", "model_inputs", "prompts"),
     ("model",),
     ("evals",),
     ("recipe",),

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrep.batch import Array, Batch, Outputs, StepContext
+from jaxrep.computation import Computation, StepOutputs
 from jaxrep.objectives.base import SeparableTerm, evaluate, with_given
 from jaxrep.params import Arrays
-from jaxrep.step.gradients import Computation, StepOutputs
 
 Keep = Callable[[str], bool]
 Rows = tuple[Batch, Array]

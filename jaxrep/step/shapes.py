@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrep.batch import Field, StepContext
+from jaxrep.computation import Computation
 from jaxrep.data.class_texts import table_fields
 from jaxrep.data.fields import batch_fields
 from jaxrep.errors import JaxrepError, UsageError, hint
@@ -26,7 +27,6 @@ from jaxrep.recipe import Recipe
 from jaxrep.schedules import Schedule
 from jaxrep.spec import check, walk
 from jaxrep.step.flops import count_flops, count_jaxpr_flops
-from jaxrep.step.gradients import Computation
 from jaxrep.user_modules import place_of
 
 LOG = logging.getLogger(__name__)

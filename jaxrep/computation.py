@@ -1,4 +1,4 @@
-"""Compute the objective and its gradient over the whole batch (``grad_cache`` does it by microbatches)."""
+"""Compute the objective and its gradient over the whole batch (``step/grad_cache.py`` does it by microbatches)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +54,14 @@ class Computation:
         joined, statistics = pop_batch_stats(self.structure.merge(arrays).across_batch(outputs, batch, ctx.at("join")))
         return {**outputs, **joined}, statistics
 
+    def loss(self, arrays: Arrays, batch: Batch, ctx: StepContext) -> StepOutputs:
+        """Return the step outputs of a whole batch."""
+        seen = self.augment(batch, ctx)
+        outputs, statistics = self.per_example(arrays, seen, ctx)
+        outputs, more = self.across_batch(arrays, {**outputs, **self.per_step(arrays, ctx)}, seen, ctx)
+        loss, metrics = evaluate(self.objective, outputs, seen, ctx)
+        return loss, metrics, outputs, {**statistics, **more}
+
     def value_and_grad(
         self, params: Arrays, non_trainable: Arrays, batch: Batch, ctx: StepContext
     ) -> tuple[StepOutputs, Arrays]:
@@ -63,12 +71,8 @@ class Computation:
         """
 
         def loss_of(params: Arrays):
-            arrays = {**non_trainable, **params}
-            seen = self.augment(batch, ctx)
-            outputs, statistics = self.per_example(arrays, seen, ctx)
-            outputs, more = self.across_batch(arrays, {**outputs, **self.per_step(arrays, ctx)}, seen, ctx)
-            loss, metrics = evaluate(self.objective, outputs, seen, ctx)
-            return loss, (metrics, outputs, {**statistics, **more})
+            loss, *others = self.loss({**non_trainable, **params}, batch, ctx)
+            return loss, others
 
         (loss, (metrics, outputs, statistics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
         return (loss, metrics, outputs, statistics), gradients
