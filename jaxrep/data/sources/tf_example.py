@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from jaxrep.storage import utf8
 
-Value = bytes | str | int | float | list[float]
+Value = bytes | str | int | float | list[float] | list[str]
 _SCHEMA = """
 name: "jaxrep/example.proto" package: "jaxrep" syntax: "proto3"
 message_type { name: "BytesList" field { name: "value" number: 1 type: TYPE_BYTES label: LABEL_REPEATED } }
@@ -63,11 +63,12 @@ def decode(content: bytes) -> dict[str, list[Any]]:
 
 
 def encode(features: Mapping[str, Value]) -> bytes:
-    """Encode features, each one value or a list of floats; the same features give the same bytes."""
+    """Encode features, each one value or a list of floats or texts; the same features give the same bytes."""
     example = _example()()
     for name, value in features.items():
-        value = utf8(value) if isinstance(value, str) else value
-        kind = "bytes_list" if isinstance(value, bytes) else "int64_list" if isinstance(value, int) else "float_list"
-        values = getattr(example.features.feature[name], kind).value
-        values.extend(value if isinstance(value, list) else [value])
+        given = value if isinstance(value, list) else [value]
+        values = [utf8(x) if isinstance(x, str) else int(x) if isinstance(x, bool) else x for x in given]
+        first = values[0] if values else 0.0
+        kind = "bytes_list" if isinstance(first, bytes) else "int64_list" if isinstance(first, int) else "float_list"
+        getattr(example.features.feature[name], kind).value.extend(values)
     return example.SerializeToString(deterministic=True)

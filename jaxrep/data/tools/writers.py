@@ -29,6 +29,9 @@ ROW_GROUP = 64
 PARTS: dict[str, Callable[[bytes], Any]] = {"image": bytes, "text": bytes.decode, "label": int}
 """Name of a part -> how its bytes become the value of a table."""
 
+MAX_EXACT = 2**53
+"""Whole numbers up to this one are exact as floats."""
+
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}
 """Formats that are kept; other formats are written as PNG, which is lossless."""
 
@@ -66,7 +69,7 @@ def read_row(examples: Examples, index: int) -> Row:
     extension = ""
     if "image" in parts:
         parts["image"], extension = _with_extension(parts["image"], f"{examples.shard(index)}, example {index}")
-    others = {_readable(name): _readable(value) for name, value in metadata.items() if name not in PARTS}
+    others = {name: value for name, value in _readable(metadata).items() if name not in parts}
     return Row(index, parts, extension, others)
 
 
@@ -80,8 +83,27 @@ def _stored(name: str, content: Content, numbers: Numbers | None) -> Any:
 
 
 def _readable(value: Any) -> Any:
-    """Return a string as valid Unicode, which the name of a file need not be; other values as they are."""
+    """Return a value of JSON with valid Unicode, which the name of a file, or a half of a character, need not be."""
+    if isinstance(value, dict):
+        return {_readable(name): _readable(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_readable(inner) for inner in value]
     return utf8(value).decode() if isinstance(value, str) else value
+
+
+def _flat(value: Any, *, lists: bool = True) -> Any:
+    """Return a value of JSON as a record holds it: a text, a number, a list of texts or of floats; others as JSON."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return str(value)
+    if not isinstance(value, dict | list):
+        return value
+    kinds = {*map(type, value)} if lists and isinstance(value, list) else set()
+    if kinds == {str}:
+        return value
+    large = any(isinstance(number, int) and abs(number) > MAX_EXACT for number in value)
+    if kinds and kinds <= {int, float} and not large:
+        return [float(number) for number in value]
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _plain(example: Mapping[str, Any]) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -138,8 +160,9 @@ def write_tar(path: Path, rows: Sequence[Row]) -> None:
 
 
 def write_array_record(path: Path, rows: Sequence[Row]) -> None:
-    """Write one tf.train.Example per record."""
-    write_examples(path, (row.values() for row in rows))
+    """Write one tf.train.Example per record; a value that is null has no feature."""
+    examples = ({name: _flat(value) for name, value in row.values().items() if value is not None} for row in rows)
+    write_examples(path, examples)
 
 
 def write_examples(path: Path, examples: Iterable[Mapping[str, tf_example.Value]]) -> None:
@@ -157,15 +180,21 @@ def write_parquet(path: Path, rows: Sequence[Row]) -> None:
     parquet = import_extra("pyarrow.parquet", "parquet")
     values = [row.values() for row in rows]
     names = dict.fromkeys(name for row in values for name in row)
-    columns = {name: _column([row.get(name) for row in values]) for name in names}
+    columns = {name: _column([_flat(row.get(name)) for row in values]) for name in names}
     compression = {name: "none" if name == "image" else "zstd" for name in columns}  # images are compressed already
     table = import_extra("pyarrow", "parquet").table(columns)
     parquet.write_table(table, path, row_group_size=ROW_GROUP, compression=compression)
 
 
 def _column(values: list[Any]) -> list[Any]:
-    kinds = {float if isinstance(value, int | float) else type(value) for value in values if value is not None}
-    return values if len(kinds) < 2 else [None if value is None else str(value) for value in values]
+    """Return values of one type: floats where some of the numbers are, and texts where types differ."""
+    kinds = {(list, type(value[0])) if isinstance(value, list) else type(value) for value in values}
+    kinds.discard(type(None))
+    if len(kinds) < 2:
+        return values
+    if kinds == {int, float}:
+        return [None if value is None else float(value) for value in values]
+    return [None if value is None else str(_flat(value, lists=False)) for value in values]
 
 
 def write_folder(path: Path, rows: Sequence[Row]) -> None:
@@ -179,7 +208,8 @@ def write_folder(path: Path, rows: Sequence[Row]) -> None:
             (path / line["filepath"]).write_bytes(row.parts["image"])
         values = row.values()
         line |= {column: values[name] for name, column in (("text", "title"), ("label", "label")) if name in values}
-        table.append(line | {name: value for name, value in row.metadata.items() if name not in line})
+        others = {name: _flat(value, lists=False) for name, value in row.metadata.items() if name not in line}
+        table.append(line | others)
     write_table(path / "pairs.csv", table)
 
 

@@ -170,6 +170,43 @@ def test_further_captions_are_stored(tmp_path, kind):
     assert examples.column("deutsch") == ["ein Satz"]
 
 
+METADATA = [
+    {"error": None, "score": 0.5, "n": 2**60, "seen": True, "captions": ["one", "two"], "clip": {"b": [1, 2]}},
+    {"error": "no", "score": 3, "n": 2**70, "seen": 2, "captions": [], "box": [0.5, 1], "clip": {}, "mixed": [1, "a"]},
+    {"error": None, "captions": [None, "\ud800"], "box": [2**60, 1], "clip": None, "\udcff": float("nan"), "label": 3},
+]
+"""Values of JSON as data sets have them: nulls, numbers of two types, lists, objects, halves of characters."""
+
+
+@pytest.mark.parametrize("kind", READ)
+def test_any_metadata_can_be_stored(tmp_path, kind):
+    texts = [(f"{n}.txt", b"%d" % n) for n in range(3)]
+    write(tmp_path / "x.tar", [*texts, *((f"{n}.json", json.dumps(row).encode()) for n, row in enumerate(METADATA))])
+    source = TarShards(shards=f"{tmp_path}/x.tar", image=())
+    assert convert(_plan(source, kind, tmp_path / "out"))["written"] == 3
+    read = READ[kind].replace(",label=label", "").replace(",label=cls", "").replace(",image_size=4", ",image=")
+    examples = parse_source(read.format(tmp_path / "out")).open()
+    assert examples.column("text") == ["0", "1", "2"] and examples.column("error") == ["", "no", ""]
+    rows = [examples.metadata(n) for n in range(3)]
+    assert [row.get("score") for row in rows[:2]] in ([0.5, 3], ["0.5", "3"]) and float(rows[2]["label"]) == 3
+    assert float(rows[0]["n"]) == 2**60 and float(rows[1]["n"]) == 2**70
+    if kind == "tar":
+        assert rows[0] == {**METADATA[0], "key": "x.tar/0"} and rows[2]["captions"] == [None, "\\ud800"]
+    else:
+        assert json.loads(rows[1]["mixed"]) == [1, "a"] and json.loads(rows[0]["clip"]) == {"b": [1, 2]}
+        assert json.loads(rows[2]["captions"]) == [None, "\\ud800"]
+
+
+@pytest.mark.parametrize("kind", ["arrayrecord", "parquet"])
+def test_lists_of_captions_and_of_numbers_stay_lists(tmp_path, kind):
+    row = {"captions": ["one", "two"], "box": [0.5, 1]}
+    write(tmp_path / "x.tar", [("0.txt", b"0"), ("0.json", json.dumps(row).encode())])
+    convert(_plan(TarShards(shards=f"{tmp_path}/x.tar", image=()), kind, tmp_path / "out"))
+    read = READ[kind].replace(",label=label", "").replace(",image_size=4", ",image=,text=captions")
+    examples = parse_source(read.format(tmp_path / "out")).open()
+    assert examples[0]["text"] == ("one", "two") and list(examples.record(0, 0).get("box", [0.5, 1.0])) == [0.5, 1.0]
+
+
 def test_masks_are_refused(tmp_path):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
