@@ -103,8 +103,8 @@ EXCEPTIONS = {
     "cae:tiny": Exceptions(learning_rate=2e-3),
     # The logits of 64 places start near 0 and have to grow; patches of the background are alike.
     "mp3:tiny": Exceptions(learning_rate=2e-3, falls_by=0.1),
-    # Patches whose mean and variance are taken out: the mean patch is 0, and what is predicted at once is little.
-    "mae:tiny": Exceptions(learning_rate=2e-3),
+    # As in cae, before and after the mean and the variance of a patch are taken out.
+    **dict.fromkeys(("mae:tiny", "simmim:tiny"), Exceptions(learning_rate=2e-3)),
     **dict.fromkeys(("mae:tiny_fine_tune", "simmim:tiny_fine_tune"), Exceptions(learning_rate=2e-3, falls_by=0.2)),
     # The rates of encoder and projector are those of a rule, which still warms up.
     "simsiam:tiny": Exceptions(falls_by=0.15),

@@ -18,6 +18,7 @@ CONFIGS = {
     "clip": dict(model_type="clip", projection_dim=6, vision_config=IMAGE, text_config=dict(WORDS, eos_token_id=39)),
     "siglip": dict(model_type="siglip", vision_config=IMAGE, text_config=WORDS),
     "vit": dict(model_type="vit", **IMAGE),
+    "vit_mae": dict(model_type="vit_mae", **IMAGE),
     "dinov2": dict(model_type="dinov2", **IMAGE, mlp_ratio=1.5),
     "swiglu": dict(model_type="dinov2", **IMAGE, use_swiglu_ffn=True, qkv_bias=False),
     "registers": dict(model_type="dinov2_with_registers", **IMAGE, mlp_ratio=1.5, num_register_tokens=2),
@@ -28,6 +29,11 @@ CONFIGS = {
     "distilbert": dict(
         model_type="distilbert",
         **dict(dim=8, n_layers=2, n_heads=2, hidden_dim=12, vocab_size=40, max_position_embeddings=6),
+    ),
+    "timm_vit": dict(
+        architecture="vit_small_patch16_224",
+        model_args=dict(img_size=8, patch_size=4, embed_dim=8, depth=2, num_heads=2, init_values=0.1),
+        pretrained_cfg=dict(input_size=[3, 8, 8]),
     ),
     "resnet": dict(architecture="resnet18", pretrained_cfg=dict(input_size=[3, 32, 32])),
     "efficientnet": dict(architecture="tf_efficientnet_b0", pretrained_cfg=dict(input_size=[3, 32, 32])),

@@ -1,6 +1,7 @@
-"""Errors of patches against the released functions of MAE and SimMIM, written in NumPy and PyTorch."""
+"""Errors of patches, and their normalization, against NumPy in float64."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -13,13 +14,13 @@ def test_normalized_patches_have_the_unbiased_variance():
     patches = RANDOM.normal(2, 3, size=(2, 5, 12)).astype(np.float32)
     x = patches.astype(np.float64)
     expected = (x - x.mean(-1, keepdims=True)) / (x.var(-1, ddof=1, keepdims=True) + 1e-6) ** 0.5
-    np.testing.assert_allclose(normalize_patches(patches), expected, atol=1e-6)  # float32
+    np.testing.assert_allclose(normalize_patches(jnp.asarray(patches)), expected, atol=1e-6)  # float32
 
 
 def test_flat_patches_become_zeros_with_finite_gradients():
     for size in (1, 4):
         flat = np.full((1, 1, size), 0.5, np.float32)
-        assert not np.asarray(normalize_patches(flat)).any()
+        assert not np.asarray(normalize_patches(jnp.asarray(flat))).any()
         assert np.isfinite(jax.grad(lambda x: normalize_patches(x).sum())(flat)).all()
 
 

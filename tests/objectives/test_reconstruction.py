@@ -104,7 +104,7 @@ def test_bytes_count_as_their_share_of_255():
 def test_absent_rows_do_not_count():
     x = RANDOM.random((B, N, P), np.float32)
     term, present = Reconstruction("pixels", patch=PATCH), np.array([True, False, True])
-    changed = np.where(present[:, None, None, None], IMAGE, np.float32(9))
+    changed = np.asarray(np.where(present[:, None, None, None], IMAGE, np.float32(9)), np.float32)
     given = {"image/present": jnp.asarray(present)}
     np.testing.assert_allclose(loss(term, x, batch_of(**given)), loss(term, x, batch_of(changed, **given)), rtol=1e-6)
 

@@ -6,6 +6,7 @@ The oracle is the forward pass of timm's VisionTransformer and of MAE's ``forwar
 import dataclasses
 import json
 import math
+from typing import Any
 
 import jax
 import numpy as np
@@ -134,7 +135,8 @@ def test_the_encoder_of_mae_starts_from_a_checkpoint(tmp_path, decoder):
     loading = partial_load("image", Pretrained(path), recipe.method, shapes)
     assert list(loading.missing) == [] and not loading.resized
     assert set(loading.unused) == {"image/positions", *more}
-    module = shapes.structure.merge({**drawn(shapes.arrays), **loading.arrays()})
+    arrays: Any = {**drawn(shapes.arrays), **loading.arrays()}
+    module = shapes.structure.merge(arrays)
     kept = np.array([[0, 3, 5, 9], [1, 2, 8, 15], [4, 6, 7, 11]], np.int32)
     index = np.array([[i for i in range(16) if i not in row] for row in kept], np.int32)
     masked = np.ones((3, 16), bool)
