@@ -1,5 +1,6 @@
 """What tests of training share: the tiny recipe, its batches, and a set-up on as many devices as a test wants."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -19,8 +20,10 @@ from jaxrep.recipe import Recipe
 from jaxrep.runs.run_dir import RunDir
 from jaxrep.step import grad_cache
 from jaxrep.step.shapes import Shapes, trace_shapes
+from jaxrep.step.train_state import TrainState, initial_state
 from jaxrep.step.train_step import CompiledStep, compile_step, kept_outputs
 from jaxrep.training.setup import Setup
+from tests.helpers.host_draws import draws_on_host
 
 LOADED = load(str(Path(__file__).with_name("tiny.py")))
 tiny: Any = LOADED.module
@@ -29,9 +32,17 @@ QUICK: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_llvm_disable_
 """Options of a compilation that takes a third of the time: what it makes is slow, and as exact."""
 
 
+TRACED: collections.deque[tuple[Recipe, Shapes]] = collections.deque(maxlen=16)
+"""The last recipes that were traced."""
+
+
 def traced(recipe: Recipe) -> Shapes:
     """What the recipe builds, by shape."""
-    return trace_shapes(recipe)
+    for known, shapes in TRACED:
+        if known == recipe:
+            return shapes
+    TRACED.append((recipe, trace_shapes(recipe)))
+    return TRACED[-1][1]
 
 
 def set_up(recipe: Recipe, folder: Path = Path(), devices: int = 1) -> Setup:
@@ -48,6 +59,13 @@ def set_up(recipe: Recipe, folder: Path = Path(), devices: int = 1) -> Setup:
         updater=found.updater(recipe),
         total_steps=recipe.total_steps(len(examples)),
     )
+
+
+def started(setup: Setup) -> TrainState:
+    """Return the state before the first step, with random numbers of NumPy."""
+    with draws_on_host():
+        make = jax.jit(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), compiler_options=QUICK)
+        return jax.block_until_ready(make())
 
 
 def compiled(setup: Setup) -> CompiledStep:

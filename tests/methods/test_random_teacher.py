@@ -20,9 +20,8 @@ from jaxrep.params import split
 from jaxrep.recipe import Checkpointing
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.schedules import Constant
-from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
-from tests.helpers.harness import QUICK, batch, ctx, set_up, traced
+from tests.helpers.harness import QUICK, batch, ctx, set_up, started, traced
 from tests.methods.self_supervised.test_self_distillation import DINO, HEAD, VIT
 
 OF, STEPS = ("image", "head"), 2
@@ -84,7 +83,7 @@ def trained():
     """Return the setup and the states before and after each step."""
     setup = set_up(RECIPE)
     step = jax.jit(make_step(RECIPE, setup.shapes, setup.updater, STEPS), compiler_options=QUICK)
-    states = [jax.jit(lambda: initial_state(RECIPE, setup.shapes, setup.updater), compiler_options=QUICK)()]
+    states = [started(setup)]
     for number in range(STEPS):
         states.append(step(states[-1], batch(number))[0])
     return setup, states

@@ -25,7 +25,6 @@ from jaxrep.optim.optimizers import Sgd
 from jaxrep.optim.rules import LearningRateSchedule
 from jaxrep.schedules import Constant, Ramp
 from jaxrep.spec import problems
-from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
 from jaxrep.views.fields import CopyField
 from jaxrep.views.geometry import RandomHorizontalFlip, RandomResizedCrop
@@ -124,7 +123,7 @@ def test_patch_loss_equals_the_released_code(outputs):
 def test_student_and_teacher_differ_by_masked_patches_only(outputs):
     """Where both have the same parameters, they differ in crops with hidden patches alone."""
     found = harness.traced(DINO)
-    state = jax.jit(lambda: initial_state(DINO, found, found.updater(DINO)), compiler_options=QUICK)()
+    state = harness.started(harness.set_up(DINO))
     _, seen = outputs
     out = jax.jit(found.structure.merge(state.params, state.non_trainable).per_example)(seen, harness.ctx())
     apart = np.abs(out["student"] - out["teacher"]).max(-1)
@@ -156,10 +155,10 @@ def states(devices=1, microbatch_size=0):
     """The states before and after three steps."""
     recipe = DINO.replace(microbatch_size=microbatch_size)
     setup = harness.set_up(recipe)
+    start = harness.started(setup)
     step = jax.jit(make_step(recipe, setup.shapes, setup.updater, 10), compiler_options=QUICK)
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        start = jax.jit(lambda: initial_state(recipe, setup.shapes, setup.updater), compiler_options=QUICK)()
         every = [jax.device_put(start, jax.NamedSharding(mesh, jax.P()))]
         for number in range(3):
             every.append(step(every[-1], jax.device_put(batch(number), jax.NamedSharding(mesh, ROWS)))[0])
