@@ -49,6 +49,7 @@ BYOL, SIMSIAM = "google-deepmind/deepmind-research, byol/", "facebookresearch/si
 MOCO, MOCO_3 = "facebookresearch/moco, ", "facebookresearch/moco-v3, "
 METRIX = "billpsomas/Metrix_ICLR22, "
 DINO = "facebookresearch/dino, "
+SATMAE_PP = "techmn/satmae_pp, "
 SWAV = "facebookresearch/swav, "
 OBOW, PIXPRO = "valeoai/obow, ", "zdaxie/PixPro, "
 DINOPL = "safelix/dinopl, "
@@ -425,6 +426,32 @@ TABLE: Mapping[str, list[Number]] = {
         optimizer__weight_decay__value=1e-4, optimizer__momentum=0.9, method__scale__init=1 / 0.1,
         method__projector__widths=(2_048, 128), objective__contrast__weight__value=0.1 / 0.07, epochs=1_000,
         views__1__scale=(0.2, 1.0), views__3__brightness=0.4, views__3__hue=0.1, views__4__p=0.2),
+    "satmae_pp:recipe": numbers(SATMAE_PP + "README.md",
+        data__batch_size=16 * 16 * 8, epochs=50, schedule__peak=1e-4 * 8, schedule__warmup_steps=20 * 348,
+        views__5__share=0.75, views__5__patch=8, method__encoder__stem__patch=8, views__0__size=384,
+        method__encoder__stem__groups=((0, 1, 2, 6), (3, 4, 5, 7), (8, 9)), objective__pictures__patch=8)
+    + numbers(SATMAE_PP + "main_pretrain.py",
+        optimizer__weight_decay__value=0.05, optimizer__b1=0.9, optimizer__b2=0.95, schedule__end=0.0)
+    + numbers(SATMAE_PP + "util/datasets.py", views__0__scale=(0.6, 1.0), views__3__size=192, views__4__size=96)
+    + numbers(SATMAE_PP + "engine_pretrain.py", objective__pictures__share=0.6)
+    + numbers(SATMAE_PP + "models_mae_group_channels.py",
+        method__encoder__width=1_024, method__encoder__depth=24, method__encoder__heads=16,
+        method__encoder__norm_epsilon=1e-6, method__encoder__sine_widths=(256, 384, 384),
+        method__decoder__width=512, method__decoder__depth=8, method__decoder__heads=16,
+        method__decoder__sine_widths=(128, 192, 192), method__upsampler__ratio=4, method__upsampler__doublings=2),
+    "satmae_pp:rgb": numbers(SATMAE_PP + "README.md",
+        data__batch_size=64 * 32 * 8, epochs=800, schedule__peak=7e-4, optimizer__weight_decay__value=0.3,
+        views__4__share=0.75, views__4__patch=16)
+    + numbers(SATMAE_PP + "util/datasets.py",
+        views__0__scale=(0.2, 1.0), views__0__size=448, views__3__size=224,
+        method__encoder__pixels__mean=(0.4182, 0.4215, 0.3991), method__encoder__pixels__std=(0.2877, 0.2754, 0.2764)),
+    "satmae_pp:fine_tune": numbers(SATMAE_PP + "README.md",
+        data__batch_size=8 * 16 * 8, epochs=30, schedule__peak=2e-4 * 4, schedule__warmup_steps=5 * 696,
+        optimizer__weight_decay__value=0.05, method__encoder__stochastic_depth=0.2, views__0__size=96)
+    + numbers(SATMAE_PP + "main_finetune.py",
+        optimizer__rules__0__factor=0.75, schedule__end=1e-6, objective__classes__label_smoothing=0.1,
+        method__classes=62)
+    + numbers(SATMAE_PP + "util/datasets_finetune.py", views__0__scale=(0.3, 1.0)),
     "siglip:recipe": numbers(AS_STATED + "algorithm 1 and section 4",
         data__batch_size=32_768, method__scale__init=10.0, method__bias__init=-10.0, optimizer__b2=0.95)
     + numbers(BIG_VISION + "models/vit.py and models/proj/image_text/",

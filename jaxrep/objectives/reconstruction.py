@@ -111,6 +111,8 @@ class MultiScaleReconstruction(SeparableTerm):
     """Channels of the tokens of a place, a group for each, as in BandsStem; empty: one token, of all channels."""
     share: Share = 0.6
     """Share of the hidden tokens of the loss."""
+    pixels: PixelNorm | None = None
+    """Normalization of each channel of the fields; None: the numbers are compared as they are."""
 
     def problems(self) -> Iterator[str]:
         if not self.larger:
@@ -148,7 +150,7 @@ class MultiScaleReconstruction(SeparableTerm):
                 f"MultiScaleReconstruction: '{name}' predicts pictures of shape {x.shape[1:]}, and '{field}' has "
                 f"{target.shape[1:]}: resize the field, or change the number of channels or of doublings"
             )
-        return x.astype(jnp.float32), to_float(target)
+        return x.astype(jnp.float32), to_float(target) if self.pixels is None else self.pixels(target)
 
     def _check_tokens(self, shape: tuple[int, ...], groups: tuple[tuple[int, ...], ...], masked: Array) -> None:
         """Check that groups are those of the channels, and the mask that of the tokens. Raises ValueError."""

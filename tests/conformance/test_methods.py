@@ -111,6 +111,13 @@ METHODS = {
         ("image crops", "image/masked", "image/masked_index"),
         ("image crops",),
     ),
+    "Masked with an upsampler": Example(
+        methods.Masked(
+            encoder=replace(VIT, mask_token=True), reads="all", targets={}, upsampler=encoders.Upsampler(ratio=1)
+        ),
+        ("image crops", "image/masked", "image/masked_index"),
+        ("image crops",),
+    ),
     "Masked by a context": Example(
         methods.Masked(encoder=VIT, reads="context", targets={"places": 4}, predicts="all"),
         ("image crops", "image/masked", "image/masked_index"),

@@ -54,6 +54,8 @@ class Segmentation(Eval):
     output: str = ""
     """Name of the model output, one token per patch, [B,N,D]. Empty: <image>/tokens. pixels: the pixels of each
     patch."""
+    groups: Count = 1
+    """Tokens of each place, which lie group by group (BandsStem); the features of a place are those of all of them."""
     ignored: Annotated[int, Range(-(2**31), 2**31 - 1)] = 255
     """Value in a class map that stands for no class. Such pixels are ignored."""
     background: bool = True
@@ -145,12 +147,12 @@ class Segmentation(Eval):
         return rearrange(images, "n (r h) (c w) d -> n r c (h w d)", r=rows, c=columns)
 
     def _tokens(self, tokens: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """Return tokens [n,N,D] on their grid: float32 [n,r,c,D]."""
-        rows, _ = self._grid(tokens, mask)
+        """Return tokens [n,G*N,D] on their grid: float32 [n,r,c,G*D]."""
+        rows, columns = self._grid(tokens, mask)
         require_finite(
             tokens.reshape(len(tokens), -1), lambda i: f"'{self.reads[0]}' of an image ({i} of {len(tokens)})"
         )
-        return rearrange(tokens, "n (r c) d -> n r c d", r=rows)
+        return rearrange(tokens, "n (g r c) d -> n r c (g d)", r=rows, c=columns)
 
     def _grid(self, tokens: np.ndarray, mask: np.ndarray) -> tuple[int, int]:
         """Return rows and columns of square patches. Raises JaxrepError if the tokens are no such grid."""
@@ -159,11 +161,14 @@ class Segmentation(Eval):
                 f"{self.name}: '{self.reads[0]}' is an array of shape {list(tokens.shape[1:])} per image, and not one "
                 f"token per patch, [N,D], as {self.image}/tokens"
             )
-        count, (height, width) = tokens.shape[1], mask.shape[1:]
+        count, (height, width) = tokens.shape[1] // self.groups, mask.shape[1:]
         rows = max(1, round(math.sqrt(count * height / width)))
         columns = count // rows
-        if rows * columns != count or height % rows or width % columns:
-            raise JaxrepError(f"{self.name}: {count} tokens are no grid of patches of {height} x {width} pixels")
+        if rows * columns * self.groups != tokens.shape[1] or height % rows or width % columns:
+            of = f" of {self.groups} groups" if self.groups > 1 else ""
+            raise JaxrepError(
+                f"{self.name}: {tokens.shape[1]} tokens{of} are no grid of patches of {height} x {width} pixels"
+            )
         return rows, columns
 
     def _metrics(self, counts: Int[np.ndarray, "N 3 K"]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from jaxrep.encoders.decoders.token_decoder import TokenDecoder
 from jaxrep.encoders.decoders.upsampler import PictureTokens, Upsampler
 from jaxrep.encoders.image.vit import ViT
 from jaxrep.methods.base import name_errors
-from jaxrep.methods.self_supervised.masked_method import MaskedMethod, check_mask
+from jaxrep.methods.self_supervised.masked_method import MaskedMethod, check_mask, features
 from jaxrep.patches import take_places
 from jaxrep.spec import spec
 
@@ -19,10 +19,10 @@ from jaxrep.spec import spec
 class Masked(MaskedMethod):
     """Encode a field of which a mask hides tokens, and predict targets of the hidden ones, or of all.
 
-    Emits per row ``<target>`` [B,M,P], or [B,N,P] if it ``predicts`` all, and the pooled features ``<name>`` [B,D] of
-    what the encoder read; with an ``upsampler`` also ``picture`` [B,H,W,C], and ``picture/2``, ``picture/4`` and so on,
-    which are as many times as large. Without a mask, as at inference, it emits ``<name>``, ``<name>/pooled`` and
-    ``<name>/tokens`` of the whole field.
+    Emits per row ``<target>`` [B,M,P], or [B,N,P] if it ``predicts`` all; of what the encoder read, the pooled features
+    ``<name>`` [B,D] and ``<name>/pooled``, and ``<name>/tokens``; and with an ``upsampler`` ``picture`` [B,H,W,C], and
+    ``picture/2``, ``picture/4`` and so on, which are as many times as large. Without a mask, as at inference, it emits
+    ``<name>``, ``<name>/pooled`` and ``<name>/tokens`` of the whole field.
     """
 
     decoder: TokenDecoder | None = None
@@ -75,7 +75,7 @@ class Masked(MaskedMethod):
         pictures = self._pictures(tokens)
         if spec.predicts == "hidden":
             tokens = take_places(tokens, batch[f"{name}/masked_index"])
-        return {name: encoded.pooled, f"{name}/pooled": encoded.pooled, **pictures, **self.predict(tokens)}
+        return {**features(name, encoded), **pictures, **self.predict(tokens)}
 
     def _pictures(self, tokens: Array) -> Outputs:
         """Return the pictures of the tokens of all places, by name."""

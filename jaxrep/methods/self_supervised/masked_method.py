@@ -72,7 +72,7 @@ class MaskedMethod(Method):
         """Return the features of the whole field."""
         name, encoder = self.spec.name, self.spec.encoder
         encoded, _ = encode_field(self, name, encoder, batch, ctx)
-        return {name: encoded.pooled, f"{name}/pooled": encoded.pooled, f"{name}/tokens": encoded.tokens}
+        return features(name, encoded)
 
     def inputs(self, batch: Batch, ctx: StepContext) -> EncoderInputs:
         """Return the field as the encoder reads it, with all of its tokens."""
@@ -84,6 +84,11 @@ class MaskedMethod(Method):
         """Return the targets' predictions from tokens [B,n,D], float32 [B,n,P] each."""
         tokens = tokens.astype(jnp.float32)
         return {target: getattr(self, head)(tokens) for target, head in self.spec.heads.items()}
+
+
+def features(name: str, encoded: EncoderOutput) -> Outputs:
+    """Return the pooled features of what an encoder read, twice, and its tokens."""
+    return {name: encoded.pooled, f"{name}/pooled": encoded.pooled, f"{name}/tokens": encoded.tokens}
 
 
 def check_mask(encoded: EncoderOutput, masked: Array) -> None:

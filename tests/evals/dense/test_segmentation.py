@@ -249,3 +249,14 @@ def test_unmeasurable_data_is_one_sentence(train, encode, sentence):
     task = Segmentation(train=train(), data=maps(*made(4, seed=1), names=["a", "c", "b"]))
     with pytest.raises(JaxrepError, match=f"{sentence}"):
         run(task, Towers(encode))
+
+
+def test_tokens_of_groups_are_features_of_their_place():
+    """Two groups of three channels are one group of six; other numbers of tokens are told."""
+    data, other = maps(*made(12, 0)), maps(*made(6, seed=1))
+    channels = np.random.default_rng(2).normal(size=(3, 6)).astype(np.float32)
+    one = run(Segmentation(train=data, data=other), Towers(lambda x: x @ channels))
+    split = Towers(lambda x: np.concatenate([x @ channels[:, :3], x @ channels[:, 3:]], axis=1))
+    assert run(Segmentation(train=data, data=other, groups=2), split) == pytest.approx(one, abs=1e-6)
+    with pytest.raises(JaxrepError, match="12 tokens of 5 groups are no grid of patches of 8 x 12 pixels"):
+        run(Segmentation(train=data, data=other, groups=5), split)
