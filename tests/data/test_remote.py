@@ -8,12 +8,14 @@ import fsspec
 import pytest
 from PIL import Image
 
-from jaxrep import storage
+from jaxrep import cli, storage
 from jaxrep.data.local_copy import local_copy
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.sources.image_folder import ImageFolder
+from jaxrep.data.sources.tar.manifest import index_shards
 from jaxrep.data.sources.tar.shards import TarShards
 from jaxrep.errors import BadShard, UsageError
+from tests.helpers.tars import pairs, write
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -54,6 +56,30 @@ def test_changed_remote_shard_is_an_error_when_read(remote):
     assert examples[0]["text"] == "number 0"
     with pytest.raises(BadShard, match=r"1.tar has changed since it was indexed"):
         examples[5]
+
+
+def test_a_remote_shard_that_changed_is_read_after_the_command_that_is_advised(remote, tmp_path):
+    source, _, files, root = remote
+    source.open()
+    files.pipe(f"{root}/1.tar", write(tmp_path / "new.tar", pairs([7])).read_bytes())
+    with pytest.raises(BadShard, match=r"1.tar has changed .*: run jaxrep data index on it, and start again"):
+        source.open()[5]
+    assert cli.run(["data", "index", source.shards]) == 0
+    assert source.open().column("text")[4:6] == ["number 4", "number 7"]
+
+
+def test_an_index_that_was_copied_with_its_shards_is_made_again(shards, remote, tmp_path, monkeypatch):
+    """A copy in a bucket has another time stamp than the local shard that was indexed."""
+    source, _, files, root = remote
+    index_shards([f"{tmp_path}/{n}.tar" for n in range(3)], beside=True)
+    for path in (tmp_path / ".jaxrep-index").iterdir():
+        files.pipe(f"{root}/.jaxrep-index/{path.name}", path.read_bytes())
+    assert source.open().column("text") == shards.open().column("text")
+    asked = []
+    info = type(files).info
+    monkeypatch.setattr(type(files), "info", lambda self, path, **more: asked.append(path) or info(self, path, **more))
+    source.open()
+    assert len([path for path in asked if path.endswith(".tar")]) <= 2  # the first shard of each of two manifests
 
 
 def test_failed_read_is_retried(remote, monkeypatch):

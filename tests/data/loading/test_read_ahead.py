@@ -315,7 +315,7 @@ def test_a_shard_that_changed_is_one_sentence(changed, monkeypatch):
     source, path = changed
     monkeypatch.setattr("jaxrep.data.loading.reader.RETRY_WAITS", (0.0,))
     write(path, pairs(range(3)))
-    with pytest.raises(BadShard, match=r"4.tar has changed since it was indexed .*: start again to index it again"):
+    with pytest.raises(BadShard, match=r"4.tar has changed since it was indexed .*: run jaxrep data index on it"):
         _read(source, EPOCH)
 
 

@@ -92,7 +92,10 @@ class Shard:
         """Read the index of the shard. Raises BadShard: the shard is missing or has changed."""
         if (now := file_version(self.path)) != self.summary.version:
             sizes = f"then {self.summary.size} bytes, now {now.size}"
-            raise BadShard(f"{self.path} has changed since it was indexed ({sizes}): start again to index it again")
+            what = sizes if self.summary.size != now.size else "its time stamp is another one"
+            advice = "run jaxrep data index on it, and start again" if is_remote(self.path) else ""
+            advice = advice or "start again to index it again"
+            raise BadShard(f"{self.path} has changed since it was indexed ({what}): {advice}")
         return self.folder.index(self.path, now)
 
     def is_current(self) -> bool:
@@ -124,20 +127,41 @@ def _folder(path: str) -> str:
 
 
 def _known(paths: Sequence[str], beside: bool, check: bool) -> dict[str, Shard]:
+    """Return the shards that a manifest has as they are; a remote one is taken from a manifest whose first one is."""
     known: dict[str, Shard] = {}
     for shards, group in itertools.groupby(sorted(paths, key=_folder), _folder):
         by_name = {posixpath.basename(path): path for path in group}
+        trusted: list[list[Shard]] = []
+        asked: list[list[Shard]] = []
         for folder in index_folders(shards)[: 1 if beside else 2]:
             manifest = folder.manifest()
-            listed = [
-                Shard(path, manifest[name], folder)
-                for name, path in by_name.items()
-                if name in manifest and path not in known
-            ]
+            listed = [Shard(path, manifest[name], folder) for name, path in by_name.items() if name in manifest]
+            (trusted if is_remote(shards) and not check and _is_first_current(listed) else asked).append(listed)
+        sure, disputed = _agreed(trusted)
+        known |= sure
+        for listed in [disputed, *asked]:
+            open_ = [shard for shard in listed if shard.path not in known]
             with ThreadPoolExecutor(THREADS) as pool:
-                current = pool.map(lambda shard: (is_remote(shard.path) and not check) or shard.is_current(), listed)
-                known = {shard.path: shard for shard, same in zip(listed, current, strict=True) if same} | known
+                current = zip(open_, pool.map(Shard.is_current, open_), strict=True)
+                known |= {shard.path: shard for shard, same in current if same}
     return known
+
+
+def _is_first_current(listed: Sequence[Shard]) -> bool:
+    """Return whether a manifest is of remote shards as they lie there; that of copies has other time stamps."""
+    try:
+        return not listed or listed[0].is_current()
+    except BadShard:  # which whoever reads it meets
+        return True
+
+
+def _agreed(manifests: Sequence[Sequence[Shard]]) -> tuple[dict[str, Shard], list[Shard]]:
+    """Return the shards of which no two manifests have different versions, and those of which they have."""
+    found: dict[str, dict[FileVersion, Shard]] = {}
+    for shard in itertools.chain(*manifests):
+        found.setdefault(shard.path, {}).setdefault(shard.summary.version, shard)
+    agreed = {path: next(iter(versions.values())) for path, versions in found.items() if len(versions) == 1}
+    return agreed, [shard for path, versions in found.items() if path not in agreed for shard in versions.values()]
 
 
 def _index(paths: Sequence[str], beside: bool, workers: int) -> Iterator[Shard]:
