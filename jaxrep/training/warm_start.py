@@ -180,8 +180,9 @@ def fit_arrays(
     old, new = map(Sized, (old, new), sizes())
     resized, misfits = find_resized(names, old, new, stretch_after=origin.stretch_after)
     for name, there in misfits:
+        grid = ": it is of another grid of patches, take its image size" if name.endswith("/relative") else ""
         raise UsageError(
-            f"init.{path}: '{there}' in {where} has shape {old.shapes[there]}, expected {new.shapes[name]}"
+            f"init.{path}: '{there}' in {where} has shape {old.shapes[there]}, expected {new.shapes[name]}{grid}"
         )
     return Fit(names, resized)
 
