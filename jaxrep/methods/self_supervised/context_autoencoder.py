@@ -13,7 +13,7 @@ from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.decoders.context_regressor import ContextRegressor
 from jaxrep.encoders.decoders.token_decoder import TokenDecoder
 from jaxrep.methods.base import name_errors
-from jaxrep.methods.self_supervised.masked_method import MaskedMethod, check_mask
+from jaxrep.methods.self_supervised.masked_method import MaskedMethod, check_mask, features
 from jaxrep.spec import spec
 
 
@@ -23,9 +23,9 @@ class ContextAutoencoder(MaskedMethod):
 
     Emits per row ``<target>`` [B,M,P] at the hidden places, which the decoder makes of regressed features alone;
     ``<name>/regressed`` [B,M,D], and ``<name>/hidden`` [B,M,D], the features that the encoder makes of the hidden
-    tokens alone, without gradient and without dropping anything; and the pooled features ``<name>`` [B,D] of the shown
-    tokens. Without a mask, as at inference, it emits ``<name>``, ``<name>/pooled`` and ``<name>/tokens`` of the whole
-    field. The mask hides equally many tokens of each row.
+    tokens alone, without gradient and without dropping anything; and of the shown tokens the pooled features ``<name>``
+    [B,D] and ``<name>/pooled``, and ``<name>/tokens``. Without a mask, as at inference, it emits the last three of the
+    whole field. The mask hides equally many tokens of each row.
     """
 
     regressor: ContextRegressor
@@ -63,11 +63,10 @@ class ContextAutoencoder(MaskedMethod):
         at = EncoderInputs(shown.tokens, shown.valid, keep=shown.kept, grid=shown.grid, ctx=ctx.at("regressor"))
         regressed = regress(at).tokens
         decoded = decode(EncoderInputs(regressed, keep=hidden, grid=shown.grid, ctx=ctx.at("decoder"))).tokens
-        features = {"regressed": regressed, "hidden": target.tokens}
+        both = {"regressed": regressed, "hidden": target.tokens}
         return {
-            name: shown.pooled,
-            f"{name}/pooled": shown.pooled,
-            **{f"{name}/{which}": tokens.astype(jnp.float32) for which, tokens in features.items()},
+            **features(name, shown),
+            **{f"{name}/{which}": tokens.astype(jnp.float32) for which, tokens in both.items()},
             **self.predict(decoded),
         }
 
