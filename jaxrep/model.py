@@ -18,16 +18,18 @@ from rich.progress import track
 
 from jaxrep.batch import INFERENCE, Field, normalize
 from jaxrep.block_layout import BlockLayout, explain_full_devices
+from jaxrep.computation import Computation
 from jaxrep.data.class_texts import select_tables
 from jaxrep.data.images.decode import fit_image, open_image
 from jaxrep.data.tokenizers.base import LoadedTokenizer
 from jaxrep.errors import JaxrepError, UsageError, hint
 from jaxrep.mesh import Mesh, shardings
-from jaxrep.methods.base import BATCH_STATS
 from jaxrep.metrics.calibration import softmax
-from jaxrep.model_inputs import check_image, check_images, check_texts, encoded_fields, token_ids
+from jaxrep.model_inputs import check_image, check_images, check_texts, emitted, encoded_fields, token_ids
+from jaxrep.objectives.base import Term
 from jaxrep.params import Arrays, Structure, digests
 from jaxrep.prompts import DEFAULT_TEMPLATES, class_embeddings
+from jaxrep.views.base import View
 
 Transform = Callable[[Image.Image], np.ndarray]
 """From an image to uint8 [H,W,3] of the model's input size."""
@@ -92,8 +94,7 @@ class Model:
             text: the text tower.
 
         Raises:
-            UsageError: ``names`` is empty, a template does not contain {} once, or the model has no such tower or no
-                learned logit scale.
+            UsageError: ``names`` is empty, a template has not one {}, or there is no such tower or learned logit scale.
             JaxrepError: the model has no tokenizer.
         """
         check_texts(names, "names")
@@ -108,8 +109,7 @@ class Model:
     ) -> np.ndarray:
         """Return the cosine similarity float32 [n,m] of n images and m texts.
 
-        For probabilities over texts, multiply by the logit scale, ``model.per_step(["scale"])["scale"]``, and take the
-        softmax over the last axis.
+        The softmax over texts of ``model.per_step(["scale"])["scale"]`` times it gives probabilities.
 
         Raises:
             UsageError: the model has no such tower.
@@ -188,7 +188,13 @@ class Model:
         """Return outputs that belong to no example, such as a table of classes or the logit scale."""
         check_texts(want, "want")
         outputs = self._structure.merge(self._arrays).per_step(select_tables(self._arrays), INFERENCE)
-        return {name: np.asarray(_output(outputs, name, "the model")) for name in want}
+        return {name: np.asarray(emitted(outputs, name, "the model")) for name in want}
+
+    def losses(self, views: Sequence[View], objective: Mapping[str, Term]) -> Callable[..., tuple[Any, dict[str, Any]]]:
+        """Return ``(batch, ctx) -> (loss, metrics)``, compiled: the objective of a batch as training computes it."""
+        computation = Computation(self._structure, tuple(views), objective)
+        loss = jax.jit(lambda arrays, batch, ctx: computation.loss(arrays, batch, ctx)[:2])
+        return functools.partial(loss, self._arrays)
 
     # Blocks ------------------------------------------------------------------------------------------------------
 
@@ -339,12 +345,6 @@ def _encode(
 ) -> dict[str, Any]:
     """Return outputs by name, on every device whole if there are several (``replicated``)."""
     every = structure.merge(arrays).per_example(batch, INFERENCE)
-    outputs = {name: _output(every, name, f"the model, given {', '.join(batch)},") for name in want}
+    outputs = {name: emitted(every, name, f"the model, given {', '.join(batch)},") for name in want}
     outputs = {name: normalize(x) if unit else x.astype("float32") for name, x in outputs.items()}
     return outputs if replicated is None else jax.lax.with_sharding_constraint(outputs, replicated)
-
-
-def _output(outputs: Mapping[str, Any], name: str, who: str) -> Any:
-    if name not in outputs:
-        raise UsageError(f"{who} does not emit '{name}'; {hint(name, [key for key in outputs if key != BATCH_STATS])}")
-    return outputs[name]

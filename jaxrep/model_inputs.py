@@ -1,4 +1,4 @@
-"""Check the images and texts that a user gives a model, and find the fields that it encodes."""
+"""Check the images and texts that a user gives a model, and find the fields that it encodes and what it emits."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from jaxrep.batch import INFERENCE, Field
-from jaxrep.errors import UsageError
+from jaxrep.errors import UsageError, hint
+from jaxrep.methods.base import BATCH_STATS
 from jaxrep.params import Arrays, Structure
 
 
@@ -80,3 +81,10 @@ def encoded_fields(structure: Structure, arrays: Arrays, fields: Mapping[str, Fi
         return name in emitted
 
     return [name for name in fields if "/" not in name and encodes(name)]
+
+
+def emitted(outputs: Mapping[str, Any], name: str, who: str) -> Any:
+    """Return an output of a method. ``who``: emits it. Raises UsageError: it is missing."""
+    if name not in outputs:
+        raise UsageError(f"{who} does not emit '{name}'; {hint(name, [key for key in outputs if key != BATCH_STATS])}")
+    return outputs[name]

@@ -20,6 +20,7 @@ from .dense.grounding import Grounding as Grounding
 from .dense.segmentation import Segmentation as Segmentation
 from .embedding_space import EmbeddingSpace as EmbeddingSpace
 from .embedding_space import space_similarity as space_similarity
+from .held_out_objective import HeldOutObjective as HeldOutObjective
 from .interop import ClipBenchmark as ClipBenchmark
 from .interop import MtebEncoder as MtebEncoder
 from .retrieval.captioned_eval import CaptionedEval as CaptionedEval
