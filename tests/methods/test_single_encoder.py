@@ -40,6 +40,7 @@ def whole():
     return harness.exact(SENTENCES, size=2, devices=2, spread=0.5)
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_under_microbatches_and_devices(whole):
     loss, metrics, gradients = whole
     np.testing.assert_allclose(loss, sum(metrics[f"loss/{name}"] for name in OBJECTIVE), rtol=1e-6)

@@ -93,6 +93,7 @@ def test_objective_is_contrast_per_global_view_plus_distillation():
     np.testing.assert_allclose(loss, clip + 0.5 * dino_by_hand(out), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_under_microbatches_and_teacher_has_none():
     _, _, gradients = exact(DISTILLED, size=4, devices=2, spread=0.5)
     assert not any(path.startswith("teacher") for path in gradients)

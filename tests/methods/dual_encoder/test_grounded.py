@@ -54,6 +54,7 @@ class WithRegions(View):
         }
 
 
+@pytest.mark.slow
 def test_gradients_are_equal_under_microbatches_and_devices():
     recipe = RECIPE.replace(method=METHOD, objective=OBJECTIVE, views=(WithRegions("image"),))
     _, metrics, gradients = exact(recipe, size=4, devices=2)

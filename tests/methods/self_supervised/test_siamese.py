@@ -33,7 +33,6 @@ from jaxrep.recipe import Checkpointing
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems
-from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
 from jaxrep.training.warm_start import rebuild_averages
 from jaxrep.views.color import ColorJitter
@@ -194,10 +193,10 @@ def states(name="moco", devices=1, microbatch_size=0, steps=3):
     """The states before and after some steps, and the metrics."""
     recipe = LEARNERS[name].replace(microbatch_size=microbatch_size)
     setup = harness.set_up(recipe)
+    start = harness.started(setup)
     step = jax.jit(make_step(recipe, setup.shapes, setup.updater, 10), compiler_options=QUICK)
     mesh = Mesh(data=devices).build(jax.devices()[:devices])
     with jax.set_mesh(mesh):
-        start = jax.jit(lambda: initial_state(recipe, setup.shapes, setup.updater), compiler_options=QUICK)()
         every, metrics = [jax.device_put(start, jax.NamedSharding(mesh, jax.P()))], []
         for number in range(steps):
             new, found = step(every[-1], jax.device_put(batch(number), jax.NamedSharding(mesh, ROWS)))

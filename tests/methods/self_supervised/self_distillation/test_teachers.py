@@ -24,7 +24,6 @@ from jaxrep.recipe import Checkpointing
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems
-from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
 from jaxrep.views.fields import CopyField
 from jaxrep.views.geometry import RandomResizedCrop
@@ -77,8 +76,7 @@ def compiled(name: str, microbatch_size: int = 0) -> tuple[Any, Any]:
 def states(name: str, microbatch_size: int = 0) -> list[Any]:
     """Return the states before and after each step, on the host."""
     setup, step = compiled(name, microbatch_size)
-    make = jax.jit(lambda: initial_state(setup.recipe, setup.shapes, setup.updater), compiler_options=QUICK)
-    found = [make()]
+    found = [harness.started(setup)]
     for number in range(STEPS):
         found.append(step(found[-1], batch(number))[0])
     return jax.device_get(found)
