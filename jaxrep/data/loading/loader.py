@@ -8,6 +8,7 @@ ended.
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -203,6 +204,11 @@ def _next_part(reads: grain.DatasetIterator) -> dict[str, np.ndarray]:
     except RuntimeError as error:
         if DEAD_WORKER not in str(error):
             raise
+        if re.search(r"exit code [1-9]", str(error)):
+            raise JaxrepError(
+                "a worker process that reads data ended with an error, which is printed above. Each one imports the "
+                "script that started it: below if __name__ == '__main__': lies what a script does"
+            ) from error
         raise JaxrepError(
             f"a worker process that reads data was ended from outside, often for want of memory ({error.args[0]}): "
             "take fewer data.workers, or none, and run the same command to go on"

@@ -9,6 +9,7 @@ What is read ahead never decides what a loader returns. What is missing, or coul
 needed, and fails there.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import functools
@@ -84,6 +85,7 @@ class ReadAhead:
     def _threads(self) -> tuple[CopiesAhead, RangesAhead]:
         length, processes = len(self._examples), max(self._workers, 1)
         leaves = [leaf for leaf, _ in self._files(np.zeros(0, np.int64))]
+        atexit.register(self.close)  # a thread that an interpreter's end stops inside of a library ends it by an abort
         copies = CopiesAhead(leaves, self._wanted, self._rows.size, length, processes)
         return copies, RangesAhead(lambda chunk: self._wanted(chunk, 1), copies.covers, processes)
 
@@ -119,10 +121,16 @@ class ReadAhead:
 
     def close(self) -> None:
         """Cancel what is read ahead, and return when no thread of it is left."""
+        atexit.unregister(self.close)
         with self._lock:
             self._closed = True
         for ahead in vars(self).get("_threads", ()):
             ahead.close()
+
+
+def ahead_of(examples: Examples, indices: np.ndarray, block: int) -> ReadAhead:
+    """Return what reads ahead of one pass over the examples at ``indices``; chunk n has those from n * block on."""
+    return ReadAhead(examples, lambda places: indices[places[places < len(indices)]], ChunkRows(0, 0, block, block))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxrep import hosts
 from jaxrep.data._util.parallel import thread_map
-from jaxrep.data.loading.read_ahead import ChunkRows, ReadAhead
+from jaxrep.data.loading.read_ahead import ahead_of
 from jaxrep.data.source import Examples, is_unknown, stack, take
 from jaxrep.errors import BadSample, JaxrepError
 
@@ -58,7 +58,7 @@ def rows_ahead(
     The threads also call ``prepare`` on a row that can be read. Close the generator if it is not read to its end.
     """
     order = np.fromiter(indices, np.int64)
-    ahead = ReadAhead(examples, lambda places: order[places[places < len(order)]], ChunkRows(0, 0, block, block))
+    ahead = ahead_of(examples, order, block)
 
     def read(place: int) -> Row:
         with ahead.reading(place // block):

@@ -15,7 +15,7 @@ from typing import Any
 
 from jaxrep.data._util.parallel import parallel_map
 from jaxrep.data.source import Source
-from jaxrep.data.tools.reading import Failures, opened
+from jaxrep.data.tools.reading import Failures, opened, read_all
 from jaxrep.data.tools.resume import write_or_compare
 from jaxrep.data.tools.writers import FORMATS, read_row, write_table
 from jaxrep.errors import BadSample, UsageError
@@ -23,6 +23,8 @@ from jaxrep.spec_json import read_json, redacted, to_json
 from jaxrep.storage import write_file
 
 NOTES = ".jaxrep-convert"
+THREADS = 2
+"""Threads of each process: as many processes as cores convert large data."""
 MESSAGES = 3
 """Number of bad examples per shard whose messages are kept."""
 
@@ -94,12 +96,10 @@ def read_note(path: Path) -> dict[str, Any]:
 
 def write_shard(plan: Plan, shard: int) -> None:
     """Write one shard, then its note. A shard without a readable example has a note and no file."""
-    examples, rows, failures = opened(plan.source), [], Failures(MESSAGES)
-    for index in range(shard * plan.per_shard, min((shard + 1) * plan.per_shard, plan.length)):
-        try:
-            rows.append(read_row(examples, index))
-        except BadSample as error:
-            failures.add(error)
+    examples, failures = opened(plan.source), Failures(MESSAGES)
+    indices = range(shard * plan.per_shard, min((shard + 1) * plan.per_shard, plan.length))
+    rows = read_all(lambda index: read_row(examples, index), indices, "", failures, (BadSample,), THREADS, examples)
+    rows = [row for _, row in rows]
     path = plan.path(shard)
     temporary = path.with_name(f".{path.name}.part")
     for old in (temporary, path):  # of a process that was killed between the two steps

@@ -47,7 +47,10 @@ class Fingerprints:
 def fingerprint(examples: Examples, kind: Kind = "dhash") -> Fingerprints:
     """Read and hash every image once."""
     hash_pixels, failures = {"dhash": dhash, "phash": phash}[kind], Failures()
-    hashed = list(read_all(lambda i: _hash(examples, i, hash_pixels), range(len(examples)), "hashing", failures))
+    rows = read_all(
+        lambda i: _hash(examples, i, hash_pixels), range(len(examples)), "hashing", failures, ahead=examples
+    )
+    hashed = list(rows)
     return Fingerprints(
         examples,
         np.array([index for index, _ in hashed], np.int64),

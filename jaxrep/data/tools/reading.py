@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
 from jaxrep.data._util.parallel import thread_map
 from jaxrep.data.bad_samples import reason_kind
+from jaxrep.data.loading.read_ahead import ahead_of
 from jaxrep.data.source import Examples, Source, as_captions
 from jaxrep.data.sources.encoded import EncodedExamples
 from jaxrep.errors import BadSample, BadShard
@@ -20,6 +22,8 @@ from jaxrep.spec_json import fingerprint
 T = TypeVar("T")
 AHEAD = 256
 """Examples that are read ahead."""
+BLOCK = 64
+"""Examples of which the ranges of remote files are read together."""
 
 
 class Failures:
@@ -44,12 +48,21 @@ def read_all(
     failures: Failures,
     counted: tuple[type[Exception], ...] = (BadSample, BadShard),
     threads: int = 0,
+    ahead: Examples | None = None,
 ) -> Iterator[tuple[int, T]]:
     """Yield (index, ``read(index)``) in order, from threads; count the errors of types ``counted``, raise others.
 
-    ``title``: of the progress bar on stderr; empty: there is none.
+    ``title``: of the progress bar on stderr; empty: there is none. ``ahead``: the examples, if ``read`` reads them
+    whole: remote ones are then read ahead.
     """
-    with contextlib.closing(thread_map(read, indices, AHEAD, threads)) as futures:
+    reader = ahead_of(ahead, np.asarray(indices, np.int64), BLOCK) if ahead else None
+
+    def read_one(place: int) -> T:
+        with reader.reading(place // BLOCK) if reader else contextlib.nullcontext():
+            return read(indices[place])
+
+    closing = contextlib.closing(reader) if reader else contextlib.nullcontext()
+    with closing, contextlib.closing(thread_map(read_one, range(len(indices)), AHEAD, threads)) as futures:
         bar = track(futures, title, len(indices), console=Console(stderr=True)) if title else futures
         for index, future in zip(indices, bar, strict=True):
             try:

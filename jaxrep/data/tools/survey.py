@@ -29,7 +29,8 @@ def survey(examples: Examples) -> tuple[dict[str, Any], list[np.ndarray]]:
     """
     shown = set(np.linspace(0, max(len(examples) - 1, 0), SHOWN).astype(int).tolist())
     failures = Failures(MESSAGES)
-    rows = read_all(lambda index: examine(examples, index, index in shown), range(len(examples)), "decoding", failures)
+    indices = range(len(examples))
+    rows = read_all(lambda i: examine(examples, i, i in shown), indices, "decoding", failures, ahead=examples)
     columns: dict[str, list[Any]] = {}
     for _, facts in rows:
         for name, value in facts.items():

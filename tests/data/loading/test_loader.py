@@ -93,7 +93,7 @@ def test_loader_resumes_at_any_position(unbroken, steps, threads):
     assert end == 96
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_batches_do_not_depend_on_workers(unbroken, workers):
     _assert_equal(_take(9, position=24, workers=workers)[0], unbroken[3:])
 
@@ -151,6 +151,15 @@ def test_killed_worker_is_an_error():
                 next(loader)
     finally:
         loader.close()
+
+
+def test_worker_that_ends_with_an_error_says_how_scripts_begin():
+    def ended():
+        raise RuntimeError("Worker process was terminated unexpectedly with exit code 1. Search the logs above.")
+        yield
+
+    with pytest.raises(JaxrepError, match=r"ended with an error, .*: below if __name__ == '__main__': lies what"):
+        loading._next_part(ended())
 
 
 def test_invalid_rows():

@@ -30,6 +30,9 @@ from jaxrep.data.sources.array_record import ArrayRecords
 from jaxrep.data.sources.arrays import ArrayShards
 from jaxrep.data.sources.parquet import ParquetTable
 from jaxrep.data.sources.tar.shards import TarShards
+from jaxrep.data.tools.convert import Plan, convert
+from jaxrep.data.tools.dedup import fingerprint
+from jaxrep.data.tools.survey import survey
 from jaxrep.data.transforms.mixture import Mixture
 from jaxrep.data.transforms.subsets import Fraction
 from jaxrep.errors import BadShard, UsageError
@@ -432,6 +435,34 @@ def test_evaluations_read_ahead_too(sources):
     blocks = [list(read_blocks(source.open(), 100)) for source in (near, far)]
     _same(*blocks)
     assert len(_copies()) == SHARDS and SlowStore.count(".tar") <= 0.25 * SHARDS * PER_SHARD
+
+
+def test_tools_that_read_whole_examples_read_ahead_too(sources, tmp_path):
+    near, far = sources
+    expected = survey(near.open())[0]
+    convert(Plan(near, "tar", tmp_path / "near", PER_SHARD * 2, SHARDS * PER_SHARD))
+    SlowStore.reset(delay=0.002)
+    assert survey(far.open())[0] == expected
+    plan = Plan(far, "tar", tmp_path / "far", PER_SHARD * 2, SHARDS * PER_SHARD)
+    assert convert(plan)["written"] == SHARDS * PER_SHARD
+    assert len(fingerprint(far.open()).indices) == SHARDS * PER_SHARD
+    assert SlowStore.count() < SHARDS * PER_SHARD // 10
+    for path in sorted((tmp_path / "near").glob("*.tar")):
+        assert (tmp_path / "far" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_threads_end_before_the_interpreter_does(sources, monkeypatch):
+    """A thread that is stopped inside of a library ends its process by an abort."""
+    _, far = sources
+    ends = []
+    monkeypatch.setattr("atexit.register", ends.append)
+    examples = far.open()
+    loader = Loader(examples, ORDER.indices(examples, BATCH), BATCH, threads=2)
+    next(loader)
+    assert _threads() and len(ends) == 1
+    ends[0]()
+    assert not _threads()
+    loader.close()
 
 
 def test_a_wrong_size_of_the_cache_is_one_sentence(sources, monkeypatch):
