@@ -25,15 +25,13 @@ def patch_sides(shape: Sequence[int], patch: Patch, what: str) -> tuple[int, ...
     Raises:
         ValueError: the array has another number of axes.
     """
-    if isinstance(patch, int):
-        return (patch,) * max(len(shape) - 1, 1)
-    if not patch:
-        return tuple(shape[:-1]) or tuple(shape)
-    if len(shape) - len(patch) not in (0, 1):
+    axes = max(len(shape) - 1, 1)
+    sides = (patch,) * axes if isinstance(patch, int) else tuple(patch or shape[:axes])
+    if not sides or len(shape) - len(sides) not in (0, 1):
         raise ValueError(
-            f"{what} has {len(shape)} axes, and a patch has {len(patch)} sides: give one for each axis before channels"
+            f"{what} has {len(shape)} axes, and a patch has {len(sides)} sides: give one for each axis before channels"
         )
-    return patch
+    return sides
 
 
 def patch_grid(shape: Sequence[int], sides: Sequence[int], what: str, parts: str = "patches") -> tuple[int, ...]:

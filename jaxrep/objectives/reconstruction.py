@@ -51,9 +51,9 @@ class Reconstruction(SeparableTerm):
     def per_example(self, outputs: Outputs, batch: Batch, ctx: StepContext) -> Array:
         patches = self.patches(batch[self.target])
         x = outputs[self.x]
-        x = x if x.ndim == 3 else x[:, None]
+        x = x[:, None] if x.ndim == 2 else x
         index = batch[f"{self.target}/masked_index"] if self.over == "hidden" else None
-        self._check(x, patches, index)
+        self._check(x, patches, index, batch.get(f"{self.target}/masked"))
         if index is None:
             return patch_errors(x, patches, self.kind).mean(axis=1)
         x = x if x.shape[1] == index.shape[1] else take_places(x, index)
@@ -74,18 +74,22 @@ class Reconstruction(SeparableTerm):
         patches = patchify(to_float(field) if self.pixels is None else self.pixels(field), sides)
         return normalize_patches(patches) if self.patch_norm else patches
 
-    def _check(self, x: Array, patches: Array, index: Array | None) -> None:
+    def _check(self, x: Array, patches: Array, index: Array | None, masked: Array | None) -> None:
         """Check that predictions are those of the field's patches. Raises ValueError."""
+        if x.ndim != 3:
+            raise ValueError(f"Reconstruction: '{self.x}' has shape {x.shape}, where patches are [B,M,P] or [B,N,P]")
         if x.shape[2] != patches.shape[2]:
             raise ValueError(
                 f"Reconstruction: '{self.x}' predicts {x.shape[2]} numbers a patch, and a patch of '{self.target}' has "
                 f"{patches.shape[2]}: change the width of the prediction, or the patch"
             )
-        places = {patches.shape[1]} | (set() if index is None else {index.shape[1]})
-        if x.shape[1] not in places:
+        tokens = patches.shape[1]
+        places = {tokens} | (set() if index is None else {index.shape[1]})
+        if x.shape[1] not in places or (index is not None and masked is not None and masked.shape[1] != tokens):
+            mask = "" if masked is None else f" and whose mask has {masked.shape[1]} tokens"
             raise ValueError(
-                f"Reconstruction: '{self.x}' predicts {x.shape[1]} patches of '{self.target}', which has "
-                f"{patches.shape[1]}: give the mask, the encoder and the term the same patch"
+                f"Reconstruction: '{self.x}' predicts {x.shape[1]} patches of '{self.target}', which has {tokens}{mask}"
+                ": give the mask, the encoder and the term the same patch"
             )
 
 

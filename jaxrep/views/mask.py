@@ -50,8 +50,8 @@ class RandomMask(View):
         units = patch_grid(grid, unit, f"{what}: its grid of patches", "units")
         sets = 1 if self.together else self.groups
         drawn = sets * math.prod(units)
-        if (hidden := hidden_count(drawn, self.share)) == drawn:
-            raise ValueError(f"{what}: share = {self.share} hides all {drawn} units: take a smaller share or unit")
+        if not 0 < (hidden := hidden_count(drawn, self.share)) < drawn:
+            raise ValueError(f"{what}: share = {self.share} hides {hidden} of {drawn} units: hide some, and not all")
 
         def draw(key: Array) -> Array:
             places = jax.random.permutation(key, drawn)[:hidden]

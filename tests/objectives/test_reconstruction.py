@@ -114,6 +114,7 @@ def test_absent_rows_do_not_count():
     [
         (Reconstruction("pixels", patch=4), (B, N, 16), "predicts 16 numbers a patch, and a patch of 'image' has 48"),
         (Reconstruction("pixels", patch=4), (B, 2, P), "predicts 2 patches of 'image', which has 4: give the mask"),
+        (Reconstruction("pixels", patch=4), (B, 2, 2, P), "has shape .3, 2, 2, 48., where patches are .B,M,P."),
         (Reconstruction("pixels", patch=3), (B, N, P), "'image', 8 x 8, does not split into patches of 3 x 3"),
         (Reconstruction("pixels", patch=(2, 2, 2, 2)), (B, N, P), "'image' has 3 axes, and a patch has 4 sides"),
         (Reconstruction("pixels", patch=4, pixels=PixelNorm(mean=(0.5,), std=(0.5,))), (B, N, P), "3 channels and the"),
@@ -122,3 +123,10 @@ def test_absent_rows_do_not_count():
 def test_predictions_of_another_size_are_one_sentence(term, shape, sentence):
     with pytest.raises(ValueError, match=sentence):
         loss(term, np.zeros(shape, np.float32), batch_of())
+
+
+def test_a_mask_of_other_tokens_is_one_sentence():
+    """Groups of bands are several tokens of a place, and their places are not those of patches of all channels."""
+    term, grouped = Reconstruction("pixels", patch=PATCH), {"image/masked": np.zeros((B, 3 * N), bool)}
+    with pytest.raises(ValueError, match="which has 4 and whose mask has 12 tokens: give the mask"):
+        loss(term, np.zeros((B, 3, P), np.float32), batch_of(**grouped))

@@ -69,10 +69,10 @@ class ConvNetModule(nnx.Module):
         In training, ``batch_stats`` holds the new running statistics of the batch norms (None without batch norm).
 
         Raises:
-            ValueError: tokens are masked or not valid, or an intermediate is not a block.
+            ValueError: tokens are masked, kept or not valid, or an intermediate is not a block.
         """
-        if inputs.valid is not None or inputs.masked is not None:
-            raise ValueError("a convolutional encoder reads whole images: it takes neither valid nor masked tokens")
+        if any(mask is not None for mask in (inputs.valid, inputs.masked, inputs.keep)):
+            raise ValueError("a convolutional encoder reads whole images: it takes no valid, masked or kept tokens")
         inputs.check_intermediates(len(self.blocks))
         if not inputs.ctx.training:
             return self._encode(inputs)

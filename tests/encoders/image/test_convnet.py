@@ -162,8 +162,9 @@ def test_a_block_that_does_not_exist_has_no_map(spec):
 def test_wrong_inputs_are_named():
     with pytest.raises(ValueError, match=r"images of shape \(H, W, C\)"):
         RESNET.build(nnx.Rngs(0), inputs=Field(shape=(8,), dtype="int32"))
-    with pytest.raises(ValueError, match="neither valid nor masked"):
-        build(RESNET)(EncoderInputs(X, masked=jnp.zeros((6, 4), bool)))
+    for mask in (dict(masked=jnp.zeros((6, 4), bool)), dict(keep=jnp.zeros((6, 1), jnp.int32))):
+        with pytest.raises(ValueError, match="it takes no valid, masked or kept tokens"):
+            build(RESNET)(EncoderInputs(X, **mask))
 
 
 def test_wrong_values_are_named(spec):
