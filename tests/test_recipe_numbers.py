@@ -47,6 +47,7 @@ METACLIP = "facebookresearch/MetaCLIP, configs/metaclip_v1.py"
 MIXED = "wgcban/mix-bt, main_imagenet.py"
 BYOL, SIMSIAM = "google-deepmind/deepmind-research, byol/", "facebookresearch/simsiam, "
 MOCO, MOCO_3 = "facebookresearch/moco, ", "facebookresearch/moco-v3, "
+STACKED = "sydney-machine-learning/autoencoders_remotesensing, Autoencoder_Sentinel2.ipynb"
 METRIX = "billpsomas/Metrix_ICLR22, "
 DINO = "facebookresearch/dino, "
 SATMAE_PP = "techmn/satmae_pp, "
@@ -495,6 +496,19 @@ TABLE: Mapping[str, list[Number]] = {
         method__projector__widths=(2_048, 2_048, 2_048), method__projector__last_norm=True,
         method__projector__last_gain=False, method__projector__bias=False, method__predictor__widths=(512, 2_048),
         method__predictor__bias=True, method__predictor__last_norm=False),
+    "stacked_autoencoders:single": numbers(STACKED,
+        data__batch_size=64, epochs=10, method__encoders__spectrum__widths=(6, 4, 2),
+        method__encoders__spectrum__activation="selu", method__decoder__widths=(4, 6), method__output="sigmoid",
+        objective__activations__weight__value=1e-4, evals__0__clusters=7, evals__1__clusters=6)
+    + numbers("tensorflow.org, r2.7, tf.keras.optimizers.Adam", schedule__value=1e-3, optimizer__eps=1e-7)
+    + numbers("tensorflow.org, r2.7, tf.keras.layers.Dense",
+        method__encoders__spectrum__init="glorot", method__decoder__init="glorot"),
+    "stacked_autoencoders:recipe": numbers(STACKED,
+        data__batch_size=16, epochs=5, method__encoders__third__widths=(15, 10, 5, 2),
+        method__decoder__widths=(5, 10, 15), method__below__encoders__second__widths=(10, 5, 2),
+        method__below__decoder__widths=(5, 10), method__below__below__encoders__spectrum__widths=(6, 4, 2),
+        method__joined__third=("second/layers/2", "second/input"),
+        method__below__joined__second=("spectrum/reconstruction", "spectrum"), evals__0__clusters=6),
     "structure_clip:recipe": numbers(AS_STATED + "the released code and script",
         data__batch_size=64, objective__contrastive__factor=0.2, objective__hinge__margin=0.1,
         objective__hinge__weight__value=5.0, optimizer__weight_decay__value=0.1, schedule__value=5e-6, epochs=10),
