@@ -223,8 +223,18 @@ TEXTS = VIT.replace(
 )
 
 
-@pytest.mark.parametrize("size", [0, 4])
-@pytest.mark.parametrize("spec", [Mesh(data=2, fsdp=4, min_shard_size=1), MIXED], ids=["fsdp", "tensor"])
+FSDP = Mesh(data=2, fsdp=4, min_shard_size=1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        pytest.param(FSDP, 4, id="fsdp-4"),
+        pytest.param(MIXED, 0, id="tensor-0"),
+        pytest.param(FSDP, 0, id="fsdp-0", marks=pytest.mark.slow),
+        pytest.param(MIXED, 4, id="tensor-4", marks=pytest.mark.slow),
+    ],
+)
 def test_gathering_kernels_once_and_looking_up_by_columns_changes_no_number(spec, size, monkeypatch):
     """Whole steps, beside those in which the compiler chooses both."""
     recipe, devices = TEXTS.replace(mesh=spec), spec.build()

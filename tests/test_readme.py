@@ -60,6 +60,7 @@ def test_readme_opens_evaluates_and_embeds_a_run(reader):
     assert len(reader.module.embeddings["image"]) == len(reader.module.embeddings["key"]) == 398
 
 
+@pytest.mark.slow
 def test_tutorial_first_run(reader):
     commands = [line for block in blocks("docs/tutorial/first_run.md") for line in block.commands]
     train, other, diff, compare = commands
@@ -82,6 +83,7 @@ def test_tutorial_own_data(reader, capsys):
     assert jaxrep.open_run("runs/kept").results and capsys.readouterr().out.count("96 48 36\n") == 1
 
 
+@pytest.mark.slow
 def test_tutorial_own_recipe(reader):
     for block in blocks("docs/tutorial/own_recipe.md"):
         reader.read(block)

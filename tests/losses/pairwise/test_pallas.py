@@ -13,7 +13,7 @@ from jaxrep.losses.pairwise.scan import Rows
 from jaxrep.mesh import AXES, Mesh
 from tests.helpers import loss_oracle as oracle
 
-B, D, SCALE, BIAS = 24, 5, 10.0, -5.0
+B, D, SCALE, BIAS = 18, 3, 10.0, -5.0
 IDS = (np.arange(B, dtype=np.int32) % 17, np.arange(B, dtype=np.int32) // 2)
 PRESENT = (np.arange(B) % 5 != 0, np.arange(B) % 4 != 1)
 WEIGHTS = np.linspace(0.5, 2, B).astype(np.float32)

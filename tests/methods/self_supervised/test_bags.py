@@ -25,7 +25,6 @@ from jaxrep.recipe import Checkpointing
 from jaxrep.runs.checkpoints import Checkpoints
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems
-from jaxrep.step.train_state import initial_state
 from jaxrep.step.train_step import make_step
 from jaxrep.views.color import ColorJitter
 from jaxrep.views.fields import CopyField
@@ -75,7 +74,7 @@ def states(microbatch_size=0, steps=4):
     recipe = OBOW.replace(microbatch_size=microbatch_size)
     setup = harness.set_up(recipe)
     step = jax.jit(make_step(recipe, setup.shapes, setup.updater, 10), compiler_options=QUICK)
-    every = [jax.jit(lambda: initial_state(recipe, setup.shapes, setup.updater), compiler_options=QUICK)()]
+    every = [harness.started(setup)]
     metrics = []
     for number in range(steps):
         new, found = step(every[-1], batch(number))
