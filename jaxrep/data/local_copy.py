@@ -58,7 +58,7 @@ def local_copy(path: str, version: FileVersion | None = None, pause: Pause = tim
     if not copy.is_file():
         with explain_os_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
-        with alone(f"{int(digest, 16) % LOCKS:03x}", pause):
+        with alone(_lock_name(digest), pause):
             if not copy.is_file():
                 _fetch(path, version, copy, pause)
     with contextlib.suppress(FileNotFoundError):
@@ -72,9 +72,8 @@ def _fetch(path: str, version: FileVersion, copy: Path, pause: Pause) -> None:
         raise UsageError(f"{path} is {sizes}: raise JAXREP_CACHE_GIB")
 
     def write(file: IO[bytes]) -> None:
-        with alone("room", pause):
-            _make_room(version.size)
-            _reserve(file, version.size)
+        while not _take_room(file, version.size, pause):
+            pause(POLL_SECONDS)  # what is being copied has all of it
         for start in range(0, version.size, REQUEST_BYTES):
             pause(0)
             file.write(read_bytes(path, start, min(REQUEST_BYTES, version.size - start), pause))
@@ -83,6 +82,15 @@ def _fetch(path: str, version: FileVersion, copy: Path, pause: Pause) -> None:
 
     with explain_os_errors(copy):
         write_atomically(copy, write)
+
+
+def _take_room(file: IO[bytes], size: int, pause: Pause) -> bool:
+    """Make and take the room of a file; return whether there was enough."""
+    with alone("room", pause):
+        if not _make_room(size):
+            return False
+        _reserve(file, size)
+    return True
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
@@ -94,6 +102,11 @@ def _reserve(file: IO[bytes], size: int) -> None:
         if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         file.truncate(size)
+
+
+def _lock_name(digest: str) -> str:
+    """Return the name of the lock of a copy."""
+    return f"{int(digest, 16) % LOCKS:03x}"
 
 
 @contextlib.contextmanager
@@ -125,12 +138,29 @@ def _copies() -> dict[Path, os.stat_result]:
             return {file: file.stat() for file in (cache_dir() / "files").glob("*/*")}
 
 
-def _make_room(size: int) -> None:
-    """Remove the copies that were used least recently, until ``size`` bytes more are within the bound."""
+def _make_room(size: int) -> bool:
+    """Remove the copies that were used least recently, until ``size`` bytes more are within the bound.
+
+    What another thread or process is copying stays. Returns whether there is room.
+    """
     copies = _copies()
     used = sum(state.st_size for state in copies.values())
     for file in sorted(copies, key=lambda file: copies[file].st_mtime):
         if used + size <= cache_limit():
-            return
-        file.unlink(missing_ok=True)
-        used -= copies[file].st_size
+            break
+        if not _is_under_way(file):
+            file.unlink(missing_ok=True)
+            used -= copies[file].st_size
+    return used + size <= cache_limit()
+
+
+def _is_under_way(file: Path) -> bool:
+    """Return whether a thread or process fills a copy: until it ends, it holds the lock of the copy."""
+    if not file.name.startswith("."):
+        return False
+    with contextlib.suppress(OSError, ValueError), open(cache_dir() / "locks" / _lock_name(file.name[1:33])) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

@@ -1,5 +1,6 @@
 """Data behind a URL equal data on a disk, with few requests, retries, and a bounded cache."""
 
+import contextlib
 import os
 import resource
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jaxrep import cli, storage
+from jaxrep.data import local_copy as copies
 from jaxrep.data.local_copy import local_copy
 from jaxrep.data.sources.csv_table import Csv
 from jaxrep.data.sources.image_folder import ImageFolder
@@ -220,6 +222,34 @@ def test_local_copy_is_cached_and_evicts_the_oldest(cache, monkeypatch):
         local_copy("memory://fetch/b")
     with pytest.raises(BadShard, match=r"memory://fetch/d cannot be read \(No such file"):
         local_copy("memory://fetch/d")
+
+
+def test_what_another_process_copies_stays_and_its_room_is_awaited(cache, monkeypatch):
+    files = fsspec.filesystem("memory")
+    files.pipe("/fetch/a", b"a" * 1000)
+    monkeypatch.setenv("JAXREP_CACHE_GIB", str(2500 / 2**30))
+    digest = f"{7:032x}"  # of a copy that is under way, and of one whose process was killed
+    parts = [cache / "files/00" / f".{n:032x}-x.tar.abc" for n in (7, 8)]
+    for part in parts:
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(b"x" * 1000)
+        os.utime(part, (1, 1))
+    waits = []
+
+    def finish(seconds):
+        if seconds and len(waits) == 3:
+            held.close()
+        waits.append(seconds)
+
+    with contextlib.ExitStack() as held:
+        held.enter_context(copies.alone(copies._lock_name(digest), finish))
+        held.callback(parts[0].rename, parts[0].with_name("copied"))
+        assert Path(local_copy("memory://fetch/a", pause=finish)).read_bytes() == b"a" * 1000  # the left one made room
+        assert parts[0].exists() and not parts[1].exists()
+        files.pipe("/fetch/b", b"b" * 2400)
+        assert Path(local_copy("memory://fetch/b", pause=finish)).read_bytes() == b"b" * 2400
+    assert sum(file.stat().st_size for file in (cache / "files").glob("*/*")) == 2400
+    assert sum(seconds > 0 for seconds in waits) >= 1
 
 
 def test_full_cache_is_an_error(cache):
