@@ -1,7 +1,7 @@
 """Pictures at several scales from the tokens of all places (Noman et al. 2024, SatMAE++, arXiv:2403.05419, 3.2)."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxrep.batch import Array
 from jaxrep.encoders.image.stem import Stem
 from jaxrep.encoders.layers import ACTIVATIONS, Dense, LayerNorm, Precision, compute_dtype
 from jaxrep.patches import unpatchify
-from jaxrep.spec import Count, NonNegative, Part, execution, spec
+from jaxrep.spec import Count, NonNegative, Part, Range, execution, spec
 
 
 class PictureTokens(NamedTuple):
@@ -34,7 +34,7 @@ class Upsampler(Part):
     convolution and a residual block, of whose features a convolution makes the picture.
     """
 
-    doublings: Count = 2
+    doublings: Annotated[int, Range(1, 8)] = 2
     """Number of larger pictures, each of which is twice as large as the one before."""
     ratio: Count = 4
     """Channels of the features over those of a picture."""

@@ -134,13 +134,13 @@ class BandsStem(Stem):
 
     def problems(self) -> Iterator[str]:
         yield from _patch_problems(self.patch)
-        bands = [band for group in self.groups for band in group]
+        bands = sorted(band for group in self.groups for band in group)
         if not all(self.groups) or not bands:
             yield f"groups are of one band at least, got {self.groups}"
-        if twice := sorted({band for band in bands if bands.count(band) > 1}):
+        if twice := sorted({one for one, other in pairwise(bands) if one == other}):
             yield f"groups name the bands {twice} more than once: put each into one group"
-        if missing := sorted(set(range(max(bands, default=0))) - set(bands)):
-            yield f"groups leave out the bands {missing}: put each band from 0 into one group"
+        elif missing := [band for band, named in enumerate(bands) if band != named]:
+            yield f"groups leave out the band {missing[0]}: put each band from 0 into one group"
 
     def channel_groups(self, channels):
         if (bands := sum(map(len, self.groups))) != channels:

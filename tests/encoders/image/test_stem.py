@@ -106,7 +106,8 @@ def test_positions_of_bands_are_resized_along_rows_and_columns():
     ("spec", "sentence"),
     [
         (BandsStem(groups=((0, 1), (1, 2))), "groups name the bands [1] more than once: put each into one group"),
-        (BandsStem(groups=((0, 1), (3,))), "groups leave out the bands [2]: put each band from 0 into one group"),
+        (BandsStem(groups=((0, 1), (3,))), "groups leave out the band 2: put each band from 0 into one group"),
+        (BandsStem(groups=((2, 10**12), (1,))), "groups leave out the band 0: put each band from 0 into one group"),
         (BandsStem(groups=((0,), ())), "groups are of one band at least, got ((0,), ())"),
         (BandsStem(groups=()), "groups are of one band at least, got ()"),
         (PatchStem(patch=()), "patch needs a side for one axis at least"),
