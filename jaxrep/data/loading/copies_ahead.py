@@ -147,6 +147,8 @@ class CopiesAhead(Planner):
         """Take off the examples that were read, and find the next need of their files."""
         _, files, counts = self._counted.popleft()
         self._needed[files] -= counts
+        for number in files[self._needed[files] == 0].tolist():
+            self._forgive(number)
         files = files[self._needed[files] > 0]
         for end, later, _ in self._counted:
             if not len(files):
@@ -154,6 +156,14 @@ class CopiesAhead(Planner):
             found = np.isin(files, later)
             self._next[files[found]] = end - self._step
             files = files[~found]
+
+    def _forgive(self, number: int) -> None:
+        """Forget that a file could not be copied, once it is read: it may be copied when it is needed again."""
+        copy = self._copies.get(number)
+        if copy and copy.done() and not copy.cancelled() and copy.exception():
+            del self._copies[number]
+        if self._versions.get(number, True) is None:
+            del self._versions[number]
 
     def _start_copies(self) -> None:
         """Start the copies of the files that are needed next, as far as the cache has room for them."""

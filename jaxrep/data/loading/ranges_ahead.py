@@ -22,6 +22,9 @@ MAX_BYTES = 256 * 2**20
 MAX_CHUNKS = 8
 """Most chunks ahead of the one that is read: enough for all requests, and no ranges of files that are copied soon."""
 
+FORGIVEN = 256
+"""Chunks for which the ranges of a file are not asked for again, after an index that could not be read."""
+
 Wanted = Callable[[int], Iterable[tuple[ShardedExamples, np.ndarray]]]
 """Chunk -> the files of its examples, and their indices there."""
 
@@ -74,7 +77,7 @@ class RangesAhead(Planner):
         self._wanted, self._covered, self._stride = wanted, covered, processes
         self._capacity, self._next = MAX_BYTES // processes, -1
         self._chunks: dict[int, Pieces] = {}
-        self._failed: set[tuple[int, int]] = set()  # files whose ranges cannot be found
+        self._failed: dict[tuple[int, int], int] = {}  # files whose ranges cannot be found, and when to try again
         self._planning = threading.Lock()
         self.start()
 
@@ -120,7 +123,7 @@ class RangesAhead(Planner):
             starts, numbers = np.insert(leaf.shard_ends, 0, 0), np.searchsorted(leaf.shard_ends, indices, side="right")
             for number in np.unique(numbers).tolist():
                 path, place = leaf.paths[int(number)], (id(leaf), number)
-                if is_remote(path) and place not in self._failed and not self._covered(path):
+                if is_remote(path) and chunk >= self._failed.get(place, chunk) and not self._covered(path):
                     rows = indices[numbers == number] - starts[number]
                     read = functools.partial(leaf.ranges, number, rows)
                     found.append((path, place, self.fetchers.submit(chunk, read)))
@@ -128,4 +131,4 @@ class RangesAhead(Planner):
             try:
                 yield path, future.result()
             except (JaxrepError, CancelledError):  # whoever reads these examples meets the same error
-                self._failed.add(place)
+                self._failed[place] = chunk + FORGIVEN

@@ -304,6 +304,30 @@ def test_a_store_that_refuses_what_is_ahead_leaves_the_reader_to_say_so(sources,
         _read(far, EPOCH)
 
 
+def test_what_a_store_refused_for_a_while_is_read_ahead_later(sources, monkeypatch):
+    """The copies of an epoch fail, and every range of a shard; the next epoch is read ahead again."""
+    near, far = sources
+    monkeypatch.setattr(ranges_ahead, "FORGIVEN", 4)
+    expected = _read(near, 2 * EPOCH)[0]
+    examples = far.open()
+    loader = Loader(examples, ORDER.indices(examples, BATCH), BATCH, threads=2)
+    copy_threads, refused = {"copies-ahead", "ranges-ahead"}, []
+
+    def fault(path, start):
+        if threading.current_thread().name in copy_threads:
+            refused.append(path)
+            raise OSError("busy")
+
+    SlowStore.fault = staticmethod(fault)
+    batches = [next(loader) for _ in range(EPOCH // 2)]
+    assert len({*refused}) >= 2 and not _copies()
+    copy_threads.clear()
+    batches += [next(loader) for _ in range(2 * EPOCH - EPOCH // 2)]
+    loader.close()
+    _same(expected, batches)
+    assert {path for path, _ in _copies()} & {*refused}
+
+
 @pytest.fixture
 def changed(folder, tmp_path, sources):
     """Return a copy of the tars that tests may change, with one that was indexed before."""
