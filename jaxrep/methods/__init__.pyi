@@ -26,6 +26,7 @@ from .self_supervised.bags import Vocabulary as Vocabulary
 from .self_supervised.context_autoencoder import ContextAutoencoder as ContextAutoencoder
 from .self_supervised.dense import Propagation as Propagation
 from .self_supervised.masked import Masked as Masked
+from .self_supervised.masked_method import MaskedMethod as MaskedMethod
 from .self_supervised.projector import FirstFeatures as FirstFeatures
 from .self_supervised.projector import Projector as Projector
 from .self_supervised.projector import ScaleFeatures as ScaleFeatures
