@@ -8,14 +8,15 @@ from experiments.image_text.clip import tiny
 from jaxrep.data.openmoji.emoji import OpenMoji
 from jaxrep.data.source import Source
 from jaxrep.data.transforms.base import WrappedExamples
+from jaxrep.data.transforms.subsets import Take
 from jaxrep.errors import BadSample
 from jaxrep.evals.base import Eval
 from jaxrep.evals.embed import embed_rows
 from jaxrep.evals.retrieval.retrieval import Retrieval
 from jaxrep.spec import spec
 
-TEST = OpenMoji(image_size=32, part="test")
-BAD = 300
+TEST = Take(source=OpenMoji(image_size=32, part="test"), count=100)
+BAD = 60
 
 
 class Noted(WrappedExamples):

@@ -53,10 +53,17 @@ def alone(exported, inputs, tmp_path):
     return np.load(tmp_path / "found.npz")
 
 
-@pytest.mark.parametrize("method", [CLIP, SIGLIP], ids=["clip", "siglip"])
-def test_programs_of_a_run_compute_its_embeddings_without_jaxrep(tmp_path, method):
-    run, out = finished(tmp_path / "run", method), tmp_path / "out"
+@pytest.fixture(scope="module", params=[CLIP, SIGLIP], ids=["clip", "siglip"])
+def exported(request, tmp_path_factory):
+    """A run and the folder to which it was exported."""
+    place = tmp_path_factory.mktemp("exported")
+    run, out = finished(place / "run", request.param), place / "out"
     assert main(["export", str(run), "--to", "stablehlo", "--out", str(out)]) == 0
+    return run, out
+
+
+def test_programs_of_a_run_compute_its_embeddings_without_jaxrep(exported, tmp_path):
+    run, out = exported
     assert {file.name for file in out.iterdir()} == {
         *("README.md", "stablehlo.json"), *("image.stablehlo", "image.npz", "text.stablehlo", "text.npz"),
         *("preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -75,10 +82,8 @@ def test_programs_of_a_run_compute_its_embeddings_without_jaxrep(tmp_path, metho
         assert {path.split("/")[0] for path in np.load(out / f"{name}.npz")} <= {name, f"{name}_head"}, other
 
 
-@pytest.mark.parametrize("method", [CLIP, SIGLIP], ids=["clip", "siglip"])
-def test_code_of_the_card_makes_the_inputs_of_programs(tmp_path, monkeypatch, method):
-    run, out = finished(tmp_path / "run", method), tmp_path / "out"
-    assert main(["export", str(run), "--to", "stablehlo", "--out", str(out)]) == 0
+def test_code_of_the_card_makes_the_inputs_of_programs(exported, monkeypatch):
+    run, out = exported
     monkeypatch.chdir(out)
     model, found = load_run(run)[0], {}
     for code in re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL):

@@ -18,6 +18,7 @@ from PIL import Image
 from jaxrep.errors import JaxrepError
 from jaxrep.experiment import load
 from jaxrep.training.loop import train
+from tests.training.test_hosts import SMALL
 
 ROOT = Path(__file__).parents[2]
 STEPS = 12
@@ -27,14 +28,8 @@ CLOCKS = {"examples_per_second", "data_wait", "checkpoint_wait", "memory/process
 
 
 def command(run_dir: Path) -> list[str]:
-    """Trains the tiny CLIP for a few small batches; the model is its own, in full."""
-    flags = {
-        "--run-dir": run_dir,
-        "--data.batch-size": 16,
-        "--examples": 16 * STEPS,
-        "--checkpoint.every-steps": 3,
-        "--log.every-steps": 1,
-    }
+    """Trains a small CLIP for a few batches."""
+    flags = {**SMALL, "--run-dir": run_dir, "--examples": 16 * STEPS, "--checkpoint.every-steps": 2}
     words = [str(word) for pair in flags.items() for word in pair]
     return [sys.executable, "-m", "jaxrep.cli", "train", "clip:tiny", *words]
 
@@ -62,10 +57,17 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def saved(run_dir: Path) -> int:
+    """The last step with a whole checkpoint, or 0."""
+    names = [file.parent.name for file in run_dir.glob("checkpoints/*/_CHECKPOINT_METADATA")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def start_and_signal(
-    run_dir: Path, kind: signal.Signals, env: dict[str, str], words: list[str] | None = None, first: int = 3
+    run_dir: Path, kind: signal.Signals, env: dict[str, str], words: list[str] | None = None
 ) -> tuple[int, str]:
-    """Sends a signal once the first checkpoint is there and later steps are under way; exit status, what was said."""
+    """Sends a signal once a checkpoint is added and later steps are under way; exit status, what was said."""
+    before = saved(run_dir)
     process = subprocess.Popen(
         words or command(run_dir),
         cwd=ROOT if words is None else run_dir.parent,
@@ -75,7 +77,7 @@ def start_and_signal(
         text=True,
     )
     deadline = time.time() + 300
-    while not (run_dir / "checkpoints" / str(first) / "_CHECKPOINT_METADATA").exists():
+    while saved(run_dir) <= before:
         assert process.poll() is None and time.time() < deadline, process.communicate()[0]
         time.sleep(0.02)
     process.send_signal(kind)
@@ -83,45 +85,29 @@ def start_and_signal(
     return process.returncode, said
 
 
-def test_a_run_killed_at_any_moment_goes_on_with_the_same_numbers(unbroken, tmp_path, tmp_path_factory):
+def test_a_run_that_is_killed_and_stopped_goes_on_with_the_same_numbers(unbroken, tmp_path, tmp_path_factory):
+    """Killed at any moment; then SIGTERM saves the step and says how to go on; then on under another execution."""
     env = environment(tmp_path_factory)
     run_dir = tmp_path / "run"
-    start_and_signal(run_dir, signal.SIGKILL, env)
-    assert not (run_dir / "results.json").exists()
-    again = subprocess.run(command(run_dir), cwd=ROOT, env=env, check=True, capture_output=True, text=True)
-    assert "resuming from step" in again.stderr
+    status, _ = start_and_signal(run_dir, signal.SIGKILL, env)
+    assert status == -signal.SIGKILL and not (run_dir / "results.json").exists()
+    status, said = start_and_signal(run_dir, signal.SIGTERM, env)
+    assert status == 75, said
+    assert "resuming from step" in said and "run the same command" in said and "Traceback" not in said
+    assert saved(run_dir) < STEPS
+    words = [*command(run_dir), "--checkpoint.every-steps", "3"]
+    again = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "resuming from step" in again.stderr and "checkpoint.every_steps: 2 -> 3" in again.stderr
     assert metrics(run_dir) == metrics(unbroken)
     assert (run_dir / "results.json").read_text() == (unbroken / "results.json").read_text()
 
 
-def test_sigterm_saves_the_step_and_says_how_to_go_on(unbroken, tmp_path, tmp_path_factory):
-    env = environment(tmp_path_factory)
-    run_dir = tmp_path / "run"
-    status, said = start_and_signal(run_dir, signal.SIGTERM, env)
-    assert status == 75, said
-    assert "run the same command" in said and "Traceback" not in said
-    subprocess.run(command(run_dir), cwd=ROOT, env=env, check=True, capture_output=True)
-    assert metrics(run_dir) == metrics(unbroken)
-
-
-def test_another_recipe_in_the_same_directory_is_refused(unbroken, tmp_path_factory):
-    refused = subprocess.run(
-        [*command(unbroken), "--seed", "5"], cwd=ROOT, env=environment(tmp_path_factory), capture_output=True, text=True
-    )
-    assert refused.returncode == 2
-    assert "seed: 0 -> 5" in refused.stderr and "--run-dir" in refused.stderr and "Traceback" not in refused.stderr
-
-
-def test_the_same_run_under_another_execution_goes_on(unbroken, tmp_path_factory):
-    again = subprocess.run(
-        [*command(unbroken), "--log.every-steps", "4"],
-        cwd=ROOT,
-        env=environment(tmp_path_factory),
-        capture_output=True,
-        text=True,
-    )
-    assert again.returncode == 0, again.stderr
-    assert "log.every_steps: 1 -> 4" in again.stderr
+def test_another_recipe_in_the_same_directory_is_refused(unbroken, jaxrep_says, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    status, _, said = jaxrep_says(*command(unbroken)[3:], "--seed", "5")
+    assert status == 2
+    assert "seed: 0 -> 5" in said and "--run-dir" in said and "Traceback" not in said
 
 
 def write_tars(folder: Path) -> None:
@@ -151,7 +137,7 @@ def test_a_mixture_of_tars_goes_on_after_a_kill_with_other_workers(tmp_path, tmp
         for run in runs
     )
     subprocess.run(unbroken, cwd=tmp_path, env=env, check=True, capture_output=True)
-    start_and_signal(runs[1], signal.SIGKILL, env, killed, first=20)
+    start_and_signal(runs[1], signal.SIGKILL, env, killed)
     assert not (runs[1] / "results.json").exists()
     again = subprocess.run(
         [*killed, "--data.workers", "1"], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
