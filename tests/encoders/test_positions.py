@@ -134,6 +134,19 @@ def test_relative_index_tells_offsets_apart(grid, prefix):
     assert (index[:prefix, :prefix] == rows - 1).all()
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (4, 4), (3, 1)])
+def test_relative_index_is_the_table_of_beit(rows, columns):
+    """``relative_position_index`` of BEiT, for one class token (microsoft/SimMIM, models/vision_transformer.py)."""
+    distances = (2 * rows - 1) * (2 * columns - 1) + 3
+    coordinates = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")).reshape(2, -1)
+    relative = (coordinates[:, :, None] - coordinates[:, None, :]).transpose(1, 2, 0)
+    relative = relative + np.array([rows - 1, columns - 1])
+    expected = np.zeros((rows * columns + 1,) * 2, int)
+    expected[1:, 1:] = relative[..., 0] * (2 * columns - 1) + relative[..., 1]
+    expected[0, :], expected[:, 0], expected[0, 0] = distances - 3, distances - 2, distances - 1
+    np.testing.assert_array_equal(relative_index((rows, columns), 1), expected)
+
+
 def test_relative_biases_of_kept_tokens_are_those_of_their_pairs():
     index = relative_index((2, 3), 1)
     table = jnp.asarray(RANDOM.normal(size=(relative_rows((2, 3)), 2)), jnp.float32)
