@@ -13,7 +13,7 @@ from jaxrep import Recipe, evals, methods
 from results.features import FEATURES, features, outputs, untrained
 from results.measure import Effect
 
-STEPS = 400
+STEPS = 600
 GROUPS = {name: short for name, short in FEATURES.items() if "group" in name}
 UNIFORMITY = "geometry/image/uniformity"
 Change = Callable[[Recipe], Recipe]

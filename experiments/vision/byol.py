@@ -48,7 +48,7 @@ recipe_100 = recipe.replace(
     epochs=100,
 )
 
-tiny = common.small(recipe, 400).replace(
+tiny = common.small(recipe, 600).replace(
     {
         "method.image": common.CONVOLUTIONS,
         "method.projector": methods.Projector(widths=(256, 64)),

@@ -108,13 +108,13 @@ v2 = recipe.replace(
     examples=100 * EPOCH_V2 * BATCH_V2,
 )
 
-# Rows of this network are nearly alike at first. A head with batch norm tells them apart.
-tiny = common.small(recipe, 400, rules=(optim.Freeze(path="head/lengths"), *swav.fixed(20, "prototypes"))).replace(
+# Rows of this network are nearly alike at first. The head of SwAV, with batch norm, tells them apart.
+tiny = common.small(recipe, 600, rules=(optim.Freeze(path="head/lengths"), *swav.fixed(20, "prototypes"))).replace(
     views=swav.tiny.views,
     method=replace(
         recipe.method,
         image=common.CONVOLUTIONS,
-        head=methods.PrototypeHead(prototypes=64, hidden=256, width=64, norm="batch"),
-        teacher=average(0.98),
+        head=replace(swav.tiny.method.head, prototypes=256, lengths="learned"),
+        teacher=average(0.95),
     ),
 )

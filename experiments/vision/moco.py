@@ -100,7 +100,7 @@ v3_resnet = v3.replace(
 )
 
 # The queue holds the keys of the last eight steps, and the average is that of about fifty.
-tiny = common.small(recipe, 400).replace(
+tiny = common.small(recipe, 600).replace(
     {
         "method.image": replace(common.CONVOLUTIONS, norm=encoders.BatchNorm(groups=8)),
         "method.projector.widths": (256, 64),

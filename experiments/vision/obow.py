@@ -79,7 +79,7 @@ recipe = Recipe(
 )
 
 # The first block has 8 x 8 places. The words are those of the last four steps.
-tiny = common.small(recipe, 400).replace(
+tiny = common.small(recipe, 600).replace(
     views=crops(32, (24, 16), (2, 3), ((0.3, 0.6), (0.6, 1.0)), whole=32),
     method=methods.BagsOfWords(
         image=common.CONVOLUTIONS,

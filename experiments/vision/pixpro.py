@@ -62,7 +62,7 @@ contrast = recipe.replace({"method.predictor": None}, objective=both(objectives.
 SCENES = data.OpenMojiScenes(count=20_000)
 HELD_OUT = replace(SCENES, split="random", count=200)
 
-tiny = common.small(recipe, 200).replace(
+tiny = common.small(recipe, 150).replace(
     {
         "method.image": common.CONVOLUTIONS,
         "method.projector.widths": (128, 64),
@@ -70,7 +70,7 @@ tiny = common.small(recipe, 200).replace(
     },
     data=Data(train=SCENES, batch_size=64, texts=()),
     views=telling(mixed_barlow.twins(96, 0.3, blur=(0.5, 0.1), solarize=0.0)),
-    examples=200 * 64,
+    examples=150 * 64,
     evals=(
         evals.Segmentation(
             train=data.OpenMojiMasks(scenes=HELD_OUT),

@@ -93,7 +93,7 @@ supcon = recipe.replace(
     ),
 )
 
-tiny = common.small(recipe, 400).replace(
+tiny = common.small(recipe, 600).replace(
     views=mixed_barlow.SMALL,
     method=method(common.CONVOLUTIONS, methods.Projector(widths=(256, 64)), temperature=0.2),
 )

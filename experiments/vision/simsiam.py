@@ -49,7 +49,7 @@ recipe = Recipe(
     evals=mixed_barlow.recipe.evals,
 )
 
-tiny = common.small(recipe, 400, rules=falling(20)).replace(
+tiny = common.small(recipe, 600, rules=falling(20)).replace(
     {
         "method.image": common.CONVOLUTIONS,
         "method.projector": methods.Projector(widths=(256, 128), last_norm=True, last_gain=False),

@@ -83,7 +83,7 @@ recipe = Recipe(
 
 # The lower temperature is what the released README advises where the loss stays at the logarithm of the number of
 # prototypes.
-tiny = common.small(recipe, 400, rules=fixed(20, "prototypes")).replace(
+tiny = common.small(recipe, 600, rules=fixed(20, "prototypes")).replace(
     {"objective.swav.teacher_temperature.value": 0.03},
     views=crops(
         (32, 16),

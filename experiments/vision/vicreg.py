@@ -50,7 +50,7 @@ recipe = Recipe(
 
 recipe_1000 = recipe.replace({"data.batch_size": 2_048}, schedule=rate(0.2, 2_048), epochs=1_000)
 
-tiny = common.small(recipe, 400).replace(
+tiny = common.small(recipe, 600).replace(
     views=mixed_barlow.SMALL,
     method=methods.Siamese(image=common.CONVOLUTIONS, projector=methods.Projector(widths=(256, 256))),
 )
