@@ -65,6 +65,7 @@ def test_scores_are_the_similarity_of_each_pair(jaxrep_says, run_dir, pictures, 
     assert kept[0]["similarity"] == np.float32(scores[good][scores[good] >= least][0])
 
 
+@pytest.mark.slow  # the job is that of `jaxrep embed`, whose tests kill it as well
 def test_a_command_that_is_killed_at_random_points_comes_to_the_same_bytes(jaxrep_says, run_dir, pictures, tmp_path):
     lines = (pictures / "pairs.csv").read_text().splitlines()
     table = pictures / "many.csv"

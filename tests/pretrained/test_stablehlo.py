@@ -53,7 +53,7 @@ def alone(exported, inputs, tmp_path):
     return np.load(tmp_path / "found.npz")
 
 
-@pytest.fixture(scope="module", params=[CLIP, SIGLIP], ids=["clip", "siglip"])
+@pytest.fixture(scope="module", params=[CLIP, pytest.param(SIGLIP, marks=pytest.mark.slow)], ids=["clip", "siglip"])
 def exported(request, tmp_path_factory):
     """A run and the folder to which it was exported."""
     place = tmp_path_factory.mktemp("exported")

@@ -40,6 +40,7 @@ def source(origin, tmp_path_factory):
     return WithEmbeddings(source=texts, folder=out.removeprefix("npz:"), names={"image_stored": "image"}, width=4)
 
 
+@pytest.mark.slow  # tests/step/test_given.py holds it for single steps
 def test_training_on_stored_embeddings_equals_training_beside_the_locked_tower(origin, source, tmp_path):
     locked = RECIPE.replace(
         {"optimizer.rules": (Freeze(path="image/**"), Freeze(path="image_head/**"))},
