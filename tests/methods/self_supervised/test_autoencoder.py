@@ -9,11 +9,13 @@ from flax import nnx
 
 from jaxrep import encoders, methods, objectives
 from jaxrep.batch import INFERENCE, Field, StepContext
+from jaxrep.computation import Computation
 from jaxrep.encoders import Perceptron
 from jaxrep.objectives import evaluate
 from jaxrep.params import split
 from jaxrep.schedules import Constant
 from jaxrep.spec import problems
+from jaxrep.step import grad_cache
 
 B, D = 7, 5
 RANDOM = np.random.default_rng(0)
@@ -199,6 +201,22 @@ def test_training_lowers_the_loss_and_leaves_what_lies_below():
         updates, state = optimizer.update(gradients, state)
         trained = optax.apply_updates(trained, updates)
     assert float(loss(trained)) < 0.7 * before  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("method", "objective"), [(FIRST, OBJECTIVE), (SECOND, STACKED)])
+def test_microbatches_equal_the_whole_batch(method, objective):
+    structure, arrays = built(method)
+    params = {name: x for name, x in arrays.items() if name in structure.trainable}
+    rest = {name: x for name, x in arrays.items() if name not in params}
+    spectra = RANDOM.uniform(size=(6, D)).astype(np.float32)
+    batch, computation = batch_of(spectra), Computation(structure, (), objective)
+    ctx = StepContext(jnp.int32(0), jax.random.key(0), batch["position"], batch_size=6)
+    whole = computation.value_and_grad(params, rest, batch, ctx)
+    read = {name for term in objective.values() if not term.separable for name in term.reads}
+    parts = grad_cache.value_and_grad(computation, params, rest, batch, ctx, size=2, keep=lambda name: name in read)
+    np.testing.assert_allclose(parts[0][0], whole[0][0], rtol=1e-5)
+    for name, x in whole[1].items():
+        np.testing.assert_allclose(parts[1][name], x, rtol=1e-4, atol=1e-7)
 
 
 def message(method, fields=None):
