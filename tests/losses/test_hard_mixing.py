@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -37,9 +38,12 @@ def by_hand(queue_rows, draws, nearest=N):
     return np.array(found)  # fmt: skip
 
 
+mix = jax.jit(hard_mixtures, static_argnums=3, static_argnames="block_size")
+
+
 @pytest.mark.parametrize("block_size", [1, 3, 512])
 def test_mixtures_equal_the_equations(block_size):
-    got, present = hard_mixtures(Rows(QUERIES), Rows(QUEUE), DRAWS, N, block_size=block_size)
+    got, present = mix(Rows(QUERIES), Rows(QUEUE), DRAWS, N, block_size=block_size)
     assert got.shape == (B, S + T, D) and present.all()
     np.testing.assert_allclose(got, by_hand(lambda i: QUEUE, DRAWS), rtol=1e-5, atol=1e-6)
 
@@ -47,7 +51,7 @@ def test_mixtures_equal_the_equations(block_size):
 def test_given_shares_are_those_of_the_first_row_and_of_the_query():
     one = np.ones((B, 1), np.int32)
     ends = Draws(0 * one, one, one.astype(np.float32), 0 * one, 0.0 * one)
-    got, _ = hard_mixtures(Rows(QUERIES), Rows(QUEUE), ends, N)
+    got, _ = mix(Rows(QUERIES), Rows(QUEUE), ends, N)
     nearest = QUEUE[np.argmax(QUERIES @ QUEUE.T, axis=1)]
     np.testing.assert_allclose(got, np.stack([nearest, nearest], 1), rtol=1e-5, atol=1e-6)
 
@@ -55,11 +59,11 @@ def test_given_shares_are_those_of_the_first_row_and_of_the_query():
 def test_absent_rows_and_duplicates_are_not_mixed():
     ids, queue_ids = np.arange(B, dtype=np.int32), np.arange(Q, dtype=np.int32) % 3
     present = np.arange(Q) > 9
-    got, there = hard_mixtures(Rows(QUERIES, (ids,)), Rows(QUEUE, (queue_ids,), present), DRAWS, N)
+    got, there = mix(Rows(QUERIES, (ids,)), Rows(QUEUE, (queue_ids,), present), DRAWS, N)
     want = by_hand(lambda i: QUEUE[present & (queue_ids != i)], DRAWS)
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
     assert there.all()
-    assert not hard_mixtures(Rows(QUERIES), Rows(QUEUE, (), np.zeros(Q, bool)), DRAWS, N)[1].any()
+    assert not mix(Rows(QUERIES), Rows(QUEUE, (), np.zeros(Q, bool)), DRAWS, N)[1].any()
 
 
 def test_draws_are_uniform_and_depend_on_the_row_alone():
@@ -79,14 +83,19 @@ TERM = HardMixtures(MOCO, nearest=N, mixed=S, with_query=T)
 
 def context(step=0):
     positions = np.stack([np.zeros(B), np.arange(B)], 1).astype(np.uint32)
-    return StepContext(step=np.int32(step), base_key=jax.random.key(7), positions=positions)
+    return StepContext(step=jnp.int32(step), base_key=jax.random.key(7), positions=positions)
+
+
+@functools.cache
+def compiled(term):
+    def loss(floats, outputs, step):
+        return term({**outputs, **floats}, {}, context(step))[0]
+
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def value_and_grad(term, step=0, outputs=OUTPUTS):
-    def loss(floats):
-        return term({**outputs, **floats}, {}, context(step))[0]
-
-    return jax.jit(jax.value_and_grad(loss))({name: outputs[name] for name in ("a", "queue")})
+    return compiled(term)({name: outputs[name] for name in ("a", "queue")}, outputs, step)
 
 
 def test_term_equals_moco_with_more_negatives_and_mixtures_have_no_gradient():
