@@ -15,6 +15,8 @@ from results.measure import Effect
 
 STEPS = 600
 GROUPS = {name: short for name, short in FEATURES.items() if "group" in name}
+JUDGED = {**GROUPS, **FEATURES}
+"""Metrics of features, the probe of groups first: nearest neighbors of concepts are nearly those of pixels."""
 UNIFORMITY = "geometry/image/uniformity"
 Change = Callable[[Recipe], Recipe]
 
@@ -115,7 +117,7 @@ def random_teacher(alpha: float) -> Effect:
         without=near,
         change=near,
         baseline="its own teacher",
-        metrics={**GROUPS, **FEATURES},
+        metrics=JUDGED,
     )
     return outputs(row, common.probes(), "teacher/image", "teacher")
 
@@ -138,7 +140,7 @@ EFFECTS: dict[str, Effect] = {
         row: effect
         for name, (recipe, change) in LEARNERS.items()
         for row, effect in features(
-            name, CLAIM, common.probes(), FEATURES, recipe=recipe, change=change, without=tower
+            name, CLAIM, common.probes(), JUDGED, recipe=recipe, change=change, without=tower
         ).items()
     },
     "mochi": MOCHI,
