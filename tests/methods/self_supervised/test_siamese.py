@@ -129,11 +129,16 @@ def test_image_without_views_is_encoded():
     assert "image/tokens" not in found.outputs
 
 
-def value_and_gradient(recipe, arrays):
+@functools.cache
+def compiled(name):
+    recipe = {"byol": BYOL, "simsiam": SIMSIAM}[name]
     found = harness.traced(recipe)
-    params = {path: arrays[path] for path in found.trained(found.updater(recipe))}
-    run = jax.jit(found.computation.value_and_grad, compiler_options=QUICK)
-    (loss, _, outputs, _), gradients = run(params, arrays, batch(), harness.ctx())
+    return found.trained(found.updater(recipe)), jax.jit(found.computation.value_and_grad, compiler_options=QUICK)
+
+
+def value_and_gradient(name, arrays):
+    trained, run = compiled(name)
+    (loss, _, outputs, _), gradients = run({path: arrays[path] for path in trained}, arrays, batch(), harness.ctx())
     return jax.device_get((loss, outputs, gradients))
 
 
@@ -148,8 +153,8 @@ def test_byol_with_momentum_0_has_four_times_the_gradient_of_simsiam():
     module = found.structure.merge(arrays)
     moved = jax.device_get(TEACHER.build(None, inputs=module).update(module, {}, {}, harness.ctx()))
     arrays |= {f"teacher/{path}": x for path, x in moved.items()}
-    loss, outputs, gradients = value_and_gradient(BYOL, arrays)
-    plain, own, slopes = value_and_gradient(SIMSIAM, arrays)
+    loss, outputs, gradients = value_and_gradient("byol", arrays)
+    plain, own, slopes = value_and_gradient("simsiam", arrays)
     # Minus half of the cosine each way, plus the 1 by which half of half a squared distance differs from it.
     np.testing.assert_allclose(plain - 1, -sum(cosine(own, *pair) / 2 for pair in PAIRS), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(loss, sum(2 - 2 * cosine(outputs, *pair) for pair in PAIRS), rtol=1e-5)
@@ -164,13 +169,13 @@ def test_byol_with_momentum_0_has_four_times_the_gradient_of_simsiam():
 def test_the_target_is_held_fixed():
     """The gradient is that of the predictions alone, by differences of the loss with the targets of the start."""
     arrays = {path: 0.5 * x for path, x in harness.drawn(harness.traced(SIMSIAM).arrays).items()}
-    _, outputs, gradients = value_and_gradient(SIMSIAM, arrays)
+    _, outputs, gradients = value_and_gradient("simsiam", arrays)
     path, step = "predictor/layers/1/bias", 1e-3
     along = np.random.default_rng(3).normal(size=5).astype(np.float32)
 
     def fixed(sign):
         moved = arrays | {path: arrays[path] + sign * step * along}
-        now = value_and_gradient(SIMSIAM, moved)[1]
+        now = value_and_gradient("simsiam", moved)[1]
         held = {**now, **{f"{name}/target": outputs[f"{name}/target"] for name in "ab"}}
         return -sum(cosine(held, *pair) / 2 for pair in PAIRS)
 
