@@ -114,7 +114,7 @@ tiny = common.small(recipe, 600, rules=(optim.Freeze(path="head/lengths"), *swav
     method=replace(
         recipe.method,
         image=common.CONVOLUTIONS,
-        head=replace(swav.tiny.method.head, prototypes=256, lengths="learned"),
+        head=replace(swav.HEAD, prototypes=256, hidden=256, width=64, lengths="learned"),
         teacher=average(0.95),
     ),
 )
