@@ -10,7 +10,7 @@ import numpy as np
 from jaxrep import hosts
 from jaxrep.data.loading.readable import Row
 from jaxrep.data.source import as_captions
-from jaxrep.errors import BadSample, JaxrepError, hint
+from jaxrep.errors import BadSample, JaxrepError, UsageError, hint
 from jaxrep.evals.base import Model
 
 READ = "/read"
@@ -58,7 +58,7 @@ class FieldReader:
 
     def _inputs(self, value: Any) -> dict[str, np.ndarray]:
         """Return the arrays of the field itself."""
-        text = isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(x, str) for x in value))
+        text = isinstance(value, str) or (isinstance(value, tuple) and value and isinstance(value[0], str))
         if text and (self._type.kind not in "iu" or len(self._shape) > 2):
             raise _Misfit(f"has a text as '{self.field}', and the model reads {self._type} {list(self._shape)}")
         if text:
@@ -66,7 +66,10 @@ class FieldReader:
             return {name.replace("text", self.field, 1): x[0] for name, x in tokens.items()}
         kind = getattr(value, "dtype", None)
         if self._picture and self._resize and not (kind is not None and kind.kind == "f"):
-            return {self.field: self._model.preprocess(value, self.field)}
+            try:
+                return {self.field: self._model.preprocess(value, self.field)}
+            except UsageError as error:
+                raise _Misfit(f"has no '{self.field}' that the model reads: {error}") from error
         return {self.field: self._fitted(np.asarray(value) if kind == np.uint8 else _array(value, self.field))}
 
     def _fitted(self, array: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import BadSample, JaxrepError
 from jaxrep.evals.classification.knn import Knn
 from jaxrep.evals.embed import embed_rows
+from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import split
 from jaxrep.views import MixUp, RandomTranslate
@@ -101,6 +102,18 @@ def test_valid_changes_the_embedding_of_a_series():
     np.testing.assert_allclose(found[~short], whole[~short], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("mesh", [Mesh(data=8), Mesh(data=2, fsdp=4)])
+def test_embeddings_are_the_same_on_any_number_of_devices(mesh):
+    for field in ("row", "series"):
+        sharded = model_of(field).shard(mesh)
+        assert sharded.layout.mesh is not None
+        for output in (field, "pixels"):
+            found, columns = embed_rows(sharded, examples(field), field, (output,), ("number",), unit=False)
+            one, _ = embed_rows(model_of(field), examples(field), field, (output,), unit=False)
+            np.testing.assert_allclose(found, one, rtol=1e-4, atol=1e-6)
+            assert columns["number"] == list(range(N))
+
+
 def test_several_outputs_are_scaled_and_joined():
     names = ("row", "row/pooled")
     found, _ = embed_rows(model_of("row"), examples("row"), "row", names, unit=False)
@@ -175,6 +188,12 @@ def test_labeled_evaluation_of_vectors_and_texts_equals_that_of_their_embeddings
         ("row", {"row": DATA["row"][:, :9]}, r"example 0 has 'row' of shape \[9\], and the model reads \[10\]"),
         ("row", {"row": DATA["bands"][:, 0, 0]}, "example 0 has 'row' of type uint8, and the model reads float32"),
         ("row", {"row": DATA["text"]}, "example 0 has a text as 'row', and the model reads float32"),
+        ("text", {"text": [()] * N}, r"example 0 has 'text' of shape \[0\], and the model reads \[12\]"),
+        (
+            "image",
+            {"image": DATA["bands"]},
+            "example 0 has no 'image' that the model reads: image is an array of shape",
+        ),
         ("image", {"image": DATA["text"]}, "example 0 has a text as 'image', and the model reads float32"),
         ("series", {"series": [None] * N}, "example 0 has no array of numbers as 'series', but a NoneType"),
         ("bands", {"bands": DATA["image"]}, r"example 0 has 'bands' of shape \[8, 8, 3\], and the model reads"),
