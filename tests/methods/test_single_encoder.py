@@ -72,14 +72,15 @@ def test_objective_equals_the_papers_equations():
     drawn = {name: rng.normal(size=(8, DEPTH, 8)).astype(np.float32) for name in ("a", "b")}
     outputs = {f"{name}/layers": x for name, x in drawn.items()} | {name: x[:, -1] for name, x in drawn.items()}
     outputs["scale"] = np.float32(20)
+    compute = jax.jit(lambda outputs, ctx: {x: term(outputs, batch(), ctx)[0] for x, term in OBJECTIVE.items()})
     layers = set()
     for step in range(6):
         ctx = harness.ctx(step)
         layer = int(sampled_layer(ctx, DEPTH))
         expected = by_hand(outputs, layer)
-        for name, term in OBJECTIVE.items():
+        for name, loss in compute(outputs, ctx).items():
             # float32 rounding of logits up to 20.
-            np.testing.assert_allclose(term(outputs, batch(), ctx)[0], expected[name], rtol=2e-5, err_msg=name)
+            np.testing.assert_allclose(loss, expected[name], rtol=2e-5, err_msg=name)
         layers.add(layer)
     assert layers == set(range(DEPTH - 1))  # any but the last
 
@@ -88,12 +89,16 @@ def test_layer_features_equal_a_shallower_encoder():
     found = harness.traced(SENTENCES)
     arrays = harness.drawn(found.arrays)
     texts = {"text": batch()["text"], "text/valid": batch()["text/valid"]}
-    outputs = found.structure.merge(arrays).per_example(texts, INFERENCE)
+
+    def encode(found, arrays):
+        return jax.jit(lambda arrays: found.structure.merge(arrays).per_example(texts, INFERENCE))(arrays)
+
+    outputs = encode(found, arrays)
     assert set(outputs) == {"text", "text/layers"}
     np.testing.assert_array_equal(outputs["text/layers"][:, -1], outputs["text"])
     short = SENTENCES.replace(method=SentenceEncoder(text=dataclasses.replace(TEXT, depth=2)))
     cut = {path: x[:2] if "/blocks/" in path else x for path, x in arrays.items()}
-    ended = harness.traced(short).structure.merge(cut).per_example(texts, INFERENCE)
+    ended = encode(harness.traced(short), cut)
     np.testing.assert_allclose(outputs["text/layers"][:, 1], ended["text"], rtol=1e-5, atol=1e-5)  # two programs
 
 

@@ -21,7 +21,7 @@ from jaxrep.training.loop import train
 from tests.training.test_hosts import SMALL
 
 ROOT = Path(__file__).parents[2]
-STEPS = 12
+STEPS = 60
 READS = {"data/requests", "data/bytes_read", "data/cache_hits"}
 CLOCKS = {"examples_per_second", "data_wait", "checkpoint_wait", "memory/process_peak_bytes"} | READS
 """What a clock or the operating system says, and what was read ahead by then; all other metrics are exact."""
@@ -29,7 +29,7 @@ CLOCKS = {"examples_per_second", "data_wait", "checkpoint_wait", "memory/process
 
 def command(run_dir: Path) -> list[str]:
     """Trains a small CLIP for a few batches."""
-    flags = {**SMALL, "--run-dir": run_dir, "--examples": 16 * STEPS, "--checkpoint.every-steps": 2}
+    flags = {**SMALL, "--run-dir": run_dir, "--examples": 16 * STEPS, "--checkpoint.every-steps": 6}
     words = [str(word) for pair in flags.items() for word in pair]
     return [sys.executable, "-m", "jaxrep.cli", "train", "clip:tiny", *words]
 
@@ -95,10 +95,10 @@ def test_a_run_that_is_killed_and_stopped_goes_on_with_the_same_numbers(unbroken
     assert status == 75, said
     assert "resuming from step" in said and "run the same command" in said and "Traceback" not in said
     assert saved(run_dir) < STEPS
-    words = [*command(run_dir), "--checkpoint.every-steps", "3"]
+    words = [*command(run_dir), "--checkpoint.every-steps", "9"]
     again = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "resuming from step" in again.stderr and "checkpoint.every_steps: 2 -> 3" in again.stderr
+    assert "resuming from step" in again.stderr and "checkpoint.every_steps: 6 -> 9" in again.stderr
     assert metrics(run_dir) == metrics(unbroken)
     assert (run_dir / "results.json").read_text() == (unbroken / "results.json").read_text()
 

@@ -102,7 +102,7 @@ def test_class_token_loss_equals_the_released_code(outputs, step):
     both = log_softmax(out["student"] @ out["prototypes"].T)
     total = -sum((targets[:, t] * local[:, v]).sum(-1).mean() for t in range(2) for v in range(3))
     total -= sum((targets[:, t] * both[:, 1 - t]).sum(-1).mean() for t in range(2))
-    loss, _ = DINO.objective["dino"](out, seen, harness.ctx(step))
+    loss, _ = jax.jit(DINO.objective["dino"])(out, seen, harness.ctx(step))
     np.testing.assert_allclose(loss, total / (2 * 3 + 2), rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_patch_loss_equals_the_released_code(outputs):
     targets = sinkhorn(out["teacher/patches"][hidden >= 0] @ out["teacher/patch_prototypes"].T, 0.05)
     losses = -(targets * log_softmax(out["student/patches"][hidden >= 0] @ out["patch_prototypes"].T)).sum(-1)
     weights = (np.ones_like(hidden) / np.maximum(counts, 1)[..., None])[hidden >= 0]
-    loss, metrics = DINO.objective["ibot"](out, seen, harness.ctx())
+    loss, metrics = jax.jit(DINO.objective["ibot"])(out, seen, harness.ctx())
     np.testing.assert_allclose(loss, (losses * weights).sum() / counts.size, rtol=1e-5)
     np.testing.assert_allclose(metrics["hidden"], counts.mean(), rtol=1e-6)
 
