@@ -119,7 +119,7 @@ tiny = recipe.replace(
     objective={"pictures": objectives.MultiScaleReconstruction(patch=4, groups=GROUPS)},
     schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=20),
     epochs=0.0,
-    examples=200 * 32,
+    examples=120 * 32,
     microbatch_size=0,
     evals=(
         evals.Segmentation(train=TRAIN, data=TEST, groups=3, max_iterations=50),
