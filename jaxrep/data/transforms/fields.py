@@ -73,8 +73,8 @@ class WeightedExamples(TransformedExamples):
     def __init__(self, source: AddWeights, inner: Examples):
         super().__init__(source, inner)
         column = as_numbers(inner.column(source.column), source.column, "weights are numbers")
-        if len(wrong := column[(column < 0) | (column > np.finfo(np.float32).max)]):
-            what = f"holds {wrong[0]:g}, and a weight is a finite number from 0 on"
+        if len(wrong := column[np.abs(column) > np.finfo(np.float32).max]):
+            what = f"holds {wrong[0]:g}, and a weight is a finite number in float32"
             raise UsageError(f"the column '{source.column}' {what}")
         values = column.astype(np.float32)
         self._name, self._weights = source.name, np.where(np.isnan(values), np.float32(source.default), values)

@@ -42,12 +42,12 @@ def test_add_weights():
     [
         (["0.5", "", "2"], [0.5, 1, 2]),
         (["0.5", "good"], r"the column 'score' holds words, as 'good', and weights are numbers"),
-        ([1.0, -0.5], r"the column 'score' holds -0.5, and a weight is a finite number from 0 on"),
-        ([1.0, np.inf], r"the column 'score' holds inf, and a weight"),
+        ([1.0, np.nan, -0.5], [1, 1, -0.5]),  # as cosines
+        ([1.0, -np.inf], r"the column 'score' holds -inf, and a weight is a finite number in float32"),
         ([1.0, 1e39], r"the column 'score' holds 1e\+39, and a weight"),
     ],
 )
-def test_weights_are_numbers_from_0_on(values, expected):
+def test_weights_are_finite_numbers(values, expected):
     class InMemory(Pairs):
         def open(self):
             scores = values if isinstance(values[0], str) else np.array(values)
