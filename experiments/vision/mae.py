@@ -96,7 +96,7 @@ tiny = recipe.replace(
     objective=reconstruct(TINY, 4),
     schedule=schedules.WarmupCosine(peak=2e-3, warmup_steps=30),
     epochs=0.0,
-    examples=300 * 128,
+    examples=400 * 128,
     evals=common.probes(),
 )
 tiny_fine_tune = fine_tune.replace(

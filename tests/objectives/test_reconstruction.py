@@ -21,7 +21,7 @@ NORM = PixelNorm.imagenet()
 CTX = StepContext()
 
 
-def batch_of(image=IMAGE, **fields: Any) -> dict[str, Any]:
+def batch_of(image: Any = IMAGE, **fields: Any) -> dict[str, Any]:
     position = np.stack([np.zeros(len(image)), np.arange(len(image))], 1).astype(np.uint32)
     return {"image": image, "image/masked_index": INDEX, "position": position, **fields}
 

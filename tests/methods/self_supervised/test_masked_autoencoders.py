@@ -24,7 +24,7 @@ B, SIDE, PATCH = 2, 32, 4
 RECIPES = {"mae": mae.tiny, "simmim": simmim.tiny}
 NARROW: dict[str, Any] = {"method.encoder.width": 8, "method.encoder.heads": 2, "method.encoder.depth": 1}
 DECODER = encoders.TokenDecoder(width=8, depth=1, heads=2)
-IMAGES = np.random.default_rng(0).random((B, SIDE, SIDE, 3), np.float32)
+IMAGES: Any = np.random.default_rng(0).random((B, SIDE, SIDE, 3), np.float32)
 every_recipe = pytest.mark.parametrize("name", RECIPES)
 
 
@@ -45,7 +45,7 @@ def predictions(name: str) -> Any:
     masked = recipe.views[-1]({"image": IMAGES}, context())
     fields = {field: Field(x.shape[1:], str(x.dtype)) for field, x in masked.items()}
     structure, shapes = split(nnx.eval_shape(lambda: recipe.method.build(nnx.Rngs(0), inputs=fields)))
-    arrays = {path: 0.3 * value for path, value in drawn(shapes).items()}
+    arrays: Any = {path: 0.3 * value for path, value in drawn(shapes).items()}
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def predict(images):
@@ -97,11 +97,11 @@ def test_fine_tuning_starts_from_the_whole_encoder(recipe: Recipe):
 
 def test_fine_tuning_on_another_grid_is_one_sentence():
     """Biases of relative positions are those of one grid; MAE's sines are those of any."""
-    smaller = {"views": mae.crops(SIDE // 2, 0.5)}
-    tuned = simmim.tiny_fine_tune.replace(**smaller)
+    smaller = mae.crops(SIDE // 2, 0.5)
+    tuned = simmim.tiny_fine_tune.replace(views=smaller)
     with pytest.raises(
         UsageError, match=r"^init.image: 'image/relative' in the .* has shape .*: it is of another grid"
     ):
         check_init(tuned, trace_shapes(tuned))
-    tuned = mae.tiny_fine_tune.replace(**smaller)
+    tuned = mae.tiny_fine_tune.replace(views=smaller)
     check_init(tuned, trace_shapes(tuned))
