@@ -96,6 +96,7 @@ def trained(folder):
         return run("write_a_recipe", STEPS=10, BATCH=16, RUN="runs/micro")
 
 
+@pytest.mark.slow
 def test_recipe_trains_and_has_curves(trained):
     steps = [line["step"] for line in trained["curve"]]
     assert steps == [5, 10] and all(np.isfinite(line["loss"]) for line in trained["curve"])
@@ -105,6 +106,7 @@ def test_recipe_trains_and_has_curves(trained):
     assert set(trained["results"]) >= {"retrieval/image_to_text/r1"}
 
 
+@pytest.mark.slow
 def test_term_of_the_recipe_is_the_papers(trained):
     term = trained["recipe"].objective["uniformity"]
     x = np.random.default_rng(0).normal(size=(6, 3))
@@ -114,6 +116,7 @@ def test_term_of_the_recipe_is_the_papers(trained):
     np.testing.assert_allclose(loss, np.log(np.mean(potentials)), rtol=1e-5)  # float32
 
 
+@pytest.mark.slow
 def test_space_is_explored(trained):
     found = run("explore_a_space", RUN="runs/micro", CONCEPTS=250)
     image, text, held_out = found["image"], found["text"], found["held_out"]

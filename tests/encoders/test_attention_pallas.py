@@ -138,6 +138,7 @@ def step_on(mesh: Mesh, recipe, count: int):
     return np.asarray(loss), {path: np.asarray(x) for path, x in gradients.items()}
 
 
+@pytest.mark.slow
 def test_a_clip_step_on_eight_devices_has_the_loss_and_gradients_of_xla(monkeypatch):
     mesh = Mesh(data=2, fsdp=2, tensor=2, min_shard_size=1)
     loss, gradients = step_on(mesh, CLIP, 8)

@@ -175,6 +175,7 @@ def test_pretrained_origin_round_trips_as_json():
     assert sentence.startswith("init.image.patches: expected Literal['pseudo_inverse', 'bilinear'], got str 'cubic'")
 
 
+@pytest.mark.slow
 def test_training_starts_from_resnet_and_bert(tmp_path):
     """The stem and the first block of a ResNet-18, frozen but for its statistics; and a BERT of fewer words."""
     checkpoint = {name: folder(tmp_path / name, name)[0] for name in ("resnet", "bert")}
