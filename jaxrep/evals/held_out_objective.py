@@ -41,7 +41,7 @@ class HeldOutObjective(Eval):
     objective: Mapping[str, Term]
     """Terms of the loss by name."""
     batch_size: Count = 256
-    """Examples per batch. Losses that compare the rows of a batch depend on it."""
+    """Examples per batch, a multiple of the devices. Losses that compare the rows of a batch depend on it."""
     seed: Natural = 0
     """Seed of the draws."""
     name: str = "held_out"

@@ -1,5 +1,6 @@
 """The objective on held-out data is that of a training step, with fixed draws."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from jaxrep.computation import Computation
 from jaxrep.data.tokenizers.base import Bytes
 from jaxrep.errors import BadSample, JaxrepError
 from jaxrep.evals import HeldOutObjective
+from jaxrep.mesh import Mesh
 from jaxrep.model import Model
 from jaxrep.params import split
 from jaxrep.schedules import Constant
@@ -122,6 +124,12 @@ def test_pairs_are_tokenized_as_in_training():
     logits = similar * float(model.per_step(("scale",))["scale"])
     losses = [np.log(np.exp(x).sum(axis=1)) - np.diagonal(x) for x in (logits, logits.T)]
     assert task.run(model)["held_out/loss"] == pytest.approx(np.mean(losses), rel=1e-5)
+    eight, mesh = dataclasses.replace(task, batch_size=8), Mesh(data=2, fsdp=4)
+    expected = eight.run(model)
+    with jax.set_mesh(mesh.build(jax.devices())):  # as evaluations run while a run trains
+        assert eight.run(model.shard(mesh)) == pytest.approx(expected, rel=1e-5)
+        with pytest.raises(JaxrepError, match="held_out: a batch of 10 rows does not divide over the 8 devices"):
+            task.run(model.shard(mesh))
     with pytest.raises(JaxrepError, match="held_out: the model has no tokenizer, so it cannot read 'text'"):
         task.run(model_of(method, fields))
 
