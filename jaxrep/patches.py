@@ -54,18 +54,18 @@ def patchify(x: Array, sides: Sequence[int]) -> Array:
     axes = len(sides)
     grid = [size // side for size, side in zip(x.shape[1:], sides, strict=False)]
     split = [size for pair in zip(grid, sides, strict=True) for size in pair]
-    x = x.reshape(len(x), *split, *(x.shape[1 + axes :] or (1,)))
+    x = x.reshape(x.shape[0], *split, *(x.shape[1 + axes :] or (1,)))
     places = [1 + 2 * axis for axis in range(axes)]
     x = x.transpose(0, *places, *(place + 1 for place in places), 1 + 2 * axes)
-    return x.reshape(len(x), math.prod(grid), -1)
+    return x.reshape(x.shape[0], math.prod(grid), -1)
 
 
 def unpatchify(patches: Array, grid: Sequence[int], sides: Sequence[int]) -> Array:
     """Put patches [B,N,P] of a grid of N together to [B,*axes,C]; invert ``patchify``."""
     axes = len(sides)
-    x = patches.reshape(len(patches), *grid, *sides, -1)
+    x = patches.reshape(patches.shape[0], *grid, *sides, -1)
     x = x.transpose(0, *(1 + axis + part * axes for axis in range(axes) for part in (0, 1)), 1 + 2 * axes)
-    return x.reshape(len(x), *(count * side for count, side in zip(grid, sides, strict=True)), -1)
+    return x.reshape(x.shape[0], *(count * side for count, side in zip(grid, sides, strict=True)), -1)
 
 
 def take_places(x: Array, index: Array) -> Array:
