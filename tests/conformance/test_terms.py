@@ -63,7 +63,7 @@ EXAMPLES: dict[str, Term] = {
         objectives.PlaceAgreement("map", "other map", ("map/box", "other map/box")),
         objectives.PlaceContrast("map", "other map", ("map/box", "other map/box")),
         objectives.PrimaryComponents(Contrastive("image", "text"), count=2),
-        objectives.Reconstruction("patches", patch=2, patch_norm=True, kind="l1"),
+        objectives.Reconstruction("patches", target="photo", patch=2, patch_norm=True, kind="l1"),
         objectives.SampledLayer(Contrastive("image", "text")),
         objectives.Sigmoid("image", "text", duplicates="positive", ids=IDS, extra_a="queue"),
         objectives.Uniformity("image", "text", ids=IDS),
@@ -124,7 +124,8 @@ BATCH: dict[str, Any] = {
     "image": RANDOM.integers(0, 256, (B, 4, 6, 3), dtype=np.uint8),
     "image_2x": np.random.default_rng(4).random((B, 8, 12, 3), np.float32),
     "image/masked": np.random.default_rng(5).permuted(np.arange(12 * B).reshape(B, 12) % 12 < 9, axis=1),
-    "image/masked_index": (np.arange(3 * B).reshape(B, 3) % 6 - 1).astype(np.int32),
+    "photo": np.random.default_rng(6).integers(0, 256, (B, 4, 6, 3), dtype=np.uint8),
+    "photo/masked_index": (np.arange(3 * B).reshape(B, 3) % 6 - 1).astype(np.int32),
     "a/masked_index": (np.arange(3 * B).reshape(B, 3) % 5 - 1).astype(np.int32),
     "b/masked_index": (np.arange(3 * B).reshape(B, 3) % 4 - 1).astype(np.int32),
 }

@@ -7,7 +7,7 @@ from jax.sharding import PartitionSpec as P
 from jaxrep.errors import UsageError
 from jaxrep.mesh import Mesh
 from jaxrep.pretrained import load, mapping
-from jaxrep.pretrained.mapping import ClassPositions, WeightMap, attention, fused_attention, linear, patches, under
+from jaxrep.pretrained.mapping import ClassPositions, WeightMap, attention, linear, patches, torch_attention, under
 from jaxrep.pretrained.tensors import Tensors, open_folder, write
 from tests.helpers.checkpoint_folders import CONFIGS, folder, parameters
 
@@ -60,7 +60,7 @@ def test_linear_and_attention_transpose_and_split_axes():
 
 def test_fused_attention_is_one_tensor():
     parameters = {f"attention/{name}/kernel": random(6, 2, 3) for name in ("query", "key", "value")}
-    tensors = save_and_check(fused_attention("attn"), parameters)
+    tensors = save_and_check(torch_attention("attn"), parameters)
     expected = np.concatenate([value.reshape(6, 6).T for value in parameters.values()])
     np.testing.assert_array_equal(tensors["attn.in_proj_weight"], expected)
 

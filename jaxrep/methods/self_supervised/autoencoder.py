@@ -159,6 +159,7 @@ class _Frozen(Part):
     """Build a method whose arrays no optimizer changes."""
 
     method: Method
+    """The method."""
 
     def build(self, rngs: nnx.Rngs, *, inputs: Mapping[str, Field]) -> nnx.Module:
         return non_trainable_copy(self.method.build(rngs, inputs=inputs))
