@@ -81,6 +81,10 @@ class TextEncoderModule(TransformerModule, abc.ABC):
         """Return the embeddings of ids [B,L], float32 [B,L,D]; ``in_loop``: of one microbatch after the other."""
         return mesh.look_up(self.embedding[...], ids, in_loop=in_loop)
 
+    @abc.abstractmethod
+    def embed(self, x: Array, *, in_loop: bool = False) -> tuple[Array, Array, Array | None]:
+        """Return tokens, positions and real tokens of ids [B,L]; ``in_loop``: of one microbatch after the other."""
+
     def embed_inputs(self, inputs: EncoderInputs) -> tuple[Array, Array, Array | None, Grid | None]:
         h, positions, valid = self.embed(inputs.x, in_loop=inputs.ctx.microbatch)
         return h if self.marks is None else self.marks(h, inputs.marks), positions, valid, None
