@@ -22,7 +22,7 @@ TYPES = {"f": "float32", "i": "int32", "u": "int32", "b": "bool"}
 
 
 class _Misfit(Exception):
-    """What a row holds is not what the model reads: the end of a sentence that begins with the example."""
+    """Say that a row does not hold what the model reads: the end of a sentence that begins with the example."""
 
 
 class FieldReader:

@@ -1,5 +1,8 @@
 """Helpers of parity tests: perturbed torch models saved as folders, and jaxrep's outputs of every layer."""
 
+from pathlib import Path
+from typing import Any
+
 import jax
 import numpy as np
 
@@ -7,7 +10,11 @@ from jaxrep.encoders import transformer
 from jaxrep.encoders.base import EncoderInputs
 from jaxrep.encoders.blocks import run_blocks
 from jaxrep.encoders.image import convnet
+from jaxrep.pretrained import load
+from jaxrep.pretrained.architecture import Source
+from jaxrep.pretrained.config import Config
 from jaxrep.pretrained.load import load_checkpoint
+from jaxrep.pretrained.tensors import Entry, Tensors
 
 RNG = np.random.default_rng(0)
 
@@ -110,3 +117,11 @@ def unit(x):
 
 def assert_embeddings(ours, theirs):
     np.testing.assert_allclose(ours, unit(theirs), rtol=0, atol=EMBEDDING)
+
+
+def unread_tensors(model: Any, name: str, folder: Path) -> set[str]:
+    """Return the tensors of timm's model ``name``, on the meta device, that its reader does not read."""
+    entries = {key: Entry(tuple(value.shape), "F32", folder) for key, value in model.state_dict().items()}
+    side = model.patch_embed.img_size[0]
+    config = Config({"architecture": name, "input_size": [3, side, side]}, folder)
+    return set(load.read_source(Source(folder, config, Tensors(entries, folder), None), load.TIMM[name]).unused)

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 
 from jaxrep.errors import UsageError
-from jaxrep.pretrained import eva, load
-from jaxrep.pretrained.architecture import Source
-from jaxrep.pretrained.config import Config
+from jaxrep.pretrained import eva
 from jaxrep.pretrained.load import load_checkpoint
-from jaxrep.pretrained.tensors import Entry, Tensors
-from tests.helpers.parity import assert_embeddings, assert_layers, perturbed, pictures
+from tests.helpers.parity import assert_embeddings, assert_layers, perturbed, pictures, unread_tensors
 
 torch = pytest.importorskip("torch", reason="parity with timm needs the extra 'parity' (torch)")
 timm = pytest.importorskip("timm", reason="parity with timm needs the extra 'parity' (timm)")
@@ -63,11 +60,7 @@ def test_layers_and_features(tmp_path, name):
 def test_tensor_names_and_shapes_of_every_architecture(tmp_path, name):
     with torch.device("meta"):
         model = timm.create_model(name)
-    entries = {key: Entry(tuple(value.shape), "F32", tmp_path) for key, value in model.state_dict().items()}
-    side = model.patch_embed.img_size[0]
-    config = Config({"architecture": name, "input_size": [3, side, side]}, tmp_path)
-    unused = load.read_source(Source(tmp_path, config, Tensors(entries, tmp_path), None), load.TIMM[name]).unused
-    assert set(unused) <= {"head.weight", "head.bias"}
+    assert unread_tensors(model, name, tmp_path) <= {"head.weight", "head.bias"}
 
 
 def test_eva_clip_of_open_clip(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""What methods of masked modeling share: a field, its encoder, and predictions of hidden tokens."""
+"""Hold what methods of masked modeling share: a field, its encoder, and predictions of hidden tokens."""
 
 import math
 from collections.abc import Iterator, Mapping
